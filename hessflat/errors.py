@@ -1,0 +1,24 @@
+"""The one exception that means "the input was wrong": its message is a single line that says how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What was expected, what came, what to do. Entry points print it as one line and exit with status 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown `name`: the closest known one, then the whole list, e.g. `did you mean 'lr'? ...`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first of `names` that is not in `known`, naming the nearest right one."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown {what} {name!r}; {nearest(name, known)}")
