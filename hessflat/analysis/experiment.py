@@ -1,0 +1,63 @@
+"""What an experiment is: a question, the runs that answer it, the figures that show it, the claims it checks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from matplotlib.figure import Figure
+
+from hessflat.analysis.results import Run
+
+Verdict = Literal["holds", "fails", "undecided", "not run"]
+Scale = Literal["smoke", "small", "paper"]
+
+
+class Evidence(NamedTuple):
+    """What the runs say about a claim. `value` and `spread` are text, with units, as they should be read."""
+
+    value: str
+    spread: str
+    seeds: int
+    verdict: Verdict
+    explanation: str = ""
+
+
+class Claim(NamedTuple):
+    """A statement of a paper (or one of our own), with the rule that decides it from finished runs."""
+
+    id: str
+    paper: str
+    where: str
+    statement: str
+    paper_value: str
+    rule: str
+    decide: Callable[[Sequence[Run]], Evidence]
+
+
+class Table(NamedTuple):
+    """Rows of text under a header; `caption` says what is averaged over what."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Drawing(NamedTuple):
+    """One figure: a file name without ending, a caption that stands alone, and the numbers drawn (for the CSV)."""
+
+    name: str
+    caption: str
+    figure: Figure
+    data: dict[str, Sequence[Any]]
+
+
+class Experiment(NamedTuple):
+    """One module under `experiments/` holds one of these as `EXPERIMENT`."""
+
+    id: str
+    paper: str
+    question: str
+    config: str
+    draw: Callable[[Sequence[Run]], list[Drawing]]
+    tabulate: Callable[[Sequence[Run]], list[Table]]
+    claims: tuple[Claim, ...]
+    notes: str = ""
