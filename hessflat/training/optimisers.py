@@ -1,0 +1,52 @@
+"""Optimisers by name. To add one: a function `(learning_rate, l2, *, settings)` and a line in `OPTIMISERS`.
+
+`learning_rate` is an optax schedule of the step, `l2` a traced number, so a sweep over either compiles once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import jax
+import optax
+
+from hessflat.rules import anything, below, positive
+
+Optimiser = optax.GradientTransformation
+
+
+def sgd(
+    learning_rate: optax.Schedule,
+    l2: jax.Array,
+    *,
+    momentum: Annotated[float, below(0, 1), "ρ: z ← ρ z + gradient, w ← w − lr z"] = 0.9,
+    nesterov: Annotated[bool, anything, "look ahead along the momentum"] = False,
+) -> Optimiser:
+    """Momentum SGD as in *Flatness is a False Friend*, eq. 18; `l2 w` is added to the gradient."""
+    return optax.chain(optax.add_decayed_weights(l2), optax.sgd(learning_rate, momentum, nesterov))
+
+
+def adam(
+    learning_rate: optax.Schedule,
+    l2: jax.Array,
+    *,
+    b1: Annotated[float, below(0, 1), "decay of the first moment"] = 0.9,
+    b2: Annotated[float, below(0, 1), "decay of the second moment"] = 0.999,
+    eps: Annotated[float, positive, "added to the root of the second moment"] = 1e-8,
+) -> Optimiser:
+    """Adam; `l2 w` is added to the gradient."""
+    return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1, b2, eps))
+
+
+def adamw(
+    learning_rate: optax.Schedule,
+    l2: jax.Array,
+    *,
+    b1: Annotated[float, below(0, 1), "decay of the first moment"] = 0.9,
+    b2: Annotated[float, below(0, 1), "decay of the second moment"] = 0.999,
+    eps: Annotated[float, positive, "added to the root of the second moment"] = 1e-8,
+) -> Optimiser:
+    """Adam with decoupled decay: w ← w − lr (step + l2 w)."""
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=l2)
+
+
+OPTIMISERS: Mapping[str, Callable[..., Optimiser]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
