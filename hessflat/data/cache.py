@@ -1,0 +1,125 @@
+"""The folder of prepared data sets: arrays in `<name>-<version>.npz` and what they are in `.json` beside.
+
+The JSON file is written last and holds the checksum of the arrays, so a data set is there if and only if
+its JSON file is. Runs read this folder and nothing else: no TensorFlow, no TFDS, no network.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from hessflat.errors import InputError
+
+
+def folder() -> Path:
+    """`$HESSFLAT_DATA`, by default `~/.cache/hessflat/data`. It need not exist."""
+    return Path(os.environ.get("HESSFLAT_DATA") or "~/.cache/hessflat/data").expanduser()
+
+
+def checksum_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, dtypes, shapes and contents: the same everywhere, unlike that of the file."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def prepared(cache: Path | None = None) -> list[str]:
+    """The names of the data sets in the cache, sorted."""
+    return sorted({name for name, _ in _entries(cache)})
+
+
+def find(name: str, cache: Path | None = None) -> Path | None:
+    """The JSON file of data set `name`, of its newest version where there are several, or None."""
+    found = [path for entry, path in _entries(cache) if entry == name]
+    return max(found, key=_version, default=None)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the facts behind the JSON file at `path`, checked against their checksum."""
+    try:
+        facts = json.loads(path.read_text())
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        intact = checksum_of(arrays) == facts["sha256"]
+        name = facts["name"]
+    except PermissionError as error:
+        raise InputError(
+            f"cannot read {error.filename}: permission denied; check its owner and mode"
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError):
+        intact, name = False, _name(path)
+    if not intact:
+        raise InputError(
+            f"cached data set {name!r} at {path.with_suffix('.npz')} is damaged; "
+            f'run again: make data DATASETS="{name}"'
+        )
+    return arrays, facts
+
+
+def write(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], cache: Path | None = None) -> Path:
+    """Store `arrays` with `facts` (at least `name` and `version`); returns the path of the JSON file.
+
+    Each file is written under another name and renamed, so an interrupted write leaves the cache as it was.
+    """
+    cache = cache or folder()
+    stem = f"{facts['name']}-{facts['version']}".replace("/", "-")
+    facts = {**facts, "sha256": checksum_of(arrays)}
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _replace(cache / f"{stem}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        _replace(
+            cache / f"{stem}.json", lambda file: file.write(json.dumps(facts, indent=1).encode() + b"\n")
+        )
+    except OSError as error:
+        raise unwritable(error, cache) from None
+    return cache / f"{stem}.json"
+
+
+def unwritable(error: OSError, cache: Path) -> InputError:
+    """The one line for a cache that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(
+            f"no space left in {cache}; free some or set HESSFLAT_DATA to a folder on another disk"
+        )
+    return InputError(
+        f"cannot write to {cache}: {error.strerror or error}; set HESSFLAT_DATA to another folder"
+    )
+
+
+def _replace(path: Path, write_to: Callable[[IO[bytes]], Any]) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write_to(file)
+        os.chmod(temporary, 0o644)  # mkstemp gives 0o600, and a cache may be shared
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _entries(cache: Path | None) -> list[tuple[str, Path]]:
+    return [(_name(path), path) for path in sorted((cache or folder()).glob("*.json"))]
+
+
+def _name(path: Path) -> str:
+    """The name inside a JSON file, or from the file's own name where the inside cannot be read."""
+    try:
+        return str(json.loads(path.read_text())["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.stem.rsplit("-", 1)[0]
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in path.stem.rsplit("-", 1)[-1].split("."))

@@ -1,0 +1,198 @@
+"""From a name to arrays in memory: find the source, split it, scale it, check it.
+
+    load("mnist", scaling="unit", train_size=45_000, validation_size=5_000)
+    load("blobs", {"num_classes": 4, "dimension": 10}, test_size=100)
+
+The keyword-only arguments of `load` are the settings of a configuration's data block; a source has its own.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from hessflat.data import cache
+from hessflat.data.scaling import SCALINGS, Affine, apply
+from hessflat.data.sources import SOURCES, Source, Split
+from hessflat.data.splits import ORDERS, count_of, cut, size_rule
+from hessflat.errors import InputError, nearest, require_known
+from hessflat.rules import at_least, one_of, require, settings_of
+
+TEST_FRACTION = 0.2
+
+
+class Dataset(NamedTuple):
+    """What a run trains, selects and tests on, ready for the device.
+
+    A split is `{"inputs": float32 [n, h, w, c] or [n, d], "labels": int32 [n]}`; validation may be empty, the
+    other two are not. `checksum` (SHA-256) changes with the stored data, the splits and the scaling.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    name: str
+    checksum: str
+    description: str
+
+
+def load(
+    name: str,
+    source_settings: Mapping[str, Any] | None = None,
+    *,
+    scaling: Annotated[str, one_of(SCALINGS), "how pixels become inputs"] = "standardised",
+    train_size: Annotated[
+        float, size_rule, "training examples: count or fraction; 0 is all that is left"
+    ] = 0.0,
+    validation_size: Annotated[float, size_rule, "validation examples: count or fraction; 0 is none"] = 0.1,
+    test_size: Annotated[
+        float,
+        size_rule,
+        "test examples: count or fraction; 0 is the whole test split, or a fifth where there is none",
+    ] = 0.0,
+    order: Annotated[
+        str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"
+    ] = "stratified",
+    split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0,
+) -> Dataset:
+    """The data set `name`: a built-in source (`SOURCES`) with its settings, or one prepared into the cache.
+
+    A size below 1 is a fraction of what the split is cut from. Training and validation examples are cut from
+    the source's training split. Test examples are the source's own test split or a piece of it; where it has
+    none they are cut from the same examples as the rest. The first k examples of a split are stratified too,
+    unless `order` is "stored". Raises `InputError` for unknown names, settings out of range, and data that is
+    missing, damaged or not finite.
+    """
+    given = {
+        "scaling": scaling,
+        "train_size": train_size,
+        "validation_size": validation_size,
+        "test_size": test_size,
+        "order": order,
+        "split_seed": split_seed,
+    }
+    for key, setting in settings_of(load).items():
+        require(f"data.{key}", given[key], setting.rule)
+    source, source_checksum = _source(name, source_settings or {})
+    _check(name, source)
+
+    available = len(source.train["labels"])
+    counts = {
+        "train": count_of("train_size", train_size, available),
+        "validation": count_of("validation_size", validation_size, available),
+    }
+    if source.test is None:
+        counts["test"] = count_of("test_size", test_size or TEST_FRACTION, available)
+    pieces = cut(ORDERS[order](source.train["labels"], split_seed), counts, name)
+    test_from, test_rows = _test_rows(name, source, pieces, test_size, order, split_seed)
+
+    train_inputs = source.train["inputs"][pieces["train"]]
+    affine = SCALINGS[scaling](train_inputs, source.max_value)
+    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine)
+    validation, test = (
+        _split(part["inputs"][rows], part["labels"][rows], affine)
+        for part, rows in ((source.train, pieces["validation"]), (test_from, test_rows))
+    )
+    checksum = hashlib.sha256(source_checksum.encode())
+    for array in (pieces["train"], pieces["validation"], test_rows, *affine):
+        # Rows as int64 everywhere, so that the checksum does not depend on the platform's integer.
+        array = np.asarray(array, np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
+        checksum.update(f"{array.shape};".encode() + array.tobytes())
+    shape = "x".join(map(str, train["inputs"].shape[1:]))
+    description = (
+        f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
+        f"{len(test['labels'])} test examples of {shape}, {source.num_classes} classes, scaling {scaling}"
+    )
+    return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
+
+
+def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
+    """The raw arrays of `name` with the checksum of all of them."""
+    if name in SOURCES:
+        known = settings_of(SOURCES[name])
+        _require_settings(name, settings, known)
+        for key, value in settings.items():
+            require(f"{name}.{key}", value, known[key].rule)
+        source = SOURCES[name](**settings)
+        arrays = {f"train_{key}": value for key, value in source.train.items()}
+        arrays |= {f"test_{key}": value for key, value in (source.test or {}).items()}
+        return source, cache.checksum_of(arrays)
+    path = cache.find(name)
+    if path is None:
+        names = [*SOURCES, *cache.prepared()]
+        hint = nearest(name, names)
+        known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
+        raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
+    _require_settings(name, settings, {})
+    arrays, facts = cache.read(path)
+    train, test = (
+        {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels")} if f"{part}_inputs" in arrays else None
+        for part in ("train", "test")
+    )
+    assert train is not None
+    return Source(train, test, facts["num_classes"], facts["max_value"], facts["description"]), facts[
+        "sha256"
+    ]
+
+
+def _require_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if settings and not known:
+        raise InputError(
+            f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out"
+        )
+    require_known(f"setting of data set {name!r}", settings, known)
+
+
+def _check(name: str, source: Source) -> None:
+    """Refuse arrays that no run could use: empty, of unlike shapes, not finite, labels out of range."""
+    parts = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
+    for part, arrays in parts.items():
+        inputs, labels = arrays["inputs"], arrays["labels"]
+        what = f"data set {name!r}, {part} split:"
+        if len(inputs) != len(labels) or labels.ndim != 1 or inputs.ndim < 2:
+            raise InputError(
+                f"{what} expected inputs [n, ...] with labels [n], got {inputs.shape} with {labels.shape}; "
+                "mend the source"
+            )
+        if not len(labels):
+            raise InputError(f"{what} has no examples; mend the source")
+        if inputs.shape[1:] != source.train["inputs"].shape[1:]:
+            raise InputError(
+                f"{what} expected inputs of shape {source.train['inputs'].shape[1:]} as in train, "
+                f"got {inputs.shape[1:]}; mend the source"
+            )
+        if (
+            not np.issubdtype(labels.dtype, np.integer)
+            or labels.min() < 0
+            or labels.max() >= source.num_classes
+        ):
+            raise InputError(
+                f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
+                f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"
+            )
+        if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
+            raise InputError(
+                f"{what} inputs must be finite, got {np.count_nonzero(~np.isfinite(inputs))} values that are "
+                "NaN or infinite; mend the source"
+            )
+
+
+def _test_rows(
+    name: str, source: Source, pieces: Mapping[str, np.ndarray], test_size: float, order: str, seed: int
+) -> tuple[Split, np.ndarray]:
+    """The arrays that test examples come from, and which of them."""
+    if source.test is None:
+        return source.train, pieces["test"]
+    labels = source.test["labels"]
+    count = count_of("test_size", test_size, len(labels)) or len(labels)
+    if count > len(labels):
+        raise InputError(
+            f"data.test_size must be at most {len(labels)}, the test split of {name!r}, got {count}; lower it"
+        )
+    return source.test, ORDERS[order](labels, seed)[:count]
+
+
+def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine) -> Split:
+    return {"inputs": apply(affine, inputs), "labels": labels.astype(np.int32)}

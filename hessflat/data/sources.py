@@ -1,0 +1,67 @@
+"""Where raw arrays come from: data that needs no network, and the registry that names it.
+
+A source is a function whose keyword-only arguments are its settings and whose result is a `Source`. Adding
+one costs the function and a line in `SOURCES`; other names are looked up in the cache that `make data` fills.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import numpy as np
+
+from hessflat.errors import InputError
+from hessflat.rules import at_least, positive
+
+Split = dict[str, np.ndarray]
+
+
+class Source(NamedTuple):
+    """Raw arrays, before any split or scaling.
+
+    `train` and `test` are `{"inputs": [n, h, w, c] or [n, d], "labels": [n]}`; `test` is None where there
+    is no test split of its own. `max_value` is the largest value of a pixel, None where inputs are no pixels.
+    """
+
+    train: Split
+    test: Split | None
+    num_classes: int
+    max_value: float | None
+    description: str
+
+
+def digits() -> Source:
+    """The 1,797 handwritten digits that ship with scikit-learn: 8x8 pixels from 0 to 16, 10 classes."""
+    from sklearn.datasets import load_digits  # slow to import, and only this source needs it
+
+    inputs, labels = load_digits(return_X_y=True)
+    images = inputs.reshape(-1, 8, 8, 1).astype(np.uint8)
+    return Source(
+        {"inputs": images, "labels": labels.astype(np.int32)}, None, 10, 16.0, "digits of scikit-learn"
+    )
+
+
+def blobs(
+    *,
+    num_classes: Annotated[int, at_least(2), "number of Gaussian blobs"] = 3,
+    dimension: Annotated[int, at_least(1), "dimension of an input"] = 2,
+    num_examples: Annotated[int, at_least(2), "examples of all classes together"] = 600,
+    spread: Annotated[
+        float, positive, "standard deviation of a blob; centres are standard normal draws"
+    ] = 0.3,
+    seed: Annotated[int, at_least(0), "seed of the centres and of the noise"] = 0,
+) -> Source:
+    """An isotropic Gaussian blob per class, float32 `[num_examples, dimension]`; the classes take turns."""
+    if num_examples < num_classes:
+        raise InputError(
+            f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; "
+            "raise it"
+        )
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((num_classes, dimension))
+    labels = np.arange(num_examples, dtype=np.int32) % num_classes
+    inputs = centres[labels] + spread * random.standard_normal((num_examples, dimension))
+    train = {"inputs": inputs.astype(np.float32), "labels": labels}
+    return Source(train, None, num_classes, None, f"Gaussian blobs of standard deviation {spread:g}")
+
+
+SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs}

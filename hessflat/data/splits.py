@@ -1,0 +1,71 @@
+"""Which examples train, validate and test: a function of (labels, sizes, seed) alone.
+
+One order of all examples is drawn; the training split is a piece from its front, validation and test are from
+its end. So a smaller training split is part of a larger one, and its size leaves the other two as they were.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from hessflat.errors import InputError
+from hessflat.rules import Rule
+
+size_rule = Rule(
+    lambda value: math.isfinite(value) and value >= 0 and (value < 1 or value == int(value)),
+    "a fraction below 1 or a whole number of examples",
+)
+
+
+def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation `[n]` of the examples; every piece of it holds each class in its share, to within two.
+
+    Example r of the n_c of a class (in random order) is placed at (r + 1/2) / n_c; ties are broken at random.
+    """
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((random.random(len(labels)), place))
+
+
+def stored(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The data set's own order, so that a paper's "first 5,000 examples" can be had; the seed is not used."""
+    return np.arange(len(labels))
+
+
+ORDERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"stratified": stratified, "stored": stored}
+
+
+def count_of(name: str, size: float, available: int) -> int:
+    """A size in examples: a fraction of `available` where it is below 1, else the number it is."""
+    count = round(size * available) if size < 1 else int(size)
+    if size > 0 and count == 0:
+        raise InputError(
+            f"data.{name} = {size:g} of {available} examples leaves an empty split; raise it or set it to 0"
+        )
+    return count
+
+
+def cut(order: np.ndarray, counts: dict[str, int], name: str) -> dict[str, np.ndarray]:
+    """Disjoint pieces of `order`: `train` from its front (0: all that is left), the others from its end.
+
+    `counts` maps `train` and then the names of the other pieces to numbers of examples.
+    """
+    wanted = sum(counts.values())
+    others = wanted - counts["train"]
+    if wanted > len(order) or others >= len(order):
+        asked = " + ".join(f"data.{piece}_size {count}" for piece, count in counts.items() if count)
+        total = "which leaves none to train on" if others >= len(order) else f"{wanted} together"
+        raise InputError(
+            f"data set {name!r} has {len(order)} examples to split, got {asked}, {total}; lower one of them"
+        )
+    pieces = {"train": order[: counts["train"] or len(order) - others]}
+    start = len(order) - others
+    for piece, count in counts.items():
+        if piece != "train":
+            pieces[piece] = order[start : start + count]
+            start += count
+    return pieces
