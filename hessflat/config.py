@@ -55,7 +55,7 @@ def validate(config: ConfigDict, schema: Schema) -> None:
     settings = flatten(schema)
     for name, setting in settings.items():
         value = get(config, name)
-        if type(value) is not type(setting.default):
+        if not _same_type(value, setting.default):
             raise InputError(f"config.{name} must be {_kind(setting.default)}, got {value!r}")
         require(f"config.{name}", value, setting.rule)
     for block, chosen, other in _unchosen(config, schema):
@@ -81,9 +81,18 @@ def chosen_settings(block: ConfigDict) -> dict[str, Any]:
     return dict(block[block.name]) if block.name in block else {}
 
 
-def _kind(value: Any) -> str:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
-    return kinds[type(value)]
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    """Tuples are of one element type, that of the default's first element."""
+    if not isinstance(default, tuple) or not isinstance(value, tuple):
+        return type(value) is type(default)
+    return all(type(element) is type(default[0]) for element in value)
+
+
+def _kind(default: Any) -> str:
+    return f"a tuple, each {_KINDS[type(default[0])]}" if isinstance(default, tuple) else _KINDS[type(default)]
 
 
 def get(config: ConfigDict, name: str) -> Any:

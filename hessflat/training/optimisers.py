@@ -13,6 +13,10 @@ from hessflat.rules import anything, below, positive
 
 Optimiser = optax.GradientTransformation
 
+_FirstDecay = Annotated[float, below(0, 1), "decay of the first moment"]
+_SecondDecay = Annotated[float, below(0, 1), "decay of the second moment"]
+_Epsilon = Annotated[float, positive, "added to the root of the second moment"]
+
 
 def sgd(
     learning_rate: optax.Schedule,
@@ -29,9 +33,9 @@ def adam(
     learning_rate: optax.Schedule,
     l2: jax.Array,
     *,
-    b1: Annotated[float, below(0, 1), "decay of the first moment"] = 0.9,
-    b2: Annotated[float, below(0, 1), "decay of the second moment"] = 0.999,
-    eps: Annotated[float, positive, "added to the root of the second moment"] = 1e-8,
+    b1: _FirstDecay = 0.9,
+    b2: _SecondDecay = 0.999,
+    eps: _Epsilon = 1e-8,
 ) -> Optimiser:
     """Adam; `l2 w` is added to the gradient."""
     return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1, b2, eps))
@@ -41,9 +45,9 @@ def adamw(
     learning_rate: optax.Schedule,
     l2: jax.Array,
     *,
-    b1: Annotated[float, below(0, 1), "decay of the first moment"] = 0.9,
-    b2: Annotated[float, below(0, 1), "decay of the second moment"] = 0.999,
-    eps: Annotated[float, positive, "added to the root of the second moment"] = 1e-8,
+    b1: _FirstDecay = 0.9,
+    b2: _SecondDecay = 0.999,
+    eps: _Epsilon = 1e-8,
 ) -> Optimiser:
     """Adam with decoupled decay: w ← w − lr (step + l2 w)."""
     return optax.adamw(learning_rate, b1, b2, eps, weight_decay=l2)

@@ -1,0 +1,115 @@
+"""The folder of a run: its name, what belongs in it, who may write to it, and its manifest."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hessflat.config import canonical_json, fingerprint
+from hessflat.errors import InputError
+from hessflat.files import full_disk_named, write_atomically
+
+PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
+
+
+def folder_of(plain: Mapping[str, Any], root: Path) -> Path:
+    """`root/<experiment>/<name>-<hash8>` of an effective configuration: what is swept in words, the rest in the hash."""
+    name = (
+        f"{plain['scale']}-{plain['model']['name']}-{plain['data']['name'].replace('/', '_')}"
+        f"-lr={plain['optim']['lr']:g}-l2={plain['optim']['l2']:g}-seed={plain['seed']}"
+    )
+    return root / plain["experiment"] / f"{name}-{fingerprint(plain)}"
+
+
+def claim(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Make the folder this configuration's, or refuse one that holds anything else."""
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
+        if canonical_json(found) != canonical_json(plain):
+            differing = sorted(k for k in {*found, *plain} if found.get(k) != plain.get(k))
+            raise InputError(
+                f"{folder} belongs to another configuration (they differ in {', '.join(differing)}); "
+                "nothing was touched: move it away, or use another folder"
+            )
+        return
+    if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and has no config.json; nothing was touched: move it away")
+    write_atomically(path, json.dumps(plain, indent=1, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    with full_disk_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is in use by another process; wait for it, or stop it first") from error
+        yield
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, or an empty one where there is none yet."""
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    """Merge `changes` into the manifest."""
+    write_atomically(
+        folder / "manifest.json", json.dumps(read_manifest(folder) | changes, indent=1, sort_keys=True) + "\n"
+    )
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """What a number depends on besides its configuration. No host, user or address."""
+    devices = jax.devices()
+    return {
+        "command": " ".join(["python", "-m", *_module_and_arguments()]),
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "x64": bool(jax.config.jax_enable_x64),
+        "git_commit": git_commit(),
+    }
+
+
+def _module_and_arguments() -> list[str]:
+    program = Path(sys.argv[0])
+    module = f"hessflat.{program.stem}" if program.parent.name == "hessflat" else program.name
+    return [module, *sys.argv[1:]]
+
+
+def git_commit() -> str:
+    """The commit of the code, with `+changes` where the working tree differs from it, or `unknown`."""
+    here = Path(__file__).parent
+    answers = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            process = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        answers.append(process.stdout.strip())
+    return answers[0] + ("+changes" if answers[1] else "")
