@@ -1,4 +1,4 @@
-"""What an experiment is: a question, the runs that answer it, the figures that show it, the claims it checks."""
+"""What an experiment is: a question, the runs that answer it, the figures that show it, its claims."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -42,7 +42,7 @@ class Table(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """One figure: a file name without ending, a caption that stands alone, and the numbers drawn (for the CSV)."""
+    """One figure: a file name without ending, a caption that stands alone, and the numbers drawn."""
 
     name: str
     caption: str

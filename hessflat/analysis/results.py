@@ -1,13 +1,15 @@
 """Finished runs, read back from their folders: data in, no training and no JAX."""
 
 import json
+import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessflat.errors import InputError
+from hessflat.errors import InputError, nearest
 
 
 class Run(NamedTuple):
@@ -18,40 +20,114 @@ class Run(NamedTuple):
     manifest: dict[str, Any]
     metrics: list[dict[str, Any]]
 
+    @property
+    def status(self) -> str:
+        """One of running, done, diverged, failed."""
+        return self.manifest["status"]
+
+    @property
+    def seed(self) -> int:
+        """The seed that paired comparisons pair by."""
+        return self.config["seed"]
+
+    @property
+    def path(self) -> str:
+        """The folder as a report names it: `runs/<experiment>/<name>`, whatever it is nested in."""
+        return "/".join(self.folder.parts[-3:])
+
     def setting(self, name: str) -> Any:
         """A setting by its dotted name, e.g. `optim.l2`."""
         value: Any = self.config
         for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                known = value if isinstance(value, dict) else ()
+                raise InputError(f"{self.path}: no setting {name!r} (at {part!r}); {nearest(part, known)}")
             value = value[part]
         return value
 
     def final(self, name: str) -> float:
-        """A metric at the last measured step; an InputError says where it is missing."""
+        """A metric at the last measured step (null reads as NaN); an InputError says where it is missing."""
+        if not self.metrics:
+            raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
         if name not in self.metrics[-1]:
-            raise InputError(f"{self.folder}: {name!r} was not measured; measured: {', '.join(self.metrics[-1])}")
-        return self.metrics[-1][name]
+            raise InputError(f"{self.path}: {name!r} was not measured; {nearest(name, self.metrics[-1])}")
+        return as_float(self.metrics[-1][name])
+
+    def final_or_nan(self, name: str) -> float:
+        """A metric at the last measured step, NaN where it was not measured."""
+        return as_float(self.metrics[-1].get(name)) if self.metrics else math.nan
+
+    def history(self, name: str) -> np.ndarray:
+        """[steps] A metric at every measured step, NaN where it was not measured."""
+        return np.array([as_float(line.get(name)) for line in self.metrics])
 
     def spectrum(self, operator: str, step: int | None = None) -> dict[str, np.ndarray]:
         """The arrays of `spectra/<step>-<operator>.npz` (of the last measured step by default)."""
+        if step is None and not self.metrics:
+            raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
+        file = self.spectrum_file(operator, step)
+        try:
+            with np.load(file) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            reason = one_line(error)
+            raise InputError(
+                f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again"
+            ) from error
+
+    def has_spectrum(self, operator: str, step: int | None = None) -> bool:
+        """Was this operator's spectrum written at this step (the last measured one by default)?"""
+        return bool(self.metrics) and self.spectrum_file(operator, step).exists()
+
+    def spectrum_file(self, operator: str, step: int | None = None) -> Path:
+        """Where that spectrum is, or would be."""
         step = self.metrics[-1]["step"] if step is None else step
-        with np.load(self.folder / "spectra" / f"{step}-{operator}.npz") as arrays:
-            return dict(arrays)
+        return self.folder / "spectra" / f"{step}-{operator}.npz"
+
+
+def as_float(value: Any) -> float:
+    """A number of a JSON line; null and absent (a standard error of one probe, say) are NaN."""
+    return math.nan if value is None else float(value)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def load_run(folder: Path) -> Run:
     """Read a run folder; a missing or broken file is named in one line."""
+    folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
         manifest = json.loads((folder / "manifest.json").read_text())
-        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder} is not a readable run folder ({error}); train it again into an empty one") from error
+        lines = folder / "metrics.jsonl"
+        # A run that failed before its first measurement has no metrics: a fact about it, not damage.
+        text = lines.read_text() if lines.exists() or manifest.get("status") == "done" else ""
+        metrics = [json.loads(line) for line in text.splitlines()]
+        wrong = [part for part in (config, manifest, *metrics) if not isinstance(part, dict)]
+        if wrong:
+            raise ValueError(f"expected JSON objects, found {wrong[0]!r}")
+        for name, part in (("seed", config), ("status", manifest), *(("step", line) for line in metrics)):
+            if name not in part:
+                raise ValueError(f"no {name!r} in {'config' if part is config else 'manifest or metrics'}")
+        if manifest["status"] == "done" and not metrics:
+            raise ValueError("status is done but metrics.jsonl is empty")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder} is not a readable run folder ({one_line(error)}); train it again into an empty one"
+        ) from error
     return Run(folder, config, manifest, metrics)
+
+
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """The runs that reached their end; only these decide claims and enter means over seeds."""
+    return [run for run in runs if run.status == "done"]
 
 
 def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:
     """Runs grouped by a setting, groups in increasing order of it, each ordered by seed."""
     groups: dict[Any, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.setting(name), run.config["seed"])):
+    for run in sorted(runs, key=lambda run: (run.setting(name), run.seed)):
         groups.setdefault(run.setting(name), []).append(run)
     return groups

@@ -1,0 +1,349 @@
+"""Rules that turn finished runs into evidence; each pairs runs by seed and decides by a 95 % t-interval.
+
+A rule holds when the interval lies wholly on the claimed side, fails when it lies wholly on the other, and is
+undecided otherwise; with fewer than two seeds it is always undecided, for one seed has no spread to judge by.
+Runs that diverged, failed or are still running never decide; each rule says which ones it left out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from hessflat.analysis.experiment import Evidence, Table, Verdict
+from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
+from hessflat.errors import InputError
+
+Expect = Literal["larger", "smaller"]
+
+
+class Best(NamedTuple):
+    """The setting with the best mean of `metric` over seeds; equal means go to the smallest setting.
+
+    Choosing on validation and comparing on test keeps the compared numbers free of the choice.
+    """
+
+    metric: str = "validation_accuracy"
+    largest: bool = True
+
+
+def compare(
+    runs: Sequence[Run],
+    metric: str,
+    by: str = "optim.l2",
+    low: Any = 0.0,
+    high: Any = Best(),  # noqa: B008  an immutable tuple
+    expect: Expect = "larger",
+    scale: Literal["difference", "ratio"] = "ratio",
+) -> Evidence:
+    """Is `metric` larger (or smaller) at the setting `high` than at `low`, over the seeds both have?
+
+    `high` is a value of the setting, or a `Best` that picks one among the values other than `low`. `ratio`
+    takes differences of logarithms, and so needs positive values; accuracies are better compared by
+    `difference`. Where runs carry an error bound (`<metric>_bound`), the interval is widened by it.
+    """
+    if isinstance(high, Best):
+        chosen = best_setting(runs, by, high, without=low)
+        if chosen is None:
+            return _nothing(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
+        high = chosen
+    done = by_setting(finished(runs), by)
+    for value in (low, high):
+        if value not in done:
+            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
+    pairs = _pairs(done[low], done[high], by)
+    if not pairs:
+        return _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+
+    before, after = (np.array([_finite(run, metric) for run in side]) for side in zip(*pairs, strict=True))
+    slack = np.mean([_bound(first, metric) + _bound(second, metric) for first, second in pairs])
+    if scale == "ratio":
+        if min(before.min(), after.min()) <= 0:
+            raise InputError(f"a ratio of {metric} needs positive values; compare by difference")
+        relative = [
+            _bound(first, metric) / a + _bound(second, metric) / b
+            for (first, second), a, b in zip(pairs, before, after, strict=True)
+        ]
+        change = mean_interval(np.log(after / before)).widened(float(np.mean(relative)))
+    else:
+        change = mean_interval(after - before).widened(float(slack))
+    verdict = _side(change, len(pairs), expect)
+
+    name = metric_name(metric)
+    levels = f"{setting_name(by)} {number(low)} → {number(high)}"
+    effect = _effect(metric, change.mean, scale)
+    value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
+    spread = _spread(change, len(pairs), lambda x: _end(metric, x, scale))
+    agreeing = int(np.sum(after > before if expect == "larger" else after < before))
+    explanation = (
+        f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
+        f"in {agreeing} of {_seeds(len(pairs))}; {_why(verdict, len(pairs), 'no change')}"
+    )
+    return Evidence(value, spread, len(pairs), verdict, explanation + _left_out(runs))
+
+
+def increases(
+    runs: Sequence[Run],
+    metric: str,
+    by: str = "optim.l2",
+    expect: Literal["increases", "decreases"] = "increases",
+) -> Evidence:
+    """Does `metric` follow the setting in order? Each seed's Kendall tau against the setting, averaged."""
+    done = finished(runs)
+    settings = by_setting(done, by)
+    if len(settings) < 2:
+        return _nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
+    _refuse_twins(done, by)
+    taus = [
+        kendall_tau([run.setting(by) for run in own], [_finite(run, metric) for run in own])
+        for own in by_setting(done, "seed").values()
+        if len(own) > 1
+    ]
+    if not taus:
+        return _nothing(runs, f"no seed has two values of {setting_name(by)}")
+    change = mean_interval(taus)
+    verdict = _side(change, len(taus), "larger" if expect == "increases" else "smaller")
+    means = [float(np.mean([_finite(run, metric) for run in group])) for group in settings.values()]
+    steps = np.diff(means) if expect == "increases" else -np.diff(means)
+    value = (
+        f"{' → '.join(quantity(metric, mean) for mean in means)} at {setting_name(by)} "
+        f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(change.mean, 2)})"
+    )
+    clipped = Interval(change.mean, max(change.low, -1.0), min(change.high, 1.0))
+    monotone = "are" if np.all(steps > 0) else "are not"
+    explanation = (
+        f"the means over seeds of {metric_name(metric)} {monotone} in {expect[:-2]}ing order; "
+        f"{_why(verdict, len(taus), 'no order (τ = 0)')}"
+    )
+    return Evidence(
+        value, _spread(clipped, len(taus), number), len(taus), verdict, explanation + _left_out(runs)
+    )
+
+
+def sharper_and_better(
+    runs: Sequence[Run],
+    sharpness: str = "hessian.lambda_max",
+    quality: str = "test_accuracy",
+    by: str = "optim.l2",
+    low: Any = 0.0,
+    high: Any = Best(),  # noqa: B008  an immutable tuple
+    expect_quality: Expect = "larger",
+) -> Evidence:
+    """Is the solution at `high` both sharper and better than the one at `low`? (The title of G.)"""
+    return all_of(
+        compare(runs, sharpness, by, low, high, "larger", "ratio"),
+        compare(runs, quality, by, low, high, expect_quality, "difference"),
+    )
+
+
+def at_least(
+    runs: Sequence[Run],
+    metric: str,
+    bound_metric: str,
+    tolerance: float = 0.0,
+    when: Literal["end", "always"] = "end",
+) -> Evidence:
+    """Does `metric` reach `bound_metric` less `tolerance`? Each seed counts with its worst run (and step)."""
+    done = finished(runs)
+    if not done:
+        return _nothing(runs, "no run has finished")
+    worst: list[tuple[float, float, float]] = []
+    for own in by_setting(done, "seed").values():
+        margins = []
+        for run in own:
+            run.final(metric), run.final(bound_metric)  # refuses, in one line, a run that was not measured
+            steps = slice(None) if when == "always" else slice(-1, None)
+            values, bounds = run.history(metric)[steps], run.history(bound_metric)[steps]
+            margins += [(a - b, a, b) for a, b in zip(values, bounds, strict=True)]
+        margins = [margin for margin in margins if math.isfinite(margin[0])]
+        if not margins:
+            raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
+        worst.append(min(margins))
+    change = mean_interval([margin + tolerance for margin, _, _ in worst])
+    verdict = _side(change, len(worst), "larger", or_equal=True)
+    margin, reached, bound = min(worst)
+    allowance = f" less {number(tolerance)}" if tolerance else ""
+    where = "over all measured steps" if when == "always" else "at the end"
+    smallest = _signed(margin + tolerance)
+    value = f"{quantity(metric, reached)} against {number(bound)}{allowance} (smallest margin {smallest})"
+    explanation = (
+        f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
+        f"{number(bound)}{allowance}; {_why(verdict, len(worst), 'the bound')}"
+    )
+    return Evidence(
+        value, _spread(change, len(worst), _signed), len(worst), verdict, explanation + _left_out(runs)
+    )
+
+
+def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
+    """Are two metrics of the same runs equal up to a relative difference `within`, averaged over a seed's runs?"""
+    done = finished(runs)
+    if not done:
+        return _nothing(runs, "no run has finished")
+    per_seed = []
+    for own in by_setting(done, "seed").values():
+        pairs = [(_finite(run, metric), _finite(run, other)) for run in own]
+        if min(min(pair) for pair in pairs) <= 0:
+            raise InputError(f"{own[0].path}: a ratio of {metric} to {other} needs positive values")
+        per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
+    ratio = mean_interval(per_seed)
+    low, high = math.log1p(-within), math.log1p(within)
+    verdict: Verdict = "undecided"
+    if len(per_seed) > 1 and low <= ratio.low and ratio.high <= high:
+        verdict = "holds"
+    elif len(per_seed) > 1 and (ratio.high < low or ratio.low > high):
+        verdict = "fails"
+    value = f"{metric_name(metric)} / {metric_name(other)} = {number(math.exp(ratio.mean))}"
+    explanation = (
+        f"the two are claimed equal within {100 * within:g} %; "
+        f"{_why(verdict, len(per_seed), f'the limits of ±{100 * within:g} %')}"
+    )
+    spread = _spread(ratio, len(per_seed), lambda x: number(_exp(x)))
+    return Evidence(value, spread, len(per_seed), verdict, explanation + _left_out(runs))
+
+
+def all_of(*parts: Evidence) -> Evidence:
+    """Every part must hold; one that fails sinks the whole, and one not run leaves it not run."""
+    verdicts = [part.verdict for part in parts]
+    order: tuple[Verdict, ...] = ("fails", "not run", "undecided")
+    verdict: Verdict = next((word for word in order if word in verdicts), "holds")
+    return Evidence(
+        "; ".join(part.value for part in parts if part.value),
+        "; ".join(part.spread for part in parts if part.spread),
+        min(part.seeds for part in parts),
+        verdict,
+        "; and ".join(dict.fromkeys(part.explanation for part in parts)),
+    )
+
+
+def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) -> Any | None:
+    """The value of the setting that `best` picks among finished runs, other than `without`, if any."""
+    means = {
+        value: float(np.mean([_finite(run, best.metric) for run in group]))
+        for value, group in by_setting(finished(runs), by).items()
+        if value != without
+    }
+    if not means:
+        return None
+    # Groups come in increasing order of the setting and max keeps the first of equals.
+    return max(means, key=lambda value: means[value] if best.largest else -means[value])
+
+
+def kendall_table(runs: Sequence[Run], measures: Sequence[str], target: str = "gap_loss") -> Table:
+    """Which measures order the runs as `target` does? Kendall's tau over all runs, and within each seed."""
+    done = finished(runs)
+    rows = []
+    for measure in measures:
+        points = [(run.final_or_nan(measure), run.final_or_nan(target), run.seed) for run in done]
+        points = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
+        if len(points) < 2:
+            rows.append((metric_name(measure), "–", "–", str(len(points))))
+            continue
+        overall = kendall_tau([a for a, _, _ in points], [b for _, b, _ in points])
+        seeds = sorted({seed for _, _, seed in points})
+        own = [[(a, b) for a, b, seed in points if seed == chosen] for chosen in seeds]
+        taus = [kendall_tau(*zip(*group, strict=True)) for group in own if len(group) > 1]
+        spread = f" ± {np.std(taus, ddof=1):.2f}" if len(taus) > 1 else ""
+        within = f"{np.mean(taus):.2f}{spread}" if taus else "–"
+        rows.append((metric_name(measure), f"{overall:.2f}", within, str(len(points))))
+    caption = (
+        f"Kendall τ between each measure and the {metric_name(target)} at the end of training: over all "
+        "finished runs, and within each seed (mean ± std over seeds)."
+    )
+    return Table(caption, ("measure", "τ, all runs", "τ, within a seed", "runs"), tuple(rows))
+
+
+def _pairs(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tuple[Run, Run]]:
+    _refuse_twins([*low, *high], by)
+    after = {run.seed: run for run in high}
+    return [(run, after[run.seed]) for run in low if run.seed in after]
+
+
+def _refuse_twins(runs: Sequence[Run], by: str) -> None:
+    """Two runs with one seed and one setting differ in something else: pairing them mixes two questions."""
+    seen: dict[tuple[Any, int], Run] = {}
+    for run in runs:
+        other = seen.setdefault((run.setting(by), run.seed), run)
+        if other is not run:
+            raise InputError(
+                f"{run.path} and {other.path} share {by} and seed; compare runs that differ in nothing else"
+            )
+
+
+def _finite(run: Run, metric: str) -> float:
+    value = run.final(metric)
+    if not math.isfinite(value):
+        raise InputError(f"{run.path}: {metric} is {value} although the run is done; measure it again")
+    return value
+
+
+def _bound(run: Run, metric: str) -> float:
+    value = run.final_or_nan(f"{metric}_bound")
+    return value if math.isfinite(value) else 0.0
+
+
+def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:
+    return [run for run in runs if run.setting(by) == value]
+
+
+def _side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
+    if seeds < 2:
+        return "undecided"
+    low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
+    if low > 0 or (or_equal and low == 0):
+        return "holds"
+    return "fails" if high < 0 else "undecided"
+
+
+def _why(verdict: Verdict, seeds: int, line: str) -> str:
+    if seeds < 2:
+        return "one seed cannot decide"
+    return {
+        "holds": f"the interval lies on the claimed side of {line}",
+        "fails": f"the interval lies on the other side of {line}",
+    }.get(verdict, f"the interval includes {line}")
+
+
+def _nothing(runs: Sequence[Run], reason: str) -> Evidence:
+    """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
+    tried = [run for run in runs if run.status in ("diverged", "failed")]
+    return Evidence("", "", 0, "undecided" if tried else "not run", reason + _left_out(runs))
+
+
+def _left_out(runs: Sequence[Run]) -> str:
+    out = [run for run in runs if run.status != "done"]
+    return f"; left out: {', '.join(f'{run.folder.name} ({run.status})' for run in out)}" if out else ""
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else ''}{number(value, 3)}"
+
+
+def _effect(metric: str, mean: float, scale: str) -> str:
+    if scale == "ratio":
+        return f"ratio {_exp(mean):.3g}"
+    return f"{_end(metric, mean, scale)}{' points' if is_fraction(metric) else ''}"
+
+
+def _end(metric: str, value: float, scale: str) -> str:
+    """One end of the interval: a ratio, or a difference, in points where the metric is a fraction."""
+    if scale == "ratio":
+        return number(_exp(value), 3)
+    return _signed(100 * value if is_fraction(metric) else value)
+
+
+def _spread(interval: Interval, seeds: int, write: Callable[[float], str]) -> str:
+    if seeds < 2:
+        return "one seed, no interval"
+    return f"95 % interval [{write(interval.low)}, {write(interval.high)}], {_seeds(seeds)}"

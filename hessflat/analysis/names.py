@@ -1,0 +1,95 @@
+"""How metrics and settings are called in sentences and on axes, and how their numbers are written."""
+
+import math
+from typing import Any
+
+OPERATORS = {"hessian": "H", "gauss_newton": "G"}
+OPERATOR_NAMES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
+
+# Suffix of a curvature metric -> (in a sentence, on an axis); {} is the operator's letter.
+_CURVATURE = {
+    "lambda_max": ("λ_max({})", r"$\lambda_{{\max}}({})$"),
+    "lambda_min": ("λ_min({})", r"$\lambda_{{\min}}({})$"),
+    "trace": ("Tr {}", r"$\mathrm{{Tr}}\,{}$"),
+    "mean_eigenvalue": ("mean eigenvalue of {}", r"mean eigenvalue of ${}$"),
+    "frobenius": ("‖{}‖_F", r"$\|{}\|_F$"),
+    "second_moment": ("Σλ²/P of {}", r"$\sum\lambda^2/P$ of ${}$"),
+    "zero_mass": ("zero mass of {}", r"zero mass of ${}$"),
+    "zero_value": ("Ritz value nearest zero of {}", r"Ritz value nearest zero of ${}$"),
+    "noise_floor": ("float32 noise floor of {}", r"float32 noise floor of ${}$"),
+}
+_METRICS = {
+    "train_loss": ("training loss (nats)", "training loss (nats)"),
+    "validation_loss": ("validation loss (nats)", "validation loss (nats)"),
+    "test_loss": ("test loss (nats)", "test loss (nats)"),
+    "train_accuracy": ("training accuracy", "training accuracy"),
+    "validation_accuracy": ("validation accuracy", "validation accuracy"),
+    "test_accuracy": ("test accuracy", "test accuracy"),
+    "gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
+    "gap_accuracy": ("accuracy gap", "accuracy gap"),
+    "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
+    "rank_bound": ("rank bound", "rank bound"),
+    "zero_mass_bound": ("zero-mass bound", "zero-mass bound"),
+    "jacobian.max": ("max ‖∂f/∂x‖₂", r"$\max_i\,\|\partial f/\partial x_i\|_2$"),
+    "jacobian.mean": ("mean ‖∂f/∂x‖₂", r"mean $\|\partial f/\partial x_i\|_2$"),
+    "softmax_jacobian.max": (
+        "max ‖∂σ(f)/∂x‖₂",
+        r"$\max_i\,\|\partial\,\sigma(f)/\partial x_i\|_2$",
+    ),
+    "softmax_jacobian.mean": (
+        "mean ‖∂σ(f)/∂x‖₂",
+        r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$",
+    ),
+    "epoch": ("epoch", "epoch"),
+}
+_SETTINGS = {"optim.l2": "L2", "optim.lr": "learning rate", "model.name": "model"}
+
+
+def _names(metric: str) -> tuple[str, str]:
+    if metric in _METRICS:
+        return _METRICS[metric]
+    operator, _, quantity = metric.partition(".")
+    exact = quantity.startswith("exact.")
+    quantity = quantity.removeprefix("exact.")
+    if operator in OPERATORS and quantity in _CURVATURE:
+        sentence, axis = (name.format(OPERATORS[operator]) for name in _CURVATURE[quantity])
+        return (f"{sentence}, exact", f"{axis}, exact") if exact else (sentence, axis)
+    plain = metric.replace("_", " ")
+    return plain, plain
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a sentence calls it: `hessian.lambda_max` -> `λ_max(H)`; unknown ones keep their key."""
+    return _names(metric)[0]
+
+
+def axis_name(metric: str) -> str:
+    """A metric as an axis calls it, in Matplotlib's mathtext and with its unit where it has one."""
+    return _names(metric)[1]
+
+
+def setting_name(setting: str) -> str:
+    """`optim.l2` -> `L2`; an unknown setting is called by its last part."""
+    return _SETTINGS.get(setting, setting.rpartition(".")[2].replace("_", " "))
+
+
+def is_fraction(metric: str) -> bool:
+    """Accuracies are stored as fractions and read as per cent."""
+    return metric.endswith("_accuracy")
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """At most `digits` significant digits, `2.3e-7` rather than `2.3e-07`; NaN is a dash, text stays."""
+    if isinstance(value, str):
+        return value
+    if value is None or math.isnan(value):
+        return "–"
+    mantissa, exponent_mark, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent_mark else mantissa
+
+
+def quantity(metric: str, value: float) -> str:
+    """A metric's value with its unit: `94.08 %`, `15.84`."""
+    if is_fraction(metric) and not math.isnan(value):
+        return f"{100 * value:.2f} %"
+    return number(value)

@@ -1,0 +1,105 @@
+"""Tables of runs, and a table as terminal text, Markdown and HTML."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hessflat.analysis.experiment import Table
+from hessflat.analysis.names import number, setting_name
+from hessflat.analysis.results import Run, by_setting, finished
+
+
+class Column(NamedTuple):
+    """A header, a metric, and a Python format for its numbers: `.2f`, `.3g`, or `.1%` for a fraction."""
+
+    label: str
+    metric: str
+    format: str = ".4g"
+
+
+def table_by(
+    runs: Sequence[Run],
+    by: str = "optim.l2",
+    columns: Sequence[tuple[str, str, str]] = (),
+    caption: str = "",
+) -> Table:
+    """One row per value of a setting: mean ± standard deviation over seeds at the last measured step."""
+    shown = [Column(*column) for column in columns]
+    rows = []
+    for value, group in by_setting(runs, by).items():
+        done = finished(group)
+        cells = (_cell([run.final_or_nan(at.metric) for run in done], at.format) for at in shown)
+        rows.append((number(value), *cells, _seeds(group)))
+    caption = f"{caption} " if caption else ""
+    header = (setting_name(by), *(column.label for column in shown), "seeds")
+    return Table(f"{caption}Mean ± std over seeds, at the end of training.", header, tuple(rows))
+
+
+def _cell(values: Sequence[float], style: str) -> str:
+    known = np.array([value for value in values if math.isfinite(value)])
+    if known.size == 0:
+        return "–"
+    spread = float(known.std(ddof=1)) if known.size > 1 else None
+    if style.endswith("%"):
+        points = style.removesuffix("%") + "f"
+        mean = f"{100 * known.mean():{points}}"
+        return f"{mean} %" if spread is None else f"{mean} ± {100 * spread:{points}} %"
+    mean = _tidy(f"{known.mean():{style}}")
+    return mean if spread is None else f"{mean} ± {_tidy(f'{spread:{_for_spread(style)}}')}"
+
+
+def _for_spread(style: str) -> str:
+    """A spread needs two digits where the mean is given in significant ones."""
+    return ".2g" if style.endswith("g") else style
+
+
+def _tidy(text: str) -> str:
+    mantissa, mark, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else text
+
+
+def _seeds(group: Sequence[Run]) -> str:
+    """How many runs stand behind a row, and what became of the others."""
+    done = len(finished(group))
+    others = sorted({run.status for run in group if run.status != "done"})
+    fates = ", ".join(f"{sum(run.status == status for run in group)} {status}" for status in others)
+    return f"{done} of {len(group)} ({fates})" if others else str(done)
+
+
+def as_text(table: Table) -> str:
+    """Columns padded to their widest cell: lines up in a terminal, in a pipe and in a log."""
+    lines = [table.header, *table.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    padded = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    rule = "  ".join("─" * width for width in widths)
+    return "\n".join([table.caption, "", padded[0], rule, *padded[1:]])
+
+
+def as_markdown(table: Table) -> str:
+    """A pipe table under its caption."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return "\n".join(
+        [table.caption, "", line(table.header), line(["---"] * len(table.header)), *map(line, table.rows)]
+    )
+
+
+def as_html(table: Table) -> str:
+    """A table element; every text is escaped."""
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+
+    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    return (
+        f'<div class="scroll"><table>\n<caption>{html.escape(table.caption)}</caption>\n'
+        f"<thead><tr>{cells('th', table.header)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
