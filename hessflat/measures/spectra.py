@@ -1,0 +1,77 @@
+"""Spectra of the Hessian and the Gauss-Newton matrix: by Lanczos quadrature, and exactly where P allows."""
+
+import jax
+import numpy as np
+
+import hessflat.curvature as cv
+from hessflat.measures.subject import Arrays, Scalars, Subject, chunk_size, curvature_data, functions_of
+
+
+def operator_of(subject: Subject, name: str) -> cv.Operator:
+    """The Hessian or the Gauss-Newton matrix of the mean loss over the measured examples."""
+    functions = functions_of(subject.model)
+    batches = cv.Batches(curvature_data(subject), chunk_size(subject))
+    if name == "hessian":
+        return cv.hessian(functions.loss, subject.params, batches)
+    return cv.gauss_newton(functions.predict, functions.criterion, subject.params, batches)
+
+
+def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
+    """Numbers and nodes of each operator's spectrum, from the same probes at every step and in every run.
+
+    Common probes make the differences between runs, which the claims are about, less noisy than the values.
+    """
+    scalars: Scalars = {}
+    arrays: Arrays = {}
+    settings = subject.settings
+    for name in settings["operators"]:
+        spectrum = cv.spectrum(
+            operator_of(subject, name),
+            jax.random.key(settings["seed"]),
+            num_steps=settings["lanczos_steps"],
+            num_probes=settings["probes"],
+        )
+        scalars |= {f"{name}.{key}": value for key, value in _numbers(spectrum, name).items()}
+        arrays[name] = cv.spectrum_to_arrays(spectrum)
+    return scalars, arrays
+
+
+def _numbers(spectrum: cv.Spectrum, name: str) -> Scalars:
+    largest, smallest = spectrum.largest, spectrum.smallest
+    mass = spectrum.zero_mass(name)
+    estimates = {
+        "trace": spectrum.trace,
+        "mean_eigenvalue": spectrum.mean_eigenvalue,
+        "frobenius": spectrum.frobenius,
+        "second_moment": spectrum.second_moment,
+        "zero_mass": mass.weight,
+    }
+    scalars: Scalars = {
+        "lambda_max": largest.value,
+        "lambda_max_bound": largest.bound,
+        "lambda_min": smallest.value,
+        "lambda_min_bound": smallest.bound,
+        "zero_value": mass.value,
+        "noise_floor": spectrum.noise_floor,
+    }
+    for key, estimate in estimates.items():
+        scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error
+    return scalars
+
+
+def exact(subject: Subject) -> tuple[Scalars, Arrays]:
+    """Every eigenvalue of the Hessian, where `measure.exact` asks for them; zero mass is the share below noise."""
+    when = subject.settings["exact"]
+    if when == "never" or (when == "end" and not subject.is_last):
+        return {}, {}
+    values = np.asarray(cv.eigvalsh(operator_of(subject, "hessian")), np.float64)
+    noise = np.finfo(np.float32).eps * np.abs(values).max()
+    return {
+        "hessian.exact.lambda_max": float(values.max()),
+        "hessian.exact.lambda_min": float(values.min()),
+        "hessian.exact.trace": float(values.sum()),
+        "hessian.exact.mean_eigenvalue": float(values.mean()),
+        "hessian.exact.frobenius": float(np.sqrt(np.sum(values**2))),
+        "hessian.exact.second_moment": float(np.mean(values**2)),
+        "hessian.exact.zero_mass": float(np.mean(np.abs(values) <= noise)),
+    }, {"hessian-exact": {"eigenvalues": values}}

@@ -1,0 +1,64 @@
+"""Checkpoints by orbax: saved in the background, restored only into a state of the same tree, shapes and dtypes."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from hessflat.errors import InputError
+from hessflat.files import full_disk_named
+
+
+def open_folder(folder: Path) -> ocp.CheckpointManager:
+    """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
+    return ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(create=True))
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+    """Start saving `state`; it counts as saved once it is complete, so a kill at any moment leaves the one before."""
+    with full_disk_named(manager.directory):
+        manager.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+def steps(manager: ocp.CheckpointManager) -> list[int]:
+    """Steps with a complete checkpoint, in increasing order."""
+    return sorted(manager.all_steps())
+
+
+def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+    """The state saved at `step`, in the form of `like` (arrays or their shapes).
+
+    Raises `InputError` where the checkpoint is damaged or holds another tree, other shapes or other dtypes: orbax
+    would cast a dtype silently and answer a wrong shape with pages of text.
+    """
+    where = f"checkpoint {Path(manager.directory) / str(step)}"
+    target = jax.eval_shape(lambda: like)
+    try:
+        stored = _shapes(manager.item_metadata(step).tree)
+    except Exception as error:  # orbax raises whatever its storage layer raised
+        raise InputError(_damaged(where, error)) from error
+    wanted = _shapes(target)
+    for name in sorted({*stored, *wanted}):
+        if stored.get(name) != wanted.get(name):
+            raise InputError(
+                f"{where} is of another model or optimiser: {name} should be {wanted.get(name, 'absent')}, "
+                f"is {stored.get(name, 'absent')}; use the configuration it was made with"
+            )
+    try:
+        return manager.restore(step, args=ocp.args.StandardRestore(target))
+    except Exception as error:
+        raise InputError(_damaged(where, error)) from error
+
+
+def _damaged(where: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return f"{where} is damaged ({reason}); delete that folder and run again, to continue from the one before"
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """`float32[64, 100]` by the slash-separated path of each leaf; dictionaries and named tuples read alike."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
