@@ -118,9 +118,7 @@ def increases(
         f"the means over seeds of {metric_name(metric)} {monotone} in {expect[:-2]}ing order; "
         f"{_why(verdict, len(taus), 'no order (τ = 0)')}"
     )
-    return Evidence(
-        value, _spread(clipped, len(taus), number), len(taus), verdict, explanation + _left_out(runs)
-    )
+    return Evidence(value, _spread(clipped, len(taus), number), len(taus), verdict, explanation + _left_out(runs))
 
 
 def sharper_and_better(
@@ -173,13 +171,11 @@ def at_least(
         f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
         f"{number(bound)}{allowance}; {_why(verdict, len(worst), 'the bound')}"
     )
-    return Evidence(
-        value, _spread(change, len(worst), _signed), len(worst), verdict, explanation + _left_out(runs)
-    )
+    return Evidence(value, _spread(change, len(worst), _signed), len(worst), verdict, explanation + _left_out(runs))
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
-    """Are two metrics of the same runs equal up to a relative difference `within`, averaged over a seed's runs?"""
+    """Are two metrics of the same runs equal within a relative difference, averaged over each seed's runs?"""
     done = finished(runs)
     if not done:
         return _nothing(runs, "no run has finished")

@@ -1,6 +1,6 @@
 """What an experiment is: a question, the runs that answer it, the figures that show it, its claims."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ class Drawing(NamedTuple):
     name: str
     caption: str
     figure: Figure
-    data: dict[str, Sequence[Any]]
+    data: Mapping[str, Sequence[Any]]
 
 
 class Experiment(NamedTuple):

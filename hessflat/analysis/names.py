@@ -13,7 +13,7 @@ _CURVATURE = {
     "trace": ("Tr {}", r"$\mathrm{{Tr}}\,{}$"),
     "mean_eigenvalue": ("mean eigenvalue of {}", r"mean eigenvalue of ${}$"),
     "frobenius": ("‖{}‖_F", r"$\|{}\|_F$"),
-    "second_moment": ("Σλ²/P of {}", r"$\sum\lambda^2/P$ of ${}$"),
+    "second_moment": ("Σλ²/P of {}", r"$\Sigma\lambda^2/P$ of ${}$"),
     "zero_mass": ("zero mass of {}", r"zero mass of ${}$"),
     "zero_value": ("Ritz value nearest zero of {}", r"Ritz value nearest zero of ${}$"),
     "noise_floor": ("float32 noise floor of {}", r"float32 noise floor of ${}$"),
@@ -79,13 +79,21 @@ def is_fraction(metric: str) -> bool:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """At most `digits` significant digits, `2.3e-7` rather than `2.3e-07`; NaN is a dash, text stays."""
+    """At most `digits` significant digits; `5e-4` where that is shorter; NaN is a dash, text stays."""
     if isinstance(value, str):
         return value
     if value is None or math.isnan(value):
         return "–"
-    mantissa, exponent_mark, exponent = f"{value:.{digits}g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent_mark else mantissa
+    plain = _short_exponent(f"{value:.{digits}g}")
+    powers = _short_exponent(f"{value:.{digits - 1}e}")
+    return powers if abs(value) < 1 and len(powers) < len(plain) else plain
+
+
+def _short_exponent(text: str) -> str:
+    mantissa, mark, exponent = text.partition("e")
+    if not mark:
+        return text
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
 
 
 def quantity(metric: str, value: float) -> str:

@@ -71,9 +71,7 @@ class Run(NamedTuple):
                 return dict(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = one_line(error)
-            raise InputError(
-                f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again"
-            ) from error
+            raise InputError(f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again") from error
 
     def has_spectrum(self, operator: str, step: int | None = None) -> bool:
         """Was this operator's spectrum written at this step (the last measured one by default)?"""

@@ -73,10 +73,7 @@ def as_text(table: Table) -> str:
     """Columns padded to their widest cell: lines up in a terminal, in a pipe and in a log."""
     lines = [table.header, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
-    padded = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "  ".join("─" * width for width in widths)
     return "\n".join([table.caption, "", padded[0], rule, *padded[1:]])
 
@@ -87,9 +84,7 @@ def as_markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
-    return "\n".join(
-        [table.caption, "", line(table.header), line(["---"] * len(table.header)), *map(line, table.rows)]
-    )
+    return "\n".join([table.caption, "", line(table.header), line(["---"] * len(table.header)), *map(line, table.rows)])
 
 
 def as_html(table: Table) -> str:
