@@ -54,15 +54,12 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         intact = checksum_of(arrays) == facts["sha256"]
         name = facts["name"]
     except PermissionError as error:
-        raise InputError(
-            f"cannot read {error.filename}: permission denied; check its owner and mode"
-        ) from None
+        raise InputError(f"cannot read {error.filename}: permission denied; check its owner and mode") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError):
         intact, name = False, _name(path)
     if not intact:
         raise InputError(
-            f"cached data set {name!r} at {path.with_suffix('.npz')} is damaged; "
-            f'run again: make data DATASETS="{name}"'
+            f'cached data set {name!r} at {path.with_suffix(".npz")} is damaged; run again: make data DATASETS="{name}"'
         )
     return arrays, facts
 
@@ -78,9 +75,7 @@ def write(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], cache: Pat
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _replace(cache / f"{stem}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-        _replace(
-            cache / f"{stem}.json", lambda file: file.write(json.dumps(facts, indent=1).encode() + b"\n")
-        )
+        _replace(cache / f"{stem}.json", lambda file: file.write(json.dumps(facts, indent=1).encode() + b"\n"))
     except OSError as error:
         raise unwritable(error, cache) from None
     return cache / f"{stem}.json"
@@ -89,12 +84,8 @@ def write(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], cache: Pat
 def unwritable(error: OSError, cache: Path) -> InputError:
     """The one line for a cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(
-            f"no space left in {cache}; free some or set HESSFLAT_DATA to a folder on another disk"
-        )
-    return InputError(
-        f"cannot write to {cache}: {error.strerror or error}; set HESSFLAT_DATA to another folder"
-    )
+        return InputError(f"no space left in {cache}; free some or set HESSFLAT_DATA to a folder on another disk")
+    return InputError(f"cannot write to {cache}: {error.strerror or error}; set HESSFLAT_DATA to another folder")
 
 
 def _replace(path: Path, write_to: Callable[[IO[bytes]], Any]) -> None:

@@ -43,18 +43,14 @@ def load(
     source_settings: Mapping[str, Any] | None = None,
     *,
     scaling: Annotated[str, one_of(SCALINGS), "how pixels become inputs"] = "standardised",
-    train_size: Annotated[
-        float, size_rule, "training examples: count or fraction; 0 is all that is left"
-    ] = 0.0,
+    train_size: Annotated[float, size_rule, "training examples: count or fraction; 0 is all that is left"] = 0.0,
     validation_size: Annotated[float, size_rule, "validation examples: count or fraction; 0 is none"] = 0.1,
     test_size: Annotated[
         float,
         size_rule,
         "test examples: count or fraction; 0 is the whole test split, or a fifth where there is none",
     ] = 0.0,
-    order: Annotated[
-        str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"
-    ] = "stratified",
+    order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified",
     split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0,
 ) -> Dataset:
     """The data set `name`: a built-in source (`SOURCES`) with its settings, or one prepared into the cache.
@@ -132,16 +128,12 @@ def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
         for part in ("train", "test")
     )
     assert train is not None
-    return Source(train, test, facts["num_classes"], facts["max_value"], facts["description"]), facts[
-        "sha256"
-    ]
+    return Source(train, test, facts["num_classes"], facts["max_value"], facts["description"]), facts["sha256"]
 
 
 def _require_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     if settings and not known:
-        raise InputError(
-            f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out"
-        )
+        raise InputError(f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out")
     require_known(f"setting of data set {name!r}", settings, known)
 
 
@@ -163,11 +155,7 @@ def _check(name: str, source: Source) -> None:
                 f"{what} expected inputs of shape {source.train['inputs'].shape[1:]} as in train, "
                 f"got {inputs.shape[1:]}; mend the source"
             )
-        if (
-            not np.issubdtype(labels.dtype, np.integer)
-            or labels.min() < 0
-            or labels.max() >= source.num_classes
-        ):
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= source.num_classes:
             raise InputError(
                 f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
                 f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"

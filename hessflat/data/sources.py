@@ -35,9 +35,7 @@ def digits() -> Source:
 
     inputs, labels = load_digits(return_X_y=True)
     images = inputs.reshape(-1, 8, 8, 1).astype(np.uint8)
-    return Source(
-        {"inputs": images, "labels": labels.astype(np.int32)}, None, 10, 16.0, "digits of scikit-learn"
-    )
+    return Source({"inputs": images, "labels": labels.astype(np.int32)}, None, 10, 16.0, "digits of scikit-learn")
 
 
 def blobs(
@@ -45,16 +43,13 @@ def blobs(
     num_classes: Annotated[int, at_least(2), "number of Gaussian blobs"] = 3,
     dimension: Annotated[int, at_least(1), "dimension of an input"] = 2,
     num_examples: Annotated[int, at_least(2), "examples of all classes together"] = 600,
-    spread: Annotated[
-        float, positive, "standard deviation of a blob; centres are standard normal draws"
-    ] = 0.3,
+    spread: Annotated[float, positive, "standard deviation of a blob; centres are standard normal draws"] = 0.3,
     seed: Annotated[int, at_least(0), "seed of the centres and of the noise"] = 0,
 ) -> Source:
     """An isotropic Gaussian blob per class, float32 `[num_examples, dimension]`; the classes take turns."""
     if num_examples < num_classes:
         raise InputError(
-            f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; "
-            "raise it"
+            f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; raise it"
         )
     random = np.random.default_rng(seed)
     centres = random.standard_normal((num_classes, dimension))
