@@ -1,0 +1,170 @@
+"""The report as one HTML file that needs nothing else: style and figures are inside, no network, no script."""
+
+import base64
+import html
+from collections.abc import Sequence
+
+from hessflat.analysis.tables import as_html
+from hessflat.report.provenance import commands, facts, run_table, settings
+from hessflat.report.section import Plate, Section
+from hessflat.report.verdicts import Entry, Record, by_paper, count_verdicts
+
+_SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #5c656e; --line: #d9dee3; --paper: #ffffff; --card: #f6f7f9;
+  --holds: #0a6b3d; --fails: #b00020; --undecided: #8a5a00; --notrun: #5c656e; --link: #0b57a4; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #a2abb4; --line: #3a4149; --paper: #16191c;
+  --card: #1f2428; --holds: #5fd39a; --fails: #ff8a94; --undecided: #f0b95a; --notrun: #a2abb4; --link: #7fb8f5; } }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1040px; margin: 0 auto; padding: 24px 20px 80px; }
+h1 { font-size: 26px; margin: 8px 0; } h2 { font-size: 21px; margin: 44px 0 6px; padding-top: 14px;
+  border-top: 1px solid var(--line); } h3 { font-size: 16px; margin: 26px 0 6px; }
+a { color: var(--link); } p { margin: 6px 0; max-width: 80ch; } .soft { color: var(--soft); }
+.scroll { overflow-x: auto; margin: 10px 0; }
+table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
+th, td { text-align: left; vertical-align: top; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+.verdict { white-space: nowrap; font-weight: 600; }
+.holds { color: var(--holds); } .fails { color: var(--fails); } .undecided { color: var(--undecided); }
+.notrun { color: var(--notrun); }
+figure { margin: 18px 0; padding: 12px; border: 1px solid var(--line); border-radius: 6px; background: var(--card); }
+figure img { width: 100%; height: auto; display: block; background: #ffffff; border-radius: 4px; padding: 6px; }
+figcaption { font-size: 13px; color: var(--soft); margin-top: 8px; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 4px; padding: 8px 10px; overflow-x: auto;
+  font: 12.5px/1.45 ui-monospace, Menlo, Consolas, monospace; margin: 6px 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; font-size: 13.5px; margin: 8px 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
+.claim { border-left: 3px solid currentColor; padding: 2px 0 2px 12px; margin: 12px 0; }
+.claim > * { color: var(--ink); } .claim > .verdict { color: inherit; }
+.claim .soft { color: var(--soft); font-size: 13.5px; }
+.claim:target { background: var(--card); }
+"""
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The whole report. Every text that comes from runs or papers is escaped."""
+    records = [record for section in sections for record in section.records]
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(records).items())
+    parts = [
+        "<h1>Claims and what the runs say</h1>",
+        f'<p class="soft">{len(records)} claims: {_text(counts) or "none"}. A claim holds or fails only where a 95 % '
+        "interval over seeds decides; each row leads to its experiment.</p>",
+        *(_summary(paper, group) for paper, group in by_paper(records).items()),
+        *(_section(section) for section in sections),
+    ]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Report: claims and figures</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _verdict(verdict: str) -> str:
+    return f'<span class="verdict {verdict.replace(" ", "")}">{_SIGNS[verdict]}&nbsp;{_text(verdict)}</span>'
+
+
+def _anchor(record: Record) -> str:
+    return _text(f"{record['experiment']}-{record['scale']}-{record['claim']}".replace(" ", "-"))
+
+
+def _summary(paper: str, records: Sequence[Record]) -> str:
+    rows = "\n".join(
+        f"<tr><td>{_verdict(record['verdict'])}</td>"
+        f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
+        f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}</span></td>'
+        f"<td>{_text(record['paper_value'])}</td><td>{_text(record['value']) or '–'}</td>"
+        f"<td>{_text(record['scale'])}, {_text(_seeds(record['seeds']))}</td></tr>"
+        for record in records
+    )
+    return (
+        f'<h3>{_text(paper)}</h3>\n<div class="scroll"><table><thead><tr><th>verdict</th><th>claim</th>'
+        f"<th>paper</th><th>here</th><th>scale</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _section(section: Section) -> str:
+    entry = section.entry
+    parts = [
+        f'<h2 id="{_text(entry.slug)}">{_text(entry.experiment.id)} <span class="soft">({_text(entry.scale)} scale)'
+        f"</span></h2>\n<p>{_text(entry.experiment.question)}</p>",
+        f"<p>{_text(entry.experiment.notes)}</p>" if entry.experiment.notes else "",
+        _absent(entry),
+        *(f'<p class="fails">{_text(line)}</p>' for line in section.trouble),
+        *(_claim(record) for record in section.records),
+        *(_figure(plate) for plate in section.plates),
+        *(as_html(table) for table in section.tables),
+        _provenance(entry),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _absent(entry: Entry) -> str:
+    """Runs that did not finish, and runs that are not there: said before any number."""
+    lines = [f"{run.path}: {run.status}" for run in entry.runs if run.status != "done"]
+    if not entry.runs:
+        lines.append("no runs yet")
+    parts = [f'<p class="undecided">{_text(line)}</p>' for line in lines]
+    if entry.missing:
+        missing = "\n".join(entry.missing)
+        parts.append(f"<p>{len(entry.missing)} planned run(s) missing:</p>\n<pre>{_text(missing)}</pre>")
+    return "\n".join(parts)
+
+
+def _claim(record: Record) -> str:
+    here = " · ".join(_text(record[key]) for key in ("value", "spread") if record[key])
+    lines = [
+        f'<div class="claim {record["verdict"].replace(" ", "")}" id="{_anchor(record)}">',
+        f"{_verdict(record['verdict'])} <span>{_text(record['statement'])}</span>",
+        f"<p>{here}</p>" if here else "",
+        f'<p class="soft">{_text(record["paper"])}, {_text(record["where"])}: {_text(record["paper_value"])}</p>',
+        f'<p class="soft">{_text(record["explanation"])}.</p>' if record["explanation"] else "",
+        f'<p class="soft">Rule: {_text(record["rule"])}</p></div>',
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _figure(plate: Plate) -> str:
+    # As an image rather than inline: the element names of one SVG cannot meet those of the next.
+    image = base64.b64encode(plate.svg).decode()
+    caption = _text(plate.caption)
+    return (
+        f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{image}">\n'
+        f'<figcaption>{caption} <a href="figures/{_text(plate.stem)}.csv">Numbers (CSV)</a></figcaption></figure>'
+    )
+
+
+def _provenance(entry: Entry) -> str:
+    runs = entry.runs
+    if not runs:
+        return f'<p class="soft">Configuration: {_text(entry.experiment.config)}</p>'
+    shared, varied = settings(runs)
+    told = [("configuration", entry.experiment.config), ("scale", entry.scale), *facts(runs)]
+    told += [(f"varies: {name}", values) for name, values in varied if name != "seed"]
+    listed = "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in told)
+    made_by = commands(runs)
+    command_text = _text("\n".join(made_by))
+    words = (
+        "the command that made these runs" if len(made_by) == 1 else f"the {len(made_by)} commands that made these runs"
+    )
+    command_block = f"<pre>{command_text}</pre>"
+    if len(made_by) > 3:
+        command_block = f"<details><summary>{words}</summary>{command_block}</details>"
+    return (
+        f"<h3>Where the numbers come from</h3>\n<dl>\n{listed}\n</dl>\n{command_block}\n"
+        f"<details><summary>settings shared by all runs</summary><pre>{_text(shared)}</pre></details>\n"
+        f"<details><summary>{len(runs)} run folders</summary>{as_html(run_table(runs))}</details>"
+    )

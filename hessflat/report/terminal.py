@@ -1,0 +1,56 @@
+"""The verdict table in the terminal: lines up at 100 columns, and as well when the output is piped."""
+
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hessflat.report.verdicts import Entry, Record, by_paper, count_verdicts, judge
+
+WIDTH = 100
+_COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
+
+
+def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | None = None) -> None:
+    """Verdict, claim, the paper's value and ours, per paper; then how to make what is missing."""
+    entries = [Entry(*entry) for entry in entries]
+    console = Console(file=file, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    records = [record for entry in entries for record in judge(entry)]
+    for paper, group in by_paper(records).items():
+        console.print(_table(paper, group))
+    console.print(_counts(records))
+    for entry in entries:
+        for name in entry.missing:
+            # Never wrapped, so that it can be copied.
+            console.print(Text(f"missing, {entry.slug}: {name}"), soft_wrap=True)
+        for run in entry.runs:
+            if run.status != "done":
+                console.print(Text(f"{run.status}, {entry.slug}: {run.path}"), soft_wrap=True)
+
+
+def _table(paper: str, records: Sequence[Record]) -> Table:
+    table = Table(title=Text(paper), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    table.add_column("verdict", no_wrap=True, width=9)
+    table.add_column("claim", ratio=3, overflow="fold")
+    table.add_column("paper", ratio=3, overflow="fold")
+    table.add_column("here", ratio=4, overflow="fold")
+    table.add_column("seeds", justify="right", no_wrap=True, width=5)
+    for record in records:
+        verdict = record["verdict"]
+        table.add_row(
+            Text(verdict, style=_COLOURS[verdict]),
+            Text(f"{record['claim']} ({record['scale']})"),
+            Text(record["paper_value"]),
+            Text(record["value"] or "–"),
+            Text(str(record["seeds"])),
+        )
+    return table
+
+
+def _counts(records: Sequence[Record]) -> Text:
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(records).items())
+    return Text(f"{len(records)} claims: {counts or 'none'}")

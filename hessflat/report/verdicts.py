@@ -1,0 +1,86 @@
+"""What is reported on, and the verdict of each of its claims as a record for `claims.json`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hessflat.analysis.experiment import Claim, Evidence, Experiment
+from hessflat.analysis.results import Run
+from hessflat.errors import InputError
+
+VERDICTS = ("holds", "fails", "undecided", "not run")
+Record = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """An experiment at one scale, the runs that are there, and those that are not (the command that makes each)."""
+
+    experiment: Experiment
+    scale: str
+    runs: Sequence[Run]
+    missing: Sequence[str] = ()
+
+    @property
+    def slug(self) -> str:
+        """`<experiment>-<scale>`: the section's anchor and the start of its figures' names."""
+        return f"{self.experiment.id}-{self.scale}"
+
+
+def judge(entry: Entry) -> list[Record]:
+    """One record per claim, in the order of the experiment."""
+    return [_record(entry, claim, _evidence(entry, claim)) for claim in entry.experiment.claims]
+
+
+def count_verdicts(records: Iterable[Record]) -> dict[str, int]:
+    """How many claims have each verdict, in the order of `VERDICTS`, zeros left out."""
+    records = list(records)
+    counts = {verdict: sum(record["verdict"] == verdict for record in records) for verdict in VERDICTS}
+    return {verdict: count for verdict, count in counts.items() if count}
+
+
+def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records grouped by paper, papers in the order they first appear in."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["paper"], []).append(record)
+    return groups
+
+
+def _evidence(entry: Entry, claim: Claim) -> Evidence:
+    if not entry.runs:
+        return Evidence("", "", 0, "not run", f"no runs{_how_to_run(entry)}")
+    try:
+        evidence = claim.decide(entry.runs)
+    except InputError as error:
+        # A measurement that is missing must not keep the other claims from being reported.
+        return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
+    if evidence.verdict == "not run":
+        return evidence._replace(explanation=f"{evidence.explanation}{_how_to_run(entry)}")
+    if entry.missing:
+        return evidence._replace(explanation=f"{evidence.explanation}; {len(entry.missing)} planned run(s) missing")
+    return evidence
+
+
+def _how_to_run(entry: Entry) -> str:
+    if not entry.missing:
+        return ""
+    others = f" (and {len(entry.missing) - 1} more)" if len(entry.missing) > 1 else ""
+    return f"; missing: {entry.missing[0]}{others}"
+
+
+def _record(entry: Entry, claim: Claim, evidence: Evidence) -> Record:
+    return {
+        "experiment": entry.experiment.id,
+        "claim": claim.id,
+        "paper": claim.paper,
+        "where": claim.where,
+        "statement": claim.statement,
+        "paper_value": claim.paper_value,
+        "value": evidence.value,
+        "spread": evidence.spread,
+        "seeds": evidence.seeds,
+        "rule": claim.rule,
+        "verdict": evidence.verdict,
+        "scale": entry.scale,
+        "runs": [run.path for run in entry.runs],
+        "explanation": evidence.explanation,
+    }
