@@ -4,12 +4,13 @@ shift, scale = SCALINGS["standardised"](train_inputs, 255.0)
 inputs = apply((shift, scale), test_inputs)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from hessflat.errors import InputError
 
+BLOCK = 1000
 Affine = tuple[np.ndarray | np.float32, np.ndarray | np.float32]
 
 
@@ -67,18 +68,21 @@ def _known(name: str, max_value: float | None) -> float:
 
 
 def _moments(train: np.ndarray, axes: tuple[int, ...]) -> Affine:
-    """Mean and standard deviation over `axes` (the first of them is examples), in float64 until the end.
+    """Mean and standard deviation over `axes`, of which the first is examples; 1 where the deviation is 0.
 
-    Blocks keep the float64 copies small. Where the deviation is 0 the scale is 1, so the result there is 0.
+    Sums are taken in float64, of differences from the first example: a component that never varies then has a
+    deviation of exactly 0. Blocks keep the float64 copies small.
     """
-    count = np.prod([train.shape[axis] for axis in axes])
-    mean = sum(block.sum(axes) for block in _blocks(train)) / count
-    variance = sum(np.square(block - mean).sum(axes) for block in _blocks(train)) / count
-    # Rounding leaves a constant component with a variance of about 1e-32 times its square instead of 0.
-    varies = variance > 1e-20 * np.square(mean)
-    return mean.astype(np.float32), np.sqrt(np.where(varies, variance, 1.0)).astype(np.float32)
-
-
-def _blocks(inputs: np.ndarray, size: int = 2000) -> Iterator[np.ndarray]:
-    for start in range(0, len(inputs), size):
-        yield inputs[start : start + size].astype(np.float64)
+    origin = train[0].astype(np.float64)
+    total, total_of_squares = np.zeros_like(origin), np.zeros_like(origin)
+    for start in range(0, len(train), BLOCK):
+        difference = train[start : start + BLOCK] - origin
+        total += difference.sum(0)
+        total_of_squares += np.einsum("n...,n...->...", difference, difference)
+    mean = total / len(train)
+    variance = np.maximum(total_of_squares / len(train) - np.square(mean), 0.0)
+    # Over pixels: the mean variance of a pixel plus the variance of the pixels' means.
+    pixels = tuple(axis - 1 for axis in axes[1:])
+    mean += origin
+    variance = variance.mean(pixels) + mean.var(pixels)
+    return mean.mean(pixels).astype(np.float32), np.sqrt(np.where(variance > 0, variance, 1.0)).astype(np.float32)

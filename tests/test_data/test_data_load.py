@@ -1,0 +1,170 @@
+"""`load`: splits, scalings and every refusal, on data that needs no preparation."""
+
+import numpy as np
+import pytest
+
+from hessflat.data import ORDERS, SCALINGS, SOURCES, Source, load
+from hessflat.errors import InputError
+
+
+def as_rows(split):
+    return [row.tobytes() for row in split["inputs"]]
+
+
+def register(monkeypatch, name="own", **changes):
+    """A source of 40 examples of 4 components and 2 classes, with some of its fields changed."""
+    inputs = np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)
+    source = Source({"inputs": inputs, "labels": np.arange(40) % 2}, None, 2, None, "own data")
+    monkeypatch.setitem(SOURCES, name, lambda: source._replace(**changes))
+    return source
+
+
+def test_digits_have_documented_shapes_and_types():
+    data = load("digits")
+    assert (data.num_classes, data.name) == (10, "digits")
+    assert [len(part["labels"]) for part in data[:3]] == [1258, 180, 359]
+    for part in data[:3]:
+        assert part["inputs"].dtype == np.float32
+        assert part["labels"].dtype == np.int32
+        assert part["inputs"].shape == (len(part["labels"]), 8, 8, 1)
+    assert "1258 training" in data.description
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_splits_are_disjoint_and_cover_everything(order):
+    data = load("blobs", scaling="raw", order=order, test_size=0.25, validation_size=50)
+    rows = [row for part in data[:3] for row in as_rows(part)]
+    assert len(rows) == len(set(rows)) == 600
+
+
+def test_splits_and_their_beginnings_are_stratified():
+    data = load("blobs", {"num_classes": 5, "num_examples": 1003}, train_size=402, test_size=201)
+    for part in (*data[:3], {"labels": data.train["labels"][:37]}):
+        counts = np.bincount(part["labels"], minlength=5)
+        assert counts.max() - counts.min() <= 2
+
+
+def test_unequal_classes_keep_their_shares(monkeypatch):
+    labels = (np.arange(400) >= 300).astype(np.int32)
+    inputs = np.arange(400, dtype=np.float32)[:, None]
+    register(monkeypatch, train={"inputs": inputs, "labels": labels})
+    data = load("own", train_size=100, validation_size=40, test_size=60)
+    assert [int(part["labels"].sum()) for part in data[:3]] == [25, 10, 15]
+
+
+def test_a_smaller_training_split_is_the_beginning_of_a_larger_one():
+    small, large = (load("blobs", scaling="raw", train_size=size) for size in (50, 300))
+    np.testing.assert_array_equal(small.train["inputs"], large.train["inputs"][:50])
+    np.testing.assert_array_equal(small.test["inputs"], large.test["inputs"])
+    np.testing.assert_array_equal(small.validation["inputs"], large.validation["inputs"])
+
+
+def test_stored_order_trains_on_the_first_examples():
+    inputs = SOURCES["digits"]().train["inputs"]
+    data = load("digits", scaling="raw", order="stored", train_size=100)
+    np.testing.assert_array_equal(data.train["inputs"], inputs[:100])
+    np.testing.assert_array_equal(data.test["inputs"], inputs[-359:])
+
+
+def test_same_arguments_give_same_arrays_and_others_another_checksum():
+    first, again = load("digits"), load("digits")
+    np.testing.assert_array_equal(first.train["inputs"], again.train["inputs"])
+    assert first.checksum == again.checksum
+    changes = ({"split_seed": 1}, {"scaling": "unit"}, {"validation_size": 0.2}, {"order": "stored"})
+    sums = {first.checksum, *(load("digits", **change).checksum for change in changes)}
+    assert len(sums) == 1 + len(changes)
+    assert load("blobs").checksum != load("blobs", {"seed": 1}).checksum
+
+
+def test_no_validation_split_is_an_empty_one():
+    data = load("digits", validation_size=0)
+    assert data.validation["inputs"].shape == (0, 8, 8, 1)
+    assert len(data.train["labels"]) == 1797 - 359
+
+
+def test_own_test_split_is_kept_or_cut(monkeypatch):
+    test = {"inputs": np.arange(80, dtype=np.float32).reshape(20, 4), "labels": np.arange(20) % 2}
+    register(monkeypatch, test=test)
+    assert len(load("own").test["labels"]) == 20
+    assert np.bincount(load("own", test_size=0.5).test["labels"]).tolist() == [5, 5]
+    assert len(load("own", validation_size=0).train["labels"]) == 40
+    with pytest.raises(InputError, match=r"data.test_size must be at most 20.*got 21; lower it"):
+        load("own", test_size=21)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "formula"),
+    [
+        ("raw", lambda x, train: x),
+        ("unit", lambda x, train: x / 16),
+        ("symmetric", lambda x, train: x / 8 - 1),
+        ("standardised", lambda x, train: (x - train.mean()) / train.std()),
+    ],
+)
+def test_scaling_formulas(scaling, formula):
+    raw, scaled = load("digits", scaling="raw"), load("digits", scaling=scaling)
+    train = raw.train["inputs"].astype(np.float64)
+    for before, after in zip(raw[:3], scaled[:3], strict=True):
+        np.testing.assert_allclose(after["inputs"], formula(before["inputs"], train), atol=2e-6)
+
+
+def test_pixelwise_scaling_keeps_constant_pixels_at_zero():
+    raw, scaled = load("digits", scaling="raw"), load("digits", scaling="pixelwise")
+    constant = np.ptp(raw.train["inputs"], axis=0) == 0
+    assert constant.any()
+    assert not scaled.train["inputs"][:, constant].any()
+    varying = scaled.train["inputs"][:, ~constant].astype(np.float64)
+    np.testing.assert_allclose(varying.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(varying.std(0), 1, atol=1e-5)
+
+
+def test_standardised_is_per_channel():
+    train = np.random.default_rng(0).integers(0, 256, (2300, 3, 4, 2)).astype(np.uint8)
+    train[..., 1] //= 4
+    shift, scale = SCALINGS["standardised"](train, 255.0)
+    np.testing.assert_allclose(shift, train.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(scale, train.std((0, 1, 2)), rtol=1e-6)
+    assert SCALINGS["standardised"](np.full((5, 2, 2, 1), 7, np.uint8), 255.0)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("digit",), {}, r"'digit' is not prepared; did you mean 'digits'\? if not, run: make data DATASETS=\"digit\""),
+        (("mnist",), {}, r"^data set 'mnist' is not prepared; run: make data DATASETS=\"mnist\"$"),
+        (("digits",), {"scaling": "standardized"}, "data.scaling must be one of raw, unit, .*got 'standardized'"),
+        (("digits",), {"order": "random"}, "data.order must be one of stratified, stored"),
+        (("digits",), {"train_size": 10.5}, "data.train_size must be a fraction below 1 or a whole number"),
+        (("digits",), {"validation_size": -1}, "data.validation_size must be"),
+        (("digits",), {"split_seed": -1}, "data.split_seed must be at least 0"),
+        (("digits",), {"train_size": 1500}, "has 1797 examples to split, got .* 2039 together; lower one of them"),
+        (("digits",), {"test_size": 1797, "validation_size": 0}, "leaves none to train on; lower one of them"),
+        (("digits",), {"validation_size": 0.0001}, "leaves an empty split; raise it or set it to 0"),
+        (("digits", {"seed": 1}), {}, "'digits' has no settings of its own, got seed; leave them out"),
+        (("blobs", {"spreed": 1.0}), {}, "unknown setting of data set 'blobs' 'spreed'; did you mean 'spread'"),
+        (("blobs", {"spread": 0.0}), {}, "blobs.spread must be above 0 and finite, got 0.0"),
+        (("blobs", {"num_examples": 2}), {}, "blobs.num_examples must be at least blobs.num_classes = 3, got 2"),
+        (("blobs",), {"scaling": "unit"}, "needs pixels with a known maximum"),
+    ],
+)
+def test_refusals_are_one_line(arguments, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("HESSFLAT_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=message) as refusal:
+        load(*arguments, **settings)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"inputs": np.full((4, 2), np.nan, np.float32), "labels": np.arange(4) % 2}, "got 8 values that are NaN"),
+        ({"inputs": np.ones((4, 2)), "labels": np.arange(4)}, "labels must be integers from 0 to 1, got 0 to 3"),
+        ({"inputs": np.ones((4, 2)), "labels": np.zeros(4)}, "labels must be integers"),
+        ({"inputs": np.ones((4, 2)), "labels": np.zeros(3, int)}, r"expected inputs \[n, ...\] with labels \[n\]"),
+        ({"inputs": np.ones((0, 2)), "labels": np.zeros(0, int)}, "has no examples"),
+    ],
+)
+def test_unusable_sources_are_refused(train, message, monkeypatch):
+    register(monkeypatch, train=train)
+    with pytest.raises(InputError, match=message):
+        load("own")
