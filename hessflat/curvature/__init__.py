@@ -1,0 +1,65 @@
+"""Curvature of any JAX loss: operators, spectra with error bars, extremal eigenpairs, input-output Jacobians.
+
+An operator is a linear map on parameter trees; a measurement only ever sees the map.
+
+>>> import jax, jax.numpy as jnp
+>>> import hessflat.curvature as cv
+>>> def loss(params, batch):
+...     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+>>> x = jax.random.normal(jax.random.key(0), (50, 3))
+>>> data = cv.Batches({"x": x, "y": x.sum(axis=1)}, batch_size=16)
+>>> H = cv.hessian(loss, {"w": jnp.zeros(3)}, data)
+>>> spectrum = cv.spectrum(H, jax.random.key(1), num_steps=3, num_probes=4)
+>>> bool(jnp.allclose(spectrum.largest.value, cv.eigvalsh(H)[-1], rtol=1e-5))
+True
+>>> round(float(cv.sharpness(H + 1.0, jax.random.key(2)).value - spectrum.largest.value), 4)
+1.0
+"""
+
+from hessflat.curvature.batches import Batches
+from hessflat.curvature.checks import Check, check
+from hessflat.curvature.dense import eigvalsh
+from hessflat.curvature.estimates import Estimate
+from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
+from hessflat.curvature.hutchinson import frobenius, trace
+from hessflat.curvature.jacobian import jacobian_norms
+from hessflat.curvature.lanczos import Tridiagonals, lanczos
+from hessflat.curvature.operators import Operator
+from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian
+from hessflat.curvature.spectrum import (
+    Density,
+    RitzValue,
+    Spectrum,
+    ZeroMass,
+    spectrum,
+    spectrum_from_arrays,
+    spectrum_to_arrays,
+)
+
+__all__ = [
+    "Batches",
+    "Check",
+    "Density",
+    "EigenPairs",
+    "Estimate",
+    "Operator",
+    "RitzValue",
+    "Spectrum",
+    "Tridiagonals",
+    "ZeroMass",
+    "check",
+    "eigenpairs",
+    "eigvalsh",
+    "fisher",
+    "frobenius",
+    "from_matvec",
+    "gauss_newton",
+    "hessian",
+    "jacobian_norms",
+    "lanczos",
+    "sharpness",
+    "spectrum",
+    "spectrum_from_arrays",
+    "spectrum_to_arrays",
+    "trace",
+]

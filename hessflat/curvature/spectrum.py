@@ -1,0 +1,197 @@
+"""The spectral density by stochastic Lanczos quadrature, and what can be read off it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from hessflat import fold
+from hessflat.curvature import estimates, precision
+from hessflat.curvature.estimates import Estimate
+from hessflat.curvature.krylov import Reorthogonalise
+from hessflat.curvature.lanczos import lanczos
+from hessflat.curvature.operators import Operator
+from hessflat.curvature.probes import Probe
+from hessflat.curvature.tridiagonal import ritz
+from hessflat.errors import InputError
+
+
+class RitzValue(NamedTuple):
+    """An eigenvalue estimate; some eigenvalue of the operator lies within `residual` of it (up to rounding)."""
+
+    value: float
+    residual: float
+
+
+class ZeroMass(NamedTuple):
+    """The share of eigenvalues at zero, as the weight of the Ritz values nearest to it."""
+
+    weight: Estimate
+    value: Estimate  # the weighted mean of those Ritz values
+    weights: np.ndarray  # [k] per probe
+    values: np.ndarray  # [k] per probe
+
+
+class Density(NamedTuple):
+    """A smoothed density on a grid, with its standard error over probes."""
+
+    grid: np.ndarray  # [g]
+    mean: np.ndarray  # [g] integrates to one over the whole line
+    standard_error: np.ndarray  # [g]
+    width: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Nodes and weights of k probes with m steps: Σ_i weights f(nodes) estimates Tr f(A) / P.
+
+    Per probe v the quadrature is exact for vᵀ p(A) v where the degree of p is at most 2m − 1. From `num_valid` on,
+    where the Krylov space was exhausted, nodes, weights and residuals are zero.
+    """
+
+    nodes: np.ndarray  # [k, m] Ritz values, ascending
+    weights: np.ndarray  # [k, m] sum to one per probe
+    residuals: np.ndarray  # [k, m] |β_m s_mi|
+    num_valid: np.ndarray  # [k]
+    orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|
+    size: int  # P
+    num_products: int
+    seconds: float  # wall time of the measurement, compilation included
+    precision: str  # of matrix products
+    dtype: str
+
+    @property
+    def trace(self) -> Estimate:
+        """Tr A."""
+        return estimates.mean(self.size * self._integral(lambda x: x))
+
+    @property
+    def mean_eigenvalue(self) -> Estimate:
+        """Tr A / P."""
+        return estimates.mean(self._integral(lambda x: x))
+
+    @property
+    def second_moment(self) -> Estimate:
+        """Σ λ² / P, the number that Granziol (2020) lists as a Frobenius norm."""
+        return estimates.mean(self._integral(np.square))
+
+    @property
+    def frobenius(self) -> Estimate:
+        """‖A‖_F = (Σ λ²)^½."""
+        return estimates.square_root(estimates.mean(self.size * self._integral(np.square)))
+
+    @property
+    def largest(self) -> RitzValue:
+        """The largest Ritz value over probes: λ_max is at least that, up to rounding."""
+        return self._extreme(np.argmax, -np.inf)
+
+    @property
+    def smallest(self) -> RitzValue:
+        """The smallest Ritz value over probes: λ_min is at most that, up to rounding."""
+        return self._extreme(np.argmin, np.inf)
+
+    @property
+    def noise_floor(self) -> float:
+        """Rounding of the working precision at the largest |λ|: smaller eigenvalues cannot be told from zero."""
+        return float(np.finfo(self.dtype).eps * np.abs(self.nodes).max())
+
+    def zero_mass(self, kind: Literal["hessian", "gauss_newton"]) -> ZeroMass:
+        """The weight at zero (Granziol 2020, 3.2 and appendix D).
+
+        For a Hessian the two Ritz values nearest zero are combined, since Lanczos splits the one peak in two; for a
+        Gauss-Newton matrix the nearest stands alone. We depart in one point: Ritz values within the noise floor are
+        zero as far as can be told, so they all count.
+        """
+        if kind not in ("hessian", "gauss_newton"):
+            raise InputError(f"kind must be 'hessian' or 'gauss_newton', got {kind!r}")
+        count = 2 if kind == "hessian" else 1
+        pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
+        weights, values = pairs.T
+        return ZeroMass(estimates.mean(weights), estimates.mean(values), weights, values)
+
+    def density(self, grid: np.ndarray, width: float | None = None) -> Density:
+        """The density broadened by Gaussians of standard deviation `width` (default: 1 % of the range of nodes)."""
+        if width is None:
+            width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
+        if not width > 0:
+            raise InputError(f"width must be above 0, got {width!r}")
+        grid = np.asarray(grid, np.float64)
+        offsets = (grid[:, None, None] - self.nodes[None]) / width
+        bumps = np.exp(-0.5 * offsets**2) / (width * np.sqrt(2 * np.pi))
+        each = np.einsum("gkm,km->gk", bumps, self.weights)
+        columns = [estimates.mean(row) for row in each]
+        mean, error = np.array(columns).reshape(-1, 2).T
+        return Density(grid, mean, error, float(width))
+
+    def _integral(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return (self.weights * function(self.nodes)).sum(axis=1)
+
+    def _extreme(self, choose: Callable[[np.ndarray], np.intp], invalid: float) -> RitzValue:
+        in_use = np.arange(self.nodes.shape[1])[None, :] < self.num_valid[:, None]
+        position = choose(np.where(in_use, self.nodes, invalid))
+        return RitzValue(float(self.nodes.flat[position]), float(self.residuals.flat[position]))
+
+    def _near_zero(self, probe: int, count: int) -> tuple[float, float]:
+        valid = self.num_valid[probe]
+        nodes, weights = self.nodes[probe, :valid], self.weights[probe, :valid]
+        chosen = np.argsort(np.abs(nodes))[: max(count, int((np.abs(nodes) <= self.noise_floor).sum()))]
+        weight = weights[chosen].sum()
+        value = (weights[chosen] * nodes[chosen]).sum() / weight if weight > 0 else nodes[chosen].mean()
+        return float(weight), float(value)
+
+
+def spectrum(
+    op: Operator,
+    key: Array,
+    num_steps: int = 100,
+    num_probes: int = 1,
+    reorthogonalise: Reorthogonalise = "full",
+    probe: Probe = "rademacher",
+    loop: fold.Loop | None = None,
+    together: bool | None = None,
+) -> Spectrum:
+    """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019): the arguments are those of `lanczos`.
+
+    Raises:
+        InputError: as `lanczos`.
+    """
+    began = time.perf_counter()
+    result = lanczos(op, key, num_steps, num_probes, reorthogonalise, probe, loop=loop, together=together)
+    nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
+    for k, valid in enumerate(result.num_valid):
+        solved = ritz(result.alphas[k], result.betas[k], valid)
+        nodes[k, :valid], weights[k, :valid], residuals[k, :valid] = solved.values, solved.weights, solved.residuals
+    return Spectrum(
+        nodes,
+        weights,
+        residuals,
+        num_valid=result.num_valid,
+        orthogonality=result.orthogonality,
+        size=op.size,
+        num_products=int(result.num_valid.sum()),
+        seconds=time.perf_counter() - began,
+        precision=precision.name(),
+        dtype=str(op.dtype),
+    )
+
+
+def spectrum_to_arrays(spectrum: Spectrum) -> dict[str, np.ndarray]:
+    """Every field as a plain NumPy array, for `np.savez`."""
+    return {field.name: np.asarray(getattr(spectrum, field.name)) for field in dataclasses.fields(Spectrum)}
+
+
+def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
+    """The inverse of `spectrum_to_arrays`; takes what `np.load` gives.
+
+    Raises:
+        InputError: fields that are missing.
+    """
+    names = [field.name for field in dataclasses.fields(Spectrum)]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(f"a stored spectrum must hold {', '.join(names)}; missing: {', '.join(missing)}")
+    values: dict[str, Any] = {name: np.asarray(arrays[name]) for name in names}
+    return Spectrum(**{name: value if value.ndim else value.item() for name, value in values.items()})
