@@ -49,7 +49,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the facts behind the JSON file at `path`, checked against their checksum."""
     try:
         facts = json.loads(path.read_text())
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a file open that turns out to be no archive.
+        with path.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         intact = checksum_of(arrays) == facts["sha256"]
         name = facts["name"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from hessflat.errors import InputError
 
-BLOCK = 1000
+BLOCK = 256
 Affine = tuple[np.ndarray | np.float32, np.ndarray | np.float32]
 
 
@@ -78,7 +78,7 @@ def _moments(train: np.ndarray, axes: tuple[int, ...]) -> Affine:
     for start in range(0, len(train), BLOCK):
         difference = train[start : start + BLOCK] - origin
         total += difference.sum(0)
-        total_of_squares += np.einsum("n...,n...->...", difference, difference)
+        total_of_squares += np.square(difference, out=difference).sum(0)
     mean = total / len(train)
     variance = np.maximum(total_of_squares / len(train) - np.square(mean), 0.0)
     # Over pixels: the mean variance of a pixel plus the variance of the pixels' means.

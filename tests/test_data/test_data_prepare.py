@@ -1,0 +1,195 @@
+"""Preparation through TFDS from tiny files in the published formats; no network."""
+
+import gzip
+import hashlib
+import io
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+
+from hessflat.data import catalogue, load, prepared
+from hessflat.data.__main__ import main
+from hessflat.data.originals import ORIGINALS
+from hessflat.data.prepare import prepare
+from hessflat.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HESSFLAT_DATA", str(tmp_path / "cache"))
+
+    def no_network(*arguments, **settings):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(catalogue.urllib.request, "urlopen", no_network)
+    return tmp_path / "cache"
+
+
+def idx(array):
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def mnist_files(seed=0):
+    random = np.random.default_rng(seed)
+    files, arrays = {}, {}
+    for split, part, count in (("train", "train", 40), ("test", "t10k", 20)):
+        images = random.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        files |= {f"{part}-images-idx3-ubyte.gz": idx(images), f"{part}-labels-idx1-ubyte.gz": idx(labels)}
+        arrays[split] = images, labels
+    return files, arrays
+
+
+def cifar_arrays(counts, seed=0):
+    random = np.random.default_rng(seed)
+    images = [random.integers(0, 256, (count, 3072)).astype(np.uint8) for count in counts]
+    return images, [random.integers(0, 10, count).astype(np.uint8) for count in counts]
+
+
+def write(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def known(name, layout, files):
+    """The published layout with the digests of the tiny files, so that the rest of it is exercised as it is."""
+    digests = {key: hashlib.md5(content).hexdigest() for key, content in files.items()}
+    return {name: (ORIGINALS[name][layout]._replace(digests=digests),)}
+
+
+def channels_last(rows):
+    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def test_mnist_from_a_folder(tmp_path, cache, capsys):
+    files, arrays = mnist_files()
+    write(tmp_path / "files" / "MNIST", files)
+    path = prepare("mnist", tmp_path / "files", originals=known("mnist", 0, files))
+    assert "40 train and 20 test images of 28x28x1" in capsys.readouterr().out
+    assert path == cache / "mnist-3.0.1.json"
+    assert sorted(entry.name for entry in cache.iterdir()) == ["mnist-3.0.1.json", "mnist-3.0.1.npz"]
+    data = load("mnist", scaling="raw", order="stored", validation_size=0)
+    for split, (images, labels) in arrays.items():
+        # TFDS shuffles by a hash, so compare as sets of (image, label).
+        came = getattr(data, split)
+        pairs = {(image.tobytes(), label) for image, label in zip(images, labels, strict=True)}
+        stored = came["inputs"].astype(np.uint8)
+        assert {(i.tobytes(), label) for i, label in zip(stored, came["labels"], strict=True)} == pairs
+
+
+def test_preparing_again_does_nothing_until_it_is_damaged(tmp_path, cache, capsys):
+    files, _ = mnist_files()
+    write(tmp_path / "files", files)
+    originals = known("mnist", 0, files)
+    path = prepare("mnist", tmp_path / "files", originals=originals)
+    assert prepare("mnist", None, originals=originals) == path
+    assert "mnist is already prepared" in capsys.readouterr().out
+    path.with_suffix(".npz").write_bytes(b"")
+    prepare("mnist", tmp_path / "files", originals=originals)
+    assert "is damaged; preparing it again" in capsys.readouterr().out
+    assert len(load("mnist").test["labels"]) == 20
+
+
+def cifar_binary_files(images, labels):
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    rows = (np.concatenate([of[:, None], image], 1) for image, of in zip(images, labels, strict=True))
+    return dict(zip(names, (row.tobytes() for row in rows), strict=True))
+
+
+def assert_cifar(images, labels):
+    data = load("cifar10", scaling="raw", order="stored", validation_size=0)
+    np.testing.assert_array_equal(data.train["inputs"], channels_last(np.concatenate(images[:5])))
+    np.testing.assert_array_equal(data.train["labels"], np.concatenate(labels[:5]))
+    np.testing.assert_array_equal(data.test["inputs"], channels_last(images[5]))
+    np.testing.assert_array_equal(data.test["labels"], labels[5])
+
+
+def test_cifar_batches_come_back_in_their_order(tmp_path):
+    images, labels = cifar_arrays((4, 5, 6, 7, 8, 9))
+    files = cifar_binary_files(images, labels)
+    write(tmp_path / "files" / "cifar-10-batches-bin", files)
+    prepare("cifar10", tmp_path / "files", originals=known("cifar10", 0, files), report=lambda line: None)
+    assert_cifar(images, labels)
+
+
+def test_cifar_archive_of_pickled_batches(tmp_path):
+    images, labels = cifar_arrays((4, 3, 3, 3, 3, 5))
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    files = {
+        name: pickle.dumps({"data": image, "labels": of.tolist()}, protocol=2)
+        for name, image, of in zip(names, images, labels, strict=True)
+    }
+    (tmp_path / "files").mkdir()
+    with tarfile.open(tmp_path / "files" / "cifar-10-python.tar.gz", "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    prepare("cifar10", tmp_path / "files", originals=known("cifar10", 1, files), report=lambda line: None)
+    assert_cifar(images, labels)
+
+
+def test_cifar100_keeps_the_fine_labels(tmp_path):
+    images, fine = cifar_arrays((6, 4))
+    rows = [np.concatenate([of[:, None] // 5, of[:, None] * 9, i], 1) for i, of in zip(images, fine, strict=True)]
+    files = {"train.bin": rows[0].tobytes(), "test.bin": rows[1].tobytes()}
+    write(tmp_path / "files", files)
+    prepare("cifar100", tmp_path / "files", originals=known("cifar100", 0, files), report=lambda line: None)
+    data = load("cifar100", scaling="raw", order="stored", validation_size=0)
+    np.testing.assert_array_equal(data.train["labels"], fine[0] * 9)
+    np.testing.assert_array_equal(data.test["inputs"], channels_last(images[1]))
+    assert data.num_classes == 100
+
+
+def test_extracted_files_without_a_known_digest_are_not_taken(tmp_path):
+    write(tmp_path, {"train.bin": b"", "test.bin": b""})
+    with pytest.raises(InputError, match=r"found no cifar-100-binary.tar.gz or cifar-100-python.tar.gz in"):
+        prepare("cifar100", tmp_path)
+
+
+def refusal(name, files=None, **settings):
+    with pytest.raises(InputError) as error:
+        prepare(name, files, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_wrong_files_are_named(tmp_path):
+    files, _ = mnist_files()
+    write(tmp_path, files)
+    line = refusal("mnist", tmp_path)
+    assert "train-images-idx3-ubyte.gz in" in line
+    assert "not the original file (its checksum differs); download again from https://" in line
+    write(tmp_path / "other", {"cifar-10-binary.tar.gz": b"not an archive"})
+    assert "not the original archive" in refusal("cifar10", tmp_path / "other")
+
+
+def test_missing_files_and_no_network_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "found no train-images-idx3-ubyte.gz" in refusal("mnist", tmp_path / "empty")
+    assert "give one that exists" in refusal("mnist", tmp_path / "none")
+    assert "cannot reach https://" in refusal("mnist")
+
+
+def test_names_that_cannot_be_prepared(monkeypatch):
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    assert "unknown data set 'minst'; did you mean 'mnist'" in refusal("minst")
+    assert "pip install 'hessflat[data]'" in refusal("svhn_cropped")
+    assert "is not image classification" in refusal("ag_news_subset")
+    assert "expected one shape for all" in refusal("imagenette")
+
+
+def test_command_prepares_what_it_can(tmp_path, capsys):
+    status = main(["prepare", "digits", "minst", "--from", "", "--cache", str(tmp_path / "c")])
+    output = capsys.readouterr()
+    assert status == 2
+    assert output.out == "digits needs no preparation\n"
+    assert output.err.startswith("unknown data set 'minst'")
+    assert main(["list"]) == 0
+    assert "no data set is prepared in" in capsys.readouterr().out
+    assert prepared() == []
