@@ -33,10 +33,7 @@ def choice(registry: Mapping[str, Callable], default: str, doc: str) -> Schema:
 def from_schema(schema: Schema) -> ConfigDict:
     """The locked configuration that holds every default of `schema`."""
     config = ConfigDict(
-        {
-            name: entry.default if isinstance(entry, Setting) else from_schema(entry)
-            for name, entry in schema.items()
-        },
+        {name: entry.default if isinstance(entry, Setting) else from_schema(entry) for name, entry in schema.items()},
         convert_dict=True,
     )
     return config.lock()
@@ -113,6 +110,17 @@ def flatten_values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flatten_plain(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a configuration read from JSON, lists as the tuples they were."""
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_plain(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A locked copy of `config` with values changed by dotted name; names and types must exist."""
     changed = config.copy_and_resolve_references()
@@ -171,9 +179,7 @@ def chain(*sweeps: Sequence[Overrides]) -> list[Overrides]:
 def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequence[Overrides]:
     if not isinstance(grid, Mapping):
         return grid
-    return [
-        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def load_module(path: str | Path, *needed: str) -> ModuleType:
@@ -201,12 +207,14 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def from_command_line(target: str, arguments: Sequence[str]) -> ConfigDict:
-    """The configuration of `path.py:scale` with `--config.name=value` arguments applied, typed and checked by name."""
+    """The configuration of `path.py:scale` with `--config.name=value` arguments applied."""
     path, scale = split_target(target)
-    config = load_module(path, "get_config").get_config(scale)
+    return with_arguments(load_module(path, "get_config").get_config(scale), arguments)
+
+
+def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """A locked copy with `--config.name=value` arguments applied, names and types checked."""
     for argument in arguments:
-        if not argument.startswith("--config."):
-            raise InputError(f"unknown argument {argument!r}; settings are given as --config.NAME=VALUE")
         name, equals, _ = argument.removeprefix("--config.").partition("=")
         if isinstance(get(config, name), ConfigDict):
             raise InputError(f"config.{name} is a group of settings; {nearest(name + '.', flatten_values(config))}")
@@ -214,9 +222,10 @@ def from_command_line(target: str, arguments: Sequence[str]) -> ConfigDict:
             raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
     values = flags.FlagValues()
     program = ["hessflat", *arguments]
-    config_flags.DEFINE_config_dict("config", config.copy_and_resolve_references(), flag_values=values, sys_argv=program)
+    copy = config.copy_and_resolve_references()
+    # This declares one typed flag per setting, so that absl parses and refuses the values.
+    config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=program)
     try:
-        # DEFINE_config_dict declares one typed flag per setting, so that absl parses and refuses the values.
         values(program)
     except flags.Error as error:
         raise InputError(_plain_flag_error(str(error), config)) from error

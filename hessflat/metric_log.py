@@ -13,8 +13,7 @@ from hessflat.files import write_atomically
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line and wait until it is on the disk. Values that are not finite are written as null."""
     finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
     }
     with path.open("a") as file:
         file.write(json.dumps(finite, allow_nan=False) + "\n")

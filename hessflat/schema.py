@@ -1,5 +1,8 @@
 """Every setting of a run: its default, its range and what it means. `python -m hessflat.schema` prints them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from hessflat import config as configuration
@@ -70,6 +73,11 @@ def validate(config: ConfigDict) -> ConfigDict:
 def effective(config: ConfigDict) -> dict:
     """The configuration as nested plain data, without settings of builders that were not chosen."""
     return configuration.effective(config, SCHEMA)
+
+
+def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that `effective` wrote; settings of builders that were not chosen are at their defaults."""
+    return configuration.override(configuration.from_schema(SCHEMA), configuration.flatten_plain(plain))
 
 
 def main() -> None:

@@ -14,9 +14,7 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
 def size(subject: Subject) -> tuple[Scalars, Arrays]:
     """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
     count = num_params(subject.params)
-    rank = rank_bound(
-        subject.num_classes, num_neurons(subject.params), input_size(subject.splits["train"]["inputs"])
-    )
+    rank = rank_bound(subject.num_classes, num_neurons(subject.params), input_size(subject.splits["train"]["inputs"]))
     return {
         "weight_norm": float(optax.global_norm(subject.params)),
         "num_params": count,

@@ -48,10 +48,10 @@ def _numbers(spectrum: cv.Spectrum, name: str) -> Scalars:
     }
     scalars: Scalars = {
         "lambda_max": largest.value,
-        "lambda_max_bound": largest.bound,
+        "lambda_max_bound": largest.residual,
         "lambda_min": smallest.value,
-        "lambda_min_bound": smallest.bound,
-        "zero_value": mass.value,
+        "lambda_min_bound": smallest.residual,
+        "zero_value": mass.value.value,
         "noise_floor": spectrum.noise_floor,
     }
     for key, estimate in estimates.items():

@@ -1,5 +1,7 @@
 """Checkpoints by orbax: saved in the background, restored only into a state of the same tree, shapes and dtypes."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,18 @@ from hessflat.files import full_disk_named
 def open_folder(folder: Path) -> ocp.CheckpointManager:
     """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
     return ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(create=True))
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of a run that may still be running, for reading alone."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; train the run first")
+    manager = ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(create=False, read_only=True))
+    try:
+        yield manager
+    finally:
+        manager.close()
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:

@@ -3,7 +3,7 @@
 What differs between the runs of a sweep is in `Hyper`, as traced numbers; everything else is baked into the program.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,15 +47,27 @@ class Program(NamedTuple):
     """Pure functions of one training run.
 
     `init(hyper)` gives the state before the first step; `advance(state, hyper, train, start, stop)` takes the steps
-    `start <= step < stop`. `steps_per_epoch` counts a last batch that is smaller than the others as a step.
+    `start <= step < stop`; `advance_together` does so for stacked states and hyper-parameters.
+    `steps_per_epoch` counts a last batch that is smaller than the others as a step.
     """
 
     model: models.Model
+    num_classes: int
     init: Callable[[Hyper], TrainState]
     advance: Callable[[TrainState, Hyper, Split, int, int], TrainState]
+    advance_together: Callable[[TrainState, Hyper, Split, int, int], TrainState]
     steps_per_epoch: int
     num_steps: int
     loop: Loop
+
+    def advance_all(
+        self, states: Sequence[TrainState], hypers: Sequence[Hyper], train: Split, start: int, stop: int
+    ) -> list[TrainState]:
+        """One run as it is, several as one vectorised run."""
+        if len(states) == 1:
+            return [self.advance(states[0], hypers[0], train, start, stop)]
+        stacked = self.advance_together(_stack(states), _stack(hypers), train, start, stop)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
 
 
 def hyper_of(config: ConfigDict) -> Hyper:
@@ -145,7 +157,13 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
 
     loop = _choose(full_step, init, hyper_of(config), num_examples, inputs)
     advance = jax.jit(advance_compiled) if loop == "scan" else advance_from_host
-    return Program(model, jax.jit(init), advance, steps_per_epoch, config.train.epochs * steps_per_epoch, loop)
+    together = jax.jit(jax.vmap(advance_compiled, in_axes=(0, 0, None, None, None)))
+    num_steps = config.train.epochs * steps_per_epoch
+    return Program(model, num_classes, jax.jit(init), advance, together, steps_per_epoch, num_steps, loop)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _choose(step: Callable, init: Callable, hyper: Hyper, num_examples: int, inputs: jax.Array) -> Loop:

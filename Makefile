@@ -1,0 +1,67 @@
+# Every command of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+
+SCALE    ?= small
+EXP      ?= g_logistic
+CONFIG   ?= configs/g_mlp.py:small
+DATASETS ?= mnist
+FROM     ?=
+ARGS     ?=
+RUN      ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## make .venv and install the pinned versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) came; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
+	@echo "installing into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## the weight-decay study on real digits, from nothing to verdicts, in 90 seconds once installed
+	@$(PY) -m hessflat.experiment --exp="g_logistic g_mlp" --scale=small
+
+test: setup ## every test
+	@$(PY) -m pytest $(ARGS)
+
+test-fast: setup ## the tests that take seconds
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: setup ## style, formatting and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=folder of archives]
+	@$(PY) -m hessflat.data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)
+
+train: setup ## train and measure one configuration: CONFIG=configs/g_mlp.py:small [ARGS="--config.optim.lr=0.1"]
+	@$(PY) -m hessflat.train --config=$(CONFIG) $(ARGS)
+
+sweep: setup ## run every entry of a configuration's sweep: CONFIG=configs/g_mlp.py:small [ARGS=…]
+	@$(PY) -m hessflat.sweep --config=$(CONFIG) $(ARGS)
+
+measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
+	@$(PY) -m hessflat.measure --run="$(RUN)" $(ARGS)
+
+experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
+	@$(PY) -m hessflat.experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)
+
+report: setup ## redraw every figure and verdict from what is stored, without training
+	@$(PY) -m hessflat.report $(ARGS)
+
+doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix
+	@$(PY) -m hessflat.doctor
+
+clean: ## remove caches and .venv; runs and reports stay
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""What every command does around its work: one line for bad input, and compiled code kept between commands."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from hessflat.errors import InputError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Call `main` with the command's arguments; an `InputError` becomes one line and exit status 2."""
+    try:
+        keep_compiled_code()
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def keep_compiled_code() -> None:
+    """Keep what XLA compiles in `$HESSFLAT_CACHE` (`0` switches it off), a folder for each version and platform."""
+    folder = os.environ.get("HESSFLAT_CACHE", str(Path.home() / ".cache" / "hessflat" / "compiled"))
+    if folder == "0":
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"jaxlib-{jaxlib.__version__}"))
+    # Small programs are worth keeping too: a sweep's first minute is mostly compilation.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,72 @@
+"""Run an experiment end to end: `python -m hessflat.experiment --exp=g_logistic --scale=small`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hessflat import arguments, entry, progress, runner, sweep
+from hessflat.analysis.experiment import Experiment
+from hessflat.analysis.results import load_run
+from hessflat.config import SCALES, load_module
+from hessflat.errors import InputError, require_known
+from hessflat.report.build import Entry, build, print_summary
+
+FOLDER = Path("experiments")
+
+
+def names() -> list[str]:
+    """The experiments there are: every module of `experiments/` whose name does not start with an underscore."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(name: str) -> Experiment:
+    """The `EXPERIMENT` of `experiments/<name>.py`."""
+    require_known("experiment", [name], names())
+    experiment = load_module(FOLDER / f"{name}.py", "EXPERIMENT").EXPERIMENT
+    if experiment.id != name:
+        raise InputError(f"experiments/{name}.py has id {experiment.id!r}; an experiment is called like its file")
+    return experiment
+
+
+def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[runner.Job]:
+    """The runs that answer the experiment's question at a scale."""
+    return runner.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
+
+
+def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
+    """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
+    folders = [job.folder for job in jobs_of(experiment, scale, root)]
+    runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
+    there = {run.folder for run in runs}
+    return Entry(experiment, scale, runs, [str(folder) for folder in folders if folder not in there])
+
+
+def report_all(root: Path, out: Path) -> list[Entry]:
+    """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
+    entries = [collect(load(name), scale, root) for name in names() for scale in SCALES]
+    entries = [entry for entry in entries if entry.runs]
+    if not entries:
+        raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
+    build(entries, out)
+    return entries
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the experiments named in `--exp`, separated by spaces or commas, then redraw the report."""
+    own, settings = arguments.parse(argv, {"exp": None, "scale": "small", "root": "runs", "out": "report"})
+    if settings:
+        raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
+    require_known("scale", [own["scale"]], SCALES)
+    experiments = [load(name) for name in own["exp"].replace(",", " ").split()]
+    root, out = Path(own["root"]), Path(own["out"])
+    jobs = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
+    with progress.reporting(sum(runner.work_of(job.config) for job in jobs)) as reporter:
+        runner.run_all(jobs, reporter)
+        reporter.advance(0.0, "drawing the report")
+        entries = report_all(root, out)
+    ran = {experiment.id for experiment in experiments}
+    print_summary([e for e in entries if e.experiment.id in ran and e.scale == own["scale"]])
+    print(f"report: {out / 'index.html'} and {out / 'report.md'}")
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,67 @@
+"""One line that says what is running and how long it will take: live in a terminal, now and then in a log."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LOG_LINES = 10.0
+
+
+class Reporter(NamedTuple):
+    """`advance(work, doing)` adds finished work, in the unit of the total, and says what runs; `note` prints a line."""
+
+    advance: Callable[[float, str], None]
+    note: Callable[[str], None]
+
+
+def silent() -> Reporter:
+    """A reporter that shows nothing."""
+    return Reporter(lambda work, doing: None, lambda line: None)
+
+
+@contextlib.contextmanager
+def reporting(total: float, console: Console | None = None) -> Iterator[Reporter]:
+    """A reporter of `total` units of work, any unit; time left is what the finished share took, scaled."""
+    console = console or Console(stderr=True, highlight=False)
+    started = time.monotonic()
+    done = 0.0
+    last_line = started
+
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]:>12}"),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=total, left="")
+
+        def advance(work: float, doing: str) -> None:
+            nonlocal done, last_line
+            done += work
+            elapsed = time.monotonic() - started
+            left = _time_left(elapsed, done, total)
+            bar.update(task, completed=done, description=doing, left=left)
+            if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
+                last_line = time.monotonic()
+                console.print(f"{100 * done / total:3.0f} %  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
+
+        yield Reporter(advance, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
+
+
+def _time_left(elapsed: float, done: float, total: float) -> str:
+    if done <= 0 or elapsed < 1:
+        return ""
+    return f"{clock(elapsed * (total - done) / done)} left"
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
