@@ -236,8 +236,10 @@ def _require_reachable(url: str, name: str) -> None:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
+    # TFDS's check before it starts says "Not enough disk space", its writer "No space left on device".
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk space" in str(error):
+        said = str(error).lower()
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk space" in said or "no space" in said:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -51,7 +51,8 @@ SCALINGS: dict[str, Callable[[np.ndarray, float | None], Affine]] = {
 
 def apply(affine: Affine, inputs: np.ndarray) -> np.ndarray:
     """`(inputs - shift) / scale` in float32, with one copy of the inputs and no temporary of their size."""
-    shift, scale = affine
+    # In the shape of an example, because NumPy is slow at repeating something as short as three channels.
+    shift, scale = (np.broadcast_to(part, inputs.shape[1:]).copy() for part in affine)
     scaled = inputs.astype(np.float32)
     scaled -= shift
     scaled /= scale
