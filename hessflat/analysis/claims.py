@@ -193,10 +193,10 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
     elif len(per_seed) > 1 and (ratio.high < low or ratio.low > high):
         verdict = "fails"
     value = f"{metric_name(metric)} / {metric_name(other)} = {number(math.exp(ratio.mean))}"
-    explanation = (
-        f"the two are claimed equal within {100 * within:g} %; "
-        f"{_why(verdict, len(per_seed), f'the limits of ±{100 * within:g} %')}"
-    )
+    explanation = f"the two are claimed equal within {100 * within:g} %; " + {
+        "holds": "the interval lies within these limits",
+        "fails": "the interval lies outside these limits",
+    }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
     spread = _spread(ratio, len(per_seed), lambda x: number(_exp(x)))
     return Evidence(value, spread, len(per_seed), verdict, explanation + _left_out(runs))
 

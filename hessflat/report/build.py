@@ -22,12 +22,12 @@ def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]
     The same runs give the same bytes. Each file is replaced whole, the page last, so that a reader never meets half
     of one and the page never shows what its figures do not have yet.
     """
-    entries = [Entry(*entry) for entry in entries]
-    slugs = [entry.slug for entry in entries]
+    listed = [Entry(*entry) for entry in entries]
+    slugs = [entry.slug for entry in listed]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
         raise InputError(f"{twice[0]} is listed twice; give all runs of an experiment at one scale in one entry")
-    sections = [make_section(entry) for entry in entries]
+    sections = [make_section(entry) for entry in listed]
     records = [record for section in sections for record in section.records]
     out = Path(out)
     try:

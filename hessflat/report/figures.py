@@ -137,10 +137,10 @@ def panels_against(
 
     A setting that starts at 0 gets a symlog axis that is linear below its smallest positive value.
     """
+    groups = _grouped_runs(runs, x)
     wanted = [Panel(*panel) for panel in panels]
     rows, columns = _shape(len(wanted))
     figure, axes = new_figure(rows, columns, 2.1)
-    groups = _grouped_runs(runs, x)
     data: dict[str, list[Any]] = {column: [] for column in ("metric", x, "seed", "value")}
     with matplotlib.rc_context(STYLE):
         for axis, panel in zip(axes, wanted, strict=False):
@@ -173,10 +173,10 @@ def over_training(
 
     The epoch axis is symlog, so that initialisation (epoch 0) is on it. Diverged runs count up to where they stop.
     """
+    groups = _grouped_runs(runs, by)
     wanted = [Panel(metric) if isinstance(metric, str) else Panel(*metric) for metric in metrics]
     rows, columns = _shape(len(wanted))
     figure, axes = new_figure(rows, columns, 2.1)
-    groups = _grouped_runs(runs, by)
     colours = ordered_colours(len(groups))
     data = _training_columns(by)
     with matplotlib.rc_context(STYLE):
@@ -204,8 +204,8 @@ def degeneracy_over_training(
     name: str = "degeneracy",
 ) -> Drawing:
     """The spectrum's mass at zero over epochs with G's lower bound 1 − rank/P, one panel per operator."""
-    figure, axes = new_figure(1, len(operators), 2.4, sharey=True)
     groups = _grouped_runs(runs, by)
+    figure, axes = new_figure(1, len(operators), 2.4, sharey=True)
     colours = ordered_colours(len(groups))
     data = _training_columns(by)
     bounds = sorted({float(run.history("zero_mass_bound")[-1]) for run in runs if run.metrics})
@@ -254,6 +254,8 @@ def context(runs: Sequence[Run]) -> str:
 
 def _shape(count: int) -> tuple[int, int]:
     """Rows and columns for `count` panels: at most three to a row, and four as a square."""
+    if not count:
+        raise InputError("no panels to draw; name at least one metric")
     columns = 2 if count == 4 else min(count, 3)
     return math.ceil(count / columns), columns
 

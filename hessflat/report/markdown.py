@@ -6,14 +6,13 @@ from hessflat.analysis.experiment import Table
 from hessflat.analysis.tables import as_markdown
 from hessflat.report.provenance import commands, facts, settings
 from hessflat.report.section import Section
-from hessflat.report.verdicts import Record, by_paper, count_verdicts
+from hessflat.report.verdicts import Record, by_paper, tally
 
 
 def markdown(sections: Sequence[Section]) -> str:
     """A verdict table per paper, then a section per experiment."""
     records = [record for section in sections for record in section.records]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(records).items())
-    parts = ["# Claims and what the runs say", f"{len(records)} claims: {counts or 'none'}."]
+    parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
     for paper, group in by_paper(records).items():
         parts += [f"## {paper}", _summary(group)]
     for section in sections:

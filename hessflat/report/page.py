@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hessflat.analysis.tables import as_html
 from hessflat.report.provenance import commands, facts, run_table, settings
 from hessflat.report.section import Plate, Section
-from hessflat.report.verdicts import Entry, Record, by_paper, count_verdicts
+from hessflat.report.verdicts import Entry, Record, by_paper, tally
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
 
@@ -27,6 +27,9 @@ table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-
 caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
 th, td { text-align: left; vertical-align: top; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+table.verdicts { table-layout: fixed; min-width: 760px; }
+col:nth-child(1) { width: 98px; } col:nth-child(2) { width: 34%; } col:nth-child(3) { width: 20%; }
+col:nth-child(5) { width: 74px; }
 .verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: var(--holds); } .fails { color: var(--fails); } .undecided { color: var(--undecided); }
 .notrun { color: var(--notrun); }
@@ -48,10 +51,9 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 def page(sections: Sequence[Section]) -> str:
     """The whole report. Every text that comes from runs or papers is escaped."""
     records = [record for section in sections for record in section.records]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(records).items())
     parts = [
         "<h1>Claims and what the runs say</h1>",
-        f'<p class="soft">{len(records)} claims: {_text(counts) or "none"}. A claim holds or fails only where a 95 % '
+        f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
         "interval over seeds decides; each row leads to its experiment.</p>",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),
@@ -83,13 +85,20 @@ def _summary(paper: str, records: Sequence[Record]) -> str:
         f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
         f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}</span></td>'
         f"<td>{_text(record['paper_value'])}</td><td>{_text(record['value']) or '–'}</td>"
-        f"<td>{_text(record['scale'])}, {_text(_seeds(record['seeds']))}</td></tr>"
+        f"<td>{_text(record['scale'])},<br>{_text(_seeds(record['seeds']))}</td></tr>"
         for record in records
     )
     return (
-        f'<h3>{_text(paper)}</h3>\n<div class="scroll"><table><thead><tr><th>verdict</th><th>claim</th>'
+        f'<h3>{_text(paper)}</h3>\n<div class="scroll"><table class="verdicts">'
+        "<colgroup><col><col><col><col><col></colgroup><thead><tr><th>verdict</th><th>claim</th>"
         f"<th>paper</th><th>here</th><th>scale</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
+
+
+def _sentence(text: str) -> str:
+    # Only letters of words: a symbol such as λ keeps its case.
+    first = text[0].upper() if text[:2].isascii() else text[0]
+    return _text(f"{first}{text[1:]}.")
 
 
 def _seeds(count: int) -> str:
@@ -131,7 +140,7 @@ def _claim(record: Record) -> str:
         f"{_verdict(record['verdict'])} <span>{_text(record['statement'])}</span>",
         f"<p>{here}</p>" if here else "",
         f'<p class="soft">{_text(record["paper"])}, {_text(record["where"])}: {_text(record["paper_value"])}</p>',
-        f'<p class="soft">{_text(record["explanation"])}.</p>' if record["explanation"] else "",
+        f'<p class="soft">{_sentence(record["explanation"])}</p>' if record["explanation"] else "",
         f'<p class="soft">Rule: {_text(record["rule"])}</p></div>',
     ]
     return "\n".join(line for line in lines if line)

@@ -85,7 +85,7 @@ def _end(run: Run) -> str:
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")

@@ -7,23 +7,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hessflat.report.verdicts import Entry, Record, by_paper, count_verdicts, judge
+from hessflat.report.verdicts import Entry, Record, judge, tally
 
 WIDTH = 100
 _COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
 
 
 def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | None = None) -> None:
-    """Verdict, claim, the paper's value and ours, per paper; then how to make what is missing."""
-    entries = [Entry(*entry) for entry in entries]
+    """Verdict, claim, the paper's value and ours, per experiment; then how to make what is missing."""
+    listed = [Entry(*entry) for entry in entries]
     console = Console(file=file, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
-    records = [record for entry in entries for record in judge(entry)]
-    for paper, group in by_paper(records).items():
-        console.print(_table(paper, group))
-    console.print(_counts(records))
-    for entry in entries:
+    judged = [(entry, judge(entry)) for entry in listed]
+    for entry, records in judged:
+        if records:
+            console.print(_table(f"{entry.experiment.id}, {entry.scale} scale ({entry.experiment.paper})", records))
+            console.print()
+    everything = [record for _, records in judged for record in records]
+    console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
+    for entry in listed:
         for name in entry.missing:
             # Never wrapped, so that it can be copied.
             console.print(Text(f"missing, {entry.slug}: {name}"), soft_wrap=True)
@@ -32,8 +35,8 @@ def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | Non
                 console.print(Text(f"{run.status}, {entry.slug}: {run.path}"), soft_wrap=True)
 
 
-def _table(paper: str, records: Sequence[Record]) -> Table:
-    table = Table(title=Text(paper), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+def _table(title: str, records: Sequence[Record]) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
     table.add_column("verdict", no_wrap=True, width=9)
     table.add_column("claim", ratio=3, overflow="fold")
     table.add_column("paper", ratio=3, overflow="fold")
@@ -43,14 +46,9 @@ def _table(paper: str, records: Sequence[Record]) -> Table:
         verdict = record["verdict"]
         table.add_row(
             Text(verdict, style=_COLOURS[verdict]),
-            Text(f"{record['claim']} ({record['scale']})"),
+            Text(record["claim"]),
             Text(record["paper_value"]),
             Text(record["value"] or "–"),
             Text(str(record["seeds"])),
         )
     return table
-
-
-def _counts(records: Sequence[Record]) -> Text:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(records).items())
-    return Text(f"{len(records)} claims: {counts or 'none'}")

@@ -30,11 +30,16 @@ def judge(entry: Entry) -> list[Record]:
     return [_record(entry, claim, _evidence(entry, claim)) for claim in entry.experiment.claims]
 
 
-def count_verdicts(records: Iterable[Record]) -> dict[str, int]:
-    """How many claims have each verdict, in the order of `VERDICTS`, zeros left out."""
-    records = list(records)
-    counts = {verdict: sum(record["verdict"] == verdict for record in records) for verdict in VERDICTS}
-    return {verdict: count for verdict, count in counts.items() if count}
+def tally(records: Iterable[Record]) -> str:
+    """`8 hold, 2 fail, 5 not run`: how many claims have each verdict."""
+    found = [record["verdict"] for record in records]
+    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail")}
+    told = []
+    for verdict in VERDICTS:
+        count = found.count(verdict)
+        if count:
+            told.append(f"{count} {verbs.get(verdict, (verdict, verdict))[count > 1]}")
+    return ", ".join(told) or "none"
 
 
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -1,0 +1,97 @@
+import math
+
+import numpy as np
+import pytest
+from fabricated_runs import EPOCHS, write_run, write_sweep
+
+from hessflat.analysis.results import by_setting, finished, load_run
+from hessflat.errors import InputError
+
+
+def test_a_run_is_read_back_as_written(tmp_path):
+    run = load_run(write_run(tmp_path, 5e-4, 2, final={"hessian.lambda_max": 7.5}))
+    assert (run.seed, run.status, run.setting("optim.l2")) == (2, "done", 5e-4)
+    assert run.final("hessian.lambda_max") == 7.5
+    assert math.isnan(run.final("hessian.trace_se"))
+    assert run.history("epoch").tolist() == list(EPOCHS)
+    assert run.spectrum("hessian")["nodes"].shape[0] == 2
+    assert run.path.startswith("runs/toy/toy-l2=0.0005-seed=2-")
+
+
+def test_groups_are_ordered_by_setting_and_seed(tmp_path):
+    runs = [load_run(folder) for folder in reversed(write_sweep(tmp_path, spectra=False))]
+    groups = by_setting(runs, "optim.l2")
+    assert list(groups) == [0.0, 1e-4, 5e-4]
+    assert [[run.seed for run in group] for group in groups.values()] == [[0, 1, 2]] * 3
+
+
+def test_a_run_that_failed_at_once_is_readable(tmp_path):
+    folder = write_run(tmp_path, status="failed", epochs=(), spectra=False)
+    (folder / "metrics.jsonl").unlink()
+    run = load_run(folder)
+    assert not finished([run])
+    assert math.isnan(run.final_or_nan("train_loss"))
+    with pytest.raises(InputError, match="nothing was measured"):
+        run.final("train_loss")
+    with pytest.raises(InputError, match="nothing was measured"):
+        run.spectrum("hessian")
+
+
+def _remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def _write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _remove("config.json"),
+        _remove("manifest.json"),
+        _remove("metrics.jsonl"),
+        _write("metrics.jsonl", '{"step": 0}\n{"step": 1, "trai'),
+        _write("metrics.jsonl", ""),
+        _write("metrics.jsonl", "[1, 2]\n"),
+        _write("manifest.json", "{}"),
+        _write("config.json", "{}"),
+        _write("config.json", "[]"),
+    ],
+)
+def test_a_damaged_folder_is_named_in_one_line(tmp_path, damage):
+    folder = write_run(tmp_path)
+    damage(folder)
+    with pytest.raises(InputError, match="is not a readable run folder") as caught:
+        load_run(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a zip file"])
+def test_a_damaged_spectrum_is_named_in_one_line(tmp_path, content):
+    run = load_run(write_run(tmp_path))
+    file = run.spectrum_file("hessian")
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=f"cannot read spectra/{file.name}") as caught:
+        run.spectrum("hessian")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_get_the_nearest_known_one(tmp_path):
+    run = load_run(write_run(tmp_path))
+    with pytest.raises(InputError, match=r"did you mean 'hessian\.lambda_max'"):
+        run.final("hessian.lamda_max")
+    with pytest.raises(InputError, match="did you mean 'l2'"):
+        run.setting("optim.l22")
+    with pytest.raises(InputError, match="no setting"):
+        run.setting("seed.nothing")
+
+
+def test_the_exact_spectrum_is_there_only_where_measured(tmp_path):
+    with_exact = load_run(write_run(tmp_path, exact=True))
+    assert with_exact.has_spectrum("hessian-exact")
+    assert np.all(np.diff(with_exact.spectrum("hessian-exact")["eigenvalues"]) >= 0)
+    assert not load_run(write_run(tmp_path, seed=1)).has_spectrum("hessian-exact")

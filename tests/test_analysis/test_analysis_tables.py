@@ -1,0 +1,95 @@
+import math
+
+import numpy as np
+import pytest
+from fabricated_runs import write_run, write_sweep
+from scipy import stats
+
+from hessflat.analysis.claims import kendall_table
+from hessflat.analysis.experiment import Table
+from hessflat.analysis.names import axis_name, metric_name, number, quantity, setting_name
+from hessflat.analysis.results import load_run
+from hessflat.analysis.statistics import kendall_tau, mean_interval
+from hessflat.analysis.tables import as_html, as_markdown, as_text, table_by
+
+
+def test_a_row_per_setting_with_mean_and_std(tmp_path):
+    runs = []
+    for seed, (top, accuracy) in enumerate([(10.0, 0.9), (12.0, 0.92)]):
+        final = {"hessian.lambda_max": top, "test_accuracy": accuracy}
+        runs.append(load_run(write_run(tmp_path, 0.0, seed, spectra=False, final=final)))
+    runs.append(load_run(write_run(tmp_path, 5e-4, 0, spectra=False, final={"hessian.lambda_max": 20.0})))
+    runs.append(load_run(write_run(tmp_path, 5e-4, 1, spectra=False, status="diverged", epochs=(0,))))
+    table = table_by(runs, columns=[("λ_max", "hessian.lambda_max", ".4g"), ("test", "test_accuracy", ".1%")])
+    assert table.header == ("L2", "λ_max", "test", "seeds")
+    assert table.rows[0] == ("0", "11 ± 1.4", "91.0 ± 1.4 %", "2")
+    assert table.rows[1][1] == "20"
+    assert table.rows[1][3] == "1 of 2 (1 diverged)"
+
+
+def test_what_was_not_measured_is_a_dash(tmp_path):
+    run = load_run(write_run(tmp_path, spectra=False))
+    assert table_by([run], columns=[("x", "nothing", ".2f")]).rows[0][1] == "–"
+
+
+def test_text_lines_up():
+    lines = as_text(Table("A caption.", ("L2", "λ_max"), (("0", "12.3 ± 0.1"), ("5e-4", "9")))).splitlines()
+    assert lines[0] == "A caption."
+    assert lines[4].index("12.3") == lines[5].index("9") == lines[2].index("λ_max") == 6
+
+
+def test_markdown_and_html_escape_what_would_break_them():
+    table = Table("a < b", ("x|y",), (("<b>",),))
+    assert "x\\|y" in as_markdown(table)
+    assert "&lt;b&gt;" in as_html(table)
+    assert "a &lt; b" in as_html(table)
+
+
+def test_kendall_table_agrees_with_scipy(tmp_path):
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
+    table = kendall_table(runs, ["hessian.lambda_max", "nothing"])
+    x, y = ([run.final(name) for run in runs] for name in ("hessian.lambda_max", "gap_loss"))
+    assert table.rows[0][1] == f"{stats.kendalltau(x, y).statistic:.2f}"
+    assert table.rows[1][1:] == ("–", "–", "0")
+
+
+def test_tau_agrees_with_scipy_with_ties_and_is_zero_for_a_constant():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 30), rng.integers(0, 5, 30)
+    assert kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert kendall_tau([1, 2, 3], [4, 4, 4]) == 0.0
+
+
+def test_interval_agrees_with_scipy_and_one_value_decides_nothing():
+    values = [1.0, 2.0, 4.0]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values)[1:] == pytest.approx(tuple(expected))
+    assert mean_interval([3.0]) == (3.0, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (5e-4, "5e-4"),
+        (2.3e-7, "2.3e-7"),
+        (0.0132, "0.0132"),
+        (15.84, "15.84"),
+        (1e-3, "1e-3"),
+        (-1e-4, "-1e-4"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text
+
+
+def test_names():
+    assert number(math.nan) == "–"
+    assert number("relu") == "relu"
+    assert metric_name("hessian.lambda_max") == "λ_max(H)"
+    assert metric_name("hessian.exact.trace") == "Tr H, exact"
+    assert metric_name("gauss_newton.zero_mass") == "zero mass of G"
+    assert axis_name("gauss_newton.lambda_max") == r"$\lambda_{\max}(G)$"
+    assert metric_name("my_metric") == "my metric"
+    assert (setting_name("optim.l2"), setting_name("a.batch_size")) == ("L2", "batch size")
+    assert quantity("test_accuracy", 0.9408) == "94.08 %"

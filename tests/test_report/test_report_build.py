@@ -1,0 +1,185 @@
+import io
+import json
+import re
+
+import pytest
+from fabricated_runs import write_run, write_sweep
+
+from hessflat.analysis.claims import compare, increases
+from hessflat.analysis.experiment import Claim, Experiment
+from hessflat.analysis.results import load_run
+from hessflat.analysis.tables import table_by
+from hessflat.errors import InputError
+from hessflat.report.build import Entry, build, print_summary
+from hessflat.report.figures import over_training, panels_against
+
+KEYS = "experiment claim paper where statement paper_value value spread seeds rule verdict scale runs explanation"
+COMMAND = (
+    "python -m hessflat.sweep --config=configs/toy.py:paper --config.optim.l2=0.0005 --config.seed=0 --workdir=runs/toy"
+)
+
+TOY = Experiment(
+    id="toy",
+    paper="G",
+    question="Does L2 sharpen <the> minimum?",
+    config="configs/toy.py",
+    draw=lambda runs: [
+        over_training(runs, metrics=["train_loss"]),
+        panels_against(runs, panels=[("hessian.lambda_max",)]),
+    ],
+    tabulate=lambda runs: [table_by(runs, columns=[("λ_max(H)", "hessian.lambda_max", ".4g")])],
+    claims=(
+        Claim(
+            id="sharper",
+            paper="G",
+            where="§4, fig. 2",
+            statement="λ_max grows with L2 & so on",
+            paper_value="12.26 → 15.84",
+            rule="Kendall τ",
+            decide=lambda runs: increases(runs, "hessian.lambda_max"),
+        ),
+        Claim(
+            id="gap",
+            paper="M",
+            where="§6",
+            statement="the gap grows with <L2>",
+            paper_value="–",
+            rule="paired",
+            decide=lambda runs: compare(runs, "gap_loss", high=5e-4),
+        ),
+        Claim(
+            id="broken",
+            paper="M",
+            where="§7",
+            statement="needs what was not measured",
+            paper_value="–",
+            rule="paired",
+            decide=lambda runs: compare(runs, "nowhere", high=5e-4),
+        ),
+    ),
+)
+
+
+@pytest.fixture
+def entries(tmp_path):
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, l2s=(0.0, 5e-4))]
+    lost = write_run(
+        tmp_path, 5e-3, 0, status="diverged", reason="loss is NaN at step 31", epochs=(0, 1), spectra=False
+    )
+    return [(TOY, "small", [*runs, load_run(lost)], []), (TOY, "paper", [], [COMMAND])]
+
+
+def test_claims_are_data(entries, tmp_path):
+    records = build(entries, tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "claims.json").read_text()) == records
+    assert [list(record) for record in records] == [KEYS.split()] * 6
+    verdicts = {(record["scale"], record["claim"]): record["verdict"] for record in records}
+    assert verdicts == {
+        ("small", "sharper"): "holds",
+        ("small", "gap"): "fails",
+        ("small", "broken"): "undecided",
+        ("paper", "sharper"): "not run",
+        ("paper", "gap"): "not run",
+        ("paper", "broken"): "not run",
+    }
+    assert "'nowhere' was not measured" in records[2]["explanation"]
+    assert COMMAND in records[3]["explanation"]
+    assert len(records[0]["runs"]) == 7
+    assert str(tmp_path) not in json.dumps(records)
+
+
+def test_every_figure_has_its_files_and_its_numbers(entries, tmp_path):
+    build(entries, tmp_path / "report")
+    names = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
+    assert names == [
+        f"toy-small-{name}.{ending}" for name in ("against-l2", "over-training") for ending in ("csv", "png", "svg")
+    ]
+    lines = (tmp_path / "report" / "figures" / "toy-small-against-l2.csv").read_text().splitlines()
+    expected = [
+        f"hessian.lambda_max,{run.setting('optim.l2')},{run.seed},{run.final('hessian.lambda_max')!r}"
+        for run in entries[0][2]
+        if run.status == "done"
+    ]
+    assert lines == ["metric,optim.l2,seed,value", *expected]
+
+
+def test_the_page_needs_nothing_else(entries, tmp_path):
+    build(entries, tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
+    assert "prefers-color-scheme: dark" in page
+    # Every link inside the page has its target.
+    anchors = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+    assert len(re.findall('href="#', page)) == 6
+
+
+def test_the_page_escapes_and_tells_what_must_be_known(entries, tmp_path):
+    build(entries, tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Does L2 sharpen &lt;the&gt; minimum?" in page
+    assert "the gap grows with &lt;L2&gt;" in page
+    assert "<the>" not in page
+    for fact in ("loss is NaN at step 31", "diverged", COMMAND, "sha256:0123456789abcdef", "jax 0.10.2", "highest"):
+        assert fact in page
+    text = (tmp_path / "report" / "report.md").read_text()
+    for fact in ("**holds**", "**fails**", "**not run**", "figures/toy-small-against-l2.png", COMMAND, "diverged"):
+        assert fact in text
+
+
+def test_the_same_runs_give_the_same_bytes(entries, tmp_path):
+    for name in ("one", "two"):
+        build(entries, tmp_path / name)
+    files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == 9  # nothing left over from writing
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
+    runs = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)]
+    records = build([Entry(TOY, "smoke", runs, ["a", "b"])], tmp_path / "report")
+    assert records[0]["verdict"] == records[1]["verdict"] == "undecided"
+    assert "one seed cannot decide; 2 planned run(s) missing" in records[0]["explanation"]
+
+
+def test_what_cannot_be_drawn_does_not_stop_the_report(tmp_path):
+    run = load_run(write_run(tmp_path))
+    run.spectrum_file("hessian").write_bytes(b"damaged")
+
+    def draw(runs):
+        runs[0].spectrum("hessian")
+        return []
+
+    build([(TOY._replace(draw=draw), "small", [run], [])], tmp_path / "report")
+    assert "cannot read spectra/" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_bad_requests_are_one_line(entries, tmp_path):
+    with pytest.raises(InputError, match="toy-small is listed twice"):
+        build([entries[0], entries[0]], tmp_path / "report")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write the report") as caught:
+        build(entries[1:], tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_entries_give_an_empty_report(tmp_path):
+    assert build([], tmp_path / "report") == []
+    assert "0 claims: none" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_summary_lines_up_when_piped(entries):
+    out = io.StringIO()
+    print_summary(entries, file=out)
+    lines = out.getvalue().splitlines()
+    header = next(line for line in lines if line.startswith("verdict"))
+    column = header.index("here")
+    row = next(line for line in lines if line.startswith("fails"))
+    assert row[column - 1] == " "
+    assert row[column] != " "
+    assert all(len(line) <= 100 for line in lines if COMMAND not in line)
+    assert any(line.endswith(COMMAND) for line in lines)  # whole, so that it can be copied
+    assert "6 claims: 1 holds, 1 fails, 1 undecided, 3 not run" in lines
+    assert "\x1b" not in out.getvalue()

@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+from fabricated_runs import EPOCHS, write_run, write_sweep
+from matplotlib.collections import LineCollection
+
+from hessflat.analysis.results import load_run
+from hessflat.errors import InputError
+from hessflat.report.figures import degeneracy_over_training, over_training, panels_against, spectra_by
+from hessflat.report.section import as_csv
+from hessflat.report.style import as_png, as_svg
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [load_run(folder) for folder in write_sweep(tmp_path, exact=True)]
+
+
+@pytest.fixture
+def diverged(tmp_path):
+    folder = write_run(tmp_path, 5e-3, 0, status="diverged", epochs=(0, 1), spectra=False)
+    return load_run(folder)
+
+
+def _column(drawing, name, **where):
+    rows = zip(*drawing.data.values(), strict=True)
+    keys = list(drawing.data)
+    wanted = {key.replace("__", "."): value for key, value in where.items()}
+    return [row[keys.index(name)] for row in rows if all(row[keys.index(k)] == v for k, v in wanted.items())]
+
+
+def test_a_stem_per_ritz_value_of_the_first_probe_of_the_first_seed(runs):
+    drawing = spectra_by(runs)
+    shown = [panel for panel in drawing.figure.axes if panel.get_visible()]
+    assert len(shown) == 3
+    for panel, l2 in zip(shown, (0.0, 1e-4, 5e-4), strict=True):
+        first = next(run for run in runs if run.setting("optim.l2") == l2 and run.seed == 0)
+        spectrum = first.spectrum("hessian")
+        count = spectrum["num_valid"][0]
+        stems = next(c for c in panel.collections if isinstance(c, LineCollection))
+        assert len(stems.get_segments()) == count
+        ritz = {"optim__l2": l2, "kind": "ritz"}
+        assert _column(drawing, "value", **ritz) == spectrum["nodes"][0, :count].tolist()
+        assert _column(drawing, "weight", **ritz) == spectrum["weights"][0, :count].tolist()
+        exact = first.spectrum("hessian-exact")["eigenvalues"].tolist()
+        assert _column(drawing, "value", optim__l2=l2, kind="exact") == exact
+        assert f"{100 * first.final('validation_accuracy'):.2f} %" in panel.get_title()
+    assert shown[0].get_yscale() == "log"
+    assert shown[0].get_ylabel() == "weight"
+    assert shown[0].get_xlabel() == "eigenvalue of $H$"
+    assert len({panel.get_xlim() for panel in shown}) == len({panel.get_ylim() for panel in shown}) == 1
+
+
+def test_spectra_without_exact_eigenvalues_do_not_speak_of_them(runs):
+    drawing = spectra_by(runs, operator="gauss_newton")
+    assert set(drawing.data["kind"]) == {"ritz"}
+    assert "exact" not in drawing.caption
+    assert "Gauss-Newton" in drawing.caption
+
+
+def test_a_setting_that_diverged_has_an_empty_panel_that_says_so(runs, diverged):
+    drawing = spectra_by([*runs, diverged])
+    panel = drawing.figure.axes[3]
+    assert "diverged" in panel.texts[0].get_text()
+    assert 5e-3 not in drawing.data["optim.l2"]
+
+
+def test_spectra_of_diverged_runs_alone_can_be_drawn(diverged):
+    as_svg(spectra_by([diverged]).figure)
+    as_svg(panels_against([diverged], panels=[("train_loss",), ("hessian.trace", "", "log")]).figure)
+
+
+def test_panels_show_every_seed_and_the_mean(runs, diverged):
+    drawing = panels_against(
+        [*runs, diverged],
+        panels=[
+            ("hessian.lambda_max",),
+            ("hessian.second_moment", "second moment", "log"),
+            (("train_accuracy", "test_accuracy"), "accuracy"),
+        ],
+    )
+    sharp, moment, accuracy = drawing.figure.axes[:3]
+    assert sharp.get_xlabel() == "L2"
+    assert sharp.get_xscale() == "symlog"
+    assert sharp.get_ylabel() == r"$\lambda_{\max}(H)$"
+    assert (moment.get_ylabel(), moment.get_yscale()) == ("second moment", "log")
+    assert accuracy.get_ylabel() == "accuracy (%)"
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["training", "test"]
+    here = [run.final("hessian.lambda_max") for run in runs if run.setting("optim.l2") == 5e-4]
+    assert _column(drawing, "value", metric="hessian.lambda_max", optim__l2=5e-4) == here
+    mean_line = next(line for line in sharp.lines if len(line.get_xdata()) == 3 and line.get_linestyle() == "-")
+    assert mean_line.get_ydata()[2] == pytest.approx(np.mean(here))
+    assert "mean ± 1 std over 3 seeds" in drawing.caption
+    assert "1 run in all" in drawing.caption
+
+
+def test_training_starts_at_epoch_zero_and_its_numbers_are_the_means(runs, diverged):
+    drawing = over_training([*runs, diverged], metrics=["train_loss", ("hessian.lambda_max", "sharpness")])
+    loss, sharp = drawing.figure.axes[:2]
+    assert (loss.get_xlabel(), loss.get_xscale()) == ("epoch", "symlog")
+    assert loss.get_ylabel() == "training loss (nats)"
+    assert sharp.get_ylabel() == "sharpness"
+    assert _column(drawing, "epoch", metric="train_loss", optim__l2=0.0) == list(EPOCHS)
+    ends = [run.final("hessian.lambda_max") for run in runs if run.setting("optim.l2") == 0.0]
+    last = {"metric": "hessian.lambda_max", "optim__l2": 0.0, "epoch": float(EPOCHS[-1])}
+    assert _column(drawing, "mean", **last) == [pytest.approx(np.mean(ends))]
+    assert _column(drawing, "std", **last) == [pytest.approx(np.std(ends, ddof=1))]
+    assert len(sharp.collections) == 3  # one band per setting with several seeds
+    assert "Band: ± 1 std over 3 seeds" in drawing.caption
+    assert "1 run diverged" in drawing.caption
+    assert _column(drawing, "epoch", metric="train_loss", optim__l2=5e-3) == [0, 1]
+
+
+def test_zero_mass_is_drawn_with_its_bound(runs):
+    drawing = degeneracy_over_training(runs)
+    bound = runs[0].final("zero_mass_bound")
+    for axis in drawing.figure.axes[:2]:
+        dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
+        assert [line.get_ydata()[0] for line in dashed] == [bound]
+    assert set(drawing.data["metric"]) == {"hessian.zero_mass", "gauss_newton.zero_mass"}
+    assert "0.8154" in drawing.caption
+
+
+def test_a_vacuous_bound_is_said_and_not_drawn(tmp_path):
+    run = load_run(write_run(tmp_path, final={"zero_mass_bound": -3.0}))
+    drawing = degeneracy_over_training([run])
+    assert not [line for line in drawing.figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert "says nothing" in drawing.caption
+    assert "One seed, no band" in drawing.caption
+
+
+def test_batch_norm_mode_is_in_the_caption_where_the_model_has_it(tmp_path, runs):
+    assert "batch norm" not in spectra_by(runs).caption
+    run = load_run(write_run(tmp_path / "bn", batch_norm_mode="train", statistics_batch=128))
+    assert "batch norm in mode train; with statistics of a batch of 128" in spectra_by([run]).caption
+
+
+def test_files_of_a_figure_are_the_same_each_time(runs):
+    first, second = (over_training(runs, metrics=["train_loss"]).figure for _ in range(2))
+    assert as_svg(first) == as_svg(second)
+    assert as_png(first) == as_png(second) == as_png(first)
+    assert b"<dc:date>" not in as_svg(first)
+
+
+def test_csv_keeps_every_digit_and_refuses_ragged_columns():
+    assert as_csv({"a": [1, 2], "b": [0.1 + 0.2, math.pi]}) == f"a,b\n1,{0.1 + 0.2!r}\n2,{math.pi!r}\n".encode()
+    with pytest.raises(ValueError, match="unequal length"):
+        as_csv({"a": [1], "b": []})
+
+
+def test_nothing_to_draw_is_refused():
+    for draw in (spectra_by, panels_against, over_training, degeneracy_over_training):
+        with pytest.raises(InputError, match="no runs to draw"):
+            draw([])
