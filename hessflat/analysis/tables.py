@@ -48,12 +48,14 @@ def _cell(values: Sequence[float], style: str) -> str:
         mean = f"{100 * known.mean():{points}}"
         return f"{mean} %" if spread is None else f"{mean} ± {100 * spread:{points}} %"
     mean = _tidy(f"{known.mean():{style}}")
-    return mean if spread is None else f"{mean} ± {_tidy(f'{spread:{_for_spread(style)}}')}"
+    return mean if spread is None else f"{mean} ± {_as_precise(spread, mean)}"
 
 
-def _for_spread(style: str) -> str:
-    """A spread needs two digits where the mean is given in significant ones."""
-    return ".2g" if style.endswith("g") else style
+def _as_precise(spread: float, mean: str) -> str:
+    """The spread with the mean's decimals, so that the two line up; in two digits where that would read 0."""
+    decimals = len(mean.partition(".")[2])
+    text = f"{spread:.{decimals}f}"
+    return text if "e" not in mean and (float(text) or not spread) else _tidy(f"{spread:.2g}")
 
 
 def _tidy(text: str) -> str:

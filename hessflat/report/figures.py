@@ -486,13 +486,15 @@ def _fates(group: Sequence[Run]) -> str:
 
 
 def _listed(words: Sequence[str]) -> str:
-    text = ", ".join(words)
-    return text[:1].upper() + text[1:] if not text.startswith(("λ", "‖", "Σ")) else text
+    """What the panels show, by their letters where there are several."""
+    if len(words) > 1:
+        return ", ".join(f"({chr(ord('a') + index)}) {word}" for index, word in enumerate(words))
+    return words[0][:1].upper() + words[0][1:] if words[0][:1].isascii() else words[0]
 
 
 def _panel_words(panel: Panel) -> str:
     metrics = (panel.metric,) if isinstance(panel.metric, str) else panel.metric
-    return ", ".join(metric_name(metric) for metric in metrics)
+    return " and ".join(metric_name(metric) for metric in metrics)
 
 
 def _seed_range(groups: dict[Any, list[Run]]) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 
 from hessflat.analysis.tables import as_html
@@ -30,6 +31,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 table.verdicts { table-layout: fixed; min-width: 760px; }
 col:nth-child(1) { width: 98px; } col:nth-child(2) { width: 34%; } col:nth-child(3) { width: 20%; }
 col:nth-child(5) { width: 74px; }
+.number { white-space: nowrap; }
 .verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: var(--holds); } .fails { color: var(--fails); } .undecided { color: var(--undecided); }
 .notrun { color: var(--notrun); }
@@ -71,6 +73,11 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
+def _value(text: str) -> str:
+    """Numbers in powers of ten are kept on one line: a break after the `e-` of 5e-4 misleads."""
+    return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', _text(text))
+
+
 def _verdict(verdict: str) -> str:
     return f'<span class="verdict {verdict.replace(" ", "")}">{_SIGNS[verdict]}&nbsp;{_text(verdict)}</span>'
 
@@ -84,7 +91,7 @@ def _summary(paper: str, records: Sequence[Record]) -> str:
         f"<tr><td>{_verdict(record['verdict'])}</td>"
         f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
         f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}</span></td>'
-        f"<td>{_text(record['paper_value'])}</td><td>{_text(record['value']) or '–'}</td>"
+        f"<td>{_text(record['paper_value'])}</td><td>{_value(record['value']) or '–'}</td>"
         f"<td>{_text(record['scale'])},<br>{_text(_seeds(record['seeds']))}</td></tr>"
         for record in records
     )
@@ -134,7 +141,7 @@ def _absent(entry: Entry) -> str:
 
 
 def _claim(record: Record) -> str:
-    here = " · ".join(_text(record[key]) for key in ("value", "spread") if record[key])
+    here = " · ".join(_value(record[key]) for key in ("value", "spread") if record[key])
     lines = [
         f'<div class="claim {record["verdict"].replace(" ", "")}" id="{_anchor(record)}">',
         f"{_verdict(record['verdict'])} <span>{_text(record['statement'])}</span>",
