@@ -82,6 +82,9 @@ def compare(
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
         f"in {agreeing} of {_seeds(len(pairs))}; {_why(verdict, len(pairs), 'no change')}"
     )
+    if is_fraction(metric):
+        # Seeds share their examples, so a gain of one example in every seed has no spread and still says little.
+        explanation += " (over seeds: the choice of examples is not in it)"
     return Evidence(value, spread, len(pairs), verdict, explanation + _left_out(runs))
 
 

@@ -101,3 +101,14 @@ def quantity(metric: str, value: float) -> str:
     if is_fraction(metric) and not math.isnan(value):
         return f"{100 * value:.2f} %"
     return number(value)
+
+
+def plain(value: Any) -> str:
+    """A manifest's value as a reader wants it: `jax 0.10.2, numpy 2.4.6` for an object, nothing for null."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(plain(part) for part in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -20,6 +20,7 @@ from hessflat.analysis.names import (
     is_fraction,
     metric_name,
     number,
+    plain,
     quantity,
     setting_name,
 )
@@ -235,20 +236,21 @@ def degeneracy_over_training(
 
 def context(runs: Sequence[Run]) -> str:
     """What must be known to read a curvature number: model, data, precision, batch-norm mode."""
+    normed = [run for run in runs if not plain(run.manifest.get("batch_norm_mode")).startswith("none")]
     facts = [
-        ("model", {run.config.get("model", {}).get("name") for run in runs}),
-        ("data", {run.config.get("data", {}).get("name") for run in runs}),
-        ("P =", {_grouped(run.manifest.get("num_params")) for run in runs}),
-        ("matmul precision", {run.manifest.get("matmul_precision") for run in runs}),
-        ("batch norm in mode", {run.manifest.get("batch_norm_mode") for run in runs}),
-        ("with statistics of a batch of", {run.manifest.get("statistics_batch") for run in runs}),
-        ("scale", {run.config.get("scale") for run in runs}),
+        ("model", [run.config.get("model", {}).get("name") for run in runs]),
+        ("data", [run.config.get("data", {}).get("name") for run in runs]),
+        ("P =", [run.manifest.get("num_params") for run in runs]),
+        ("matmul precision", [run.manifest.get("matmul_precision") for run in runs]),
+        ("batch norm in mode", [run.manifest.get("batch_norm_mode") for run in normed]),
+        ("with statistics of a batch of", [run.manifest.get("statistics_batch") for run in normed]),
+        ("scale", [run.config.get("scale") for run in runs]),
     ]
-    told = [
-        f"{what} {', '.join(sorted(map(str, values)))}"
-        for what, found in facts
-        if (values := {value for value in found if value not in (None, "", "none", 0)})
-    ]
+    told = []
+    for what, found in facts:
+        values = sorted({plain(value) for value in found} - {""})
+        if values:
+            told.append(f"{what} {' or '.join(values)}")
     return f"({'; '.join(told)})" if told else ""
 
 
@@ -264,10 +266,6 @@ def _grouped_runs(runs: Sequence[Run], by: str) -> dict[Any, list[Run]]:
     if not runs:
         raise InputError("no runs to draw; train them first")
     return by_setting(runs, by)
-
-
-def _grouped(count: int | None) -> str | None:
-    return None if count is None else f"{count:,}"
 
 
 def _extend(data: dict[str, list[Any]], by: str, value: Any, seed: int, step: int, kind: str, x: Any, y: Any) -> None:

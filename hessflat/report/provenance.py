@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from hessflat.analysis.experiment import Table
-from hessflat.analysis.names import number
+from hessflat.analysis.names import number, plain
 from hessflat.analysis.results import Run
 
 # Manifest keys worth telling, and what they are called.
 _FACTS = {
     "num_params": "parameters",
+    "data": "data",
     "device": "device",
     "matmul_precision": "matmul precision",
     "batch_norm_mode": "batch norm",
@@ -34,17 +35,6 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         if values:
             told.append((name, "; ".join(values)))
     return told
-
-
-def plain(value: Any) -> str:
-    """A manifest's value as a reader wants it: `jax 0.10.2, numpy 2.4.6` for an object, nothing for null."""
-    if value is None:
-        return ""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(part)}" for name, part in value.items())
-    if isinstance(value, list):
-        return ", ".join(plain(part) for part in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def commands(runs: Sequence[Run]) -> list[str]:

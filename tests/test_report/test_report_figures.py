@@ -132,7 +132,14 @@ def test_a_vacuous_bound_is_said_and_not_drawn(tmp_path):
 
 def test_batch_norm_mode_is_in_the_caption_where_the_model_has_it(tmp_path, runs):
     assert "batch norm" not in spectra_by(runs).caption
-    run = load_run(write_run(tmp_path / "bn", batch_norm_mode="train", statistics_batch=128))
+    without = load_run(write_run(tmp_path / "none", batch_norm_mode="none in this model", statistics_batch=0))
+    assert "batch norm" not in spectra_by([without]).caption
+    run = load_run(
+        write_run(
+            tmp_path / "bn", batch_norm_mode="train", statistics_batch=128, matmul_precision={"curvature": "highest"}
+        )
+    )
+    assert "matmul precision curvature highest" in spectra_by([run]).caption
     assert "batch norm in mode train; with statistics of a batch of 128" in spectra_by([run]).caption
 
 
