@@ -146,8 +146,13 @@ def at_least(
     bound_metric: str,
     tolerance: float = 0.0,
     when: Literal["end", "always"] = "end",
+    vacuous: float = 0.0,
 ) -> Evidence:
-    """Does `metric` reach `bound_metric` less `tolerance`? Each seed counts with its worst run (and step)."""
+    """Does `metric` reach `bound_metric` less `tolerance`? Each seed counts with its worst run (and step).
+
+    A bound that is nowhere above `vacuous` is reached by anything, and so decides nothing (G's rank bound exceeds
+    the number of parameters in small networks).
+    """
     done = finished(runs)
     if not done:
         return _nothing(runs, "no run has finished")
@@ -166,6 +171,7 @@ def at_least(
     change = mean_interval([margin + tolerance for margin, _, _ in worst])
     verdict = _side(change, len(worst), "larger", or_equal=True)
     margin, reached, bound = min(worst)
+    says_nothing = max(bound for _, _, bound in worst) <= vacuous
     allowance = f" less {number(tolerance)}" if tolerance else ""
     where = "over all measured steps" if when == "always" else "at the end"
     smallest = _signed(margin + tolerance)
@@ -174,6 +180,9 @@ def at_least(
         f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
         f"{number(bound)}{allowance}; {_why(verdict, len(worst), 'the bound')}"
     )
+    if says_nothing:
+        verdict = "undecided"
+        explanation = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
     return Evidence(value, _spread(change, len(worst), _signed), len(worst), verdict, explanation + _left_out(runs))
 
 

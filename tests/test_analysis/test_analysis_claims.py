@@ -123,6 +123,13 @@ def test_a_bound_is_reached_or_missed(make):
     assert at_least(above, "hessian.zero_mass", "zero_mass_bound", when="always").verdict == "holds"
 
 
+def test_a_bound_that_anything_reaches_decides_nothing(make):
+    runs = make({0.0: [0.95, 0.96]}, "hessian.zero_mass", {"zero_mass_bound": 0.0})
+    evidence = at_least(runs, "hessian.zero_mass", "zero_mass_bound")
+    assert evidence.verdict == "undecided"
+    assert "decides nothing" in evidence.explanation
+
+
 def test_a_missed_bound_fails_unless_tolerated(make):
     below = make({0.0: [0.85, 0.86, 0.855]}, "hessian.zero_mass", {"zero_mass_bound": 0.9})
     assert at_least(below, "hessian.zero_mass", "zero_mass_bound").verdict == "fails"
