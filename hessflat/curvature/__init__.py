@@ -22,6 +22,7 @@ from hessflat.curvature.dense import eigvalsh
 from hessflat.curvature.estimates import Estimate
 from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
 from hessflat.curvature.hutchinson import frobenius, trace
+from hessflat.curvature.interpolate import line
 from hessflat.curvature.jacobian import jacobian_norms
 from hessflat.curvature.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators import Operator
@@ -57,6 +58,7 @@ __all__ = [
     "hessian",
     "jacobian_norms",
     "lanczos",
+    "line",
     "sharpness",
     "spectrum",
     "spectrum_from_arrays",

@@ -67,7 +67,8 @@ def eigenpairs(
     wanted = min(2 * k if which == "both" else k, op.size)
     loop = loop_for(op, loop)
     with precision.chosen():
-        state = krylov.begin(_first_vector(op, key, start), limit, keep_basis=True)
+        given = None if start is None else _as_rows(op, start)
+        state = krylov.begin(_first_vector(op, key, given), limit, keep_basis=True)
         while True:
             state = _run(op, state, min(int(state.step) + _BLOCK, limit), loop)
             solved = _solve(state)
@@ -78,10 +79,12 @@ def eigenpairs(
             if not bool(jnp.any(state.vector != 0)):
                 key, fresh = jax.random.split(key)
                 state = _restart(state, fresh)
-        rows = jnp.asarray(solved.vectors[:, chosen].T, op.dtype) @ state.basis[: len(solved.values)]
+        coefficients = np.zeros((len(chosen), limit))
+        coefficients[:, : len(solved.values)] = solved.vectors[:, chosen].T
+        vectors = _vectors(op, state.basis, coefficients)
     return EigenPairs(
         solved.values[chosen],
-        trees.unflatten(op.params, rows),
+        vectors,
         solved.residuals[chosen],
         converged,
         int(state.step),
@@ -102,13 +105,14 @@ def sharpness(
     return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]))
 
 
-def _first_vector(op: Operator, key: Array, start: Any) -> Array:
+@jax.jit
+def _first_vector(op: Operator, key: Array, given: Array | None) -> Array:
     random = probes.draw(key, op.size, op.dtype, "gaussian")
-    if start is None:
+    if given is None:
         return random
-    given = _as_rows(op, start).sum(axis=0)
-    length = jnp.linalg.norm(given)
-    mixed = random + given / jnp.where(length > 0, length, 1)
+    total = given.sum(axis=0)
+    length = jnp.linalg.norm(total)
+    mixed = random + total / jnp.where(length > 0, length, 1)
     return mixed / jnp.linalg.norm(mixed)
 
 
@@ -134,6 +138,11 @@ def _run(op: Operator, state: krylov.State, until: int, loop: fold.Loop) -> kryl
     if loop == "host":
         return krylov.run(op, state, until, loop)
     return _run_compiled(op, state, jnp.asarray(until, jnp.int32))
+
+
+@jax.jit
+def _vectors(op: Operator, basis: Array, coefficients: Array) -> Any:
+    return trees.unflatten(op.params, coefficients.astype(op.dtype) @ basis)
 
 
 def _solve(state: krylov.State) -> Ritz:

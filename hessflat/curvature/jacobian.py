@@ -42,6 +42,8 @@ def jacobian_norms(
     """
     params, inputs = trees.as_arrays("params", params), trees.as_arrays("inputs", inputs)
     trees.require_floating("inputs", inputs)
+    if not len(inputs):
+        raise InputError("inputs must hold at least one example, got 0")
     if batch_size is not None:
         probes.require_count("batch_size", batch_size)
     shape: tuple = getattr(trees.output_of("predict(params, inputs)", predict, params, inputs), "shape", ())

@@ -40,11 +40,19 @@ def breakdown_tolerance(dtype: jnp.dtype) -> float:
 
 def begin(vector: Array, num_steps: int, keep_basis: bool) -> State:
     """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
-    size, dtype = vector.shape[0], vector.dtype
-    zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    coefficients = jnp.zeros(num_steps, dtype)
-    basis = jnp.zeros((num_steps if keep_basis else 0, size), dtype)
-    return State(basis, vector, jnp.zeros_like(vector), coefficients, coefficients, zero, zero, count, count)
+    dtype = vector.dtype
+    return State(
+        # Arrays of their own, since the host loop gives each of them away.
+        basis=jnp.zeros((num_steps if keep_basis else 0, vector.size), dtype),
+        vector=vector,
+        previous=jnp.zeros_like(vector),
+        alphas=jnp.zeros(num_steps, dtype),
+        betas=jnp.zeros(num_steps, dtype),
+        beta=jnp.zeros((), dtype),
+        scale=jnp.zeros((), dtype),
+        num_valid=jnp.zeros((), jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+    )
 
 
 def advance(state: State, product: Array, reorthogonalise: Reorthogonalise) -> State:

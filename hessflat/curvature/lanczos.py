@@ -35,7 +35,7 @@ def lanczos(
     probe: Probe = "rademacher",
     return_basis: bool = False,
     loop: fold.Loop | None = None,
-    together: bool | None = None,
+    together: bool = False,
 ) -> Tridiagonals:
     """Lanczos from `num_probes` random unit vectors, one product per step.
 
@@ -52,8 +52,8 @@ def lanczos(
         probe: "rademacher" or "gaussian".
         return_basis: also return the Lanczos vectors [k, m, P].
         loop: "scan" compiles the whole recurrence, "host" drives it from Python; None chooses.
-        together: probes side by side in every product (memory times k); None does so where products are so small
-            that overhead dominates.
+        together: probes side by side in every product, where the loop is compiled: memory times k, and on a CPU no
+            faster.
 
     Raises:
         InputError: counts below 1, unknown options, or an operator that gives values that are not finite.
@@ -62,7 +62,7 @@ def lanczos(
     num_steps = min(num_steps, op.size)
     keep = reorthogonalise == "full" or return_basis
     loop = loop_for(op, loop)
-    together = _side_by_side(op, num_probes, loop) if together is None else together and loop == "scan"
+    together = together and loop == "scan"
     keys = jax.random.split(key, num_probes)
     settings = (num_steps, reorthogonalise, probe, keep, return_basis)
     with precision.chosen():
@@ -101,10 +101,6 @@ def _recurrence(
 
 
 _compiled = jax.jit(_recurrence, static_argnums=range(2, 8))
-
-
-def _side_by_side(op: Operator, num_probes: int, loop: fold.Loop) -> bool:
-    return False
 
 
 def _as_record(result: Tridiagonals) -> Tridiagonals:

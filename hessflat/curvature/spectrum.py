@@ -151,7 +151,7 @@ def spectrum(
     reorthogonalise: Reorthogonalise = "full",
     probe: Probe = "rademacher",
     loop: fold.Loop | None = None,
-    together: bool | None = None,
+    together: bool = False,
 ) -> Spectrum:
     """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019): the arguments are those of `lanczos`.
 
