@@ -420,9 +420,10 @@ def _epoch_axis(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_xlabel("epoch")
     if last > 1:
         axis.set_xscale("symlog", linthresh=1, linscale=0.4)
-        decades = [10**power for power in range(math.floor(math.log10(last)) + 1)]
-        nearby = [5 * 10**power for power in range(math.floor(math.log10(last)) + 1) if 5 * 10**power <= last]
-        axis.xaxis.set_major_locator(FixedLocator([0, *sorted(decades + nearby)]))
+        # Short runs need the 2 as well; in long ones it would meet its neighbours.
+        steps = (1, 2, 5) if last < 10 else (1, 5)
+        ticks = [step * 10**power for power in range(math.floor(math.log10(last)) + 1) for step in steps]
+        axis.xaxis.set_major_locator(FixedLocator([0, *(tick for tick in ticks if tick <= last)]))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_xlim(-0.1, last * 1.12)
