@@ -6,6 +6,7 @@ from pathlib import Path
 from hessflat import arguments, entry, progress, runner, sweep
 from hessflat.analysis.experiment import Experiment
 from hessflat.analysis.results import load_run
+from hessflat.analysis.tables import as_text
 from hessflat.config import SCALES, load_module
 from hessflat.errors import InputError, require_known
 from hessflat.report.build import Entry, build, print_summary
@@ -64,7 +65,12 @@ def main(argv: Sequence[str]) -> None:
         reporter.advance(0.0, "drawing the report")
         entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}
-    print_summary([e for e in entries if e.experiment.id in ran and e.scale == own["scale"]])
+    shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
+    for shown_entry in shown:
+        for table in shown_entry.experiment.tabulate(shown_entry.runs):
+            print(f"\n{shown_entry.experiment.id}, {shown_entry.scale} scale. {as_text(table)}")
+    print()
+    print_summary(shown)
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")
 
 

@@ -245,10 +245,8 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         data=dataset.description,
         num_params=num_params(state.params),
         seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
-        matmul_precision={
-            "curvature": precision.name(),
-            "training": jax.config.jax_default_matmul_precision or "default",
-        },
+        matmul_precision=precision.name(),
+        training_matmul_precision=jax.config.jax_default_matmul_precision or "default",
         batch_norm_mode="eval" if jax.tree.leaves(state.statistics) else "none in this model",
         statistics_batch=None,
         runs_together=together,

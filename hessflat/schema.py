@@ -42,6 +42,7 @@ SCHEMA: Schema = {
         "at": Setting("growth", one_of(SCHEDULE_OF_MEASUREMENTS), "when to measure; the last epoch is always measured"),
         "every": Setting(10, at_least(1), "epochs between measurements where measure.at is every"),
         "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra are estimated by Lanczos quadrature"),
+        "curvature": Setting("always", one_of(("always", "end")), "measure spectra and Jacobians each time, or at the end"),
         "exact": Setting("never", one_of(("never", "end", "always")), "when to compute every eigenvalue of the Hessian"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),
         "probes": Setting(2, at_least(1), "Lanczos runs a spectrum; a standard error needs two"),

@@ -1,5 +1,6 @@
 """How large the weights are, and how large the rank of the Hessian may be by the paper's bound."""
 
+import jax
 import optax
 
 from hessflat.measures.subject import Arrays, Scalars, Subject
@@ -11,12 +12,15 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
     return 4 * num_classes * (neurons + inputs)
 
 
+_norm = jax.jit(optax.global_norm)
+
+
 def size(subject: Subject) -> tuple[Scalars, Arrays]:
     """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
     count = num_params(subject.params)
     rank = rank_bound(subject.num_classes, num_neurons(subject.params), input_size(subject.splits["train"]["inputs"]))
     return {
-        "weight_norm": float(optax.global_norm(subject.params)),
+        "weight_norm": float(_norm(subject.params)),
         "num_params": count,
         "rank_bound": rank,
         "zero_mass_bound": max(0.0, 1 - rank / count),

@@ -4,11 +4,11 @@ A builder takes the number of classes and, keyword-only, its settings; it return
 `module(inputs, train)`. This folder is the only one that knows flax.linen.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from hessflat.models.mlp import mlp
@@ -62,4 +62,4 @@ def num_neurons(params: Any) -> int:
 
 def input_size(inputs: jax.Array) -> int:
     """d_x, the number of components of one example of `inputs` `[n, ...]`."""
-    return int(jnp.prod(jnp.array(inputs.shape[1:])))
+    return math.prod(inputs.shape[1:])

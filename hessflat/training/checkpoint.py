@@ -22,7 +22,9 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run that may still be running, for reading alone."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train the run first")
-    manager = ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(create=False, read_only=True))
+    manager = ocp.CheckpointManager(
+        folder.absolute(), options=ocp.CheckpointManagerOptions(create=False, read_only=True)
+    )
     try:
         yield manager
     finally:

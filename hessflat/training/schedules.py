@@ -1,5 +1,6 @@
 """Learning-rate schedules: factors of the initial rate as a function of t, the number of finished epochs."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from hessflat.rules import Rule, between, positive
 
 Schedule = Callable[[jax.Array], jax.Array]
 
-_increasing = Rule(lambda epochs: all(a < b for a, b in zip(epochs, epochs[1:], strict=False)), "increasing epochs")
+_increasing = Rule(lambda epochs: all(a < b for a, b in itertools.pairwise(epochs)), "increasing epochs")
 
 
 def constant(num_epochs: int) -> Schedule:
@@ -39,7 +40,7 @@ def step_decay(
     factor: Annotated[float, positive, "what it is multiplied by"] = 0.1,
 ) -> Schedule:
     """*On progressive sharpening*, §6.3: divided by ten after epochs 50 and 80 of 90."""
-    return lambda epoch: factor ** jnp.sum(epoch[..., None] >= jnp.array(after), axis=-1).astype(float)
+    return lambda epoch: factor ** sum((epoch >= end).astype(float) for end in after)
 
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {

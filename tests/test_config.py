@@ -1,0 +1,90 @@
+"""Configurations: bad input is one line that names the nearest right answer; sweeps and identities."""
+
+import json
+
+import pytest
+
+from hessflat import config, schema
+from hessflat.errors import InputError
+
+G_MLP = "configs/g_mlp.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("--config.optim.lrr=3", "did you mean 'optim.lr'?"),
+        ("--config.optim.lr=abc", "config.optim.lr must be a number, got abc"),
+        ("--config.optim.lr=-1", "config.optim.lr must be above 0 and finite, got -1.0"),
+        ("--config.optim.lr=nan", "config.optim.lr must be above 0 and finite, got nan"),
+        ("--config.optim.lr", "has no value"),
+        ("--config.seed=1.5", "config.seed must be a whole number, got 1.5"),
+        ("--config.optim.sgd.nesterov=no", "config.optim.sgd.nesterov must be true or false, got no"),
+        ("--config.optim.adam.b1=0.5", "is a setting of 'adam', but config.optim.name is 'sgd'"),
+        ("--config.optim.name=sdg", "config.optim.name must be one of sgd, adam, adamw, got 'sdg'"),
+        ("--config.model.mlp.hidden=(3,'a')", "config.model.mlp.hidden must be a tuple, each a whole number"),
+        ("--config.model.mlp.hidden=(3,0)", "each above 0"),
+        ("--config.model=3", "is a group of settings"),
+        ("--config.measure.operators=('hesian',)", "one of hessian, gauss_newton"),
+        ("--config.train.label_smoothing=1.0", "at least 0 and below 1"),
+    ],
+)
+def test_bad_setting_is_one_line(argument, line):
+    with pytest.raises(InputError) as error:
+        schema.validate(config.from_command_line(G_MLP, [argument]))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("configs/g_mpl.py:small", "did you mean 'configs/g_mlp.py'?"),
+        ("configs/g_mlp.py:smal", "did you mean 'small'?"),
+        ("hessflat/errors.py:small", "must define get_config"),
+    ],
+)
+def test_bad_target_is_one_line(target, line):
+    with pytest.raises(InputError, match=line.replace("?", r"\?")):
+        config.from_command_line(target, [])
+
+
+def test_override_leaves_the_original_alone_and_keeps_types():
+    base = schema.base_config("small")
+    changed = config.override(base, {"optim.lr": 0.5, "model.mlp.hidden": (7,)})
+    assert (base.optim.lr, changed.optim.lr) == (0.03, 0.5)
+    assert changed.model.mlp.hidden == (7,)
+    with pytest.raises(InputError, match=r"config\.train\.epochs must be a whole number, got 'ten'"):
+        config.override(base, {"train.epochs": "ten"})
+
+
+def test_sweep_combinators():
+    assert config.product({"a": (1, 2), "b": (3, 4)}) == [
+        {"a": 1, "b": 3},
+        {"a": 1, "b": 4},
+        {"a": 2, "b": 3},
+        {"a": 2, "b": 4},
+    ]
+    assert config.product(config.zip_({"a": (1, 2), "b": (3, 4)}), {"seed": (0,)}) == [
+        {"a": 1, "b": 3, "seed": 0},
+        {"a": 2, "b": 4, "seed": 0},
+    ]
+    assert config.chain([{"a": 1}], config.product({"b": (2,)})) == [{"a": 1}, {"b": 2}]
+    with pytest.raises(InputError, match="one length"):
+        config.zip_({"a": (1,), "b": (2, 3)})
+
+
+def test_identity_ignores_what_was_not_chosen_and_survives_json():
+    base = schema.base_config("small")
+    plain = schema.effective(base)
+    assert "mlp" not in plain["model"]
+    assert config.fingerprint(plain) == config.fingerprint(schema.effective(config.override(base, {"seed": 0})))
+    assert config.fingerprint(plain) != config.fingerprint(schema.effective(config.override(base, {"seed": 1})))
+    restored = schema.from_plain(json.loads(json.dumps(plain)))
+    assert config.canonical_json(schema.effective(restored)) == config.canonical_json(plain)
+
+
+def test_every_setting_says_what_it_means():
+    for name, setting in config.flatten(schema.SCHEMA).items():
+        assert setting.rule.holds(setting.default), name
+        assert len(setting.doc) > 5, name
