@@ -12,7 +12,7 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
     return 4 * num_classes * (neurons + inputs)
 
 
-_norm = jax.jit(optax.global_norm)
+_norm = jax.jit(optax.tree.norm)
 
 
 def size(subject: Subject) -> tuple[Scalars, Arrays]:

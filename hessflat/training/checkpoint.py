@@ -14,7 +14,7 @@ from hessflat.files import full_disk_named
 
 def open_folder(folder: Path) -> ocp.CheckpointManager:
     """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
-    return ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(create=True))
+    return _manager(folder, ocp.CheckpointManagerOptions(create=True))
 
 
 @contextlib.contextmanager
@@ -22,9 +22,7 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run that may still be running, for reading alone."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train the run first")
-    manager = ocp.CheckpointManager(
-        folder.absolute(), options=ocp.CheckpointManagerOptions(create=False, read_only=True)
-    )
+    manager = _manager(folder, ocp.CheckpointManagerOptions(create=False, read_only=True))
     try:
         yield manager
     finally:
@@ -65,6 +63,11 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
         return manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
         raise InputError(_damaged(where, error)) from error
+
+
+def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    # The handler is named so that the shapes in a checkpoint can be read before anything is restored.
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
 def _damaged(where: str, error: Exception) -> str:

@@ -1,0 +1,47 @@
+"""What tests of runs share: a small configuration, and what a finished run left on disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hessflat import config, metric_log, progress, runner
+from hessflat.measure import stored_config
+from hessflat.training import checkpoint
+from hessflat.training.program import hyper_of, make_program
+
+TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
+
+
+def tiny(*arguments):
+    """The MLP of `configs/g_mlp.py`, five hidden units, five epochs, measured at 0, 1, 2 and 5."""
+    return config.from_command_line("configs/g_mlp.py:smoke", [*TINY, *arguments])
+
+
+def run_all(configs, root, reporter=None):
+    """Run and give back the folders."""
+    jobs = runner.jobs_of(configs, Path(root))
+    runner.run_all(jobs, reporter or progress.silent())
+    return [job.folder for job in jobs]
+
+
+def final_state(folder):
+    """The last checkpoint of a run."""
+    chosen = stored_config(folder)
+    splits = runner.device_splits(runner.load_data(chosen))
+    program = make_program(chosen, 10, splits["train"]["inputs"])
+    with checkpoint.reading(folder / "checkpoints") as manager:
+        last = checkpoint.steps(manager)[-1]
+        return checkpoint.restore(manager, last, program.init(hyper_of(chosen)))
+
+
+def spectra(folder):
+    """Nodes and weights of every stored spectrum; seconds are left out, they are never the same twice."""
+    found = {}
+    for path in sorted((Path(folder) / "spectra").glob("*.npz")):
+        with np.load(path) as arrays:
+            found[path.name] = {key: arrays[key] for key in arrays.files if key != "seconds"}
+    return found
+
+
+def metrics(folder):
+    return metric_log.read(Path(folder) / "metrics.jsonl")

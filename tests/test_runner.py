@@ -1,0 +1,220 @@
+"""Runs on disk: skipped, continued, refused; killed at any moment they end with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from hessflat import measure, run, runner
+from hessflat.errors import InputError
+
+COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run, for reading alone."""
+    return runs.run_all([runs.tiny()], tmp_path_factory.mktemp("runs"))[0]
+
+
+def test_folder_holds_everything(finished):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["status"] == "done"
+    for key in ("command", "versions", "device", "matmul_precision", "batch_norm_mode", "seeds", "data_checksum",
+                "git_commit", "started", "finished", "num_params"):  # fmt: skip
+        assert manifest[key], key
+    assert [record["epoch"] for record in runs.metrics(finished)] == [0, 1, 2, 5]
+    assert sorted(path.name for path in (finished / "spectra").iterdir()) == sorted(
+        f"{step}-{name}.npz" for step in (0, 10, 20, 50) for name in ("hessian", "gauss_newton")
+    )
+    assert {"0", "10", "20", "50"} <= {path.name for path in (finished / "checkpoints").iterdir()}
+    assert finished.parent.name == "g_mlp"
+
+
+def test_training_lowers_the_loss_and_metrics_are_consistent(finished):
+    first, *_, last = runs.metrics(finished)
+    assert last["train_loss"] < first["train_loss"]
+    assert last["gap_loss"] == pytest.approx(abs(last["train_loss"] - last["test_loss"]))
+    assert last["hessian.mean_eigenvalue"] == pytest.approx(last["hessian.trace"] / last["num_params"])
+    assert last["hessian.second_moment"] == pytest.approx(last["hessian.frobenius"] ** 2 / last["num_params"])
+    assert last["gauss_newton.lambda_min"] > -1e-5 * last["gauss_newton.lambda_max"]
+    assert last["softmax_jacobian.max"] <= last["jacobian.max"]
+
+
+def test_same_command_again_touches_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
+    root = finished.parents[1]
+    assert runs.run_all([runs.tiny()], root) == [finished]
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"} == before
+
+
+def test_foreign_folder_is_refused_and_left_alone(tmp_path):
+    job = runner.jobs_of([runs.tiny()], tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty and has no config\.json"):
+        runs.run_all([job.config], tmp_path)
+    (job.folder / "config.json").write_text(json.dumps({"seed": 1}))
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        runs.run_all([job.config], tmp_path)
+    assert {path.name for path in job.folder.iterdir()} == {"notes.txt", "config.json"}
+
+
+def test_folder_in_use_is_refused(tmp_path):
+    job = runner.jobs_of([runs.tiny()], tmp_path)[0]
+    with run.locked(job.folder), pytest.raises(InputError, match="in use by another process"):
+        runs.run_all([job.config], tmp_path)
+
+
+def test_sweep_with_a_run_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="same run twice"):
+        runner.jobs_of([runs.tiny(), runs.tiny()], tmp_path)
+
+
+def test_other_data_is_refused(tmp_path):
+    folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
+    run.write_manifest(folder, data_checksum="0" * 64)
+    with pytest.raises(InputError, match="run on other data"):
+        runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
+
+
+def test_divergence_ends_the_run_keeps_its_measurements_and_not_the_sweep(tmp_path):
+    # 1e20 overflows float32 within an epoch.
+    diverging, fine = runs.tiny("--config.optim.lr=1e20"), runs.tiny()
+    folders = runs.run_all([diverging, fine], tmp_path)
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    assert [manifest["status"] for manifest in manifests] == ["diverged", "done"]
+    assert "not finite" in manifests[0]["reason"]
+    assert [record["step"] for record in runs.metrics(folders[0])] == [0]
+
+
+def test_vectorised_sweep_agrees_with_runs_in_turn(finished, tmp_path):
+    others = [runs.tiny("--config.execution=vectorised", f"--config.seed={seed}") for seed in (0, 1, 2)]
+    together = runs.run_all(others, tmp_path)
+    assert json.loads((together[0] / "manifest.json").read_text())["runs_together"] == 3
+    for key in ("train_loss", "test_accuracy", "hessian.lambda_max", "jacobian.mean"):
+        assert runs.metrics(together[0])[-1][key] == pytest.approx(runs.metrics(finished)[-1][key], rel=1e-3)
+
+
+def test_checkpoints_between_measurements_replace_one_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SECONDS_PER_BLOCK", 1e-9)  # blocks of one step
+    folder = runs.run_all([runs.tiny("--config.checkpoint.minutes=1e-9")], tmp_path)[0]
+    kept = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {0, 10, 20, 50} <= kept
+    assert len(kept - {0, 10, 20, 50}) == 1
+
+
+def test_damaged_checkpoint_is_one_line(tmp_path):
+    folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
+    run.write_manifest(folder, status="running")
+    for path in (folder / "checkpoints" / "10").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"checkpoints.10 is damaged.*delete that folder") as error:
+        runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_measure_again_with_other_settings(finished, capsys):
+    measure.main([f"--run={finished}", "--steps=0,50", "--config.measure.probes=3"])
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder.parent == finished / "measurements"
+    again = runs.metrics(folder)
+    assert [record["step"] for record in again] == [0, 50]
+    own = runs.metrics(finished)[-1]
+    assert again[-1]["train_loss"] == own["train_loss"]
+    assert again[-1]["hessian.lambda_max"] == pytest.approx(own["hessian.lambda_max"], rel=0.2)
+    assert runs.spectra(folder)["50-hessian.npz"]["nodes"].shape == (3, 4)
+    measure.main([f"--run={finished}", "--steps=50", "--config.measure.probes=3"])
+    assert runs.metrics(folder) == again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--config.seed=3"], "only --config.measure"),
+        (["--steps=7"], "no checkpoint of step 7"),
+        (["--steps=soon"], "must be all, last or steps"),
+        (["--stepz=all"], "did you mean '--steps'"),
+    ],
+)
+def test_measure_refuses_in_one_line(finished, arguments, line):
+    with pytest.raises(InputError, match=line):
+        measure.main([f"--run={finished}", *arguments])
+
+
+def killed_when(condition, root, *arguments):
+    """Start the command and send SIGKILL as soon as `condition(folder)` is true; says whether it was."""
+    process = subprocess.Popen([*COMMAND, f"--root={root}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            folders = list(root.glob("g_mlp/*"))
+            if folders and condition(folders[0]):
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.002)
+        return False
+    finally:
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
+    arguments = [
+        "--config.train.epochs=200",
+        "--config.measure.at=every",
+        "--config.checkpoint.minutes=0.002",
+    ]
+    straight = tmp_path / "straight"
+    subprocess.run([*COMMAND, f"--root={straight}", *arguments], check=True, capture_output=True)
+    folder = next(straight.glob("g_mlp/*"))
+
+    def lines(count):
+        return lambda other: (other / "metrics.jsonl").exists() and len(runs.metrics(other)) >= count
+
+    interrupted = tmp_path / "interrupted"
+    moments = [
+        lambda other: (other / "config.json").exists(),  # before anything is trained
+        lambda other: any((other / "spectra").glob("0-*")),  # between a spectrum and its line
+        lines(1),  # between a line and its checkpoint
+        lambda other: any((other / "checkpoints").glob("*10*")),  # while a checkpoint is written
+        lines(4),
+        lambda other: any((other / "spectra").glob("1000-*")),
+        lines(13),
+        lines(21),  # after the last line, before the run counts as done
+    ]
+    kills = sum(killed_when(moment, interrupted, *arguments) for moment in moments)
+    assert kills >= 6  # the last moment may come too late
+    subprocess.run([*COMMAND, f"--root={interrupted}", *arguments], check=True, capture_output=True)
+    other = next(interrupted.glob("g_mlp/*"))
+
+    manifest = json.loads((other / "manifest.json").read_text())
+    assert manifest["status"] == "done"
+    assert manifest["resumed_from"]
+    assert (other / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, runs.final_state(other), runs.final_state(folder))
+    a, b = runs.spectra(other), runs.spectra(folder)
+    assert a.keys() == b.keys()
+    for name in a:
+        for key in a[name]:
+            np.testing.assert_array_equal(a[name][key], b[name][key], err_msg=f"{name} {key}")
+
+
+def test_commands_answer_bad_input_in_one_line(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", "--config.optim.lrr=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: unknown setting config.optim.lrr; did you mean 'optim.lr'?")
+    assert process.stderr.count("\n") == 1
