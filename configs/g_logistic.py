@@ -22,7 +22,8 @@ def get_config(scale: str = "small") -> ConfigDict:
         "optim.lr": 0.03,
         "schedule.name": "linear_decay",
         "data.scaling": "unit",
-        "measure.exact": "always",
+        "checkpoint.keep": "end",
+        "measure.exact": "end",
     }
     at_scale = {
         "smoke": {"train.epochs": 2, "measure.lanczos_steps": 10},

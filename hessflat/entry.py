@@ -20,8 +20,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
+        # Runs in other threads are cut off too: whatever they were writing, their folders stay whole.
+        os._exit(130)
 
 
 def keep_compiled_code() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessflat import arguments, entry, progress, runner, sweep
+from hessflat import arguments, entry, jobs, progress, sweep, workers
 from hessflat.analysis.experiment import Experiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
@@ -28,9 +28,9 @@ def load(name: str) -> Experiment:
     return experiment
 
 
-def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[runner.Job]:
+def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
     """The runs that answer the experiment's question at a scale."""
-    return runner.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
+    return jobs.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
 
 
 def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
@@ -53,15 +53,15 @@ def report_all(root: Path, out: Path) -> list[Entry]:
 
 def main(argv: Sequence[str]) -> None:
     """Run the experiments named in `--exp`, separated by spaces or commas, then redraw the report."""
-    own, settings = arguments.parse(argv, {"exp": None, "scale": "small", "root": "runs", "out": "report"})
+    own, settings = arguments.parse(argv, {"exp": None, "scale": "small", "root": "runs", "out": "report", "workers": "auto"})
     if settings:
         raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)
     experiments = [load(name) for name in own["exp"].replace(",", " ").split()]
     root, out = Path(own["root"]), Path(own["out"])
-    jobs = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
-    with progress.reporting(sum(runner.work_of(job.config) for job in jobs)) as reporter:
-        runner.run_all(jobs, reporter)
+    wanted = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
+    with progress.reporting(sum(jobs.work_of(job.config) for job in wanted)) as reporter:
+        workers.run_all(wanted, reporter, own["workers"])
         reporter.advance(0.0, "drawing the report")
         entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}

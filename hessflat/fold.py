@@ -28,15 +28,6 @@ def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any,
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
-def repeat_while(alive: Callable, body: Callable, carry: Any, loop: Loop = "scan") -> Any:
-    """`jax.lax.while_loop(alive, body, carry)`; with `loop="host"` the same from Python, on the terms of `scan`."""
-    if loop == "scan":
-        return jax.lax.while_loop(alive, body, carry)
-    while alive(carry):
-        carry = body(carry)
-    return carry
-
-
 def choose_loop(function: Callable, *args: Any) -> Loop:
     """`"host"` on a CPU where `function(*args)` holds a convolution, else `"scan"`. `args` may be shapes."""
     if jax.default_backend() != "cpu":

@@ -10,7 +10,7 @@ from hessflat import arguments, config, entry, metric_log, progress, run, runner
 from hessflat.errors import InputError
 from hessflat.files import write_atomically
 from hessflat.training import checkpoint
-from hessflat.training.program import hyper_of, make_program
+from hessflat.training.program import hyper_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,11 +24,9 @@ def main(argv: Sequence[str]) -> None:
     stored = stored_config(folder)
     changed = schema.validate(config.with_arguments(stored, _only_measure(settings)))
     manifest = run.read_manifest(folder)
-    dataset = runner.load_data(changed)
+    program, dataset, splits = runner.prepared(changed)
     if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
         raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
-    splits = runner.device_splits(dataset)
-    program = make_program(changed, dataset.num_classes, splits["train"]["inputs"])
     like = program.init(hyper_of(changed))
 
     out = folder / "measurements" / config.fingerprint(changed.measure.to_dict())

@@ -1,6 +1,7 @@
 """One line that says what is running and how long it will take: live in a terminal, now and then in a log."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -30,6 +31,7 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
     started = time.monotonic()
     done = 0.0
     last_line = started
+    lock = threading.Lock()  # runs proceed in threads
 
     columns = (
         BarColumn(bar_width=24),
@@ -43,13 +45,14 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
 
         def advance(work: float, doing: str) -> None:
             nonlocal done, last_line
-            done += work
-            elapsed = time.monotonic() - started
-            left = _time_left(elapsed, done, total)
-            bar.update(task, completed=done, description=doing, left=left)
-            if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
-                last_line = time.monotonic()
-                console.print(f"{100 * done / total:3.0f} %  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
+            with lock:
+                done += work
+                elapsed = time.monotonic() - started
+                left = _time_left(elapsed, done, total)
+                bar.update(task, completed=done, description=doing, left=left)
+                if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
+                    last_line = time.monotonic()
+                    console.print(f"{100 * done / total:3.0f} %  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
 
         yield Reporter(advance, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
 

@@ -72,6 +72,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether nothing is left to do: trained to the end, or diverged."""
+    return read_manifest(folder).get("status") in ("done", "diverged")
+
+
 def write_manifest(folder: Path, **changes: Any) -> None:
     """Merge `changes` into the manifest."""
     write_atomically(

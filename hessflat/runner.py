@@ -1,10 +1,12 @@
-"""Run configurations: group those that share a program, resume or skip, train, measure, keep what is needed to redraw.
+"""Run configurations: resume or skip, train, measure, and keep what is needed to redraw.
 
 A run interrupted at any moment and started again ends with the same bits: parameters come from the last complete
 checkpoint, metrics logged after it are cut off, and everything random is drawn from the key of (seed, step).
 """
 
 import contextlib
+import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,63 +18,54 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hessflat import data, metric_log, run
-from hessflat.config import canonical_json, chosen_settings, flatten_values
+from hessflat.config import canonical_json, chosen_settings, flatten, override
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
+from hessflat.jobs import Job, chunks_of, groups_of, measured_epochs, work_of
 from hessflat.measures import Subject, measure
 from hessflat.models import num_params
 from hessflat.progress import Reporter
-from hessflat.schema import effective, validate
+from hessflat.schema import SCHEMA, effective, from_plain
 from hessflat.training import checkpoint
 from hessflat.training.program import TRACED, Hyper, Program, TrainState, hyper_of, make_program
 
 SECONDS_PER_BLOCK = 2.0
-# Above this, one run fills an accelerator by itself.
-MOST_PARAMS_TOGETHER = 1_000_000
+
+Splits = dict[str, dict[str, jax.Array]]
 
 
-class Job(NamedTuple):
-    """One configuration with the folder that is its own."""
-
-    config: ConfigDict
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.config.experiment} l2={self.config.optim.l2:g} seed={self.config.seed}"
-
-
-def jobs_of(configs: Sequence[ConfigDict], root: Path) -> list[Job]:
-    """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
-    jobs = [Job(config, run.folder_of(effective(validate(config)), root)) for config in configs]
-    seen: set[Path] = set()
-    for job in jobs:
-        if job.folder in seen:
-            raise InputError(f"the sweep holds the same run twice ({job.folder.name}); remove one")
-        seen.add(job.folder)
-    return jobs
-
-
-def work_of(config: ConfigDict) -> float:
-    """A guess of a run's cost, for sharing out the time left between runs of unlike size."""
-    epochs = len(measured_epochs(config)) * 20 + config.train.epochs / 10
-    return epochs * (1 if config.model.name == "softmax_regression" else 5)
-
-
-def run_all(jobs: Sequence[Job], reporter: Reporter) -> list[Program]:
-    """Run every job that is not finished. Returns the programs that were compiled, one for each group of shapes."""
+def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
+    """Run every job that is not finished. Returns the number of training programs, one for each group of shapes."""
     for job in jobs:
         run.claim(job.folder, effective(job.config))
-    programs = []
-    for group in _groups(jobs):
-        dataset = load_data(group[0].config)
-        splits = device_splits(dataset)
-        program = make_program(group[0].config, dataset.num_classes, splits["train"]["inputs"])
-        programs.append(program)
-        for chunk in _chunks(group, program):
-            _run_chunk(program, chunk, dataset, splits, reporter)
-    return programs
+    groups = groups_of(jobs)
+    for group in groups:
+        for chunk in chunks_of(group, prepared(group[0].config).program):
+            _run_chunk(chunk, reporter)
+    return len(groups)
+
+
+class Prepared(NamedTuple):
+    """What the runs of a group share."""
+
+    program: Program
+    dataset: data.Dataset
+    splits: Splits
+
+
+def prepared(config: ConfigDict) -> Prepared:
+    """The program and the data of a configuration; the same objects for every run that shares them."""
+    defaults = {name: flatten(SCHEMA)[name].default for name in TRACED.values()}
+    return _prepared(canonical_json(effective(override(config, defaults))))
+
+
+@functools.lru_cache(maxsize=8)
+def _prepared(shared: str) -> Prepared:
+    config = from_plain(json.loads(shared))
+    dataset = load_data(config)
+    splits = device_splits(dataset)
+    return Prepared(make_program(config, dataset.num_classes, splits["train"]["inputs"]), dataset, splits)
 
 
 def load_data(config: ConfigDict) -> data.Dataset:
@@ -81,7 +74,7 @@ def load_data(config: ConfigDict) -> data.Dataset:
     return data.load(common.pop("name"), chosen_settings(config.data), **common)
 
 
-def device_splits(dataset: data.Dataset) -> dict[str, dict[str, jax.Array]]:
+def device_splits(dataset: data.Dataset) -> Splits:
     """The splits that hold examples, on the device."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {
@@ -91,43 +84,9 @@ def device_splits(dataset: data.Dataset) -> dict[str, dict[str, jax.Array]]:
     }
 
 
-def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        static = {k: v for k, v in flatten_values(job.config).items() if k not in TRACED.values()}
-        groups.setdefault(canonical_json(static), []).append(job)
-    return list(groups.values())
-
-
-def _chunks(group: list[Job], program: Program) -> list[list[Job]]:
-    """Runs that train together. On a CPU vectorising brings nothing, so there they go in turn."""
-    execution = group[0].config.execution
-    if execution == "auto":
-        params = jax.eval_shape(program.init, hyper_of(group[0].config)).params
-        small = num_params(params) <= MOST_PARAMS_TOGETHER
-        execution = "vectorised" if jax.default_backend() != "cpu" and small else "turn"
-    return [group] if execution == "vectorised" else [[job] for job in group]
-
-
-def measured_epochs(config: ConfigDict) -> list[int]:
-    """The epochs after which a run is measured, 0 being initialisation, in increasing order."""
-    last = config.train.epochs
-    if config.measure.at == "end":
-        return [last]
-    if config.measure.at == "every":
-        return sorted({*range(0, last, config.measure.every), last})
-    growth = (mantissa * 10**power for power in range(len(str(last))) for mantissa in (1, 2, 5))
-    return sorted({0, *(epoch for epoch in growth if epoch < last), last})
-
-
-def _run_chunk(
-    program: Program,
-    chunk: Sequence[Job],
-    dataset: data.Dataset,
-    splits: dict[str, dict[str, jax.Array]],
-    reporter: Reporter,
-) -> None:
+def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
     """Bring the jobs of a chunk to their end, those that are there already left alone."""
+    program, dataset, splits = prepared(chunk[0].config)
     with contextlib.ExitStack() as stack:
         for job in chunk:
             stack.enter_context(run.locked(job.folder))
@@ -136,7 +95,7 @@ def _run_chunk(
             manifest = run.read_manifest(job.folder)
             if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
-            if manifest.get("status") in ("done", "diverged"):
+            if run.is_finished(job.folder):
                 reporter.advance(work_of(job.config), f"{job.name}: {manifest['status']} already")
             else:
                 pending.append(job)
@@ -156,12 +115,13 @@ def _train_and_measure(
     program: Program,
     jobs: Sequence[Job],
     dataset: data.Dataset,
-    splits: dict[str, dict[str, jax.Array]],
+    splits: Splits,
     reporter: Reporter,
 ) -> None:
     config = jobs[0].config
     hypers = [hyper_of(job.config) for job in jobs]
     stops = [epoch * program.steps_per_epoch for epoch in measured_epochs(config)]
+    kept = stops if config.checkpoint.keep == "measured" else stops[-1:]
     with _managers(jobs) as managers:
         states, step = _restored(program, jobs, hypers, managers)
         for job, state in zip(jobs, states, strict=True):
@@ -174,9 +134,10 @@ def _train_and_measure(
         alive = list(range(len(jobs)))
         position = step or 0
         for stop in stops[len(stops) - unfinished :]:
-            on_block = _checkpoint_saver(jobs, managers, stops, config.checkpoint.minutes * 60)
-            for block_stop, states in _blocks(program, states, hypers, splits["train"], position, stop):
+            on_block = _checkpoint_saver(jobs, managers, kept, config.checkpoint.minutes * 60)
+            for block_stop, block_states in _blocks(program, states, hypers, splits["train"], position, stop):
                 share = (block_stop - position) / max(program.num_steps, 1)
+                states = block_states
                 on_block(block_stop, states)
                 reporter.advance(0.0, f"{_names(jobs)}: epoch {block_stop // program.steps_per_epoch}, {share:.0%}")
             position = stop
@@ -196,12 +157,12 @@ def _train_and_measure(
                 record_measurement(
                     job.folder, subject_of(program, job.config, state.params, splits, stop), stop, program
                 )
-                checkpoint.save(managers[index], stop, state)
+                if stop in kept:
+                    checkpoint.save(managers[index], stop, state)
                 reporter.advance(work[index], f"{job.name}: epoch {stop // program.steps_per_epoch}")
             if not alive:
                 break
         for index in alive:
-            managers[index].wait_until_finished()
             run.write_manifest(jobs[index].folder, status="done", finished=run.now())
 
 
@@ -243,6 +204,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         resumed_from=[*old.get("resumed_from", []), *([] if step is None else [step])],
         data_checksum=dataset.checksum,
         data=dataset.description,
+        examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
         num_params=num_params(state.params),
         seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
         matmul_precision=precision.name(),
@@ -274,20 +236,18 @@ def _blocks(
 
 
 def _checkpoint_saver(
-    jobs: Sequence[Job], managers: Sequence[Any], stops: Sequence[int], seconds: float
+    jobs: Sequence[Job], managers: Sequence[Any], kept: Sequence[int], seconds: float
 ) -> Callable[[int, list[TrainState]], None]:
     """Save between measurements once enough time has passed, each such checkpoint replacing the one before."""
     last = time.monotonic()
 
     def on_block(step: int, states: list[TrainState]) -> None:
         nonlocal last
-        if step in stops or time.monotonic() - last < seconds:
+        if step in kept or time.monotonic() - last < seconds:
             return
         for manager, state in zip(managers, states, strict=True):
-            manager.wait_until_finished()
-            before = [saved for saved in checkpoint.steps(manager) if saved not in stops]
+            before = [saved for saved in checkpoint.steps(manager) if saved not in kept]
             checkpoint.save(manager, step, state)
-            manager.wait_until_finished()
             for saved in before:
                 manager.delete(saved)
         last = time.monotonic()
@@ -300,7 +260,7 @@ def _finite(tree: Any) -> bool:
 
 
 def subject_of(
-    program: Program, config: ConfigDict, params: Any, splits: dict[str, dict[str, jax.Array]], step: int
+    program: Program, config: ConfigDict, params: Any, splits: Splits, step: int
 ) -> Subject:
     """What the measures see of a state."""
     return Subject(

@@ -46,12 +46,14 @@ SCHEMA: Schema = {
         "exact": Setting("never", one_of(("never", "end", "always")), "when to compute every eigenvalue of the Hessian"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),
         "probes": Setting(2, at_least(1), "Lanczos runs a spectrum; a standard error needs two"),
+        "trace_probes": Setting(20, at_least(1), "single products for trace and Frobenius norm"),
         "examples": Setting(0, at_least(0), "training examples that curvature is measured on, the first ones; 0 is all"),
         "batch_size": Setting(0, at_least(0), "examples a product takes at once, to bound memory; 0 is all"),
         "seed": Setting(0, at_least(0), "of the probes"),
     },
     "checkpoint": {
-        "minutes": Setting(5.0, positive, "between checkpoints of a run; measured steps always keep theirs"),
+        "keep": Setting("measured", one_of(("measured", "end")), "whose checkpoints stay, for `make measure`"),
+        "minutes": Setting(5.0, positive, "between checkpoints to resume from; each replaces the one before"),
     },
     "execution": Setting(
         "auto", one_of(("auto", "turn", "vectorised")), "how runs that share shapes train: one by one, or together by vmap"

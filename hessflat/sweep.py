@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hessflat import arguments, config, entry, progress, runner
+from hessflat import arguments, config, entry, progress, workers
+from hessflat.jobs import jobs_of, work_of
 
 
 def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
@@ -17,14 +18,17 @@ def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued."""
-    own, settings = arguments.parse(argv, {"config": None, "root": "runs"})
-    jobs = runner.jobs_of(configs_of(own["config"], settings), Path(own["root"]))
-    with progress.reporting(sum(runner.work_of(job.config) for job in jobs)) as reporter:
-        programs = runner.run_all(jobs, reporter)
+    """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued.
+
+    `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
+    """
+    own, settings = arguments.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
+    jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
+    with progress.reporting(sum(work_of(job.config) for job in jobs)) as reporter:
+        compiled = workers.run_all(jobs, reporter, own["workers"])
     for job in jobs:
         print(job.folder)
-    print(f"{len(jobs)} runs, {len(programs)} compiled training program(s)")
+    print(compiled)
 
 
 if __name__ == "__main__":

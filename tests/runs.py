@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from hessflat import config, metric_log, progress, runner
+from hessflat.jobs import jobs_of
 from hessflat.measure import stored_config
 from hessflat.training import checkpoint
 from hessflat.training.program import hyper_of, make_program
 
-TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
+TINY = (
+    "--config.train.epochs=5",
+    "--config.model.mlp.hidden=(5,)",
+    "--config.measure.lanczos_steps=4",
+    "--config.checkpoint.keep=measured",
+)
 
 
 def tiny(*arguments):
@@ -19,7 +25,7 @@ def tiny(*arguments):
 
 def run_all(configs, root, reporter=None):
     """Run and give back the folders."""
-    jobs = runner.jobs_of(configs, Path(root))
+    jobs = jobs_of(configs, Path(root))
     runner.run_all(jobs, reporter or progress.silent())
     return [job.folder for job in jobs]
 

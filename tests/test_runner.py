@@ -15,6 +15,7 @@ import runs
 
 from hessflat import measure, run, runner
 from hessflat.errors import InputError
+from hessflat.jobs import jobs_of
 
 COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY]
 
@@ -57,7 +58,7 @@ def test_same_command_again_touches_nothing(finished):
 
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):
-    job = runner.jobs_of([runs.tiny()], tmp_path)[0]
+    job = jobs_of([runs.tiny()], tmp_path)[0]
     job.folder.mkdir(parents=True)
     (job.folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty and has no config\.json"):
@@ -69,14 +70,14 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path):
 
 
 def test_folder_in_use_is_refused(tmp_path):
-    job = runner.jobs_of([runs.tiny()], tmp_path)[0]
+    job = jobs_of([runs.tiny()], tmp_path)[0]
     with run.locked(job.folder), pytest.raises(InputError, match="in use by another process"):
         runs.run_all([job.config], tmp_path)
 
 
 def test_sweep_with_a_run_twice_is_refused(tmp_path):
     with pytest.raises(InputError, match="same run twice"):
-        runner.jobs_of([runs.tiny(), runs.tiny()], tmp_path)
+        jobs_of([runs.tiny(), runs.tiny()], tmp_path)
 
 
 def test_other_data_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from hessflat.curvature.checks import Check, check
 from hessflat.curvature.dense import eigvalsh
 from hessflat.curvature.estimates import Estimate
 from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
-from hessflat.curvature.hutchinson import frobenius, trace
+from hessflat.curvature.hutchinson import Moments, frobenius, moments, trace
 from hessflat.curvature.interpolate import line
 from hessflat.curvature.jacobian import jacobian_norms
 from hessflat.curvature.lanczos import Tridiagonals, lanczos
@@ -43,6 +43,7 @@ __all__ = [
     "Density",
     "EigenPairs",
     "Estimate",
+    "Moments",
     "Operator",
     "RitzValue",
     "Spectrum",
@@ -59,6 +60,7 @@ __all__ = [
     "jacobian_norms",
     "lanczos",
     "line",
+    "moments",
     "sharpness",
     "spectrum",
     "spectrum_from_arrays",

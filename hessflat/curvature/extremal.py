@@ -70,7 +70,7 @@ def eigenpairs(
         given = None if start is None else _as_rows(op, start)
         state = krylov.begin(_first_vector(op, key, given), limit, keep_basis=True)
         while True:
-            state = _run(op, state, min(int(state.step) + _BLOCK, limit), loop)
+            state = _run(op, state, min(_BLOCK, limit - int(state.step)), loop)
             solved = _solve(state)
             chosen = _choose(solved.values, k, which)
             converged = _converged(solved, chosen, rtol, op.dtype)
@@ -129,15 +129,11 @@ def _as_rows(op: Operator, start: Any) -> Array:
     return jnp.concatenate(rows, axis=1).astype(op.dtype)
 
 
-@jax.jit
-def _run_compiled(op: Operator, state: krylov.State, until: Array) -> krylov.State:
-    return krylov.run(op, state, until, "scan")
+_run_compiled = jax.jit(krylov.run, static_argnums=(2, 3))
 
 
-def _run(op: Operator, state: krylov.State, until: int, loop: fold.Loop) -> krylov.State:
-    if loop == "host":
-        return krylov.run(op, state, until, loop)
-    return _run_compiled(op, state, jnp.asarray(until, jnp.int32))
+def _run(op: Operator, state: krylov.State, num_steps: int, loop: fold.Loop) -> krylov.State:
+    return (_run_compiled if loop == "scan" else krylov.run)(op, state, num_steps, loop)
 
 
 @jax.jit

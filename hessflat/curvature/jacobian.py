@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat import fold
 from hessflat.curvature import precision, probes, trees
 from hessflat.errors import InputError
 
@@ -49,15 +48,11 @@ def jacobian_norms(
     shape: tuple = getattr(trees.output_of("predict(params, inputs)", predict, params, inputs), "shape", ())
     if len(shape) != 2 or shape[0] != len(inputs):
         raise InputError(f"predict(params, inputs) must have shape ({len(inputs)}, C), got {shape}")
-    size = min(batch_size or len(inputs), len(inputs))
+    size = batch_size or len(inputs)
+    # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with precision.chosen():
-        norms = partial(_norms, predict, softmax, params)
-        loop = fold.choose_loop(norms, inputs[:1])
-        whole = len(inputs) // size * size
-        split = inputs[:whole].reshape(-1, size, *inputs.shape[1:])
-        _, parts = fold.scan(lambda carry, x: (carry, norms(x)), None, split, loop)
-        rest = [norms(inputs[whole:])] if whole < len(inputs) else []
-    return np.concatenate([np.asarray(parts).ravel(), *map(np.asarray, rest)])
+        parts = [_norms(predict, softmax, params, inputs[i : i + size]) for i in range(0, len(inputs), size)]
+        return np.concatenate([np.asarray(part) for part in parts])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

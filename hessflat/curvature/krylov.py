@@ -1,4 +1,4 @@
-"""One Lanczos recurrence: its state, one step of it, and running it until a given step.
+"""One Lanczos recurrence: its state, one step of it, and a scan over steps.
 
 Each step does `β_i q_{i+1} = A q_i − α_i q_i − β_{i−1} q_{i−1}`, then takes out again what the new vector has along
 the earlier ones (classical Gram-Schmidt twice, as matrix products), and only then measures β_i. When β_i is within
@@ -29,8 +29,7 @@ class State(NamedTuple):
     betas: Array  # [m]
     beta: Array  # [] β_{i-1}
     scale: Array  # [] largest row sum of |T| so far
-    num_valid: Array  # [] steps done before the recurrence ended
-    step: Array  # []
+    step: Array  # [] stays where the recurrence ended
 
 
 def breakdown_tolerance(dtype: jnp.dtype) -> float:
@@ -50,7 +49,6 @@ def begin(vector: Array, num_steps: int, keep_basis: bool) -> State:
         betas=jnp.zeros(num_steps, dtype),
         beta=jnp.zeros((), dtype),
         scale=jnp.zeros((), dtype),
-        num_valid=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
     )
 
@@ -76,34 +74,33 @@ def advance(state: State, product: Array, reorthogonalise: Reorthogonalise) -> S
         betas=state.betas.at[i].set(jnp.where(alive, beta, 0)),
         beta=jnp.where(goes_on, beta, 0),
         scale=scale,
-        num_valid=state.num_valid + alive,
-        step=i + 1,
+        step=i + alive,
     )
 
 
 def run(
     op: Operator,
     state: State,
-    until: int | Array,
+    num_steps: int,
     loop: fold.Loop,
     reorthogonalise: Reorthogonalise = "full",
     together: bool = False,
 ) -> State:
-    """Steps until `state.step == until`, or until every recurrence has ended."""
+    """`num_steps` more steps in one scan; a recurrence that has ended stays as it is."""
     product = partial(matvec, op, loop=loop)
     step = partial(advance if loop == "scan" else _advance_compiled, reorthogonalise=reorthogonalise)
     if together:
         product, step = jax.vmap(product), jax.vmap(step)
 
-    def unfinished(state: State) -> Array:
-        return jnp.all(state.step < until) & jnp.any(state.vector != 0)
+    def body(state: State, _: Array) -> tuple[State, None]:
+        return step(state, product(state.vector)), None
 
-    return fold.repeat_while(unfinished, lambda state: step(state, product(state.vector)), state, loop)
+    return fold.scan(body, state, jnp.arange(num_steps), loop)[0]
 
 
-def orthogonality_loss(basis: Array, num_valid: Array) -> Array:
+def orthogonality_loss(basis: Array, num_rows: Array) -> Array:
     """The largest |Q Qᵀ − I| over the rows in use."""
-    in_use = jnp.arange(basis.shape[0]) < num_valid
+    in_use = jnp.arange(basis.shape[0]) < num_rows
     return jnp.abs(basis @ basis.T - jnp.diag(in_use.astype(basis.dtype))).max()
 
 

@@ -95,9 +95,9 @@ def _recurrence(
 
     state = krylov.run(op, each(begin)(keys), num_steps, loop, reorthogonalise, together)
     loss = (
-        each(krylov.orthogonality_loss)(state.basis, state.num_valid) if keep else jnp.full_like(state.scale, jnp.nan)
+        each(krylov.orthogonality_loss)(state.basis, state.step) if keep else jnp.full_like(state.scale, jnp.nan)
     )
-    return Tridiagonals(state.alphas, state.betas, state.num_valid, loss, state.basis if return_basis else None)
+    return Tridiagonals(state.alphas, state.betas, state.step, loss, state.basis if return_basis else None)
 
 
 _compiled = jax.jit(_recurrence, static_argnums=range(2, 8))

@@ -25,36 +25,27 @@ def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
     arrays: Arrays = {}
     settings = subject.settings
     for name in settings["operators"]:
-        spectrum = cv.spectrum(
-            operator_of(subject, name),
-            jax.random.key(settings["seed"]),
-            num_steps=settings["lanczos_steps"],
-            num_probes=settings["probes"],
-        )
-        scalars |= {f"{name}.{key}": value for key, value in _numbers(spectrum, name).items()}
+        op = operator_of(subject, name)
+        spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
+        spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"])
+        moments = cv.moments(op, moments_key, settings["trace_probes"])
+        scalars |= {f"{name}.{key}": value for key, value in _numbers(spectrum, moments, name).items()}
         arrays[name] = cv.spectrum_to_arrays(spectrum)
     return scalars, arrays
 
 
-def _numbers(spectrum: cv.Spectrum, name: str) -> Scalars:
-    largest, smallest = spectrum.largest, spectrum.smallest
+def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
+    """Extremes and the mass at zero from the quadrature; the moments, which a product per probe gives, from those."""
     mass = spectrum.zero_mass(name)
-    estimates = {
-        "trace": spectrum.trace,
-        "mean_eigenvalue": spectrum.mean_eigenvalue,
-        "frobenius": spectrum.frobenius,
-        "second_moment": spectrum.second_moment,
-        "zero_mass": mass.weight,
-    }
     scalars: Scalars = {
-        "lambda_max": largest.value,
-        "lambda_max_bound": largest.residual,
-        "lambda_min": smallest.value,
-        "lambda_min_bound": smallest.residual,
+        "lambda_max": spectrum.largest.value,
+        "lambda_max_bound": spectrum.largest.residual,
+        "lambda_min": spectrum.smallest.value,
+        "lambda_min_bound": spectrum.smallest.residual,
         "zero_value": mass.value.value,
         "noise_floor": spectrum.noise_floor,
     }
-    for key, estimate in estimates.items():
+    for key, estimate in {**moments._asdict(), "zero_mass": mass.weight}.items():
         scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error
     return scalars
 

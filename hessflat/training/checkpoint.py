@@ -1,6 +1,7 @@
-"""Checkpoints by orbax: saved in the background, restored only into a state of the same tree, shapes and dtypes."""
+"""Checkpoints by orbax: complete or absent, restored only into a state of the same tree, shapes and dtypes."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from hessflat.errors import InputError
 from hessflat.files import full_disk_named
 
 
+# Orbax numbers its operations for the whole process, and waits forever when two threads save at once.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def open_folder(folder: Path) -> ocp.CheckpointManager:
     """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
-    return _manager(folder, ocp.CheckpointManagerOptions(create=True))
+    return _manager(folder, ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False))
 
 
 @contextlib.contextmanager
@@ -30,8 +35,8 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Start saving `state`; it counts as saved once it is complete, so a kill at any moment leaves the one before."""
-    with full_disk_named(manager.directory):
+    """Save `state`. It counts as saved once it is complete, so a kill at any moment leaves the one before."""
+    with full_disk_named(manager.directory), _ONE_AT_A_TIME:
         manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
@@ -60,7 +65,8 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
                 f"is {stored.get(name, 'absent')}; use the configuration it was made with"
             )
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(target))
+        with _ONE_AT_A_TIME:
+            return manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
         raise InputError(_damaged(where, error)) from error
 

@@ -1,0 +1,76 @@
+"""What there is to run: configurations with the folders that are theirs, and which of them share a program."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from hessflat import run
+from hessflat.config import canonical_json, flatten_values
+from hessflat.errors import InputError
+from hessflat.models import num_params
+from hessflat.schema import effective, validate
+from hessflat.training.program import TRACED, Program, hyper_of
+
+# Above this, one run fills an accelerator by itself.
+MOST_PARAMS_TOGETHER = 1_000_000
+
+
+class Job(NamedTuple):
+    """One configuration with the folder that is its own."""
+
+    config: ConfigDict
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.experiment} l2={self.config.optim.l2:g} seed={self.config.seed}"
+
+
+def jobs_of(configs: Sequence[ConfigDict], root: Path) -> list[Job]:
+    """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
+    jobs = [Job(config, run.folder_of(effective(validate(config)), root)) for config in configs]
+    seen: set[Path] = set()
+    for job in jobs:
+        if job.folder in seen:
+            raise InputError(f"the sweep holds the same run twice ({job.folder.name}); remove one")
+        seen.add(job.folder)
+    return jobs
+
+
+def work_of(config: ConfigDict) -> float:
+    """A guess of a run's cost, for sharing out the time left between runs of unlike size."""
+    epochs = len(measured_epochs(config)) * 20 + config.train.epochs / 10
+    return epochs * (1 if config.model.name == "softmax_regression" else 5)
+
+
+def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        static = {k: v for k, v in flatten_values(job.config).items() if k not in TRACED.values()}
+        groups.setdefault(canonical_json(static), []).append(job)
+    return list(groups.values())
+
+
+def chunks_of(group: list[Job], program: Program) -> list[list[Job]]:
+    """Runs that train together. On a CPU vectorising brings nothing, so there they go in turn."""
+    execution = group[0].config.execution
+    if execution == "auto":
+        params = jax.eval_shape(program.init, hyper_of(group[0].config)).params
+        small = num_params(params) <= MOST_PARAMS_TOGETHER
+        execution = "vectorised" if jax.default_backend() != "cpu" and small else "turn"
+    return [group] if execution == "vectorised" else [[job] for job in group]
+
+
+def measured_epochs(config: ConfigDict) -> list[int]:
+    """The epochs after which a run is measured, 0 being initialisation, in increasing order."""
+    last = config.train.epochs
+    if config.measure.at == "end":
+        return [last]
+    if config.measure.at == "every":
+        return sorted({*range(0, last, config.measure.every), last})
+    growth = (mantissa * 10**power for power in range(len(str(last))) for mantissa in (1, 2, 5))
+    return sorted({0, *(epoch for epoch in growth if epoch < last), last})

@@ -1,0 +1,103 @@
+"""Several runs at once on a CPU, each in a process of its own.
+
+A network without convolutions keeps one core busy, so a sweep of such runs takes as many processes as there are cores.
+Threads would not do: XLA's CPU client can wait for itself when two of them solve small eigenproblems at once.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hessflat import run, runner, schema
+from hessflat.errors import InputError
+from hessflat.jobs import Job, chunks_of, groups_of
+from hessflat.progress import Reporter
+from hessflat.schema import effective
+from hessflat.training.program import Program
+
+
+def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
+    """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
+    wanted = _number(workers)
+    groups = groups_of(jobs)
+    programs = [runner.prepared(group[0].config).program for group in groups]
+    chunks = [chunk for group, program in zip(groups, programs, strict=True) for chunk in chunks_of(group, program)]
+    unfinished = [chunk for chunk in chunks if not all(run.is_finished(job.folder) for job in chunk)]
+    count = min(_affordable(jobs, programs) if wanted is None else wanted, len(unfinished))
+    if count < 2:
+        runner.run_all(jobs, reporter)
+    else:
+        runner.run_all([job for chunk in chunks if chunk not in unfinished for job in chunk], reporter)
+        _run_in_processes(unfinished, reporter, count)
+    each = f", in each of {count} processes" if count > 1 else ""
+    return f"{len(jobs)} runs, {len(groups)} training program{'s' if len(groups) > 1 else ''} compiled{each}"
+
+
+def _number(workers: str) -> int | None:
+    if workers == "auto":
+        return None
+    if not workers.isdigit() or int(workers) < 1:
+        raise InputError(f"--workers must be auto or a whole number of at least 1, got {workers!r}")
+    return int(workers)
+
+
+def _affordable(jobs: Sequence[Job], programs: Sequence[Program]) -> int:
+    """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
+    host_loops = any(program.loop == "host" for program in programs)
+    if jax.default_backend() != "cpu" or host_loops or jobs[0].config.scale == "smoke":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.SimpleQueue()
+    settings = {name: getattr(jax.config, name) for name in _CARRIED}
+    listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
+    listener.start()
+    with ProcessPoolExecutor(count, context, _start, (messages, settings)) as pool:
+        futures = [pool.submit(_run_chunk, [(effective(job.config), job.folder) for job in chunk]) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    messages.put(None)
+    listener.join()
+
+
+def _listen(messages: Any, reporter: Reporter) -> None:
+    while (message := messages.get()) is not None:
+        name, arguments = message
+        getattr(reporter, name)(*arguments)
+
+
+# Settings of JAX that decide speed or numbers, which a new process does not inherit.
+_CARRIED = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+)
+_messages: Any = None
+
+
+def _start(messages: Any, settings: dict[str, Any]) -> None:
+    global _messages  # the one thing that a process of the pool is born with
+    _messages = messages
+    for name, value in settings.items():
+        jax.config.update(name, value)
+
+
+def _run_chunk(pairs: Sequence[tuple[dict[str, Any], Path]]) -> None:
+    reporter = Reporter(
+        lambda work, doing: _messages.put(("advance", (work, doing))), lambda line: _messages.put(("note", (line,)))
+    )
+    runner.run_all([Job(schema.from_plain(plain), folder) for plain, folder in pairs], reporter)
