@@ -27,7 +27,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     }
     at_scale = {
         "smoke": {"train.epochs": 2, "measure.lanczos_steps": 10},
-        "small": {"train.epochs": 200},
+        "small": {"train.epochs": 200, "measure.lanczos_steps": 60},
         "paper": {
             "train.epochs": 50,
             "data.name": "mnist",

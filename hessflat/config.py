@@ -189,7 +189,8 @@ def load_module(path: str | Path, *needed: str) -> ModuleType:
         found = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise InputError(f"no file {path}; {nearest(str(path), found) if found else 'run from the project folder'}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in needed:

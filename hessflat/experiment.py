@@ -53,7 +53,9 @@ def report_all(root: Path, out: Path) -> list[Entry]:
 
 def main(argv: Sequence[str]) -> None:
     """Run the experiments named in `--exp`, separated by spaces or commas, then redraw the report."""
-    own, settings = arguments.parse(argv, {"exp": None, "scale": "small", "root": "runs", "out": "report", "workers": "auto"})
+    own, settings = arguments.parse(
+        argv, {"exp": None, "scale": "small", "root": "runs", "out": "report", "workers": "auto"}
+    )
     if settings:
         raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)

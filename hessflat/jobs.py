@@ -11,7 +11,7 @@ from hessflat import run
 from hessflat.config import canonical_json, flatten_values
 from hessflat.errors import InputError
 from hessflat.models import num_params
-from hessflat.schema import effective, validate
+from hessflat.schema import effective, from_plain, identity, validate
 from hessflat.training.program import TRACED, Program, hyper_of
 
 # Above this, one run fills an accelerator by itself.
@@ -31,13 +31,28 @@ class Job(NamedTuple):
 
 def jobs_of(configs: Sequence[ConfigDict], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
-    jobs = [Job(config, run.folder_of(effective(validate(config)), root)) for config in configs]
+    jobs = [Job(config, run.folder_of(effective(validate(config)), identity(config), root)) for config in configs]
     seen: set[Path] = set()
     for job in jobs:
         if job.folder in seen:
             raise InputError(f"the sweep holds the same run twice ({job.folder.name}); remove one")
         seen.add(job.folder)
     return jobs
+
+
+def claim(job: Job) -> None:
+    """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
+    found = run.read_config(job.folder)
+    if found is None:
+        run.claim(job.folder, effective(job.config))
+        return
+    ours, theirs = (flatten_values(config) for config in (job.config, from_plain(found)))
+    differing = sorted(name for name in ours if ours[name] != theirs[name])
+    if differing:
+        raise InputError(
+            f"{job.folder} belongs to another configuration (they differ in {', '.join(differing)}); "
+            "nothing was touched: move it away, or use another folder"
+        )
 
 
 def work_of(config: ConfigDict) -> float:

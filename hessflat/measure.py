@@ -46,13 +46,10 @@ def main(argv: Sequence[str]) -> None:
 
 def stored_config(folder: Path) -> ConfigDict:
     """The configuration that a run folder belongs to."""
-    path = folder / "config.json"
-    if not path.exists():
+    plain = run.read_config(folder)
+    if plain is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
-    try:
-        return schema.from_plain(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it from the command in manifest.json") from error
+    return schema.from_plain(plain)
 
 
 def _only_measure(settings: Sequence[str]) -> Sequence[str]:

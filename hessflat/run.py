@@ -14,40 +14,35 @@ from typing import Any
 
 import jax
 
-from hessflat.config import canonical_json, fingerprint
 from hessflat.errors import InputError
 from hessflat.files import full_disk_named, write_atomically
 
 PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
 
 
-def folder_of(plain: Mapping[str, Any], root: Path) -> Path:
-    """`root/<experiment>/<name>-<hash8>` of an effective configuration: what is swept in words, the rest in the hash."""
+def folder_of(plain: Mapping[str, Any], identity: str, root: Path) -> Path:
+    """`root/<experiment>/<name>-<identity>` of an effective configuration: what is swept in words, the rest hashed."""
     name = (
         f"{plain['scale']}-{plain['model']['name']}-{plain['data']['name'].replace('/', '_')}"
         f"-lr={plain['optim']['lr']:g}-l2={plain['optim']['l2']:g}-seed={plain['seed']}"
     )
-    return root / plain["experiment"] / f"{name}-{fingerprint(plain)}"
+    return root / plain["experiment"] / f"{name}-{identity}"
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that the folder belongs to, None where there is none yet."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
 
 
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:
-    """Make the folder this configuration's, or refuse one that holds anything else."""
-    path = folder / "config.json"
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
-        if canonical_json(found) != canonical_json(plain):
-            differing = sorted(k for k in {*found, *plain} if found.get(k) != plain.get(k))
-            raise InputError(
-                f"{folder} belongs to another configuration (they differ in {', '.join(differing)}); "
-                "nothing was touched: move it away, or use another folder"
-            )
-        return
+    """Write the configuration into a folder that is new or empty; refuse one that holds anything else."""
     if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
         raise InputError(f"{folder} is not empty and has no config.json; nothing was touched: move it away")
-    write_atomically(path, json.dumps(plain, indent=1, sort_keys=True) + "\n")
+    write_atomically(folder / "config.json", json.dumps(plain, indent=1, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from hessflat.config import canonical_json, chosen_settings, flatten, override
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
-from hessflat.jobs import Job, chunks_of, groups_of, measured_epochs, work_of
+from hessflat.jobs import Job, chunks_of, claim, groups_of, measured_epochs, work_of
 from hessflat.measures import Subject, measure
 from hessflat.models import num_params
 from hessflat.progress import Reporter
@@ -38,7 +38,7 @@ Splits = dict[str, dict[str, jax.Array]]
 def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
     """Run every job that is not finished. Returns the number of training programs, one for each group of shapes."""
     for job in jobs:
-        run.claim(job.folder, effective(job.config))
+        claim(job)
     groups = groups_of(jobs)
     for group in groups:
         for chunk in chunks_of(group, prepared(group[0].config).program):
@@ -259,9 +259,7 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(
-    program: Program, config: ConfigDict, params: Any, splits: Splits, step: int
-) -> Subject:
+def subject_of(program: Program, config: ConfigDict, params: Any, splits: Splits, step: int) -> Subject:
     """What the measures see of a state."""
     return Subject(
         program.model,

@@ -78,6 +78,18 @@ def effective(config: ConfigDict) -> dict:
     return configuration.effective(config, SCHEMA)
 
 
+def identity(config: ConfigDict) -> str:
+    """Eight hexadecimal digits from what differs from the defaults, and from the builders chosen.
+
+    So a setting that the schema gains later, left at its default, does not make strangers of the runs there are.
+    """
+    defaults = {name: setting.default for name, setting in configuration.flatten(SCHEMA).items()}
+    values = configuration.flatten_plain(effective(config))
+    return configuration.fingerprint(
+        {name: value for name, value in values.items() if value != defaults[name] or name.endswith(".name")}
+    )
+
+
 def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
     """The configuration that `effective` wrote; settings of builders that were not chosen are at their defaults."""
     return configuration.override(configuration.from_schema(SCHEMA), configuration.flatten_plain(plain))

@@ -4,6 +4,7 @@ A network without convolutions keeps one core busy, so a sweep of such runs take
 Threads would not do: XLA's CPU client can wait for itself when two of them solve small eigenproblems at once.
 """
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
 from hessflat.errors import InputError
@@ -27,7 +29,10 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
     wanted = _number(workers)
     groups = groups_of(jobs)
     programs = [runner.prepared(group[0].config).program for group in groups]
-    chunks = [chunk for group, program in zip(groups, programs, strict=True) for chunk in chunks_of(group, program)]
+    by_group = [chunks_of(group, program) for group, program in zip(groups, programs, strict=True)]
+    # One of each group in turn, so that the processes begin by compiling different programs and share them on disk.
+    turns = itertools.zip_longest(*by_group)
+    chunks = [chunk for turn in turns for chunk in turn if chunk is not None]
     unfinished = [chunk for chunk in chunks if not all(run.is_finished(job.folder) for job in chunk)]
     count = min(_affordable(jobs, programs) if wanted is None else wanted, len(unfinished))
     if count < 2:
@@ -52,16 +57,23 @@ def _affordable(jobs: Sequence[Job], programs: Sequence[Program]) -> int:
     host_loops = any(program.loop == "host" for program in programs)
     if jax.default_backend() != "cpu" or host_loops or jobs[0].config.scale == "smoke":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(_cores())
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count: int) -> None:
     context = multiprocessing.get_context("spawn")
     messages: Any = context.SimpleQueue()
+    shares: Any = context.SimpleQueue()
+    for i in range(count):
+        shares.put(_cores()[i::count] or _cores())
     settings = {name: getattr(jax.config, name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(count, context, _start, (messages, settings)) as pool:
+    with ProcessPoolExecutor(count, context, _start, (messages, shares, settings)) as pool:
         futures = [pool.submit(_run_chunk, [(effective(job.config), job.folder) for job in chunk]) for chunk in chunks]
         try:
             for future in as_completed(futures):
@@ -89,9 +101,15 @@ _CARRIED = (
 _messages: Any = None
 
 
-def _start(messages: Any, settings: dict[str, Any]) -> None:
+def _start(messages: Any, shares: Any, settings: dict[str, Any]) -> None:
+    """What each process does first: keep to its share of the cores, for XLA's threads would fight over all of them."""
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
+    share = shares.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    # NumPy's BLAS started a thread for every core when it was imported.
+    threadpool_limits(len(share))
     for name, value in settings.items():
         jax.config.update(name, value)
 

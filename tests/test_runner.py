@@ -64,7 +64,7 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match=r"not empty and has no config\.json"):
         runs.run_all([job.config], tmp_path)
     (job.folder / "config.json").write_text(json.dumps({"seed": 1}))
-    with pytest.raises(InputError, match="belongs to another configuration"):
+    with pytest.raises(InputError, match=r"belongs to another configuration \(they differ in .*seed"):
         runs.run_all([job.config], tmp_path)
     assert {path.name for path in job.folder.iterdir()} == {"notes.txt", "config.json"}
 
@@ -153,7 +153,9 @@ def test_measure_refuses_in_one_line(finished, arguments, line):
 
 def killed_when(condition, root, *arguments):
     """Start the command and send SIGKILL as soon as `condition(folder)` is true; says whether it was."""
-    process = subprocess.Popen([*COMMAND, f"--root={root}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [*COMMAND, f"--root={root}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         while process.poll() is None:
             folders = list(root.glob("g_mlp/*"))

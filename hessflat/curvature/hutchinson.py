@@ -64,23 +64,19 @@ def _samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: fold
     probes.require_key(key)
     probes.require_count("num_probes", num_probes)
     probes.require_probe(probe)
-    keys, loop = jax.random.split(key, num_probes), loop_for(op, loop)
+    loop = loop_for(op, loop)
+    sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
-        if loop == "scan":
-            samples = _samples_compiled(op, keys, probe)
-        else:
-            samples = jnp.stack([_sample(op, key, probe, loop) for key in keys])
-    if not bool(jnp.isfinite(samples).all()):
+        vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))
+        samples = np.array([sample(op, vector) for vector in vectors], np.float64)
+    if not np.isfinite(samples).all():
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
-    return np.asarray(samples, np.float64)
+    return samples
 
 
-def _sample(op: Operator, key: Array, probe: Probe, loop: fold.Loop) -> Array:
-    vector = probes.draw(key, op.size, op.dtype, probe)
+def _sample(op: Operator, vector: Array, loop: fold.Loop = "scan") -> Array:
     product = matvec(op, vector, loop)
     return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product)])
 
 
-@partial(jax.jit, static_argnums=2)
-def _samples_compiled(op: Operator, keys: Array, probe: Probe) -> Array:
-    return jax.lax.map(lambda key: _sample(op, key, probe, "scan"), keys)
+_sample_compiled = jax.jit(_sample)

@@ -64,43 +64,38 @@ def lanczos(
     loop = loop_for(op, loop)
     together = together and loop == "scan"
     keys = jax.random.split(key, num_probes)
-    settings = (num_steps, reorthogonalise, probe, keep, return_basis)
+    settings = (num_steps, reorthogonalise, keep, return_basis)
     with precision.chosen():
         if together:
-            result = _compiled(op, keys, *settings, True)
+            vectors = jnp.stack([probes.draw(key, op.size, op.dtype, probe) for key in keys])
+            result = _compiled(op, vectors, *settings, True)
         else:
             # One program per probe and not one for all of them: it serves any number of probes.
             run = _compiled if loop == "scan" else partial(_recurrence, loop=loop)
-            each = [run(op, key, *settings, False) for key in keys]
+            each = [run(op, probes.draw(key, op.size, op.dtype, probe), *settings, False) for key in keys]
             result = jax.tree.map(lambda *x: jnp.stack(x), *each)
     return _as_record(result)
 
 
 def _recurrence(
     op: Operator,
-    keys: Array,
+    vectors: Array,
     num_steps: int,
     reorthogonalise: Reorthogonalise,
-    probe: Probe,
     keep: bool,
     return_basis: bool,
     together: bool,
     loop: fold.Loop = "scan",
 ) -> Tridiagonals:
-    """One probe (one key), or several together (a key each)."""
+    """From one probe [P], or from several together [k, P]."""
     each = jax.vmap if together else lambda f: f
-
-    def begin(key: Array) -> krylov.State:
-        return krylov.begin(probes.draw(key, op.size, op.dtype, probe), num_steps, keep)
-
-    state = krylov.run(op, each(begin)(keys), num_steps, loop, reorthogonalise, together)
-    loss = (
-        each(krylov.orthogonality_loss)(state.basis, state.step) if keep else jnp.full_like(state.scale, jnp.nan)
-    )
+    begin = each(partial(krylov.begin, num_steps=num_steps, keep_basis=keep))
+    state = krylov.run(op, begin(vectors), num_steps, loop, reorthogonalise, together)
+    loss = each(krylov.orthogonality_loss)(state.basis, state.step) if keep else jnp.full_like(state.scale, jnp.nan)
     return Tridiagonals(state.alphas, state.betas, state.step, loss, state.basis if return_basis else None)
 
 
-_compiled = jax.jit(_recurrence, static_argnums=range(2, 8))
+_compiled = jax.jit(_recurrence, static_argnums=range(2, 7))
 
 
 def _as_record(result: Tridiagonals) -> Tridiagonals:

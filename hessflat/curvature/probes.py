@@ -1,5 +1,6 @@
 """Random vectors with E[v vᵀ] = I / P, so that P v'A v estimates a trace."""
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -11,6 +12,8 @@ from hessflat.errors import InputError, nearest
 Probe = Literal["rademacher", "gaussian"]
 
 
+# Jitted by itself, for random bits take long to compile and every measurement draws the same ones.
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def draw(key: Array, size: int, dtype: jnp.dtype, probe: Probe) -> Array:
     """One unit vector [P]: random signs (the lower variance for a trace), or uniform on the sphere."""
     if probe == "rademacher":

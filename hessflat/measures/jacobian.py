@@ -1,7 +1,5 @@
 """The input-output Jacobian norm of *On progressive sharpening*: max and mean of ‖∂f(w, x_i)/∂x_i‖₂, in eval mode."""
 
-import jax.numpy as jnp
-
 import hessflat.curvature as cv
 from hessflat.measures.subject import Arrays, Scalars, Subject, chunk_size, curvature_data, functions_of
 
@@ -18,5 +16,5 @@ def jacobian(subject: Subject) -> tuple[Scalars, Arrays]:
             softmax=softmax,
             batch_size=chunk_size(subject),
         )
-        scalars |= {f"{name}.max": float(jnp.max(norms)), f"{name}.mean": float(jnp.mean(norms))}
+        scalars |= {f"{name}.max": float(norms.max()), f"{name}.mean": float(norms.mean())}
     return scalars, {}

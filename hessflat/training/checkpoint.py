@@ -12,7 +12,6 @@ import orbax.checkpoint as ocp
 from hessflat.errors import InputError
 from hessflat.files import full_disk_named
 
-
 # Orbax numbers its operations for the whole process, and waits forever when two threads save at once.
 _ONE_AT_A_TIME = threading.Lock()
 
