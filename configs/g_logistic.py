@@ -16,7 +16,7 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2)}
 
 def get_config(scale: str = "small") -> ConfigDict:
     """One run without L2. The paper's rate, momentum and schedule; it does not say the batch size, 128 is G's usual."""
-    settings = {
+    settings: Overrides = {
         "experiment": "g_logistic",
         "model.name": "softmax_regression",
         "optim.lr": 0.03,
@@ -25,7 +25,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "checkpoint.keep": "end",
         "measure.exact": "end",
     }
-    at_scale = {
+    at_scale: dict[str, Overrides] = {
         "smoke": {"train.epochs": 2, "measure.lanczos_steps": 10},
         "small": {"train.epochs": 1000},
         "paper": {

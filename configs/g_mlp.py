@@ -16,7 +16,7 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2)}
 
 def get_config(scale: str = "small") -> ConfigDict:
     """One run without L2. 784-100-10 has P = 79,510; the paper's P = 9,960 fits no such network."""
-    settings = {
+    settings: Overrides = {
         "experiment": "g_mlp",
         "model.name": "mlp",
         "model.mlp.hidden": (100,),
@@ -25,7 +25,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "data.scaling": "unit",
         "checkpoint.keep": "end",
     }
-    at_scale = {
+    at_scale: dict[str, Overrides] = {
         "smoke": {"train.epochs": 2, "measure.lanczos_steps": 10},
         "small": {"train.epochs": 200, "measure.lanczos_steps": 60},
         "paper": {

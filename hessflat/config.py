@@ -55,27 +55,14 @@ def validate(config: ConfigDict, schema: Schema) -> None:
         if not _same_type(value, setting.default):
             raise InputError(f"config.{name} must be {_kind(setting.default)}, got {value!r}")
         require(f"config.{name}", value, setting.rule)
-    for block, chosen, other in _unchosen(config, schema):
-        for name, setting in flatten(schema[block][other], f"{block}.{other}.").items():  # type: ignore[index,arg-type]
+    for block, other, settings_of_other in _unchosen(config, schema):
+        for name, setting in flatten(settings_of_other, f"{block}.{other}.").items():
             if get(config, name) != setting.default:
-                own = ", ".join(schema[block].get(chosen, {})) or "no settings of its own"  # type: ignore[union-attr]
+                own = ", ".join(chosen_settings(config[block])) or "no settings of its own"
                 raise InputError(
-                    f"config.{name} is a setting of {other!r}, but config.{block}.name is {chosen!r}, which has "
-                    f"{own}; set config.{block}.name={other} or leave config.{name} at {setting.default!r}"
+                    f"config.{name} is a setting of {other!r}, but config.{block}.name is {config[block].name!r}, "
+                    f"which has {own}; set config.{block}.name={other} or leave config.{name} at {setting.default!r}"
                 )
-
-
-def _unchosen(config: ConfigDict, schema: Schema) -> Iterable[tuple[str, str, str]]:
-    for block, entry in schema.items():
-        if isinstance(entry, Setting) or "name" not in entry:
-            continue
-        chosen = config[block].name
-        yield from ((block, chosen, name) for name in entry if name != chosen and not isinstance(entry[name], Setting))
-
-
-def chosen_settings(block: ConfigDict) -> dict[str, Any]:
-    """The settings of the builder that a `choice` block names."""
-    return dict(block[block.name]) if block.name in block else {}
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -90,6 +77,21 @@ def _same_type(value: Any, default: Any) -> bool:
 
 def _kind(default: Any) -> str:
     return f"a tuple, each {_KINDS[type(default[0])]}" if isinstance(default, tuple) else _KINDS[type(default)]
+
+
+def _unchosen(config: ConfigDict, schema: Schema) -> Iterable[tuple[str, str, Schema]]:
+    """Block, builder and settings of every builder that a `choice` block did not choose."""
+    for block, entry in schema.items():
+        if isinstance(entry, Setting) or "name" not in entry:
+            continue
+        for name, settings in entry.items():
+            if name != config[block].name and not isinstance(settings, Setting):
+                yield block, name, settings
+
+
+def chosen_settings(block: ConfigDict) -> dict[str, Any]:
+    """The settings of the builder that a `choice` block names."""
+    return dict(block[block.name]) if block.name in block else {}
 
 
 def get(config: ConfigDict, name: str) -> Any:
@@ -137,7 +139,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 def effective(config: ConfigDict, schema: Schema) -> dict[str, Any]:
     """The configuration as plain nested data, without the settings of builders that were not chosen."""
     plain = config.to_dict()
-    for block, _, other in _unchosen(config, schema):
+    for block, other, _ in _unchosen(config, schema):
         del plain[block][other]
     return plain
 

@@ -1,4 +1,4 @@
-"""Is this machine ready? Versions, devices, data, disk, and a curvature product checked: `python -m hessflat.doctor`."""
+"""Is this machine ready? Versions, device, data, disk, and one product checked: `python -m hessflat.doctor`."""
 
 import shutil
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
         "built-in data": ", ".join(data.SOURCES),
         "prepared data": ", ".join(data.prepared()) or 'none; run: make data DATASETS="mnist"',
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
-        "compiled code": jax.config.jax_compilation_cache_dir or "not kept",
+        "compiled code": jax.config.values["jax_compilation_cache_dir"] or "not kept",
     }
     for name, value in lines.items():
         print(f"{name:14} {value}")

@@ -55,12 +55,6 @@ def claim(job: Job) -> None:
         )
 
 
-def work_of(config: ConfigDict) -> float:
-    """A guess of a run's cost, for sharing out the time left between runs of unlike size."""
-    epochs = len(measured_epochs(config)) * 20 + config.train.epochs / 10
-    return epochs * (1 if config.model.name == "softmax_regression" else 5)
-
-
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
     groups: dict[str, list[Job]] = {}

@@ -1,4 +1,4 @@
-"""Measure a run's checkpoints again with other settings, without training: `python -m hessflat.measure --run=runs/…`."""
+"""Measure a run's checkpoints again with other settings, without training: `python -m hessflat.measure --run=…`."""
 
 import json
 from collections.abc import Sequence

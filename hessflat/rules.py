@@ -1,6 +1,6 @@
 """What a setting may be: small named predicates that stand in signatures and in the configuration's schema.
 
-    def mlp(num_classes: int, *, hidden: Annotated[tuple[int, ...], positive, "width of each hidden layer"] = (100,)): ...
+    def mlp(num_classes, *, hidden: Annotated[tuple[int, ...], each(positive), "width of each layer"] = (100,)): ...
 
 The keyword-only arguments of a builder are its settings: its name, type, range and meaning are written once, there.
 """

@@ -91,7 +91,7 @@ def environment() -> dict[str, Any]:
         "command": " ".join(["python", "-m", *_module_and_arguments()]),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.values["jax_enable_x64"]),
         "git_commit": git_commit(),
     }
 

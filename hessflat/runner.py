@@ -22,7 +22,7 @@ from hessflat.config import canonical_json, chosen_settings, flatten, override
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
-from hessflat.jobs import Job, chunks_of, claim, groups_of, measured_epochs, work_of
+from hessflat.jobs import Job, chunks_of, claim, groups_of, measured_epochs
 from hessflat.measures import Subject, measure
 from hessflat.models import num_params
 from hessflat.progress import Reporter
@@ -66,6 +66,30 @@ def _prepared(shared: str) -> Prepared:
     dataset = load_data(config)
     splits = device_splits(dataset)
     return Prepared(make_program(config, dataset.num_classes, splits["train"]["inputs"]), dataset, splits)
+
+
+def work_of(config: ConfigDict) -> float:
+    """A guess of a run's cost, for sharing out the time left: passes over the data times the size of the model."""
+    epochs = measured_epochs(config)
+    return _training_work(config, config.train.epochs) + sum(_measuring_work(config, epoch) for epoch in epochs)
+
+
+def _training_work(config: ConfigDict, epochs: float) -> float:
+    # An epoch in small batches costs more than a pass over the data at once.
+    return 1.5 * epochs * _weight(config)
+
+
+def _measuring_work(config: ConfigDict, epoch: float) -> float:
+    settings = config.measure
+    if settings.curvature == "end" and epoch < config.train.epochs:
+        return _weight(config)
+    products = settings.probes * settings.lanczos_steps + settings.trace_probes
+    return len(settings.operators) * products * _weight(config)
+
+
+def _weight(config: ConfigDict) -> float:
+    # Small models are bound by the cost of launching work, which is that of some 2,000 parameters.
+    return 2_000 + num_params(jax.eval_shape(prepared(config).program.init, hyper_of(config)).params)
 
 
 def load_data(config: ConfigDict) -> data.Dataset:
@@ -127,20 +151,23 @@ def _train_and_measure(
         for job, state in zip(jobs, states, strict=True):
             metric_log.truncate(job.folder / "metrics.jsonl", step if step is not None else -1)
             _start_manifest(job, dataset, state, step, together=len(jobs))
-        unfinished = len(stops) if step is None else sum(stop > step for stop in stops)
-        work = [work_of(job.config) / max(len(stops), 1) for job in jobs]
-        for amount, job in zip(work, jobs, strict=True):
-            reporter.advance(amount * (len(stops) - unfinished), f"{job.name}: resumed")
-        alive = list(range(len(jobs)))
+        remaining = [stop for stop in stops if step is None or stop > step]
         position = step or 0
-        for stop in stops[len(stops) - unfinished :]:
-            on_block = _checkpoint_saver(jobs, managers, kept, config.checkpoint.minutes * 60)
+        for job in jobs:
+            already = [stop / program.steps_per_epoch for stop in stops if stop not in remaining]
+            reporter.advance(_training_work(job.config, position / program.steps_per_epoch), f"{job.name}: starting")
+            reporter.advance(sum(_measuring_work(job.config, epoch) for epoch in already), f"{job.name}: starting")
+        alive = list(range(len(jobs)))
+        save_if_due = _saver_in_between(managers, kept, config.checkpoint.minutes * 60)
+        for stop in remaining:
             for block_stop, block_states in _blocks(program, states, hypers, splits["train"], position, stop):
-                share = (block_stop - position) / max(program.num_steps, 1)
                 states = block_states
-                on_block(block_stop, states)
-                reporter.advance(0.0, f"{_names(jobs)}: epoch {block_stop // program.steps_per_epoch}, {share:.0%}")
-            position = stop
+                if block_stop < stop:
+                    save_if_due(block_stop, states)
+                epochs = (block_stop - position) / program.steps_per_epoch
+                doing = f"{_names(jobs)}: epoch {block_stop // program.steps_per_epoch} of {config.train.epochs}"
+                reporter.advance(sum(_training_work(job.config, epochs) for job in jobs), doing)
+                position = block_stop
             for index in list(alive):
                 job, state = jobs[index], states[index]
                 if not _finite(state.params):
@@ -159,9 +186,12 @@ def _train_and_measure(
                 )
                 if stop in kept:
                     checkpoint.save(managers[index], stop, state)
-                reporter.advance(work[index], f"{job.name}: epoch {stop // program.steps_per_epoch}")
+                reporter.advance(_measuring_work(job.config, stop / program.steps_per_epoch), f"{job.name}: measured")
             if not alive:
                 break
+            # Only now, for a checkpoint promises that what was measured up to its step is on disk.
+            if stop not in kept:
+                save_if_due(stop, states)
         for index in alive:
             run.write_manifest(jobs[index].folder, status="done", finished=run.now())
 
@@ -208,7 +238,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         num_params=num_params(state.params),
         seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
         matmul_precision=precision.name(),
-        training_matmul_precision=jax.config.jax_default_matmul_precision or "default",
+        training_matmul_precision=jax.config.values["jax_default_matmul_precision"] or "default",
         batch_norm_mode="eval" if jax.tree.leaves(state.statistics) else "none in this model",
         statistics_batch=None,
         runs_together=together,
@@ -235,15 +265,15 @@ def _blocks(
         yield start, states
 
 
-def _checkpoint_saver(
-    jobs: Sequence[Job], managers: Sequence[Any], kept: Sequence[int], seconds: float
+def _saver_in_between(
+    managers: Sequence[Any], kept: Sequence[int], seconds: float
 ) -> Callable[[int, list[TrainState]], None]:
-    """Save between measurements once enough time has passed, each such checkpoint replacing the one before."""
+    """Save a checkpoint to resume from once enough time has passed since the last, which it replaces."""
     last = time.monotonic()
 
-    def on_block(step: int, states: list[TrainState]) -> None:
+    def save_if_due(step: int, states: list[TrainState]) -> None:
         nonlocal last
-        if step in kept or time.monotonic() - last < seconds:
+        if time.monotonic() - last < seconds:
             return
         for manager, state in zip(managers, states, strict=True):
             before = [saved for saved in checkpoint.steps(manager) if saved not in kept]
@@ -252,7 +282,7 @@ def _checkpoint_saver(
                 manager.delete(saved)
         last = time.monotonic()
 
-    return on_block
+    return save_if_due
 
 
 def _finite(tree: Any) -> bool:

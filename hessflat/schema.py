@@ -19,7 +19,7 @@ SCHEDULE_OF_MEASUREMENTS = ("growth", "every", "end")
 
 SCHEMA: Schema = {
     "experiment": Setting("unnamed", anything, "folder under runs/ that the run belongs to"),
-    "scale": Setting("small", one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: the paper's setting"),
+    "scale": Setting("small", one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: as published"),
     "seed": Setting(0, at_least(0), "of the initial weights and of the order of examples"),
     "model": choice(MODELS, "softmax_regression", "the network"),
     "data": {
@@ -36,18 +36,18 @@ SCHEMA: Schema = {
     "train": {
         "epochs": Setting(50, at_least(1), "passes over the training split"),
         "batch_size": Setting(128, at_least(1), "examples a step; the last batch of an epoch may be smaller"),
-        "label_smoothing": Setting(0.0, below(0, 1), "α: targets are (1 - α) one-hot + α / C; part of the measured loss"),
+        "label_smoothing": Setting(0.0, below(0, 1), "α: targets (1 - α) one-hot + α / C; part of the measured loss"),
     },
     "measure": {
         "at": Setting("growth", one_of(SCHEDULE_OF_MEASUREMENTS), "when to measure; the last epoch is always measured"),
         "every": Setting(10, at_least(1), "epochs between measurements where measure.at is every"),
         "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra are estimated by Lanczos quadrature"),
-        "curvature": Setting("always", one_of(("always", "end")), "measure spectra and Jacobians each time, or at the end"),
-        "exact": Setting("never", one_of(("never", "end", "always")), "when to compute every eigenvalue of the Hessian"),
+        "curvature": Setting("always", one_of(("always", "end")), "when to measure spectra and Jacobians"),
+        "exact": Setting("never", one_of(("never", "end", "always")), "when to compute every eigenvalue of H"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),
         "probes": Setting(2, at_least(1), "Lanczos runs a spectrum; a standard error needs two"),
         "trace_probes": Setting(20, at_least(1), "single products for trace and Frobenius norm"),
-        "examples": Setting(0, at_least(0), "training examples that curvature is measured on, the first ones; 0 is all"),
+        "examples": Setting(0, at_least(0), "first training examples, that curvature is measured on; 0 is all"),
         "batch_size": Setting(0, at_least(0), "examples a product takes at once, to bound memory; 0 is all"),
         "seed": Setting(0, at_least(0), "of the probes"),
     },
@@ -56,7 +56,7 @@ SCHEMA: Schema = {
         "minutes": Setting(5.0, positive, "between checkpoints to resume from; each replaces the one before"),
     },
     "execution": Setting(
-        "auto", one_of(("auto", "turn", "vectorised")), "how runs that share shapes train: one by one, or together by vmap"
+        "auto", one_of(("auto", "turn", "vectorised")), "how runs that share shapes train: in turn, or together by vmap"
     ),
 }  # fmt: skip
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hessflat import arguments, config, entry, progress, workers
-from hessflat.jobs import jobs_of, work_of
+from hessflat import arguments, config, entry, progress, runner, workers
+from hessflat.jobs import jobs_of
 
 
 def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     """
     own, settings = arguments.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
     jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
-    with progress.reporting(sum(work_of(job.config) for job in jobs)) as reporter:
+    with progress.reporting(sum(runner.work_of(job.config) for job in jobs)) as reporter:
         compiled = workers.run_all(jobs, reporter, own["workers"])
     for job in jobs:
         print(job.folder)

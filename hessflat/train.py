@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat import arguments, config, entry, progress, runner
-from hessflat.jobs import jobs_of, work_of
+from hessflat.jobs import jobs_of
 
 
 def main(argv: Sequence[str]) -> None:
     """Settings are changed by `--config.NAME=VALUE`; `--root=FOLDER` says where runs are kept."""
     own, settings = arguments.parse(argv, {"config": None, "root": "runs"})
     jobs = jobs_of([config.from_command_line(own["config"], settings)], Path(own["root"]))
-    with progress.reporting(sum(work_of(job.config) for job in jobs)) as reporter:
+    with progress.reporting(sum(runner.work_of(job.config) for job in jobs)) as reporter:
         runner.run_all(jobs, reporter)
     print(jobs[0].folder)
 

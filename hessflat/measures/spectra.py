@@ -36,7 +36,7 @@ def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
 
 def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     """Extremes and the mass at zero from the quadrature; the moments, which a product per probe gives, from those."""
-    mass = spectrum.zero_mass(name)
+    mass = spectrum.zero_mass("hessian" if name == "hessian" else "gauss_newton")
     scalars: Scalars = {
         "lambda_max": spectrum.largest.value,
         "lambda_max_bound": spectrum.largest.residual,

@@ -6,7 +6,7 @@ A builder takes the number of classes and, keyword-only, its settings; it return
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen as nn
@@ -39,7 +39,7 @@ def build(name: str, num_classes: int, **settings: Any) -> Model:
     def apply(params: Any, statistics: Any, inputs: jax.Array, train: bool) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": statistics}
         if not train:
-            return module.apply(variables, inputs, train=False), statistics
+            return cast(jax.Array, module.apply(variables, inputs, train=False)), statistics
         logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return logits, changed.get("batch_stats", {})
 

@@ -11,8 +11,6 @@ import optax
 
 from hessflat.rules import anything, below, positive
 
-Optimiser = optax.GradientTransformation
-
 _FirstDecay = Annotated[float, below(0, 1), "decay of the first moment"]
 _SecondDecay = Annotated[float, below(0, 1), "decay of the second moment"]
 _Epsilon = Annotated[float, positive, "added to the root of the second moment"]
@@ -24,7 +22,7 @@ def sgd(
     *,
     momentum: Annotated[float, below(0, 1), "ρ: z ← ρ z + gradient, w ← w − lr z"] = 0.9,
     nesterov: Annotated[bool, anything, "look ahead along the momentum"] = False,
-) -> Optimiser:
+) -> optax.GradientTransformation:
     """Momentum SGD as in *Flatness is a False Friend*, eq. 18; `l2 w` is added to the gradient."""
     return optax.chain(optax.add_decayed_weights(l2), optax.sgd(learning_rate, momentum, nesterov))
 
@@ -36,7 +34,7 @@ def adam(
     b1: _FirstDecay = 0.9,
     b2: _SecondDecay = 0.999,
     eps: _Epsilon = 1e-8,
-) -> Optimiser:
+) -> optax.GradientTransformation:
     """Adam; `l2 w` is added to the gradient."""
     return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1, b2, eps))
 
@@ -48,9 +46,9 @@ def adamw(
     b1: _FirstDecay = 0.9,
     b2: _SecondDecay = 0.999,
     eps: _Epsilon = 1e-8,
-) -> Optimiser:
+) -> optax.GradientTransformation:
     """Adam with decoupled decay: w ← w − lr (step + l2 w)."""
     return optax.adamw(learning_rate, b1, b2, eps, weight_decay=l2)
 
 
-OPTIMISERS: Mapping[str, Callable[..., Optimiser]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam, "adamw": adamw}

@@ -144,7 +144,7 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         first_order = order_of(hyper, start // steps_per_epoch)
         return jax.lax.fori_loop(start, stop, body, (state, first_order))[0]
 
-    jitted_full, jitted_last, jitted_order = map(jax.jit, (full_step, last_step, order_of))
+    jitted_full, jitted_last, jitted_order = jax.jit(full_step), jax.jit(last_step), jax.jit(order_of)
 
     def advance_from_host(state: TrainState, hyper: Hyper, train: Split, start: int, stop: int) -> TrainState:
         order = jitted_order(hyper, start // steps_per_epoch)

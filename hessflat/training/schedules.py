@@ -40,7 +40,11 @@ def step_decay(
     factor: Annotated[float, positive, "what it is multiplied by"] = 0.1,
 ) -> Schedule:
     """*On progressive sharpening*, §6.3: divided by ten after epochs 50 and 80 of 90."""
-    return lambda epoch: factor ** sum((epoch >= end).astype(float) for end in after)
+
+    def multiplied(epoch: jax.Array) -> jax.Array:
+        return factor ** sum((epoch >= end).astype(float) for end in after) * jnp.ones_like(epoch, float)
+
+    return multiplied
 
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
