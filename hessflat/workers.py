@@ -34,7 +34,9 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
     turns = itertools.zip_longest(*by_group)
     chunks = [chunk for turn in turns for chunk in turn if chunk is not None]
     unfinished = [chunk for chunk in chunks if not all(run.is_finished(job.folder) for job in chunk)]
-    count = min(_affordable(jobs, programs) if wanted is None else wanted, len(unfinished))
+    # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same command
+    # must give every run the same share, first time or continued.
+    count = min(_affordable(jobs, programs) if wanted is None else wanted, len(chunks))
     if count < 2:
         runner.run_all(jobs, reporter)
     else:
@@ -73,7 +75,7 @@ def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count
     settings = {name: getattr(jax.config, name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(count, context, _start, (messages, shares, settings)) as pool:
+    with ProcessPoolExecutor(max(1, min(count, len(chunks))), context, _start, (messages, shares, settings)) as pool:
         futures = [pool.submit(_run_chunk, [(effective(job.config), job.folder) for job in chunk]) for chunk in chunks]
         try:
             for future in as_completed(futures):

@@ -70,6 +70,7 @@ def compare(
         change = mean_interval(np.log(after / before)).widened(float(np.mean(relative)))
     else:
         change = mean_interval(after - before).widened(float(slack))
+        change = _with_examples(change, _num_examples(metric, pairs))
     verdict = _side(change, len(pairs), expect)
 
     name = metric_name(metric)
@@ -82,9 +83,9 @@ def compare(
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
         f"in {agreeing} of {_seeds(len(pairs))}; {_why(verdict, len(pairs), 'no change')}"
     )
-    if is_fraction(metric):
-        # Seeds share their examples, so a gain of one example in every seed has no spread and still says little.
-        explanation += " (over seeds: the choice of examples is not in it)"
+    if is_fraction(metric) and scale == "difference":
+        counted = _num_examples(metric, pairs)
+        explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
     return Evidence(value, spread, len(pairs), verdict, explanation + _left_out(runs))
 
 
@@ -286,6 +287,28 @@ def _finite(run: Run, metric: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"{run.path}: {metric} is {value} although the run is done; measure it again")
     return value
+
+
+def _num_examples(metric: str, pairs: Sequence[tuple[Run, Run]]) -> int | None:
+    """How many examples an accuracy is a share of; None for other metrics."""
+    split, _, quantity_name = metric.partition("_")
+    if quantity_name != "accuracy":
+        return None
+    return min(run.manifest.get("examples", {}).get(split, 0) for pair in pairs for run in pair) or None
+
+
+def _with_examples(change: Interval, count: int | None) -> Interval:
+    """Add the sampling of `count` examples to an interval for a difference of accuracies.
+
+    Seeds share their examples, so a gain of one example in every seed has no spread and still says little. The
+    variance of a paired difference d over n examples is at least |d| (1 − |d|) / n, reached when every example on
+    which the two disagree goes the same way (McNemar); that least variance is what is added.
+    """
+    if count is None:
+        return change
+    from_examples = 1.96 * math.sqrt(abs(change.mean) * (1 - abs(change.mean)) / count)
+    below, above = (math.hypot(side, from_examples) for side in (change.mean - change.low, change.high - change.mean))
+    return Interval(change.mean, change.mean - below, change.mean + above)
 
 
 def _bound(run: Run, metric: str) -> float:

@@ -31,18 +31,23 @@ def table_by(
     rows = []
     for value, group in by_setting(runs, by).items():
         done = finished(group)
-        cells = (_cell([run.final_or_nan(at.metric) for run in done], at.format) for at in shown)
+        cells = (_cell([run.final_or_nan(at.metric) for run in done], at) for at in shown)
         rows.append((number(value), *cells, _seeds(group)))
     caption = f"{caption} " if caption else ""
     header = (setting_name(by), *(column.label for column in shown), "seeds")
     return Table(f"{caption}Mean ± std over seeds, at the end of training.", header, tuple(rows))
 
 
-def _cell(values: Sequence[float], style: str) -> str:
+# These are errors themselves: their spread over seeds says nothing that a reader wants.
+_ERRORS = ("_se", "_bound")
+
+
+def _cell(values: Sequence[float], at: Column) -> str:
+    style = at.format
     known = np.array([value for value in values if math.isfinite(value)])
     if known.size == 0:
         return "–"
-    spread = float(known.std(ddof=1)) if known.size > 1 else None
+    spread = float(known.std(ddof=1)) if known.size > 1 and not at.metric.endswith(_ERRORS) else None
     if style.endswith("%"):
         points = style.removesuffix("%") + "f"
         mean = f"{100 * known.mean():{points}}"

@@ -36,14 +36,16 @@ def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
 
 def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     """Extremes and the mass at zero from the quadrature; the moments, which a product per probe gives, from those."""
+    # A residual can be smaller than rounding lets any value be known.
+    noise = spectrum.noise_floor
     mass = spectrum.zero_mass("hessian" if name == "hessian" else "gauss_newton")
     scalars: Scalars = {
         "lambda_max": spectrum.largest.value,
-        "lambda_max_bound": spectrum.largest.residual,
+        "lambda_max_bound": max(spectrum.largest.residual, noise),
         "lambda_min": spectrum.smallest.value,
-        "lambda_min_bound": spectrum.smallest.residual,
+        "lambda_min_bound": max(spectrum.smallest.residual, noise),
         "zero_value": mass.value.value,
-        "noise_floor": spectrum.noise_floor,
+        "noise_floor": noise,
     }
     for key, estimate in {**moments._asdict(), "zero_mass": mass.weight}.items():
         scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error

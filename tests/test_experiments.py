@@ -1,0 +1,115 @@
+"""Every configuration and every experiment at scale smoke, end to end, and reports redrawn without training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hessflat import config, experiment, metric_log, runner, schema, sweep, workers
+from hessflat.config import SCALES, load_module
+from hessflat.errors import InputError
+from hessflat.jobs import jobs_of, measured_epochs
+from hessflat.progress import silent
+from hessflat.report import __main__ as report
+
+CONFIGS = sorted(Path("configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_config_is_valid_at_every_scale(path, scale):
+    for chosen in sweep.configs_of(f"{path}:{scale}"):
+        assert schema.validate(chosen).scale == scale
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_says_how_to_run_it(path):
+    module = load_module(path, "get_config", "get_sweep")
+    assert f"make sweep CONFIG={path}" in module.__doc__
+    for scale in SCALES:
+        assert f"{scale}:" in module.__doc__
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Every experiment at scale smoke, in one folder, with its report."""
+    folder = tmp_path_factory.mktemp("everything")
+    names = " ".join(experiment.names())
+    arguments = [f"--root={folder / 'runs'}", f"--out={folder / 'report'}"]
+    experiment.main([f"--exp={names}", "--scale=smoke", *arguments])
+    return folder
+
+
+def test_every_experiment_ends_in_verdicts(everything):
+    claims = json.loads((everything / "report" / "claims.json").read_text())
+    for name in experiment.names():
+        own = [claim for claim in claims if claim["experiment"] == name]
+        assert {claim["claim"] for claim in own} == {claim.id for claim in experiment.load(name).claims}
+        for claim in own:
+            assert claim["scale"] == "smoke"
+            # One seed decides nothing by an interval over seeds.
+            assert claim["verdict"] in ("undecided", "not run", "fails", "holds")
+    assert {"g_logistic", "g_mlp"} <= {claim["experiment"] for claim in claims if claim["verdict"] == "undecided"}
+
+
+def test_exact_and_estimated_spectra_agree(everything):
+    for path in (everything / "runs" / "g_logistic").glob("*/metrics.jsonl"):
+        last = json.loads(path.read_text().splitlines()[-1])
+        assert last["hessian.lambda_max"] == pytest.approx(last["hessian.exact.lambda_max"], rel=0.02)
+        assert abs(last["hessian.trace"] - last["hessian.exact.trace"]) < 4 * last["hessian.trace_se"]
+        assert abs(last["hessian.frobenius"] - last["hessian.exact.frobenius"]) < 4 * last["hessian.frobenius_se"]
+        assert last["gauss_newton.lambda_max"] == pytest.approx(last["hessian.lambda_max"], rel=1e-4)
+
+
+def test_report_is_redrawn_without_training(everything, monkeypatch):
+    before = {path.name: path.read_bytes() for path in (everything / "report").rglob("*") if path.is_file()}
+
+    def forbidden(*args):
+        raise AssertionError("a report must not train")
+
+    monkeypatch.setattr(runner, "run_all", forbidden)
+    monkeypatch.setattr(workers, "run_all", forbidden)
+    report.main([f"--root={everything / 'runs'}", f"--out={everything / 'again'}"])
+    after = {path.name: path.read_bytes() for path in (everything / "again").rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_unknown_experiment_and_scale_are_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"unknown experiment 'g_mpl'; did you mean 'g_mlp'\?"):
+        experiment.main(["--exp=g_mpl"])
+    with pytest.raises(InputError, match="unknown scale 'tiny'"):
+        experiment.main(["--exp=g_mlp", "--scale=tiny"])
+    with pytest.raises(InputError, match="no runs of any experiment"):
+        report.main([f"--root={tmp_path}"])
+
+
+def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
+    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
+    alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
+    workers.run_all(jobs_of(chosen, alone), silent(), "1")
+    said = workers.run_all(jobs_of(chosen, together), silent(), "2")
+    assert said == "2 runs, 1 training program compiled, in each of 2 processes"
+    first, second = (job.folder.relative_to(together) for job in jobs_of(chosen, together))
+    (continued / first).parent.mkdir(parents=True)
+    shutil.copytree(together / first, continued / first)
+    workers.run_all(jobs_of(chosen, continued), silent(), "2")
+    assert (continued / second / "metrics.jsonl").read_bytes() == (together / second / "metrics.jsonl").read_bytes()
+    for folder in (first, second):
+        for a, b in zip(metric_log.read(alone / folder / "metrics.jsonl"),
+                        metric_log.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+            assert a["hessian.lambda_max"] == pytest.approx(b["hessian.lambda_max"], rel=1e-4)
+
+
+def test_when_runs_are_measured():
+    base = schema.base_config("small")
+
+    def epochs(**settings):
+        return measured_epochs(config.override(base, {name.replace("__", "."): v for name, v in settings.items()}))
+
+    assert epochs(train__epochs=1) == [0, 1]
+    assert epochs(train__epochs=50) == [0, 1, 2, 5, 10, 20, 50]
+    assert epochs(train__epochs=1000)[-3:] == [200, 500, 1000]
+    assert epochs(train__epochs=30, measure__at="every", measure__every=20) == [0, 20, 30]
+    assert epochs(train__epochs=30, measure__at="end") == [30]
