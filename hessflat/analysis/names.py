@@ -3,6 +3,12 @@
 import math
 from typing import Any
 
+PAPERS = {
+    "G": "Flatness is a False Friend (Granziol 2020, G)",
+    "S": "Empirical Analysis of the Hessian of Over-Parametrized Neural Networks (Sagun et al. 2017, S)",
+    "M": "On progressive sharpening, flat minima and generalisation (MacDonald et al. 2023, M)",
+    "hessflat": "Beyond the papers",
+}
 OPERATORS = {"hessian": "H", "gauss_newton": "G"}
 OPERATOR_NAMES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 
@@ -71,6 +77,11 @@ def axis_name(metric: str) -> str:
 def setting_name(setting: str) -> str:
     """`optim.l2` -> `L2`; an unknown setting is called by its last part."""
     return _SETTINGS.get(setting, setting.rpartition(".")[2].replace("_", " "))
+
+
+def paper_name(key: str) -> str:
+    """`G` -> the paper's title, author and year; an unknown key stays."""
+    return PAPERS.get(key, key)
 
 
 def is_fraction(metric: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hessflat.analysis.experiment import Table
+from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
 from hessflat.report.provenance import commands, facts, settings
 from hessflat.report.section import Section
@@ -14,7 +15,7 @@ def markdown(sections: Sequence[Section]) -> str:
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
     for paper, group in by_paper(records).items():
-        parts += [f"## {paper}", _summary(group)]
+        parts += [f"## {paper_name(paper)}", _summary(group)]
     for section in sections:
         parts += _section(section)
     return "\n\n".join(parts) + "\n"

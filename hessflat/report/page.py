@@ -5,6 +5,7 @@ import html
 import re
 from collections.abc import Sequence
 
+from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
 from hessflat.report.provenance import commands, facts, run_table, settings
 from hessflat.report.section import Plate, Section
@@ -96,7 +97,7 @@ def _summary(paper: str, records: Sequence[Record]) -> str:
         for record in records
     )
     return (
-        f'<h3>{_text(paper)}</h3>\n<div class="scroll"><table class="verdicts">'
+        f'<h3>{_text(paper_name(paper))}</h3>\n<div class="scroll"><table class="verdicts">'
         "<colgroup><col><col><col><col><col></colgroup><thead><tr><th>verdict</th><th>claim</th>"
         f"<th>paper</th><th>here</th><th>scale</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
