@@ -6,14 +6,18 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hessflat import arguments, config, entry, progress, runner, workers
+from hessflat.errors import InputError
 from hessflat.jobs import jobs_of
 
 
 def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
-    """One configuration for each entry of the sweep of `path.py:scale`; `settings` apply before the sweep's own."""
+    """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
     path, scale = config.split_target(target)
     base = config.from_command_line(target, settings)
     sweep = config.load_module(path, "get_config", "get_sweep").get_sweep(scale)
+    given = {setting.removeprefix("--config.").partition("=")[0] for setting in settings}
+    for name in sorted(given & {name for overrides in sweep for name in overrides}):
+        raise InputError(f"config.{name} is what the sweep of {path} varies; leave it out, or use make train")
     return [config.override(base, overrides) for overrides in sweep]
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count
         try:
             for future in as_completed(futures):
                 future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"one of {count} processes was killed, perhaps for memory; the same command continues, "
+                "with ARGS=--workers=1 one run at a time"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -107,6 +113,7 @@ def _start(messages: Any, shares: Any, settings: dict[str, Any]) -> None:
     """What each process does first: keep to its share of the cores, for XLA's threads would fight over all of them."""
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     share = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
@@ -114,6 +121,14 @@ def _start(messages: Any, shares: Any, settings: dict[str, Any]) -> None:
     threadpool_limits(len(share))
     for name, value in settings.items():
         jax.config.update(name, value)
+
+
+def _end_with_parent() -> None:
+    """A command that is killed must not leave processes behind that hold its runs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by a pool"
+    parent.join()
+    os._exit(1)
 
 
 def _run_chunk(pairs: Sequence[tuple[dict[str, Any], Path]]) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hessflat import config, schema
+from hessflat import config, schema, sweep
 from hessflat.errors import InputError
 
 G_MLP = "configs/g_mlp.py:smoke"
@@ -88,3 +88,8 @@ def test_every_setting_says_what_it_means():
     for name, setting in config.flatten(schema.SCHEMA).items():
         assert setting.rule.holds(setting.default), name
         assert len(setting.doc) > 5, name
+
+
+def test_setting_that_a_sweep_varies_is_refused():
+    with pytest.raises(InputError, match=r"config\.seed is what the sweep of configs/g_mlp\.py varies"):
+        sweep.configs_of(G_MLP, ["--config.seed=7"])

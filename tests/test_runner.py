@@ -221,3 +221,22 @@ def test_commands_answer_bad_input_in_one_line(tmp_path):
     assert process.returncode == 2
     assert process.stderr.startswith("error: unknown setting config.optim.lrr; did you mean 'optim.lr'?")
     assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
+    root = tmp_path / "runs"
+    command = [sys.executable, "-m", "hessflat.sweep", "--config=configs/g_mlp.py:smoke", "--workers=2"]
+    command += [f"--root={root}", "--config.train.epochs=500", "--config.measure.at=every", *runs.TINY[1:]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len([path for path in root.glob("*/*/metrics.jsonl") if runs.metrics(path.parent)]) < 2:
+        assert time.monotonic() < deadline, "the sweep never measured anything"
+        assert process.poll() is None, "the sweep ended too early"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    folders = [path.parent for path in root.glob("*/*/metrics.jsonl")]
+    assert any(run.read_manifest(folder)["status"] == "running" for folder in folders)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert [run.read_manifest(folder)["status"] for folder in folders] == ["done", "done"]
