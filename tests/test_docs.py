@@ -1,0 +1,225 @@
+"""What the documentation says: its code runs and prints what it shows, its commands, settings and files exist.
+
+`.venv/bin/python tests/test_docs.py` rewrites docs/settings.md from the schema.
+"""
+
+import ast
+import contextlib
+import io
+import math
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import pytest
+import yaml
+
+from hessflat import config, experiment, metric_log, schema
+from hessflat.config import SCALES
+from hessflat.rules import Setting, at_least
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXECUTED = [ROOT / "README.md", ROOT / "docs" / "curvature.md", ROOT / "docs" / "numerics.md"]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.?\d*(?:e[-+]?\d+)?(?![\w.]*\w)")
+# Files that commands write, not files of the repository.
+WRITTEN = ("runs/", "report/", "spectra/", "measurements/", "checkpoints/", "~", "$", "/")
+WRITTEN_NAMES = {"config.json", "manifest.json", "metrics.jsonl", "claims.json", "index.html", "report.md"}
+
+
+def blocks(page, language):
+    """(first line number, title, text) of every fenced block of a language; the title stands after the language."""
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}(?: (?P<title>\S+))?\n(?P<body>.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start("body")].count("\n"), match["title"], match["body"]) for match in found]
+
+
+def comment_after(lines, end):
+    """The comment lines right below a statement that ends on line `end`: what it is said to print."""
+    shown = []
+    for line in lines[end:]:
+        if not line.startswith("#"):
+            break
+        shown.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(shown)
+
+
+def same_output(printed, shown):
+    """Words alike; numbers within 2 %, and anything below a thousandth, which is rounding, alike too."""
+    printed, shown = (" ".join(text.split()) for text in (printed, shown))
+    ours, theirs = ([float(number) for number in NUMBER.findall(text)] for text in (printed, shown))
+    if NUMBER.sub("#", printed) != NUMBER.sub("#", shown) or len(ours) != len(theirs):
+        return False
+    return all(math.isclose(a, b, rel_tol=0.02, abs_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
+def test_the_code_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page.stem}
+    # Readers have NumPy's broadcasting; that our own code does without it is tested elsewhere.
+    with jax.numpy_rank_promotion("allow"):
+        for first, _, body in blocks(page, "python"):
+            lines, out = body.splitlines(), io.StringIO()
+            for statement in ast.parse(body).body:
+                where = f"{page.name}, line {first + statement.lineno}"
+                with contextlib.redirect_stdout(out):
+                    exec(compile(ast.Module([statement], []), where, "exec"), names)
+                shown = comment_after(lines, statement.end_lineno)
+                if shown and out.getvalue():
+                    assert same_output(out.getvalue(), shown), f"{where} prints:\n{out.getvalue()}"
+                    out = io.StringIO()
+            assert not out.getvalue(), f"{page.name}, line {first}: does not show that it prints\n{out.getvalue()}"
+
+
+def test_outputs_are_compared_by_words_and_numbers():
+    assert same_output("λ_max 2.0001 ± 3e-07", "λ_max 2.0000 ± 1e-06")
+    assert not same_output("λ_max 2.1", "λ_max 2.0")
+    assert not same_output("λ_min 2.0", "λ_max 2.0")
+
+
+def test_the_pages_with_code_are_executed_or_built():
+    assert {page for page in PAGES if blocks(page, "python")} == {*EXECUTED, ROOT / "docs" / "adding.md"}
+
+
+def test_the_walk_through_gives_verdicts(tmp_path, monkeypatch, capsys):
+    for folder in ("configs", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    written = {title: body for _, title, body in blocks(ROOT / "docs" / "adding.md", "python")}
+    assert set(written) == {"configs/blobs.py", "experiments/blobs.py"}
+    for path, body in written.items():
+        assert not (tmp_path / path).exists(), "the walk-through would overwrite a file"
+        (tmp_path / path).write_text(body)
+    monkeypatch.chdir(tmp_path)
+    experiment.main(["--exp=blobs", "--scale=smoke"])
+    printed = capsys.readouterr().out
+    assert "blobs, smoke scale" in printed
+    assert "not run" not in printed
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "claims.json",
+        "figures",
+        "index.html",
+        "report.md",
+    }
+    assert (tmp_path / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()
+    folders = list((tmp_path / "runs" / "blobs").iterdir())
+    metrics = [metric_log.read(folder / "metrics.jsonl")[-1] for folder in folders]
+    assert len(metrics) == 4
+    assert all(math.isfinite(line["hessian.lambda_max"]) for line in metrics)
+
+
+def test_settings_are_those_of_the_schema():
+    wanted = settings_page()
+    assert (ROOT / "docs" / "settings.md").read_text() == wanted, "python tests/test_docs.py rewrites the page"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_and_variables_exist(page):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z]+)\s*[?:]=", makefile, re.MULTILINE))
+    commands = re.findall(r"(?:^|`|&& )(make [a-z][^`\n#]*)", page.read_text(), re.MULTILINE)
+    for command in commands:
+        target, *_ = command.removeprefix("make ").split()
+        assert target in targets, command
+        assert set(re.findall(r"\b([A-Z]+)=", command)) <= variables, command
+    if page.name == "README.md":
+        shown = {command.split()[1] for command in commands}
+        assert {"demo", "test", "data", "train", "sweep", "measure", "experiment", "report"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_exist(page):
+    known, text = config.flatten(schema.SCHEMA), page.read_text()
+    for name in re.findall(r"--config\.([a-z][\w.]*)=", text):
+        assert name in known, name
+    for name in re.findall(r"`([a-z]+\.[a-z_.\d]+)(?:=\w+)?`", text):
+        if isinstance(schema.SCHEMA.get(name.partition(".")[0]), Mapping) and not name.endswith(".py"):
+            assert any(f"{setting}.".startswith(f"{name}.") for setting in known), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_exist(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not re.match(r"\w+:", link):
+            assert (page.parent / link).exists(), link
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    new = {title for _, title, _ in blocks(page, "python")}
+    for path in re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|txt|cff)|/))(?::\w+)?`", prose):
+        if path not in new and not path.startswith(WRITTEN) and path not in WRITTEN_NAMES:
+            assert any((base / path).exists() for base in (ROOT, ROOT / "hessflat", page.parent)), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_run_exist(page):
+    for module in re.findall(r"python -m (hessflat[\w.]*)", page.read_text()):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_its_command(path):
+    doc = config.load_module(path, "get_config", "get_sweep").__doc__
+    commands = re.findall(rf"^ +make \w+ CONFIG=configs/{path.name}:(\w+)", doc, re.MULTILINE)
+    assert commands, f"{path.name} must show its command"
+    assert set(commands) <= set(SCALES)
+    for scale in SCALES:
+        assert re.search(rf"\b{scale}: ", doc), f"{path.name} must say what scale {scale} is"
+
+
+def test_every_experiment_is_named_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for name in sorted(path.stem for path in (ROOT / "experiments").glob("[!_]*.py")):
+        assert f"`{name}`" in text, name
+
+
+def test_the_citation_can_be_read():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version", "license", "references"} <= set(cited)
+    assert cited["version"] == re.search(r'version = "(.+)"', (ROOT / "pyproject.toml").read_text())[1]
+    numbers = []
+    for reference in cited["references"]:
+        assert {"type", "title", "authors", "year", "identifiers"} <= set(reference)
+        assert all({"family-names", "given-names"} <= set(author) for author in reference["authors"])
+        numbers += [identifier["value"] for identifier in reference["identifiers"]]
+    assert numbers == ["arXiv:2006.09091", "arXiv:1706.04454", "arXiv:2305.14683"]
+
+
+def test_a_changed_setting_is_noticed(monkeypatch):
+    monkeypatch.setitem(schema.SCHEMA, "seed", Setting(7, at_least(0), "of everything"))
+    with pytest.raises(AssertionError, match="rewrites the page"):
+        test_settings_are_those_of_the_schema()
+
+
+def settings_page():
+    """docs/settings.md: a table for each block of the schema."""
+    tables: dict[str, list[str]] = {}
+    for name, setting in config.flatten(schema.SCHEMA).items():
+        block = name.partition(".")[0] if "." in name else "run"
+        cells = (f"`{name}`", f"`{setting.default!r}`", setting.rule.says, setting.doc)
+        tables.setdefault(block, []).append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    head = "| setting | default | must be | meaning |\n| --- | --- | --- | --- |"
+    parts = [f"## {block}\n\n{head}\n" + "\n".join(rows) for block, rows in tables.items()]
+    return f"{_INTRODUCTION}\n{chr(10).join(f'{part}{chr(10)}' for part in parts)}"
+
+
+_INTRODUCTION = """# Settings
+
+Every setting of a run, with the default that fixes its type. On a command line it is written
+`--config.NAME=VALUE`, tuples as `--config.model.mlp.hidden=(64,32)`; `python -m hessflat.schema` prints the same list.
+A block such as `optim.adam` holds the settings of one builder; changing them is refused unless that builder
+is the one that `optim.name` chooses.
+
+This page is made from the schema: `.venv/bin/python tests/test_docs.py` rewrites it.
+"""
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "settings.md").write_text(settings_page())
+    sys.stdout.write("docs/settings.md\n")
