@@ -45,10 +45,10 @@ data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=fo
 	@$(PY) -m hessflat.data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)
 
 train: setup ## train and measure one configuration: CONFIG=configs/g_mlp.py:small [ARGS="--config.optim.lr=0.1"]
-	@$(PY) -m hessflat.train --config=$(CONFIG) $(ARGS)
+	@$(PY) -m hessflat.train --config="$(CONFIG)" $(ARGS)
 
 sweep: setup ## run every entry of a configuration's sweep: CONFIG=configs/g_mlp.py:small [ARGS=…]
-	@$(PY) -m hessflat.sweep --config=$(CONFIG) $(ARGS)
+	@$(PY) -m hessflat.sweep --config="$(CONFIG)" $(ARGS)
 
 measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
 	@$(PY) -m hessflat.measure --run="$(RUN)" $(ARGS)

@@ -14,7 +14,11 @@ def parse(arguments: Sequence[str], defaults: Mapping[str, str | None]) -> tuple
     """
     own: dict[str, str] = {name: value for name, value in defaults.items() if value is not None}
     settings = []
+    seen: set[str] = set()
     for argument in arguments:
+        if argument.partition("=")[0] in seen:
+            raise InputError(f"{argument.partition('=')[0]} is given twice; leave one out")
+        seen.add(argument.partition("=")[0])
         if argument.startswith("--config."):
             settings.append(argument)
             continue

@@ -187,6 +187,8 @@ def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequenc
 def load_module(path: str | Path, *needed: str) -> ModuleType:
     """The Python file at `path` as a module; it must define every name of `needed`."""
     path = Path(path)
+    if path.suffix != ".py":
+        raise InputError(f"expected a Python file such as configs/g_mlp.py, got {path}")
     if not path.is_file():
         found = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise InputError(f"no file {path}; {nearest(str(path), found) if found else 'run from the project folder'}")

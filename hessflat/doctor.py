@@ -46,7 +46,8 @@ def product_error() -> float:
         return -jnp.mean(jnp.take_along_axis(log_probabilities, batch["y"][:, None], axis=1))
 
     ours = np.asarray(cv.hessian(loss, w, {"x": x, "y": labels})(vector), np.float64)
-    x64, logits, forward = (np.asarray(a, np.float64) for a in (x, x @ w, x @ vector))
+    x64, w64, vector64 = (np.asarray(a, np.float64) for a in (x, w, vector))
+    logits, forward = x64 @ w64, x64 @ vector64
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     expected = x64.T @ (p * forward - p * (p * forward).sum(axis=1, keepdims=True)) / len(x64)

@@ -27,7 +27,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def keep_compiled_code() -> None:
     """Keep what XLA compiles in `$HESSFLAT_CACHE` (`0` switches it off), a folder for each version and platform."""
-    folder = os.environ.get("HESSFLAT_CACHE", str(Path.home() / ".cache" / "hessflat" / "compiled"))
+    folder = os.environ.get("HESSFLAT_CACHE") or str(Path.home() / ".cache" / "hessflat" / "compiled")
     if folder == "0":
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"jaxlib-{jaxlib.__version__}"))

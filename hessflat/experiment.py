@@ -1,5 +1,6 @@
 """Run an experiment end to end: `python -m hessflat.experiment --exp=g_logistic --scale=small`."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ FOLDER = Path("experiments")
 
 def names() -> list[str]:
     """The experiments there are: every module of `experiments/` whose name does not start with an underscore."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    found = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    if not found:
+        raise InputError(f"no experiments in {FOLDER.absolute()}; run from the project's folder")
+    return found
 
 
 def load(name: str) -> Experiment:
@@ -59,7 +63,9 @@ def main(argv: Sequence[str]) -> None:
     if settings:
         raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)
-    experiments = [load(name) for name in own["exp"].replace(",", " ").split()]
+    experiments = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+    if not experiments:
+        raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])
     wanted = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
     with progress.reporting(sum(runner.work_of(job.config) for job in wanted)) as reporter:
@@ -69,8 +75,9 @@ def main(argv: Sequence[str]) -> None:
     ran = {experiment.id for experiment in experiments}
     shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
     for shown_entry in shown:
-        for table in shown_entry.experiment.tabulate(shown_entry.runs):
-            print(f"\n{shown_entry.experiment.id}, {shown_entry.scale} scale. {as_text(table)}")
+        with contextlib.suppress(InputError):  # the report says it
+            for table in shown_entry.experiment.tabulate(shown_entry.runs):
+                print(f"\n{shown_entry.experiment.id}, {shown_entry.scale} scale. {as_text(table)}")
     print()
     print_summary(shown)
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")

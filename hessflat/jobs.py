@@ -31,6 +31,8 @@ class Job(NamedTuple):
 
 def jobs_of(configs: Sequence[ConfigDict], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
+    if not configs:
+        raise InputError("the sweep is empty; get_sweep must return at least one entry (an empty one changes nothing)")
     jobs = [Job(config, run.folder_of(effective(validate(config)), identity(config), root)) for config in configs]
     seen: set[Path] = set()
     for job in jobs:

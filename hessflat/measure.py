@@ -1,6 +1,7 @@
 """Measure a run's checkpoints again with other settings, without training: `python -m hessflat.measure --run=…`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
 
     out = folder / "measurements" / config.fingerprint(changed.measure.to_dict())
     with run.locked(out), checkpoint.reading(folder / "checkpoints") as manager:
+        metric_log.truncate(out / "metrics.jsonl", sys.maxsize)  # drops a line that a killed process left unfinished
         write_atomically(out / "settings.json", json.dumps(changed.measure.to_dict(), indent=1, sort_keys=True) + "\n")
         wanted = _wanted(own["steps"], checkpoint.steps(manager), folder)
         done = {record["step"] for record in metric_log.read(out / "metrics.jsonl")}
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             for step in wanted:
                 if step not in done:
                     state = checkpoint.restore(manager, step, like)
-                    subject = runner.subject_of(program, changed, state.params, splits, step)
+                    subject = runner.subject_of(program, changed, state, splits, step)
                     runner.record_measurement(out, subject, step, program)
                 reporter.advance(1.0, f"step {step}")
     print(out)
@@ -56,6 +58,8 @@ def _only_measure(settings: Sequence[str]) -> Sequence[str]:
     for setting in settings:
         if not setting.startswith("--config.measure."):
             raise InputError(f"{setting} would change the run itself; only --config.measure.… can be measured again")
+        if setting.partition("=")[0].removeprefix("--config.measure.") in ("at", "every"):
+            raise InputError(f"{setting} means nothing here; --steps says which checkpoints are measured")
     return settings
 
 
@@ -71,7 +75,7 @@ def _wanted(text: str, steps: Sequence[int], folder: Path) -> list[int]:
     for step in chosen:
         if step not in steps:
             raise InputError(f"no checkpoint of step {step} in {folder}; there are {', '.join(map(str, steps))}")
-    return chosen
+    return sorted(set(chosen))
 
 
 if __name__ == "__main__":

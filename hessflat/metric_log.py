@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hessflat.files import write_atomically
+from hessflat.errors import InputError
+from hessflat.files import full_disk_named, write_atomically
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -15,7 +16,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
     }
-    with path.open("a") as file:
+    with full_disk_named(path), path.open("a") as file:
         file.write(json.dumps(finite, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -25,8 +26,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Every complete line; a last line that a killed process left unfinished is left out."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    records = []
+    try:
+        for line in path.read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            record["step"]  # every line says which step it is of
+            records.append(record)
+    except (ValueError, TypeError, KeyError) as error:
+        number = len(records) + 1
+        raise InputError(f"{path}, line {number}, is damaged ({error}); move its folder away and run again") from error
+    return records
 
 
 def truncate(path: Path, last_step: int) -> None:

@@ -13,15 +13,20 @@ SECONDS_BETWEEN_LOG_LINES = 10.0
 
 
 class Reporter(NamedTuple):
-    """`advance(work, doing)` adds finished work, in the unit of the total, and says what runs; `note` prints a line."""
+    """How work tells what it does.
+
+    `advance(work, doing)` adds finished work, in the unit of the total, and says what runs; `skip(work)` takes off
+    what was finished before, so that it does not count as having taken no time; `note` prints a line.
+    """
 
     advance: Callable[[float, str], None]
+    skip: Callable[[float], None]
     note: Callable[[str], None]
 
 
 def silent() -> Reporter:
     """A reporter that shows nothing."""
-    return Reporter(lambda work, doing: None, lambda line: None)
+    return Reporter(lambda work, doing: None, lambda work: None, lambda line: None)
 
 
 @contextlib.contextmanager
@@ -52,15 +57,22 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
                 bar.update(task, completed=done, description=doing, left=left)
                 if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
                     last_line = time.monotonic()
-                    console.print(f"{100 * done / total:3.0f} %  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
+                    share = done / max(total, done, 1e-12)
+                    console.print(f"{share:4.0%}  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
 
-        yield Reporter(advance, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
+        def skip(work: float) -> None:
+            nonlocal total
+            with lock:
+                total -= work
+                bar.update(task, total=total)
+
+        yield Reporter(advance, skip, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
 
 
 def _time_left(elapsed: float, done: float, total: float) -> str:
     if done <= 0 or elapsed < 1:
         return ""
-    return f"{clock(elapsed * (total - done) / done)} left"
+    return f"{clock(elapsed * max(total - done, 0.0) / done)} left"
 
 
 def clock(seconds: float) -> str:

@@ -48,6 +48,19 @@ def one_of(names: Iterable[Any]) -> Rule:
     return Rule(lambda value: value in known, f"one of {', '.join(map(str, known))}")
 
 
+def whole(low: int, high: int) -> Rule:
+    """Whole numbers, both ends included."""
+    return Rule(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def single(rule: Rule) -> Rule:
+    """The rule for a number that is used in single precision: neither rounded to 0 nor to infinity."""
+    return Rule(
+        lambda value: rule.holds(value) and (value == 0 or 1.2e-38 <= abs(value) <= 3.4e38),
+        f"{rule.says}, and of a size that single precision holds",
+    )
+
+
 def each(rule: Rule) -> Rule:
     """The rule for every element of a tuple."""
     return Rule(lambda values: all(rule.holds(value) for value in values), f"a tuple, each {rule.says}")

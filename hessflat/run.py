@@ -5,6 +5,7 @@ import datetime
 import fcntl
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 
 from hessflat.errors import InputError
-from hessflat.files import full_disk_named, write_atomically
+from hessflat.files import full_disk_named, read_object, write_atomically
 
 PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
 
@@ -31,16 +32,14 @@ def folder_of(plain: Mapping[str, Any], identity: str, root: Path) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any] | None:
     """The configuration that the folder belongs to, None where there is none yet."""
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
+    return read_object(folder / "config.json")
 
 
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:
     """Write the configuration into a folder that is new or empty; refuse one that holds anything else."""
-    if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    # Our lock, and a half-written configuration that a killed process left, are no content.
+    ours = (".lock", ".config.json.")
+    if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise InputError(f"{folder} is not empty and has no config.json; nothing was touched: move it away")
     write_atomically(folder / "config.json", json.dumps(plain, indent=1, sort_keys=True) + "\n")
 
@@ -50,7 +49,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+        file = (folder / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -60,11 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, or an empty one where there is none yet."""
-    path = folder / "manifest.json"
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}); move the folder away and run again") from error
+    return read_object(folder / "manifest.json") or {}
 
 
 def is_finished(folder: Path) -> bool:
@@ -88,7 +84,7 @@ def environment() -> dict[str, Any]:
     """What a number depends on besides its configuration. No host, user or address."""
     devices = jax.devices()
     return {
-        "command": " ".join(["python", "-m", *_module_and_arguments()]),
+        "command": shlex.join(["python", "-m", *_module_and_arguments()]),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "x64": bool(jax.config.values["jax_enable_x64"]),

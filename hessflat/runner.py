@@ -60,12 +60,18 @@ def prepared(config: ConfigDict) -> Prepared:
     return _prepared(canonical_json(effective(override(config, defaults))))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _prepared(shared: str) -> Prepared:
     config = from_plain(json.loads(shared))
-    dataset = load_data(config)
-    splits = device_splits(dataset)
+    dataset, splits = _loaded(canonical_json(effective(config)["data"]))
     return Prepared(make_program(config, dataset.num_classes, splits["train"]["inputs"]), dataset, splits)
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(block: str) -> tuple[data.Dataset, Splits]:
+    """The data of a `data` block on the host and on the device, once for all programs that read it."""
+    dataset = load_data(from_plain({"data": json.loads(block)}))
+    return dataset, device_splits(dataset)
 
 
 def work_of(config: ConfigDict) -> float:
@@ -120,7 +126,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run.is_finished(job.folder):
-                reporter.advance(work_of(job.config), f"{job.name}: {manifest['status']} already")
+                reporter.skip(work_of(job.config))
             else:
                 pending.append(job)
         if not pending:
@@ -149,14 +155,14 @@ def _train_and_measure(
     with _managers(jobs) as managers:
         states, step = _restored(program, jobs, hypers, managers)
         for job, state in zip(jobs, states, strict=True):
-            metric_log.truncate(job.folder / "metrics.jsonl", step if step is not None else -1)
+            _cut_back(job.folder, step, stops)
             _start_manifest(job, dataset, state, step, together=len(jobs))
         remaining = [stop for stop in stops if step is None or stop > step]
         position = step or 0
         for job in jobs:
             already = [stop / program.steps_per_epoch for stop in stops if stop not in remaining]
-            reporter.advance(_training_work(job.config, position / program.steps_per_epoch), f"{job.name}: starting")
-            reporter.advance(sum(_measuring_work(job.config, epoch) for epoch in already), f"{job.name}: starting")
+            reporter.skip(_training_work(job.config, position / program.steps_per_epoch))
+            reporter.skip(sum(_measuring_work(job.config, epoch) for epoch in already))
         alive = list(range(len(jobs)))
         save_if_due = _saver_in_between(managers, kept, config.checkpoint.minutes * 60)
         for stop in remaining:
@@ -181,9 +187,7 @@ def _train_and_measure(
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
                     continue
                 reporter.advance(0.0, f"{job.name}: epoch {stop // program.steps_per_epoch}, measuring")
-                record_measurement(
-                    job.folder, subject_of(program, job.config, state.params, splits, stop), stop, program
-                )
+                record_measurement(job.folder, subject_of(program, job.config, state, splits, stop), stop, program)
                 if stop in kept:
                     checkpoint.save(managers[index], stop, state)
                 reporter.advance(_measuring_work(job.config, stop / program.steps_per_epoch), f"{job.name}: measured")
@@ -216,10 +220,28 @@ def _restored(
     """The states to start from: fresh, with step None, or from the last step that every job has a checkpoint of."""
     states = [program.init(hyper) for hyper in hypers]
     common = set.intersection(*(set(checkpoint.steps(manager)) for manager in managers))
-    if not common:
+    step = max(common, default=None)
+    # What a killed process saved for some of the jobs but not for all is made again.
+    for manager in managers:
+        for newer in checkpoint.steps(manager):
+            if step is None or newer > step:
+                manager.delete(newer)
+    if step is None:
         return states, None
-    step = max(common)
     return [checkpoint.restore(m, step, state) for m, state in zip(managers, states, strict=True)], step
+
+
+def _cut_back(folder: Path, step: int | None, stops: Sequence[int]) -> None:
+    """Drop the metrics logged after `step`; what is left must be every measurement up to it."""
+    path = folder / "metrics.jsonl"
+    metric_log.truncate(path, -1 if step is None else step)
+    found = [record["step"] for record in metric_log.read(path)]
+    expected = [] if step is None else [stop for stop in stops if stop <= step]
+    if found != expected:
+        raise InputError(
+            f"{path} should hold the measurements of steps {expected} that the checkpoint of step {step} stands on, "
+            f"but holds {found}; move {folder} away and run again"
+        )
 
 
 def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: int | None, together: int) -> None:
@@ -239,7 +261,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
         matmul_precision=precision.name(),
         training_matmul_precision=jax.config.values["jax_default_matmul_precision"] or "default",
-        batch_norm_mode="eval" if jax.tree.leaves(state.statistics) else "none in this model",
+        batch_norm_mode="none in this model",
         statistics_batch=None,
         runs_together=together,
     )
@@ -275,10 +297,11 @@ def _saver_in_between(
         nonlocal last
         if time.monotonic() - last < seconds:
             return
+        before = [[saved for saved in checkpoint.steps(manager) if saved not in kept] for manager in managers]
         for manager, state in zip(managers, states, strict=True):
-            before = [saved for saved in checkpoint.steps(manager) if saved not in kept]
             checkpoint.save(manager, step, state)
-            for saved in before:
+        for manager, replaced in zip(managers, before, strict=True):
+            for saved in replaced:
                 manager.delete(saved)
         last = time.monotonic()
 
@@ -289,11 +312,16 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(program: Program, config: ConfigDict, params: Any, splits: Splits, step: int) -> Subject:
+def subject_of(program: Program, config: ConfigDict, state: TrainState, splits: Splits, step: int) -> Subject:
     """What the measures see of a state."""
+    if jax.tree.leaves(state.statistics):
+        raise InputError(
+            f"model {config.model.name!r} has batch normalisation, whose statistics the measures cannot take yet; "
+            "use a model without it"
+        )
     return Subject(
         program.model,
-        params,
+        state.params,
         splits,
         program.num_classes,
         config.train.label_smoothing,

@@ -1,5 +1,6 @@
 """Every setting of a run: its default, its range and what it means. `python -m hessflat.schema` prints them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,17 +11,19 @@ from hessflat.config import SCALES, Schema, choice
 from hessflat.data import SOURCES, load
 from hessflat.errors import require_known
 from hessflat.models import MODELS
-from hessflat.rules import Setting, anything, at_least, below, each, one_of, positive, settings_of
+from hessflat.rules import Rule, Setting, anything, at_least, below, each, one_of, positive, settings_of, single, whole
 from hessflat.training.optimisers import OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
 OPERATORS = ("hessian", "gauss_newton")
 SCHEDULE_OF_MEASUREMENTS = ("growth", "every", "end")
 
+_folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "letters, digits, _ . and - alone")
+
 SCHEMA: Schema = {
-    "experiment": Setting("unnamed", anything, "folder under runs/ that the run belongs to"),
+    "experiment": Setting("unnamed", _folder_name, "folder under runs/ that the run belongs to"),
     "scale": Setting("small", one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: as published"),
-    "seed": Setting(0, at_least(0), "of the initial weights and of the order of examples"),
+    "seed": Setting(0, whole(0, 2**32 - 1), "of the initial weights and of the order of examples"),
     "model": choice(MODELS, "softmax_regression", "the network"),
     "data": {
         **choice(SOURCES, "digits", ""),
@@ -29,14 +32,14 @@ SCHEMA: Schema = {
     },
     "optim": {
         **choice(OPTIMISERS, "sgd", "the optimiser"),
-        "lr": Setting(0.03, positive, "initial learning rate"),
-        "l2": Setting(0.0, at_least(0), "weight decay: added to the gradient by sgd and adam, decoupled in adamw"),
+        "lr": Setting(0.03, single(positive), "initial learning rate"),
+        "l2": Setting(0.0, single(at_least(0)), "weight decay: in the gradient of sgd and adam, decoupled in adamw"),
     },
     "schedule": choice(SCHEDULES, "linear_decay", "how the learning rate changes"),
     "train": {
         "epochs": Setting(50, at_least(1), "passes over the training split"),
         "batch_size": Setting(128, at_least(1), "examples a step; the last batch of an epoch may be smaller"),
-        "label_smoothing": Setting(0.0, below(0, 1), "α: targets (1 - α) one-hot + α / C; part of the measured loss"),
+        "label_smoothing": Setting(0.0, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"),
     },
     "measure": {
         "at": Setting("growth", one_of(SCHEDULE_OF_MEASUREMENTS), "when to measure; the last epoch is always measured"),
@@ -49,7 +52,7 @@ SCHEMA: Schema = {
         "trace_probes": Setting(20, at_least(1), "single products for trace and Frobenius norm"),
         "examples": Setting(0, at_least(0), "first training examples, that curvature is measured on; 0 is all"),
         "batch_size": Setting(0, at_least(0), "examples a product takes at once, to bound memory; 0 is all"),
-        "seed": Setting(0, at_least(0), "of the probes"),
+        "seed": Setting(0, whole(0, 2**32 - 1), "of the probes"),
     },
     "checkpoint": {
         "keep": Setting("measured", one_of(("measured", "end")), "whose checkpoints stay, for `make measure`"),

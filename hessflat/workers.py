@@ -7,8 +7,9 @@ Threads would not do: XLA's CPU client can wait for itself when two of them solv
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
 from hessflat.errors import InputError
-from hessflat.jobs import Job, chunks_of, groups_of
+from hessflat.jobs import Job, chunks_of, claim, groups_of
 from hessflat.progress import Reporter
 from hessflat.schema import effective
 from hessflat.training.program import Program
@@ -28,6 +29,8 @@ from hessflat.training.program import Program
 def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
     """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
     wanted = _number(workers)
+    for job in jobs:
+        claim(job)
     groups = groups_of(jobs)
     programs = [runner.prepared(group[0].config).program for group in groups]
     by_group = [chunks_of(group, program) for group, program in zip(groups, programs, strict=True)]
@@ -50,7 +53,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
 def _number(workers: str) -> int | None:
     if workers == "auto":
         return None
-    if not workers.isdigit() or int(workers) < 1:
+    if not workers.isdecimal() or int(workers) < 1:
         raise InputError(f"--workers must be auto or a whole number of at least 1, got {workers!r}")
     return int(workers)
 
@@ -88,6 +91,9 @@ def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
+            for process in list(pool._processes.values()):
+                process.terminate()
             raise
     messages.put(None)
     listener.join()
@@ -114,6 +120,7 @@ def _start(messages: Any, shares: Any, settings: dict[str, Any]) -> None:
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes
     share = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
@@ -132,7 +139,8 @@ def _end_with_parent() -> None:
 
 
 def _run_chunk(pairs: Sequence[tuple[dict[str, Any], Path]]) -> None:
-    reporter = Reporter(
-        lambda work, doing: _messages.put(("advance", (work, doing))), lambda line: _messages.put(("note", (line,)))
-    )
+    def tell(name: str) -> Callable[..., None]:
+        return lambda *arguments: _messages.put((name, arguments))
+
+    reporter = Reporter(*(tell(name) for name in Reporter._fields))
     runner.run_all([Job(schema.from_plain(plain), folder) for plain, folder in pairs], reporter)

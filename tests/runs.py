@@ -10,17 +10,15 @@ from hessflat.measure import stored_config
 from hessflat.training import checkpoint
 from hessflat.training.program import hyper_of, make_program
 
-TINY = (
-    "--config.train.epochs=5",
-    "--config.model.mlp.hidden=(5,)",
-    "--config.measure.lanczos_steps=4",
-    "--config.checkpoint.keep=measured",
-)
+TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
 
 
-def tiny(*arguments):
-    """The MLP of `configs/g_mlp.py`, five hidden units, five epochs, measured at 0, 1, 2 and 5."""
-    return config.from_command_line("configs/g_mlp.py:smoke", [*TINY, *arguments])
+def tiny(*arguments, keep="measured"):
+    """The MLP of `configs/g_mlp.py`, five hidden units, measured at epochs 0, 1, 2 and 5."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    defaults = [argument for argument in TINY if argument.partition("=")[0] not in given]
+    kept = f"--config.checkpoint.keep={keep}"
+    return config.from_command_line("configs/g_mlp.py:smoke", [*defaults, kept, *arguments])
 
 
 def run_all(configs, root, reporter=None):

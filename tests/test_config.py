@@ -15,8 +15,14 @@ G_MLP = "configs/g_mlp.py:smoke"
     [
         ("--config.optim.lrr=3", "did you mean 'optim.lr'?"),
         ("--config.optim.lr=abc", "config.optim.lr must be a number, got abc"),
-        ("--config.optim.lr=-1", "config.optim.lr must be above 0 and finite, got -1.0"),
-        ("--config.optim.lr=nan", "config.optim.lr must be above 0 and finite, got nan"),
+        (
+            "--config.optim.lr=-1",
+            "config.optim.lr must be above 0 and finite, and of a size that single precision holds, got -1.0",
+        ),
+        (
+            "--config.optim.lr=nan",
+            "config.optim.lr must be above 0 and finite, and of a size that single precision holds, got nan",
+        ),
         ("--config.optim.lr", "has no value"),
         ("--config.seed=1.5", "config.seed must be a whole number, got 1.5"),
         ("--config.optim.sgd.nesterov=no", "config.optim.sgd.nesterov must be true or false, got no"),

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import runs
 
-from hessflat import measure, run, runner
+from hessflat import measure, metric_log, run, runner
 from hessflat.errors import InputError
 from hessflat.jobs import jobs_of
+from hessflat.training import checkpoint
 
-COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY]
+COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY[:3]]
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +170,14 @@ def killed_when(condition, root, *arguments):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("keep", ["measured", "end"])
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, keep):
     monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
     arguments = [
         "--config.train.epochs=200",
         "--config.measure.at=every",
         "--config.checkpoint.minutes=0.002",
+        f"--config.checkpoint.keep={keep}",
     ]
     straight = tmp_path / "straight"
     subprocess.run([*COMMAND, f"--root={straight}", *arguments], check=True, capture_output=True)
@@ -188,7 +191,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
         lambda other: (other / "config.json").exists(),  # before anything is trained
         lambda other: any((other / "spectra").glob("0-*")),  # between a spectrum and its line
         lines(1),  # between a line and its checkpoint
-        lambda other: any((other / "checkpoints").glob("*10*")),  # while a checkpoint is written
+        lambda other: any((other / "checkpoints").glob("*1*")),  # while a checkpoint is written
         lines(4),
         lambda other: any((other / "spectra").glob("1000-*")),
         lines(13),
@@ -227,7 +230,7 @@ def test_commands_answer_bad_input_in_one_line(tmp_path):
 def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     root = tmp_path / "runs"
     command = [sys.executable, "-m", "hessflat.sweep", "--config=configs/g_mlp.py:smoke", "--workers=2"]
-    command += [f"--root={root}", "--config.train.epochs=500", "--config.measure.at=every", *runs.TINY[1:]]
+    command += [f"--root={root}", "--config.train.epochs=500", "--config.measure.at=every", *runs.TINY[1:3]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len([path for path in root.glob("*/*/metrics.jsonl") if runs.metrics(path.parent)]) < 2:
@@ -240,3 +243,80 @@ def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     assert any(run.read_manifest(folder)["status"] == "running" for folder in folders)
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert [run.read_manifest(folder)["status"] for folder in folders] == ["done", "done"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at a chosen line: nothing catches it."""
+
+
+def run_until_killed(configs, root, monkeypatch, module, name, number, before=False):
+    """Run, and be killed after (or before) the call of that number to `module.name`."""
+    original, calls = getattr(module, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        if before and len(calls) == number:
+            raise Killed
+        result = original(*args, **kwargs)
+        if len(calls) == number:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, counted)
+        with pytest.raises(Killed):
+            runs.run_all(configs, root)
+
+
+@pytest.mark.parametrize("keep", ["measured", "end"])
+def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep):
+    chosen = runs.tiny("--config.checkpoint.minutes=1e-9", keep=keep)
+    run_until_killed([chosen], tmp_path, monkeypatch, runner, "record_measurement", 3, before=True)
+    folder = runs.run_all([chosen], tmp_path)[0]
+    assert [record["epoch"] for record in runs.metrics(folder)] == [0, 1, 2, 5]
+
+
+def test_vectorised_runs_killed_between_their_checkpoints_continue(tmp_path, monkeypatch):
+    chosen = [runs.tiny("--config.execution=vectorised", f"--config.seed={seed}") for seed in (0, 1)]
+    straight = runs.run_all(chosen, tmp_path / "straight")
+    # The fifth save is that of the first of the two runs at the third measurement.
+    run_until_killed(chosen, tmp_path / "killed", monkeypatch, checkpoint, "save", 5)
+    for a, b in zip(straight, runs.run_all(chosen, tmp_path / "killed"), strict=True):
+        assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+
+
+def test_half_written_configuration_of_a_killed_process_is_no_foreign_content(tmp_path):
+    job = jobs_of([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / ".config.json.4242").write_text('{"se')
+    assert runs.run_all([job.config], tmp_path) == [job.folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("metrics.jsonl", "not json\n", r"metrics\.jsonl, line 1, is damaged"),
+        ("metrics.jsonl", "{}\n", r"metrics\.jsonl, line 1, is damaged"),
+        ("metrics.jsonl", "", r"should hold the measurements of steps \[0, 10\]"),
+        ("manifest.json", "[]", r"manifest\.json is damaged"),
+        ("config.json", "{", r"config\.json is damaged"),
+    ],
+)
+def test_damaged_file_is_one_line(tmp_path, name, content, line):
+    folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
+    run.write_manifest(folder, status="running")
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=line) as error:
+        runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_full_disk_is_one_line(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left on device; free space"):
+        metric_log.append(tmp_path / "metrics.jsonl", {"step": 0})
+
+
+def test_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="batch_size must be at most 1258, the training split, got 5000"):
+        runs.run_all([runs.tiny("--config.train.batch_size=5000")], tmp_path)

@@ -102,7 +102,9 @@ def load_run(folder: Path) -> Run:
         lines = folder / "metrics.jsonl"
         # A run that failed before its first measurement has no metrics: a fact about it, not damage.
         text = lines.read_text() if lines.exists() or manifest.get("status") == "done" else ""
-        metrics = [json.loads(line) for line in text.splitlines()]
+        # Half a last line is what a run that is under way, or was killed, may have.
+        whole = text.splitlines() if manifest.get("status") == "done" else text.split("\n")[:-1]
+        metrics = [json.loads(line) for line in whole]
         wrong = [part for part in (config, manifest, *metrics) if not isinstance(part, dict)]
         if wrong:
             raise ValueError(f"expected JSON objects, found {wrong[0]!r}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hessflat.errors import InputError
 from hessflat.models import Model
 
 Scalars = dict[str, float | int | None]
@@ -63,6 +64,9 @@ def functions_of(model: Model) -> Functions:
 def curvature_data(subject: Subject) -> dict[str, jax.Array]:
     """The clean training examples that curvature is measured on, with their smoothed targets."""
     count = subject.settings["examples"] or None
+    available = len(subject.splits["train"]["labels"])
+    if count is not None and count > available:
+        raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     labels = jax.nn.one_hot(subject.splits["train"]["labels"][:count], subject.num_classes)
     targets = optax.smooth_labels(labels, subject.label_smoothing)
     return {"inputs": subject.splits["train"]["inputs"][:count], "targets": targets}

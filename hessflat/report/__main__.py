@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat import arguments, entry
+from hessflat.errors import InputError
 from hessflat.experiment import report_all
 from hessflat.report.build import print_summary
 
 
 def main(argv: Sequence[str]) -> None:
     """Nothing is trained; claims whose runs are missing say which command makes them."""
-    own, _ = arguments.parse(argv, {"root": "runs", "out": "report"})
+    own, settings = arguments.parse(argv, {"root": "runs", "out": "report"})
+    if settings:
+        raise InputError(f"a report takes no settings, got {settings[0]}; it shows what is stored")
     print_summary(report_all(Path(own["root"]), Path(own["out"])))
     print(f"report: {Path(own['out']) / 'index.html'}")
 

@@ -51,6 +51,8 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     would cast a dtype silently and answer a wrong shape with pages of text.
     """
     where = f"checkpoint {Path(manager.directory) / str(step)}"
+    if not (Path(manager.directory) / str(step)).is_dir():
+        raise InputError(f"{where} is gone, replaced by a later one of the run that is under way; try again")
     target = jax.eval_shape(lambda: like)
     try:
         stored = _shapes(manager.item_metadata(step).tree)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from hessflat import models
 from hessflat.config import chosen_settings
+from hessflat.errors import InputError
 from hessflat.fold import Loop, choose_loop
 from hessflat.training.losses import cross_entropy
 from hessflat.training.optimisers import OPTIMISERS
@@ -90,8 +91,15 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
     """
     model = models.build(config.model.name, num_classes, **chosen_settings(config.model))
     num_examples = inputs.shape[0]
-    batch_size = min(config.train.batch_size, num_examples)
+    batch_size = config.train.batch_size
+    if batch_size > num_examples:
+        raise InputError(
+            f"config.train.batch_size must be at most {num_examples}, the training split, got {batch_size}"
+        )
     steps_per_epoch = -(-num_examples // batch_size)
+    num_steps = config.train.epochs * steps_per_epoch
+    if num_steps > 2**31 - 1:
+        raise InputError(f"config.train.epochs makes {num_steps} steps, at most {2**31 - 1} are counted; lower it")
     last_batch_size = num_examples - (steps_per_epoch - 1) * batch_size
     factor = SCHEDULES[config.schedule.name](config.train.epochs, **chosen_settings(config.schedule))
 
@@ -158,7 +166,6 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
     loop = _choose(full_step, init, hyper_of(config), num_examples, inputs)
     advance = jax.jit(advance_compiled) if loop == "scan" else advance_from_host
     together = jax.jit(jax.vmap(advance_compiled, in_axes=(0, 0, None, None, None)))
-    num_steps = config.train.epochs * steps_per_epoch
     return Program(model, num_classes, jax.jit(init), advance, together, steps_per_epoch, num_steps, loop)
 
 

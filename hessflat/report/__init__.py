@@ -1,0 +1,1 @@
+"""Figures, the page and the terminal's summary, from what analysis found."""
