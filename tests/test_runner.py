@@ -1,15 +1,10 @@
 """Runs on disk: skipped, continued, refused; killed at any moment they end with the same bits."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 import runs
 
@@ -17,8 +12,6 @@ from hessflat import measure, metric_log, run, runner
 from hessflat.errors import InputError
 from hessflat.jobs import jobs_of
 from hessflat.training import checkpoint
-
-COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY[:3]]
 
 
 @pytest.fixture(scope="module")
@@ -152,68 +145,6 @@ def test_measure_refuses_in_one_line(finished, arguments, line):
         measure.main([f"--run={finished}", *arguments])
 
 
-def killed_when(condition, root, *arguments):
-    """Start the command and send SIGKILL as soon as `condition(folder)` is true; says whether it was."""
-    process = subprocess.Popen(
-        [*COMMAND, f"--root={root}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        while process.poll() is None:
-            folders = list(root.glob("g_mlp/*"))
-            if folders and condition(folders[0]):
-                os.kill(process.pid, signal.SIGKILL)
-                return True
-            time.sleep(0.002)
-        return False
-    finally:
-        process.communicate()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("keep", ["measured", "end"])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, keep):
-    monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
-    arguments = [
-        "--config.train.epochs=200",
-        "--config.measure.at=every",
-        "--config.checkpoint.minutes=0.002",
-        f"--config.checkpoint.keep={keep}",
-    ]
-    straight = tmp_path / "straight"
-    subprocess.run([*COMMAND, f"--root={straight}", *arguments], check=True, capture_output=True)
-    folder = next(straight.glob("g_mlp/*"))
-
-    def lines(count):
-        return lambda other: (other / "metrics.jsonl").exists() and len(runs.metrics(other)) >= count
-
-    interrupted = tmp_path / "interrupted"
-    moments = [
-        lambda other: (other / "config.json").exists(),  # before anything is trained
-        lambda other: any((other / "spectra").glob("0-*")),  # between a spectrum and its line
-        lines(1),  # between a line and its checkpoint
-        lambda other: any((other / "checkpoints").glob("*1*")),  # while a checkpoint is written
-        lines(4),
-        lambda other: any((other / "spectra").glob("1000-*")),
-        lines(13),
-        lines(21),  # after the last line, before the run counts as done
-    ]
-    kills = sum(killed_when(moment, interrupted, *arguments) for moment in moments)
-    assert kills >= 6  # the last moment may come too late
-    subprocess.run([*COMMAND, f"--root={interrupted}", *arguments], check=True, capture_output=True)
-    other = next(interrupted.glob("g_mlp/*"))
-
-    manifest = json.loads((other / "manifest.json").read_text())
-    assert manifest["status"] == "done"
-    assert manifest["resumed_from"]
-    assert (other / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, runs.final_state(other), runs.final_state(folder))
-    a, b = runs.spectra(other), runs.spectra(folder)
-    assert a.keys() == b.keys()
-    for name in a:
-        for key in a[name]:
-            np.testing.assert_array_equal(a[name][key], b[name][key], err_msg=f"{name} {key}")
-
-
 def test_commands_answer_bad_input_in_one_line(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", "--config.optim.lrr=1"],
@@ -224,25 +155,6 @@ def test_commands_answer_bad_input_in_one_line(tmp_path):
     assert process.returncode == 2
     assert process.stderr.startswith("error: unknown setting config.optim.lrr; did you mean 'optim.lr'?")
     assert process.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
-    root = tmp_path / "runs"
-    command = [sys.executable, "-m", "hessflat.sweep", "--config=configs/g_mlp.py:smoke", "--workers=2"]
-    command += [f"--root={root}", "--config.train.epochs=500", "--config.measure.at=every", *runs.TINY[1:3]]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len([path for path in root.glob("*/*/metrics.jsonl") if runs.metrics(path.parent)]) < 2:
-        assert time.monotonic() < deadline, "the sweep never measured anything"
-        assert process.poll() is None, "the sweep ended too early"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    folders = [path.parent for path in root.glob("*/*/metrics.jsonl")]
-    assert any(run.read_manifest(folder)["status"] == "running" for folder in folders)
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert [run.read_manifest(folder)["status"] for folder in folders] == ["done", "done"]
 
 
 class Killed(BaseException):
