@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax
 import jaxlib
+from absl import logging
 
 from hessflat.errors import InputError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Call `main` with the command's arguments; an `InputError` becomes one line and exit status 2."""
+    logging.set_verbosity(logging.ERROR)  # orbax warns about what is meant
     try:
         keep_compiled_code()
         main(sys.argv[1:])

@@ -9,11 +9,13 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown `name`: the closest known one, then the whole list, e.g. `did you mean 'lr'? ...`."""
+    """A hint for an unknown `name`: the closest known one, and all of them where they are few or none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(known)}"
+    everything = f"known: {', '.join(known)}"
+    if not close:
+        return everything
+    return f"did you mean {close[0]!r}?" + (f" {everything}" if len(known) <= 12 else "")
 
 
 def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
