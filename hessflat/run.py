@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -87,9 +88,16 @@ def environment() -> dict[str, Any]:
         "command": shlex.join(["python", "-m", *_module_and_arguments()]),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        # How many cores a run has decides how its sums are rounded.
+        "cores": len(cores()),
         "x64": bool(jax.config.values["jax_enable_x64"]),
         "git_commit": git_commit(),
     }
+
+
+def cores() -> list[int]:
+    """The processor cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _module_and_arguments() -> list[str]:

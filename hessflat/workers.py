@@ -63,11 +63,7 @@ def _affordable(jobs: Sequence[Job], programs: Sequence[Program]) -> int:
     host_loops = any(program.loop == "host" for program in programs)
     if jax.default_backend() != "cpu" or host_loops or jobs[0].config.scale == "smoke":
         return 1
-    return len(_cores())
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return len(run.cores())
 
 
 def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count: int) -> None:
@@ -75,7 +71,7 @@ def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count
     messages: Any = context.SimpleQueue()
     shares: Any = context.SimpleQueue()
     for i in range(count):
-        shares.put(_cores()[i::count] or _cores())
+        shares.put(run.cores()[i::count] or run.cores())
     settings = {name: getattr(jax.config, name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
