@@ -51,7 +51,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             )
     header = ("pixels", "epochs", "L2", "val acc", "paper", "λ_max(H)", "paper", "Tr H / P ± s.e.", "paper")
     caption = (
-        "One seed. Accuracies in %; the scaling closest to the paper comes first. The paper's mean eigenvalue is that of "
+        "One seed. Accuracies in %; the scaling closest to the paper comes first. The paper's mean eigenvalue is from "
         "one probe, whose standard error is √20 times the one shown here for twenty."
     )
     return [Table(caption, header, tuple(rows))]

@@ -6,15 +6,33 @@ Runs that diverged, failed or are still running never decide; each rule says whi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from hessflat.analysis.experiment import Evidence, Table, Verdict
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
+from hessflat.analysis.pairing import (
+    error_bound,
+    finite_final,
+    num_examples,
+    pairs_by_seed,
+    refuse_twins,
+    with_examples,
+)
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
+from hessflat.analysis.wording import (
+    effect_words,
+    end_words,
+    exp_or_inf,
+    interval_words,
+    left_out_words,
+    seed_count,
+    signed,
+    verdict_words,
+)
 from hessflat.errors import InputError
 
 Expect = Literal["larger", "smaller"]
@@ -43,7 +61,7 @@ def compare(
 
     `high` is a value of the setting, or a `Best` that picks one among the values other than `low`. `ratio`
     takes differences of logarithms, and so needs positive values; accuracies are better compared by
-    `difference`. Where runs carry an error bound (`<metric>_bound`), the interval is widened by it.
+    `difference`. Where runs carry an error bound (`<metric>error_bound`), the interval is widened by it.
     """
     if isinstance(high, Best):
         chosen = best_setting(runs, by, high, without=low)
@@ -54,39 +72,39 @@ def compare(
     for value in (low, high):
         if value not in done:
             return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
-    pairs = _pairs(done[low], done[high], by)
+    pairs = pairs_by_seed(done[low], done[high], by)
     if not pairs:
         return _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
 
-    before, after = (np.array([_finite(run, metric) for run in side]) for side in zip(*pairs, strict=True))
-    slack = np.mean([_bound(first, metric) + _bound(second, metric) for first, second in pairs])
+    before, after = (np.array([finite_final(run, metric) for run in side]) for side in zip(*pairs, strict=True))
+    slack = np.mean([error_bound(first, metric) + error_bound(second, metric) for first, second in pairs])
     if scale == "ratio":
         if min(before.min(), after.min()) <= 0:
             raise InputError(f"a ratio of {metric} needs positive values; compare by difference")
         relative = [
-            _bound(first, metric) / a + _bound(second, metric) / b
+            error_bound(first, metric) / a + error_bound(second, metric) / b
             for (first, second), a, b in zip(pairs, before, after, strict=True)
         ]
         change = mean_interval(np.log(after / before)).widened(float(np.mean(relative)))
     else:
         change = mean_interval(after - before).widened(float(slack))
-        change = _with_examples(change, _num_examples(metric, pairs))
+        change = with_examples(change, num_examples(metric, pairs))
     verdict = _side(change, len(pairs), expect)
 
     name = metric_name(metric)
     levels = f"{setting_name(by)} {number(low)} → {number(high)}"
-    effect = _effect(metric, change.mean, scale)
+    effect = effect_words(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
-    spread = _spread(change, len(pairs), lambda x: _end(metric, x, scale))
+    spread = interval_words(change, len(pairs), lambda x: end_words(metric, x, scale))
     agreeing = int(np.sum(after > before if expect == "larger" else after < before))
     explanation = (
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
-        f"in {agreeing} of {_seeds(len(pairs))}; {_why(verdict, len(pairs), 'no change')}"
+        f"in {agreeing} of {seed_count(len(pairs))}; {verdict_words(verdict, len(pairs), 'no change')}"
     )
     if is_fraction(metric) and scale == "difference":
-        counted = _num_examples(metric, pairs)
+        counted = num_examples(metric, pairs)
         explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
-    return Evidence(value, spread, len(pairs), verdict, explanation + _left_out(runs))
+    return Evidence(value, spread, len(pairs), verdict, explanation + left_out_words(runs))
 
 
 def increases(
@@ -100,9 +118,9 @@ def increases(
     settings = by_setting(done, by)
     if len(settings) < 2:
         return _nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
-    _refuse_twins(done, by)
+    refuse_twins(done, by)
     taus = [
-        kendall_tau([run.setting(by) for run in own], [_finite(run, metric) for run in own])
+        kendall_tau([run.setting(by) for run in own], [finite_final(run, metric) for run in own])
         for own in by_setting(done, "seed").values()
         if len(own) > 1
     ]
@@ -110,7 +128,7 @@ def increases(
         return _nothing(runs, f"no seed has two values of {setting_name(by)}")
     change = mean_interval(taus)
     verdict = _side(change, len(taus), "larger" if expect == "increases" else "smaller")
-    means = [float(np.mean([_finite(run, metric) for run in group])) for group in settings.values()]
+    means = [float(np.mean([finite_final(run, metric) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
         f"{' → '.join(quantity(metric, mean) for mean in means)} at {setting_name(by)} "
@@ -120,9 +138,11 @@ def increases(
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
         f"the means over seeds of {metric_name(metric)} {monotone} in {expect[:-2]}ing order; "
-        f"{_why(verdict, len(taus), 'no order (τ = 0)')}"
+        f"{verdict_words(verdict, len(taus), 'no order (τ = 0)')}"
     )
-    return Evidence(value, _spread(clipped, len(taus), number), len(taus), verdict, explanation + _left_out(runs))
+    return Evidence(
+        value, interval_words(clipped, len(taus), number), len(taus), verdict, explanation + left_out_words(runs)
+    )
 
 
 def sharper_and_better(
@@ -175,16 +195,18 @@ def at_least(
     says_nothing = max(bound for _, _, bound in worst) <= vacuous
     allowance = f" less {number(tolerance)}" if tolerance else ""
     where = "over all measured steps" if when == "always" else "at the end"
-    smallest = _signed(margin + tolerance)
+    smallest = signed(margin + tolerance)
     value = f"{quantity(metric, reached)} against {number(bound)}{allowance} (smallest margin {smallest})"
     explanation = (
         f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
-        f"{number(bound)}{allowance}; {_why(verdict, len(worst), 'the bound')}"
+        f"{number(bound)}{allowance}; {verdict_words(verdict, len(worst), 'the bound')}"
     )
     if says_nothing:
         verdict = "undecided"
         explanation = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
-    return Evidence(value, _spread(change, len(worst), _signed), len(worst), verdict, explanation + _left_out(runs))
+    return Evidence(
+        value, interval_words(change, len(worst), signed), len(worst), verdict, explanation + left_out_words(runs)
+    )
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
@@ -194,7 +216,7 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         return _nothing(runs, "no run has finished")
     per_seed = []
     for own in by_setting(done, "seed").values():
-        pairs = [(_finite(run, metric), _finite(run, other)) for run in own]
+        pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]
         if min(min(pair) for pair in pairs) <= 0:
             raise InputError(f"{own[0].path}: a ratio of {metric} to {other} needs positive values")
         per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
@@ -210,8 +232,8 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         "holds": "the interval lies within these limits",
         "fails": "the interval lies outside these limits",
     }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
-    spread = _spread(ratio, len(per_seed), lambda x: number(_exp(x)))
-    return Evidence(value, spread, len(per_seed), verdict, explanation + _left_out(runs))
+    spread = interval_words(ratio, len(per_seed), lambda x: number(exp_or_inf(x)))
+    return Evidence(value, spread, len(per_seed), verdict, explanation + left_out_words(runs))
 
 
 def all_of(*parts: Evidence) -> Evidence:
@@ -231,7 +253,7 @@ def all_of(*parts: Evidence) -> Evidence:
 def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) -> Any | None:
     """The value of the setting that `best` picks among finished runs, other than `without`, if any."""
     means = {
-        value: float(np.mean([_finite(run, best.metric) for run in group]))
+        value: float(np.mean([finite_final(run, best.metric) for run in group]))
         for value, group in by_setting(finished(runs), by).items()
         if value != without
     }
@@ -265,57 +287,6 @@ def kendall_table(runs: Sequence[Run], measures: Sequence[str], target: str = "g
     return Table(caption, ("measure", "τ, all runs", "τ, within a seed", "runs"), tuple(rows))
 
 
-def _pairs(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tuple[Run, Run]]:
-    _refuse_twins([*low, *high], by)
-    after = {run.seed: run for run in high}
-    return [(run, after[run.seed]) for run in low if run.seed in after]
-
-
-def _refuse_twins(runs: Sequence[Run], by: str) -> None:
-    """Two runs with one seed and one setting differ in something else: pairing them mixes two questions."""
-    seen: dict[tuple[Any, int], Run] = {}
-    for run in runs:
-        other = seen.setdefault((run.setting(by), run.seed), run)
-        if other is not run:
-            raise InputError(
-                f"{run.path} and {other.path} share {by} and seed; compare runs that differ in nothing else"
-            )
-
-
-def _finite(run: Run, metric: str) -> float:
-    value = run.final(metric)
-    if not math.isfinite(value):
-        raise InputError(f"{run.path}: {metric} is {value} although the run is done; measure it again")
-    return value
-
-
-def _num_examples(metric: str, pairs: Sequence[tuple[Run, Run]]) -> int | None:
-    """How many examples an accuracy is a share of; None for other metrics."""
-    split, _, quantity_name = metric.partition("_")
-    if quantity_name != "accuracy":
-        return None
-    return min(run.manifest.get("examples", {}).get(split, 0) for pair in pairs for run in pair) or None
-
-
-def _with_examples(change: Interval, count: int | None) -> Interval:
-    """Add the sampling of `count` examples to an interval for a difference of accuracies.
-
-    Seeds share their examples, so a gain of one example in every seed has no spread and still says little. The
-    variance of a paired difference d over n examples is at least |d| (1 − |d|) / n, reached when every example on
-    which the two disagree goes the same way (McNemar); that least variance is what is added.
-    """
-    if count is None:
-        return change
-    from_examples = 1.96 * math.sqrt(abs(change.mean) * (1 - abs(change.mean)) / count)
-    below, above = (math.hypot(side, from_examples) for side in (change.mean - change.low, change.high - change.mean))
-    return Interval(change.mean, change.mean - below, change.mean + above)
-
-
-def _bound(run: Run, metric: str) -> float:
-    value = run.final_or_nan(f"{metric}_bound")
-    return value if math.isfinite(value) else 0.0
-
-
 def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:
     return [run for run in runs if run.setting(by) == value]
 
@@ -329,52 +300,7 @@ def _side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) 
     return "fails" if high < 0 else "undecided"
 
 
-def _why(verdict: Verdict, seeds: int, line: str) -> str:
-    if seeds < 2:
-        return "one seed cannot decide"
-    return {
-        "holds": f"the interval lies on the claimed side of {line}",
-        "fails": f"the interval lies on the other side of {line}",
-    }.get(verdict, f"the interval includes {line}")
-
-
 def _nothing(runs: Sequence[Run], reason: str) -> Evidence:
     """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
     tried = [run for run in runs if run.status in ("diverged", "failed")]
-    return Evidence("", "", 0, "undecided" if tried else "not run", reason + _left_out(runs))
-
-
-def _left_out(runs: Sequence[Run]) -> str:
-    out = [run for run in runs if run.status != "done"]
-    return f"; left out: {', '.join(f'{run.folder.name} ({run.status})' for run in out)}" if out else ""
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{number(value, 3)}"
-
-
-def _effect(metric: str, mean: float, scale: str) -> str:
-    if scale == "ratio":
-        return f"ratio {_exp(mean):.3g}"
-    return f"{_end(metric, mean, scale)}{' points' if is_fraction(metric) else ''}"
-
-
-def _end(metric: str, value: float, scale: str) -> str:
-    """One end of the interval: a ratio, or a difference, in points where the metric is a fraction."""
-    if scale == "ratio":
-        return number(_exp(value), 3)
-    return _signed(100 * value if is_fraction(metric) else value)
-
-
-def _spread(interval: Interval, seeds: int, write: Callable[[float], str]) -> str:
-    if seeds < 2:
-        return "one seed, no interval"
-    return f"95 % interval [{write(interval.low)}, {write(interval.high)}], {_seeds(seeds)}"
+    return Evidence("", "", 0, "undecided" if tried else "not run", reason + left_out_words(runs))
