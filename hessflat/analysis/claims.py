@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from hessflat.analysis import wording
 from hessflat.analysis.experiment import Evidence, Table, Verdict
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
 from hessflat.analysis.pairing import (
@@ -23,16 +24,6 @@ from hessflat.analysis.pairing import (
 )
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
-from hessflat.analysis.wording import (
-    effect_words,
-    end_words,
-    exp_or_inf,
-    interval_words,
-    left_out_words,
-    seed_count,
-    signed,
-    verdict_words,
-)
 from hessflat.errors import InputError
 
 Expect = Literal["larger", "smaller"]
@@ -61,7 +52,7 @@ def compare(
 
     `high` is a value of the setting, or a `Best` that picks one among the values other than `low`. `ratio`
     takes differences of logarithms, and so needs positive values; accuracies are better compared by
-    `difference`. Where runs carry an error bound (`<metric>error_bound`), the interval is widened by it.
+    `difference`. Where runs carry an error bound (`<metric>_bound`), the interval is widened by it.
     """
     if isinstance(high, Best):
         chosen = best_setting(runs, by, high, without=low)
@@ -93,18 +84,18 @@ def compare(
 
     name = metric_name(metric)
     levels = f"{setting_name(by)} {number(low)} → {number(high)}"
-    effect = effect_words(metric, change.mean, scale)
+    effect = wording.effect(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
-    spread = interval_words(change, len(pairs), lambda x: end_words(metric, x, scale))
+    spread = wording.interval(change, len(pairs), lambda x: wording.end(metric, x, scale))
     agreeing = int(np.sum(after > before if expect == "larger" else after < before))
     explanation = (
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
-        f"in {agreeing} of {seed_count(len(pairs))}; {verdict_words(verdict, len(pairs), 'no change')}"
+        f"in {agreeing} of {wording.seed_count(len(pairs))}; {wording.reason(verdict, len(pairs), 'no change')}"
     )
     if is_fraction(metric) and scale == "difference":
         counted = num_examples(metric, pairs)
         explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
-    return Evidence(value, spread, len(pairs), verdict, explanation + left_out_words(runs))
+    return Evidence(value, spread, len(pairs), verdict, explanation + wording.left_out(runs))
 
 
 def increases(
@@ -138,11 +129,10 @@ def increases(
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
         f"the means over seeds of {metric_name(metric)} {monotone} in {expect[:-2]}ing order; "
-        f"{verdict_words(verdict, len(taus), 'no order (τ = 0)')}"
+        f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}"
     )
-    return Evidence(
-        value, interval_words(clipped, len(taus), number), len(taus), verdict, explanation + left_out_words(runs)
-    )
+    spread = wording.interval(clipped, len(taus), number)
+    return Evidence(value, spread, len(taus), verdict, explanation + wording.left_out(runs))
 
 
 def sharper_and_better(
@@ -195,18 +185,17 @@ def at_least(
     says_nothing = max(bound for _, _, bound in worst) <= vacuous
     allowance = f" less {number(tolerance)}" if tolerance else ""
     where = "over all measured steps" if when == "always" else "at the end"
-    smallest = signed(margin + tolerance)
+    smallest = wording.signed(margin + tolerance)
     value = f"{quantity(metric, reached)} against {number(bound)}{allowance} (smallest margin {smallest})"
     explanation = (
         f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
-        f"{number(bound)}{allowance}; {verdict_words(verdict, len(worst), 'the bound')}"
+        f"{number(bound)}{allowance}; {wording.reason(verdict, len(worst), 'the bound')}"
     )
     if says_nothing:
         verdict = "undecided"
         explanation = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
-    return Evidence(
-        value, interval_words(change, len(worst), signed), len(worst), verdict, explanation + left_out_words(runs)
-    )
+    spread = wording.interval(change, len(worst), wording.signed)
+    return Evidence(value, spread, len(worst), verdict, explanation + wording.left_out(runs))
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
@@ -232,8 +221,8 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         "holds": "the interval lies within these limits",
         "fails": "the interval lies outside these limits",
     }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
-    spread = interval_words(ratio, len(per_seed), lambda x: number(exp_or_inf(x)))
-    return Evidence(value, spread, len(per_seed), verdict, explanation + left_out_words(runs))
+    spread = wording.interval(ratio, len(per_seed), lambda x: number(wording.exp_or_inf(x)))
+    return Evidence(value, spread, len(per_seed), verdict, explanation + wording.left_out(runs))
 
 
 def all_of(*parts: Evidence) -> Evidence:
@@ -303,4 +292,4 @@ def _side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) 
 def _nothing(runs: Sequence[Run], reason: str) -> Evidence:
     """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
     tried = [run for run in runs if run.status in ("diverged", "failed")]
-    return Evidence("", "", 0, "undecided" if tried else "not run", reason + left_out_words(runs))
+    return Evidence("", "", 0, "undecided" if tried else "not run", reason + wording.left_out(runs))
