@@ -77,8 +77,8 @@ def epoch_axis(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_xlabel("epoch")
     if last > 1:
         axis.set_xscale("symlog", linthresh=1, linscale=0.4)
-        # Short runs need the 2 as well; in long ones it would meet its neighbours.
-        steps = (1, 2, 5) if last < 10 else (1, 5)
+        # Short runs need the 2 and the 5 as well; in long ones their labels would meet their neighbours'.
+        steps = (1, 2, 5) if last < 10 else (1, 5) if last < 500 else (1,)
         ticks = [step * 10**power for power in range(math.floor(math.log10(last)) + 1) for step in steps]
         axis.xaxis.set_major_locator(FixedLocator([0, *(tick for tick in ticks if tick <= last)]))
         axis.xaxis.set_minor_locator(NullLocator())
