@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 from hessflat import run
 from hessflat.config import canonical_json, flatten_values
 from hessflat.errors import InputError
-from hessflat.models import num_params
 from hessflat.schema import effective, from_plain, identity, validate
-from hessflat.training.program import TRACED, Program, hyper_of
+from hessflat.training.program import TRACED, Program
 
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
@@ -70,8 +69,7 @@ def chunks_of(group: list[Job], program: Program) -> list[list[Job]]:
     """Runs that train together. On a CPU vectorising brings nothing, so there they go in turn."""
     execution = group[0].config.execution
     if execution == "auto":
-        params = jax.eval_shape(program.init, hyper_of(group[0].config)).params
-        small = num_params(params) <= MOST_PARAMS_TOGETHER
+        small = program.num_params <= MOST_PARAMS_TOGETHER
         execution = "vectorised" if jax.default_backend() != "cpu" and small else "turn"
     return [group] if execution == "vectorised" else [[job] for job in group]
 

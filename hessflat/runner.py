@@ -24,7 +24,6 @@ from hessflat.errors import InputError
 from hessflat.files import write_arrays
 from hessflat.jobs import Job, chunks_of, claim, groups_of, measured_epochs
 from hessflat.measures import Subject, measure
-from hessflat.models import num_params
 from hessflat.progress import Reporter
 from hessflat.schema import SCHEMA, effective, from_plain
 from hessflat.training import checkpoint
@@ -95,7 +94,7 @@ def _measuring_work(config: ConfigDict, epoch: float) -> float:
 
 def _weight(config: ConfigDict) -> float:
     # Small models are bound by the cost of launching work, which is that of some 2,000 parameters.
-    return 2_000 + num_params(jax.eval_shape(prepared(config).program.init, hyper_of(config)).params)
+    return 2_000 + prepared(config).program.num_params
 
 
 def load_data(config: ConfigDict) -> data.Dataset:
@@ -257,7 +256,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         data_checksum=dataset.checksum,
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
-        num_params=num_params(state.params),
+        num_params=prepared(job.config).program.num_params,
         seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
         matmul_precision=precision.name(),
         training_matmul_precision=jax.config.values["jax_default_matmul_precision"] or "default",

@@ -54,6 +54,7 @@ class Program(NamedTuple):
 
     model: models.Model
     num_classes: int
+    num_params: int
     init: Callable[[Hyper], TrainState]
     advance: Callable[[TrainState, Hyper, Split, int, int], TrainState]
     advance_together: Callable[[TrainState, Hyper, Split, int, int], TrainState]
@@ -163,20 +164,31 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
             state = step(state, hyper, train, order, position)
         return state
 
-    loop = _choose(full_step, init, hyper_of(config), num_examples, inputs)
+    state = jax.eval_shape(init, hyper_of(config))
+    loop = _choose(full_step, state, hyper_of(config), num_examples, inputs)
     advance = jax.jit(advance_compiled) if loop == "scan" else advance_from_host
     together = jax.jit(jax.vmap(advance_compiled, in_axes=(0, 0, None, None, None)))
-    return Program(model, num_classes, jax.jit(init), advance, together, steps_per_epoch, num_steps, loop)
+    return Program(
+        model,
+        num_classes,
+        models.num_params(state.params),
+        jax.jit(init),
+        advance,
+        together,
+        steps_per_epoch,
+        num_steps,
+        loop,
+    )
 
 
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _choose(step: Callable, init: Callable, hyper: Hyper, num_examples: int, inputs: jax.Array) -> Loop:
+def _choose(step: Callable, state: TrainState, hyper: Hyper, num_examples: int, inputs: jax.Array) -> Loop:
     train = {
         "inputs": jax.ShapeDtypeStruct(inputs.shape, jnp.float32),
         "labels": jax.ShapeDtypeStruct((num_examples,), jnp.int32),
     }
     order = jax.ShapeDtypeStruct((num_examples,), jnp.int32)
-    return choose_loop(step, jax.eval_shape(init, hyper), hyper, train, order, 0)
+    return choose_loop(step, state, hyper, train, order, 0)
