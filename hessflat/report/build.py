@@ -1,12 +1,12 @@
 """Everything in the report folder, from finished runs: claims, page, Markdown, figures and their numbers."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hessflat.errors import InputError
+from hessflat.files import write_atomically
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
 from hessflat.report.section import make_section
@@ -30,25 +30,11 @@ def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]
     sections = [make_section(entry) for entry in listed]
     records = [record for section in sections for record in section.records]
     out = Path(out)
-    try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            for plate in section.plates:
-                for ending in ("svg", "png", "csv"):
-                    _replace(out / "figures" / f"{plate.stem}.{ending}", getattr(plate, ending))
-        _replace(out / "claims.json", (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
-        _replace(out / "report.md", markdown(sections).encode())
-        _replace(out / "index.html", page(sections).encode())
-    except OSError as error:
-        raise InputError(f"cannot write the report into {out} ({error.strerror}); choose another folder") from error
+    for section in sections:
+        for plate in section.plates:
+            for ending in ("svg", "png", "csv"):
+                write_atomically(out / "figures" / f"{plate.stem}.{ending}", getattr(plate, ending))
+    write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(out / "report.md", markdown(sections))
+    write_atomically(out / "index.html", page(sections))
     return records
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename: whoever reads sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
