@@ -160,7 +160,7 @@ def test_bad_requests_are_one_line(entries, tmp_path):
     with pytest.raises(InputError, match="toy-small is listed twice"):
         build([entries[0], entries[0]], tmp_path / "report")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write .*choose another folder") as caught:
+    with pytest.raises(InputError, match=r"cannot write .*choose another folder") as caught:
         build(entries[1:], tmp_path / "file")
     assert "\n" not in str(caught.value)
 
