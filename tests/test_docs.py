@@ -58,6 +58,7 @@ def same_output(printed, shown):
     return all(math.isclose(a, b, rel_tol=0.02, abs_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
 def test_the_code_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -87,6 +88,7 @@ def test_the_pages_with_code_are_executed_or_built():
     assert {page for page in PAGES if blocks(page, "python")} == {*EXECUTED, ROOT / "docs" / "adding.md"}
 
 
+@pytest.mark.slow
 def test_the_walk_through_gives_verdicts(tmp_path, monkeypatch, capsys):
     for folder in ("configs", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -41,6 +41,7 @@ def everything(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_experiment_ends_in_verdicts(everything):
     claims = json.loads((everything / "report" / "claims.json").read_text())
     for name in experiment.names():
@@ -53,6 +54,7 @@ def test_every_experiment_ends_in_verdicts(everything):
     assert {"g_logistic", "g_mlp"} <= {claim["experiment"] for claim in claims if claim["verdict"] == "undecided"}
 
 
+@pytest.mark.slow
 def test_exact_and_estimated_spectra_agree(everything):
     for path in (everything / "runs" / "g_logistic").glob("*/metrics.jsonl"):
         last = json.loads(path.read_text().splitlines()[-1])
@@ -62,6 +64,7 @@ def test_exact_and_estimated_spectra_agree(everything):
         assert last["gauss_newton.lambda_max"] == pytest.approx(last["hessian.lambda_max"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_report_is_redrawn_without_training(everything, monkeypatch):
     before = {path.name: path.read_bytes() for path in (everything / "report").rglob("*") if path.is_file()}
 
@@ -84,6 +87,7 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
         report.main([f"--root={tmp_path}"])
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
     chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
