@@ -23,7 +23,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
-        # Runs in other threads are cut off too: whatever they were writing, their folders stay whole.
+        # Nothing is waited for: worker processes end with this one, and their folders stay whole.
         os._exit(130)
 
 

@@ -36,7 +36,7 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
     started = time.monotonic()
     done = 0.0
     last_line = started
-    lock = threading.Lock()  # runs proceed in threads
+    lock = threading.Lock()  # what worker processes tell arrives in a thread of its own
 
     columns = (
         BarColumn(bar_width=24),

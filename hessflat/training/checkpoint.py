@@ -1,7 +1,6 @@
 """Checkpoints by orbax: complete or absent, restored only into a state of the same tree, shapes and dtypes."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import orbax.checkpoint as ocp
 
 from hessflat.errors import InputError
 from hessflat.files import full_disk_named
-
-# Orbax numbers its operations for the whole process, and waits forever when two threads save at once.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def open_folder(folder: Path) -> ocp.CheckpointManager:
@@ -35,7 +31,7 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
     """Save `state`. It counts as saved once it is complete, so a kill at any moment leaves the one before."""
-    with full_disk_named(manager.directory), _ONE_AT_A_TIME:
+    with full_disk_named(manager.directory):
         manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
@@ -66,8 +62,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
                 f"is {stored.get(name, 'absent')}; use the configuration it was made with"
             )
     try:
-        with _ONE_AT_A_TIME:
-            return manager.restore(step, args=ocp.args.StandardRestore(target))
+        return manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
         raise InputError(_damaged(where, error)) from error
 
