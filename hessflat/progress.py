@@ -71,7 +71,7 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
 
 def _time_left(elapsed: float, done: float, total: float) -> str:
     # Before some share is done the estimate is that of the compiler.
-    if done < 0.05 * total:
+    if done <= 0 or done < 0.05 * total:
         return ""
     return f"{clock(elapsed * max(total - done, 0.0) / done)} left"
 
