@@ -1,7 +1,8 @@
 """One loop, two ways to run it: compiled into `jax.lax`, or driven from Python over a jitted body.
 
 XLA's CPU compiler runs the gradients of convolutions 20 to 60 times slower inside a loop body than outside one, so
-on a CPU a loop over convolutions is driven from Python; everywhere else it is compiled. `choose_loop` decides.
+on a CPU a loop over convolutions that are not `convolution.canonical` is driven from Python; everything else is
+compiled. `choose_loop` decides.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jex_core
+
+from hessflat import convolution
 
 Loop = Literal["scan", "host"]
 
@@ -29,21 +31,12 @@ def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any,
 
 
 def choose_loop(function: Callable, *args: Any) -> Loop:
-    """`"host"` on a CPU where `function(*args)` holds a convolution, else `"scan"`. `args` may be shapes."""
+    """`"host"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
+
+    `args` may be shapes.
+    """
     if jax.default_backend() != "cpu":
         return "scan"
-    return "host" if has_convolution(jax.make_jaxpr(function)(*args).jaxpr) else "scan"
-
-
-def has_convolution(jaxpr: jex_core.Jaxpr) -> bool:
-    """Whether a convolution stands anywhere in a jaxpr, inner jaxprs included."""
-    return any(
-        equation.primitive.name == "conv_general_dilated" or any(map(has_convolution, _inner(equation.params)))
-        for equation in jaxpr.eqns
-    )
-
-
-def _inner(params: dict[str, Any]) -> list[jex_core.Jaxpr]:
-    values = [v for value in params.values() for v in (value if isinstance(value, (tuple, list)) else (value,))]
-    closed = [v.jaxpr for v in values if isinstance(v, jex_core.ClosedJaxpr)]
-    return closed + [v for v in values if isinstance(v, jex_core.Jaxpr)]
+    equations = convolution.equations_of(jax.make_jaxpr(function)(*args).jaxpr)
+    slow = any(e.primitive.name == "conv_general_dilated" and not convolution.is_canonical(e.params) for e in equations)
+    return "host" if slow else "scan"

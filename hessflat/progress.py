@@ -69,6 +69,17 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
         yield Reporter(advance, skip, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
 
 
+@contextlib.contextmanager
+def counting(total: int, doing: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A function that adds finished steps of `total`: a bar with the time left, on a terminal, if `shown`."""
+    console = Console(stderr=True, highlight=False)
+    if not shown or not console.is_terminal:
+        yield lambda steps: None
+        return
+    with reporting(total, console) as reporter:
+        yield lambda steps: reporter.advance(steps, doing)
+
+
 def _time_left(elapsed: float, done: float, total: float) -> str:
     # Before some share is done the estimate is that of the compiler.
     if done <= 0 or done < 0.05 * total:

@@ -16,26 +16,28 @@ True
 1.0
 """
 
+from hessflat.curvature import eigenvalues
 from hessflat.curvature.batches import Batches
 from hessflat.curvature.checks import Check, check
 from hessflat.curvature.dense import eigvalsh
-from hessflat.curvature.estimates import Estimate
+from hessflat.curvature.estimates import Estimate, RitzValue
 from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
-from hessflat.curvature.hutchinson import Moments, frobenius, moments, trace
+from hessflat.curvature.hutchinson import Moments, frobenius, moments
 from hessflat.curvature.interpolate import line
 from hessflat.curvature.jacobian import jacobian_norms
 from hessflat.curvature.lanczos import Tridiagonals, lanczos
+from hessflat.curvature.log_determinant import log_determinant
 from hessflat.curvature.operators import Operator
-from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian
+from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
 from hessflat.curvature.spectrum import (
     Density,
-    RitzValue,
     Spectrum,
     ZeroMass,
     spectrum,
     spectrum_from_arrays,
     spectrum_to_arrays,
 )
+from hessflat.curvature.stochastic_trace import trace
 
 __all__ = [
     "Batches",
@@ -51,6 +53,7 @@ __all__ = [
     "ZeroMass",
     "check",
     "eigenpairs",
+    "eigenvalues",
     "eigvalsh",
     "fisher",
     "frobenius",
@@ -60,7 +63,10 @@ __all__ = [
     "jacobian_norms",
     "lanczos",
     "line",
+    "log_determinant",
+    "model_fisher",
     "moments",
+    "residual",
     "sharpness",
     "spectrum",
     "spectrum_from_arrays",

@@ -1,24 +1,26 @@
-"""Eigenpairs at the ends of the spectrum, by Lanczos that stops when they have converged."""
+"""Eigenpairs at the ends of the spectrum, by thick-restart Lanczos that stops when they have converged."""
 
 import time
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat import fold
-from hessflat.curvature import krylov, precision, probes, trees
-from hessflat.curvature.operators import Operator, loop_for
-from hessflat.curvature.spectrum import RitzValue
-from hessflat.curvature.tridiagonal import Ritz, ritz
+from hessflat import fold, progress
+from hessflat.curvature import basis, krylov, operators, precision, probes, trees
+from hessflat.curvature.batches import Devices
+from hessflat.curvature.estimates import RitzValue
+from hessflat.curvature.lanczos import require_basis
+from hessflat.curvature.operators import Operator
 from hessflat.errors import InputError, nearest
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
-# Steps between two looks at the residuals: a look costs milliseconds, a step too many one product.
-_BLOCK = 10
+# Steps between two looks at the residuals: a look takes well under a millisecond.
+_STEPS = 2
 
 
 class EigenPairs(NamedTuple):
@@ -26,10 +28,11 @@ class EigenPairs(NamedTuple):
 
     values: np.ndarray  # [k] the sought end first; "both": the k largest, descending, then the k smallest, ascending
     vectors: Any  # tree like params with a leading axis [k], unit length
-    residuals: np.ndarray  # [k]
+    residuals: np.ndarray  # [k], at least the rounding of the largest value
     converged: np.ndarray  # [k] residual within rtol |value|, or within rounding at the scale of the operator
     num_products: int
     seconds: float
+    precision: str
 
 
 def eigenpairs(
@@ -40,12 +43,15 @@ def eigenpairs(
     rtol: float = 1e-3,
     max_steps: int = 200,
     start: Any = None,
+    num_vectors: int | None = None,
     loop: fold.Loop | None = None,
+    show_progress: bool = True,
 ) -> EigenPairs:
     """The k eigenpairs at one end of the spectrum (or at both), stopping as soon as they have converged.
 
-    Lanczos with full re-orthogonalisation. A repeated eigenvalue shows once, unless fewer than k distinct ones exist:
-    then the recurrence goes on from a fresh direction and copies appear as they should.
+    Lanczos with full re-orthogonalisation that restarts from the best Ritz vectors when `num_vectors` are stored (Wu
+    and Simon 2000). A repeated eigenvalue shows once, unless fewer than k distinct ones exist: then the recurrence
+    goes on from a fresh direction and copies appear as they should.
 
     Args:
         op: a symmetric operator of size P.
@@ -53,43 +59,64 @@ def eigenpairs(
         k: how many, at each end asked for.
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
-        max_steps: products at most (clipped to P); the basis takes `max_steps` P numbers.
+        max_steps: products, at most (an even number of them).
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
             first vector stays random, so that an eigenvalue which has overtaken the others is still found.
+        num_vectors: P-vectors to store; None takes 20 more than are wanted. More of them need fewer products.
         loop: "scan", "host" or None to choose.
+        show_progress: a bar of the products used, on a terminal.
 
     Raises:
-        InputError: counts out of range, an unknown end, a start of another shape, products that are not finite.
+        InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into
+            memory, products that are not finite.
     """
     began = time.perf_counter()
     _require_options(op, key, k, which, rtol, max_steps)
-    limit = min(max_steps, op.size)
     wanted = min(2 * k if which == "both" else k, op.size)
-    loop = loop_for(op, loop)
-    with precision.chosen():
-        given = None if start is None else _as_rows(op, start)
-        state = krylov.begin(_first_vector(op, key, given), limit, keep_basis=True)
+    num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
+    require_basis(op, num_vectors + wanted, "device")
+    loop, devices = operators.loop_for(op, loop), operators.devices_of(op)
+    given = None if start is None else _as_rows(op, start)
+    op = operators.keep(op)
+    num_products, projected = 0, np.zeros((num_vectors, num_vectors))
+    with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress) as advance:
+        first = _first_vector(op, key, given)
+        state, step, restarted = krylov.begin(first, num_vectors, True, "device", devices), 0, 0
         while True:
-            state = _run(op, state, min(_BLOCK, limit - int(state.step)), loop)
-            solved = _solve(state)
-            chosen = _choose(solved.values, k, which)
-            converged = _converged(solved, chosen, rtol, op.dtype)
-            if int(state.step) == limit or (len(chosen) == wanted and converged.all()):
+            before = int(state.num_valid)
+            state = _run(op, state, step, loop, devices)
+            valid = int(state.num_valid)
+            num_products, step = num_products + valid - before, valid
+            advance(valid - before)
+            _fill(projected, state, restarted, valid)
+            values, coefficients = np.linalg.eigh(projected[:valid, :valid])
+            residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
+            residuals = np.maximum(residuals, float(jnp.finfo(op.dtype).eps) * np.abs(values).max())
+            order = _by_preference(values, which)
+            chosen = _presented(order[:wanted], values, k, which)
+            converged = _converged(values, residuals, chosen, rtol, op.dtype)
+            exhausted = not bool(jnp.any(state.vector != 0))
+            if len(chosen) == wanted and converged.all():
                 break
-            if not bool(jnp.any(state.vector != 0)):
+            if num_products + _STEPS > max_steps or (exhausted and valid == op.size):
+                break
+            if valid == num_vectors:
+                restarted = _num_kept(wanted, num_vectors)
+                kept = order[:restarted]
+                projected[:] = 0
+                projected[np.arange(restarted), np.arange(restarted)] = values[kept]
+                border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, kept]
+                projected[:restarted, restarted] = projected[restarted, :restarted] = border
+                state = _restart(state, jnp.asarray(coefficients[:, kept].T, op.dtype), devices)
+                step = restarted
+            if exhausted:
                 key, fresh = jax.random.split(key)
-                state = _restart(state, fresh)
-        coefficients = np.zeros((len(chosen), limit))
-        coefficients[:, : len(solved.values)] = solved.vectors[:, chosen].T
-        vectors = _vectors(op, state.basis, coefficients)
-    return EigenPairs(
-        solved.values[chosen],
-        vectors,
-        solved.residuals[chosen],
-        converged,
-        int(state.step),
-        time.perf_counter() - began,
-    )
+                state = _from_fresh_direction(state, fresh, devices)
+        rows = np.zeros((len(chosen), num_vectors))
+        rows[:, :valid] = coefficients[:, chosen].T
+        vectors = trees.unflatten(op.params, _combine(state.slabs, jnp.asarray(rows, op.dtype), devices))
+    seconds = time.perf_counter() - began
+    return EigenPairs(values[chosen], vectors, residuals[chosen], converged, num_products, seconds, precision.name())
 
 
 def sharpness(
@@ -101,8 +128,9 @@ def sharpness(
     loop: fold.Loop | None = None,
 ) -> RitzValue:
     """λ_max and the residual that bounds its error; the arguments are those of `eigenpairs`."""
-    pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop)
-    return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]))
+    pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop)
+    cost = (pairs.num_products, pairs.seconds, pairs.precision)
+    return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]), *cost)
 
 
 @jax.jit
@@ -129,59 +157,99 @@ def _as_rows(op: Operator, start: Any) -> Array:
     return jnp.concatenate(rows, axis=1).astype(op.dtype)
 
 
-_run_compiled = jax.jit(krylov.run, static_argnums=(2, 3))
+def _num_vectors(op: Operator, wanted: int, max_steps: int, num_vectors: int | None) -> int:
+    """An even number of rows: steps are done two at a time."""
+    if num_vectors is None:
+        num_vectors = wanted + 20
+    else:
+        probes.require_count("num_vectors", num_vectors)
+        if num_vectors < min(wanted + 4, op.size):
+            raise InputError(f"num_vectors must be at least 4 more than the {wanted} wanted, got {num_vectors}")
+    number = min(num_vectors, max_steps, op.size)
+    return number + number % 2
 
 
-def _run(op: Operator, state: krylov.State, num_steps: int, loop: fold.Loop) -> krylov.State:
-    return (_run_compiled if loop == "scan" else krylov.run)(op, state, num_steps, loop)
+def _num_kept(wanted: int, num_vectors: int) -> int:
+    """How many Ritz vectors a restart keeps: the wanted, and half of the others."""
+    number = wanted + (num_vectors - wanted) // 2
+    return number - number % 2
 
 
-@jax.jit
-def _vectors(op: Operator, basis: Array, coefficients: Array) -> Any:
-    return trees.unflatten(op.params, coefficients.astype(op.dtype) @ basis)
+def _run(op: Operator, state: krylov.State, step: int, loop: fold.Loop, devices: Devices | None) -> krylov.State:
+    run = krylov.run_compiled if loop == "scan" else krylov.run
+    return run(op, state, step, _STEPS, loop, "full", False, devices)
 
 
-def _solve(state: krylov.State) -> Ritz:
-    alphas, betas = np.asarray(state.alphas), np.asarray(state.betas)
+def _fill(projected: np.ndarray, state: krylov.State, restarted: int, valid: int) -> None:
+    """Put what the recurrence has found since the last restart into Qᵀ A Q."""
+    alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
     if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
-    return ritz(alphas, betas, int(state.step))
+    for i in range(restarted, valid):
+        projected[i, i] = alphas[i]
+        if i + 1 < valid:
+            projected[i, i + 1] = projected[i + 1, i] = betas[i]
 
 
-@jax.jit
-def _restart(state: krylov.State, key: Array) -> krylov.State:
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def _restart(state: krylov.State, coefficients: Array, devices: Devices | None) -> krylov.State:
+    """The basis becomes `coefficients` [l, m] times it; the next vector stays."""
+    rows = basis.combine(state.slabs, coefficients, devices)
+    slabs = state.slabs
+    for number, row in enumerate(rows):
+        slabs = basis.write(slabs, jnp.asarray(number), row, devices)
+    number = jnp.asarray(len(rows), state.num_valid.dtype)
+    # What the next product has along the kept vectors is taken out by re-orthogonalisation.
+    return state._replace(
+        slabs=slabs, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=number
+    )
+
+
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def _from_fresh_direction(state: krylov.State, key: Array, devices: Devices | None) -> krylov.State:
     """Go on from a random direction orthogonal to the exhausted space: T falls apart into blocks there."""
     vector = jax.random.normal(key, state.vector.shape, state.vector.dtype)
-    for _ in range(2):
-        vector = vector - (state.basis @ vector) @ state.basis
-    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[state.step - 1].set(0))
+    vector = basis.orthogonalise(state.slabs, state.num_valid, vector, devices)
+    last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
+    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
 
 
-def _choose(values: np.ndarray, k: int, which: Which) -> np.ndarray:
-    """Positions of the wanted ones among ascending values, the most wanted first."""
+_combine = jax.jit(basis.combine, static_argnums=2)
+
+
+def _by_preference(values: np.ndarray, which: Which) -> np.ndarray:
+    """Positions among ascending values, the most wanted first; both ends take turns."""
     ascending = np.arange(len(values))
     if which == "magnitude":
-        return np.argsort(-np.abs(values), kind="stable")[:k]
+        return np.argsort(-np.abs(values), kind="stable")
     if which == "smallest":
-        return ascending[:k]
+        return ascending
     if which == "largest":
-        return ascending[::-1][:k]
-    top = ascending[::-1][:k]
-    return np.concatenate([top, np.setdiff1d(ascending[:k], top)])
+        return ascending[::-1]
+    return np.stack([ascending[::-1], ascending], axis=1).ravel()[: len(values)]
 
 
-def _converged(solved: Ritz, chosen: np.ndarray, rtol: float, dtype: jnp.dtype) -> np.ndarray:
-    rounding = krylov.breakdown_tolerance(dtype) * np.abs(solved.values).max()
-    return solved.residuals[chosen] <= np.maximum(rtol * np.abs(solved.values[chosen]), rounding)
+def _presented(wanted: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
+    """In the order of the result: for both ends the k largest, descending, before the smallest, ascending."""
+    if which != "both":
+        return wanted
+    descending = np.sort(wanted)[::-1]
+    return np.concatenate([descending[:k], descending[k:][::-1]])
+
+
+def _converged(
+    values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
+) -> np.ndarray:
+    rounding = krylov.breakdown_tolerance(dtype) * np.abs(values).max()
+    return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
 
 
 def _require_options(op: Operator, key: Array, k: int, which: str, rtol: float, max_steps: int) -> None:
-    known = ("largest", "smallest", "magnitude", "both")
     probes.require_key(key)
     probes.require_count("k", k)
     probes.require_count("max_steps", max_steps)
-    if which not in known:
-        raise InputError(f"unknown end {which!r}; {nearest(which, known)}")
+    if which not in get_args(Which):
+        raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
     if k > op.size:
         raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
     if not rtol > 0:

@@ -7,7 +7,6 @@ compiled for one checkpoint serves every other checkpoint of the same loss funct
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,28 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from hessflat import fold
+from hessflat import fold, memory
+from hessflat.convolution import canonical
 from hessflat.curvature import precision, trees
-from hessflat.curvature.batches import Batches
+from hessflat.curvature.batches import Devices
+from hessflat.curvature.kept import KeptTerm, add_kept
+from hessflat.curvature.kept import keep as keep_term
+from hessflat.curvature.terms import Term, product_of
 from hessflat.errors import InputError
-
-Product = Callable[[tuple[Callable, ...], Any, Any, Any], Any]
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "batches"],
-    meta_fields=["product", "functions"],
-)
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """One matrix: `product(functions, params, batch, vector)`, averaged over the batches by their sizes."""
-
-    product: Product
-    functions: tuple[Callable, ...]
-    params: Any
-    batches: Batches
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["terms", "coefficients", "shift"], meta_fields=[])
@@ -48,7 +35,7 @@ class Operator:
     identity, which is also the exact Hessian of half that number times the squared norm of the parameters).
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[Any, ...]
     coefficients: tuple[Any, ...]
     shift: Any = 0.0
 
@@ -133,16 +120,47 @@ class Operator:
 
 
 def apply(op: Operator, vector: Any, loop: fold.Loop = "scan") -> Any:
-    """The product of `op` with a tree, without checks. With `loop="host"` batches are driven from Python."""
+    """The product of `op` with a tree, without checks. With `loop="host"` batches are driven from Python.
+
+    Where examples lie on several devices each takes the product over its own, and one sum over devices follows.
+    """
     total = jax.tree.map(lambda v: jnp.asarray(op.shift, v.dtype) * v, vector)
-    for coefficient, term in zip(op.coefficients, op.terms, strict=True):
-        total = _add_term(total, coefficient, term, vector, loop)
+    terms = list(zip(op.coefficients, op.terms, strict=True))
+    for coefficient, term in terms:
+        if term.batches.devices is None:
+            total = _add_term(total, coefficient, term, vector, loop)
+    for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
+        spread = [pair for pair in terms if pair[1].batches.devices == devices]
+        total = jax.tree.map(jnp.add, total, _apply_spread(devices, *zip(*spread, strict=True), vector))
     return total
 
 
 def matvec(op: Operator, vector: Array, loop: fold.Loop = "scan") -> Array:
     """The product of `op` with a flat vector [P], without checks."""
     return trees.flatten(apply(op, trees.unflatten(op.params, vector), loop))
+
+
+def keep(op: Operator, limit: int | None = None) -> Operator:
+    """The same operator with all that does not depend on the vector computed and kept, for many products.
+
+    It takes the memory of the activations of every batch. Where that is more than `limit` bytes (default: a quarter of
+    what is free), inside a transformation, and where batches are driven from Python, `op` comes back as it is.
+    """
+    if trees.is_traced(op) or loop_for(op) == "host":
+        return op
+    limit = memory.available() // 4 if limit is None else limit
+    with precision.chosen():
+        terms = []
+        for term in op.terms:
+            kept = term if isinstance(term, KeptTerm) else keep_term(term, limit)
+            limit -= memory.size_of(kept) - memory.size_of(term)
+            terms.append(kept)
+    return dataclasses.replace(op, terms=tuple(terms))
+
+
+def devices_of(op: Operator) -> Devices | None:
+    """The devices that the examples are spread over; they also share the basis."""
+    return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
 
 
 def loop_for(op: Operator, loop: fold.Loop | None = None) -> fold.Loop:
@@ -161,31 +179,47 @@ def _choose(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> fold.Lo
     return fold.choose_loop(apply, op, op.params)
 
 
-def _add_term(total: Any, coefficient: Any, term: Term, vector: Any, loop: fold.Loop) -> Any:
+def _apply_spread(devices: Any, coefficients: Any, terms: Any, vector: Any) -> Any:
+    def local(coefficients: Any, terms: Any, vector: Any) -> Any:
+        total = jax.tree.map(jnp.zeros_like, vector)
+        for coefficient, term in zip(coefficients, terms, strict=True):
+            total = _add_term(total, coefficient / devices.count, term.on_one_device(), vector, "scan")
+        # One vector, so that there is one sum.
+        return trees.unflatten(total, jax.lax.psum(trees.flatten(total), devices.axes))
+
+    whole, example = PartitionSpec(), PartitionSpec(devices.axes)
+    placed = [term.partition(whole, example) for term in terms]
+    specs = (jax.tree.map(lambda _: whole, coefficients), tuple(placed), jax.tree.map(lambda _: whole, vector))
+    spread = jax.shard_map(local, mesh=devices.mesh, in_specs=specs, out_specs=whole, check_vma=False)
+    return spread(coefficients, terms, vector)
+
+
+def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: fold.Loop) -> Any:
+    if isinstance(term, KeptTerm):
+        return add_kept(total, coefficient, term, vector)
     batches = term.batches
-    if batches.batch_size is None:
+    number, size, count = batches.num_examples, batches.size, batches.count
+    if size == number:
         return _add_product(total, coefficient, term, vector)
-    number, size = batches.num_examples, batches.size
-    count, rest = divmod(number, size)
 
     def body(total: Any, start: Array) -> tuple[Any, None]:
         return _add_batch(total, coefficient * (size / number), term, start, vector, size), None
 
     total, _ = fold.scan(body, total, size * jnp.arange(count), loop)
-    if rest:
-        total = _add_batch(total, coefficient * (rest / number), term, number - rest, vector, rest)
+    for start, rest in batches.rest:
+        total = _add_batch(total, coefficient * (rest / number), term, start, vector, rest)
     return total
 
 
 @partial(jax.jit, static_argnames="size")
 def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, size: int) -> Any:
-    batch = dataclasses.replace(term, batches=Batches(term.batches.take(start, size)))
-    return _add_product(total, weight, batch, vector)
+    batches = dataclasses.replace(term.batches, arrays=term.batches.take(start, size), batch_size=None)
+    return _add_product(total, weight, dataclasses.replace(term, batches=batches), vector)
 
 
 @jax.jit
 def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
-    product = term.product(term.functions, term.params, term.batches.arrays, vector)
+    product = canonical(product_of)(term, vector)
     return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
 
 

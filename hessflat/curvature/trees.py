@@ -34,6 +34,24 @@ def unflatten(like: Tree, vector: Array) -> Tree:
     return jax.tree.unflatten(structure, parts)
 
 
+def split(tree: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
+    """The leaves whose path is `chosen`, and the others: trees like `tree` with None in the other's places."""
+    flags = jax.tree.map_with_path(lambda path, leaf: bool(chosen(path)), tree)
+    inside = jax.tree.map(lambda leaf, flag: leaf if flag else None, tree, flags)
+    outside = jax.tree.map(lambda leaf, flag: None if flag else leaf, tree, flags)
+    return inside, outside
+
+
+def merge(tree: Tree, rest: Tree) -> Tree:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, tree, rest, is_leaf=lambda x: x is None)
+
+
+def select(tree: Tree, like: Tree) -> Tree:
+    """The leaves of `tree` at the places where `like` has one, None elsewhere."""
+    return jax.tree.map(lambda a, b: None if a is None else b, like, tree, is_leaf=lambda x: x is None)
+
+
 def cast(tree: Tree, dtype: Any) -> Tree:
     """The floating leaves of `tree` as `dtype`; integers (labels) stay."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -56,7 +56,7 @@ def test_vectors_are_trees_like_the_parameters():
 def test_sharpness_is_bounded_by_its_residual():
     params, batch = mlp_params(5, 4, 3), examples(30, 5, 3)
     H = cv.hessian(loss, params, batch)
-    value, residual = cv.sharpness(H, jax.random.key(0))
+    value, residual, *_ = cv.sharpness(H, jax.random.key(0))
     assert abs(cv.eigvalsh(H)[-1] - value) <= residual + 1e-6 * value
     assert residual <= 1e-3 * value
 
@@ -76,7 +76,7 @@ def test_copies_appear_once_distinct_values_run_out(scale):
 
 
 def test_zero_and_identity():
-    assert cv.sharpness(operator_of(np.zeros((5, 5))), jax.random.key(0)) == (0, 0)
+    assert cv.sharpness(operator_of(np.zeros((5, 5))), jax.random.key(0))[:2] == (0, 0)
     pairs = cv.eigenpairs(operator_of(np.eye(6)), jax.random.key(0), 6)
     assert_allclose(pairs.values, 1, rtol=1e-5)
     assert_allclose(

@@ -133,7 +133,7 @@ def test_without_reorthogonalisation_the_basis_is_lost():
     [
         ({"num_steps": 0}, "num_steps must be a whole number of at least 1, got 0"),
         ({"num_probes": 1.5}, "num_probes must be"),
-        ({"reorthogonalise": "partial"}, "reorthogonalise must be 'full' or 'none'"),
+        ({"reorthogonalise": "partial"}, "unknown reorthogonalise 'partial'"),
         ({"probe": "rademachr"}, "did you mean 'rademacher'"),
         ({"key": 0}, "key must be one random key"),
         ({"key": jax.random.split(jax.random.key(0))}, "key must be one random key"),

@@ -1,0 +1,200 @@
+"""Convolutions in the one form that XLA's CPU compiler runs fast, in loops and out of them.
+
+Differentiation makes convolutions whose dimensions stand in another order than (batch, spatial, features). On CPUs
+those are slow, and 20 to 60 times slower still inside a loop; the gradient of a kernel, a convolution with a "kernel"
+as large as the image, is slow in any order. `canonical` rewrites a function after it has been differentiated: the
+first by transposing, the second as products of matrices of patches. Nothing changes but rounding.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core as jex_core
+
+# Bytes of patches made at a time: what the caches hold, with the rest of the operands.
+_PATCH_BYTES = 1 << 20
+
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+
+
+def canonical(function: Callable) -> Callable:
+    """`function`, which must not be differentiated further, with calls inlined and, on a CPU, fast convolutions."""
+
+    def rewritten(*args: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return rewritten
+
+
+def evaluate(jaxpr: jex_core.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
+    run_equations(jaxpr.eqns, values)
+    return [_read(values, variable) for variable in jaxpr.outvars]
+
+
+def run_equations(equations: Iterable[Any], values: dict[Any, Any]) -> None:
+    """Evaluate `equations` in order, adding their outputs to `values`."""
+    for equation in equations:
+        inputs = [_read(values, variable) for variable in equation.invars]
+        values.update(zip(equation.outvars, _outputs(equation, inputs), strict=True))
+
+
+def is_canonical(params: Mapping[str, Any]) -> bool:
+    """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
+    spec = params["dimension_numbers"]
+    rank = len(spec.lhs_spec)
+    last = (0, rank - 1, *range(1, rank - 1))
+    kernel = (rank - 1, rank - 2, *range(rank - 2))
+    ungrouped = params["feature_group_count"] == params["batch_group_count"] == 1
+    return ungrouped and (spec.lhs_spec, spec.rhs_spec, spec.out_spec) == (last, kernel, last)
+
+
+def _read(values: Mapping[Any, Any], variable: Any) -> Any:
+    return variable.val if isinstance(variable, jex_core.Literal) else values[variable]
+
+
+def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
+    name = equation.primitive.name
+    if name in _CALLS:
+        inner = equation.params[_CALLS[name]]
+        return evaluate(inner.jaxpr, inner.consts, inputs)
+    if name == "conv_general_dilated" and jax.default_backend() == "cpu" and _is_ungrouped(equation.params):
+        return [_convolve(*inputs, **equation.params)]
+    params = {key: _rewritten_inside(value) for key, value in equation.params.items()}
+    result = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
+    return list(result) if equation.primitive.multiple_results else [result]
+
+
+def _is_ungrouped(params: Mapping[str, Any]) -> bool:
+    return params["feature_group_count"] == params["batch_group_count"] == 1
+
+
+def _rewritten_inside(value: Any) -> Any:
+    """Bodies of loops and branches, rewritten like the rest."""
+    if isinstance(value, tuple) and any(isinstance(v, jex_core.ClosedJaxpr) for v in value):
+        return tuple(map(_rewritten_inside, value))
+    if not isinstance(value, jex_core.ClosedJaxpr) or not _has_convolution(value.jaxpr):
+        return value
+    return jax.make_jaxpr(lambda *args: evaluate(value.jaxpr, value.consts, args))(*value.in_avals)
+
+
+def _has_convolution(jaxpr: jex_core.Jaxpr) -> bool:
+    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr))
+
+
+def equations_of(jaxpr: jex_core.Jaxpr) -> Iterable[Any]:
+    """Every equation, inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(inner, jex_core.ClosedJaxpr):
+                    yield from equations_of(inner.jaxpr)
+                elif isinstance(inner, jex_core.Jaxpr):
+                    yield from equations_of(inner)
+
+
+def _convolve(
+    lhs: Array,
+    rhs: Array,
+    *,
+    dimension_numbers: Any,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    precision: Any,
+    preferred_element_type: Any,
+    **_: Any,
+) -> Array:
+    spec = dimension_numbers
+    images = jnp.transpose(lhs, (spec.lhs_spec[0], *spec.lhs_spec[2:], spec.lhs_spec[1]))
+    kernel = jnp.transpose(rhs, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]))
+    size = [
+        ((n - 1) * dilation + 1 + sum(pad) - (k - 1) * stretch - 1) // stride + 1
+        for n, k, dilation, pad, stretch, stride in zip(
+            images.shape[1:-1], kernel.shape[:-2], lhs_dilation, padding, rhs_dilation, window_strides, strict=True
+        )
+    ]
+    if math.prod(size) < math.prod(kernel.shape[:-2]):
+        edges = [(*pad, dilation - 1) for pad, dilation in zip(padding, lhs_dilation, strict=True)]
+        result = _by_patches(images, kernel, size, edges, window_strides, rhs_dilation, precision)
+    else:
+        result = jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers=_canonical_numbers(lhs.ndim),
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+        )
+    order = (spec.out_spec[0], *spec.out_spec[2:], spec.out_spec[1])
+    return jnp.transpose(result, [order.index(axis) for axis in range(lhs.ndim)])
+
+
+def _canonical_numbers(rank: int) -> jax.lax.ConvDimensionNumbers:
+    last = (0, rank - 1, *range(1, rank - 1))
+    return jax.lax.ConvDimensionNumbers(last, (rank - 1, rank - 2, *range(rank - 2)), last)
+
+
+def _by_patches(
+    images: Array,
+    kernel: Array,
+    size: Sequence[int],
+    edges: Sequence[tuple[int, int, int]],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    precision: Any,
+) -> Array:
+    """A convolution with few positions and a large kernel [*k, F, O], over `images` [B, *n, F]: [B, *size, O].
+
+    In the gradient of a kernel F counts the examples, B the input features: each position of the output is one matrix
+    product over examples and pixels. Patches are made for a few examples at a time.
+    """
+    examples = jnp.moveaxis(jnp.moveaxis(images, -1, 0), 1, -1)  # [F, *n, B]
+    cotangents = jnp.moveaxis(kernel, -2, 0)  # [F, *k, O]
+    count, extent, width = kernel.shape[-2], kernel.shape[:-2], images.shape[0]
+    examples = jax.lax.pad(examples, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    positions = list(itertools.product(*map(range, size)))
+    together = _divisor(count, _PATCH_BYTES // (len(positions) * width * math.prod(extent) * images.dtype.itemsize))
+
+    def patches(group: Array) -> Array:
+        starts = [[p * stride for p, stride in zip(position, strides, strict=True)] for position in positions]
+        pieces = [
+            jax.lax.slice(
+                group,
+                (0, *start, 0),
+                (len(group), *(s + (k - 1) * d + 1 for s, k, d in zip(start, extent, dilation, strict=True)), width),
+                (1, *dilation, 1),
+            )
+            for start in starts
+        ]
+        return jnp.concatenate(pieces, axis=-1).reshape(-1, len(positions) * width)
+
+    def product(group: tuple[Array, Array]) -> Array:
+        rows, columns = patches(group[0]), group[1].reshape(-1, kernel.shape[-1])
+        return jax.lax.dot_general(rows, columns, (((0,), (0,)), ((), ())), precision=precision)
+
+    if together == count:
+        total = product((examples, cotangents))
+    else:
+        groups = [x.reshape(count // together, together, *x.shape[1:]) for x in (examples, cotangents)]
+        zero = jnp.zeros((len(positions) * width, kernel.shape[-1]), images.dtype)
+        total, _ = jax.lax.scan(lambda total, group: (total + product(group), None), zero, tuple(groups))
+    return jnp.moveaxis(total.reshape(*size, width, -1), -2, 0)
+
+
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of `count` that is at most `limit`, and at least 1."""
+    return max(d for d in range(1, max(1, min(limit, count)) + 1) if count % d == 0)

@@ -1,0 +1,177 @@
+"""The vectors that a Lanczos recurrence keeps, and how a new one is made orthogonal to them.
+
+They are stored in slabs of rows, and only the slabs that hold something are read: a static [m, P] array in a compiled
+loop would be read whole at every step. A slab may be of half precision, and where the examples are spread over
+devices the rows of every slab are, so that no vector ever has to be gathered.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hessflat.curvature.batches import Devices
+
+Storage = Literal["device", "half", "host"]
+Slabs = tuple[Array, ...]
+
+# Rows are read in pieces of this many: fewer would mean more calls, more would mean reading rows that are empty.
+_ROWS = 20
+
+
+def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Slabs:
+    """Zeros for `num_rows` vectors [P]; on several devices the last slab may have some rows to spare."""
+    step = _ROWS if devices is None else devices.count * math.ceil(_ROWS / devices.count)
+    dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
+    slabs = []
+    for start in range(0, num_rows, step):
+        rows = min(step, num_rows - start) if devices is None else step
+        slabs.append(jnp.zeros((rows, size), dtype, device=_placement(devices)))
+    return tuple(slabs)
+
+
+def num_bytes(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
+    """Memory that `allocate` takes, over all devices."""
+    return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
+
+
+def write(slabs: Slabs, step: Array, vector: Array, devices: Devices | None) -> Slabs:
+    """Row `step` becomes `vector`."""
+    written, start = [], 0
+    for slab in slabs:
+        value = (vector * _scale(slab)).astype(slab.dtype)
+        if devices is None:
+            written.append(_write_row(slab, step - start, value))
+        else:
+            rows = len(slab) // devices.count
+            place = jax.shard_map(
+                lambda slab, row, value, rows=rows: _write_row(slab, row - _position(devices) * rows, value),
+                mesh=devices.mesh,
+                in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
+                out_specs=PartitionSpec(devices.axes),
+                check_vma=False,
+            )
+            written.append(place(slab, step - start, value))
+        start += len(slab)
+    return tuple(written)
+
+
+def orthogonalise(slabs: Slabs, num_rows: Array, vector: Array, devices: Devices | None) -> Array:
+    """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, slab by slab, twice."""
+    for _ in range(2):
+        start = 0
+        for slab in slabs:
+            vector = jax.lax.cond(
+                start < num_rows,
+                lambda slab, v: v - _along(slab, v, devices),
+                lambda slab, v: v,
+                slab,
+                vector,
+            )
+            start += len(slab)
+    return vector
+
+
+def combine(slabs: Slabs, coefficients: Array, devices: Devices | None) -> Array:
+    """`coefficients` [k, m] times the rows: [k, P]."""
+    total, start = jnp.zeros((len(coefficients), slabs[0].shape[1]), coefficients.dtype), 0
+    for slab in slabs:
+        part = coefficients[:, start : start + len(slab)]
+        part = jnp.pad(part, ((0, 0), (0, len(slab) - part.shape[1]))) / _scale(slab)
+        total = total + _spread(lambda s, c: _matmul(c, s), devices, 1)(slab, part)
+        start += len(slab)
+    return total
+
+
+def rows_of(slabs: Slabs, dtype: jnp.dtype) -> Array:
+    """All rows in one array [m, P] of the working precision."""
+    return jnp.concatenate([slab.astype(dtype) / _scale(slab) for slab in slabs])
+
+
+def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -> Array:
+    """The largest |Q Qᵀ − I| over the first `num_rows` rows.
+
+    On several devices it is estimated, from eight combinations of rows with random signs s, as the root mean square
+    of Q Qᵀ s − s in its largest entry: comparing every row with every other would gather them.
+    """
+    total = sum(len(slab) for slab in slabs)
+    in_use = jnp.arange(total) < num_rows
+    if devices is not None:
+        signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use
+        error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
+        return jnp.sqrt(jnp.mean(error**2, axis=0).max())
+    blocks = [[_matmul(a, b.T, at_least_single=True) / _scale(a) / _scale(b) for b in slabs] for a in slabs]
+    gram = jnp.block(blocks)
+    return jnp.abs(gram - jnp.diag(in_use.astype(gram.dtype))).max()
+
+
+def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
+    """[k, m] products of `vectors` [k, P] with every row."""
+    columns, start = [], 0
+    total = sum(len(slab) for slab in slabs)
+    for slab in slabs:
+        rows = len(slab) // devices.count
+
+        def products(slab: Array, vectors: Array, start: int = start, rows: int = rows) -> Array:
+            mine = _matmul(vectors, slab.T) / _scale(slab)
+            everything = jnp.zeros((len(vectors), total), mine.dtype)
+            return jax.lax.dynamic_update_slice(everything, mine, (0, start + _position(devices) * rows))
+
+        columns.append(_spread(products, devices, 1)(slab, vectors))
+        start += len(slab)
+    return sum(columns[1:], columns[0])
+
+
+def _along(slab: Array, vector: Array, devices: Devices | None) -> Array:
+    """What `vector` has along the rows of a slab."""
+
+    def project(slab: Array, vector: Array) -> Array:
+        scale = _scale(slab) ** 2
+        return _matmul(_matmul(slab, vector) / scale, slab).astype(vector.dtype)
+
+    return _spread(project, devices, 1)(slab, vector)
+
+
+def _spread(function, devices: Devices | None, num_spread: int):
+    """`function(slab, x)` on the rows of every device, summed over devices."""
+    if devices is None:
+        return function
+    return jax.shard_map(
+        lambda slab, x: jax.lax.psum(function(slab, x), devices.axes),
+        mesh=devices.mesh,
+        in_specs=(PartitionSpec(devices.axes), PartitionSpec()),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+
+
+def _write_row(slab: Array, row: Array, vector: Array) -> Array:
+    """Row `row` of the slab, if it has one; the row is read and written, so that the slab is updated in place."""
+    inside = (row >= 0) & (row < len(slab))
+    row = jnp.clip(row, 0, len(slab) - 1)
+    value = jnp.where(inside, vector[None], jax.lax.dynamic_slice_in_dim(slab, row, 1))
+    return jax.lax.dynamic_update_slice_in_dim(slab, value, row, 0)
+
+
+def _matmul(a: Array, b: Array, at_least_single: bool = False) -> Array:
+    """A product in the wider of the two types: a half-precision slab is widened as it is read."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = jnp.promote_types(dtype, jnp.float32) if at_least_single else dtype
+    return jnp.matmul(a.astype(dtype), b.astype(dtype))
+
+
+def _scale(slab: Array) -> float:
+    """Half precision has few small numbers: there the entries of a unit vector are stored times √P."""
+    return math.sqrt(slab.shape[1]) if slab.dtype == jnp.float16 else 1.0
+
+
+def _position(devices: Devices) -> Array:
+    """Which of the devices this is, counted along the spread axes."""
+    return jax.lax.axis_index(devices.axes)
+
+
+def _placement(devices: Devices | None) -> NamedSharding | None:
+    return None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
