@@ -17,6 +17,10 @@ def apply_conv(params, inputs):
     return conv_predict(params, {"x": inputs})
 
 
+def linear(params, inputs):
+    return inputs @ params
+
+
 def closed_form(params, x, softmax):
     """The spectral norm for one hidden tanh layer, in NumPy."""
     (w1, b1), (w2, b2) = [tuple(np.asarray(a, np.float64) for a in pair) for pair in params]
@@ -33,25 +37,81 @@ def closed_form(params, x, softmax):
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_norms_are_the_closed_form(batch_size, softmax):
     params, inputs = mlp_params(6, 5, 3), np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
-    norms = cv.jacobian_norms(apply, params, inputs, softmax, batch_size)
-    assert_allclose(norms, [closed_form(params, x.astype(np.float64), softmax) for x in inputs], rtol=1e-5)
+    found = cv.jacobian_norms(apply, params, inputs, softmax, batch_size)
+    norms = [closed_form(params, x.astype(np.float64), softmax) for x in inputs]
+    assert_allclose(found.values, norms, rtol=1e-5)
+    assert_allclose([found.max, found.mean], [np.max(norms), np.mean(norms)], rtol=1e-5)
+    assert (found.method, found.num_products, found.precision) == ("exact", 3, "highest")
 
 
-def test_a_saturated_softmax_does_not_underflow():
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_iterating_gives_the_closed_form_within_its_bounds(seed, softmax):
+    params = mlp_params(30, 40, 50, seed=seed)
+    inputs = np.random.default_rng(seed).normal(size=(11, 30)).astype(np.float32)
+    found = cv.jacobian_norms(apply, params, inputs, softmax, batch_size=4, rtol=1e-3)
+    norms = np.array([closed_form(params, x.astype(np.float64), softmax) for x in inputs])
+    assert found.method == "iterative"
+    assert found.num_products < 50
+    assert (found.bounds <= 1e-3 * found.values).all()
+    assert (np.abs(found.values - norms) <= found.bounds + 2e-6 * norms).all()
+    assert_allclose(found.values, norms, rtol=1e-5)
+
+
+def test_a_smaller_rtol_takes_more_products():
+    params, inputs = mlp_params(30, 40, 50), np.random.default_rng(0).normal(size=(11, 30)).astype(np.float32)
+    loose, tight = (cv.jacobian_norms(apply, params, inputs, rtol=rtol) for rtol in (1e-1, 1e-5))
+    assert loose.num_products < tight.num_products
+    assert loose.bounds.max() > tight.bounds.max()
+
+
+@pytest.mark.parametrize(("outputs", "features"), [(1, 7), (2, 7), (3, 7), (7, 2), (5, 5)])
+def test_iterating_until_the_space_is_exhausted_is_exact(outputs, features):
+    weights = np.random.default_rng(0).normal(size=(features, outputs))
+    with jax.enable_x64(True):
+        found = cv.jacobian_norms(linear, jnp.asarray(weights), jnp.ones((2, features)), method="iterative", rtol=1e-15)
+        assert_allclose(found.values, np.linalg.norm(weights, 2), rtol=1e-13)
+    assert found.num_products <= 2 * outputs
+
+
+def test_repeated_and_vanishing_singular_values():
+    for weights, norm in ((np.eye(6), 1), (np.diag([3.0, 3, 3, 0, 0, 0]), 3), (np.zeros((6, 6)), 0)):
+        found = cv.jacobian_norms(linear, jnp.asarray(weights, np.float32), jnp.ones((2, 6)), method="iterative")
+        assert_allclose(found.values, norm, rtol=1e-6)
+        assert_allclose(found.bounds, 0, atol=1e-5)
+
+
+def test_state_is_a_third_argument():
+    def scaled(params, inputs, state):
+        return state["scale"] * linear(params, inputs)
+
+    for method in ("exact", "iterative"):
+        weights, state = jnp.diag(jnp.array([1.0, 3.0, 2.0])), {"scale": jnp.array(5.0)}
+        found = cv.jacobian_norms(scaled, weights, jnp.ones((2, 3)), method=method, state=state)
+        assert_allclose(found.values, 15, rtol=1e-6)
+
+
+def test_a_saturated_softmax_is_not_lost_in_rounding():
     params = [(1e2 * jnp.eye(3)[:, :2], jnp.asarray([0.0, -60.0]))]
-    assert 0 < cv.jacobian_norms(apply, params, jnp.zeros((1, 3)), softmax=True)[0] < 1e-20
+    for method in ("exact", "iterative"):
+        found = cv.jacobian_norms(apply, params, jnp.zeros((1, 3)), softmax=True, method=method)
+        # p (1 − p) (−1, 1)ᵀ (w₁ − w₀), with p = exp(−60) and columns of length 100.
+        assert_allclose(found.values, 200 * np.exp(-60), rtol=1e-4)
 
 
 def test_convolutions_in_batches():
     params, batch = conv_problem(7)
     whole = cv.jacobian_norms(apply_conv, params, batch["x"])
-    assert whole.shape == (7,)
-    assert_allclose(cv.jacobian_norms(apply_conv, params, batch["x"], batch_size=3), whole, rtol=1e-5)
+    assert whole.values.shape == (7,)
+    pieces = cv.jacobian_norms(apply_conv, params, batch["x"], batch_size=3)
+    assert_allclose(pieces.values, whole.values, rtol=1e-5)
+    iterated = cv.jacobian_norms(apply_conv, params, batch["x"], batch_size=3, method="iterative")
+    assert_allclose(iterated.values, whole.values, rtol=1e-5)
 
 
 def test_a_constant_has_norm_zero():
     params = mlp_params(4, 3)
-    assert_allclose(cv.jacobian_norms(lambda p, x: 0 * apply(p, x), params, jnp.ones((2, 4))), 0)
+    assert_allclose(cv.jacobian_norms(lambda p, x: 0 * apply(p, x), params, jnp.ones((2, 4))).values, 0)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +123,10 @@ def test_a_constant_has_norm_zero():
         ((lambda p, x: x, {"a": jnp.ones(1)}, jnp.full((2, 4), jnp.inf)), "inputs must be finite"),
         ((lambda p, x: x, {"a": jnp.ones(1)}, jnp.ones((2, 4)), False, 0), "batch_size must be"),
         ((lambda p, x: x, {"a": jnp.ones(1)}, jnp.ones((0, 4))), "at least one example"),
+        ((lambda p, x: x, {"a": jnp.ones(1)}, jnp.ones((2, 4)), False, None, "power"), "unknown method 'power'"),
+        ((lambda p, x: x, {"a": jnp.ones(1)}, jnp.ones((2, 4)), False, None, "auto", 0), "rtol must be above 0"),
+        ((lambda p, x: jnp.sqrt(x), {"a": jnp.ones(1)}, jnp.zeros((2, 4))), "Jacobian is not finite"),
+        ((lambda p, x: jnp.sqrt(x), {"a": jnp.ones(1)}, jnp.zeros((2, 4)), False, None, "iterative"), "is not finite"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, message):
@@ -70,7 +134,8 @@ def test_wrong_input_is_one_line(arguments, message):
         cv.jacobian_norms(*arguments)
 
 
-def test_a_second_set_of_parameters_does_not_compile_again():
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+def test_a_second_set_of_parameters_does_not_compile_again(method):
     traced = []
 
     def counted(params, inputs):
@@ -78,7 +143,7 @@ def test_a_second_set_of_parameters_does_not_compile_again():
         return apply(params, inputs)
 
     inputs = jnp.ones((5, 6))
-    cv.jacobian_norms(counted, mlp_params(6, 3), inputs, batch_size=2)
+    cv.jacobian_norms(counted, mlp_params(6, 3), inputs, batch_size=2, method=method)
     before = len(traced)
-    cv.jacobian_norms(counted, jax.tree.map(lambda p: p + 1, mlp_params(6, 3)), inputs, batch_size=2)
+    cv.jacobian_norms(counted, jax.tree.map(lambda p: p + 1, mlp_params(6, 3)), inputs, batch_size=2, method=method)
     assert len(traced) == before

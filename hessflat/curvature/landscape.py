@@ -1,0 +1,183 @@
+"""Loss, and whatever else is a mean over examples, on lines and planes in parameter space.
+
+Every result says how long one unit of its coordinates is, without which two pictures cannot be compared.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature import precision, trees
+from hessflat.curvature.batches import Batches, as_batches
+from hessflat.errors import InputError
+
+
+class Line(NamedTuple):
+    """Values at `alphas` along a line; the point at α lies α `distance` from the one at 0."""
+
+    alphas: np.ndarray  # [n]
+    values: Any  # what the function returns, with a float64 array [n] for every number
+    distance: float  # Euclidean length of one unit of α
+    num_evaluations: int  # passes over the data
+    seconds: float
+    precision: str
+
+
+class Plane(NamedTuple):
+    """Values on the grid origin + α u + β v."""
+
+    alphas: np.ndarray  # [n]
+    betas: np.ndarray  # [m]
+    values: Any  # what the function returns, with a float64 array [n, m] for every number
+    distances: tuple[float, float]  # Euclidean lengths of u and v, one unit of α and of β
+    cosine: float  # of the angle between u and v; nan where one of them is zero
+    num_evaluations: int  # passes over the data
+    seconds: float
+    precision: str
+
+
+def line(function: Callable, a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
+    """`function` at (1 − α) a + α b: α = 0 is a, α = 1 is b, and α may lie beyond them.
+
+    Args:
+        function: `function(params, batch)` -> a mean over the batch, or a tree of means, such as (loss, accuracy).
+            Batches are averaged by their sizes.
+        a: pytree of floating arrays.
+        b: a tree like `a`.
+        alphas: [n] positions.
+        data: pytree of arrays [N, ...], or `Batches(arrays, batch_size)`.
+        state: a third argument of `function`, the same at every point: running averages of `a`, say, which need not
+            suit the points between.
+
+    Raises:
+        InputError: points that are not alike, positions that are not finite numbers, a function that does not return
+            numbers, or data or parameters that are empty or not finite.
+    """
+    began = time.perf_counter()
+    a, b = _points(("a", "b"), (a, b))
+    alphas = _positions("alphas", alphas)
+    values = _evaluate(function, (a, b), np.stack([1 - alphas, alphas], axis=1), data, state)
+    distance = _norm(jax.tree.map(lambda x, y: np.asarray(y, np.float64) - np.asarray(x, np.float64), a, b))
+    return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, precision.name())
+
+
+def along(function: Callable, origin: Any, direction: Any, distances: Any, data: Any, state: Any = None) -> Line:
+    """`function` at origin + t direction, for a top eigenvector or a random direction.
+
+    The direction is taken as it is, for a filter-normalised one means something by its length: t is a distance where
+    `Line.distance`, the length of the direction, is 1.
+
+    Args:
+        function: as in `line`.
+        origin: pytree of floating arrays.
+        direction: a tree like `origin`.
+        distances: [n] values of t, `Line.alphas`.
+        data: as in `line`.
+        state: as in `line`.
+
+    Raises:
+        InputError: as `line`.
+    """
+    began = time.perf_counter()
+    points = _points(("origin", "direction"), (origin, direction))
+    distances = _positions("distances", distances)
+    values = _evaluate(function, points, np.stack([np.ones_like(distances), distances], axis=1), data, state)
+    norm = _norm(points[1])
+    return Line(distances, values, norm, len(distances), time.perf_counter() - began, precision.name())
+
+
+def plane(
+    function: Callable, origin: Any, u: Any, v: Any, alphas: Any, betas: Any, data: Any, state: Any = None
+) -> Plane:
+    """`function` at origin + α u + β v for every α and β (Li et al. 2018, *Visualizing the loss landscape*).
+
+    Args:
+        function: as in `line`.
+        origin: pytree of floating arrays.
+        u: a tree like `origin`, taken as it is; `random_direction` makes one.
+        v: another.
+        alphas: [n] positions along u.
+        betas: [m] positions along v.
+        data: as in `line`.
+        state: as in `line`.
+
+    Raises:
+        InputError: as `line`.
+    """
+    began = time.perf_counter()
+    points = _points(("origin", "u", "v"), (origin, u, v))
+    alphas, betas = _positions("alphas", alphas), _positions("betas", betas)
+    grid = np.stack([x.ravel() for x in np.meshgrid(alphas, betas, indexing="ij")], axis=1)
+    values = _evaluate(function, points, np.insert(grid, 0, 1, axis=1), data, state)
+    values = jax.tree.map(lambda x: x.reshape(len(alphas), len(betas)), values)
+    _, u, v = points
+    lengths = _norm(u), _norm(v)
+    cosine = _dot(u, v) / (lengths[0] * lengths[1]) if min(lengths) > 0 else float("nan")
+    return Plane(alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, precision.name())
+
+
+def _evaluate(function: Callable, points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
+    """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
+    batches = as_batches(data)
+    extra = () if state is None else (state,)
+    outputs = trees.output_of("function(params, batch)", function, points[0], batches.arrays, *extra)
+    for leaf in jax.tree.leaves(outputs):
+        if leaf.shape != ():
+            raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")
+    pieces = _pieces(batches)
+    shares = np.array([size / batches.num_examples for _, size in pieces])
+    with precision.chosen():
+        # Nothing is waited for before everything has been handed to the device.
+        rows = [[_on_piece(function, points, row, batches, extra, *piece) for piece in pieces] for row in weights]
+    means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
+    return jax.tree.map(lambda *column: np.array(column), *means)
+
+
+@partial(jax.jit, static_argnums=(0, 6))
+def _on_piece(
+    function: Callable, points: tuple[Any, ...], weights: Array, batches: Batches, extra: tuple, start: Array, size: int
+) -> Any:
+    def combined(*leaves: Array) -> Array:
+        first, *others = (jnp.asarray(w, x.dtype) * x for w, x in zip(weights, leaves, strict=True))
+        return sum(others, first)
+
+    return function(jax.tree.map(combined, *points), batches.take(start, size), *extra)
+
+
+def _pieces(batches: Batches) -> list[tuple[int, int]]:
+    """Start and size of each batch; where examples share statistics, of each batch that shares them."""
+    total, size = batches.num_examples, batches.statistics_batch or batches.size
+    return [(start, min(size, total - start)) for start in range(0, total, size)]
+
+
+def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
+    arrays = tuple(trees.as_arrays(name, point) for name, point in zip(names, points, strict=True))
+    trees.require_floating(names[0], arrays[0])
+    for name, point in zip(names[1:], arrays[1:], strict=True):
+        trees.require_like(name, point, arrays[0])
+    return arrays
+
+
+def _positions(what: str, values: Any) -> np.ndarray:
+    try:
+        positions = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} must be a sequence of numbers, got {values!r}") from None
+    if positions.ndim != 1 or not len(positions) or not np.isfinite(positions).all():
+        raise InputError(f"{what} must be finite numbers in one dimension, at least one, got {values!r}")
+    return positions
+
+
+def _dot(a: Any, b: Any) -> float:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return float(sum(np.vdot(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in leaves))
+
+
+def _norm(a: Any) -> float:
+    return float(np.sqrt(_dot(a, a)))
