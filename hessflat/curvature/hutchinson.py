@@ -1,5 +1,6 @@
-"""Trace and Frobenius norm from random probes, one product each."""
+"""Moments of the spectrum from random probes, one product each."""
 
+import time
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ class Moments(NamedTuple):
     mean_eigenvalue: Estimate  # Tr A / P
     frobenius: Estimate  # ‖A‖_F = (Σ λ²)^½
     second_moment: Estimate  # Σ λ² / P
+    num_products: int
+    seconds: float
+    precision: str
 
 
 def moments(
@@ -30,26 +34,22 @@ def moments(
 ) -> Moments:
     """Tr A as the mean of zᵀ A z over random sign vectors (Hutchinson 1989), ‖A‖²_F as the mean of ‖A z‖².
 
-    Both come from the same product of a probe; the error of the root is by the delta method.
+    Both come from the same product of a probe; the error of the root is by the delta method. Memory is two vectors.
 
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
     """
-    # Probes are drawn with length 1, so that a sample estimates a mean over eigenvalues.
-    first, second = _samples(op, key, num_probes, probe, loop).T
+    began = time.perf_counter()
+    samples = quadratic_samples(op, key, num_probes, probe, loop)
+    cost = estimates.cost_since(began, num_probes)
+    mean_eigenvalue, second_moment = (estimates.mean(column, cost) for column in samples.T)
     return Moments(
-        estimates.mean(op.size * first),
-        estimates.mean(first),
-        estimates.square_root(estimates.mean(op.size * second)),
-        estimates.mean(second),
+        estimates.scaled(mean_eigenvalue, op.size),
+        mean_eigenvalue,
+        estimates.square_root(estimates.scaled(second_moment, op.size)),
+        second_moment,
+        *cost,
     )
-
-
-def trace(
-    op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: fold.Loop | None = None
-) -> Estimate:
-    """Tr A with its standard error: `moments(...).trace`."""
-    return moments(op, key, num_probes, probe, loop).trace
 
 
 def frobenius(
@@ -59,8 +59,12 @@ def frobenius(
     return moments(op, key, num_probes, probe, loop).frobenius
 
 
-def _samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: fold.Loop | None) -> np.ndarray:
-    """vᵀ A v and ‖A v‖² for each probe v of length 1: float64 [k, 2]."""
+def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: fold.Loop | None) -> np.ndarray:
+    """vᵀ A v and ‖A v‖² for each probe v of length 1, so that they estimate means over eigenvalues: float64 [k, 2].
+
+    Raises:
+        InputError: a count below 1, an unknown probe, or products that are not finite.
+    """
     probes.require_key(key)
     probes.require_count("num_probes", num_probes)
     probes.require_probe(probe)
@@ -68,15 +72,22 @@ def _samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: fold
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
         vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))
-        samples = np.array([sample(op, vector) for vector in vectors], np.float64)
+        first, second, scale = np.array([sample(op, vector) for vector in vectors], np.float64).T
+    samples = np.stack([scale * first, scale**2 * second], axis=1)
     if not np.isfinite(samples).all():
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
     return samples
 
 
+def quadratic(vector: Array, product: Array) -> Array:
+    """vᵀ B v, ‖B v‖² and s with A = s B, from v and A v: curvature can be 1e-30, whose square is no float32."""
+    largest = jnp.abs(product).max()
+    product = product / jnp.where(largest > 0, largest, 1)
+    return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product), largest])
+
+
 def _sample(op: Operator, vector: Array, loop: fold.Loop = "scan") -> Array:
-    product = matvec(op, vector, loop)
-    return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product)])
+    return quadratic(vector, matvec(op, vector, loop))
 
 
 _sample_compiled = jax.jit(_sample)

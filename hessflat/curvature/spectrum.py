@@ -9,21 +9,14 @@ import numpy as np
 from jax import Array
 
 from hessflat import fold
-from hessflat.curvature import estimates, precision
-from hessflat.curvature.estimates import Estimate
+from hessflat.curvature import eigenvalues, estimates, precision
+from hessflat.curvature.estimates import Cost, Estimate, RitzValue
 from hessflat.curvature.krylov import Reorthogonalise
 from hessflat.curvature.lanczos import lanczos
 from hessflat.curvature.operators import Operator
 from hessflat.curvature.probes import Probe
 from hessflat.curvature.tridiagonal import ritz
 from hessflat.errors import InputError
-
-
-class RitzValue(NamedTuple):
-    """An eigenvalue estimate; some eigenvalue of the operator lies within `residual` of it (up to rounding)."""
-
-    value: float
-    residual: float
 
 
 class ZeroMass(NamedTuple):
@@ -33,6 +26,9 @@ class ZeroMass(NamedTuple):
     value: Estimate  # the weighted mean of those Ritz values
     weights: np.ndarray  # [k] per probe
     values: np.ndarray  # [k] per probe
+    num_products: int
+    seconds: float
+    precision: str
 
 
 class Density(NamedTuple):
@@ -42,6 +38,9 @@ class Density(NamedTuple):
     mean: np.ndarray  # [g] integrates to one over the whole line
     standard_error: np.ndarray  # [g]
     width: float
+    num_products: int
+    seconds: float
+    precision: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,37 +65,69 @@ class Spectrum:
     @property
     def trace(self) -> Estimate:
         """Tr A."""
-        return estimates.mean(self.size * self._integral(lambda x: x))
+        return self._mean(self.size * self._integral(self.nodes))
 
     @property
     def mean_eigenvalue(self) -> Estimate:
         """Tr A / P."""
-        return estimates.mean(self._integral(lambda x: x))
+        return self._mean(self._integral(self.nodes))
 
     @property
     def second_moment(self) -> Estimate:
         """Σ λ² / P, the number that Granziol (2020) lists as a Frobenius norm."""
-        return estimates.mean(self._integral(np.square))
+        return self._mean(self._integral(self.nodes**2))
 
     @property
     def frobenius(self) -> Estimate:
         """‖A‖_F = (Σ λ²)^½."""
-        return estimates.square_root(estimates.mean(self.size * self._integral(np.square)))
+        return estimates.square_root(self._mean(self.size * self._integral(self.nodes**2)))
+
+    @property
+    def participation_ratio(self) -> Estimate:
+        """(Tr A)² / ‖A‖²_F: n for n equal eigenvalues and zeros; both moments come from the same probes."""
+        trace, square = (self.size * self._integral(values) for values in (self.nodes, self.nodes**2))
+        return estimates.square_over(trace, square, self._cost)
 
     @property
     def largest(self) -> RitzValue:
-        """The largest Ritz value over probes: λ_max is at least that, up to rounding."""
+        """The largest Ritz value over probes: λ_max is at least that, up to rounding.
+
+        The bound is |β s|, or the noise floor where that is more: a residual can be smaller than rounding lets any
+        eigenvalue be known.
+        """
         return self._extreme(np.argmax, -np.inf)
 
     @property
     def smallest(self) -> RitzValue:
-        """The smallest Ritz value over probes: λ_min is at most that, up to rounding."""
+        """The smallest Ritz value over probes: λ_min is at most that, up to rounding; bounded as `largest` is."""
         return self._extreme(np.argmin, np.inf)
 
     @property
     def noise_floor(self) -> float:
         """Rounding of the working precision at the largest |λ|: smaller eigenvalues cannot be told from zero."""
-        return float(np.finfo(self.dtype).eps * np.abs(self.nodes).max())
+        return eigenvalues.noise_floor(self.nodes, self.dtype)
+
+    def log_determinant(self, damping: float) -> Estimate:
+        """Log det(A + damping I) in nats; the standard error does not hold what the quadrature leaves out.
+
+        Raises:
+            InputError: a Ritz value plus damping that is not above the noise floor.
+        """
+        self._require_positive("log_determinant", damping)
+        return self._mean(self.size * self._integral(np.log(self._valid_nodes + damping)))
+
+    def effective_dimension(self, damping: float) -> Estimate:
+        """Σ λ / (λ + damping), the directions that data and not the prior determine (MacKay 1992; Maddox et al. 2020).
+
+        Raises:
+            InputError: a Ritz value plus damping that is not above the noise floor.
+        """
+        self._require_positive("effective_dimension", damping)
+        return self._mean(self.size * self._integral(self._valid_nodes / (self._valid_nodes + damping)))
+
+    def effective_rank(self, kind: Literal["hessian", "gauss_newton"]) -> Estimate:
+        """P (1 − mass at zero), by the rule of `zero_mass`."""
+        return self._mean(self.size * (1 - self.zero_mass(kind).weights))
 
     def zero_mass(self, kind: Literal["hessian", "gauss_newton"]) -> ZeroMass:
         """The weight at zero (Granziol 2020, 3.2 and appendix D).
@@ -110,7 +141,7 @@ class Spectrum:
         count = 2 if kind == "hessian" else 1
         pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
         weights, values = pairs.T
-        return ZeroMass(estimates.mean(weights), estimates.mean(values), weights, values)
+        return ZeroMass(self._mean(weights), self._mean(values), weights, values, *self._cost)
 
     def density(self, grid: np.ndarray, width: float | None = None) -> Density:
         """The density broadened by Gaussians of standard deviation `width` (default: 1 % of the range of nodes)."""
@@ -122,17 +153,36 @@ class Spectrum:
         offsets = (grid[:, None, None] - self.nodes[None]) / width
         bumps = np.exp(-0.5 * offsets**2) / (width * np.sqrt(2 * np.pi))
         each = np.einsum("gkm,km->gk", bumps, self.weights)
-        columns = [estimates.mean(row) for row in each]
-        mean, error = np.array(columns).reshape(-1, 2).T
-        return Density(grid, mean, error, float(width))
+        return Density(grid, each.mean(axis=1), estimates.standard_error(each), float(width), *self._cost)
 
-    def _integral(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return (self.weights * function(self.nodes)).sum(axis=1)
+    @property
+    def _cost(self) -> Cost:
+        return Cost(self.num_products, self.seconds, self.precision)
+
+    @property
+    def _in_use(self) -> np.ndarray:
+        return np.arange(self.nodes.shape[1])[None, :] < self.num_valid[:, None]
+
+    @property
+    def _valid_nodes(self) -> np.ndarray:
+        """[k, m], with a node that is in use, and no weight, in place of those that are not."""
+        return np.where(self._in_use, self.nodes, self.nodes[:, :1])
+
+    def _integral(self, values: np.ndarray) -> np.ndarray:
+        """Per probe [k], of the function that has `values` [k, m] at the nodes."""
+        return (self.weights * values).sum(axis=1)
+
+    def _mean(self, samples: np.ndarray) -> Estimate:
+        return estimates.mean(samples, self._cost)
 
     def _extreme(self, choose: Callable[[np.ndarray], np.intp], invalid: float) -> RitzValue:
-        in_use = np.arange(self.nodes.shape[1])[None, :] < self.num_valid[:, None]
-        position = choose(np.where(in_use, self.nodes, invalid))
-        return RitzValue(float(self.nodes.flat[position]), float(self.residuals.flat[position]))
+        position = choose(np.where(self._in_use, self.nodes, invalid))
+        residual = max(float(self.residuals.flat[position]), self.noise_floor)
+        return RitzValue(float(self.nodes.flat[position]), residual, *self._cost)
+
+    def _require_positive(self, what: str, damping: float) -> None:
+        error = self.smallest.residual
+        eigenvalues.require_positive(what, self._valid_nodes, damping, self.noise_floor, error)
 
     def _near_zero(self, probe: int, count: int) -> tuple[float, float]:
         valid = self.num_valid[probe]

@@ -36,18 +36,24 @@ def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
 
 def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     """Extremes and the mass at zero from the quadrature; the moments, which a product per probe gives, from those."""
-    # A residual can be smaller than rounding lets any value be known.
-    noise = spectrum.noise_floor
+    largest, smallest = spectrum.largest, spectrum.smallest
     mass = spectrum.zero_mass("hessian" if name == "hessian" else "gauss_newton")
     scalars: Scalars = {
-        "lambda_max": spectrum.largest.value,
-        "lambda_max_bound": max(spectrum.largest.residual, noise),
-        "lambda_min": spectrum.smallest.value,
-        "lambda_min_bound": max(spectrum.smallest.residual, noise),
+        "lambda_max": largest.value,
+        "lambda_max_bound": largest.residual,
+        "lambda_min": smallest.value,
+        "lambda_min_bound": smallest.residual,
         "zero_value": mass.value.value,
-        "noise_floor": noise,
+        "noise_floor": spectrum.noise_floor,
     }
-    for key, estimate in {**moments._asdict(), "zero_mass": mass.weight}.items():
+    estimates = {
+        "trace": moments.trace,
+        "mean_eigenvalue": moments.mean_eigenvalue,
+        "frobenius": moments.frobenius,
+        "second_moment": moments.second_moment,
+        "zero_mass": mass.weight,
+    }
+    for key, estimate in estimates.items():
         scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error
     return scalars
 
@@ -58,7 +64,6 @@ def exact(subject: Subject) -> tuple[Scalars, Arrays]:
     if when == "never" or (when == "end" and not subject.is_last):
         return {}, {}
     values = np.asarray(cv.eigvalsh(operator_of(subject, "hessian")), np.float64)
-    noise = np.finfo(np.float32).eps * np.abs(values).max()
     return {
         "hessian.exact.lambda_max": float(values.max()),
         "hessian.exact.lambda_min": float(values.min()),
@@ -66,5 +71,5 @@ def exact(subject: Subject) -> tuple[Scalars, Arrays]:
         "hessian.exact.mean_eigenvalue": float(values.mean()),
         "hessian.exact.frobenius": float(np.sqrt(np.sum(values**2))),
         "hessian.exact.second_moment": float(np.mean(values**2)),
-        "hessian.exact.zero_mass": float(np.mean(np.abs(values) <= noise)),
+        "hessian.exact.zero_mass": cv.eigenvalues.zero_mass(values),
     }, {"hessian-exact": {"eigenvalues": values}}
