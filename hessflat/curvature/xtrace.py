@@ -61,12 +61,16 @@ def _own_directions(image: np.ndarray) -> np.ndarray:
 def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray:
     """Of the probes `which`, the estimates less Tr QᵀAQ, [n], where their bases lack `lost` [n, l, r], orthonormal."""
     omega, image = np.atleast_2d(small.omega[which], small.image[which])
-    along = np.einsum("nlr,nr->nl", lost, omega)
-    kept = omega - np.einsum("nl,nlr->nr", along, lost)
-    missing = np.einsum("nlr,nlr->n", lost @ small.inside, lost)
+    along = np.sum(lost * omega[:, None], axis=2)
+    kept = omega - np.sum(along[:, :, None] * lost, axis=1)
+    rank = omega.shape[1]
+    missing = np.sum(
+        (lost.reshape(lost.shape[0] * lost.shape[1], rank) @ small.inside).reshape(lost.shape) * lost, axis=(1, 2)
+    )
     # ω_iᵀ A x − pᵀ A x, with p = Q `kept` the projection of ω_i and x = ω_i − p.
-    rest = np.einsum("nl,nlr,nr->n", along, lost, image) - np.sum(kept * (image - kept @ small.inside), axis=1)
-    left = small.size - omega.shape[1] + lost.shape[1]
+    first = np.sum(along * np.sum(lost * image[:, None], axis=2), axis=1)
+    rest = first - np.sum(kept * (image - kept @ small.inside), axis=1)
+    left = small.size - rank + lost.shape[1]
     return rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
 
 
