@@ -6,6 +6,7 @@ devices the rows of every slab are, so that no vector ever has to be gathered.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -78,10 +79,11 @@ def orthogonalise(slabs: Slabs, num_rows: Array, vector: Array, devices: Devices
 def combine(slabs: Slabs, coefficients: Array, devices: Devices | None) -> Array:
     """`coefficients` [k, m] times the rows: [k, P]."""
     total, start = jnp.zeros((len(coefficients), slabs[0].shape[1]), coefficients.dtype), 0
+    by_rows = PartitionSpec(None, devices.axes) if devices else PartitionSpec()
     for slab in slabs:
         part = coefficients[:, start : start + len(slab)]
         part = jnp.pad(part, ((0, 0), (0, len(slab) - part.shape[1]))) / _scale(slab)
-        total = total + _spread(lambda s, c: _matmul(c, s), devices, 1)(slab, part)
+        total = total + _spread(lambda s, c: _matmul(c, s), devices, by_rows)(slab, part)
         start += len(slab)
     return total
 
@@ -103,9 +105,11 @@ def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -
         signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use
         error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
         return jnp.sqrt(jnp.mean(error**2, axis=0).max())
-    blocks = [[_matmul(a, b.T, at_least_single=True) / _scale(a) / _scale(b) for b in slabs] for a in slabs]
-    gram = jnp.block(blocks)
-    return jnp.abs(gram - jnp.diag(in_use.astype(gram.dtype))).max()
+    gram = jnp.block([[_matmul(a, b.T) / (_scale(a) * _scale(b)) for b in slabs] for a in slabs])
+    # A matrix product adds the squares of a row one after the other, which rounds more than there is to measure.
+    squares = jnp.concatenate([jnp.sum(jnp.square(_widened(slab) / _scale(slab)), axis=1) for slab in slabs])
+    off_diagonal = jnp.where(jnp.eye(total, dtype=bool), 0, gram)
+    return jnp.maximum(jnp.abs(off_diagonal).max(), jnp.abs(squares - in_use).max())
 
 
 def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
@@ -120,7 +124,7 @@ def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
             everything = jnp.zeros((len(vectors), total), mine.dtype)
             return jax.lax.dynamic_update_slice(everything, mine, (0, start + _position(devices) * rows))
 
-        columns.append(_spread(products, devices, 1)(slab, vectors))
+        columns.append(_spread(products, devices)(slab, vectors))
         start += len(slab)
     return sum(columns[1:], columns[0])
 
@@ -132,17 +136,17 @@ def _along(slab: Array, vector: Array, devices: Devices | None) -> Array:
         scale = _scale(slab) ** 2
         return _matmul(_matmul(slab, vector) / scale, slab).astype(vector.dtype)
 
-    return _spread(project, devices, 1)(slab, vector)
+    return _spread(project, devices)(slab, vector)
 
 
-def _spread(function, devices: Devices | None, num_spread: int):
-    """`function(slab, x)` on the rows of every device, summed over devices."""
+def _spread(function: Callable, devices: Devices | None, other: PartitionSpec | None = None) -> Callable:
+    """`function(slab, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
     if devices is None:
         return function
     return jax.shard_map(
         lambda slab, x: jax.lax.psum(function(slab, x), devices.axes),
         mesh=devices.mesh,
-        in_specs=(PartitionSpec(devices.axes), PartitionSpec()),
+        in_specs=(PartitionSpec(devices.axes), other or PartitionSpec()),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
@@ -156,11 +160,13 @@ def _write_row(slab: Array, row: Array, vector: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(slab, value, row, 0)
 
 
-def _matmul(a: Array, b: Array, at_least_single: bool = False) -> Array:
-    """A product in the wider of the two types: a half-precision slab is widened as it is read."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    dtype = jnp.promote_types(dtype, jnp.float32) if at_least_single else dtype
-    return jnp.matmul(a.astype(dtype), b.astype(dtype))
+def _matmul(a: Array, b: Array) -> Array:
+    """A product in single precision at least."""
+    return jnp.matmul(_widened(a), _widened(b))
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _scale(slab: Array) -> float:

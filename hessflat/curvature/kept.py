@@ -213,19 +213,20 @@ def _cut(closed: Any, constants: tuple, batch: tuple, vector: tuple, structure: 
     level = dict.fromkeys(constants, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)
+    equations, results = _without_repeats(closed.jaxpr)
     by_level: tuple[list, list, list] = ([], [], [])
     source: dict[Any, Any] = {}
-    for equation in closed.jaxpr.eqns:
+    for equation in equations:
         depends = max((level.get(v, 0) for v in _variables(equation.invars)), default=0)
         level |= dict.fromkeys(equation.outvars, depends)
         source |= dict.fromkeys(equation.outvars, equation)
         by_level[depends].append(equation)
 
-    def inputs_of(equations: list, results: Iterable[Any], above: int) -> tuple[list, list]:
-        """What `equations` and `results` need from below: equations to do again, and variables to keep."""
+    def inputs_of(users: list, results: Iterable[Any], above: int) -> tuple[list, list]:
+        """What `users` and `results` need from below: equations to do again, and variables to keep."""
         again: dict[int, Any] = {}
         kept: dict[Any, None] = {}
-        waiting = [v for equation in equations for v in _variables(equation.invars)] + list(_variables(results))
+        waiting = [v for equation in users for v in _variables(equation.invars)] + list(_variables(results))
         while waiting:
             variable = waiting.pop()
             if variable in given or level[variable] >= above:
@@ -237,14 +238,13 @@ def _cut(closed: Any, constants: tuple, batch: tuple, vector: tuple, structure: 
                     waiting.extend(_variables(equation.invars))
             else:
                 kept[variable] = None
-        return [e for e in closed.jaxpr.eqns if id(e) in again], list(kept)
+        return [e for e in equations if id(e) in again], list(kept)
 
-    results = closed.jaxpr.outvars
     again, below_linear = inputs_of(by_level[2], results, 2)
-    linear = _in_order(closed, [*again, *by_level[2]])
+    linear = _in_order(equations, [*again, *by_level[2]])
     kept_each = [v for v in below_linear if level[v] == 1]
     again_each, below_each = inputs_of(by_level[1], [], 1)
-    each = _in_order(closed, [*again_each, *by_level[1]])
+    each = _in_order(equations, [*again_each, *by_level[1]])
     kept_once = list(dict.fromkeys([v for v in below_linear if level[v] == 0] + below_each))
     return Stages(
         constants,
@@ -261,9 +261,34 @@ def _cut(closed: Any, constants: tuple, batch: tuple, vector: tuple, structure: 
     )
 
 
-def _in_order(closed: Any, equations: list) -> list:
-    wanted = {id(equation) for equation in equations}
-    return [equation for equation in closed.jaxpr.eqns if id(equation) in wanted]
+def _without_repeats(jaxpr: jex_core.Jaxpr) -> tuple[list, list]:
+    """Equations and results with what is computed twice computed, and so kept, once: H, G and R share a network."""
+    same: dict[Any, Any] = {}
+    seen: dict[Any, Any] = {}
+    equations = []
+    for equation in jaxpr.eqns:
+        inputs = [v if isinstance(v, jex_core.Literal) else same.get(v, v) for v in equation.invars]
+        equation = equation.replace(invars=inputs)
+        names = tuple((v.val.item(), v.aval) if _is_number(v) else id(v) for v in inputs)
+        try:
+            key = (equation.primitive, tuple(sorted(equation.params.items())), names)
+            first = seen.setdefault(key, equation)
+        except TypeError:  # parameters that cannot be compared: an equation of its own
+            first = equation
+        if first is equation:
+            equations.append(equation)
+        else:
+            same.update(zip(equation.outvars, first.outvars, strict=True))
+    return equations, [v if isinstance(v, jex_core.Literal) else same.get(v, v) for v in jaxpr.outvars]
+
+
+def _is_number(atom: Any) -> bool:
+    return isinstance(atom, jex_core.Literal) and hasattr(atom.val, "item") and getattr(atom.val, "ndim", 0) == 0
+
+
+def _in_order(equations: list, wanted: list) -> list:
+    numbers = {id(equation) for equation in wanted}
+    return [equation for equation in equations if id(equation) in numbers]
 
 
 def _variables(atoms: Iterable[Any]) -> Iterable[Any]:

@@ -162,7 +162,7 @@ def _in_turn(op: Operator, vector: Array, how: _How, place: saved.Place | None, 
     if rows is not None:
         loss, vectors = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max(), rows
     else:
-        loss = basis.orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
+        loss = _orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
         vectors = basis.rows_of(state.slabs, op.dtype)[: how.num_steps] if how.return_basis else None
     return state.alphas, state.betas, state.num_valid, jnp.asarray(loss), vectors if how.return_basis else None
 
@@ -179,6 +179,9 @@ def _side_by_side(op: Operator, vectors: Array, how: _How, advance: Callable) ->
         loss = jax.vmap(lambda slabs, n: basis.orthogonality_loss(slabs, n, None))(state.slabs, state.num_valid)
     rows = jax.vmap(lambda slabs: basis.rows_of(slabs, op.dtype))(state.slabs) if how.return_basis else None
     return state.alphas, state.betas, state.num_valid, loss, rows
+
+
+_orthogonality_loss = jax.jit(basis.orthogonality_loss, static_argnames="devices")
 
 
 def block_length(num_steps: int) -> int:

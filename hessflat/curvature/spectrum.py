@@ -1,20 +1,16 @@
 """The spectral density by stochastic Lanczos quadrature, and what can be read off it."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import Array
 
-from hessflat import fold
-from hessflat.curvature import eigenvalues, estimates, precision
+from hessflat.curvature import eigenvalues, estimates
 from hessflat.curvature.estimates import Cost, Estimate, RitzValue
-from hessflat.curvature.krylov import Reorthogonalise
-from hessflat.curvature.lanczos import lanczos
+from hessflat.curvature.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators import Operator
-from hessflat.curvature.probes import Probe
 from hessflat.curvature.tridiagonal import ritz
 from hessflat.errors import InputError
 
@@ -193,23 +189,24 @@ class Spectrum:
         return float(weight), float(value)
 
 
-def spectrum(
-    op: Operator,
-    key: Array,
-    num_steps: int = 100,
-    num_probes: int = 1,
-    reorthogonalise: Reorthogonalise = "full",
-    probe: Probe = "rademacher",
-    loop: fold.Loop | None = None,
-    together: bool = False,
-) -> Spectrum:
-    """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019): the arguments are those of `lanczos`.
+def spectrum(op: Operator, key: Array, num_steps: int = 100, num_probes: int = 1, **options: Any) -> Spectrum:
+    """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        num_steps: m nodes for each probe.
+        num_probes: k.
+        **options: all others that `lanczos` takes: where the basis lies, a folder to continue from, and so on.
 
     Raises:
         InputError: as `lanczos`.
     """
-    began = time.perf_counter()
-    result = lanczos(op, key, num_steps, num_probes, reorthogonalise, probe, loop=loop, together=together)
+    return quadrature(lanczos(op, key, num_steps, num_probes, **options), op.size, op.dtype)
+
+
+def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
+    """Nodes and weights from the tridiagonal matrices of an operator of that size and floating type."""
     nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
     for k, valid in enumerate(result.num_valid):
         solved = ritz(result.alphas[k], result.betas[k], valid)
@@ -220,11 +217,11 @@ def spectrum(
         residuals,
         num_valid=result.num_valid,
         orthogonality=result.orthogonality,
-        size=op.size,
-        num_products=int(result.num_valid.sum()),
-        seconds=time.perf_counter() - began,
-        precision=precision.name(),
-        dtype=str(op.dtype),
+        size=size,
+        num_products=result.num_products,
+        seconds=result.seconds,
+        precision=result.precision,
+        dtype=str(dtype),
     )
 
 
