@@ -21,7 +21,7 @@ def available() -> int:
 
 def size_of(tree: Any) -> int:
     """Bytes in the leaves of a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
 def require(needed: int, what: str, instead: str) -> None:
