@@ -1,101 +1,147 @@
 """Every eigenvalue, exactly: from the dense matrix, or from the smaller Gram side of a Gauss-Newton matrix."""
 
+import time
+from typing import NamedTuple
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jax import Array
 
-from hessflat.curvature import precision, trees
-from hessflat.curvature.operators import Operator, Term, loop_for
-from hessflat.curvature.products import gauss_newton_product
+from hessflat import memory
+from hessflat.curvature import eigenvalues, gram, precision
+from hessflat.curvature.operators import Operator
 from hessflat.errors import InputError
 
 # A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
 _LARGEST = 20_000
 
+# Rows and columns of the matrix that are made symmetric at a time: what the caches hold.
+_TILE = 512
 
-def eigvalsh(op: Operator) -> np.ndarray:
-    """All P eigenvalues, ascending, float64 [P].
 
-    The matrix is made in the operator's own precision and solved in float64. A Gauss-Newton matrix with fewer outputs
-    N C than parameters is solved on its Gram side: the non-zero eigenvalues of Jᵀ D J are those of the N C × N C
-    matrix K^½ D K^½ with K = J Jᵀ; the other P − N C are zero.
+class ExactSpectrum(NamedTuple):
+    """All eigenvalues of an operator, as exact as its products."""
+
+    values: np.ndarray  # [P] float64, ascending
+    method: str  # "dense" or "gram"
+    noise_floor: float  # ε |λ|_max in the type of the products: smaller eigenvalues cannot be told from zero
+    num_products: int  # P, or the N C rows of the Jacobian
+    seconds: float
+    precision: str
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.values)
+
+    @property
+    def trace(self) -> float:
+        """Σ λ."""
+        return float(self.values.sum())
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Σ λ / P."""
+        return float(self.values.mean())
+
+    @property
+    def frobenius(self) -> float:
+        """(Σ λ²)^½."""
+        return float(np.linalg.norm(self.values))
+
+    @property
+    def second_moment(self) -> float:
+        """Σ λ² / P."""
+        return float(np.mean(self.values**2))
+
+    @property
+    def rank(self) -> int:
+        """How many eigenvalues are above the noise floor in magnitude."""
+        return int(np.count_nonzero(np.abs(self.values) > self.noise_floor))
+
+    def zero_mass(self) -> float:
+        """The share of eigenvalues within the noise floor."""
+        return 1 - self.rank / self.size
+
+
+def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
+    """All P eigenvalues of `op`.
+
+    Dense: the matrix is made from P products in the operator's own precision, and solved in float64.
+
+    Gram: a Gauss-Newton matrix Jᵀ D J (a Fisher matrix too) with fewer outputs N C than parameters has the non-zero
+    eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is made in the operator's
+    precision, J Jᵀ is summed in float64, in pieces: J is never held as a whole.
+
+    Args:
+        op: dense up to P = 20,000, Gram up to N C = 20,000 at any P.
+        float64: make the products in float64, too. Data and parameters are cast, so `op` itself may be in float32.
 
     Raises:
-        InputError: both P and N C above 20,000 (use `spectrum` or `eigenpairs`), or values that are not finite.
+        InputError: an operator that is too large either way (use `spectrum` or `eigenpairs`), a matrix that does not
+            fit into memory, or products that are not finite.
     """
-    outputs = _num_outputs(op)
-    if outputs is not None and outputs < op.size and outputs <= _LARGEST:
-        return _gram_eigenvalues(op, op.terms[0])
+    if float64:
+        with jax.enable_x64(True):
+            return exact_spectrum(op.astype(np.float64))
+    began = time.perf_counter()
+    outputs = gram.num_outputs(op)
+    with precision.chosen():
+        if outputs is not None and outputs < op.size and outputs <= _LARGEST:
+            method, products, values = "gram", outputs, _from_gram(op)
+        else:
+            method, products, values = "dense", op.size, _from_matrix(op)
+    floor = eigenvalues.noise_floor(values, op.dtype)
+    return ExactSpectrum(values, method, floor, products, time.perf_counter() - began, precision.name())
+
+
+def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
+    """All P eigenvalues, ascending, float64 [P]: `exact_spectrum(op, float64).values`."""
+    return exact_spectrum(op, float64).values
+
+
+def _from_matrix(op: Operator) -> np.ndarray:
     if op.size > _LARGEST:
         raise InputError(
-            f"eigvalsh takes operators of size up to {_LARGEST}, got {op.size}; use spectrum or eigenpairs instead"
+            f"all eigenvalues take an operator of size up to {_LARGEST}, got {op.size}; "
+            "use spectrum or eigenpairs instead"
         )
-    return _solve(np.asarray(op.to_dense(), np.float64))
+    memory.require(
+        op.size**2 * (2 * op.dtype.itemsize + 8),
+        f"the matrix of {op.size} parameters",
+        "use spectrum or eigenpairs instead",
+    )
+    return _solve(np.array(op.to_dense(), np.float64))
 
 
-def _num_outputs(op: Operator) -> int | None:
-    """N C where the operator is one Gauss-Newton matrix, scaled and shifted at most."""
-    if len(op.terms) != 1 or op.terms[0].product is not gauss_newton_product:
-        return None
-    term = op.terms[0]
-    outputs = trees.output_of("predict", term.functions[0], term.params, term.batches.arrays)
-    return sum(leaf.size for leaf in jax.tree.leaves(outputs))
-
-
-def _gram_eigenvalues(op: Operator, term: Term) -> np.ndarray:
-    batches, total = term.batches, term.batches.num_examples
-    rows, blocks = [], []
-    with precision.chosen():
-        for start in range(0, total, batches.size):
-            size = min(batches.size, total - start)
-            jacobian, curvature = _output_side(term, batches.take(start, size), loop_for(op))
-            rows.append(np.asarray(jacobian, np.float64))
-            blocks.append(np.asarray(curvature, np.float64) * (size / total))
-    every_row = np.concatenate(rows)
-    root = _square_root(every_row @ every_row.T)
-    inner = _solve(root @ scipy.linalg.block_diag(*blocks) @ root)
-    values = np.concatenate([inner, np.zeros(op.size - len(inner))])
+def _from_gram(op: Operator) -> np.ndarray:
+    inner, signs = gram.matrix(op.terms[0])
+    if (signs < 0).any():
+        # The non-zero eigenvalues of S Σ Sᵀ J Jᵀ, with the signs Σ between the halves.
+        root = _square_root(inner)
+        inner = (root * signs) @ root
+    values = np.concatenate([_solve(inner), np.zeros(op.size - len(signs))])
     return np.sort(float(op.coefficients[0]) * values + float(op.shift))
-
-
-def _output_side(term: Term, batch, loop) -> tuple[Array, Array]:
-    """J [n C, P] and the second derivative of the criterion [n C, n C] for one batch."""
-    predict, criterion = term.functions
-    if loop == "scan":
-        return _output_side_compiled(predict, criterion, term.params, batch)
-    outputs, pull = jax.vjp(lambda p: predict(p, batch), term.params)
-    flat = trees.flatten(outputs)
-    pull_row = jax.jit(lambda row: trees.flatten(pull(trees.unflatten(outputs, row))[0]))
-    rows = [pull_row(jnp.zeros_like(flat).at[i].set(1)) for i in range(flat.size)]
-    return jnp.stack(rows), _curvature(criterion, outputs, batch)
-
-
-def _output_side_impl(predict, criterion, params, batch) -> tuple[Array, Array]:
-    outputs, pull = jax.vjp(lambda p: predict(p, batch), params)
-    flat = trees.flatten(outputs)
-
-    def row(i: Array) -> Array:
-        return trees.flatten(pull(trees.unflatten(outputs, jnp.zeros_like(flat).at[i].set(1)))[0])
-
-    return jax.lax.map(row, jnp.arange(flat.size), batch_size=16), _curvature(criterion, outputs, batch)
-
-
-def _curvature(criterion, outputs, batch) -> Array:
-    return jax.hessian(lambda f: criterion(trees.unflatten(outputs, f), batch))(trees.flatten(outputs))
-
-
-_output_side_compiled = jax.jit(_output_side_impl, static_argnums=(0, 1))
 
 
 def _square_root(matrix: np.ndarray) -> np.ndarray:
     """The symmetric square root of a positive semi-definite matrix; negative rounding is cut."""
-    values, vectors = scipy.linalg.eigh(matrix, driver="evd")
+    values, vectors = scipy.linalg.eigh(_checked(matrix), driver="evd", check_finite=False)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _solve(matrix: np.ndarray) -> np.ndarray:
-    if not np.isfinite(matrix).all():
+    """The eigenvalues of the symmetric part of `matrix`, which is overwritten."""
+    for i in range(0, len(matrix), _TILE):
+        for j in range(i, len(matrix), _TILE):
+            rows, columns = slice(i, i + _TILE), slice(j, j + _TILE)
+            matrix[rows, columns] = (matrix[rows, columns] + matrix[columns, rows].T) / 2
+    # SciPy wants columns in a row, and reads one triangle: the upper one of ours is the lower one of its transpose.
+    return scipy.linalg.eigh(_checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False)
+
+
+def _checked(matrix: np.ndarray) -> np.ndarray:
+    # A sum is finite only where all is, unless it overflows, which sixteen digits below the largest number cannot.
+    if not np.isfinite(matrix.sum()):
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
-    return scipy.linalg.eigh((matrix + matrix.T) / 2, eigvals_only=True, driver="evr", overwrite_a=True)
+    return matrix

@@ -7,6 +7,7 @@ from curvature_cases import (
     conv_problem,
     criterion,
     examples,
+    losses,
     mlp_params,
     operator_of,
     predict,
@@ -17,7 +18,29 @@ from curvature_cases import loss as softmax_loss
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature import gram, operators
+from hessflat.curvature.dense import exact_spectrum
 from hessflat.errors import InputError
+
+
+def linear(params, batch):
+    return batch["x"] @ params["w"]
+
+
+def half_squares(outputs, batch):
+    return 0.5 * jnp.mean((outputs - batch["y"]) ** 2)
+
+
+def least_squares(number, features, seed=0, batch_size=None):
+    rng = np.random.default_rng(seed)
+    data = {"x": jnp.asarray(rng.normal(size=(number, features)), np.float32), "y": jnp.zeros(number)}
+    return cv.gauss_newton(linear, half_squares, {"w": jnp.zeros(features)}, cv.Batches(data, batch_size)), data["x"]
+
+
+def dense_float64(op):
+    """By NumPy, from products alone."""
+    columns = [np.asarray(op(jnp.zeros(op.size, op.dtype).at[i].set(1)), np.float64) for i in range(op.size)]
+    return np.linalg.eigvalsh(np.stack(columns))
 
 
 def test_every_eigenvalue_of_softmax_regression():
@@ -81,3 +104,121 @@ def test_dense_matrix_in_float64():
     with jax.enable_x64(True):
         matrix = symmetric(np.linspace(-1, 1, 37))
         assert_allclose(operator_of(matrix, np.float64).to_dense(), matrix, atol=1e-15)
+
+
+def test_numbers_of_the_record():
+    true = np.array([-2.0, 0, 0, 1, 3])
+    found = exact_spectrum(operator_of(np.diag(true)))
+    assert_allclose(found.values, true, atol=1e-6)
+    assert (found.size, found.rank, found.method, found.num_products, found.precision) == (5, 3, "dense", 5, "highest")
+    assert_allclose([found.trace, found.mean_eigenvalue, found.second_moment], [2, 0.4, 14 / 5], rtol=1e-6)
+    assert_allclose([found.frobenius, found.zero_mass()], [14**0.5, 0.4], rtol=1e-6)
+    assert_allclose(found.noise_floor, 3 * np.finfo(np.float32).eps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 7])
+def test_the_gram_side_is_the_closed_form(batch_size, seed):
+    op, x = least_squares(11, 50, seed, batch_size)
+    found = exact_spectrum(op)
+    x = np.asarray(x, np.float64)
+    assert found.method == "gram"
+    assert found.num_products == 11
+    assert_allclose(found.values[-11:], np.linalg.eigvalsh(x @ x.T / 11), rtol=1e-6)
+    assert not found.values[:-11].any()
+    assert (found.size, found.rank) == (50, 11)
+
+
+def test_the_gram_side_in_float64_of_a_float32_operator():
+    op, x = least_squares(11, 50)
+    x = np.asarray(x, np.float64)
+    assert_allclose(exact_spectrum(op, float64=True).values[-11:], np.linalg.eigvalsh(x @ x.T / 11), rtol=1e-13)
+    assert not jax.config.jax_enable_x64
+
+
+def test_a_dense_matrix_in_float64_of_a_float32_operator():
+    params, batch = mlp_params(6, 4), examples(20, 6, 4)
+    expected = np.linalg.eigvalsh(softmax_regression_hessian(params, batch))
+    found = exact_spectrum(cv.hessian(softmax_loss, params, cv.Batches(batch, 8)), float64=True)
+    assert_allclose(found.values, expected, atol=1e-15)
+    assert found.noise_floor < 1e-15
+
+
+@pytest.mark.parametrize("limits", [(1, 1, 1), (3000, 100, 1000), (10_000, 10_000, 1 << 20)])
+def test_blocks_and_copies_of_any_size_give_the_same(monkeypatch, limits):
+    params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
+    G = cv.gauss_newton(predict, criterion, params, cv.Batches(batch, 3))
+    expected = dense_float64(G)
+    for name, limit in zip(("_BLOCK_BYTES", "_DEVICE_BYTES", "_COPY_BYTES"), limits, strict=True):
+        monkeypatch.setattr(gram, name, limit)
+    assert_allclose(cv.eigvalsh(G), expected, atol=2e-6)
+
+
+def test_the_gram_side_of_a_fisher_matrix():
+    params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
+    found = exact_spectrum(cv.fisher(losses, params, cv.Batches(batch, 3)))
+    gradients = [
+        np.concatenate([np.ravel(g) for g in jax.tree.leaves(jax.grad(lambda p, i=i: losses(p, batch)[i])(params))])
+        for i in range(7)
+    ]
+    assert found.method == "gram"
+    assert_allclose(found.values[-7:], np.linalg.eigvalsh(np.inner(gradients, gradients) / 7), rtol=1e-4, atol=1e-7)
+
+
+def test_the_gram_side_with_state():
+    def scaled(params, batch, state):
+        return state["scale"] * linear(params, batch)
+
+    def criterion_with_state(outputs, batch, state):
+        return half_squares(outputs, batch) / state["scale"]
+
+    op, x = least_squares(11, 50)
+    (term,) = op.terms
+    op = cv.gauss_newton(scaled, criterion_with_state, term.params, term.batches, state={"scale": jnp.asarray(3.0)})
+    x = np.asarray(x, np.float64)
+    assert_allclose(exact_spectrum(op).values[-11:], 3 * np.linalg.eigvalsh(x @ x.T / 11), rtol=1e-6)
+
+
+def centred(params, batch):
+    """As batch norm: outputs depend on the whole batch."""
+    outputs = jnp.tanh(batch["x"] @ params["w"])
+    return outputs - outputs.mean(axis=0, keepdims=True)
+
+
+def weighted(outputs, batch):
+    return 0.5 * jnp.sum(batch["weight"] * outputs**2) / jnp.sum(batch["weight"])
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize(("predict", "criterion"), [(centred, half_squares), (linear, weighted)])
+def test_the_gram_side_of_examples_that_are_coupled(predict, criterion, batch_size):
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(11, 30)), "y": np.zeros(11), "weight": rng.uniform(1, 2, size=11)}
+    data = jax.tree.map(lambda x: jnp.asarray(x, np.float32), data)
+    op = cv.gauss_newton(predict, criterion, {"w": 0.1 * jnp.ones(30)}, cv.Batches(data, batch_size))
+    found = exact_spectrum(op)
+    assert found.method == "gram"
+    assert_allclose(found.values, dense_float64(op), atol=2e-6)
+
+
+def test_the_gram_side_of_statistics_over_batches():
+    rng = np.random.default_rng(0)
+    data = {"x": jnp.asarray(rng.normal(size=(11, 30)), np.float32), "y": jnp.zeros(11)}
+    batches = cv.Batches(data, batch_size=8, statistics_batch=4)
+    op = cv.gauss_newton(centred, half_squares, {"w": 0.1 * jnp.ones(30)}, batches)
+    assert_allclose(exact_spectrum(op).values, dense_float64(op), atol=2e-6)
+
+
+def test_other_operators_are_solved_densely():
+    params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
+    G = cv.gauss_newton(predict, criterion, params, batch)
+    for op in (cv.hessian(softmax_loss, params, batch) - G, operators.keep(G)):
+        found = exact_spectrum(op)
+        assert found.method == "dense"
+        assert_allclose(found.values, dense_float64(op), atol=3e-6)
+
+
+def test_a_criterion_without_a_second_derivative_is_refused():
+    op = cv.gauss_newton(linear, lambda f, batch: jnp.mean(jnp.sqrt(f)), {"w": jnp.zeros(5)}, {"x": jnp.ones((2, 5))})
+    with pytest.raises(InputError, match="not finite"):
+        exact_spectrum(op)
