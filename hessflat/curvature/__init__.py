@@ -19,16 +19,19 @@ True
 from hessflat.curvature import eigenvalues
 from hessflat.curvature.batches import Batches
 from hessflat.curvature.checks import Check, check
-from hessflat.curvature.dense import eigvalsh
+from hessflat.curvature.dense import ExactSpectrum, eigvalsh, exact_spectrum
+from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.estimates import Estimate, RitzValue
 from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
 from hessflat.curvature.hutchinson import Moments, frobenius, moments
-from hessflat.curvature.interpolate import line
-from hessflat.curvature.jacobian import jacobian_norms
+from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
 from hessflat.curvature.lanczos import Tridiagonals, lanczos
+from hessflat.curvature.landscape import Line, Plane, along, line, plane
 from hessflat.curvature.log_determinant import log_determinant
-from hessflat.curvature.operators import Operator
+from hessflat.curvature.operators import Operator, keep
+from hessflat.curvature.plan import Plan, plan
 from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
+from hessflat.curvature.restrict import blocks, restrict
 from hessflat.curvature.spectrum import (
     Density,
     Spectrum,
@@ -43,30 +46,44 @@ __all__ = [
     "Batches",
     "Check",
     "Density",
+    "Direction",
     "EigenPairs",
     "Estimate",
+    "ExactSpectrum",
+    "JacobianNorms",
+    "Line",
     "Moments",
     "Operator",
+    "Plan",
+    "Plane",
     "RitzValue",
     "Spectrum",
     "Tridiagonals",
     "ZeroMass",
+    "along",
+    "blocks",
     "check",
     "eigenpairs",
     "eigenvalues",
     "eigvalsh",
+    "exact_spectrum",
     "fisher",
     "frobenius",
     "from_matvec",
     "gauss_newton",
     "hessian",
     "jacobian_norms",
+    "keep",
     "lanczos",
     "line",
     "log_determinant",
     "model_fisher",
     "moments",
+    "plan",
+    "plane",
+    "random_direction",
     "residual",
+    "restrict",
     "sharpness",
     "spectrum",
     "spectrum_from_arrays",
