@@ -11,7 +11,7 @@ from jax import Array
 
 from hessflat import fold
 from hessflat.curvature import estimates, precision, probes
-from hessflat.curvature.estimates import Estimate
+from hessflat.curvature.estimates import Cost, Estimate
 from hessflat.curvature.operators import Operator, loop_for, matvec
 from hessflat.curvature.probes import Probe
 from hessflat.errors import InputError
@@ -41,15 +41,7 @@ def moments(
     """
     began = time.perf_counter()
     samples = quadratic_samples(op, key, num_probes, probe, loop)
-    cost = estimates.cost_since(began, num_probes)
-    mean_eigenvalue, second_moment = (estimates.mean(column, cost) for column in samples.T)
-    return Moments(
-        estimates.scaled(mean_eigenvalue, op.size),
-        mean_eigenvalue,
-        estimates.square_root(estimates.scaled(second_moment, op.size)),
-        second_moment,
-        *cost,
-    )
+    return moments_of(samples, op.size, estimates.cost_since(began, num_probes))
 
 
 def frobenius(
@@ -59,8 +51,21 @@ def frobenius(
     return moments(op, key, num_probes, probe, loop).frobenius
 
 
+def moments_of(samples: np.ndarray, size: int, cost: Cost) -> Moments:
+    """Moments of an operator of that size from what `quadratic` gave for each of k probes, [k, 3]."""
+    first, second, scale = np.asarray(samples, np.float64).T
+    mean_eigenvalue, second_moment = estimates.mean(scale * first, cost), estimates.mean(scale**2 * second, cost)
+    return Moments(
+        estimates.scaled(mean_eigenvalue, size),
+        mean_eigenvalue,
+        estimates.square_root(estimates.scaled(second_moment, size)),
+        second_moment,
+        *cost,
+    )
+
+
 def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: fold.Loop | None) -> np.ndarray:
-    """vᵀ A v and ‖A v‖² for each probe v of length 1, so that they estimate means over eigenvalues: float64 [k, 2].
+    """`quadratic` of each probe, which has length 1, so that means over probes estimate those over eigenvalues: [k, 3].
 
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
@@ -72,8 +77,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
         vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))
-        first, second, scale = np.array([sample(op, vector) for vector in vectors], np.float64).T
-    samples = np.stack([scale * first, scale**2 * second], axis=1)
+        samples = np.array([sample(op, vector) for vector in vectors], np.float64)
     if not np.isfinite(samples).all():
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
     return samples

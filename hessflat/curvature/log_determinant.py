@@ -1,26 +1,18 @@
 """The log-determinant of a damped operator, as the Laplace approximation of the evidence needs it."""
 
+from typing import Any
+
 from jax import Array
 
-from hessflat import fold
 from hessflat.curvature.estimates import Estimate
-from hessflat.curvature.krylov import Reorthogonalise
 from hessflat.curvature.operators import Operator
-from hessflat.curvature.probes import Probe
 from hessflat.curvature.spectrum import spectrum
 
 
 def log_determinant(
-    op: Operator,
-    key: Array,
-    damping: float,
-    num_steps: int = 50,
-    num_probes: int = 10,
-    reorthogonalise: Reorthogonalise = "full",
-    probe: Probe = "rademacher",
-    loop: fold.Loop | None = None,
+    op: Operator, key: Array, damping: float, num_steps: int = 50, num_probes: int = 10, **options: Any
 ) -> Estimate:
-    """Log det(A + damping I) in nats, by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017).
+    """The logarithm of det(A + damping I), in nats, by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017).
 
     `spectrum(...).log_determinant(damping)`: one spectrum serves every damping, and says what else it knows. The
     standard error is over probes. What the quadrature itself leaves out is not in it: it is positive (Gauss
@@ -33,12 +25,9 @@ def log_determinant(
         damping: in the units of the eigenvalues; A + damping I must be positive definite.
         num_steps: m, at most; clipped to P.
         num_probes: how many runs of that many products.
-        reorthogonalise: as in `lanczos`; "none" saves m P numbers of memory.
-        probe: "rademacher" or "gaussian".
-        loop: "scan", "host" or None to choose.
+        **options: all others that `lanczos` takes.
 
     Raises:
         InputError: a Ritz value plus damping that is not above the noise floor, and as `lanczos`.
     """
-    measured = spectrum(op, key, num_steps, num_probes, reorthogonalise, probe, loop=loop)
-    return measured.log_determinant(damping)
+    return spectrum(op, key, num_steps, num_probes, **options).log_determinant(damping)

@@ -75,7 +75,8 @@ def trace(
 
 
 def _hutchinson(op: Operator, key: Array, num_products: int, probe: Probe, loop: fold.Loop) -> TraceParts:
-    samples = op.size * quadratic_samples(op, key, num_products, probe, loop)[:, 0]
+    first, _, scale = quadratic_samples(op, key, num_products, probe, loop).T
+    samples = op.size * scale * first
     return TraceParts(samples / num_products, float(estimates.standard_error(samples)), num_products)
 
 
