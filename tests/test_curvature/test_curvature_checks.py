@@ -4,17 +4,198 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
+from curvature_cases import (
+    conv_loss,
+    conv_predict,
+    conv_problem,
+    criterion,
+    examples,
+    loss,
+    losses,
+    mlp_params,
+    operator_of,
+    predict,
+    symmetric,
+)
 
 import hessflat.curvature as cv
+from hessflat.curvature import operators
 from hessflat.errors import InputError
 
 
-def test_a_hessian_passes():
-    H = cv.hessian(loss, mlp_params(5, 4, 3), cv.Batches(examples(11, 5, 3), 4))
-    record = cv.check(H, jax.random.key(0))
-    assert record.repeat == 0
-    assert record.asymmetry < record.tolerance
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_curvature_matrices_pass(batch_size, seed):
+    params, batches = mlp_params(5, 4, 3, seed=seed), cv.Batches(examples(11, 5, 3), batch_size)
+    op = cv.hessian(loss, params, batches) - 0.3 * cv.gauss_newton(predict, criterion, params, batches)
+    found = cv.check(op + cv.residual(predict, criterion, params, batches) + 0.1, jax.random.key(seed))
+    assert found.repeat == 0
+    assert found.asymmetry < found.tolerance
+    assert found.finite_difference < 1e-6
+    assert found.batch_weights < found.tolerance
+    assert (found.notes, found.num_products, found.precision) == ((), 15, "highest")
+    assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_fisher_matrix_passes_in_both_types(dtype):
+    with jax.enable_x64(dtype is np.float64):
+        op = cv.fisher(losses, mlp_params(5, 4, 3, dtype=dtype), examples(11, 5, 3, dtype=dtype))
+        found = cv.check(op, jax.random.key(0))
+    assert found.finite_difference < 1e-6
+    assert found.tolerance < (1e-3 if dtype is np.float32 else 1e-12)
+
+
+def relu_loss(params, batch):
+    ((w1, b1), (w2, b2)) = params
+    return criterion(jax.nn.relu(batch["x"] @ w1 + b1[None]) @ w2 + b2[None], batch)
+
+
+def test_kinks_do_not_matter():
+    op = cv.hessian(relu_loss, mlp_params(20, 200, 3), examples(600, 20, 3))
+    assert cv.check(op, jax.random.key(0)).finite_difference < 1e-4
+
+
+def test_convolutions_pass():
+    params, batch = conv_problem(5)
+    for op in (cv.hessian(conv_loss, params, batch), cv.gauss_newton(conv_predict, criterion, params, batch)):
+        assert cv.check(op, jax.random.key(0)).finite_difference < 1e-6
+
+
+@jax.custom_jvp
+def wrong_square(x):
+    return x**2
+
+
+@wrong_square.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return x**2, 3 * x * t
+
+
+def wrong_mean_square(params, batch):
+    return jnp.mean(wrong_square(batch["x"] @ params["w"] - batch["y"]))
+
+
+def wrong_outputs(params, batch):
+    return wrong_square(batch["x"] @ params["w"])
+
+
+def wrong_criterion(outputs, batch):
+    return jnp.mean(wrong_square(outputs))
+
+
+def mean_square(outputs, batch):
+    return jnp.mean(outputs**2)
+
+
+def linear(params, batch):
+    return batch["x"] @ params["w"]
+
+
+def sum_of_squares(params, batch):
+    return jnp.sum((linear(params, batch) - batch["y"]) ** 2)
+
+
+def sum_criterion(outputs, batch):
+    return jnp.sum(outputs**2)
+
+
+def normalised(params, batch):
+    outputs = linear(params, batch)
+    return jnp.mean((outputs - outputs.mean()) ** 2)
+
+
+def without_gradient(params, batch):
+    outputs = linear(params, batch)
+    return jnp.mean(outputs * jax.lax.stop_gradient(outputs) ** 2 + outputs**2)
+
+
+def regression(number=30):
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(number, 4)), "y": rng.normal(size=number)}
+    return {"w": jnp.asarray(rng.normal(size=4), np.float32)}, jax.tree.map(lambda x: jnp.asarray(x, np.float32), data)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ((wrong_mean_square,), "the gradient and central differences .* custom_jvp"),
+        ((wrong_outputs, mean_square), "the product and central differences"),
+        ((linear, wrong_criterion), "the criterion's gradient and central differences"),
+        ((without_gradient,), "central differences .* stop_gradient"),
+        ((sum_of_squares,), "the loss of a batch must be the mean over its examples.* a sum"),
+        ((linear, sum_criterion), "the criterion of a batch must be the mean"),
+        ((normalised,), "examples must not depend on one another.* batch norm in eval mode"),
+    ],
+)
+def test_functions_that_are_not_what_they_should_be_are_refused(functions, message, batch_size):
+    params, data = regression()
+    data = cv.Batches(data, batch_size)
+    op = cv.hessian(*functions, params, data) if len(functions) == 1 else cv.gauss_newton(*functions, params, data)
+    with pytest.raises(InputError, match=message) as caught:
+        cv.check(op, jax.random.key(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_examples_that_share_statistics_by_name_pass():
+    params, data = regression()
+    found = cv.check(cv.hessian(normalised, params, cv.Batches(data, 10, statistics_batch=5)), jax.random.key(0))
+    assert found.batch_weights < found.tolerance
+    found = cv.check(cv.hessian(normalised, params, cv.Batches(data, statistics_batch=30)), jax.random.key(0))
+    assert found.batch_weights is None
+    assert "cannot be taken apart" in found.notes[0]
+
+
+def test_a_function_that_rounds_on_the_way_cannot_be_differenced():
+    def rounded(params, batch):
+        return jnp.mean(jnp.tanh((batch["x"] @ params["w"]).astype(np.float32)).astype(params["w"].dtype))
+
+    found = cv.check(cv.hessian(rounded, *regression()), jax.random.key(0))
+    assert found.finite_difference is None
+    assert "rounds to less than float64" in found.notes[0]
+    assert found.batch_weights < found.tolerance
+
+
+def test_rounded_data_do_not_matter():
+    def cast(params, batch):
+        return jnp.mean(jnp.tanh((batch["x"] / 3).astype(np.float32).astype(params["w"].dtype) @ params["w"]))
+
+    assert cv.check(cv.hessian(cast, *regression()), jax.random.key(0)).finite_difference < 1e-6
+
+
+def test_a_function_that_does_not_run_in_float64_is_said_so():
+    def only_float32(params, batch):
+        assert params["w"].dtype == np.float32, "float32 only\nplease"
+        return jnp.mean(jnp.tanh(linear(params, batch)))
+
+    found = cv.check(cv.hessian(only_float32, *regression()), jax.random.key(0))
+    assert found.finite_difference is None
+    assert found.notes == ("a function does not run in float64: AssertionError: float32 only",)
+
+
+def test_a_dropout_that_draws_anew_is_refused():
+    rng = np.random.default_rng(0)
+
+    def dropout(params, batch):
+        shape = jax.ShapeDtypeStruct((30,), np.float32)
+        mask = jax.pure_callback(lambda: rng.binomial(1, 0.5, size=30).astype(np.float32), shape)
+        return jnp.mean(mask * jnp.tanh(linear(params, batch)) ** 2)
+
+    with pytest.raises(InputError, match=r"must be deterministic.* fix dropout"):
+        cv.check(cv.hessian(dropout, *regression()), jax.random.key(0))
+
+
+def test_what_cannot_be_taken_apart_is_said_so():
+    params, _ = regression()
+    known = cv.from_matvec(lambda v: v, params)
+    found = cv.check(known, jax.random.key(0))
+    assert (found.finite_difference, found.batch_weights, found.num_products) == (None, None, 3)
+    assert found.notes == ("a known map is neither differentiated nor taken apart",)
+    H = cv.hessian(relu_loss, mlp_params(5, 4, 3), examples(11, 5, 3))
+    assert cv.check(H + cv.from_matvec(lambda v: v, H.params), jax.random.key(0)).finite_difference < 1e-6
+    assert "linearisation is kept" in cv.check(operators.keep(H), jax.random.key(0)).notes[0]
 
 
 def test_a_map_that_is_not_symmetric_is_refused():

@@ -1,0 +1,255 @@
+"""What a mini-batch sees of the curvature of all the data.
+
+A mini-batch is drawn without replacement, every example equally likely, each batch on its own; its operator H_B is the
+same mean over fewer examples, so that E H_B = H.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.convolution import canonical
+from hessflat.curvature import estimates, precision, probes, products, trees
+from hessflat.curvature.extremal import eigenpairs
+from hessflat.curvature.operators import Operator
+from hessflat.curvature.terms import Term, functions_of
+from hessflat.errors import InputError
+
+
+class MinibatchProducts(NamedTuple):
+    """Products of k mini-batches with one vector v, beside that of all the data."""
+
+    relative_variance: float  # E ‖H_B v − H v‖² / ‖H v‖²
+    standard_error: float  # of that, over mini-batches
+    samples: np.ndarray  # [k] ‖H_B v − H v‖² / ‖H v‖²
+    rayleigh: np.ndarray  # [k] vᵀ H_B v / vᵀ v
+    full_rayleigh: float  # vᵀ H v / vᵀ v
+    num_products: int  # one over all the data, the others over mini-batches
+    seconds: float
+    precision: str
+
+
+class MinibatchSharpness(NamedTuple):
+    """λ_max of k mini-batches beside that of all the data.
+
+    λ_max is convex and E H_B = H, so E λ_max(H_B) ≥ λ_max(H) (Jensen). With v the top eigenvector of H, each
+    λ_max(H_B) ≥ vᵀ H_B v, whose expectation is λ_max(H): the bias is estimated from these differences, which are less
+    noisy than the values.
+    """
+
+    values: np.ndarray  # [k] λ_max(H_B)
+    residuals: np.ndarray  # [k] an eigenvalue of H_B lies this close
+    rayleigh: np.ndarray  # [k] vᵀ H_B v
+    mean: float  # of the values
+    standard_error: float  # of the mean, over mini-batches
+    full: float  # λ_max(H)
+    full_residual: float
+    bias: float  # of the mean against λ_max(H): mean of values − rayleigh
+    bias_standard_error: float
+    num_products: int  # over mini-batches and over all the data together
+    seconds: float
+    precision: str
+
+
+def gradient_covariance(losses: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+    """The covariance of one example's gradient, (1/N) Σ (g_i − ḡ)(g_i − ḡ)ᵀ with ḡ the mean gradient.
+
+    That of the gradient of a batch of B examples drawn with replacement is 1 / B of it, and (N − B) / (B (N − 1)) of
+    it without. It is the empirical Fisher less ḡ ḡᵀ, but made from the differences, so that nothing cancels where ḡ
+    is large; ḡ is computed here, once, in one pass.
+
+    Args:
+        losses: `losses(params, batch)` -> per-example losses [n].
+        params: where the gradients are taken.
+        data: what the mean is over; it may be in batches.
+        state: a third argument of `losses`, if given.
+
+    Raises:
+        InputError: as `fisher`; a gradient that is not finite.
+    """
+    (term,) = products.fisher(losses, params, data, state).terms
+    gradient = _mean_gradient(term)
+    extra = () if state is None else (term.state,)
+    return products.gauss_newton(CentredLosses(losses), _half_mean_square, term.params, term.batches, (gradient, extra))
+
+
+def minibatch_products(
+    op: Operator, key: Array, batch_size: int, num_batches: int, vector: Any = None
+) -> MinibatchProducts:
+    """How far the products of mini-batches are from that of all the data.
+
+    Args:
+        op: curvature of a mean over one data set; a known map added to it stays as it is.
+        key: a JAX random key.
+        batch_size: examples in a mini-batch.
+        num_batches: k.
+        vector: v, a tree like params or flat [P], such as a top eigenvector or a gradient; None draws one uniformly
+            on the sphere.
+
+    Raises:
+        InputError: counts out of range, an operator without examples or over several data sets, a vector of another
+            shape, or one whose product is zero.
+    """
+    began = time.perf_counter()
+    vector_key, batch_key = _keys(op, key, batch_size, num_batches)
+    if vector is None:
+        v = probes.draw(vector_key, op.size, op.dtype, "gaussian")
+    else:
+        v = _as_flat(op, vector)
+    full = np.asarray(op(v), np.float64)
+    if not (np.isfinite(full).all() and full.any()):
+        raise InputError("the product of the operator with vector must be finite and not zero; take another vector")
+    direction = np.asarray(v, np.float64)
+    square = np.vdot(direction, direction)
+    samples, rayleigh = [], []
+    for part in _parts(op, batch_key, batch_size, num_batches):
+        product = np.asarray(part(v), np.float64)
+        samples.append(np.sum((product - full) ** 2) / np.sum(full**2))
+        rayleigh.append(np.vdot(direction, product) / square)
+    cost = estimates.cost_since(began, 1 + num_batches)
+    variance = estimates.mean(np.array(samples), cost)
+    return MinibatchProducts(
+        variance.value,
+        variance.standard_error,
+        np.array(samples),
+        np.array(rayleigh),
+        float(np.vdot(direction, full) / square),
+        *cost,
+    )
+
+
+def minibatch_sharpness(
+    op: Operator, key: Array, batch_size: int, num_batches: int, rtol: float = 1e-3, max_steps: int = 200
+) -> MinibatchSharpness:
+    """λ_max of mini-batches against that of all the data.
+
+    Every mini-batch starts from the top eigenvector of all the data.
+
+    Args:
+        op: curvature of a mean over one data set; a known map added to it stays as it is.
+        key: a JAX random key.
+        batch_size: examples in a mini-batch.
+        num_batches: k.
+        rtol: of each eigenvalue, as in `sharpness`.
+        max_steps: products for each, at most.
+
+    Raises:
+        InputError: counts out of range, an operator without examples or over several data sets, products that are not
+            finite.
+    """
+    began = time.perf_counter()
+    start_key, batch_key = _keys(op, key, batch_size, num_batches)
+    full = eigenpairs(op, start_key, 1, "largest", rtol, max_steps, show_progress=False)
+    top = trees.flatten(full.vectors)
+    pairs, rayleigh = [], []
+    for part in _parts(op, batch_key, batch_size, num_batches):
+        found = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
+        pairs.append((float(found.values[0]), float(found.residuals[0]), found.num_products))
+        rayleigh.append(float(np.vdot(np.asarray(top, np.float64), np.asarray(part(top), np.float64))))
+    values, residuals, counts = (np.array(column) for column in zip(*pairs, strict=True))
+    cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches)
+    mean, bias = (estimates.mean(samples, cost) for samples in (values, values - np.array(rayleigh)))
+    return MinibatchSharpness(
+        values,
+        residuals,
+        np.array(rayleigh),
+        mean.value,
+        mean.standard_error,
+        float(full.values[0]),
+        float(full.residuals[0]),
+        bias.value,
+        bias.standard_error,
+        *cost,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CentredLosses:
+    """ℓ_i − ḡ·w, whose gradients are g_i − ḡ; ḡ comes with the state. Equal where `losses` is the same."""
+
+    losses: Callable
+
+    def __call__(self, params: Any, batch: Any, state: Any) -> Array:
+        gradient, extra = state
+        shift = sum(jnp.vdot(g, p) for g, p in zip(*map(jax.tree.leaves, (gradient, params)), strict=True))
+        return self.losses(params, batch, *extra) - shift
+
+
+def _half_mean_square(losses: Array, batch: Any, state: Any) -> Array:
+    return 0.5 * jnp.mean(losses**2)
+
+
+def _mean_gradient(term: Term) -> Any:
+    batches = term.batches
+    pieces = [(i * batches.size, batches.size) for i in range(batches.count)] + batches.rest
+    with precision.chosen():
+        total = jax.tree.map(jnp.zeros_like, term.params)
+        for start, size in pieces:
+            part = _gradient(_over(term, batches.take(start, size)))
+            total = jax.tree.map(lambda t, g, w=size / batches.num_examples: t + w * g, total, part)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(total)):
+        raise InputError("the gradient of the losses is not finite; look at the losses at these parameters")
+    return total
+
+
+@jax.jit
+def _gradient(term: Term) -> Any:
+    (losses, _), batch = functions_of(term), term.batches.arrays
+    return canonical(jax.grad(lambda params: jnp.mean(losses(params, batch))))(term.params)
+
+
+def _over(term: Term, arrays: Any) -> Term:
+    return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays))
+
+
+def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array]:
+    probes.require_key(key)
+    probes.require_count("num_batches", num_batches)
+    probes.require_count("batch_size", batch_size)
+    sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
+    if not sizes:
+        raise InputError("mini-batches need the curvature of a mean over examples, got a known map")
+    if len(sizes) > 1:
+        raise InputError(f"mini-batches need one data set, got terms over {sorted(sizes)} examples")
+    if batch_size > max(sizes):
+        raise InputError(f"batch_size must be at most the {max(sizes)} examples of the data, got {batch_size}")
+    first, second = jax.random.split(key)
+    return first, second
+
+
+def _has_examples(term: Any) -> bool:
+    if not isinstance(term, Term):
+        raise InputError("take mini-batches of the operator before its linearisation is kept, not after")
+    return term.product is not products.matvec_product
+
+
+def _parts(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:
+    """The operators of the mini-batches, one after the other."""
+    (number,) = {term.batches.num_examples for term in op.terms if _has_examples(term)}
+    for one in jax.random.split(key, num_batches):
+        chosen = np.asarray(jax.random.choice(one, number, (batch_size,), replace=False))
+        terms = tuple(_chosen(term, chosen) if _has_examples(term) else term for term in op.terms)
+        yield dataclasses.replace(op, terms=terms)
+
+
+def _chosen(term: Term, chosen: np.ndarray) -> Term:
+    """The term over the examples `chosen`, on one device."""
+    batches = term.batches
+    if batches.devices is None:
+        arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
+    else:
+        arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[chosen]), batches.arrays)
+    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
+
+
+def _as_flat(op: Operator, vector: Any) -> Array:
+    if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
+        return jnp.asarray(vector, op.dtype)
+    trees.require_like("vector", vector, op.params)
+    return trees.flatten(vector).astype(op.dtype)
