@@ -7,11 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "hessflat"
 
-BASE = {"errors", "rules", "files", "fold", "config", "metric_log", "progress", "run", "arguments"}
+BASE = {
+    *("errors", "rules", "files", "fold", "convolution", "memory", "config", "metric_log", "progress", "run"),
+    "arguments",
+}
 LAYERS = ["base", "data", "models", "training", "curvature", "measures", "analysis", "report", "commands"]
 # Curvature is a library of its own, and analysis reads files: neither knows how a run was made.
 FORBIDDEN = {
-    "curvature": {"data", "models", "training", "config", "run", "files", "metric_log", "progress"},
+    "curvature": {"data", "models", "training", "config", "run", "metric_log"},
     "analysis": {"data", "models", "training", "curvature", "measures"},
 }
 
@@ -47,6 +50,10 @@ def test_imports_point_one_way(path):
     for name in imports(path):
         assert LAYERS.index(layer_of(name)) <= LAYERS.index(own), f"{path} imports hessflat.{name}"
         assert name not in FORBIDDEN.get(own, set()), f"{path} imports hessflat.{name}"
+
+
+def test_only_stored_recurrences_make_curvature_write():
+    assert [path.stem for path in (ROOT / "curvature").glob("*.py") if "files" in imports(path)] == ["saved"]
 
 
 def test_only_models_know_flax_linen():

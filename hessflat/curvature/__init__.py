@@ -19,6 +19,7 @@ True
 from hessflat.curvature import eigenvalues
 from hessflat.curvature.batches import Batches
 from hessflat.curvature.checks import Check, check
+from hessflat.curvature.decompose import Decomposition, decompose
 from hessflat.curvature.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.estimates import Estimate, RitzValue
@@ -45,6 +46,7 @@ from hessflat.curvature.stochastic_trace import trace
 __all__ = [
     "Batches",
     "Check",
+    "Decomposition",
     "Density",
     "Direction",
     "EigenPairs",
@@ -63,6 +65,7 @@ __all__ = [
     "along",
     "blocks",
     "check",
+    "decompose",
     "eigenpairs",
     "eigenvalues",
     "eigvalsh",

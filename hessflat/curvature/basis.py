@@ -25,7 +25,7 @@ _ROWS = 20
 
 def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Slabs:
     """Zeros for `num_rows` vectors [P]; on several devices the last slab may have some rows to spare."""
-    step = _ROWS if devices is None else devices.count * math.ceil(_ROWS / devices.count)
+    step = _ROWS if devices is None else devices.pieces * math.ceil(_ROWS / devices.pieces)
     dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
     slabs = []
     for start in range(0, num_rows, step):
@@ -47,7 +47,7 @@ def write(slabs: Slabs, step: Array, vector: Array, devices: Devices | None) -> 
         if devices is None:
             written.append(_write_row(slab, step - start, value))
         else:
-            rows = len(slab) // devices.count
+            rows = len(slab) // devices.pieces
             place = jax.shard_map(
                 lambda slab, row, value, rows=rows: _write_row(slab, row - _position(devices) * rows, value),
                 mesh=devices.mesh,
@@ -60,7 +60,7 @@ def write(slabs: Slabs, step: Array, vector: Array, devices: Devices | None) -> 
     return tuple(written)
 
 
-def orthogonalise(slabs: Slabs, num_rows: Array, vector: Array, devices: Devices | None) -> Array:
+def orthogonalise(slabs: Slabs, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
     """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, slab by slab, twice."""
     for _ in range(2):
         start = 0
@@ -117,7 +117,7 @@ def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
     columns, start = [], 0
     total = sum(len(slab) for slab in slabs)
     for slab in slabs:
-        rows = len(slab) // devices.count
+        rows = len(slab) // devices.pieces
 
         def products(slab: Array, vectors: Array, start: int = start, rows: int = rows) -> Array:
             mine = _matmul(vectors, slab.T) / _scale(slab)

@@ -1,6 +1,7 @@
 """Data cut into batches: every example counts once, the last batch may be short."""
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,12 +21,9 @@ class Devices(NamedTuple):
     axes: tuple[str, ...]
 
     @property
-    def count(self) -> int:
+    def pieces(self) -> int:
         """Number of pieces that the examples are in."""
-        count = 1
-        for axis in self.axes:
-            count *= self.mesh.shape[axis]
-        return count
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
 
 @partial(
@@ -90,7 +88,7 @@ class Batches:
         """How the piece that one device holds is cut; `arrays` are that piece, inside `jax.shard_map`."""
         if self.devices is None or self.batch_size is None:
             return dataclasses.replace(self, devices=None)
-        size = max(self.batch_size // self.devices.count, self.statistics_batch or 1)
+        size = max(self.batch_size // self.devices.pieces, self.statistics_batch or 1)
         return dataclasses.replace(self, devices=None, batch_size=size)
 
 
@@ -119,9 +117,9 @@ def as_batches(data: Any) -> Batches:
             f"batches of them; got {size}"
         )
     devices = _devices_of(arrays)
-    if devices is not None and statistics is not None and (sizes.pop() // devices.count) % statistics:
+    if devices is not None and statistics is not None and (batches.num_examples // devices.pieces) % statistics:
         raise InputError(
-            f"with examples on {devices.count} devices, statistics_batch must divide the examples of each, "
+            f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
             f"got {statistics}"
         )
     return Batches(arrays, size, statistics, devices)
@@ -129,18 +127,18 @@ def as_batches(data: Any) -> Batches:
 
 def _devices_of(arrays: Any) -> Devices | None:
     """The mesh axes over which the examples of `arrays` are spread, if they are."""
-    found = {_axes_of(x) for x in jax.tree.leaves(arrays)}
-    if found <= {None}:
-        return None
-    if len(found) > 1:
+    first, *others = (_axes_of(x) for x in jax.tree.leaves(arrays))
+    if any(other != first for other in others):
         raise InputError("every array in data must have its examples spread over the same devices in the same way")
-    return found.pop()
+    return first
 
 
 def _axes_of(x: Array) -> Devices | None:
     sharding = None if trees.is_traced(x) else x.sharding
-    if not isinstance(sharding, NamedSharding) or not len(sharding.spec) or sharding.spec[0] is None:
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None
+    if not len(sharding.spec) or sharding.spec[0] is None:
         return None
     first = sharding.spec[0]
     devices = Devices(sharding.mesh, first if isinstance(first, tuple) else (first,))
-    return devices if devices.count > 1 else None
+    return devices if devices.pieces > 1 else None

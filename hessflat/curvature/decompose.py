@@ -85,8 +85,8 @@ def decompose(
     measured = _moments(G, R, moments_key, trace_probes) if trace_probes else (None, None, None)
     dense = _exact(G, R) if exact else (None, None, None)
     num_products = sum(s.num_products for s in spectra if s) + (2 * trace_probes) + (2 * G.size if exact else 0)
-    parts = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
-    return Decomposition(*parts, num_products, time.perf_counter() - began, precision.name())
+    of_h, of_g, of_r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
+    return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, precision.name())
 
 
 def joint_product(functions: tuple[Callable, ...], params: Any, batch: Any, vectors: Any) -> Any:
@@ -124,8 +124,8 @@ def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show
     # [matrix, probe, ...] of every field.
     fields = [np.stack([np.asarray(x) for x in column], axis=1) for column in zip(*each, strict=True)]
     return [
-        Tridiagonals(*(field[k] for field in fields), None, int(fields[2][k].sum()), seconds, precision.name())
-        for k in range(3)
+        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, precision.name())
+        for alphas, betas, valid, loss in zip(*fields, strict=True)
     ]
 
 
@@ -161,7 +161,7 @@ def _samples(G: Operator, R: Operator, vector: Array) -> Array:
 
 
 def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, ExactSpectrum]:
-    require_dense(G, 3)
+    require_dense(G, copies=3)
     began = time.perf_counter()
     g, r = np.array(G.to_dense(), np.float64), np.array(R.to_dense(), np.float64)
-    return tuple(eigenvalues_of(m, G.dtype, began, G.size) for m in (g + r, g, r))  # type: ignore[return-value]
+    return tuple(eigenvalues_of(matrix, G.dtype, began) for matrix in (g + r, g, r))  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """Every eigenvalue, exactly: from the dense matrix, or from the smaller Gram side of a Gauss-Newton matrix."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -86,13 +86,13 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
             return exact_spectrum(op.astype(np.float64))
     began = time.perf_counter()
     outputs = gram.num_outputs(op)
+    if outputs is None or outputs >= op.size or outputs > _LARGEST:
+        require_dense(op)
+        return eigenvalues_of(np.array(op.to_dense(), np.float64), op.dtype, began)
     with precision.chosen():
-        if outputs is not None and outputs < op.size and outputs <= _LARGEST:
-            method, products, values = "gram", outputs, _from_gram(op)
-        else:
-            method, products, values = "dense", op.size, _from_matrix(op)
+        values = _from_gram(op)
     floor = eigenvalues.noise_floor(values, op.dtype)
-    return ExactSpectrum(values, method, floor, products, time.perf_counter() - began, precision.name())
+    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, precision.name())
 
 
 def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
@@ -100,18 +100,29 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
     return exact_spectrum(op, float64).values
 
 
-def _from_matrix(op: Operator) -> np.ndarray:
+def eigenvalues_of(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
+    """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
+    values = _solve(matrix)
+    floor = eigenvalues.noise_floor(values, dtype)
+    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, precision.name())
+
+
+def require_dense(op: Operator, copies: int = 1) -> None:
+    """Refuse an operator whose matrix, `copies` of it in float64, is too large.
+
+    Raises:
+        InputError: above 20,000 parameters, or more bytes than are free.
+    """
     if op.size > _LARGEST:
         raise InputError(
             f"all eigenvalues take an operator of size up to {_LARGEST}, got {op.size}; "
             "use spectrum or eigenpairs instead"
         )
     memory.require(
-        op.size**2 * (2 * op.dtype.itemsize + 8),
+        op.size**2 * (2 * op.dtype.itemsize + 8 * copies),
         f"the matrix of {op.size} parameters",
         "use spectrum or eigenpairs instead",
     )
-    return _solve(np.array(op.to_dense(), np.float64))
 
 
 def _from_gram(op: Operator) -> np.ndarray:

@@ -198,10 +198,10 @@ def _restart(state: krylov.State, coefficients: Array, devices: Devices | None) 
     slabs = state.slabs
     for number, row in enumerate(rows):
         slabs = basis.write(slabs, jnp.asarray(number), row, devices)
-    number = jnp.asarray(len(rows), state.num_valid.dtype)
+    kept = jnp.asarray(len(rows), state.num_valid.dtype)
     # What the next product has along the kept vectors is taken out by re-orthogonalisation.
     return state._replace(
-        slabs=slabs, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=number
+        slabs=slabs, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=kept
     )
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from hessflat import fold
 from hessflat.curvature import estimates, precision, probes
 from hessflat.curvature.estimates import Cost, Estimate
-from hessflat.curvature.operators import Operator, loop_for, matvec
+from hessflat.curvature.operators import Operator, keep, loop_for, matvec
 from hessflat.curvature.probes import Probe
 from hessflat.errors import InputError
 
@@ -73,7 +73,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     probes.require_key(key)
     probes.require_count("num_probes", num_probes)
     probes.require_probe(probe)
-    loop = loop_for(op, loop)
+    loop, op = loop_for(op, loop), keep(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
         vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))

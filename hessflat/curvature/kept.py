@@ -85,7 +85,7 @@ class KeptTerm:
 def keep(term: Term, limit: int) -> Term | KeptTerm:
     """`term` with its first stages done, or as it is where what would be kept takes more than `limit` bytes."""
     local = term.on_one_device()
-    pieces = term.batches.devices.count if term.batches.devices else 1
+    pieces = term.batches.devices.pieces if term.batches.devices else 1
     batches = dataclasses.replace(local.batches, arrays=_first(local.batches.arrays, pieces))
     stages = _stages_for(term, batches, batches.size)
     remainders = tuple(_stages_for(term, batches, size) for _, size in batches.rest)
@@ -173,6 +173,7 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
 
 def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     devices = term.batches.devices
+    assert devices is not None
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
     return jax.jit(
         jax.shard_map(
@@ -205,11 +206,14 @@ def _stages(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], precision:
     closed, shape = jax.make_jaxpr(canonical(product), return_shape=True)(constants, batch, term.params)
     counts = [len(jax.tree.leaves(tree)) for tree in (constants, batch)]
     variables = closed.jaxpr.invars
-    groups = (variables[: counts[0]], variables[counts[0] : sum(counts)], variables[sum(counts) :])
-    return _cut(closed, *map(tuple, groups), jax.tree.structure(shape))
+    first, last = counts[0], sum(counts)
+    groups = tuple(variables[:first]), tuple(variables[first:last]), tuple(variables[last:])
+    return _cut(closed, groups, jax.tree.structure(shape))
 
 
-def _cut(closed: Any, constants: tuple, batch: tuple, vector: tuple, structure: Any) -> Stages:
+def _cut(closed: Any, groups: tuple[tuple, tuple, tuple], structure: Any) -> Stages:
+    """The stages of a traced product whose inputs are `groups` of constants, batch and vector."""
+    constants, batch, vector = groups
     level = dict.fromkeys(constants, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)

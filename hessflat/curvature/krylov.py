@@ -40,7 +40,7 @@ class State(NamedTuple):
 
 def breakdown_tolerance(dtype: jnp.dtype) -> float:
     """The β, relative to the size of T, below which a remainder is the rounding of one product."""
-    return 20 * float(jnp.finfo(dtype).eps)
+    return 50 * float(jnp.finfo(dtype).eps)
 
 
 def begin(

@@ -103,7 +103,7 @@ def lanczos(
         together = folder is None and _fits_together(op, num_probes, how)
     together = together and num_probes > 1 and how.loop == "scan" and storage != "host" and how.devices is None
     keys = jax.random.split(key, num_probes)
-    owner = None
+    owner = ""
     if folder is not None:
         owner = saved.identity(op, *how[:4], probe, str(op.dtype), jax.random.key_data(keys).tolist())
     if how.num_steps * num_probes >= _STEPS_BETWEEN_LOOKS:
@@ -114,8 +114,10 @@ def lanczos(
         if together:
             result = _side_by_side(op, jnp.stack(list(vectors)), how, advance)
         else:
-            places = [owner and saved.Place(Path(folder), k, owner) for k in range(num_probes)]  # type: ignore[arg-type]
-            each = [_in_turn(op, vector, how, place, advance) for vector, place in zip(vectors, places, strict=True)]
+            each = []
+            for k, vector in enumerate(vectors):
+                place = None if folder is None else saved.Place(Path(folder), k, owner)
+                each.append(_in_turn(op, vector, how, place, advance))
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
@@ -160,7 +162,8 @@ def _in_turn(op: Operator, vector: Array, how: _How, place: saved.Place | None, 
             saved.save(place, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
     if rows is not None:
-        loss, vectors = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max(), rows
+        vectors: Any = rows
+        loss = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max()
     else:
         loss = _orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
         vectors = basis.rows_of(state.slabs, op.dtype)[: how.num_steps] if how.return_basis else None

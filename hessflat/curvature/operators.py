@@ -71,7 +71,7 @@ class Operator:
         """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
         with precision.chosen():
             if loop_for(self) == "scan":
-                return _columns_compiled(self)
+                return _columns_compiled(keep(self))
             columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "host") for i in range(self.size)]
             return jnp.stack(columns, axis=1)
 
@@ -130,8 +130,8 @@ def apply(op: Operator, vector: Any, loop: fold.Loop = "scan") -> Any:
         if term.batches.devices is None:
             total = _add_term(total, coefficient, term, vector, loop)
     for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
-        spread = [pair for pair in terms if pair[1].batches.devices == devices]
-        total = jax.tree.map(jnp.add, total, _apply_spread(devices, *zip(*spread, strict=True), vector))
+        spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
+        total = jax.tree.map(jnp.add, total, _apply_spread(devices, spread, vector))
     return total
 
 
@@ -179,19 +179,18 @@ def _choose(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> fold.Lo
     return fold.choose_loop(apply, op, op.params)
 
 
-def _apply_spread(devices: Any, coefficients: Any, terms: Any, vector: Any) -> Any:
-    def local(coefficients: Any, terms: Any, vector: Any) -> Any:
+def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
+    def local(terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
         total = jax.tree.map(jnp.zeros_like, vector)
-        for coefficient, term in zip(coefficients, terms, strict=True):
-            total = _add_term(total, coefficient / devices.count, term.on_one_device(), vector, "scan")
+        for coefficient, term in terms:
+            total = _add_term(total, coefficient / devices.pieces, term.on_one_device(), vector, "scan")
         # One vector, so that there is one sum.
         return trees.unflatten(total, jax.lax.psum(trees.flatten(total), devices.axes))
 
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
-    placed = [term.partition(whole, example) for term in terms]
-    specs = (jax.tree.map(lambda _: whole, coefficients), tuple(placed), jax.tree.map(lambda _: whole, vector))
-    spread = jax.shard_map(local, mesh=devices.mesh, in_specs=specs, out_specs=whole, check_vma=False)
-    return spread(coefficients, terms, vector)
+    placed = tuple((whole, term.partition(whole, example)) for _, term in terms)
+    spread = jax.shard_map(local, mesh=devices.mesh, in_specs=(placed, whole), out_specs=whole, check_vma=False)
+    return spread(terms, vector)
 
 
 def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: fold.Loop) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,7 +48,11 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
 def blocks(op: Operator) -> dict[str, Operator]:
     """The operator of every part at the top of `params` (a layer, usually), by name, in order."""
     tops = dict.fromkeys(name_of(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
-    return {top: restrict(op, lambda path, top=top: path == top or path.startswith(top + "/")) for top in tops}
+    return {top: restrict(op, partial(_is_below, top)) for top in tops}
+
+
+def _is_below(top: str, path: str) -> bool:
+    return path == top or path.startswith(top + "/")
 
 
 def name_of(path: tuple[Any, ...]) -> str:

@@ -12,7 +12,7 @@ from hessflat.curvature import estimates, precision, probes
 from hessflat.curvature.estimates import Estimate
 from hessflat.curvature.hutchinson import quadratic_samples
 from hessflat.curvature.hutchpp import hutchpp
-from hessflat.curvature.operators import Operator, loop_for
+from hessflat.curvature.operators import Operator, keep, loop_for
 from hessflat.curvature.probes import Probe
 from hessflat.curvature.sketch import TraceParts
 from hessflat.curvature.xtrace import xtrace
@@ -59,7 +59,7 @@ def trace(
     probes.require_key(key)
     _require_budget(num_products, method)
     _require_probe(method, probe)
-    loop = loop_for(op, loop)
+    loop, op = loop_for(op, loop), keep(op)
     with precision.chosen():
         if num_products >= op.size:
             result = _diagonal(op)
