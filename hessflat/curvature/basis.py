@@ -102,7 +102,7 @@ def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -
     total = sum(len(slab) for slab in slabs)
     in_use = jnp.arange(total) < num_rows
     if devices is not None:
-        signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use
+        signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use[None]
         error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
         return jnp.sqrt(jnp.mean(error**2, axis=0).max())
     gram = jnp.block([[_matmul(a, b.T) / (_scale(a) * _scale(b)) for b in slabs] for a in slabs])

@@ -195,7 +195,8 @@ def _fill(projected: np.ndarray, state: krylov.State, restarted: int, valid: int
 def _restart(state: krylov.State, coefficients: Array, devices: Devices | None) -> krylov.State:
     """The basis becomes `coefficients` [l, m] times it; the next vector stays."""
     rows = basis.combine(state.slabs, coefficients, devices)
-    slabs = state.slabs
+    # Re-orthogonalisation reads whole slabs, so nothing of the old basis may stay.
+    slabs = jax.tree.map(jnp.zeros_like, state.slabs)
     for number, row in enumerate(rows):
         slabs = basis.write(slabs, jnp.asarray(number), row, devices)
     kept = jnp.asarray(len(rows), state.num_valid.dtype)

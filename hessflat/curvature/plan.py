@@ -116,8 +116,10 @@ def plan(
 
 
 def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, free: float, num_steps: int) -> str:
+    if largest:
+        return f"take batches of {largest} examples"
     if product_bytes >= free:
-        return f"take batches of {largest} examples" if largest else "one example does not fit; take a larger device"
+        return "not even a product with one example fits: take a larger device"
     vector = op.size * op.dtype.itemsize
     steps = int((free - product_bytes) / vector)
     choices = [f"{steps} steps" if steps > 1 else "", 'reorthogonalise="none"']

@@ -117,3 +117,24 @@ def test_starts_of_every_kind():
 def test_wrong_input_is_one_line(op, settings, message):
     with pytest.raises(InputError, match=message):
         cv.eigenpairs(op, jax.random.key(0), **settings)
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "both", "magnitude"])
+def test_few_vectors_are_enough(which):
+    """A bulk that needs many products, and a basis that restarts several times."""
+    eigenvalues = np.concatenate([np.linspace(-1, 1, 300), [1.02, 1.05, -1.03, -1.1]])
+    op = operator_of(symmetric(eigenvalues))
+    pairs = cv.eigenpairs(op, jax.random.key(0), 2, which, rtol=1e-5, max_steps=600, num_vectors=14)
+    expected = {
+        "largest": [1.05, 1.02],
+        "smallest": [-1.1, -1.03],
+        "both": [1.05, 1.02, -1.1, -1.03],
+        "magnitude": [-1.1, 1.05],
+    }
+    assert pairs.converged.all()
+    assert pairs.num_products > 20
+    assert_allclose(pairs.values, expected[which], rtol=2e-5)
+    vectors = np.asarray(pairs.vectors)
+    assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), atol=1e-4)
+    residuals = np.linalg.norm(symmetric(eigenvalues) @ vectors.T - vectors.T * pairs.values[None], axis=0)
+    assert (residuals < 2e-5).all()

@@ -1,0 +1,138 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from hessflat import convolution, fold
+
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+
+
+def images(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), np.float32)
+
+
+def convolutions_in(function, *args):
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return [e.params for e in convolution.equations_of(jaxpr) if e.primitive.name == "conv_general_dilated"]
+
+
+def pixel_by_pixel(x, kernel, stride, padding, dilation):
+    """The definition, in float64 and with loops: y[n, i, j] = Σ x[n, s i + d a, s j + d b] k[a, b], x padded."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (
+        (n - dilation * (k - 1) - 1) // stride + 1 for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    y = np.zeros((len(x), rows, columns, kernel.shape[3]))
+    for i, j, a, b in itertools.product(*map(range, (rows, columns, *kernel.shape[:2]))):
+        y[:, i, j] += x[:, stride * i + dilation * a, stride * j + dilation * b] @ kernel[a, b]
+    return y
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 2), (1, 0))])
+def test_derivatives_are_those_of_the_definition(stride, dilation, padding):
+    """Σ y · c is bilinear: its gradients, evaluated along a direction, are the definition's values."""
+    x, kernel = images(5, 7, 6, 2), images(3, 3, 2, 4, seed=1)
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=CHANNELS_LAST
+        )
+
+    reference = pixel_by_pixel(x, kernel, stride, padding, dilation)
+    cotangent = images(*reference.shape, seed=2)
+    assert_allclose(jax.jit(convolution.canonical(conv))(x, kernel), reference, rtol=1e-4, atol=1e-5)
+    pull = convolution.canonical(lambda x, kernel: jax.vjp(conv, x, kernel)[1](cotangent))
+    to_x, to_kernel = jax.jit(pull)(x, kernel)
+    dx, dkernel = images(*x.shape, seed=3), images(*kernel.shape, seed=4)
+    c = np.asarray(cotangent, np.float64)
+    expected = (pixel_by_pixel(dx, kernel, stride, padding, dilation) * c).sum()
+    assert_allclose(np.vdot(to_x, dx), expected, rtol=1e-4, atol=1e-4)
+    expected = (pixel_by_pixel(x, dkernel, stride, padding, dilation) * c).sum()
+    assert_allclose(np.vdot(to_kernel, dkernel), expected, rtol=1e-4, atol=1e-4)
+
+
+def network(params, x):
+    x = jax.lax.conv_general_dilated(x, params["a"], (2, 2), "SAME", dimension_numbers=CHANNELS_LAST)
+    x = jax.nn.relu(x)
+    x = jax.lax.conv_general_dilated(x, params["b"], (1, 1), "VALID", dimension_numbers=CHANNELS_LAST)
+    return jnp.mean(jnp.tanh(x) ** 2)
+
+
+def second_derivative(params, x, vector):
+    return jax.jvp(lambda p: jax.grad(network)(p, x), (params,), (vector,))[1]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    params = {"a": images(3, 3, 2, 3), "b": images(2, 2, 3, 2, seed=1)}
+    return params, images(6, 8, 8, 2, seed=2), {"a": images(3, 3, 2, 3, seed=3), "b": images(2, 2, 3, 2, seed=4)}
+
+
+def test_second_derivatives_keep_their_values_and_become_canonical(problem):
+    rewritten = convolution.canonical(second_derivative)
+    for plain, other in zip(*(jax.tree.leaves(f(*problem)) for f in (second_derivative, rewritten)), strict=True):
+        assert_allclose(other, plain, rtol=1e-4, atol=1e-6)
+    assert not all(map(convolution.is_canonical, convolutions_in(second_derivative, *problem)))
+    assert all(map(convolution.is_canonical, convolutions_in(rewritten, *problem)))
+
+
+def test_bodies_of_loops_are_rewritten(problem):
+    params, x, vector = problem
+
+    def looped(params, x, vector):
+        return jax.lax.scan(lambda v, _: (second_derivative(params, x, v), None), vector, None, length=2)[0]
+
+    rewritten = convolution.canonical(looped)
+    assert all(map(convolution.is_canonical, convolutions_in(rewritten, params, x, vector)))
+    for plain, other in zip(*(jax.tree.leaves(f(params, x, vector)) for f in (looped, rewritten)), strict=True):
+        assert_allclose(other, plain, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loop_is_driven_from_the_host_where_a_convolution_stays_slow(problem):
+    x = problem[1]
+    assert fold.choose_loop(second_derivative, *problem) == "host"
+    assert fold.choose_loop(convolution.canonical(second_derivative), *problem) == "scan"
+
+    def grouped(kernel, x):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST, feature_group_count=2
+        )
+        return jnp.sum(y**2)
+
+    kernel = images(3, 3, 1, 4)
+    rewritten = convolution.canonical(jax.grad(grouped))
+    assert fold.choose_loop(rewritten, kernel, x) == "host"
+    assert_allclose(rewritten(kernel, x), jax.grad(grouped)(kernel, x), rtol=1e-5)
+
+
+def test_one_and_three_dimensions():
+    for rank in (1, 3):
+        spatial = "DHW"[-rank:]
+        numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+        x, kernel = images(4, *[6] * rank, 2), images(*[3] * rank, 2, 3, seed=1)
+
+        def total(kernel, x, numbers=numbers, rank=rank):
+            return jnp.sum(
+                jnp.sin(jax.lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=numbers))
+            )
+
+        plain = jax.grad(total)(kernel, x)
+        assert_allclose(convolution.canonical(jax.grad(total))(kernel, x), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_calls_and_custom_derivatives_are_inlined():
+    @jax.jit
+    def inner(x):
+        return jax.nn.relu(x) * 2
+
+    function = convolution.canonical(lambda x: jax.nn.softplus(inner(x)))
+    names = {e.primitive.name for e in jax.make_jaxpr(function)(jnp.ones(3)).jaxpr.eqns}
+    assert not names & {"jit", "pjit", "custom_jvp_call"}
+    assert_allclose(function(jnp.array([-1.0, 2.0])), np.log1p(np.exp([0.0, 4.0])), rtol=1e-6)

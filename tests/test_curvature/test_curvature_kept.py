@@ -1,0 +1,83 @@
+"""What is kept of a product gives the same product: over batches, functions and transformations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from curvature_cases import conv_loss, conv_problem, criterion, examples, loss, losses, mlp_params, predict
+from numpy.testing import assert_allclose
+
+import hessflat.curvature as cv
+from hessflat.convolution import equations_of
+from hessflat.curvature import operators
+from hessflat.curvature.kept import KeptTerm
+
+
+def kept(op):
+    result = cv.keep(op)
+    assert all(isinstance(term, KeptTerm) for term in result.terms)
+    return result
+
+
+@pytest.mark.parametrize("batch_size", [None, 4, 11, 3])
+def test_products_are_those_of_the_operator(batch_size):
+    params, data = mlp_params(5, 4, 3), cv.Batches(examples(11, 5, 3), batch_size)
+    H, G = cv.hessian(loss, params, data), cv.gauss_newton(predict, criterion, params, data)
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=H.size), np.float32)
+    for op in (H, G, cv.residual(predict, criterion, params, data), cv.fisher(losses, params, data), H - 0.5 * G + 2.0):
+        assert_allclose(kept(op)(vector), op(vector), atol=1e-6)
+    tree = kept(H)(H._as_vector(params))
+    assert jax.tree.structure(tree) == jax.tree.structure(params)
+
+
+def test_convolutions():
+    params, batch = conv_problem()
+    whole, pieces = cv.hessian(conv_loss, params, batch), cv.hessian(conv_loss, params, cv.Batches(batch, 5))
+    assert_allclose(kept(pieces).to_dense(), whole.to_dense(), atol=1e-6)
+
+
+def test_the_network_is_not_run_again():
+    """No product has the exponential of the softmax, nor the first layer's hyperbolic tangent, in its program."""
+    params, batch = mlp_params(5, 4, 3), examples(11, 5, 3)
+    op = cv.hessian(loss, params, batch)
+
+    def names(op):
+        jaxpr = jax.make_jaxpr(operators.matvec)(op, jnp.ones(op.size)).jaxpr
+        return [e.primitive.name for e in equations_of(jaxpr)]
+
+    assert {"tanh", "exp"} <= set(names(op))
+    assert not {"tanh", "exp"} & set(names(kept(op)))
+    products = [sum(name == "dot_general" for name in names(o)) for o in (op, kept(op))]
+    assert products[1] < products[0]
+
+
+def test_what_only_repeats_numbers_is_made_again():
+    """Of ReLU, masks and activations are kept, in bytes: no broadcast zeros, no second copy of anything."""
+    number, width = 64, 32
+
+    def relu_loss(params, batch):
+        return criterion(jax.nn.relu(batch["x"] @ params["in"]) @ params["out"], batch)
+
+    params = {"in": jnp.ones((5, width)), "out": jnp.ones((width, 3))}
+    (term,) = kept(cv.hessian(relu_loss, params, examples(number, 5, 3))).terms
+    floats = sum(x.size for x in term.each if x.dtype == np.float32)
+    masks = sum(x.size for x in term.each if x.dtype == bool)
+    assert masks <= number * width + 3 * number * 3
+    assert floats <= 2 * number * width + 12 * number * 3
+
+
+def test_a_limit_and_a_transformation_leave_the_operator_alone():
+    params, batch = mlp_params(5, 4, 3), examples(11, 5, 3)
+    op = cv.hessian(loss, params, batch)
+    assert cv.keep(op, limit=10) is not None
+    assert not any(isinstance(term, KeptTerm) for term in cv.keep(op, limit=10).terms)
+    vector = jnp.ones(op.size)
+    assert_allclose(jax.jit(lambda op, v: cv.keep(op)(v))(op, vector), op(vector), atol=1e-6)
+
+
+def test_measurements_take_what_is_kept():
+    params, batch = mlp_params(5, 4, 3), examples(40, 5, 3)
+    op = cv.hessian(loss, params, batch)
+    plain, again = (cv.spectrum(o, jax.random.key(0), 10) for o in (op, kept(op)))
+    assert_allclose(plain.nodes, again.nodes, atol=1e-6)
+    assert_allclose(kept(op).to_dense(), op.to_dense(), atol=1e-7)
