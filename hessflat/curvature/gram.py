@@ -24,8 +24,8 @@ from hessflat.errors import InputError
 
 # Of J, held twice at most; of what a device makes of it at once; and of the float64 copies that are multiplied.
 _BLOCK_BYTES = 3 << 30
-_DEVICE_BYTES = 1 << 28
-_COPY_BYTES = 1 << 28
+_DEVICE_BYTES = 1 << 25
+_COPY_BYTES = 1 << 27
 
 # Rows of J side by side in one pass, and examples that are looked at for how they depend on their batch.
 _ROWS = 16
