@@ -29,6 +29,13 @@ from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
 from hessflat.curvature.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.landscape import Line, Plane, along, line, plane
 from hessflat.curvature.log_determinant import log_determinant
+from hessflat.curvature.minibatch import (
+    MinibatchProducts,
+    MinibatchSharpness,
+    gradient_covariance,
+    minibatch_products,
+    minibatch_sharpness,
+)
 from hessflat.curvature.operators import Operator, keep
 from hessflat.curvature.plan import Plan, plan
 from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
@@ -54,6 +61,8 @@ __all__ = [
     "ExactSpectrum",
     "JacobianNorms",
     "Line",
+    "MinibatchProducts",
+    "MinibatchSharpness",
     "Moments",
     "Operator",
     "Plan",
@@ -74,12 +83,15 @@ __all__ = [
     "frobenius",
     "from_matvec",
     "gauss_newton",
+    "gradient_covariance",
     "hessian",
     "jacobian_norms",
     "keep",
     "lanczos",
     "line",
     "log_determinant",
+    "minibatch_products",
+    "minibatch_sharpness",
     "model_fisher",
     "moments",
     "plan",

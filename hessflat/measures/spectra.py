@@ -27,7 +27,7 @@ def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
     for name in settings["operators"]:
         op = operator_of(subject, name)
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
-        spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"])
+        spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
         moments = cv.moments(op, moments_key, settings["trace_probes"])
         scalars |= {f"{name}.{key}": value for key, value in _numbers(spectrum, moments, name).items()}
         arrays[name] = cv.spectrum_to_arrays(spectrum)
