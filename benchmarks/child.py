@@ -1,0 +1,130 @@
+"""One contender in a process of its own: it answers one line of JSON with one line of JSON.
+
+    python -m benchmarks.child CONTENDER WORKLOAD SCALE FILE
+
+Commands: "first" (the first run, with compilation, and the memory it took), "check" (numbers to compare), "run" (one
+timed run and one timed gradient). It does nothing between commands, so that its threads are out of the others' way.
+"""
+
+import json
+import os
+import resource
+import sys
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from benchmarks import problems
+from benchmarks.contenders import BY_NAME
+from benchmarks.timing import seconds_of, seconds_per_call
+from benchmarks.workloads import WORKLOADS, problem_of, steps_of
+
+
+class Child:
+    """A contender and what is asked of it."""
+
+    def __init__(self, name: str, workload_id: str, scale: str, file: str) -> None:
+        self.entry, self.workload = BY_NAME[name], WORKLOADS[workload_id]
+        self.problem, self.arrays = problem_of(self.workload, scale), problems.load(Path(file))
+        self.steps = steps_of(self.workload, scale)
+        kind = self.entry.load()
+        self.reduced = kind.reduced(self.problem, self.workload) if scale == "full" else None
+        examples, steps = self.reduced or (len(self.arrays.x), self.steps)
+        self.contender = kind(self.problem, self.arrays.take(examples), self.workload, steps)
+        self.examples, self.run_steps = examples, steps
+        self.kind = kind
+
+    def hello(self) -> dict[str, Any]:
+        return {
+            "device": self.contender.device_kind(),
+            "examples": self.examples,
+            "steps": self.run_steps,
+            "reduced": self.reduced is not None,
+            "versions": _versions(self.entry.packages),
+        }
+
+    def first(self) -> dict[str, Any]:
+        before = _peak_of_process()
+        reply = self._timed()
+        peak = self.contender.peak_bytes()
+        memory = {"peak_bytes": _peak_of_process() if peak is None else peak, "before_bytes": before}
+        return reply | memory | {"memory_of": "process" if peak is None else "device"}
+
+    def check(self) -> dict[str, float]:
+        """Numbers that all contenders share: the loss, the gradient and a product with a fixed vector."""
+        contender = self.contender
+        if self.reduced:
+            contender = self.kind(self.problem, self.arrays, self.workload, self.steps)
+        vector = np.random.default_rng(2).normal(size=self.problem.size).astype(np.float32)
+        vector /= np.linalg.norm(vector)
+        loss, gradient = contender.loss_and_gradient()
+        product = contender.product(vector)
+        self.contender.gradient()  # compiled here, so that the timed ones are not
+        contender.release()
+        return {
+            "loss": loss,
+            "gradient_norm": float(np.linalg.norm(gradient)),
+            "gradient_along_v": float(gradient @ vector),
+            "product_norm": float(np.linalg.norm(product)),
+            "product_along_v": float(product @ vector),
+        }
+
+    def run(self) -> dict[str, Any]:
+        reply = self._timed()
+        reply["gradient"] = seconds_per_call(self.contender.gradient)
+        self.contender.release()
+        return reply
+
+    def _timed(self) -> dict[str, Any]:
+        found = []
+        seconds = seconds_of(lambda: found.append(self.contender.run()))
+        self.contender.release()
+        return {"seconds": seconds} | found[0]._asdict()
+
+
+def main(arguments: list[str]) -> None:
+    replies = _replies()
+    child = None
+
+    def answer(command: str) -> dict[str, Any]:
+        nonlocal child
+        if command == "hello":
+            child = Child(*arguments)
+        return getattr(child, command)()
+
+    for line in sys.stdin:
+        try:
+            reply = answer(line.strip())
+        except Exception as error:  # whatever a contender raises is a result, and the others go on
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _replies() -> TextIO:
+    """Standard output for replies alone: what libraries print goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return replies
+
+
+def _peak_of_process() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in ("hessflat", "jax", "jaxlib", "numpy", "scipy", *packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,60 @@
+"""Plain JAX, as one would write it in half a page: a jitted product and the rest in NumPy and SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse.linalg
+from jax.flatten_util import ravel_pytree
+
+from benchmarks import reference
+from benchmarks.contenders import Result
+from benchmarks.in_jax import JaxSetting, gauss_newton_product, hessian_product
+from benchmarks.problems import Arrays, Problem
+from benchmarks.workloads import RTOL, Workload
+
+
+class JaxByHand(JaxSetting):
+    """Vectors lie on the host, flat, in the order of `ravel_pytree`, which is that of sorted names."""
+
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
+        super().__init__(problem, arrays)
+        self.workload, self.steps = workload, steps
+        _, unravel = ravel_pytree(self.params)
+
+        def product(params, batch, statistics, vector):
+            if workload.matrix == "hessian":
+                result = hessian_product(self.loss, params, batch, statistics, unravel(vector))
+            else:
+                result = gauss_newton_product(self.predict, params, batch, statistics, unravel(vector))
+            return ravel_pytree(result)[0]
+
+        def dense(flat, batch, statistics):
+            return jax.hessian(lambda p: self.loss(unravel(p), batch, statistics))(flat)
+
+        self._product, self._dense = jax.jit(product), jax.jit(dense)
+        self.num_products = 0
+
+    def product(self, vector: np.ndarray) -> np.ndarray:
+        self.num_products += 1
+        flat = jnp.asarray(vector, jnp.float32)
+        return np.asarray(self._product(self.params, self.batch, self.statistics, flat))
+
+    def start(self) -> np.ndarray:
+        return np.random.default_rng(1).normal(size=self.problem.size).astype(np.float32)
+
+    def run(self) -> Result:
+        self.num_products = 0
+        if self.workload.task == "exact":
+            matrix = self._dense(ravel_pytree(self.params)[0], self.batch, self.statistics)
+            return Result(np.linalg.eigvalsh(np.asarray(matrix)).tolist(), self.problem.size)
+        if self.workload.task == "largest":
+            return Result([self.largest()], self.num_products)
+        basis = np.zeros((self.steps, self.problem.size), np.float32)
+        values = reference.ritz_values(*reference.lanczos(self.product, basis, self.start()))
+        return Result([float(values[-1])], self.num_products)
+
+    def largest(self) -> float:
+        shape = (self.problem.size, self.problem.size)
+        op = scipy.sparse.linalg.LinearOperator(shape, matvec=self.product, dtype=np.float32)
+        values = scipy.sparse.linalg.eigsh(op, k=1, which="LA", tol=RTOL, v0=self.start(), return_eigenvectors=False)
+        return float(values[0])

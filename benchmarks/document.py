@@ -1,0 +1,75 @@
+"""Write docs/benchmarks.md from every stored run: `python -m benchmarks.document`."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks import goals, tables
+from benchmarks.contenders import ENTRIES
+from benchmarks.results import RESULTS, read_all
+from hessflat.files import write_atomically
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+_HEAD = """\
+# Benchmarks
+
+hessflat beside its peers: the same networks, weights and data, everything in one run. This page is written by
+`python -m benchmarks.document` from the files in `benchmarks/results/`.
+
+## How to run it
+
+```bash
+pip install -e '.[bench]'
+python -m benchmarks.run
+python -m benchmarks.document
+```
+
+A peer that is not installed is left out, and hessflat with what is written by hand in JAX needs nothing but hessflat.
+`--only=W1,W2` chooses workloads, `--peers=` contenders, `--repeats=` how often, `--scale=smoke` a size that takes a
+minute; `--help` is the docstring of `benchmarks/run.py`. On a machine with a GPU `python -m benchmarks.run --gpu` adds
+what only an accelerator can say, and ends within ten minutes.
+
+## How it measures
+
+- Each contender is a process of its own, started once for each workload and idle when it is not its turn. In every
+  repeat each is run once, in turn, in an order that moves on by one. Times are medians over repeats.
+- Weights and data are made once in NumPy, with weights trained by a few steps of SGD, and brought into each
+  framework's layout. Before anything is timed, the loss, the gradient, a product with a fixed vector and the result
+  are compared. † marks a contender that is off, or that did less work; it is not ranked.
+- A run goes from arrays on the device to numbers on the host; what a library computes once and keeps is inside it. The
+  first call, compilation included, is that of a new process without a compile cache; imports are not counted.
+- *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework
+  and process. Memory is the peak of the process after its first call, or on an accelerator that of the device.
+- float32 throughout, TF32 off, one probe.
+
+| contender | framework | how |
+| --- | --- | --- |
+"""
+
+_NOTHING = "\nNo run is stored yet.\n"
+
+
+def main() -> None:
+    write_atomically(DOCUMENT, render(read_all(RESULTS)))
+
+
+def render(stored: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    lines = [f"| {entry.name} | {entry.framework} | {entry.note} |" for entry in ENTRIES if entry.note]
+    return _HEAD + "\n".join(lines) + "\n" + ("".join(map(_run, stored)) or _NOTHING)
+
+
+def _run(results: dict[str, Any]) -> str:
+    # Judged anew, so that the page follows the goals as they are.
+    results = results | {"goals": [goal._asdict() for goal in goals.judge(results)]}
+    met = [goal["met"] for goal in results["goals"] if goal["met"] is not None]
+    about = results["machine"]
+    on = about["processor"] if about["device"].lower() == "cpu" else f"{about['device']}, {about['processor']}"
+    memory = f", {about['memory_bytes'] / 1e9:.0f} GB" if about["memory_bytes"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    head = f"\n## {on}, {about['cores']} cores{memory}\n\n{versions}. Goals met: {sum(met)} of {len(met)}.\n\n"
+    return head + tables.markdown(results) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What the library aims at, judged from one stored run."""
+
+import math
+from typing import Any, NamedTuple
+
+from benchmarks.contenders import OURS
+from benchmarks.results import is_ranked, median, part, rows_of
+
+AHEAD = ("W1", "W2", "W5", "W6a", "W6b")
+CONVOLUTIONS = ("W3", "W4")
+FIRST_CALLS = ("W1", "W2", "W3", "W4")
+WITHIN = 1.1  # of the fastest PyTorch peer
+PRODUCTS = {
+    ("products1", "hessian"): 1.1,
+    ("products1", "gauss_newton"): 1.1,
+    ("products3", "hessian"): 1.6,
+    ("products3", "gauss_newton"): 1.05,
+    ("products4", "hessian"): 2.0,
+    ("products4", "gauss_newton"): 1.0,
+}
+REORTHOGONALISATION_SHARE, REORTHOGONALISATION_OVER_READING = 0.15, 1.5
+EXACT_SECONDS = 8.0
+PRODUCTS_OVER_POWER_ITERATION = 0.5
+
+
+class Goal(NamedTuple):
+    """A claim and whether it came out so; `met` is None where the run cannot tell."""
+
+    claim: str
+    met: bool | None
+    found: str
+
+
+def judge(results: dict[str, Any]) -> list[Goal]:
+    """Every goal, in order."""
+    return [
+        *(_ahead(results, workload) for workload in AHEAD),
+        *(_near_torch(results, workload) for workload in CONVOLUTIONS),
+        *(_ahead_of_curvlinops(results, workload) for workload in CONVOLUTIONS),
+        *(_first_call(results, workload) for workload in FIRST_CALLS),
+        *(_product(results, *which, limit) for which, limit in PRODUCTS.items()),
+        _share(results),
+        _over_reading(results),
+        _exact(results),
+        *(_fewer_products(results, workload) for workload in ("W6a", "W6b")),
+    ]
+
+
+def _ahead(results: dict[str, Any], workload: str) -> Goal:
+    return _beside(f"{workload}: ahead of every peer", results, workload, 1.0, "seconds")
+
+
+def _near_torch(results: dict[str, Any], workload: str) -> Goal:
+    claim = f"{workload}: within 10 % of the fastest PyTorch peer"
+    return _beside(claim, results, workload, WITHIN, "seconds", framework="PyTorch")
+
+
+def _ahead_of_curvlinops(results: dict[str, Any], workload: str) -> Goal:
+    return _beside(f"{workload}: ahead of curvlinops", results, workload, 1.0, "seconds", contender="curvlinops")
+
+
+def _first_call(results: dict[str, Any], workload: str) -> Goal:
+    return _beside(f"{workload}: first call no slower than any peer's", results, workload, 1.0, "first")
+
+
+def _beside(claim: str, results: dict[str, Any], workload: str, limit: float, what: str, **only: str) -> Goal:
+    rows = [row for row in rows_of(results, workload) if is_ranked(row)]
+    ours = [row for row in rows if row["contender"] == OURS]
+    peers = [row for row in rows if row["contender"] != OURS and all(row[key] == only[key] for key in only)]
+    if not ours or not peers:
+        return Goal(claim, None, "not measured")
+    best = min(peers, key=lambda row: median(row[what]))
+    mine, theirs = median(ours[0][what]), median(best[what])
+    found = f"{mine:.3g} s; {best['contender']} {theirs:.3g} s ({mine / theirs:.2f} times)"
+    return Goal(claim, mine <= limit * theirs, found)
+
+
+def _product(results: dict[str, Any], workload: str, matrix: str, limit: float) -> Goal:
+    name = matrix.replace("gauss_newton", "Gauss-Newton").replace("hessian", "Hessian")
+    claim = f"W{workload[-1]}: {name} product ≤ {limit:g} gradients"
+    return _at_most(claim, part(results, workload, matrix) / part(results, workload, "gradient"), limit)
+
+
+def _share(results: dict[str, Any]) -> Goal:
+    claim = f"a million parameters, 100 steps: re-orthogonalisation ≤ {REORTHOGONALISATION_SHARE:.0%} of the run"
+    run, product, alone = (part(results, "basis", name) for name in ("run", "product", "reorthogonalisation"))
+    steps = next((row["steps"] for row in rows_of(results, "basis")), 0)
+    # Two ways to know; the difference of two long runs is the noisier one.
+    return _at_most(claim, max(run - steps * product, alone) / run, REORTHOGONALISATION_SHARE, percent=True)
+
+
+def _over_reading(results: dict[str, Any]) -> Goal:
+    claim = f"re-orthogonalisation ≤ {REORTHOGONALISATION_OVER_READING:g} times the memory's own time"
+    seconds, moved, rate = (part(results, "basis", name) for name in ("reorthogonalisation", "bytes", "read_rate"))
+    return _at_most(claim, seconds * rate / moved, REORTHOGONALISATION_OVER_READING)
+
+
+def _exact(results: dict[str, Any]) -> Goal:
+    claim = f"W5: every eigenvalue of a Hessian of 4,270 parameters in ≤ {EXACT_SECONDS:g} s"
+    ours = [row for row in rows_of(results, "W5") if row["contender"] == OURS and is_ranked(row)]
+    return _at_most(claim, median(ours[0]["seconds"]) if ours else math.nan, EXACT_SECONDS)
+
+
+def _fewer_products(results: dict[str, Any], workload: str) -> Goal:
+    claim = f"{workload}: at most half the products of power iteration"
+    rows = {row["contender"]: row for row in rows_of(results, workload) if is_ranked(row)}
+    ours, power = rows.get(OURS), rows.get("JAX power iteration")
+    if ours is None or power is None:
+        return Goal(claim, None, "not measured")
+    mine, theirs, oracle = ours["num_products"], power["num_products"], median(power["parts"]["oracle"])
+    found = f"{mine} against {theirs} with the same stopping rule, {oracle:.0f} if it knew the answer"
+    return Goal(claim, mine <= PRODUCTS_OVER_POWER_ITERATION * theirs, found)
+
+
+def _at_most(claim: str, value: float, limit: float, percent: bool = False) -> Goal:
+    if math.isnan(value):
+        return Goal(claim, None, "not measured")
+    return Goal(claim, value <= limit, f"{value:.0%}" if percent else f"{value:.3g}")

@@ -1,0 +1,1 @@
+"""What hessflat's own parts cost: products, re-orthogonalisation, use of the device."""

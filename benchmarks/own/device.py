@@ -1,0 +1,120 @@
+"""How much of an accelerator is used, and what its faster precisions do to the numbers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hessflat.curvature as cv
+from benchmarks.contenders import Result
+from benchmarks.own.basis import bytes_moved, diagonal, seconds_beyond_recurrence
+from benchmarks.own.products import Products
+from benchmarks.timing import seconds_per_call
+
+PRECISIONS = ("default", "tensorfloat32", "highest")
+_PROBES = 8
+
+
+class Device(Products):
+    """One run holds everything; each part is called once before it is timed."""
+
+    def run(self) -> Result:
+        parts = {f"matmul_{name}": _with_precision(name, self.matmul_rate) for name in PRECISIONS}
+        parts["copy_rate"] = self.copy_rate()
+        parts |= self.costs()
+        parts |= self.basis()
+        # The largest network is there for its speed; float64 on it takes minutes.
+        if self.problem.network != "wide_resnet":
+            parts |= self.precisions()
+        return Result([], 0, parts)
+
+    @property
+    def is_small(self) -> bool:
+        return self.problem.size < 10_000
+
+    def matmul_rate(self) -> float:
+        """Operations per second of one large product of matrices."""
+        size = 64 if self.is_small else 8192
+        if jax.default_backend() == "cpu":
+            size = min(size, 1024)
+        a = jnp.ones((size, size))
+        times = jax.jit(jnp.matmul)
+        return 2.0 * size**3 / _warm_seconds(lambda: times(a, a))
+
+    def copy_rate(self) -> float:
+        """Bytes per second, read and written ones both counted, of x + 1."""
+        x = jnp.ones(10_000 if self.is_small else 2**28)
+        add = jax.jit(lambda x: x + 1)
+        return 8.0 * x.size / _warm_seconds(lambda: add(x))
+
+    def costs(self) -> dict[str, float]:
+        """Seconds and operations of the gradient and the products, and of several products together."""
+        arguments = (self.params, self.batch, self.statistics)
+        parts = {
+            "gradient": _warm_seconds(lambda: self._gradient(*arguments)),
+            "gradient_operations": _operations(self._gradient, *arguments),
+        }
+        for matrix, op in self.kept.items():
+            parts[matrix] = _warm_seconds(partial(self.multiply, op))
+            parts[f"{matrix}_operations"] = _operations(jax.jit(lambda op, v: op(v)), op, self.vector)
+        op = self.kept["hessian"]
+        vectors = jax.tree.map(lambda v: jnp.stack([v] * _PROBES), self.vector)
+        together = jax.jit(jax.vmap(lambda op, v: op(v), in_axes=(None, 0)))
+        parts["hessian_together"] = _warm_seconds(lambda: together(op, vectors)) / _PROBES
+        return parts
+
+    def basis(self) -> dict[str, float]:
+        op = diagonal(self.problem.size)
+        seconds_beyond_recurrence(op, self.steps)
+        seconds = np.median([seconds_beyond_recurrence(op, self.steps) for _ in range(3)])
+        moved = bytes_moved(self.problem.size, self.steps)
+        return {"reorthogonalisation": float(seconds), "bytes": moved, "steps": float(self.steps)}
+
+    def precisions(self) -> dict[str, float]:
+        """λ_max and the mass at zero with each precision, with its seconds; and in float64."""
+        parts = {}
+        for name in PRECISIONS:
+            parts[f"seconds_{name}"] = _with_precision(name, lambda: _warm_seconds(self.spectrum))
+            parts |= _summary(_with_precision(name, self.spectrum), name)
+        with jax.enable_x64(True):
+            exact = cv.spectrum(self.operator("hessian").astype(np.float64), self.key, num_steps=self.steps)
+        return parts | _summary(exact, "float64")
+
+    def spectrum(self) -> cv.Spectrum:
+        return cv.spectrum(self.operator("hessian"), self.key, num_steps=self.steps)
+
+
+def _summary(spectrum: cv.Spectrum, name: str) -> dict[str, float]:
+    mass = spectrum.zero_mass("hessian").weight.value
+    return {f"largest_{name}": spectrum.largest.value, f"zero_mass_{name}": mass}
+
+
+def _warm_seconds(call: Callable[[], Any]) -> float:
+    wait = lambda: jax.block_until_ready(call())  # noqa: E731
+    wait()
+    return seconds_per_call(wait, at_least=0.2)
+
+
+def _operations(function: Any, *arguments: Any) -> float:
+    """Floating-point operations as XLA counts them, before its own rewriting; nan where it does not say."""
+    analysis = function.lower(*arguments).cost_analysis() or {}
+    return float(analysis.get("flops", np.nan))
+
+
+def _with_precision(name: str, call: Callable[[], Any]) -> Any:
+    with _precision(name):
+        return call()
+
+
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    jax.config.update("jax_default_matmul_precision", name)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)

@@ -1,0 +1,86 @@
+"""The other end of `benchmarks.child`: a contender's process, asked and waited for."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+class ContenderError(Exception):
+    """A contender raised, ended or took too long; the message is one line."""
+
+
+class Process:
+    """Started at once; it loads while others are being started."""
+
+    def __init__(self, contender: str, workload: str, scale: str, file: Path, log: Path) -> None:
+        self.log = log
+        self._log_file = log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.child", contender, workload, scale, str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log_file,
+            cwd=ROOT,
+            env=environment(),
+        )
+        self._send("hello")
+
+    def loaded(self, limit: float) -> dict[str, Any]:
+        """What it says of itself once it has started."""
+        return self._receive(limit)
+
+    def ask(self, command: str, limit: float) -> dict[str, Any]:
+        """The reply to one command, within `limit` seconds.
+
+        Raises:
+            ContenderError: it raised, ended or took longer, and is then stopped.
+        """
+        self._send(command)
+        return self._receive(limit)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log_file):
+            if pipe is not None:
+                pipe.close()
+
+    def _send(self, command: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{command}\n".encode())
+            self._process.stdin.flush()
+        except OSError as error:
+            raise ContenderError(self._how_it_ended()) from error
+
+    def _receive(self, limit: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], limit)
+        if not ready:
+            self._process.kill()
+            raise ContenderError(f"took longer than {limit:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise ContenderError(self._how_it_ended())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise ContenderError(reply["error"])
+        return reply
+
+    def _how_it_ended(self) -> str:
+        status = self._process.wait()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"ended with status {status}: {lines[-1] if lines else 'no message'}"
+
+
+def environment() -> dict[str, str]:
+    """Of contenders: no compiled code from earlier runs, and a device that several processes can share."""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return kept | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}

@@ -1,0 +1,49 @@
+"""Stored runs: one JSON file for each machine.
+
+machine   processor, cores, memory_bytes, system, device
+versions  of Python and every package that took part
+scale     "full" or "smoke"
+rows      one for each workload and contender: status ("ok", "disagrees", "failed", "not installed"), every sample
+          of `first`, `seconds` and `gradient` (seconds), `check` and `values` (what was compared), `peak_bytes` of
+          the process or the device, `before_bytes` of the process before the first call, `parts` (samples of what
+          hessflat's own rows measure)
+goals     what was judged
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hessflat.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(results, indent=1) + "\n")
+
+
+def read_all(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Every stored run, by file name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def median(samples: list[float]) -> float:
+    """Of no samples it is nan."""
+    return float(np.median(samples)) if samples else float("nan")
+
+
+def rows_of(results: dict[str, Any], workload: str) -> list[dict[str, Any]]:
+    return [row for row in results["rows"] if row["workload"] == workload]
+
+
+def is_ranked(row: dict[str, Any]) -> bool:
+    """Right, whole and timed."""
+    return row["status"] == "ok" and not row.get("reduced") and bool(row["seconds"])
+
+
+def part(results: dict[str, Any], workload: str, name: str) -> float:
+    """The median of a part of hessflat's own rows, nan where it was not measured."""
+    return next((median(row["parts"].get(name, [])) for row in rows_of(results, workload)), float("nan"))

@@ -1,0 +1,194 @@
+"""Rows of a stored run as tables, for a terminal or for Markdown."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.contenders import OURS
+from benchmarks.results import is_ranked, median, part, rows_of
+from benchmarks.workloads import WORKLOADS
+
+Table = list[list[str]]  # the heading first
+_COMPARED = ("lanczos", "exact", "largest")
+
+
+def text(results: dict[str, Any]) -> str:
+    """Every table and the goals, lined up with spaces."""
+    return _sections(results, _lined_up, "")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    return _sections(results, _as_markdown, "### ")
+
+
+def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str) -> str:
+    sections = []
+    for workload in WORKLOADS.values():
+        if workload.task in _COMPARED and rows_of(results, workload.id):
+            title = f"{mark}{workload.id}. {workload.title}"
+            sections.append(f"{title}\n\n{render(contenders(results, workload.id))}{_remarks(results, workload.id)}")
+    for title, table in (("Products", products(results)), ("Re-orthogonalisation", basis(results))):
+        if len(table) > 1:
+            sections.append(f"{mark}{title}\n\n{render(table)}")
+    for title, table in (("The device", device(results)), ("Precision", precision(results))):
+        if len(table) > 1:
+            sections.append(f"{mark}{title}\n\n{render(table)}")
+    sections.append(f"{mark}Goals\n\n{render(judged(results))}")
+    if results["skipped"]:
+        sections.append(f"Left out for want of time: {', '.join(results['skipped'])}.")
+    return "\n\n".join(sections)
+
+
+def contenders(results: dict[str, Any], workload: str) -> Table:
+    """The fastest first; those that are not ranked last."""
+    rows = rows_of(results, workload)
+    ranked = [row for row in rows if is_ranked(row)]
+    best = min((median(row["seconds"]) for row in ranked if row["contender"] != OURS), default=math.nan)
+    table = [
+        ["", "seconds", "gradients per product", "to the best peer", "products", "first call", "memory", "gradient"]
+    ]
+    for row in sorted(rows, key=lambda row: (not is_ranked(row), _or_infinity(median(row["seconds"])))):
+        name = f"**{OURS}**" if row["contender"] == OURS else row["contender"]
+        if not row["seconds"]:
+            table.append([name, row["status"], *[""] * 6])
+            continue
+        seconds, gradient = median(row["seconds"]), median(row["gradient"])
+        table.append(
+            [
+                name + ("" if is_ranked(row) else " †"),
+                _number(seconds),
+                _number(seconds / max(row["num_products"], 1) / gradient),
+                f"{seconds / best:.2f}" if is_ranked(row) and not math.isnan(best) else "",
+                str(row["num_products"]),
+                _number(median(row["first"])),
+                _bytes(row.get("peak_bytes")),
+                f"{_number(1e3 * gradient)} ms",
+            ]
+        )
+    return table
+
+
+def products(results: dict[str, Any]) -> Table:
+    table = [["", "gradient", "Hessian product", "in gradients", "Gauss-Newton product", "in gradients"]]
+    for workload in [w for w in WORKLOADS.values() if w.task == "products" and rows_of(results, w.id)]:
+        gradient, hessian, gauss_newton = (
+            part(results, workload.id, name) for name in ("gradient", "hessian", "gauss_newton")
+        )
+        if math.isnan(gradient):
+            continue
+        ratios = [_number(hessian / gradient), _number(gauss_newton / gradient)]
+        times = [f"{_number(1e3 * seconds)} ms" for seconds in (gradient, hessian, gauss_newton)]
+        table.append([workload.title.partition(", ")[2], times[0], times[1], ratios[0], times[2], ratios[1]])
+    return table
+
+
+def basis(results: dict[str, Any]) -> Table:
+    """The share of a run by the difference of two runs, and alone on a diagonal matrix."""
+    names = ("run", "product", "reorthogonalisation", "read_rate", "bytes")
+    run, product, alone, rate, moved = (part(results, "basis", name) for name in names)
+    if math.isnan(run):
+        return [[]]
+    steps = rows_of(results, "basis")[0]["steps"]
+    return [
+        ["", ""],
+        [f"a run of {steps} steps", f"{_number(run)} s"],
+        [f"{steps} products", f"{_number(steps * product)} s"],
+        ["the rest, of the run", f"{(run - steps * product) / run:.1%}"],
+        ["re-orthogonalisation alone, on a diagonal matrix", f"{_number(alone)} s, {alone / run:.1%} of the run"],
+        ["the memory's read rate", f"{rate / 1e9:.3g} GB/s"],
+        ["re-orthogonalisation over four readings of the filled rows", _number(alone * rate / moved)],
+    ]
+
+
+def device(results: dict[str, Any]) -> Table:
+    """Of each network: products in gradients, operations per second, and how fast the basis is read."""
+    table = [["", "gradient", "Hessian product", "Gauss-Newton product", "of eight at a time", "basis", "copy"]]
+    for workload in _device_workloads(results):
+        value = {name: part(results, workload, name) for name in _parts(results, workload)}
+        cells = []
+        for name in ("gradient", "hessian", "gauss_newton"):
+            rate = value[f"{name}_operations"] / value[name]
+            share = rate / value["matmul_highest"]
+            over = "" if name == "gradient" else f"{value[name] / value['gradient']:.2f} gradients, "
+            cells.append(f"{over}{1e3 * value[name]:.3g} ms, {rate / 1e12:.3g} TFLOP/s ({share:.0%})")
+        together = f"{value['hessian_together'] / value['hessian']:.2f} of one"
+        reading = value["bytes"] / max(value["reorthogonalisation"], 1e-12)
+        rates = [f"{reading / 1e9:.3g} GB/s", f"{value['copy_rate'] / 1e9:.3g} GB/s"]
+        table.append([WORKLOADS[workload].title.removeprefix("The device with "), *cells, together, *rates])
+    return table
+
+
+def precision(results: dict[str, Any]) -> Table:
+    """Against float64: λ_max and the mass at zero, by the precision of matrix products."""
+    table = [["", "precision", "matrix product", "a run", "error of λ_max", "error of the mass at zero"]]
+    for workload in _device_workloads(results):
+        value = {name: part(results, workload, name) for name in _parts(results, workload)}
+        if "largest_float64" not in value:
+            continue
+        for name in ("default", "tensorfloat32", "highest"):
+            top = abs(value[f"largest_{name}"] / value["largest_float64"] - 1)
+            mass = abs(value[f"zero_mass_{name}"] - value["zero_mass_float64"])
+            rate = f"{value[f'matmul_{name}'] / 1e12:.3g} TFLOP/s"
+            title = WORKLOADS[workload].title.removeprefix("The device with ")
+            table.append([title, name, rate, f"{_number(value[f'seconds_{name}'])} s", f"{top:.1e}", f"{mass:.1e}"])
+    return table
+
+
+def judged(results: dict[str, Any]) -> Table:
+    words = {True: "met", False: "missed", None: "not measured"}
+    rows = [[goal["claim"], words[goal["met"]], goal["found"]] for goal in results["goals"] if goal["met"] is not None]
+    return [["goal", "", "found"], *rows]
+
+
+def _remarks(results: dict[str, Any], workload: str) -> str:
+    lines = []
+    for row in rows_of(results, workload):
+        if row.get("reduced"):
+            lines.append(
+                f"{row['contender']}: {row['examples']} examples and {row['run_steps']} steps only, not ranked."
+            )
+        if row["status"] in ("disagrees", "failed"):
+            lines.append(f"{row['contender']}: {row['message']}.")
+    return "".join(f"\n\n† {line}" for line in lines)
+
+
+def _device_workloads(results: dict[str, Any]) -> list[str]:
+    return [w.id for w in WORKLOADS.values() if w.task == "device" and _parts(results, w.id)]
+
+
+def _parts(results: dict[str, Any], workload: str) -> list[str]:
+    return [name for row in rows_of(results, workload) for name in row["parts"]]
+
+
+def _lined_up(table: Table) -> str:
+    table = [[cell.replace("**", "") for cell in row] for row in table]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        first, *others = (
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _as_markdown(table: Table) -> str:
+    heading, *rows = table
+    marks = ["---", *["---:"] * (len(heading) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, marks, *rows])
+
+
+def _number(value: float) -> str:
+    """Three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _or_infinity(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,99 @@
+"""What is measured. A workload is one matrix of one problem and what is asked of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.problems import SCALES, Problem
+
+Task = Literal["lanczos", "exact", "largest", "products", "basis", "device"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of contenders."""
+
+    id: str
+    title: str
+    problem: str
+    task: Task
+    matrix: Literal["hessian", "gauss_newton"] = "hessian"
+    steps: int = 0
+    most_repeats: int = 100  # with none, the first call says it all
+    cost: float = 1.0  # of one call beside those of other workloads, for the time left
+
+
+RTOL = 1e-3
+
+_ALL = [
+    Workload("W1", "Hessian of an MLP 784-100-10, 10,000 examples, 100 Lanczos steps", "dense", "lanczos", steps=100),
+    Workload(
+        "W2",
+        "Gauss-Newton matrix of an MLP 784-100-10, 10,000 examples, 100 Lanczos steps",
+        "dense",
+        "lanczos",
+        "gauss_newton",
+        steps=100,
+    ),
+    Workload(
+        "W3",
+        "Hessian of a VGG-like network of 0.5M parameters, 1,000 images of 32 × 32 × 3, 20 Lanczos steps",
+        "conv",
+        "lanczos",
+        steps=20,
+        most_repeats=3,
+        cost=10,
+    ),
+    Workload(
+        "W4",
+        "Hessian of ResNet-18 (11M parameters), batch norm in eval mode, 128 images, 10 Lanczos steps",
+        "residual",
+        "lanczos",
+        steps=10,
+        most_repeats=3,
+        cost=20,
+    ),
+    Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact", cost=2),
+    Workload("W6a", "λ_max of W1 to a relative 1e-3", "dense", "largest", cost=0.3),
+    Workload("W6b", "λ_max of W3 to a relative 1e-3", "conv", "largest", most_repeats=3, cost=8),
+    Workload("products1", "Products over gradients, the network of W1", "dense", "products", cost=0.3),
+    Workload("products3", "Products over gradients, the network of W3", "conv", "products", cost=1),
+    Workload("products4", "Products over gradients, the network of W4", "residual", "products", most_repeats=5, cost=5),
+    Workload(
+        "basis",
+        "Re-orthogonalisation: 100 Lanczos steps, MLP of a million parameters, 10,000 examples",
+        "million",
+        "basis",
+        steps=100,
+        most_repeats=2,
+        cost=40,
+    ),
+]
+_DEVICE = [
+    Workload("device1", "The device with an MLP 784-100-10", "dense", "device", steps=60, most_repeats=0, cost=10),
+    Workload(
+        "device4", "The device with ResNet-18, 128 images", "residual", "device", steps=20, most_repeats=0, cost=20
+    ),
+    Workload(
+        "device28", "The device with WideResNet-28x10, 128 images", "wide", "device", steps=10, most_repeats=0, cost=40
+    ),
+]
+WORKLOADS = {workload.id: workload for workload in _ALL + _DEVICE}
+DEFAULT = [workload.id for workload in _ALL]
+# What only an accelerator can say, and what it is for, comes first: time on one is short.
+ON_DEVICE = ["device4", "device28", "W4", "W3", "W1", "basis", "W6b", "device1", "W2", "W5", "W6a"]
+
+_SMOKE_STEPS = 8
+
+
+def steps_of(workload: Workload, scale: str) -> int:
+    """Lanczos steps."""
+    return min(workload.steps, _SMOKE_STEPS) if scale == "smoke" else workload.steps
+
+
+def problem_of(workload: Workload, scale: str) -> Problem:
+    return SCALES[scale][workload.problem]
+
+
+def chosen(names: list[str]) -> list[Workload]:
+    """Workloads by the beginning of their ids, in the order of `names`: W6 is W6a and W6b."""
+    return list(dict.fromkeys(w for name in names for w in WORKLOADS.values() if w.id.startswith(name)))

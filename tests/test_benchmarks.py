@@ -1,0 +1,105 @@
+"""The benchmark at its smallest scale: what it writes, what it judges, and the page made of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import agreement, document, goals, layouts, results, run, tables
+from benchmarks.contenders import ENTRIES, OURS
+from benchmarks.problems import FULL, SMOKE
+from benchmarks.workloads import WORKLOADS, chosen
+from hessflat.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmarks") / "run.json"
+    run.main(["--only=W1,W5", "--peers=JAX by hand", "--repeats=2", "--scale=smoke", f"--out={path}"])
+    return json.loads(path.read_text())
+
+
+def test_every_contender_runs_and_agrees(stored):
+    assert [(row["workload"], row["contender"], row["status"]) for row in stored["rows"]] == [
+        (workload, contender, "ok") for workload in ("W1", "W5") for contender in (OURS, "JAX by hand")
+    ]
+    for row in stored["rows"]:
+        assert (len(row["first"]), len(row["seconds"]), len(row["gradient"])) == (1, 2, 2)
+        assert min(row["first"] + row["seconds"] + row["gradient"]) > 0
+        assert row["peak_bytes"] > 1e7
+    ours, plain = (row["values"][-1] for row in stored["rows"][:2])
+    assert ours == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_run_says_what_it_was_taken_on(stored):
+    assert stored["machine"]["device"] == "cpu"
+    assert stored["machine"]["cores"] >= 1
+    assert {"python", "jax", "numpy"} <= set(stored["versions"])
+    assert stored["scale"] == "smoke"
+
+
+def test_tables_have_a_row_for_each_contender(stored):
+    assert [len(tables.contenders(stored, workload)) for workload in ("W1", "W5")] == [3, 3]
+    lines = tables.text(stored).splitlines()
+    heading = next(i for i, line in enumerate(lines) if "first call" in line)
+    assert len({len(line) for line in lines[heading : heading + 3]}) == 1
+
+
+def test_goals_are_judged_from_what_is_there(stored):
+    judged = {goal.claim: goal for goal in goals.judge(stored)}
+    assert judged["W1: ahead of every peer"].met in (True, False)
+    assert "JAX by hand" in judged["W1: ahead of every peer"].found
+    assert judged["W3: ahead of curvlinops"].met is None
+
+
+def test_a_row_that_is_off_is_named_and_not_ranked():
+    check = {"loss": 1.0, "gradient_norm": 2.0, "gradient_along_v": 0.1, "product_norm": 3.0, "product_along_v": 0.2}
+    rows = [{"contender": name, "check": check, "values": [5.0]} for name in "abc"]
+    assert agreement.disagreements(rows) == {}
+    rows[1] = rows[1] | {"check": check | {"product_norm": 3.1}}
+    rows[2] = rows[2] | {"values": [5.1]}
+    assert list(agreement.disagreements(rows)) == ["b", "c"]
+    assert not results.is_ranked({"status": "disagrees", "seconds": [1.0]})
+
+
+def test_layouts_are_inverse_and_order_by_name():
+    shapes = SMOKE["conv"].shapes
+    vector = np.arange(SMOKE["conv"].size, dtype=np.float32)
+    assert list(shapes) == sorted(shapes)
+    turned = layouts.flat_to_torch(vector, shapes)
+    assert not np.array_equal(turned, vector)
+    assert np.array_equal(layouts.flat_from_torch(turned, shapes), vector)
+    assert np.array_equal(layouts.join(layouts.split(vector, shapes)), vector)
+
+
+def test_networks_have_the_sizes_they_are_quoted_with():
+    sizes = {name: problem.size for name, problem in FULL.items()}
+    assert sizes == {
+        "dense": 79_510,
+        "conv": 492_918,
+        "residual": 11_173_962,
+        "small": 4_270,
+        "million": 1_000_120,
+        "wide": 36_479_194,
+    }
+
+
+def test_workloads_are_chosen_by_how_they_begin():
+    assert [workload.id for workload in chosen(["W6", "W1"])] == ["W6a", "W6b", "W1"]
+    assert all(any(entry.takes(workload) for entry in ENTRIES) for workload in WORKLOADS.values())
+
+
+@pytest.mark.parametrize("argument", ["--only=W9", "--peers=nobody", "--repeats=0", "--scale=huge", "--config.a=1"])
+def test_wrong_arguments_are_refused_in_one_line(argument):
+    with pytest.raises(InputError):
+        run.parse([argument])
+
+
+def test_the_page_is_what_the_stored_runs_say():
+    assert document.DOCUMENT.read_text() == document.render(results.read_all())
+
+
+def test_the_page_shows_a_run(stored):
+    page = document.render([stored])
+    assert "### W1." in page
+    assert f"| **{OURS}** |" in page
