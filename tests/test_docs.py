@@ -23,7 +23,10 @@ from hessflat.rules import Setting, at_least
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXECUTED = [ROOT / "README.md", ROOT / "docs" / "curvature.md", ROOT / "docs" / "numerics.md"]
+EXECUTED = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("curvature", "frameworks", "numerics", "pitfalls")),
+]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.?\d*(?:e[-+]?\d+)?(?![\w.]*\w)")
