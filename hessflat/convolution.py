@@ -182,16 +182,16 @@ def _by_patches(
         ]
         return jnp.concatenate(pieces, axis=-1).reshape(-1, len(positions) * width)
 
-    def product(group: tuple[Array, Array]) -> Array:
-        rows, columns = patches(group[0]), group[1].reshape(-1, kernel.shape[-1])
+    def product(examples: Array, cotangents: Array) -> Array:
+        rows, columns = patches(examples), cotangents.reshape(-1, kernel.shape[-1])
         return jax.lax.dot_general(rows, columns, (((0,), (0,)), ((), ())), precision=precision)
 
     if together == count:
-        total = product((examples, cotangents))
+        total = product(examples, cotangents)
     else:
         groups = [x.reshape(count // together, together, *x.shape[1:]) for x in (examples, cotangents)]
         zero = jnp.zeros((len(positions) * width, kernel.shape[-1]), images.dtype)
-        total, _ = jax.lax.scan(lambda total, group: (total + product(group), None), zero, tuple(groups))
+        total, _ = jax.lax.scan(lambda total, group: (total + product(*group), None), zero, groups)
     return jnp.moveaxis(total.reshape(*size, width, -1), -2, 0)
 
 
