@@ -12,7 +12,7 @@ ARGS     ?=
 RUN      ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor clean
+.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -61,6 +61,14 @@ report: setup ## redraw every figure and verdict from what is stored, without tr
 
 doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix
 	@$(PY) -m hessflat.doctor
+
+bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"]
+	@$(PY) -m benchmarks.run $(ARGS)
+	@$(PY) -m benchmarks.document
+
+bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with what only an accelerator can say
+	@$(PY) -m benchmarks.run --gpu $(ARGS)
+	@$(PY) -m benchmarks.document
 
 clean: ## remove caches and .venv; runs and reports stay
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

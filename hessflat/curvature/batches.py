@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hessflat.curvature import trees
 from hessflat.errors import InputError
@@ -139,6 +139,8 @@ def _axes_of(x: Array) -> Devices | None:
         return None
     if not len(sharding.spec) or sharding.spec[0] is None:
         return None
+    if any(kind != AxisType.Auto for kind in sharding.mesh.axis_types):
+        raise InputError("data must lie on a mesh made with axis_types=(AxisType.Auto, ...); got explicit axes")
     first = sharding.spec[0]
     devices = Devices(sharding.mesh, first if isinstance(first, tuple) else (first,))
     return devices if devices.pieces > 1 else None
