@@ -245,7 +245,7 @@ def _tidy(row: dict[str, Any]) -> dict[str, Any]:
 def _make_problems(options: Options, folder: Path) -> None:
     names = dict.fromkeys(workload.problem for workload in options.workloads)
     command = [sys.executable, "-m", "benchmarks.problems", str(folder), options.scale, *names]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment())
+    subprocess.run(command, check=True, cwd=ROOT, env=environment(options.scale))
 
 
 def _number(name: str, text: str) -> float:

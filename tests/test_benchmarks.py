@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,10 @@ from hessflat.errors import InputError
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmarks") / "run.json"
-    run.main(["--only=W1,W5", "--peers=JAX by hand", "--repeats=2", "--scale=smoke", f"--out={path}"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        run.main(["--only=W1,W5", "--peers=JAX by hand", "--repeats=2", "--scale=smoke", f"--out={path}"])
     return json.loads(path.read_text())
 
 
