@@ -15,9 +15,6 @@ from hessflat.errors import InputError
 # A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
 _LARGEST = 20_000
 
-# Rows and columns of the matrix that are made symmetric at a time: what the caches hold.
-_TILE = 512
-
 
 class ExactSpectrum(NamedTuple):
     """All eigenvalues of an operator, as exact as its products."""
@@ -142,11 +139,7 @@ def _square_root(matrix: np.ndarray) -> np.ndarray:
 
 
 def _solve(matrix: np.ndarray) -> np.ndarray:
-    """The eigenvalues of the symmetric part of `matrix`, which is overwritten."""
-    for i in range(0, len(matrix), _TILE):
-        for j in range(i, len(matrix), _TILE):
-            rows, columns = slice(i, i + _TILE), slice(j, j + _TILE)
-            matrix[rows, columns] = (matrix[rows, columns] + matrix[columns, rows].T) / 2
+    """The eigenvalues of a matrix that is symmetric up to rounding; it is overwritten."""
     # SciPy wants columns in a row, and reads one triangle: the upper one of ours is the lower one of its transpose.
     return scipy.linalg.eigh(_checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False)
 

@@ -225,7 +225,7 @@ def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
 _apply_compiled = jax.jit(apply)
 
 # Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.
-_COLUMNS = 16
+_COLUMNS = 8
 
 
 @jax.jit
