@@ -33,7 +33,10 @@ def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str
     for title, table in (("The device", device(results)), ("Precision", precision(results))):
         if len(table) > 1:
             sections.append(f"{mark}{title}\n\n{render(table)}")
-    sections.append(f"{mark}Goals\n\n{render(judged(results))}")
+    if results["goals"]:
+        sections.append(f"{mark}Goals\n\n{render(judged(results))}")
+    if results["scale"] == "smoke":
+        sections.append("At this scale sizes are not those of the titles, and times mean nothing.")
     if results["skipped"]:
         sections.append(f"Left out for want of time: {', '.join(results['skipped'])}.")
     return "\n\n".join(sections)
