@@ -6,9 +6,11 @@
 --only: beginnings of workloads' ids (W6 is W6a and W6b; products; basis; device). --peers: by default all.
 --repeats: at most, slow workloads take fewer. --first: how many first calls, each in a new process. --limit: seconds
 that one call may take. --budget: seconds after which nothing is begun; a minute later what still runs is stopped.
+--out: a whole run goes to benchmarks/results/ by itself, and while it runs to a file ending in .part.
 --gpu: with what only an accelerator can say, three repeats, and ten minutes at most.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,15 +46,16 @@ class Options:
     budget: float
     scale: str
     out: str
+    is_whole: bool
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     results = run(options)
     print(tables.text(results))
-    path = Path(options.out) if options.out else RESULTS / f"{machine.slug(results['machine'])}.json"
-    if options.out or options.scale == "full":
+    if path := _path(options, results):
         write(path, results)
+        _partial(path).unlink(missing_ok=True)
         print(f"\n{path} is written; python -m benchmarks.document brings docs/benchmarks.md up to date")
 
 
@@ -87,6 +90,7 @@ def parse(argv: Sequence[str]) -> Options:
         budget=_number("budget", given["budget"]),
         scale=given["scale"],
         out=given["out"],
+        is_whole=all(given[name] == defaults[name] for name in ("only", "peers", "scale")),
     )
 
 
@@ -105,12 +109,31 @@ def run(options: Options) -> dict[str, Any]:
             rows, versions = measure(workload, options, Path(folder), progress)
             results["rows"] += rows
             results["versions"] |= versions
+            _finish(results, options, time.monotonic() - began)
+    _finish(results, options, time.monotonic() - began)
+    return results
+
+
+def _finish(results: dict[str, Any], options: Options, seconds: float) -> None:
+    """Judge what there is and store it: a run that is stopped keeps the workloads it has done."""
     devices = [row["device"] for row in results["rows"] if row.get("device") and row["contender"].startswith(OURS)]
     results["machine"] = machine.describe(devices[0] if devices else "cpu")
     results["versions"] = dict(sorted(results["versions"].items()))
-    results["seconds"] = time.monotonic() - began
+    results["seconds"] = seconds
     results["goals"] = [goal._asdict() for goal in goals.judge(results)] if options.scale == "full" else []
-    return results
+    if path := _path(options, results):
+        write(_partial(path), results)
+
+
+def _path(options: Options, results: dict[str, Any]) -> Path | None:
+    """Where results go: those of a whole run beside the others, any other's nowhere unless asked."""
+    if options.out:
+        return Path(options.out)
+    return RESULTS / f"{machine.slug(results['machine'])}.json" if options.is_whole else None
+
+
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".part")
 
 
 def measure(
@@ -300,6 +323,8 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    # Stopped from outside, it still ends its processes and removes its folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
     except InputError as error:
