@@ -37,28 +37,25 @@ def evaluate(jaxpr: jex_core.Jaxpr, constants: Sequence[Any], args: Sequence[Any
     """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
     run_equations(jaxpr.eqns, values)
-    return [_read(values, variable) for variable in jaxpr.outvars]
+    return values_of(jaxpr.outvars, values)
 
 
 def run_equations(equations: Iterable[Any], values: dict[Any, Any]) -> None:
     """Evaluate `equations` in order, adding their outputs to `values`."""
     for equation in equations:
-        inputs = [_read(values, variable) for variable in equation.invars]
-        values.update(zip(equation.outvars, _outputs(equation, inputs), strict=True))
+        outputs = _outputs(equation, values_of(equation.invars, values))
+        values.update(zip(equation.outvars, outputs, strict=True))
 
 
 def is_canonical(params: Mapping[str, Any]) -> bool:
     """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
-    spec = params["dimension_numbers"]
-    rank = len(spec.lhs_spec)
-    last = (0, rank - 1, *range(1, rank - 1))
-    kernel = (rank - 1, rank - 2, *range(rank - 2))
-    ungrouped = params["feature_group_count"] == params["batch_group_count"] == 1
-    return ungrouped and (spec.lhs_spec, spec.rhs_spec, spec.out_spec) == (last, kernel, last)
+    numbers = params["dimension_numbers"]
+    return _is_ungrouped(params) and numbers == _canonical_numbers(len(numbers.lhs_spec))
 
 
-def _read(values: Mapping[Any, Any], variable: Any) -> Any:
-    return variable.val if isinstance(variable, jex_core.Literal) else values[variable]
+def values_of(variables: Iterable[Any], values: Mapping[Any, Any]) -> list[Any]:
+    """What stands for `variables`, some of which may be literals."""
+    return [v.val if isinstance(v, jex_core.Literal) else values[v] for v in variables]
 
 
 def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:

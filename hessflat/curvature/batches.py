@@ -80,6 +80,11 @@ class Batches:
         whole = left - left % (self.statistics_batch or 1)
         return [(s, n) for s, n in ((start, whole), (start + whole, left - whole)) if n]
 
+    @property
+    def cuts(self) -> list[tuple[int, int]]:
+        """Start and size of every batch."""
+        return [(i * self.size, self.size) for i in range(self.count)] + self.rest
+
     def take(self, start: int | Array, size: int) -> Any:
         """The `size` examples from `start` on."""
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), self.arrays)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import differences, estimates, precision, probes
-from hessflat.curvature.operators import Operator
+from hessflat.curvature.operators import Operator, require_finite
 from hessflat.curvature.products import matvec_product
 from hessflat.curvature.terms import Term
 from hessflat.errors import InputError
@@ -83,8 +83,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
 
 def _require_symmetric(op: Operator, v: Array, w: Array, tolerance: float) -> tuple[float, float]:
     av, again, aw = op(v), op(v), op(w)
-    if not bool(jnp.isfinite(av).all() & jnp.isfinite(aw).all()):
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    require_finite(av, aw)
     scale = jnp.linalg.norm(av) + jnp.linalg.norm(aw)
     scale = jnp.where(scale > 0, scale, 1)
     repeat = float(jnp.linalg.norm(av - again) / scale)

@@ -9,7 +9,7 @@ import scipy.linalg
 
 from hessflat import memory
 from hessflat.curvature import eigenvalues, gram, precision
-from hessflat.curvature.operators import Operator
+from hessflat.curvature.operators import Operator, require_finite
 from hessflat.errors import InputError
 
 # A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
@@ -146,6 +146,5 @@ def _solve(matrix: np.ndarray) -> np.ndarray:
 
 def _checked(matrix: np.ndarray) -> np.ndarray:
     # A sum is finite only where all is, unless it overflows, which sixteen digits below the largest number cannot.
-    if not np.isfinite(matrix.sum()):
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    require_finite(matrix.sum())
     return matrix

@@ -183,8 +183,7 @@ def _run(op: Operator, state: krylov.State, step: int, loop: fold.Loop, devices:
 def _fill(projected: np.ndarray, state: krylov.State, restarted: int, valid: int) -> None:
     """Put what the recurrence has found since the last restart into Qᵀ A Q."""
     alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
-    if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    operators.require_finite(alphas, betas)
     for i in range(restarted, valid):
         projected[i, i] = alphas[i]
         if i + 1 < valid:

@@ -12,9 +12,8 @@ from jax import Array
 from hessflat import fold
 from hessflat.curvature import estimates, precision, probes
 from hessflat.curvature.estimates import Cost, Estimate
-from hessflat.curvature.operators import Operator, keep, loop_for, matvec
+from hessflat.curvature.operators import Operator, keep, loop_for, matvec, require_finite
 from hessflat.curvature.probes import Probe
-from hessflat.errors import InputError
 
 
 class Moments(NamedTuple):
@@ -78,8 +77,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     with precision.chosen():
         vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))
         samples = np.array([sample(op, vector) for vector in vectors], np.float64)
-    if not np.isfinite(samples).all():
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    require_finite(samples)
     return samples
 
 

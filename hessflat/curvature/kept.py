@@ -19,7 +19,7 @@ from jax.extend import core as jex_core
 from jax.sharding import PartitionSpec
 
 from hessflat import memory
-from hessflat.convolution import canonical, run_equations
+from hessflat.convolution import canonical, run_equations, values_of
 from hessflat.curvature import trees
 from hessflat.curvature.batches import Batches
 from hessflat.curvature.terms import Term, product_of
@@ -115,7 +115,7 @@ def add_kept(total: Any, coefficient: Any, term: KeptTerm, vector: Any) -> Any:
         ):
             values.update(zip(variables, leaves, strict=True))
         run_equations(stages.linear, values)
-        results = jax.tree.unflatten(stages.structure, _values_of(stages.results, values))
+        results = jax.tree.unflatten(stages.structure, values_of(stages.results, values))
         weight = coefficient * (size / number)
         return jax.tree.map(lambda t, r: t + jnp.asarray(weight, r.dtype) * r, total, results)
 
@@ -155,7 +155,7 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
         leaves = jax.tree.leaves(batches.take(start, size))
         values = values | dict(zip(stages.batch, leaves, strict=True))
         run_equations(stages.each, values)
-        return _values_of(stages.kept_each, values)
+        return values_of(stages.kept_each, values)
 
     values = once_of(stages)
     starts = batches.size * jnp.arange(batches.count)
@@ -167,8 +167,8 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     for (start, size), own in zip(batches.rest, remainders, strict=True):
         own_values = once_of(own)
         kept = [x[None] for x in each_of(own, own_values, start, size)]
-        rest.append((_values_of(own.kept_once, own_values), kept))
-    return constants, _values_of(stages.kept_once, values), each, tuple(rest)
+        rest.append((values_of(own.kept_once, own_values), kept))
+    return constants, values_of(stages.kept_once, values), each, tuple(rest)
 
 
 def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
@@ -297,7 +297,3 @@ def _in_order(equations: list, wanted: list) -> list:
 
 def _variables(atoms: Iterable[Any]) -> Iterable[Any]:
     return (atom for atom in atoms if not isinstance(atom, jex_core.Literal))
-
-
-def _values_of(variables: Iterable[Any], values: dict[Any, Any]) -> list[Any]:
-    return [v.val if isinstance(v, jex_core.Literal) else values[v] for v in variables]

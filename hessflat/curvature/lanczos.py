@@ -120,8 +120,7 @@ def lanczos(
                 each.append(_in_turn(op, vector, how, place, advance))
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
-    if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    operators.require_finite(alphas, betas)
     seconds = time.perf_counter() - began
     return Tridiagonals(alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, precision.name())
 

@@ -76,7 +76,9 @@ def gradient_covariance(losses: Callable, params: Any, data: Any, state: Any = N
     (term,) = products.fisher(losses, params, data, state).terms
     gradient = _mean_gradient(term)
     extra = () if state is None else (term.state,)
-    return products.gauss_newton(CentredLosses(losses), _half_mean_square, term.params, term.batches, (gradient, extra))
+    return products.gauss_newton(
+        CentredLosses(losses), products.half_mean_square, term.params, term.batches, (gradient, extra)
+    )
 
 
 def minibatch_products(
@@ -181,16 +183,11 @@ class CentredLosses:
         return self.losses(params, batch, *extra) - shift
 
 
-def _half_mean_square(losses: Array, batch: Any, state: Any) -> Array:
-    return 0.5 * jnp.mean(losses**2)
-
-
 def _mean_gradient(term: Term) -> Any:
     batches = term.batches
-    pieces = [(i * batches.size, batches.size) for i in range(batches.count)] + batches.rest
     with precision.chosen():
         total = jax.tree.map(jnp.zeros_like, term.params)
-        for start, size in pieces:
+        for start, size in batches.cuts:
             part = _gradient(_over(term, batches.take(start, size)))
             total = jax.tree.map(lambda t, g, w=size / batches.num_examples: t + w * g, total, part)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(total)):

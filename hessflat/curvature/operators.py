@@ -140,6 +140,16 @@ def matvec(op: Operator, vector: Array, loop: fold.Loop = "scan") -> Array:
     return trees.flatten(apply(op, trees.unflatten(op.params, vector), loop))
 
 
+def require_finite(*products: Any) -> None:
+    """Refuse products, or numbers made from them, that are not finite.
+
+    Raises:
+        InputError: a value that is not.
+    """
+    if not all(np.isfinite(np.asarray(product)).all() for product in products):
+        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+
+
 def keep(op: Operator, limit: int | None = None) -> Operator:
     """The same operator with all that does not depend on the vector computed and kept, for many products.
 
@@ -223,6 +233,7 @@ def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
 
 
 _apply_compiled = jax.jit(apply)
+matvec_compiled = jax.jit(matvec, static_argnames="loop")
 
 # Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.
 _COLUMNS = 8

@@ -11,7 +11,7 @@ from hessflat import memory
 from hessflat.curvature import basis, operators, precision
 from hessflat.curvature.basis import Storage
 from hessflat.curvature.krylov import Reorthogonalise
-from hessflat.curvature.operators import Operator, matvec
+from hessflat.curvature.operators import Operator, matvec_compiled
 from hessflat.curvature.probes import require_count
 from hessflat.curvature.terms import Term
 
@@ -91,7 +91,7 @@ def plan(
     if product_bytes < _SHARE * free:
         ready = operators.keep(op)
         kept = memory.size_of(ready) - memory.size_of(op) if ready is not op else 0
-        product_seconds = _time(lambda v: _matvec(ready, v), jnp.ones(op.size, op.dtype))
+        product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
         if reorthogonalise != "none":
             orthogonalise_seconds = num_probes * num_steps * (num_steps + 1) / 2 * _seconds_for_a_row(op)
     products = num_steps * num_probes
@@ -134,7 +134,7 @@ def _temporary_bytes(op: Operator) -> int:
     """What one product allocates beside its arguments, by XLA's analysis of the compiled program."""
     with precision.chosen():
         vector = jax.ShapeDtypeStruct((op.size,), op.dtype)
-        analysis = _matvec.lower(op, vector).compile().memory_analysis()
+        analysis = matvec_compiled.lower(op, vector).compile().memory_analysis()
     return int(getattr(analysis, "temp_size_in_bytes", 0)) + op.size * op.dtype.itemsize
 
 
@@ -169,6 +169,3 @@ def _time(function: Any, *args: Any) -> float:
     began = time.perf_counter()
     jax.block_until_ready(function(*args))
     return time.perf_counter() - began
-
-
-_matvec = jax.jit(matvec)

@@ -87,7 +87,7 @@ def fisher(losses: Callable, params: Any, data: Any, state: Any = None) -> Opera
     shape = getattr(trees.output_of("losses(params, batch)", losses, params, batches.arrays, *extra), "shape", None)
     if shape != (batches.num_examples,):
         raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},), got {shape}")
-    return _single(gauss_newton_product, (losses, _half_mean_square), (False, True), params, batches, state)
+    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, batches, state)
 
 
 def model_fisher(
@@ -135,7 +135,7 @@ def model_fisher(
     with precision.chosen():
         labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
     drawn = dataclasses.replace(batches, arrays=(batches.arrays, labels))
-    return _single(gauss_newton_product, (losses, _half_mean_square), (False, True), params, drawn, state)
+    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, drawn, state)
 
 
 def from_matvec(matvec: Callable, params: Any, *arrays: Any) -> Operator:
@@ -229,12 +229,11 @@ def _draw_labels(
         numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
         return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
 
-    cuts = [(i * batches.size, batches.size) for i in range(batches.count)] + batches.rest
-    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in cuts]
+    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]
     return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
 
 
-def _half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
+def half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
     """Its second derivative is the identity over n, so the Gauss-Newton matrix becomes the mean of g gᵀ."""
     return 0.5 * jnp.mean(losses**2)
 

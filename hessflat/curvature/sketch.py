@@ -2,7 +2,6 @@
 estimators that deflate the operator first.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,8 +11,7 @@ from jax import Array
 
 from hessflat import fold
 from hessflat.curvature import probes
-from hessflat.curvature.operators import Operator, matvec
-from hessflat.errors import InputError
+from hessflat.curvature.operators import Operator, matvec, matvec_compiled, require_finite
 
 # Singular values of a sketch below this many roundings of the largest are rounding of the products.
 _ROUNDINGS = 20
@@ -46,8 +44,7 @@ def sketch(op: Operator, key: Array, count: int, loop: fold.Loop) -> Sketch:
     keys = jax.random.split(key, count)
     rows = jnp.stack([product(op, probe_vector(op, key), loop) for key in keys])
     scale = float(jnp.abs(rows).max())
-    if not np.isfinite(scale):
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    require_finite(scale)
     if scale == 0:
         return Sketch(rows[:0], np.zeros((0, count)), keys)
     basis, triangle = _qr(rows, scale)
@@ -64,10 +61,7 @@ def probe_vector(op: Operator, key: Array) -> Array:
 
 def product(op: Operator, vector: Array, loop: fold.Loop) -> Array:
     """A v [P], compiled by itself where the loop is, so that one program serves any number of vectors."""
-    return _matvec_compiled(op, vector) if loop == "scan" else matvec(op, vector, loop)
-
-
-_matvec_compiled = jax.jit(partial(matvec, loop="scan"))
+    return matvec_compiled(op, vector) if loop == "scan" else matvec(op, vector, loop)
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from hessflat.curvature import estimates, precision, probes
 from hessflat.curvature.estimates import Estimate
 from hessflat.curvature.hutchinson import quadratic_samples
 from hessflat.curvature.hutchpp import hutchpp
-from hessflat.curvature.operators import Operator, keep, loop_for
+from hessflat.curvature.operators import Operator, keep, loop_for, require_finite
 from hessflat.curvature.probes import Probe
 from hessflat.curvature.sketch import TraceParts
 from hessflat.curvature.xtrace import xtrace
@@ -67,8 +67,7 @@ def trace(
             result = _hutchinson(op, key, num_products, probe or "rademacher", loop)
         else:
             result = (hutchpp if method == "hutch++" else xtrace)(op, key, num_products, loop)
-    if not np.isfinite(result.parts).all():
-        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+    require_finite(result.parts)
     rounding = float(jnp.finfo(op.dtype).eps) * np.abs(result.parts).sum()
     error = float(np.maximum(result.standard_error, rounding))  # nan stays
     return Estimate(float(result.parts.sum()), error, *estimates.cost_since(began, result.num_products))
