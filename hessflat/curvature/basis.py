@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hessflat.curvature import sums
 from hessflat.curvature.batches import Devices
 
 Storage = Literal["device", "half", "host"]
@@ -62,18 +63,24 @@ def write(slabs: Slabs, step: Array, vector: Array, devices: Devices | None) -> 
 
 def orthogonalise(slabs: Slabs, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
     """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, slab by slab, twice."""
-    for _ in range(2):
+
+    def once(vector: Array, roughly: bool = False) -> Array:
         start = 0
         for slab in slabs:
             vector = jax.lax.cond(
                 start < num_rows,
-                lambda slab, v: v - _along(slab, v, devices),
+                lambda slab, v: v - _along(slab, v, devices, roughly),
                 lambda slab, v: v,
                 slab,
                 vector,
             )
             start += len(slab)
-    return vector
+        return vector
+
+    if sums.is_long(vector):
+        # The second pass takes out what the rounding of the first has left.
+        return once(once(vector, roughly=True))
+    return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
 
 
 def combine(slabs: Slabs, coefficients: Array, devices: Devices | None) -> Array:
@@ -105,11 +112,9 @@ def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -
         signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use[None]
         error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
         return jnp.sqrt(jnp.mean(error**2, axis=0).max())
-    gram = jnp.block([[_matmul(a, b.T) / (_scale(a) * _scale(b)) for b in slabs] for a in slabs])
-    # A matrix product adds the squares of a row one after the other, which rounds more than there is to measure.
-    squares = jnp.concatenate([jnp.sum(jnp.square(_widened(slab) / _scale(slab)), axis=1) for slab in slabs])
-    off_diagonal = jnp.where(jnp.eye(total, dtype=bool), 0, gram)
-    return jnp.maximum(jnp.abs(off_diagonal).max(), jnp.abs(squares - in_use).max())
+    scales = jnp.concatenate([jnp.full(len(slab), _scale(slab), jnp.float32) for slab in slabs])
+    gram = sums.gram(slabs) / jnp.outer(scales, scales)
+    return jnp.abs(gram - jnp.diag(in_use.astype(gram.dtype))).max()
 
 
 def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
@@ -129,12 +134,12 @@ def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
     return sum(columns[1:], columns[0])
 
 
-def _along(slab: Array, vector: Array, devices: Devices | None) -> Array:
+def _along(slab: Array, vector: Array, devices: Devices | None, roughly: bool) -> Array:
     """What `vector` has along the rows of a slab."""
 
     def project(slab: Array, vector: Array) -> Array:
-        scale = _scale(slab) ** 2
-        return _matmul(_matmul(slab, vector) / scale, slab).astype(vector.dtype)
+        coefficients = sums.dots(slab, vector, roughly) / _scale(slab) ** 2
+        return sums.combination(coefficients, slab).astype(vector.dtype)
 
     return _spread(project, devices)(slab, vector)
 
@@ -162,11 +167,7 @@ def _write_row(slab: Array, row: Array, vector: Array) -> Array:
 
 def _matmul(a: Array, b: Array) -> Array:
     """A product in single precision at least."""
-    return jnp.matmul(_widened(a), _widened(b))
-
-
-def _widened(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.matmul(sums.widened(a), sums.widened(b))
 
 
 def _scale(slab: Array) -> float:

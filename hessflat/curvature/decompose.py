@@ -112,8 +112,8 @@ def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show
     require_basis(joint, num_steps, "device")
     joint, length, each = operators.keep(joint), block_length(num_steps), []
     with precision.chosen(), progress.counting(num_steps * num_probes, "Lanczos steps", show_progress) as advance:
-        for own_key in jax.random.split(key, num_probes):
-            vector = probes.draw(own_key, G.size, G.dtype, "rademacher")
+        for number in range(num_probes):
+            vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
             state = jax.vmap(lambda v: krylov.begin(v, num_steps, True))(jnp.stack([vector] * 3))
             for first in range(0, num_steps, length):
                 state = _run(joint, state, first, length)
@@ -148,7 +148,7 @@ def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Mom
     probes.require_count("trace_probes", num_probes)
     G, R = operators.keep(G), operators.keep(R)
     with precision.chosen():
-        vectors = (probes.draw(k, G.size, G.dtype, "rademacher") for k in jax.random.split(key, num_probes))
+        vectors = (probes.draw(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
         samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)
     cost = estimates.cost_since(began, num_probes)
     return tuple(moments_of(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]

@@ -80,7 +80,9 @@ def eigenpairs(
     op = operators.keep(op)
     num_products, projected = 0, np.zeros((num_vectors, num_vectors))
     with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress) as advance:
-        first = _first_vector(op, key, given)
+        first = probes.draw(key, op.size, op.dtype, "gaussian")
+        if given is not None:
+            first = _mixed(first, given)
         state, step, restarted = krylov.begin(first, num_vectors, True, "device", devices), 0, 0
         while True:
             before = int(state.num_valid)
@@ -110,7 +112,7 @@ def eigenpairs(
                 state = _restart(state, jnp.asarray(coefficients[:, kept].T, op.dtype), devices)
                 step = restarted
             if exhausted:
-                key, fresh = jax.random.split(key)
+                fresh = probes.draw(key, op.size, op.dtype, "gaussian", num_products)
                 state = _from_fresh_direction(state, fresh, devices)
         rows = np.zeros((len(chosen), num_vectors))
         rows[:, :valid] = coefficients[:, chosen].T
@@ -134,10 +136,8 @@ def sharpness(
 
 
 @jax.jit
-def _first_vector(op: Operator, key: Array, given: Array | None) -> Array:
-    random = probes.draw(key, op.size, op.dtype, "gaussian")
-    if given is None:
-        return random
+def _mixed(random: Array, given: Array) -> Array:
+    """Half of it random, half the mean of `given` [r, P]."""
     total = given.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
@@ -206,9 +206,8 @@ def _restart(state: krylov.State, coefficients: Array, devices: Devices | None) 
 
 
 @partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def _from_fresh_direction(state: krylov.State, key: Array, devices: Devices | None) -> krylov.State:
+def _from_fresh_direction(state: krylov.State, vector: Array, devices: Devices | None) -> krylov.State:
     """Go on from a random direction orthogonal to the exhausted space: T falls apart into blocks there."""
-    vector = jax.random.normal(key, state.vector.shape, state.vector.dtype)
     vector = basis.orthogonalise(state.slabs, state.num_valid, vector, devices)
     last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
     return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))

@@ -75,7 +75,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     loop, op = loop_for(op, loop), keep(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
-        vectors = (probes.draw(key, op.size, op.dtype, probe) for key in jax.random.split(key, num_probes))
+        vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))
         samples = np.array([sample(op, vector) for vector in vectors], np.float64)
     require_finite(samples)
     return samples

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from hessflat import fold
-from hessflat.curvature import probes
+from hessflat.curvature import probes, sums
 from hessflat.curvature.hutchinson import quadratic
 from hessflat.curvature.operators import Operator
 from hessflat.curvature.sketch import TraceParts, product, sketch
@@ -26,10 +26,10 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: fold.Loop) -> Tra
     width = num_products // 3
     sketch_key, rest_key = jax.random.split(key)
     basis = sketch(op, sketch_key, width, loop).basis
-    inside = np.array([q @ product(op, q, loop) for q in basis], np.float64)
+    inside = np.array([jnp.vdot(q, product(op, q, loop)) for q in basis], np.float64)
     samples = []
-    for key in jax.random.split(rest_key, num_products - 2 * width):
-        vector = _draw_outside(basis, probes.draw(key, op.size, op.dtype, "gaussian"))
+    for number in range(num_products - 2 * width):
+        vector = _draw_outside(basis, probes.draw(rest_key, op.size, op.dtype, "gaussian", number))
         samples.append(_quadratic_outside(basis, vector, product(op, vector, loop)))
     first, second, scale = np.array(samples, np.float64).T
     left = op.size - len(inside)
@@ -53,5 +53,5 @@ def _quadratic_outside(basis: Array, vector: Array, product: Array) -> Array:
 
 def _project(basis: Array, vector: Array) -> Array:
     for _ in range(2):  # once leaves rounding that is relative to what is taken out, and not to what stays
-        vector = vector - (basis @ vector) @ basis
+        vector = vector - sums.dots(basis, vector) @ basis
     return vector

@@ -47,11 +47,16 @@ def begin(
     vector: Array, num_steps: int, keep_basis: bool, storage: Storage = "device", devices: Devices | None = None
 ) -> State:
     """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
+    slabs = basis.allocate(num_steps, vector.size, vector.dtype, storage, devices) if keep_basis else ()
+    return _without_basis(vector, num_steps)._replace(slabs=slabs)
+
+
+@partial(jax.jit, static_argnums=1)
+def _without_basis(vector: Array, num_steps: int) -> State:
     dtype = vector.dtype
     return State(
-        # Arrays of their own, since a block of steps is given all of them to overwrite.
-        slabs=basis.allocate(num_steps, vector.size, dtype, storage, devices) if keep_basis else (),
-        vector=jnp.array(vector),
+        slabs=(),
+        vector=vector,
         previous=jnp.zeros_like(vector),
         alphas=jnp.zeros(num_steps, dtype),
         betas=jnp.zeros(num_steps, dtype),

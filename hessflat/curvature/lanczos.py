@@ -102,15 +102,14 @@ def lanczos(
     if together is None:
         together = folder is None and _fits_together(op, num_probes, how)
     together = together and num_probes > 1 and how.loop == "scan" and storage != "host" and how.devices is None
-    keys = jax.random.split(key, num_probes)
     owner = ""
     if folder is not None:
-        owner = saved.identity(op, *how[:4], probe, str(op.dtype), jax.random.key_data(keys).tolist())
+        owner = saved.identity(op, *how[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
     if how.num_steps * num_probes >= _STEPS_BETWEEN_LOOKS:
         op = operators.keep(op)
     total = how.num_steps * num_probes
     with precision.chosen(), progress.counting(total, "Lanczos steps", show_progress) as advance:
-        vectors = (probes.draw(key, op.size, op.dtype, probe) for key in keys)
+        vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))
         if together:
             result = _side_by_side(op, jnp.stack(list(vectors)), how, advance)
         else:

@@ -1,10 +1,11 @@
 """Random vectors with E[v vᵀ] = I / P, so that P v'A v estimates a trace."""
 
-from functools import partial
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.errors import InputError, nearest
@@ -12,14 +13,20 @@ from hessflat.errors import InputError, nearest
 Probe = Literal["rademacher", "gaussian"]
 
 
-# Jitted by itself, for random bits take long to compile and every measurement draws the same ones.
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def draw(key: Array, size: int, dtype: jnp.dtype, probe: Probe) -> Array:
-    """One unit vector [P]: random signs (the lower variance for a trace), or uniform on the sphere."""
+def draw(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: int = 0) -> Array:
+    """A unit vector [P]: random signs (the lower variance for a trace), or uniform on the sphere.
+
+    Every `number` has a vector of its own. NumPy draws them, seeded with the key and the number: there is nothing
+    to compile, and they are the same on every backend and, but for rounding, in every precision.
+    """
+    generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), number])
     if probe == "rademacher":
-        return jax.random.rademacher(key, (size,), dtype) / jnp.sqrt(jnp.asarray(size, dtype))
-    vector = jax.random.normal(key, (size,), dtype)
-    return vector / jnp.linalg.norm(vector)
+        bits = np.unpackbits(np.frombuffer(generator.bytes(math.ceil(size / 8)), np.uint8), count=size)
+        vector = (np.array([-1.0, 1.0]) / math.sqrt(size)).astype(dtype)[bits]
+    else:
+        vector = generator.standard_normal(size)
+        vector = (vector / np.linalg.norm(vector)).astype(dtype)
+    return jnp.asarray(vector)
 
 
 def require_probe(probe: str) -> None:

@@ -30,7 +30,7 @@ class Sketch(NamedTuple):
 
     basis: Array  # [r, P] Qᵀ
     coefficients: np.ndarray  # [r, k] C, float64; its rows are orthogonal, the largest first
-    keys: Array  # [k] from which `probe_vector` draws Ω again
+    key: Array  # from which `probe_vector` draws Ω again
 
 
 def sketch(op: Operator, key: Array, count: int, loop: fold.Loop) -> Sketch:
@@ -41,22 +41,21 @@ def sketch(op: Operator, key: Array, count: int, loop: fold.Loop) -> Sketch:
     Raises:
         InputError: products that are not finite.
     """
-    keys = jax.random.split(key, count)
-    rows = jnp.stack([product(op, probe_vector(op, key), loop) for key in keys])
+    rows = jnp.stack([product(op, probe_vector(op, key, number), loop) for number in range(count)])
     scale = float(jnp.abs(rows).max())
     require_finite(scale)
     if scale == 0:
-        return Sketch(rows[:0], np.zeros((0, count)), keys)
+        return Sketch(rows[:0], np.zeros((0, count)), key)
     basis, triangle = _qr(rows, scale)
     left, singular, right = np.linalg.svd(np.asarray(triangle, np.float64))
     rank = int((singular > _ROUNDINGS * float(jnp.finfo(op.dtype).eps) * singular[0]).sum())
     coefficients = scale * singular[:rank, None] * right[:rank]
-    return Sketch(_rotate(basis, jnp.asarray(left[:, :rank], op.dtype)), coefficients, keys)
+    return Sketch(_rotate(basis, jnp.asarray(left[:, :rank], op.dtype)), coefficients, key)
 
 
-def probe_vector(op: Operator, key: Array) -> Array:
+def probe_vector(op: Operator, key: Array, number: int) -> Array:
     """ω [P] of length √P, so that E[ω ωᵀ] = I."""
-    return probes.draw(key, op.size, op.dtype, "gaussian") * jnp.sqrt(jnp.asarray(op.size, op.dtype))
+    return probes.draw(key, op.size, op.dtype, "gaussian", number) * jnp.sqrt(jnp.asarray(op.size, op.dtype))
 
 
 def product(op: Operator, vector: Array, loop: fold.Loop) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.errors import InputError
@@ -63,7 +64,6 @@ def as_arrays(what: str, tree: Tree) -> Tree:
         raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
     arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
     leaves = jax.tree.leaves_with_path(arrays)
-    # One program for all leaves: one for each would take longer to compile than many a measurement does.
     for (path, leaf), finite in zip(leaves, _all_finite([leaf for _, leaf in leaves]), strict=True):
         if not is_traced(finite) and not finite:
             count = int((~jnp.isfinite(leaf)).sum())
@@ -127,8 +127,15 @@ def _as_array(what: str, path: Any, leaf: Any) -> Array:
     return jnp.asarray(leaf, dtype=jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
+def _all_finite(leaves: list[Array]) -> list[Any]:
+    if not is_traced(leaves) and all(x.devices() == {jax.devices("cpu")[0]} for x in leaves):
+        return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+    return _all_finite_on_devices(leaves)
+
+
+# One program for all leaves: one for each would take longer to compile than many a measurement does.
 @jax.jit
-def _all_finite(leaves: list[Array]) -> list[Array]:
+def _all_finite_on_devices(leaves: list[Array]) -> list[Array]:
     return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 

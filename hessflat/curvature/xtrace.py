@@ -9,6 +9,7 @@ from hessflat import fold
 from hessflat.curvature import estimates
 from hessflat.curvature.operators import Operator
 from hessflat.curvature.sketch import TraceParts, probe_vector, product, sketch
+from hessflat.curvature.sums import dots
 
 
 def xtrace(op: Operator, key: Array, num_products: int, loop: fold.Loop) -> TraceParts:
@@ -26,15 +27,15 @@ def xtrace(op: Operator, key: Array, num_products: int, loop: fold.Loop) -> Trac
     of the covariance is zero.
     """
     drawn = sketch(op, key, num_products // 2, loop)
-    rank = len(drawn.basis)
-    inside = np.array([drawn.basis @ product(op, q, loop) for q in drawn.basis], np.float64).reshape(rank, rank)
-    omega = np.array([drawn.basis @ probe_vector(op, key) for key in drawn.keys], np.float64)
+    rank, count = drawn.coefficients.shape
+    inside = np.array([dots(drawn.basis, product(op, q, loop)) for q in drawn.basis], np.float64).reshape(rank, rank)
+    omega = np.array([dots(drawn.basis, probe_vector(op, key, number)) for number in range(count)], np.float64)
     small = Small(inside, omega, drawn.coefficients.T, op.size)
     own = _own_directions(small.image)
     rest = _estimates(small, slice(None), own)
     variance = estimates.standard_error(rest) ** 2 + _covariance(small, own, rest)
     error = float(np.sqrt(variance))
-    return TraceParts(np.append(np.diag(inside), rest.mean()), error, len(drawn.keys) + rank)
+    return TraceParts(np.append(np.diag(inside), rest.mean()), error, count + rank)
 
 
 class Small(NamedTuple):

@@ -73,7 +73,7 @@ def test_no_vector_of_the_basis_is_gathered(problem):
     assert {shard.data.shape for slab in state.slabs for shard in slab.addressable_shards} == {(3, op.size)}
     compiled = krylov.run_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
     counts = collectives(compiled)
-    assert counts["all-reduce"] == 1 + 2 * len(state.slabs)
+    assert counts["all-reduce"] == 1 + len(state.slabs)  # the two passes of Gram-Schmidt are one loop
     assert not any(counts[name] for name in GATHERS)
     assert len(basis.allocate(48, op.size, op.dtype, "half", devices)[0].sharding.device_set) == 8
 
