@@ -12,7 +12,7 @@ ARGS     ?=
 RUN      ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu clean
+.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ bench: setup ## hessflat beside every peer that is installed (pip install -e '.[
 bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with what only an accelerator can say
 	@$(PY) -m benchmarks.run --gpu $(ARGS)
 	@$(PY) -m benchmarks.document
+
+bench-large: setup ## a basis of 36.5 million parameters and 100 steps, each way of keeping it (15 GB free) [ARGS="--storage=half"]
+	@$(PY) -m benchmarks.large $(ARGS)
 
 clean: ## remove caches and .venv; runs and reports stay
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

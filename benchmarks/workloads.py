@@ -41,7 +41,7 @@ _ALL = [
         "lanczos",
         steps=20,
         most_repeats=3,
-        cost=10,
+        cost=8,
     ),
     Workload(
         "W4",
@@ -50,14 +50,14 @@ _ALL = [
         "lanczos",
         steps=10,
         most_repeats=3,
-        cost=20,
+        cost=15,
     ),
-    Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact", cost=2),
+    Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact", cost=0.7),
     Workload("W6a", "λ_max of W1 to a relative 1e-3", "dense", "largest", cost=0.3),
-    Workload("W6b", "λ_max of W3 to a relative 1e-3", "conv", "largest", most_repeats=3, cost=8),
+    Workload("W6b", "λ_max of W3 to a relative 1e-3", "conv", "largest", most_repeats=3, cost=11),
     Workload("products1", "Products over gradients, the network of W1", "dense", "products", cost=0.3),
-    Workload("products3", "Products over gradients, the network of W3", "conv", "products", cost=1),
-    Workload("products4", "Products over gradients, the network of W4", "residual", "products", most_repeats=5, cost=5),
+    Workload("products3", "Products over gradients, the network of W3", "conv", "products", cost=0.2),
+    Workload("products4", "Products over gradients, the network of W4", "residual", "products", most_repeats=5, cost=1),
     Workload(
         "basis",
         "Re-orthogonalisation: 100 Lanczos steps, MLP of a million parameters, 10,000 examples",
@@ -65,7 +65,7 @@ _ALL = [
         "basis",
         steps=100,
         most_repeats=2,
-        cost=40,
+        cost=1.6,
     ),
 ]
 _DEVICE = [

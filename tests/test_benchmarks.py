@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import agreement, document, goals, layouts, results, run, tables
+from benchmarks import agreement, document, goals, large, layouts, results, run, tables
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.problems import FULL, SMOKE
 from benchmarks.workloads import WORKLOADS, chosen
@@ -107,3 +107,21 @@ def test_the_page_shows_a_run(stored):
     page = document.render([stored])
     assert "### W1." in page
     assert f"| **{OURS}** |" in page
+
+
+def test_the_large_basis_at_a_small_size(capfd):
+    large.main(["--size=5000", "--steps=100", "--storage=half"])
+    heading, numbers = capfd.readouterr().out.splitlines()[1:]
+    assert len(heading) == len(numbers)
+    assert numbers.split()[0] == "half"
+    with pytest.raises(InputError, match="unknown storage"):
+        large.main(["--storage=disk"])
+    with pytest.raises(InputError, match="--steps must be a whole number of at least 100, got 'few'"):
+        large.main(["--steps=few"])
+
+
+@pytest.mark.parametrize("storage", ["device", "half", "host"])
+def test_the_large_basis_finds_what_is_known(storage):
+    found = large.run(storage, 5000, 100)
+    assert found["error"] <= found["bound"] < 1e-2
+    assert found["orthogonality"] < (1e-3 if storage == "half" else 5e-5)

@@ -8,14 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 import hessflat.curvature as cv
 from benchmarks.contenders import Result
 from benchmarks.own.basis import bytes_moved, diagonal, seconds_beyond_recurrence
 from benchmarks.own.products import Products
 from benchmarks.timing import seconds_per_call
-from hessflat.curvature import probes
 
 PRECISIONS = ("default", "tensorfloat32", "highest")
 _PROBES = 8
@@ -85,22 +83,12 @@ class Device(Products):
         return parts | _summary(self.exact_spectrum(), "float64")
 
     def exact_spectrum(self) -> cv.Spectrum:
-        """In float64, from the probe that float32 has: signs drawn in 64-bit mode are others, D A D makes up for it."""
-        key = jax.random.split(self.key, 1)[0]
-        in_single = np.asarray(probes.draw(key, self.problem.size, np.dtype(np.float32), "rademacher"))
+        """In float64, from the probe that float32 has."""
         with jax.enable_x64(True):
-            drawn = np.asarray(probes.draw(key, self.problem.size, np.dtype(np.float64), "rademacher"))
-            signs = jnp.asarray(np.sign(in_single) * np.sign(drawn), np.float64)
-            op = self.operator("hessian").astype(np.float64)
-            same = cv.from_matvec(_between_signs, jnp.zeros(self.problem.size, np.float64), op, signs)
-            return cv.spectrum(same, self.key, num_steps=self.steps)
+            return cv.spectrum(self.operator("hessian").astype(np.float64), self.key, num_steps=self.steps)
 
     def spectrum(self) -> cv.Spectrum:
         return cv.spectrum(self.operator("hessian"), self.key, num_steps=self.steps)
-
-
-def _between_signs(vector: Array, op: cv.Operator, signs: Array) -> Array:
-    return signs * op(signs * vector)
 
 
 def _summary(spectrum: cv.Spectrum, name: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ class ExactSpectrum(NamedTuple):
 
     values: np.ndarray  # [P] float64, ascending
     method: str  # "dense" or "gram"
-    noise_floor: float  # ε |λ|_max in the type of the products: smaller eigenvalues cannot be told from zero
+    noise_floor: float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be told from zero
     num_products: int  # P, or the N C rows of the Jacobian
     seconds: float
     precision: str
@@ -88,7 +88,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
         return eigenvalues_of(np.array(op.to_dense(), np.float64), op.dtype, began)
     with precision.chosen():
         values = _from_gram(op)
-    floor = eigenvalues.noise_floor(values, op.dtype)
+    floor = eigenvalues.noise_floor(values, op.dtype, precision.name())
     return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, precision.name())
 
 
@@ -100,7 +100,7 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
 def eigenvalues_of(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
     """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
     values = _solve(matrix)
-    floor = eigenvalues.noise_floor(values, dtype)
+    floor = eigenvalues.noise_floor(values, dtype, precision.name())
     return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, precision.name())
 
 

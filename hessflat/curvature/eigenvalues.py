@@ -8,22 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from hessflat.curvature.precision import epsilon
 from hessflat.errors import InputError
 
 
-def noise_floor(values: np.ndarray, dtype: Any = np.float32) -> float:
-    """ε |λ|_max: smaller eigenvalues cannot be told from zero, where `dtype` is the type of the products."""
-    return float(np.finfo(dtype).eps * np.abs(values).max())
+def noise_floor(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
+    """ε |λ|_max: smaller eigenvalues cannot be told from zero.
+
+    `dtype` and `precision` are those of the products, the latter as records tell it; with TF32, ε is 2⁻¹⁰.
+    """
+    return epsilon(dtype, precision) * float(np.abs(values).max())
 
 
-def zero_mass(values: np.ndarray, dtype: Any = np.float32) -> float:
+def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
     """The share of eigenvalues [P] within the noise floor."""
-    return float(np.mean(np.abs(values) <= noise_floor(values, dtype)))
+    return float(np.mean(np.abs(values) <= noise_floor(values, dtype, precision)))
 
 
-def effective_rank(values: np.ndarray, dtype: Any = np.float32) -> int:
+def effective_rank(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> int:
     """P (1 − mass at zero): how many eigenvalues [P] are above the noise floor in magnitude."""
-    return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype)))
+    return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype, precision)))
 
 
 def participation_ratio(values: np.ndarray) -> float:

@@ -17,7 +17,7 @@ class Cost(NamedTuple):
 
     num_products: int  # products with the operator
     seconds: float  # wall time, compilation included
-    precision: str  # of matrix products, as `jax.default_matmul_precision`
+    precision: str  # of matrix products, as `precision.name` tells it
 
 
 class Estimate(NamedTuple):

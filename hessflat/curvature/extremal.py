@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from hessflat import fold, progress
-from hessflat.curvature import basis, krylov, operators, precision, probes, trees
+from hessflat.curvature import basis, eigenvalues, krylov, operators, precision, probes, trees
 from hessflat.curvature.batches import Devices
 from hessflat.curvature.estimates import RitzValue
 from hessflat.curvature.lanczos import require_basis
@@ -93,7 +93,7 @@ def eigenpairs(
             _fill(projected, state, restarted, valid)
             values, coefficients = np.linalg.eigh(projected[:valid, :valid])
             residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
-            residuals = np.maximum(residuals, float(jnp.finfo(op.dtype).eps) * np.abs(values).max())
+            residuals = np.maximum(residuals, eigenvalues.noise_floor(values, op.dtype, precision.name()))
             order = _by_preference(values, which)
             chosen = _presented(order[:wanted], values, k, which)
             converged = _converged(values, residuals, chosen, rtol, op.dtype)

@@ -88,8 +88,8 @@ class Spectrum:
     def largest(self) -> RitzValue:
         """The largest Ritz value over probes: λ_max is at least that, up to rounding.
 
-        The bound is |β s|, or the noise floor where that is more: a residual can be smaller than rounding lets any
-        eigenvalue be known.
+        The bound is |β s|, or where that is more the noise floor or what the loss of orthogonality, times the largest
+        |λ|, may have changed: a residual can be smaller than either lets an eigenvalue be known.
         """
         return self._extreme(np.argmax, -np.inf)
 
@@ -100,8 +100,8 @@ class Spectrum:
 
     @property
     def noise_floor(self) -> float:
-        """Rounding of the working precision at the largest |λ|: smaller eigenvalues cannot be told from zero."""
-        return eigenvalues.noise_floor(self.nodes, self.dtype)
+        """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be told from zero."""
+        return eigenvalues.noise_floor(self.nodes, self.dtype, self.precision)
 
     def log_determinant(self, damping: float) -> Estimate:
         """Log det(A + damping I) in nats; the standard error does not hold what the quadrature leaves out.
@@ -173,7 +173,8 @@ class Spectrum:
 
     def _extreme(self, choose: Callable[[np.ndarray], np.intp], invalid: float) -> RitzValue:
         position = choose(np.where(self._in_use, self.nodes, invalid))
-        residual = max(float(self.residuals.flat[position]), self.noise_floor)
+        loss = np.nan_to_num(self.orthogonality[position // self.nodes.shape[1]]) * np.abs(self.nodes).max()
+        residual = max(float(self.residuals.flat[position]), self.noise_floor, float(loss))
         return RitzValue(float(self.nodes.flat[position]), residual, *self._cost)
 
     def _require_positive(self, what: str, damping: float) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature import probes
+from hessflat.curvature import precision, probes
 from hessflat.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 30), np.zeros(60), [-0.5, -0.1]])
@@ -61,9 +63,28 @@ def test_the_record_says_how_it_was_made(measured):
     assert_allclose(measured.weights.sum(axis=1), 1)
 
 
-def test_the_users_precision_is_kept_and_recorded():
-    with jax.default_matmul_precision("high"):
-        assert cv.spectrum(operator_of(np.eye(3)), jax.random.key(0), 2).precision == "high"
+@pytest.mark.parametrize(
+    ("backend", "asked", "done_in", "epsilon"),
+    [
+        ("cpu", "default", "highest", 2.0**-23),
+        ("gpu", None, "highest", 2.0**-23),
+        ("gpu", "default", "tensorfloat32", 2.0**-10),
+        ("gpu", "float32", "highest", 2.0**-23),
+        ("tpu", "default", "bfloat16", 2.0**-7),
+        ("tpu", "high", "bfloat16_3x", 2.0**-16),
+        ("gpu", "BF16_BF16_F32", "BF16_BF16_F32", 2.0**-7),
+    ],
+)
+def test_the_precision_of_products_is_recorded_and_sets_the_noise_floor(monkeypatch, backend, asked, done_in, epsilon):
+    """The name is that of what the backend does; a CPU rounds nothing."""
+    with jax.default_matmul_precision(asked):
+        measured = cv.spectrum(operator_of(np.diag([1.0, 2.0, 4.0])), jax.random.key(0), 3)
+        assert measured.precision == (asked if asked == done_in else "highest")
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        assert precision.name() == done_in
+    for dtype, own in (("float32", epsilon), ("float64", 2.0**-52)):
+        of_type = dataclasses.replace(measured, precision=done_in, dtype=dtype)
+        assert_allclose(of_type.noise_floor, 4 * own, rtol=1e-6)
 
 
 def test_one_probe_leaves_the_error_unknown(matrix):
