@@ -150,11 +150,10 @@ def test_settings_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_exist(page):
-    text = page.read_text()
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
         if not re.match(r"\w+:", link):
             assert (page.parent / link).exists(), link
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     new = {title for _, title, _ in blocks(page, "python")}
     for path in re.findall(r"`([\w./-]+(?:\.(?:py|md|toml|txt|cff)|/))(?::\w+)?`", prose):
         if path not in new and not path.startswith(WRITTEN) and path not in WRITTEN_NAMES:

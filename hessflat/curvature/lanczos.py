@@ -73,8 +73,9 @@ def lanczos(
             whole survives that).
         probe: "rademacher" or "gaussian".
         return_basis: also return the Lanczos vectors [k, m, P].
-        storage: where the basis of m P numbers lies: "device"; "half", there in float16, which keeps orthogonality to
-            about 5e-4 / √P and not to rounding; "host", in the host's memory, where it is also worked with.
+        storage: where the basis of m P numbers lies: "device"; "half", there in float16, where rounding to about
+            5e-4 / √P an entry takes the place of that of float32 (`orthogonality` tells the loss); "host", in the
+            host's memory, where it is also worked with.
         folder: where to store the recurrence, every 30 seconds and at the end of each probe. The same call after a
             kill goes on from there, to the same bits.
         loop: "scan" compiles the recurrence, "host" drives it from Python; None chooses.
