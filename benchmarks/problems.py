@@ -70,7 +70,7 @@ class Arrays(NamedTuple):
 FULL = {
     "dense": Problem("mlp", {"sizes": (100, 10)}, (784,), 10, 10_000, 200, 100),
     "conv": Problem(
-        "vgg", {"channels": (32, 64, 128), "hidden": 100, "num_classes": 10}, (32, 32, 3), 10, 1_000, 40, 64
+        "vgg", {"channels": (16, 32, 64), "hidden": 400, "num_classes": 10}, (32, 32, 3), 10, 1_000, 40, 64
     ),
     "residual": Problem(
         "resnet", {"widths": (64, 128, 256, 512), "blocks": 2, "num_classes": 10}, (32, 32, 3), 10, 128, 8, 32
