@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hessflat.errors import InputError
 from hessflat.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,6 +24,29 @@ RESULTS = Path(__file__).parent / "results"
 
 def write(path: Path, results: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(results, indent=1) + "\n")
+
+
+def join(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new`, and of `stored` the workloads that `new` has not measured; goals are judged afterwards.
+
+    Within a workload everything is of one run, so that its ratios mean the same as before.
+
+    Raises:
+        InputError: another machine, scale, or version of a package.
+    """
+    versions = stored["versions"] | new["versions"]
+    pairs = [("scale", stored["scale"], new["scale"]), ("machine", stored["machine"], new["machine"])]
+    pairs += [(f"version of {name}", number, versions[name]) for name, number in stored["versions"].items()]
+    for what, before, now in pairs:
+        if before != now:
+            raise InputError(f"results to be joined are of another {what}: {before} and {now}; give another --out")
+    measured = {row["workload"] for row in new["rows"]}
+    return new | {
+        "rows": [row for row in stored["rows"] if row["workload"] not in measured] + new["rows"],
+        "versions": dict(sorted(versions.items())),
+        "skipped": [name for name in stored["skipped"] if name not in measured],
+        "seconds": stored["seconds"] + new["seconds"],
+    }
 
 
 def read_all(folder: Path = RESULTS) -> list[dict[str, Any]]:

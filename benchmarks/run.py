@@ -6,10 +6,12 @@
 --only: beginnings of workloads' ids (W6 is W6a and W6b; products; basis; device). --peers: by default all.
 --repeats: at most, slow workloads take fewer. --first: how many first calls, each in a new process. --limit: seconds
 that one call may take. --budget: seconds after which nothing is begun; a minute later what still runs is stopped.
---out: a whole run goes to benchmarks/results/ by itself, and while it runs to a file ending in .part.
+--out: where results go, beside the other workloads that the file already holds of the same machine and versions. A
+whole run goes to benchmarks/results/ by itself. While it runs, results are in a file ending in .part.
 --gpu: with what only an accelerator can say, three repeats, and ten minutes at most.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from benchmarks import goals, machine, tables
 from benchmarks.agreement import disagreements
 from benchmarks.contenders import ENTRIES, OURS, Entry
 from benchmarks.process import ROOT, ContenderError, Process, environment
-from benchmarks.results import RESULTS, write
+from benchmarks.results import RESULTS, join, write
 from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, steps_of
 from hessflat import arguments
 from hessflat.errors import InputError, require_known
@@ -54,6 +56,9 @@ def main(argv: Sequence[str]) -> None:
     results = run(options)
     print(tables.text(results))
     if path := _path(options, results):
+        if options.out and path.exists():
+            results = join(json.loads(path.read_text()), results)
+            results["goals"] = _judged(results)
         write(path, results)
         _partial(path).unlink(missing_ok=True)
         print(f"\n{path} is written; python -m benchmarks.document brings docs/benchmarks.md up to date")
@@ -120,9 +125,13 @@ def _finish(results: dict[str, Any], options: Options, seconds: float) -> None:
     results["machine"] = machine.describe(devices[0] if devices else "cpu")
     results["versions"] = dict(sorted(results["versions"].items()))
     results["seconds"] = seconds
-    results["goals"] = [goal._asdict() for goal in goals.judge(results)] if options.scale == "full" else []
+    results["goals"] = _judged(results)
     if path := _path(options, results):
         write(_partial(path), results)
+
+
+def _judged(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [goal._asdict() for goal in goals.judge(results)] if results["scale"] == "full" else []
 
 
 def _path(options: Options, results: dict[str, Any]) -> Path | None:

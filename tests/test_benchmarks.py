@@ -80,7 +80,7 @@ def test_networks_have_the_sizes_they_are_quoted_with():
     sizes = {name: problem.size for name, problem in FULL.items()}
     assert sizes == {
         "dense": 79_510,
-        "conv": 492_918,
+        "conv": 486_090,
         "residual": 11_173_962,
         "small": 4_270,
         "million": 1_000_120,
@@ -97,6 +97,16 @@ def test_workloads_are_chosen_by_how_they_begin():
 def test_wrong_arguments_are_refused_in_one_line(argument):
     with pytest.raises(InputError):
         run.parse([argument])
+
+
+def test_a_later_run_joins_the_workloads_of_an_earlier_one(stored):
+    first, second = stored["rows"][:2], [row | {"seconds": [9.0]} for row in stored["rows"][2:]]
+    earlier = stored | {"rows": first + stored["rows"][2:], "skipped": ["W5", "W6a"], "seconds": 1.0}
+    joined = results.join(earlier, stored | {"rows": second, "skipped": [], "seconds": 2.0})
+    assert joined["rows"] == first + second
+    assert (joined["skipped"], joined["seconds"]) == (["W6a"], 3.0)
+    with pytest.raises(InputError, match="another version of jax: 0.1 and"):
+        results.join(stored | {"versions": stored["versions"] | {"jax": "0.1"}}, stored)
 
 
 def test_the_page_is_what_the_stored_runs_say():
