@@ -148,7 +148,7 @@ def _remarks(results: dict[str, Any], workload: str) -> str:
     for row in rows_of(results, workload):
         if row.get("reduced"):
             lines.append(
-                f"{row['contender']}: {row['examples']} examples and {row['run_steps']} steps only, not ranked."
+                f"{row['contender']}: {row['examples']} examples and {row['steps']} steps only, not ranked."
             )
         if row["status"] in ("disagrees", "failed"):
             lines.append(f"{row['contender']}: {row['message']}.")

@@ -105,7 +105,7 @@ def test_a_later_run_joins_the_workloads_of_an_earlier_one(stored):
     joined = results.join(earlier, stored | {"rows": second, "skipped": [], "seconds": 2.0})
     assert joined["rows"] == first + second
     assert (joined["skipped"], joined["seconds"]) == (["W6a"], 3.0)
-    with pytest.raises(InputError, match="another version of jax: 0.1 and"):
+    with pytest.raises(InputError, match=r"another version of jax: 0\.1 and"):
         results.join(stored | {"versions": stored["versions"] | {"jax": "0.1"}}, stored)
 
 
