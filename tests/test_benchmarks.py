@@ -119,6 +119,12 @@ def test_the_page_shows_a_run(stored):
     assert f"| **{OURS}** |" in page
 
 
+def test_a_row_that_did_less_work_says_so(stored):
+    rows = [stored["rows"][0] | {"reduced": True, "examples": 30, "steps": 3}, *stored["rows"][1:]]
+    page = document.render([stored | {"rows": rows}])
+    assert f"† {OURS}: 30 examples and 3 steps only, not ranked." in page
+
+
 def test_the_large_basis_at_a_small_size(capfd):
     large.main(["--size=5000", "--steps=100", "--storage=half"])
     heading, numbers = capfd.readouterr().out.splitlines()[1:]
