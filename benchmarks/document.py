@@ -39,8 +39,9 @@ what only an accelerator can say, and ends within ten minutes.
 - A run goes from arrays on the device to numbers on the host; what a library computes once and keeps is inside it. The
   first call, compilation included, is that of a new process without a compile cache; imports are not counted.
 - *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework
-  and process. In JAX on a CPU that gradient is XLA's, while hessflat's products of convolutions are rewritten first: its
-  ratios below one say that XLA's gradient is slow. Memory is the peak of the process after its first call, or on an accelerator that of the device.
+  and process. In JAX on a CPU that gradient is XLA's, while hessflat's products of convolutions are rewritten first:
+  its ratios below one say that XLA's gradient is slow.
+- Memory is the peak of the process after its first call, or on an accelerator that of the device.
 - float32 throughout, TF32 off, one probe.
 
 | contender | framework | how |

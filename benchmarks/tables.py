@@ -147,9 +147,7 @@ def _remarks(results: dict[str, Any], workload: str) -> str:
     lines = []
     for row in rows_of(results, workload):
         if row.get("reduced"):
-            lines.append(
-                f"{row['contender']}: {row['examples']} examples and {row['steps']} steps only, not ranked."
-            )
+            lines.append(f"{row['contender']}: {row['examples']} examples and {row['steps']} steps only, not ranked.")
         if row["status"] in ("disagrees", "failed"):
             lines.append(f"{row['contender']}: {row['message']}.")
     return "".join(f"\n\n† {line}" for line in lines)
