@@ -47,10 +47,10 @@ def run_equations(equations: Iterable[Any], values: dict[Any, Any]) -> None:
         values.update(zip(equation.outvars, outputs, strict=True))
 
 
-def is_canonical(params: Mapping[str, Any]) -> bool:
-    """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
-    numbers = params["dimension_numbers"]
-    return _is_ungrouped(params) and numbers == _canonical_numbers(len(numbers.lhs_spec))
+def has_slow(equations: Iterable[Any]) -> bool:
+    """Whether a convolution among them, inner jaxprs included, is one that a CPU runs slowly inside loops."""
+    found = (e for e in equations_of(equations) if e.primitive.name == "conv_general_dilated")
+    return not all(is_canonical(equation.params) for equation in found)
 
 
 def values_of(variables: Iterable[Any], values: Mapping[Any, Any]) -> list[Any]:
@@ -70,6 +70,12 @@ def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
     return list(result) if equation.primitive.multiple_results else [result]
 
 
+def is_canonical(params: Mapping[str, Any]) -> bool:
+    """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
+    numbers = params["dimension_numbers"]
+    return _is_ungrouped(params) and numbers == _canonical_numbers(len(numbers.lhs_spec))
+
+
 def _is_ungrouped(params: Mapping[str, Any]) -> bool:
     return params["feature_group_count"] == params["batch_group_count"] == 1
 
@@ -84,19 +90,19 @@ def _rewritten_inside(value: Any) -> Any:
 
 
 def _has_convolution(jaxpr: jex_core.Jaxpr) -> bool:
-    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr))
+    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr.eqns))
 
 
-def equations_of(jaxpr: jex_core.Jaxpr) -> Iterable[Any]:
-    """Every equation, inner jaxprs included."""
-    for equation in jaxpr.eqns:
+def equations_of(equations: Iterable[Any]) -> Iterable[Any]:
+    """All of them, and those of inner jaxprs."""
+    for equation in equations:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 if isinstance(inner, jex_core.ClosedJaxpr):
-                    yield from equations_of(inner.jaxpr)
+                    yield from equations_of(inner.jaxpr.eqns)
                 elif isinstance(inner, jex_core.Jaxpr):
-                    yield from equations_of(inner)
+                    yield from equations_of(inner.eqns)
 
 
 def _convolve(

@@ -37,6 +37,4 @@ def choose_loop(function: Callable, *args: Any) -> Loop:
     """
     if jax.default_backend() != "cpu":
         return "scan"
-    equations = convolution.equations_of(jax.make_jaxpr(function)(*args).jaxpr)
-    slow = any(e.primitive.name == "conv_general_dilated" and not convolution.is_canonical(e.params) for e in equations)
-    return "host" if slow else "scan"
+    return "host" if convolution.has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"

@@ -17,7 +17,7 @@ def images(*shape, seed=0):
 
 def convolutions_in(function, *args):
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    return [e.params for e in convolution.equations_of(jaxpr) if e.primitive.name == "conv_general_dilated"]
+    return [e.params for e in convolution.equations_of(jaxpr.eqns) if e.primitive.name == "conv_general_dilated"]
 
 
 def pixel_by_pixel(x, kernel, stride, padding, dilation):

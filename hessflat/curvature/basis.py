@@ -7,10 +7,12 @@ devices the rows of every slab are, so that no vector ever has to be gathered.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -100,21 +102,25 @@ def rows_of(slabs: Slabs, dtype: jnp.dtype) -> Array:
     return jnp.concatenate([slab.astype(dtype) / _scale(slab) for slab in slabs])
 
 
-def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -> Array:
-    """The largest |Q Qᵀ − I| over the first `num_rows` rows.
+def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -> np.ndarray:
+    """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of slabs [..., ., P].
 
     On several devices it is estimated, from eight combinations of rows with random signs s, as the root mean square
     of Q Qᵀ s − s in its largest entry: comparing every row with every other would gather them.
     """
-    total = sum(len(slab) for slab in slabs)
-    in_use = jnp.arange(total) < num_rows
     if devices is not None:
-        signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * in_use[None]
-        error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
-        return jnp.sqrt(jnp.mean(error**2, axis=0).max())
-    scales = jnp.concatenate([jnp.full(len(slab), _scale(slab), jnp.float32) for slab in slabs])
-    gram = sums.gram(slabs) / jnp.outer(scales, scales)
-    return jnp.abs(gram - jnp.diag(in_use.astype(gram.dtype))).max()
+        return np.asarray(_estimated_loss(slabs, num_rows, devices))
+    scales = np.concatenate([np.full(slab.shape[-2], _scale(slab)) for slab in slabs])
+    in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
+    return np.abs(sums.gram(slabs) / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
+
+
+@partial(jax.jit, static_argnames="devices")
+def _estimated_loss(slabs: Slabs, num_rows: Array, devices: Devices) -> Array:
+    total = sum(len(slab) for slab in slabs)
+    signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * (jnp.arange(total) < num_rows)[None]
+    error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
+    return jnp.sqrt(jnp.mean(error**2, axis=0).max())
 
 
 def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
@@ -172,7 +178,7 @@ def _matmul(a: Array, b: Array) -> Array:
 
 def _scale(slab: Array) -> float:
     """Half precision has few small numbers: there the entries of a unit vector are stored times √P."""
-    return math.sqrt(slab.shape[1]) if slab.dtype == jnp.float16 else 1.0
+    return math.sqrt(slab.shape[-1]) if slab.dtype == jnp.float16 else 1.0
 
 
 def _position(devices: Devices) -> Array:

@@ -118,7 +118,7 @@ def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show
             for first in range(0, num_steps, length):
                 state = _run(joint, state, first, length)
                 advance(length)
-            loss = jax.vmap(lambda slabs, n: basis.orthogonality_loss(slabs, n, None))(state.slabs, state.num_valid)
+            loss = basis.orthogonality_loss(state.slabs, state.num_valid, None)
             each.append((state.alphas, state.betas, state.num_valid, loss))
     seconds = time.perf_counter() - began
     # [matrix, probe, ...] of every field.

@@ -170,9 +170,7 @@ def _rounds(term: Term, vector: Any) -> bool:
     for equation in jaxpr.eqns:
         if not depends.isdisjoint(v for v in equation.invars if not isinstance(v, jex_core.Literal)):
             depends.update(equation.outvars)
-            bodies = [body.jaxpr for body in equation.params.values() if isinstance(body, jex_core.ClosedJaxpr)]
-            inner = [e for body in bodies for e in equations_of(body)]
-            if any(_is_narrow(variable) for e in (equation, *inner) for variable in e.outvars):
+            if any(_is_narrow(variable) for e in equations_of([equation]) for variable in e.outvars):
                 return True
     return False
 

@@ -18,7 +18,7 @@ from jax import Array
 from jax.extend import core as jex_core
 from jax.sharding import PartitionSpec
 
-from hessflat import memory
+from hessflat import convolution, memory
 from hessflat.convolution import canonical, run_equations, values_of
 from hessflat.curvature import trees
 from hessflat.curvature.batches import Batches
@@ -84,9 +84,7 @@ class KeptTerm:
 
 def keep(term: Term, limit: int) -> Term | KeptTerm:
     """`term` with its first stages done, or as it is where what would be kept takes more than `limit` bytes."""
-    local = term.on_one_device()
-    pieces = term.batches.devices.pieces if term.batches.devices else 1
-    batches = dataclasses.replace(local.batches, arrays=_first(local.batches.arrays, pieces))
+    batches = _batches_of_one_device(term)
     stages = _stages_for(term, batches, batches.size)
     remainders = tuple(_stages_for(term, batches, size) for _, size in batches.rest)
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
@@ -96,6 +94,15 @@ def keep(term: Term, limit: int) -> Term | KeptTerm:
         return term
     constants, once, each, rest = run(term)
     return KeptTerm(term.params, constants, term.batches, once, each, rest, stages, remainders)
+
+
+def is_slow_in_loops(term: Term | KeptTerm) -> bool:
+    """Whether products of `term` had better be driven from Python; what was kept is made for compiled loops."""
+    if isinstance(term, KeptTerm) or jax.default_backend() != "cpu":
+        return False
+    batches = _batches_of_one_device(term)
+    stages = _stages_for(term, batches, batches.size)
+    return convolution.has_slow([*stages.once, *stages.each, *stages.linear])
 
 
 def add_kept(total: Any, coefficient: Any, term: KeptTerm, vector: Any) -> Any:
@@ -136,8 +143,11 @@ def _without_axis(each: list[Array]) -> list[Array]:
     return [jnp.squeeze(x, 0) for x in each]
 
 
-def _first(arrays: Any, pieces: int) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype), arrays)
+def _batches_of_one_device(term: Term) -> Batches:
+    """How what one device holds is cut, as shapes."""
+    batches, pieces = term.batches, term.batches.devices.pieces if term.batches.devices else 1
+    piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
+    return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
 
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))

@@ -164,9 +164,9 @@ def _in_turn(op: Operator, vector: Array, how: _How, place: saved.Place | None, 
         vectors: Any = rows
         loss = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max()
     else:
-        loss = _orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
+        loss = basis.orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
         vectors = basis.rows_of(state.slabs, op.dtype)[: how.num_steps] if how.return_basis else None
-    return state.alphas, state.betas, state.num_valid, jnp.asarray(loss), vectors if how.return_basis else None
+    return *map(np.asarray, (state.alphas, state.betas, state.num_valid, loss)), vectors if how.return_basis else None
 
 
 def _side_by_side(op: Operator, vectors: Array, how: _How, advance: Callable) -> tuple:
@@ -176,14 +176,11 @@ def _side_by_side(op: Operator, vectors: Array, how: _How, advance: Callable) ->
     for first in range(0, how.num_steps, length):
         state = krylov.run_compiled(op, state, first, length, "scan", how.reorthogonalise, True)
         advance(length * len(vectors))
-    loss = jnp.full(len(vectors), jnp.nan)
+    loss = np.full(len(vectors), np.nan)
     if how.keeps:
-        loss = jax.vmap(lambda slabs, n: basis.orthogonality_loss(slabs, n, None))(state.slabs, state.num_valid)
+        loss = basis.orthogonality_loss(state.slabs, state.num_valid, None)
     rows = jax.vmap(lambda slabs: basis.rows_of(slabs, op.dtype))(state.slabs) if how.return_basis else None
     return state.alphas, state.betas, state.num_valid, loss, rows
-
-
-_orthogonality_loss = jax.jit(basis.orthogonality_loss, static_argnames="devices")
 
 
 def block_length(num_steps: int) -> int:

@@ -6,7 +6,6 @@ compiled for one checkpoint serves every other checkpoint of the same loss funct
 """
 
 import dataclasses
-import functools
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from hessflat import fold, memory
 from hessflat.convolution import canonical
 from hessflat.curvature import precision, trees
 from hessflat.curvature.batches import Devices
-from hessflat.curvature.kept import KeptTerm, add_kept
+from hessflat.curvature.kept import KeptTerm, add_kept, is_slow_in_loops
 from hessflat.curvature.kept import keep as keep_term
 from hessflat.curvature.terms import Term, product_of
 from hessflat.errors import InputError
@@ -176,17 +175,11 @@ def devices_of(op: Operator) -> Devices | None:
 def loop_for(op: Operator, loop: fold.Loop | None = None) -> fold.Loop:
     """`loop` if given; else the one that suits what `op` is made of (traced once per functions and shapes)."""
     if loop is None:
-        leaves, structure = jax.tree.flatten(op)
-        return _choose(structure, trees.shapes_of(leaves))
+        with precision.chosen():
+            return "host" if any(map(is_slow_in_loops, op.terms)) else "scan"
     if loop not in ("scan", "host"):
         raise InputError(f"loop must be 'scan', 'host' or None to choose, got {loop!r}")
     return loop
-
-
-@functools.lru_cache(maxsize=256)
-def _choose(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> fold.Loop:
-    op = jax.tree.unflatten(structure, shapes)
-    return fold.choose_loop(apply, op, op.params)
 
 
 def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:

@@ -1,7 +1,10 @@
 """Inner products of vectors with millions of entries, without the rounding of long sums."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 # XLA's CPU product of a matrix and a vector adds one term after another, and its rounding grows with their number: at
@@ -37,29 +40,29 @@ def combination(coefficients: Array, rows: Array) -> Array:
     return sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
 
 
-def gram(slabs: tuple[Array, ...]) -> Array:
-    """Q Qᵀ [m, m] of the rows of all slabs [., P] together, in single precision at least, made piece by piece.
+def gram(slabs: tuple[Array, ...]) -> np.ndarray:
+    """Q Qᵀ [..., m, m], in double precision, of the rows of all slabs [..., ., P] together.
 
-    A product of whole slabs would copy them. The pieces are added with the rounding of each addition carried on
-    (Kahan 1965), for what is asked of the result is how far it is from the identity.
+    Made piece by piece: a product of whole slabs would copy them. Each piece is a product in the precision of the
+    rows, single at least, and the pieces are added in double precision.
     """
-    size = slabs[0].shape[1]
+    number, size = sum(slab.shape[-2] for slab in slabs), slabs[0].shape[-1]
     terms = min(_PIECE // 4, size)
-    count = size // terms
-
-    def of_piece(start: int | Array, length: int) -> Array:
-        rows = widened(jnp.concatenate([jax.lax.dynamic_slice_in_dim(s, start, length, 1) for s in slabs]))
+    total = np.zeros((*slabs[0].shape[:-2], number, number))
+    for first in range(0, size, terms):
+        # The last piece is moved back until it fits; what it has in common with the one before is left out.
+        start = min(first, size - terms)
+        products, squares = _products_of_piece(slabs, start, first - start, terms)
         # On the diagonal all terms have one sign: a sum by itself rounds less than the matrix product.
-        return jnp.fill_diagonal(rows @ rows.T, jnp.sum(rows**2, axis=1), inplace=False)
+        total += np.where(np.eye(number), np.asarray(squares)[..., None], products)
+    return total
 
-    def add(number: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, carried = sums
-        piece = of_piece(number * terms, terms) - carried
-        new = total + piece
-        return new, (new - total) - piece
 
-    first = of_piece(count * terms, size - count * terms)
-    return jax.lax.fori_loop(0, count, add, (first, jnp.zeros_like(first)))[0]
+@partial(jax.jit, static_argnames="terms")
+def _products_of_piece(slabs: tuple[Array, ...], start: int, skipped: int, terms: int) -> tuple[Array, Array]:
+    rows = widened(jnp.concatenate([jax.lax.dynamic_slice_in_dim(s, start, terms, -1) for s in slabs], axis=-2))
+    rows = jnp.einsum("...mt,t->...mt", rows, jnp.arange(terms) >= skipped)
+    return rows @ jnp.matrix_transpose(rows), jnp.sum(rows**2, axis=-1)
 
 
 def widened(x: Array) -> Array:
