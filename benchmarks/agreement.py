@@ -13,12 +13,12 @@ TOLERANCES = {
     "product_along_v": 2e-3,
 }
 _MEASURED_BY = {"gradient_along_v": "gradient_norm", "product_along_v": "product_norm"}
-VALUES_TOLERANCE = 1e-3
 
 
-def disagreements(rows: list[dict[str, Any]]) -> dict[str, str]:
+def disagreements(rows: list[dict[str, Any]], values_tolerance: float = 1e-3) -> dict[str, str]:
     """Contenders that are off, and by how much, in one line each. Rows hold "contender", "check" and "values".
 
+    `values_tolerance` is how far, relative to the largest, eigenvalues may be from those of the others.
     With two contenders that differ neither is right. Rows with fewer examples are compared by "check" alone.
     """
     off: dict[str, str] = {}
@@ -36,7 +36,7 @@ def disagreements(rows: list[dict[str, Any]]) -> dict[str, str]:
         middle = np.median([row["values"] for row in whole], axis=0)
         for row in whole:
             error = _relative(np.abs(np.subtract(row["values"], middle)).max(), np.abs(middle).max())
-            if not error <= VALUES_TOLERANCE:
+            if not error <= values_tolerance:
                 off.setdefault(row["contender"], f"the eigenvalue is {error:.1e} off the others'")
     return off
 

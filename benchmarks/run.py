@@ -12,6 +12,7 @@ whole run goes to benchmarks/results/ by itself. While it runs, results are in a
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str]) -> Options:
     for name in names:
         if not chosen([name]):
             require_known("workload", [name], WORKLOADS)
-    peers = None if given["peers"] == "all" else given["peers"].split(",")
+    peers = None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])  # names may hold a comma and a space
     require_known("peer", peers or [], [entry.name for entry in ENTRIES])
     return Options(
         workloads=chosen(names),
@@ -171,20 +172,24 @@ def measure(
             if number + 1 < options.firsts:
                 continue
             if workload.task in _COMPARED:
-                _compare(processes, rows, options, progress)
+                _compare(workload, processes, rows, options, progress)
             _repeat(workload, processes, rows, options, progress)
     progress.end(workload)
     return [_tidy(row) for row in rows.values()], versions
 
 
 def _compare(
-    processes: dict[str, Process], rows: dict[str, dict[str, Any]], options: Options, progress: "Progress"
+    workload: Workload,
+    processes: dict[str, Process],
+    rows: dict[str, dict[str, Any]],
+    options: Options,
+    progress: "Progress",
 ) -> None:
     for name, process in _running(processes, rows):
         with _failure_noted(rows[name]):
             rows[name]["check"] = process.ask("check", progress.patience(options.limit))
     compared = [row for row in rows.values() if row["status"] == "ok"]
-    for name, problem in disagreements(compared).items():
+    for name, problem in disagreements(compared, workload.values_tolerance).items():
         rows[name] |= {"status": "disagrees", "message": problem}
 
 

@@ -20,6 +20,7 @@ class Workload:
     steps: int = 0
     most_repeats: int = 100  # with none, the first call says it all
     cost: float = 1.0  # of one call beside those of other workloads, for the time left
+    values_tolerance: float = 1e-3  # how far eigenvalues may be apart
 
 
 RTOL = 1e-3
@@ -51,6 +52,7 @@ _ALL = [
         steps=10,
         most_repeats=3,
         cost=10,
+        values_tolerance=0.05,  # ten steps from starts that libraries draw themselves do not converge
     ),
     Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact"),
     Workload("W6a", "λ_max of W1 to a relative 1e-3", "dense", "largest", cost=0.3),
