@@ -12,7 +12,7 @@ ARGS     ?=
 RUN      ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large clean
+.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -72,6 +72,10 @@ bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with w
 
 bench-large: setup ## a basis of 36.5 million parameters and 100 steps, each way of keeping it (15 GB free) [ARGS="--storage=half"]
 	@$(PY) -m benchmarks.large $(ARGS)
+
+bench-train: setup ## training beside a plain JAX loop and PyTorch, then docs/benchmarks-training.md [ARGS="--only=mlp --repeats=3"]
+	@$(PY) -m benchmarks.training.run $(ARGS)
+	@$(PY) -m benchmarks.training.document
 
 clean: ## remove caches and .venv; runs and reports stay
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The other end of `benchmarks.child`: a contender's process, asked and waited for."""
+"""The other end of `benchmarks.child`, or of a module like it: a contender's process, asked and waited for."""
 
 import json
 import os
@@ -18,11 +18,13 @@ class ContenderError(Exception):
 class Process:
     """Started at once; it loads while others are being started."""
 
-    def __init__(self, contender: str, workload: str, scale: str, file: Path, log: Path) -> None:
+    def __init__(
+        self, contender: str, workload: str, scale: str, file: Path, log: Path, module: str = "benchmarks.child"
+    ) -> None:
         self.log = log
         self._log_file = log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child", contender, workload, scale, str(file)],
+            [sys.executable, "-m", module, contender, workload, scale, str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,

@@ -85,7 +85,9 @@ def parse(argv: Sequence[str]) -> Options:
     for name in names:
         if not chosen([name]):
             require_known("workload", [name], WORKLOADS)
-    peers = None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])  # names may hold a comma and a space
+    peers = (
+        None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])
+    )  # names may hold a comma and a space
     require_known("peer", peers or [], [entry.name for entry in ENTRIES])
     return Options(
         workloads=chosen(names),

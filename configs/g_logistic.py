@@ -37,7 +37,8 @@ def get_config(scale: str = "small") -> ConfigDict:
             "data.scaling": "symmetric",  # comes closest to the paper's numbers, see g_logistic_scaling
             "data.train_size": 45_000.0,
             "data.validation_size": 5_000.0,
-            "measure.curvature": "end",
+            "measure.spectra": "end",
+            "measure.jacobian": "end",
             "measure.exact": "never",
         },
     }

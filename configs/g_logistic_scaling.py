@@ -17,7 +17,12 @@ SCALINGS = ("unit", "symmetric", "standardised")
 def get_config(scale: str = "small") -> ConfigDict:
     """Softmax regression as in `g_logistic`, its curvature measured once, at the end."""
     config = g_logistic.get_config(scale)
-    at_the_end = {"measure.curvature": "end", "measure.exact": "never", "measure.operators": ("hessian",)}
+    at_the_end = {
+        "measure.spectra": "end",
+        "measure.jacobian": "end",
+        "measure.exact": "never",
+        "measure.operators": ("hessian",),
+    }
     return override(config, {"experiment": "g_logistic_scaling", "measure.probes": 1, **at_the_end})
 
 

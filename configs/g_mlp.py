@@ -34,7 +34,8 @@ def get_config(scale: str = "small") -> ConfigDict:
             "data.name": "mnist",
             "data.train_size": 45_000.0,
             "data.validation_size": 5_000.0,
-            "measure.curvature": "end",
+            "measure.spectra": "end",
+            "measure.jacobian": "end",
         },
     }
     return override(base_config(scale), settings | at_scale[scale])

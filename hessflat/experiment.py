@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessflat import arguments, entry, jobs, progress, runner, sweep, workers
+from hessflat import arguments, entry, jobs, progress, sweep, work, workers
 from hessflat.analysis.experiment import Experiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])
     wanted = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
-    with progress.reporting(sum(runner.work_of(job.config) for job in wanted)) as reporter:
+    with progress.reporting(sum(work.work_of(job.config) for job in wanted)) as reporter:
         workers.run_all(wanted, reporter, own["workers"])
         reporter.advance(0.0, "drawing the report")
         entries = report_all(root, out)

@@ -8,10 +8,15 @@ import jax
 from ml_collections import ConfigDict
 
 from hessflat import run
-from hessflat.config import canonical_json, flatten_values
+from hessflat.config import canonical_json, flatten_values, override, with_arguments
 from hessflat.errors import InputError
+from hessflat.measures import MEASURES
 from hessflat.schema import effective, from_plain, identity, validate
-from hessflat.training.program import TRACED, Program
+from hessflat.timetable import steps_of
+from hessflat.training.program import Program, shared_by
+
+# Measurements with a timetable of their own.
+TIMED = tuple(MEASURES)
 
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
@@ -60,8 +65,7 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        static = {k: v for k, v in flatten_values(job.config).items() if k not in TRACED.values()}
-        groups.setdefault(canonical_json(static), []).append(job)
+        groups.setdefault(canonical_json(flatten_values(shared_by(job.config))), []).append(job)
     return list(groups.values())
 
 
@@ -74,12 +78,29 @@ def chunks_of(group: list[Job], program: Program) -> list[list[Job]]:
     return [group] if execution == "vectorised" else [[job] for job in group]
 
 
-def measured_epochs(config: ConfigDict) -> list[int]:
-    """The epochs after which a run is measured, 0 being initialisation, in increasing order."""
-    last = config.train.epochs
-    if config.measure.at == "end":
-        return [last]
-    if config.measure.at == "every":
-        return sorted({*range(0, last, config.measure.every), last})
-    growth = (mantissa * 10**power for power in range(len(str(last))) for mantissa in (1, 2, 5))
-    return sorted({0, *(epoch for epoch in growth if epoch < last), last})
+def due_at(config: ConfigDict, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
+    """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
+    steps = {name: steps_of(config.measure[name], steps_per_epoch, last) for name in TIMED}
+    union = sorted({step for found in steps.values() for step in found} | {last})
+    return {step: frozenset(name for name in TIMED if step in steps[name]) for step in union}
+
+
+def due_at_end(config: ConfigDict) -> frozenset[str]:
+    """What is measured at the end of a run, wherever that is."""
+    return frozenset(name for name in TIMED if config.measure[name] != "never")
+
+
+def followed(job: Job) -> Path | None:
+    """The folder of the run that `job` takes as many steps as."""
+    text = job.config.stop.with_run
+    if text.partition("=")[0] not in flatten_values(job.config):
+        return Path(text) if text else None
+    settings = [f"--config.{part.strip()}" for part in text.split(",")]
+    other = override(with_arguments(job.config, settings), {"stop.with_run": ""})
+    return run.folder_of(effective(validate(other)), identity(other), job.folder.parents[1])
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that follow no other, then those that follow one."""
+    first = [job for job in jobs if not job.config.stop.with_run]
+    return [wave for wave in (first, [job for job in jobs if job.config.stop.with_run]) if wave]

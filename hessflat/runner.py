@@ -5,133 +5,66 @@ checkpoint, metrics logged after it are cut off, and everything random is drawn 
 """
 
 import contextlib
-import functools
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hessflat import data, metric_log, run
-from hessflat.config import canonical_json, chosen_settings, flatten, override
+from hessflat import data, metric_log, resume, run, work
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
-from hessflat.jobs import Job, chunks_of, claim, groups_of, measured_epochs
+from hessflat.jobs import Job, chunks_of, claim, due_at, due_at_end, followed, groups_of, waves
 from hessflat.measures import Subject, measure
+from hessflat.measures.performance import losses_and_accuracies
+from hessflat.prepared import Prepared, prepared
 from hessflat.progress import Reporter
-from hessflat.schema import SCHEMA, effective, from_plain
-from hessflat.training import checkpoint
-from hessflat.training.program import TRACED, Hyper, Program, TrainState, hyper_of, make_program
+from hessflat.resume import Position
+from hessflat.training.program import Hyper, Program, TrainState, hyper_of
+from hessflat.training.stopping import reason_to_stop, steps_to_look
 
 SECONDS_PER_BLOCK = 2.0
-
-Splits = dict[str, dict[str, jax.Array]]
 
 
 def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
     """Run every job that is not finished. Returns the number of training programs, one for each group of shapes."""
     for job in jobs:
         claim(job)
-    groups = groups_of(jobs)
+    groups = [group for wave in waves(jobs) for group in groups_of(wave)]
     for group in groups:
         for chunk in chunks_of(group, prepared(group[0].config).program):
             _run_chunk(chunk, reporter)
     return len(groups)
 
 
-class Prepared(NamedTuple):
-    """What the runs of a group share."""
-
-    program: Program
-    dataset: data.Dataset
-    splits: Splits
-
-
-def prepared(config: ConfigDict) -> Prepared:
-    """The program and the data of a configuration; the same objects for every run that shares them."""
-    defaults = {name: flatten(SCHEMA)[name].default for name in TRACED.values()}
-    return _prepared(canonical_json(effective(override(config, defaults))))
-
-
-@functools.lru_cache(maxsize=64)
-def _prepared(shared: str) -> Prepared:
-    config = from_plain(json.loads(shared))
-    dataset, splits = _loaded(canonical_json(effective(config)["data"]))
-    return Prepared(make_program(config, dataset.num_classes, splits["train"]["inputs"]), dataset, splits)
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded(block: str) -> tuple[data.Dataset, Splits]:
-    """The data of a `data` block on the host and on the device, once for all programs that read it."""
-    dataset = load_data(from_plain({"data": json.loads(block)}))
-    return dataset, device_splits(dataset)
-
-
-def work_of(config: ConfigDict) -> float:
-    """A guess of a run's cost, for sharing out the time left: passes over the data times the size of the model."""
-    epochs = measured_epochs(config)
-    return _training_work(config, config.train.epochs) + sum(_measuring_work(config, epoch) for epoch in epochs)
-
-
-def _training_work(config: ConfigDict, epochs: float) -> float:
-    # An epoch in small batches costs more than a pass over the data at once.
-    return 1.5 * epochs * _weight(config)
-
-
-def _measuring_work(config: ConfigDict, epoch: float) -> float:
-    settings = config.measure
-    if settings.curvature == "end" and epoch < config.train.epochs:
-        return _weight(config)
-    products = settings.probes * settings.lanczos_steps + settings.trace_probes
-    return len(settings.operators) * products * _weight(config)
-
-
-def _weight(config: ConfigDict) -> float:
-    # Small models are bound by the cost of launching work, which is that of some 2,000 parameters.
-    return 2_000 + prepared(config).program.num_params
-
-
-def load_data(config: ConfigDict) -> data.Dataset:
-    """The data set of a configuration's `data` block."""
-    common = {name: value for name, value in config.data.items() if not isinstance(value, ConfigDict)}
-    return data.load(common.pop("name"), chosen_settings(config.data), **common)
-
-
-def device_splits(dataset: data.Dataset) -> Splits:
-    """The splits that hold examples, on the device."""
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {
-        name: {key: jnp.asarray(array) for key, array in split.items()}
-        for name, split in splits.items()
-        if len(split["labels"])
-    }
-
-
 def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
     """Bring the jobs of a chunk to their end, those that are there already left alone."""
-    program, dataset, splits = prepared(chunk[0].config)
+    shared = prepared(chunk[0].config)
     with contextlib.ExitStack() as stack:
         for job in chunk:
             stack.enter_context(run.locked(job.folder))
         pending = []
         for job in chunk:
             manifest = run.read_manifest(job.folder)
-            if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
+            if manifest.get("data_checksum", shared.dataset.checksum) != shared.dataset.checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run.is_finished(job.folder):
-                reporter.skip(work_of(job.config))
+                reporter.skip(work.work_of(job.config))
             else:
                 pending.append(job)
         if not pending:
             return
+        by_last: dict[int, list[Job]] = {}
+        for job in pending:
+            by_last.setdefault(_last_step(job, shared.program), []).append(job)
         try:
-            _train_and_measure(program, pending, dataset, splits, reporter)
+            for last, jobs in by_last.items():
+                _train_and_measure(jobs, last, shared, reporter)
         except Exception as error:
             for job in pending:
                 if run.read_manifest(job.folder).get("status") == "running":
@@ -140,111 +73,118 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             raise
 
 
-def _train_and_measure(
-    program: Program,
-    jobs: Sequence[Job],
-    dataset: data.Dataset,
-    splits: Splits,
-    reporter: Reporter,
-) -> None:
-    config = jobs[0].config
+def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporter: Reporter) -> None:
+    """Bring jobs that train together to step `last`, or to where a rule of `stop` ends them before."""
+    config, program, splits = jobs[0].config, shared.program, shared.splits
     hypers = [hyper_of(job.config) for job in jobs]
-    stops = [epoch * program.steps_per_epoch for epoch in measured_epochs(config)]
-    kept = stops if config.checkpoint.keep == "measured" else stops[-1:]
-    with _managers(jobs) as managers:
-        states, step = _restored(program, jobs, hypers, managers)
-        for job, state in zip(jobs, states, strict=True):
-            _cut_back(job.folder, step, stops)
-            _start_manifest(job, dataset, state, step, together=len(jobs))
-        remaining = [stop for stop in stops if step is None or stop > step]
-        position = step or 0
-        for job in jobs:
-            already = [stop / program.steps_per_epoch for stop in stops if stop not in remaining]
-            reporter.skip(_training_work(job.config, position / program.steps_per_epoch))
-            reporter.skip(sum(_measuring_work(job.config, epoch) for epoch in already))
+    due = due_at(config, program.steps_per_epoch, last)
+    looks = steps_to_look(config, last)
+    kept = [step for step, names in due.items() if "spectra" in names] if config.checkpoint.keep == "measured" else []
+    save, save_is_due = resume.saver(config, kept), resume.is_due(config.checkpoint.minutes * 60)
+    with resume.managers_of(jobs) as managers:
+        positions, step = resume.restored(jobs, shared, managers, reporter.note)
+        for job, position in zip(jobs, positions, strict=True):
+            resume.cut_back(job.folder, step, [stop for stop, names in due.items() if names])
+            _start_manifest(job, shared.dataset, position.state, step, together=len(jobs))
+        _skip(jobs, due, step, reporter)
         alive = list(range(len(jobs)))
-        save_if_due = _saver_in_between(managers, kept, config.checkpoint.minutes * 60)
-        for stop in remaining:
-            for block_stop, block_states in _blocks(program, states, hypers, splits["train"], position, stop):
-                states = block_states
-                if block_stop < stop:
-                    save_if_due(block_stop, states)
-                epochs = (block_stop - position) / program.steps_per_epoch
-                doing = f"{_names(jobs)}: epoch {block_stop // program.steps_per_epoch} of {config.train.epochs}"
-                reporter.advance(sum(_training_work(job.config, epochs) for job in jobs), doing)
-                position = block_stop
+
+        def save_all(step: int) -> None:
+            for index in alive:
+                save(managers[index], step, positions[index])
+
+        at = step or 0
+        for stop in [stop for stop in sorted({*due, *looks}) if step is None or stop >= step]:
+            for block_stop, states in _blocks(program, [p.state for p in positions], hypers, splits["train"], at, stop):
+                positions = [p._replace(state=state) for p, state in zip(positions, states, strict=True)]
+                if block_stop < stop and save_is_due():
+                    save_all(block_stop)
+                doing = f"{_names(jobs)}: {_where(program, block_stop, last)}"
+                reporter.advance(sum(work.of_training(job.config, block_stop - at) for job in jobs), doing)
+                at = block_stop
             for index in list(alive):
-                job, state = jobs[index], states[index]
+                job, state = jobs[index], positions[index].state
                 if not _finite(state.params):
-                    run.write_manifest(
-                        job.folder,
-                        status="diverged",
-                        reason=f"parameters are not finite after step {stop}",
-                        finished=run.now(),
-                    )
-                    alive.remove(index)
+                    _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
+                    alive.remove(index)
                     continue
-                reporter.advance(0.0, f"{job.name}: epoch {stop // program.steps_per_epoch}, measuring")
-                record_measurement(job.folder, subject_of(program, job.config, state, splits, stop), stop, program)
-                if stop in kept:
-                    checkpoint.save(managers[index], stop, state)
-                reporter.advance(_measuring_work(job.config, stop / program.steps_per_epoch), f"{job.name}: measured")
+                if stop == step:  # done before this process took over
+                    reason = reason_to_stop(job.config, metric_log.read(job.folder / "looks.jsonl"))
+                else:
+                    reason = _look(job, shared, state, stop) if stop in looks else None
+                names = due_at_end(config) if reason or stop == last else due.get(stop, frozenset())
+                if stop != step and names:
+                    reporter.advance(0.0, f"{job.name}: {_where(program, stop, last)}, measuring")
+                    subject = subject_of(job.config, shared, positions[index], names)
+                    starts = record_measurement(job.folder, subject, stop, program)
+                    positions[index] = positions[index]._replace(starts=starts)
+                    reporter.advance(work.of_measuring(job.config, names), f"{job.name}: measured")
+                    if stop in kept or reason or stop == last:
+                        save(managers[index], stop, positions[index])
+                if reason or stop == last:
+                    _end(job, "done", stop, reason)
+                    alive.remove(index)
+                    left = [names for later, names in due.items() if later > stop]
+                    reporter.skip(work.of_training(job.config, program.num_steps - stop))
+                    reporter.skip(sum(work.of_measuring(job.config, names) for names in left))
             if not alive:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
-            if stop not in kept:
-                save_if_due(stop, states)
-        for index in alive:
-            run.write_manifest(jobs[index].folder, status="done", finished=run.now())
+            if stop != step and stop not in kept and save_is_due():
+                save_all(stop)
+
+
+def _last_step(job: Job, program: Program) -> int:
+    """Where the run ends if no rule of `stop` ends it before."""
+    folder = followed(job)
+    if folder is None:
+        return program.num_steps
+    manifest = run.read_manifest(folder)
+    if manifest.get("status") != "done":
+        raise InputError(
+            f"config.stop.with_run: {folder} is {manifest.get('status', 'not there')}; it must be a finished run, "
+            "so run it first, or in the same sweep"
+        )
+    return min(program.num_steps, manifest["steps"])
+
+
+def _skip(jobs: Sequence[Job], due: dict[int, frozenset[str]], step: int | None, reporter: Reporter) -> None:
+    if step is not None:
+        for job in jobs:
+            done = [names for stop, names in due.items() if stop <= step]
+            reporter.skip(work.of_training(job.config, step))
+            reporter.skip(sum(work.of_measuring(job.config, names) for names in done))
+
+
+def _look(job: Job, shared: Prepared, state: TrainState, step: int) -> str | None:
+    """Look at the whole training split; why the run ends here, if it does."""
+    program, train = shared.program, {"train": shared.splits["train"]}
+    params, statistics = program.evaluated(state, train["train"])
+    size = job.config.measure.batch_size or None
+    loss, accuracy = losses_and_accuracies(program.model, params, statistics, train, size)["train"]
+    path = job.folder / "looks.jsonl"
+    metric_log.append(path, {"step": step, "train_loss": loss, "train_accuracy": accuracy})
+    return reason_to_stop(job.config, metric_log.read(path))
+
+
+def _end(job: Job, status: str, step: int, reason: str | None) -> None:
+    run.write_manifest(job.folder, status=status, steps=step, reason=reason, finished=run.now())
 
 
 def _names(jobs: Sequence[Job]) -> str:
     return jobs[0].name if len(jobs) == 1 else f"{jobs[0].config.experiment}: {len(jobs)} runs together"
 
 
-@contextlib.contextmanager
-def _managers(jobs: Sequence[Job]) -> Iterator[list[Any]]:
-    managers = [checkpoint.open_folder(job.folder / "checkpoints") for job in jobs]
-    try:
-        yield managers
-    finally:
-        for manager in managers:
-            manager.close()
-
-
-def _restored(
-    program: Program, jobs: Sequence[Job], hypers: Sequence[Hyper], managers: Sequence[Any]
-) -> tuple[list[TrainState], int | None]:
-    """The states to start from: fresh, with step None, or from the last step that every job has a checkpoint of."""
-    states = [program.init(hyper) for hyper in hypers]
-    common = set.intersection(*(set(checkpoint.steps(manager)) for manager in managers))
-    step = max(common, default=None)
-    # What a killed process saved for some of the jobs but not for all is made again.
-    for manager in managers:
-        for newer in checkpoint.steps(manager):
-            if step is None or newer > step:
-                manager.delete(newer)
-    if step is None:
-        return states, None
-    return [checkpoint.restore(m, step, state) for m, state in zip(managers, states, strict=True)], step
-
-
-def _cut_back(folder: Path, step: int | None, stops: Sequence[int]) -> None:
-    """Drop the metrics logged after `step`; what is left must be every measurement up to it."""
-    path = folder / "metrics.jsonl"
-    metric_log.truncate(path, -1 if step is None else step)
-    found = [record["step"] for record in metric_log.read(path)]
-    expected = [] if step is None else [stop for stop in stops if stop <= step]
-    if found != expected:
-        raise InputError(
-            f"{path} should hold the measurements of steps {expected} that the checkpoint of step {step} stands on, "
-            f"but holds {found}; move {folder} away and run again"
-        )
+def _where(program: Program, step: int, last: int) -> str:
+    if program.steps_per_epoch == 1:
+        return f"step {step} of {last}"
+    return f"epoch {step // program.steps_per_epoch} of {-(-last // program.steps_per_epoch)}"
 
 
 def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: int | None, together: int) -> None:
     old = run.read_manifest(job.folder)
+    config, has_batch_norm = job.config, bool(jax.tree.leaves(state.statistics))
     run.write_manifest(
         job.folder,
         **run.environment(),
@@ -257,11 +197,11 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
         num_params=prepared(job.config).program.num_params,
-        seeds={"training": job.config.seed, "split": job.config.data.split_seed, "probes": job.config.measure.seed},
+        seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
         matmul_precision=precision.name(),
-        training_matmul_precision=jax.config.values["jax_default_matmul_precision"] or "default",
-        batch_norm_mode="none in this model",
-        statistics_batch=None,
+        training_matmul_precision=config.train.precision,
+        batch_norm_mode=" and ".join(config.measure.modes) if has_batch_norm else "none in this model",
+        statistics_batch=(config.measure.statistics_batch or "all measured examples") if has_batch_norm else None,
         runs_together=together,
     )
 
@@ -286,52 +226,36 @@ def _blocks(
         yield start, states
 
 
-def _saver_in_between(
-    managers: Sequence[Any], kept: Sequence[int], seconds: float
-) -> Callable[[int, list[TrainState]], None]:
-    """Save a checkpoint to resume from once enough time has passed since the last, which it replaces."""
-    last = time.monotonic()
-
-    def save_if_due(step: int, states: list[TrainState]) -> None:
-        nonlocal last
-        if time.monotonic() - last < seconds:
-            return
-        before = [[saved for saved in checkpoint.steps(manager) if saved not in kept] for manager in managers]
-        for manager, state in zip(managers, states, strict=True):
-            checkpoint.save(manager, step, state)
-        for manager, replaced in zip(managers, before, strict=True):
-            for saved in replaced:
-                manager.delete(saved)
-        last = time.monotonic()
-
-    return save_if_due
-
-
 def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(program: Program, config: ConfigDict, state: TrainState, splits: Splits, step: int) -> Subject:
-    """What the measures see of a state."""
-    if jax.tree.leaves(state.statistics):
-        raise InputError(
-            f"model {config.model.name!r} has batch normalisation, whose statistics the measures cannot take yet; "
-            "use a model without it"
-        )
+def subject_of(config: ConfigDict, shared: Prepared, position: Position, names: frozenset[str]) -> Subject:
+    """What the measures see at a position, `names` being due."""
+    program = shared.program
+    params, statistics = program.evaluated(position.state, shared.splits["train"])
     return Subject(
         program.model,
-        state.params,
-        splits,
+        params,
+        statistics,
+        shared.splits,
         program.num_classes,
         config.train.label_smoothing,
         config.measure.to_dict(),
-        is_last=step == program.num_steps,
+        names,
+        position.starts,
+        config.devices,
     )
 
 
-def record_measurement(folder: Path, subject: Subject, step: int, program: Program) -> None:
-    """Measure, and write spectra first and the line of metrics last, so that a line's spectra are always there."""
-    scalars, arrays = measure(subject)
-    for name, content in arrays.items():
+def record_measurement(folder: Path, subject: Subject, step: int, program: Program) -> Mapping[str, jax.Array]:
+    """Measure, and write spectra first and the line of metrics last, so that a line's spectra are always there.
+
+    Returns where the next search for eigenvectors starts.
+    """
+    found = measure(subject)
+    for name, content in found.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
-    metric_log.append(folder / "metrics.jsonl", {"step": step, "epoch": step / program.steps_per_epoch, **scalars})
+    line = {"step": step, "epoch": step / program.steps_per_epoch, **found.scalars}
+    metric_log.append(folder / "metrics.jsonl", line)
+    return subject.starts if found.starts is None else found.starts

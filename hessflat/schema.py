@@ -11,12 +11,27 @@ from hessflat.config import SCALES, Schema, choice
 from hessflat.data import SOURCES, load
 from hessflat.errors import require_known
 from hessflat.models import MODELS
-from hessflat.rules import Rule, Setting, anything, at_least, below, each, one_of, positive, settings_of, single, whole
-from hessflat.training.optimisers import OPTIMISERS
+from hessflat.rules import (
+    Rule,
+    Setting,
+    anything,
+    at_least,
+    below,
+    between,
+    each,
+    one_of,
+    positive,
+    settings_of,
+    single,
+    whole,
+)
+from hessflat.timetable import timetable
+from hessflat.training.gradients import PRECISIONS
+from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
 OPERATORS = ("hessian", "gauss_newton")
-SCHEDULE_OF_MEASUREMENTS = ("growth", "every", "end")
+BATCH_NORM_MODES = ("train", "eval")
 
 _folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "letters, digits, _ . and - alone")
 
@@ -34,21 +49,42 @@ SCHEMA: Schema = {
         **choice(OPTIMISERS, "sgd", "the optimiser"),
         "lr": Setting(0.03, single(positive), "initial learning rate"),
         "l2": Setting(0.0, single(at_least(0)), "weight decay: in the gradient of sgd and adam, decoupled in adamw"),
+        "decayed": Setting("all", one_of(DECAYED), "what l2 is for; kernels: not biases, not normalisation"),
+        "sam_radius": Setting(0.0, single(at_least(0)), "ρ of sharpness-aware minimisation; 0 is without it"),
     },
     "schedule": choice(SCHEDULES, "linear_decay", "how the learning rate changes"),
     "train": {
         "epochs": Setting(50, at_least(1), "passes over the training split"),
-        "batch_size": Setting(128, at_least(1), "examples a step; the last batch of an epoch may be smaller"),
+        "steps": Setting(0, at_least(0), "optimiser steps in place of train.epochs; 0 is all of its steps"),
+        "batch_size": Setting(128, at_least(0), "examples a step; an epoch's last batch may be smaller; 0 is all"),
+        "ghost_batch_size": Setting(0, at_least(0), "examples a forward pass, gradients averaged over them; 0 is all"),
         "label_smoothing": Setting(0.0, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"),
+        "mixup": Setting(0.0, single(at_least(0)), "β: pairs of examples mixed by Beta(β, β); 0 is without it"),
+        "augment": Setting(0.0, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"),
+        "average_from": Setting(0, at_least(0), "epoch from which iterates are averaged and measured so; 0: never"),
+        "precision": Setting("default", one_of(PRECISIONS), "of products in training; default is the backend's"),
+        "from_run": Setting("", anything, "RUN or RUN@STEP: folder of a run whose weights this one starts from"),
+    },
+    "stop": {
+        "train_accuracy": Setting(0.0, between(0, 1), "end once this share of the training split is right; 0: never"),
+        "train_loss": Setting(0.0, at_least(0), "end once the mean of the last stop.losses looks is below; 0: never"),
+        "losses": Setting(10, at_least(1), "how many looks stop.train_loss is a mean over"),
+        "every": Setting(100, at_least(1), "steps between two looks at the whole training split"),
+        "with_run": Setting("", anything, "take as many steps as another run: its folder, or the settings that it has "
+                            "in place of this run's, such as train.label_smoothing=0"),
     },
     "measure": {
-        "at": Setting("growth", one_of(SCHEDULE_OF_MEASUREMENTS), "when to measure; the last epoch is always measured"),
-        "every": Setting(10, at_least(1), "epochs between measurements where measure.at is every"),
-        "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra are estimated by Lanczos quadrature"),
-        "curvature": Setting("always", one_of(("always", "end")), "when to measure spectra and Jacobians"),
-        "exact": Setting("never", one_of(("never", "end", "always")), "when to compute every eigenvalue of H"),
+        "performance": Setting("growth", timetable, "when losses, accuracies and norms are measured"),
+        "spectra": Setting("growth", timetable, "when spectra are estimated by Lanczos quadrature"),
+        "sharpness": Setting("never", timetable, "when λ_max is found to measure.rtol, from where it was last"),
+        "exact": Setting("never", timetable, "when every eigenvalue of H is computed"),
+        "jacobian": Setting("growth", timetable, "when input-output Jacobian norms are measured, in eval mode"),
+        "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra and λ_max are measured"),
+        "modes": Setting(BATCH_NORM_MODES, each(one_of(BATCH_NORM_MODES)), "of batch norm, in models that have it"),
+        "statistics_batch": Setting(0, at_least(0), "examples that share statistics in train mode; 0 is all measured"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),
         "probes": Setting(2, at_least(1), "Lanczos runs a spectrum; a standard error needs two"),
+        "rtol": Setting(1e-3, positive, "relative accuracy of measure.sharpness"),
         "trace_probes": Setting(20, at_least(1), "single products for trace and Frobenius norm"),
         "examples": Setting(0, at_least(0), "first training examples, that curvature is measured on; 0 is all"),
         "batch_size": Setting(0, at_least(0), "examples a product takes at once, to bound memory; 0 is all"),
@@ -56,8 +92,10 @@ SCHEMA: Schema = {
     },
     "checkpoint": {
         "keep": Setting("measured", one_of(("measured", "end")), "whose checkpoints stay, for `make measure`"),
-        "minutes": Setting(5.0, positive, "between checkpoints to resume from; each replaces the one before"),
+        "minutes": Setting(5.0, positive, "between checkpoints to resume from"),
+        "last": Setting(2, at_least(1), "checkpoints to resume from that are there at a time"),
     },
+    "devices": Setting(0, at_least(0), "devices that a batch is spread over; 0 is all accelerators, or one CPU"),
     "execution": Setting(
         "auto", one_of(("auto", "turn", "vectorised")), "how runs that share shapes train: in turn, or together by vmap"
     ),

@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
 from hessflat.errors import InputError
-from hessflat.jobs import Job, chunks_of, claim, groups_of
+from hessflat.jobs import Job, chunks_of, claim, groups_of, waves
+from hessflat.prepared import prepared
 from hessflat.progress import Reporter
 from hessflat.schema import effective
 from hessflat.training.program import Program
@@ -31,8 +32,14 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
     wanted = _number(workers)
     for job in jobs:
         claim(job)
+    told = [_run_wave(wave, reporter, wanted) for wave in waves(jobs)]
+    return f"{len(jobs)} runs, " + "; then ".join(told)
+
+
+def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> str:
+    """Runs that need no other of them finished."""
     groups = groups_of(jobs)
-    programs = [runner.prepared(group[0].config).program for group in groups]
+    programs = [prepared(group[0].config).program for group in groups]
     by_group = [chunks_of(group, program) for group, program in zip(groups, programs, strict=True)]
     # One of each group in turn, so that the processes begin by compiling different programs and share them on disk.
     turns = itertools.zip_longest(*by_group)
@@ -47,7 +54,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
         runner.run_all([job for chunk in chunks if chunk not in unfinished for job in chunk], reporter)
         _run_in_processes(unfinished, reporter, count)
     each = f", in each of {count} processes" if count > 1 else ""
-    return f"{len(jobs)} runs, {len(groups)} training program{'s' if len(groups) > 1 else ''} compiled{each}"
+    return f"{len(groups)} training program{'s' if len(groups) > 1 else ''} compiled{each}"
 
 
 def _number(workers: str) -> int | None:

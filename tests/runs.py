@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hessflat import config, metric_log, progress, runner
+from hessflat import config, metric_log, progress, resume, runner
 from hessflat.jobs import jobs_of
-from hessflat.measure import stored_config
+from hessflat.prepared import prepared
+from hessflat.resume import stored_config
 from hessflat.training import checkpoint
-from hessflat.training.program import hyper_of, make_program
 
 TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
 
@@ -31,11 +31,10 @@ def run_all(configs, root, reporter=None):
 def final_state(folder):
     """The last checkpoint of a run."""
     chosen = stored_config(folder)
-    splits = runner.device_splits(runner.load_data(chosen))
-    program = make_program(chosen, 10, splits["train"]["inputs"])
+    shared = prepared(chosen)
     with checkpoint.reading(folder / "checkpoints") as manager:
         last = checkpoint.steps(manager)[-1]
-        return checkpoint.restore(manager, last, program.init(hyper_of(chosen)))
+        return checkpoint.restore(manager, last, resume.first_position(chosen, shared)).state
 
 
 def spectra(folder):

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("curvature", "frameworks", "numerics", "pitfalls")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("curvature", "frameworks", "numerics", "pitfalls", "training")),
 ]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
 

@@ -14,6 +14,7 @@ import runs
 
 from hessflat import run
 
+EVERY_TEN = [f"--config.measure.{name}=every 10 epochs" for name in ("performance", "spectra", "jacobian")]
 COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY[1:]]
 
 
@@ -40,7 +41,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, 
     monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
     arguments = [
         "--config.train.epochs=200",
-        "--config.measure.at=every",
+        *EVERY_TEN,
         "--config.checkpoint.minutes=0.002",
         f"--config.checkpoint.keep={keep}",
     ]
@@ -83,7 +84,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, 
 def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     root = tmp_path / "runs"
     command = [sys.executable, "-m", "hessflat.sweep", "--config=configs/g_mlp.py:smoke", "--workers=2"]
-    command += [f"--root={root}", "--config.train.epochs=500", "--config.measure.at=every", *runs.TINY[1:]]
+    command += [f"--root={root}", "--config.train.epochs=500", *EVERY_TEN, *runs.TINY[1:]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len([path for path in root.glob("*/*/metrics.jsonl") if runs.metrics(path.parent)]) < 2:

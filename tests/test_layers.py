@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1] / "hessflat"
 BASE = {
     *("errors", "rules", "files", "fold", "convolution", "memory", "config", "metric_log", "progress", "run"),
     "arguments",
+    "distributed",
+    "timetable",
 }
 LAYERS = ["base", "data", "models", "training", "curvature", "measures", "analysis", "report", "commands"]
 # Curvature is a library of its own, and analysis reads files: neither knows how a run was made.

@@ -1,6 +1,7 @@
 """Runs on disk: skipped, continued, refused; killed at any moment they end with the same bits."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from hessflat import measure, metric_log, run, runner
+from hessflat import measure, metric_log, progress, run, runner
 from hessflat.errors import InputError
 from hessflat.jobs import jobs_of
 from hessflat.training import checkpoint
@@ -99,22 +100,30 @@ def test_vectorised_sweep_agrees_with_runs_in_turn(finished, tmp_path):
         assert runs.metrics(together[0])[-1][key] == pytest.approx(runs.metrics(finished)[-1][key], rel=1e-3)
 
 
-def test_checkpoints_between_measurements_replace_one_another(tmp_path, monkeypatch):
+@pytest.mark.parametrize("last", [1, 3])
+def test_of_checkpoints_between_measurements_the_last_ones_stay(tmp_path, monkeypatch, last):
     monkeypatch.setattr(runner, "SECONDS_PER_BLOCK", 1e-9)  # blocks of one step
-    folder = runs.run_all([runs.tiny("--config.checkpoint.minutes=1e-9")], tmp_path)[0]
+    often = ["--config.checkpoint.minutes=1e-9", f"--config.checkpoint.last={last}"]
+    folder = runs.run_all([runs.tiny(*often)], tmp_path)[0]
     kept = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()}
-    assert {0, 10, 20, 50} <= kept
-    assert len(kept - {0, 10, 20, 50}) == 1
+    assert kept == {0, 10, 20, 50, *range(50 - last, 50)}
 
 
-def test_damaged_checkpoint_is_one_line(tmp_path):
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(tmp_path):
     folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
     run.write_manifest(folder, status="running")
     for path in (folder / "checkpoints" / "10").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(InputError, match=r"checkpoints.10 is damaged.*delete that folder") as error:
-        runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
-    assert "\n" not in str(error.value)
+    notes = []
+    reporter = progress.silent()._replace(note=notes.append)
+    before = runs.metrics(folder)
+    runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path, reporter)
+    (line,) = notes
+    assert re.search(r"checkpoints.10 is damaged.*going on from the one before", line)
+    assert "\n" not in line
+    assert run.read_manifest(folder)["resumed_from"] == [0]
+    assert runs.metrics(folder) == before
+    assert (folder / "checkpoints" / "damaged-10").is_dir()
 
 
 def test_measure_again_with_other_settings(finished, capsys):

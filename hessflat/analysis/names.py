@@ -55,6 +55,8 @@ def _names(metric: str) -> tuple[str, str]:
     if metric in _METRICS:
         return _METRICS[metric]
     operator, _, quantity = metric.partition(".")
+    if operator.endswith("_eval"):
+        return tuple(f"{name}, batch norm in eval mode" for name in _names(f"{operator[:-5]}.{quantity}"))  # type: ignore[return-value]
     exact = quantity.startswith("exact.")
     quantity = quantity.removeprefix("exact.")
     if operator in OPERATORS and quantity in _CURVATURE:

@@ -1,31 +1,29 @@
-"""Numbers about one trained state. To add one: a function of a `Subject` and a line in `CHEAP` or `CURVATURE`."""
+"""Numbers about one trained state. To add one: a function of a `Subject`, a line in `MEASURES`, its timetable."""
 
 from collections.abc import Callable, Mapping
 
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.performance import performance
-from hessflat.measures.size import size
-from hessflat.measures.spectra import exact, spectra
-from hessflat.measures.subject import Arrays, Scalars, Subject
+from hessflat.measures.spectra import exact, sharpness, spectra
+from hessflat.measures.subject import Measured, Subject
 
-Measure = Callable[[Subject], tuple[Scalars, Arrays]]
+# In this order, so that a run whose curvature cannot be measured has its losses first. The setting `measure.<name>`
+# says when each is due.
+MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
+    "performance": performance,
+    "spectra": spectra,
+    "sharpness": sharpness,
+    "exact": exact,
+    "jacobian": jacobian,
+}
 
-# In this order, so that a run whose curvature cannot be measured has its losses first.
-CHEAP: Mapping[str, Measure] = {"performance": performance, "size": size}
-CURVATURE: Mapping[str, Measure] = {"spectra": spectra, "exact": exact, "jacobian": jacobian}
-MEASURES = {**CHEAP, **CURVATURE}
 
-
-def measure(subject: Subject) -> tuple[Scalars, Arrays]:
-    """Scalars by name, and arrays by file name for the measures that have them.
-
-    Curvature is left out before the end where `measure.curvature` is `end`.
-    """
-    wanted = MEASURES if subject.is_last or subject.settings["curvature"] == "always" else CHEAP
-    scalars: Scalars = {}
-    arrays: Arrays = {}
-    for function in wanted.values():
-        more_scalars, more_arrays = function(subject)
-        scalars |= more_scalars
-        arrays |= more_arrays
-    return scalars, arrays
+def measure(subject: Subject) -> Measured:
+    """What is due, together; of a number that two of them give, the later and more precise one."""
+    together = Measured({}, {})
+    for name, function in MEASURES.items():
+        if name in subject.due:
+            found = function(subject)
+            starts = found.starts or together.starts
+            together = Measured(together.scalars | found.scalars, together.arrays | found.arrays, starts)
+    return together

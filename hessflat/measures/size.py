@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from hessflat.measures.subject import Arrays, Scalars, Subject
+from hessflat.measures.subject import Scalars, Subject
 from hessflat.models import input_size, num_neurons, num_params
 
 
@@ -12,10 +12,7 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
     return 4 * num_classes * (neurons + inputs)
 
 
-_norm = jax.jit(optax.tree.norm)
-
-
-def size(subject: Subject) -> tuple[Scalars, Arrays]:
+def size(subject: Subject) -> Scalars:
     """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
     count = num_params(subject.params)
     rank = rank_bound(subject.num_classes, num_neurons(subject.params), input_size(subject.splits["train"]["inputs"]))
@@ -24,4 +21,7 @@ def size(subject: Subject) -> tuple[Scalars, Arrays]:
         "num_params": count,
         "rank_bound": rank,
         "zero_mass_bound": max(0.0, 1 - rank / count),
-    }, {}
+    }
+
+
+_norm = jax.jit(optax.tree.norm)

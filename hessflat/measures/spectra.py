@@ -1,36 +1,95 @@
-"""Spectra of the Hessian and the Gauss-Newton matrix: by Lanczos quadrature, and exactly where P allows."""
+"""Spectra of the Hessian and the Gauss-Newton matrix: by Lanczos, their largest eigenvalue alone, and exactly."""
+
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import Arrays, Scalars, Subject, chunk_size, curvature_data, functions_of
+from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, functions_of, modes_of, state_of
 
 
-def operator_of(subject: Subject, name: str) -> cv.Operator:
+def operator_of(subject: Subject, name: str, mode: str) -> cv.Operator:
     """The Hessian or the Gauss-Newton matrix of the mean loss over the measured examples."""
-    functions = functions_of(subject.model)
-    batches = cv.Batches(curvature_data(subject), chunk_size(subject))
+    functions, batches = functions_of(subject.model, mode), batches_of(subject, mode)
     if name == "hessian":
-        return cv.hessian(functions.loss, subject.params, batches)
-    return cv.gauss_newton(functions.predict, functions.criterion, subject.params, batches)
+        return cv.hessian(functions.loss, subject.params, batches, state_of(subject))
+    return cv.gauss_newton(functions.predict, functions.criterion, subject.params, batches, state_of(subject))
 
 
-def spectra(subject: Subject) -> tuple[Scalars, Arrays]:
+def spectra(subject: Subject) -> Measured:
     """Numbers and nodes of each operator's spectrum, from the same probes at every step and in every run.
 
-    Common probes make the differences between runs, which the claims are about, less noisy than the values.
+    Common probes make the differences between runs, which the claims are about, less noisy than the values. Names end
+    in `_eval` where batch norm was in eval mode.
     """
-    scalars: Scalars = {}
-    arrays: Arrays = {}
+    found = Measured({}, {})
     settings = subject.settings
-    for name in settings["operators"]:
-        op = operator_of(subject, name)
+    for operator, (name, mode) in _named(subject).items():
+        op = operator_of(subject, name, mode)
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
         spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
         moments = cv.moments(op, moments_key, settings["trace_probes"])
-        scalars |= {f"{name}.{key}": value for key, value in _numbers(spectrum, moments, name).items()}
-        arrays[name] = cv.spectrum_to_arrays(spectrum)
-    return scalars, arrays
+        found.scalars.update({f"{operator}.{key}": v for key, v in _numbers(spectrum, moments, name).items()})
+        found.arrays[operator] = cv.spectrum_to_arrays(spectrum)
+    return found
+
+
+def sharpness(subject: Subject) -> Measured:
+    """λ_max of each operator to `measure.rtol`, from the eigenvector that was found when it was measured before."""
+    found, starts = Measured({}, {}), {}
+    for operator, (name, mode) in _named(subject).items():
+        before = subject.starts[operator]
+        pairs = cv.eigenpairs(
+            operator_of(subject, name, mode),
+            jax.random.key(subject.settings["seed"]),
+            rtol=subject.settings["rtol"],
+            start=before if bool(jnp.any(before != 0)) else None,
+            show_progress=False,
+        )
+        found.scalars[f"{operator}.lambda_max"] = float(pairs.values[0])
+        found.scalars[f"{operator}.lambda_max_bound"] = float(pairs.residuals[0])
+        starts[operator] = _flat(pairs.vectors)
+    return found._replace(starts=starts)
+
+
+def no_starts(subject: Subject) -> dict[str, jax.Array]:
+    """What `Subject.starts` is before anything was found."""
+    return {operator: jnp.zeros_like(_flat(subject.params)) for operator in _named(subject)}
+
+
+def exact(subject: Subject) -> Measured:
+    """Every eigenvalue of the Hessian; zero mass is the share below noise."""
+    found = Measured({}, {})
+    for suffix, mode in modes_of(subject).items():
+        spectrum = cv.exact_spectrum(operator_of(subject, "hessian", mode))
+        values, prefix = spectrum.values, f"hessian{suffix}.exact"
+        found.scalars.update(
+            {
+                f"{prefix}.lambda_max": float(values.max()),
+                f"{prefix}.lambda_min": float(values.min()),
+                f"{prefix}.trace": spectrum.trace,
+                f"{prefix}.mean_eigenvalue": spectrum.mean_eigenvalue,
+                f"{prefix}.frobenius": spectrum.frobenius,
+                f"{prefix}.second_moment": spectrum.second_moment,
+                f"{prefix}.zero_mass": spectrum.zero_mass(),
+            }
+        )
+        found.arrays[f"hessian{suffix}-exact"] = {"eigenvalues": values}
+    return found
+
+
+def _named(subject: Subject) -> Mapping[str, tuple[str, str]]:
+    """Operator and mode of batch norm, by the name that their numbers go under."""
+    return {
+        f"{name}{suffix}": (name, mode)
+        for name in subject.settings["operators"]
+        for suffix, mode in modes_of(subject).items()
+    }
+
+
+def _flat(tree: object) -> jax.Array:
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
@@ -55,21 +114,3 @@ def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     for key, estimate in estimates.items():
         scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error
     return scalars
-
-
-def exact(subject: Subject) -> tuple[Scalars, Arrays]:
-    """Every eigenvalue of the Hessian, where `measure.exact` asks for them; zero mass is the share below noise."""
-    when = subject.settings["exact"]
-    if when == "never" or (when == "end" and not subject.is_last):
-        return {}, {}
-    spectrum = cv.exact_spectrum(operator_of(subject, "hessian"))
-    values = spectrum.values
-    return {
-        "hessian.exact.lambda_max": float(values.max()),
-        "hessian.exact.lambda_min": float(values.min()),
-        "hessian.exact.trace": spectrum.trace,
-        "hessian.exact.mean_eigenvalue": spectrum.mean_eigenvalue,
-        "hessian.exact.frobenius": spectrum.frobenius,
-        "hessian.exact.second_moment": spectrum.second_moment,
-        "hessian.exact.zero_mass": spectrum.zero_mass(),
-    }, {"hessian-exact": {"eigenvalues": values}}

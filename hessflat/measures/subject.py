@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import hessflat.curvature as cv
+from hessflat import distributed
 from hessflat.errors import InputError
 from hessflat.models import Model
 
@@ -21,13 +23,14 @@ class Functions(NamedTuple):
     """Pure functions of one model, made once, so that what is compiled for a checkpoint serves the next one.
 
     A batch is `{"inputs": [n, ...], "targets": [n, C]}`; targets are smoothed one-hot labels, for label smoothing is
-    part of the measured loss. Weight decay, mixup and augmentation are not.
+    part of the measured loss. Weight decay, mixup and augmentation are not. `statistics` are those of batch norm,
+    which eval mode uses; train mode takes those of the batch.
     """
 
-    logits: Callable[[Any, jax.Array], jax.Array]
-    predict: Callable[[Any, Mapping[str, jax.Array]], jax.Array]
-    criterion: Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
-    loss: Callable[[Any, Mapping[str, jax.Array]], jax.Array]
+    logits: Callable[..., jax.Array]  # (params, inputs, statistics)
+    predict: Callable[..., jax.Array]  # (params, batch, statistics)
+    criterion: Callable[..., jax.Array]  # (logits, batch, statistics)
+    loss: Callable[..., jax.Array]  # (params, batch, statistics)
 
 
 class Subject(NamedTuple):
@@ -35,30 +38,54 @@ class Subject(NamedTuple):
 
     model: Model
     params: Any
+    statistics: Any  # of batch norm; an empty dict for a model without it
     splits: Splits
     num_classes: int
     label_smoothing: float
     settings: Mapping[str, Any]
-    is_last: bool
+    due: frozenset[str]  # names of `MEASURES`
+    starts: Mapping[str, jax.Array]  # where extremal eigenvectors are looked for; zeros: anywhere
+    devices: int = 0  # that examples are spread over, as `config.devices`
+
+
+class Measured(NamedTuple):
+    """Scalars by name, arrays by file name, and where the next search for eigenvectors starts (None: as before)."""
+
+    scalars: Scalars
+    arrays: Arrays
+    starts: Mapping[str, jax.Array] | None = None
 
 
 @cache
-def functions_of(model: Model) -> Functions:
-    """The functions of a model, the same objects each time."""
+def functions_of(model: Model, mode: str = "eval") -> Functions:
+    """The functions of a model with batch norm in `mode`, the same objects each time."""
 
-    def logits(params: Any, inputs: jax.Array) -> jax.Array:
-        return model.apply(params, {}, inputs, False)[0]
+    def logits(params: Any, inputs: jax.Array, statistics: Any = None) -> jax.Array:
+        return model.apply(params, statistics or {}, inputs, mode == "train")[0]
 
-    def predict(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return logits(params, batch["inputs"])
+    def predict(params: Any, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
+        return logits(params, batch["inputs"], statistics)
 
-    def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
         return jnp.mean(optax.softmax_cross_entropy(outputs, batch["targets"]))
 
-    def loss(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return criterion(predict(params, batch), batch)
+    def loss(params: Any, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
+        return criterion(predict(params, batch, statistics), batch)
 
     return Functions(logits, predict, criterion, loss)
+
+
+def state_of(subject: Subject) -> Any:
+    """The statistics of batch norm as the curvature library takes them: None for a model without it."""
+    return subject.statistics if jax.tree.leaves(subject.statistics) else None
+
+
+def modes_of(subject: Subject) -> dict[str, str]:
+    """The modes of batch norm to measure in, by what they add to the names of numbers."""
+    suffixes = {"train": "", "eval": "_eval"}
+    if state_of(subject) is None:
+        return {"": "eval"}
+    return {suffixes[mode]: mode for mode in subject.settings["modes"]}
 
 
 def curvature_data(subject: Subject) -> dict[str, jax.Array]:
@@ -69,7 +96,18 @@ def curvature_data(subject: Subject) -> dict[str, jax.Array]:
         raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     labels = jax.nn.one_hot(subject.splits["train"]["labels"][:count], subject.num_classes)
     targets = optax.smooth_labels(labels, subject.label_smoothing)
-    return {"inputs": subject.splits["train"]["inputs"][:count], "targets": targets}
+    data = {"inputs": subject.splits["train"]["inputs"][:count], "targets": targets}
+    return distributed.placed(data, distributed.mesh_of(subject.devices))
+
+
+def batches_of(subject: Subject, mode: str) -> cv.Batches:
+    """The measured examples as products take them; in train mode, cut where statistics are shared."""
+    data, size = curvature_data(subject), chunk_size(subject)
+    if mode == "eval" or state_of(subject) is None:
+        return cv.Batches(data, size)
+    number = len(data["targets"])
+    shared = min(subject.settings["statistics_batch"] or number, number)
+    return cv.Batches(data, None if size is None else max(shared, size - size % shared), shared)
 
 
 def chunk_size(subject: Subject) -> int | None:

@@ -11,10 +11,33 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
+from hessflat.errors import require_known
+from hessflat.models.alexnet import alexnet
+from hessflat.models.cnn9 import cnn9
+from hessflat.models.coordinate_network import coordinate_network
+from hessflat.models.deep_linear import deep_linear
 from hessflat.models.mlp import mlp
+from hessflat.models.preresnet import preresnet
+from hessflat.models.resnet import resnet
 from hessflat.models.softmax_regression import softmax_regression
+from hessflat.models.two_convolutions import two_convolutions
+from hessflat.models.vgg import vgg
+from hessflat.models.wide_resnet import wide_resnet
+from hessflat.rules import require, settings_of
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {"softmax_regression": softmax_regression, "mlp": mlp}
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "softmax_regression": softmax_regression,
+    "mlp": mlp,
+    "deep_linear": deep_linear,
+    "cnn9": cnn9,
+    "two_convolutions": two_convolutions,
+    "alexnet": alexnet,
+    "vgg": vgg,
+    "resnet": resnet,
+    "preresnet": preresnet,
+    "wide_resnet": wide_resnet,
+    "coordinate_network": coordinate_network,
+}
 
 
 class Model(NamedTuple):
@@ -29,7 +52,12 @@ class Model(NamedTuple):
 
 
 def build(name: str, num_classes: int, **settings: Any) -> Model:
-    """The model that `name` stands for in `MODELS`."""
+    """The model that `name` stands for in `MODELS`; a setting that breaks its rule is refused."""
+    require_known("model", [name], MODELS)
+    known = settings_of(MODELS[name])
+    require_known(f"setting of {name}", settings, known)
+    for setting, value in settings.items():
+        require(f"model.{name}.{setting}", value, known[setting].rule)
     module = MODELS[name](num_classes, **settings)
 
     def init(key: jax.Array, inputs: jax.Array) -> tuple[Any, Any]:
@@ -55,6 +83,8 @@ def num_neurons(params: Any) -> int:
     """Σ_l N_l of *Flatness is a False Friend*, §3.2: output features of every kernel, the classes included.
 
     That is the count behind the paper's 13,416 for VGG-16: channels of convolutions, units of dense layers, outputs.
+    The paper's number is that of the network for ImageNet, with dense layers of 4,096 and 1,000 classes; the one for
+    CIFAR-10 has 5,258.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return sum(leaf.shape[-1] for path, leaf in leaves if getattr(path[-1], "key", None) == "kernel")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hessflat.models.initialisers import INITIALISERS, dense
-from hessflat.rules import each, one_of, positive
+from hessflat.rules import at_least, each, one_of
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -29,15 +29,14 @@ class MLP(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         activations = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
-            layer = dense(width, self.init_name, activations.shape[-1])
-            activations = ACTIVATIONS[self.activation](layer(activations))
-        return dense(self.num_classes, self.init_name, activations.shape[-1])(activations)
+            activations = ACTIVATIONS[self.activation](dense(activations, width, self.init_name))
+        return dense(activations, self.num_classes, self.init_name)
 
 
 def mlp(
     num_classes: int,
     *,
-    hidden: Annotated[tuple[int, ...], each(positive), "width of each hidden layer"] = (100,),
+    hidden: Annotated[tuple[int, ...], each(at_least(1)), "width of each hidden layer"] = (100,),
     activation: Annotated[str, one_of(ACTIVATIONS), "between the layers"] = "relu",
     init: Annotated[str, one_of(INITIALISERS), "initial weights; uniform is PyTorch's default"] = "uniform",
 ) -> nn.Module:

@@ -17,8 +17,7 @@ class SoftmaxRegression(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
-        flat = inputs.reshape(len(inputs), -1)
-        return dense(self.num_classes, self.init_name, flat.shape[-1])(flat)
+        return dense(inputs.reshape(len(inputs), -1), self.num_classes, self.init_name)
 
 
 def softmax_regression(

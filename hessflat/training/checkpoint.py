@@ -1,6 +1,7 @@
 """Checkpoints by orbax: complete or absent, restored only into a state of the same tree, shapes and dtypes."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import orbax.checkpoint as ocp
 
 from hessflat.errors import InputError
 from hessflat.files import full_disk_named
+
+
+class DamagedError(InputError):
+    """A checkpoint that cannot be read."""
 
 
 def open_folder(folder: Path) -> ocp.CheckpointManager:
@@ -43,18 +48,18 @@ def steps(manager: ocp.CheckpointManager) -> list[int]:
 def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     """The state saved at `step`, in the form of `like` (arrays or their shapes).
 
-    Raises `InputError` where the checkpoint is damaged or holds another tree, other shapes or other dtypes: orbax
-    would cast a dtype silently and answer a wrong shape with pages of text.
+    Raises `DamagedError` where it cannot be read, and `InputError` where it holds another tree, other shapes or other
+    dtypes: orbax would cast a dtype silently and answer a wrong shape with pages of text.
     """
     where = f"checkpoint {Path(manager.directory) / str(step)}"
     if not (Path(manager.directory) / str(step)).is_dir():
         raise InputError(f"{where} is gone, replaced by a later one of the run that is under way; try again")
     target = jax.eval_shape(lambda: like)
     try:
-        stored = _shapes(manager.item_metadata(step).tree)
+        stored = shapes(manager.item_metadata(step).tree)
     except Exception as error:  # orbax raises whatever its storage layer raised
-        raise InputError(_damaged(where, error)) from error
-    wanted = _shapes(target)
+        raise _damaged(where, error) from error
+    wanted = shapes(target)
     for name in sorted({*stored, *wanted}):
         if stored.get(name) != wanted.get(name):
             raise InputError(
@@ -64,7 +69,15 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     try:
         return manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
-        raise InputError(_damaged(where, error)) from error
+        raise _damaged(where, error) from error
+
+
+def set_aside(manager: ocp.CheckpointManager, step: int) -> None:
+    """Rename the checkpoint of `step` to `damaged-STEP`, so that it no longer counts as one."""
+    folder = Path(manager.directory)
+    shutil.rmtree(folder / f"damaged-{step}", ignore_errors=True)
+    (folder / str(step)).rename(folder / f"damaged-{step}")
+    manager.reload()
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
@@ -72,12 +85,12 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
-def _damaged(where: str, error: Exception) -> str:
+def _damaged(where: str, error: Exception) -> DamagedError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return f"{where} is damaged ({reason}); delete that folder and run again, to continue from the one before"
+    return DamagedError(f"{where} is damaged ({reason}); delete that folder, or use another checkpoint")
 
 
-def _shapes(tree: Any) -> dict[str, str]:
+def shapes(tree: Any) -> dict[str, str]:
     """`float32[64, 100]` by the slash-separated path of each leaf; dictionaries and named tuples read alike."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"

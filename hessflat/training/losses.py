@@ -1,13 +1,17 @@
-"""Losses of logits `[n, C]` and integer labels `[n]`, in nats."""
+"""Losses of logits `[n, C]` and targets `[n, C]`, in nats."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
-    """Mean softmax cross-entropy against (1 − α) one-hot + α / C, α = `label_smoothing`."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+def targets_of(labels: jax.Array, num_classes: int, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
+    """(1 − α) one-hot + α / C of labels `[n]`, α = `label_smoothing`: `[n, C]`."""
+    return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean softmax cross-entropy."""
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 

@@ -12,18 +12,31 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from hessflat import models
-from hessflat.config import chosen_settings
+from hessflat import distributed, models
+from hessflat.config import chosen_settings, get, override
 from hessflat.errors import InputError
 from hessflat.fold import Loop, choose_loop
-from hessflat.training.losses import cross_entropy
-from hessflat.training.optimisers import OPTIMISERS
+from hessflat.training import averaging, sam
+from hessflat.training.augmentation import augment, mixup
+from hessflat.training.gradients import gradient_of
+from hessflat.training.losses import targets_of
+from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
 Split = Mapping[str, jax.Array]
 
 # The settings that are traced: runs that differ in these alone share one compiled program.
-TRACED = {"learning_rate": "optim.lr", "l2": "optim.l2", "label_smoothing": "train.label_smoothing", "seed": "seed"}
+TRACED = {
+    "learning_rate": "optim.lr",
+    "l2": "optim.l2",
+    "sam_radius": "optim.sam_radius",
+    "label_smoothing": "train.label_smoothing",
+    "mixup": "train.mixup",
+    "augment": "train.augment",
+    "seed": "seed",
+}
+# Those of them that cost time: a program without them is another one.
+SWITCHED = ("sam_radius", "mixup", "augment")
 
 
 class Hyper(NamedTuple):
@@ -31,7 +44,10 @@ class Hyper(NamedTuple):
 
     learning_rate: jax.Array
     l2: jax.Array
+    sam_radius: jax.Array
     label_smoothing: jax.Array
+    mixup: jax.Array
+    augment: jax.Array
     seed: jax.Array
 
 
@@ -40,8 +56,9 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     params: Any
-    statistics: Any
+    statistics: Any  # running averages of batch normalisation; an empty dict without it
     opt_state: Any
+    average: Any  # mean of the iterates from `train.average_from` on; an empty dict where none is kept
 
 
 class Program(NamedTuple):
@@ -49,6 +66,7 @@ class Program(NamedTuple):
 
     `init(hyper)` gives the state before the first step; `advance(state, hyper, train, start, stop)` takes the steps
     `start <= step < stop`; `advance_together` does so for stacked states and hyper-parameters.
+    `evaluated(state, train)` gives the parameters and statistics that the run is judged by at a state.
     `steps_per_epoch` counts a last batch that is smaller than the others as a step.
     """
 
@@ -58,6 +76,7 @@ class Program(NamedTuple):
     init: Callable[[Hyper], TrainState]
     advance: Callable[[TrainState, Hyper, Split, int, int], TrainState]
     advance_together: Callable[[TrainState, Hyper, Split, int, int], TrainState]
+    evaluated: Callable[[TrainState, Split], tuple[Any, Any]]
     steps_per_epoch: int
     num_steps: int
     loop: Loop
@@ -74,16 +93,19 @@ class Program(NamedTuple):
 
 def hyper_of(config: ConfigDict) -> Hyper:
     """The traced settings of a configuration."""
-    return Hyper(
-        jnp.float32(config.optim.lr),
-        jnp.float32(config.optim.l2),
-        jnp.float32(config.train.label_smoothing),
-        jnp.uint32(config.seed),
-    )
+    values = {name: get(config, setting) for name, setting in TRACED.items()}
+    return Hyper(**{name: jnp.uint32(v) if name == "seed" else jnp.float32(v) for name, v in values.items()})
+
+
+def shared_by(config: ConfigDict) -> ConfigDict:
+    """One configuration for all that have the same program: traced settings at 0 or 1, the learning rate at 1."""
+    plain = {setting: 0.0 for setting in TRACED.values()} | {"seed": 0, "optim.lr": 1.0}
+    switched = {TRACED[name]: float(get(config, TRACED[name]) > 0) for name in SWITCHED}
+    return override(config, plain | switched)
 
 
 def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Program:
-    """The program of every run whose configuration differs from `config` in `TRACED` settings only.
+    """The program of every run whose configuration is the same by `shared_by`.
 
     Args:
         config: a validated configuration.
@@ -92,42 +114,77 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
     """
     model = models.build(config.model.name, num_classes, **chosen_settings(config.model))
     num_examples = inputs.shape[0]
-    batch_size = config.train.batch_size
-    if batch_size > num_examples:
-        raise InputError(
-            f"config.train.batch_size must be at most {num_examples}, the training split, got {batch_size}"
-        )
+    batch_size = _batch_size(config, num_examples)
     steps_per_epoch = -(-num_examples // batch_size)
-    num_steps = config.train.epochs * steps_per_epoch
+    num_steps = config.train.steps or config.train.epochs * steps_per_epoch
     if num_steps > 2**31 - 1:
         raise InputError(f"config.train.epochs makes {num_steps} steps, at most {2**31 - 1} are counted; lower it")
     last_batch_size = num_examples - (steps_per_epoch - 1) * batch_size
-    factor = SCHEDULES[config.schedule.name](config.train.epochs, **chosen_settings(config.schedule))
+    num_epochs = -(-num_steps // steps_per_epoch)
+    average_from = config.train.average_from * steps_per_epoch
+    if average_from >= num_steps:
+        raise InputError(
+            f"config.train.average_from must be below {num_epochs}, the epochs of the run, so that there is something "
+            f"to average, got {config.train.average_from}"
+        )
+    factor = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **chosen_settings(config.schedule))
+    switched = {name: get(config, TRACED[name]) > 0 for name in SWITCHED}
+    if switched["augment"] and len(inputs.shape) != 4:
+        raise InputError(
+            f"config.train.augment is for images [n, h, w, c]; data set {config.data.name!r} has inputs of shape "
+            f"{tuple(inputs.shape[1:])}; set it to 0"
+        )
+    mesh = distributed.mesh_of(config.devices)
+    gradient = gradient_of(model, config.train.precision, _ghost_batch_size(config, batch_size, last_batch_size))
 
     def optimiser(hyper: Hyper) -> optax.GradientTransformation:
         def learning_rate(step: jax.Array) -> jax.Array:
             return hyper.learning_rate * factor(step // steps_per_epoch)
 
-        return OPTIMISERS[config.optim.name](learning_rate, hyper.l2, **chosen_settings(config.optim))
+        make, decayed = OPTIMISERS[config.optim.name], DECAYED[config.optim.decayed]
+        return make(learning_rate, hyper.l2, decayed, **chosen_settings(config.optim))
 
     def init(hyper: Hyper) -> TrainState:
         example = jnp.zeros((1, *inputs.shape[1:]), jnp.float32)
         params, statistics = model.init(jax.random.key(hyper.seed), example)
-        return TrainState(jnp.int32(0), params, statistics, optimiser(hyper).init(params))
+        average = params if average_from else {}
+        return TrainState(jnp.int32(0), params, statistics, optimiser(hyper).init(params), average)
 
     def order_of(hyper: Hyper, epoch: jax.Array | int) -> jax.Array:
         return jax.random.permutation(jax.random.fold_in(jax.random.key(hyper.seed), epoch + 1), num_examples)
 
+    def batch_of(state: TrainState, hyper: Hyper, train: Split, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the step sees of its examples."""
+        # Epochs take the streams from 1 on.
+        augment_key, mixup_key = jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), 0), state.step)
+        )
+        inputs, labels = distributed.spread((train["inputs"][indices], train["labels"][indices]), mesh)
+        targets = targets_of(labels, num_classes, hyper.label_smoothing)
+        if switched["augment"]:
+            inputs = augment(augment_key, inputs, hyper.augment)
+        if switched["mixup"]:
+            inputs, targets = mixup(mixup_key, inputs, targets, hyper.mixup)
+        return inputs, targets
+
     def update(state: TrainState, hyper: Hyper, train: Split, indices: jax.Array) -> TrainState:
-        inputs, labels = train["inputs"][indices], train["labels"][indices]
+        batch = batch_of(state, hyper, train, indices)
+        direction, statistics = gradient(state.params, state.statistics, *batch)
+        if switched["sam_radius"]:
+            uphill = sam.ascended(state.params, direction, hyper.sam_radius)
+            direction, _ = gradient(uphill, state.statistics, *batch)
+        updates, opt_state = optimiser(hyper).update(direction, state.opt_state, state.params)
+        params, step, average = optax.apply_updates(state.params, updates), state.step + 1, state.average
+        if average_from:
+            average = averaging.include(average, params, step - average_from)
+        return TrainState(step, params, statistics, opt_state, average)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            logits, statistics = model.apply(params, state.statistics, inputs, True)
-            return cross_entropy(logits, labels, hyper.label_smoothing), statistics
-
-        gradient, statistics = jax.grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimiser(hyper).update(gradient, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), statistics, opt_state)
+    def evaluated(state: TrainState, train: Split) -> tuple[Any, Any]:
+        if not average_from or state.step <= average_from:
+            return state.params, state.statistics
+        if not jax.tree.leaves(state.statistics):
+            return state.average, state.statistics
+        return state.average, reestimate(state, train)
 
     def step_of_size(size: int) -> Callable[..., TrainState]:
         def step(state: TrainState, hyper: Hyper, train: Split, order: jax.Array, position: jax.Array) -> TrainState:
@@ -153,7 +210,8 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         first_order = order_of(hyper, start // steps_per_epoch)
         return jax.lax.fori_loop(start, stop, body, (state, first_order))[0]
 
-    jitted_full, jitted_last, jitted_order = jax.jit(full_step), jax.jit(last_step), jax.jit(order_of)
+    jitted_full, jitted_order = jax.jit(full_step), jax.jit(order_of)
+    jitted_last = jitted_full if last_batch_size == batch_size else jax.jit(last_step)
 
     def advance_from_host(state: TrainState, hyper: Hyper, train: Split, start: int, stop: int) -> TrainState:
         order = jitted_order(hyper, start // steps_per_epoch)
@@ -163,6 +221,10 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
             step = jitted_last if position == steps_per_epoch - 1 else jitted_full
             state = step(state, hyper, train, order, position)
         return state
+
+    @jax.jit
+    def reestimate(state: TrainState, train: Split) -> Any:
+        return averaging.reestimated(model, state.average, state.statistics, train["inputs"], batch_size)
 
     state = jax.eval_shape(init, hyper_of(config))
     loop = _choose(full_step, state, hyper_of(config), num_examples, inputs)
@@ -175,10 +237,33 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         jax.jit(init),
         advance,
         together,
+        evaluated,
         steps_per_epoch,
         num_steps,
         loop,
     )
+
+
+def _batch_size(config: ConfigDict, num_examples: int) -> int:
+    batch_size = config.train.batch_size or num_examples
+    if batch_size > num_examples:
+        raise InputError(
+            f"config.train.batch_size must be at most {num_examples}, the training split, got {batch_size}"
+        )
+    return batch_size
+
+
+def _ghost_batch_size(config: ConfigDict, *batch_sizes: int) -> int | None:
+    """Examples that one forward pass takes; None is the whole batch."""
+    size = config.train.ghost_batch_size
+    for batch_size in batch_sizes:
+        if size and batch_size % size:
+            raise InputError(
+                f"config.train.ghost_batch_size must divide every batch of the run, which have "
+                f"{' and '.join(map(str, dict.fromkeys(batch_sizes)))} examples, got {size}; change it, "
+                "config.train.batch_size or config.data.train_size"
+            )
+    return size or None
 
 
 def _stack(trees: Sequence[Any]) -> Any:

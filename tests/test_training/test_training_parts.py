@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessflat.training.losses import accuracy, cross_entropy
-from hessflat.training.optimisers import OPTIMISERS
+from hessflat.errors import InputError
+from hessflat.training import sam
+from hessflat.training.augmentation import PADDING, augment, mixup
+from hessflat.training.losses import accuracy, cross_entropy, targets_of
+from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
 
 def test_linear_decay_is_the_papers_equation():
-    factor = SCHEDULES["linear_decay"](50, final_ratio=0.01)
+    factor = SCHEDULES["linear_decay"](50, 0, final_ratio=0.01)
 
     def paper(t):
         if t / 50 <= 0.5:
@@ -22,10 +25,24 @@ def test_linear_decay_is_the_papers_equation():
     np.testing.assert_allclose(factor(jnp.array(epochs)), [paper(t) for t in epochs], rtol=1e-5, atol=1e-6)
 
 
+def test_iterate_averaging_is_the_papers_equation():
+    factor = SCHEDULES["iterate_averaging"](300, 161, final_ratio=0.5)
+
+    def paper(t):
+        if t / 161 <= 0.5:
+            return 1.0
+        return 1 - 0.5 * (t / 161 - 0.5) / 0.4 if t / 161 <= 0.9 else 0.5
+
+    epochs = np.arange(301)
+    np.testing.assert_allclose(factor(jnp.array(epochs)), [paper(t) for t in epochs], rtol=1e-5)
+    with pytest.raises(InputError, match=r"needs config.train.average_from"):
+        SCHEDULES["iterate_averaging"](300, 0)
+
+
 def test_step_decay_and_constant():
     epochs = jnp.array([0, 49, 50, 79, 80, 89])
-    np.testing.assert_allclose(SCHEDULES["step_decay"](90)(epochs), [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
-    np.testing.assert_array_equal(SCHEDULES["constant"](90)(epochs), np.ones(6))
+    np.testing.assert_allclose(SCHEDULES["step_decay"](90, 0)(epochs), [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    np.testing.assert_array_equal(SCHEDULES["constant"](90, 0)(epochs), np.ones(6))
 
 
 def sgd_by_hand(w, gradient, lr, l2, steps):
@@ -58,7 +75,7 @@ def test_optimiser_takes_the_steps_of_its_definition(name, by_hand):
     w = np.random.default_rng(0).normal(size=5)
     rates = [0.1, 0.05, 0.2, 0.01, 0.1, 0.1]
     with jax.enable_x64(True):
-        optimiser = OPTIMISERS[name](lambda step: jnp.array(rates)[step], 0.03)
+        optimiser = OPTIMISERS[name](lambda step: jnp.array(rates)[step], 0.03, DECAYED["all"])
         params = jnp.array(w)
         state = optimiser.init(params)
         for _ in rates:
@@ -73,8 +90,80 @@ def test_cross_entropy_and_label_smoothing():
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = 0.7 * np.eye(3)[labels] + 0.1
     np.testing.assert_allclose(
-        cross_entropy(jnp.array(logits), jnp.array(labels)), -log_p[[0, 1], labels].mean(), rtol=1e-6
+        cross_entropy(jnp.array(logits), targets_of(jnp.array(labels), 3)), -log_p[[0, 1], labels].mean(), rtol=1e-6
     )
-    smoothed = cross_entropy(jnp.array(logits), jnp.array(labels), 0.3)
+    smoothed = cross_entropy(jnp.array(logits), targets_of(jnp.array(labels), 3, 0.3))
     np.testing.assert_allclose(smoothed, -(targets * log_p).sum(axis=1).mean(), rtol=1e-6)
     assert accuracy(jnp.array(logits), jnp.array(labels)) == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMISERS))
+def test_decay_can_leave_out_biases_and_normalisation(name):
+    """With a zero gradient, and no momentum from before, only what decays moves."""
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(3)}
+    for decayed, moving in (("all", {"kernel", "bias", "scale"}), ("kernels", {"kernel"})):
+        optimiser = OPTIMISERS[name](lambda step: 0.1, 0.5, DECAYED[decayed])
+        updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params)
+        assert {key for key, update in updates.items() if np.any(update)} == moving
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMISERS))
+def test_zero_gradients_change_nothing(name):
+    params = {"kernel": jnp.ones((2, 3))}
+    optimiser = OPTIMISERS[name](lambda step: 0.1, 0.0, DECAYED["all"])
+    updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params)
+    np.testing.assert_array_equal(updates["kernel"], np.zeros((2, 3)))
+
+
+def test_sam_goes_uphill_by_its_radius():
+    rng = np.random.default_rng(0)
+    w, g = ({"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)} for _ in range(2))
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in g.values()))
+    with jax.enable_x64(True):
+        moved = sam.ascended(*(jax.tree.map(jnp.asarray, tree) for tree in (w, g)), 0.3)
+        for name in w:
+            np.testing.assert_allclose(moved[name], w[name] + 0.3 * g[name] / norm, rtol=1e-12)
+    single = jax.tree.map(jnp.float32, w)
+    jax.tree.map(np.testing.assert_array_equal, sam.ascended(single, jax.tree.map(jnp.float32, g), 0.0), single)
+    zeros = jax.tree.map(jnp.zeros_like, single)
+    jax.tree.map(np.testing.assert_array_equal, sam.ascended(single, zeros, 0.3), single)
+
+
+def test_mixup_mixes_each_example_with_another_by_its_own_weight():
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(2000, 3, 2)).astype(np.float32), np.eye(2000, dtype=np.float32)
+    mixed, labels = mixup(jax.random.key(0), jnp.array(inputs), jnp.array(targets), 1.0)
+    weights = np.asarray(labels)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(mixed, np.einsum("nm,mij->nij", weights, inputs), rtol=1e-4, atol=1e-4)
+    own = np.diag(weights)
+    # Beta(1, 1) is uniform: mean 1/2 and variance 1/12.
+    assert abs(own.mean() - 0.5) < 0.03
+    assert abs(own.var() - 1 / 12) < 0.01
+    assert len(np.unique(own)) > 1900
+    for beta, low, high in ((0.1, 0.15, 0.25), (20.0, 0.0, 0.02)):
+        own = np.diag(mixup(jax.random.key(1), jnp.array(inputs), jnp.array(targets), beta)[1])
+        assert low < own.var() < high  # 1 / (4 (2 β + 1)) = 0.208 and 0.006
+    same, unmixed = mixup(jax.random.key(0), jnp.array(inputs), jnp.array(targets), 0.0)
+    np.testing.assert_array_equal(same, inputs)
+    np.testing.assert_array_equal(unmixed, targets)
+
+
+def test_augmentation_shifts_and_flips_each_image_by_itself():
+    """Every result is one of the 2 · 9 · 9 views of its own image, all of which occur; and p is their share."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(6, 5, 2)).astype(np.float32)
+    images = np.repeat(image[None], 4000, axis=0)
+    padded = np.pad(image, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)))
+    views = {
+        padded[i : i + 6, j : j + 5][:, :: -1 if flip else 1].tobytes()
+        for i in range(9)
+        for j in range(9)
+        for flip in (False, True)
+    }
+    assert len(views) > 150  # crops that hold padding alone are alike
+    found = [view.tobytes() for view in np.asarray(augment(jax.random.key(0), jnp.array(images), 1.0))]
+    assert set(found) == views
+    unchanged = np.mean([np.array_equal(view, image) for view in augment(jax.random.key(1), jnp.array(images), 0.3)])
+    assert abs(unchanged - (0.7 + 0.3 / 162)) < 0.03
+    np.testing.assert_array_equal(augment(jax.random.key(0), jnp.array(images), 0.0), images)

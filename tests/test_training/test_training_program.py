@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from hessflat import config, schema
+from hessflat.errors import InputError
+from hessflat.training import gradients
 from hessflat.training import program as programs
-from hessflat.training.program import Hyper, hyper_of, make_program
+from hessflat.training.program import hyper_of, make_program
 
 
 def settings(**overrides):
@@ -46,13 +48,13 @@ def test_each_epoch_takes_every_example_once_with_a_smaller_last_batch(train):
     """Without momentum and at a tiny rate, an epoch's update is the sum of its batches' mean gradients."""
     seen = []
 
-    def recording(logits, labels, smoothing):
+    def recording(logits, targets):
         seen.append(logits.shape[0])
-        return programs_cross_entropy(logits, labels, smoothing)
+        return cross_entropy(logits, targets)
 
-    programs_cross_entropy = programs.cross_entropy
+    cross_entropy = gradients.cross_entropy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "cross_entropy", recording)
+        patch.setattr(gradients, "cross_entropy", recording)
         program = make_program(settings(), 3, train["inputs"])
         run(program, hyper_of(settings()), train, 3)
     assert set(seen) == {4, 2}
@@ -85,15 +87,15 @@ def test_nine_runs_of_a_sweep_cost_one_compilation(train):
         traces.append(args)
         return cross_entropy(*args)
 
-    cross_entropy = programs.cross_entropy
+    cross_entropy = gradients.cross_entropy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "cross_entropy", counting)
+        patch.setattr(gradients, "cross_entropy", counting)
         program = make_program(settings(**{"train.batch_size": 5}), 3, train["inputs"])
         traces.clear()
         ends = []
         for lr in (0.1, 0.01, 0.001):
             for l2 in (0.0, 1e-3, 1e-1):
-                hyper = Hyper(jnp.float32(lr), jnp.float32(l2), jnp.float32(0.1), jnp.uint32(7))
+                hyper = hyper_of(settings(**{"optim.lr": lr, "optim.l2": l2, "train.label_smoothing": 0.1, "seed": 7}))
                 ends.append(np.asarray(run(program, hyper, train, 2, 6).params["Dense_0"]["kernel"]))
     assert len(traces) == 1
     assert len({end.tobytes() for end in ends}) == 9
@@ -115,3 +117,109 @@ def test_convolutions_are_driven_from_the_host_on_a_cpu():
 
     assert choose_loop(convolve, jnp.ones((1, 1, 4, 4))) == "host"
     assert choose_loop(jnp.sin, jnp.ones(3)) == "scan"
+
+
+def images(number=24, size=8, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "inputs": jnp.array(rng.normal(size=(number, size, size, channels)).astype(np.float32)),
+        "labels": jnp.array(rng.integers(0, 3, number).astype(np.int32)),
+    }
+
+
+EVERYTHING = {"train.mixup": 0.5, "train.augment": 0.7, "optim.sam_radius": 0.1, "train.average_from": 1}
+
+
+@pytest.mark.parametrize("name", ["train.mixup", "train.augment", "optim.sam_radius"])
+def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
+    """A program that has the code, given 0 for it, takes the steps of the program that does not."""
+    train, off, on = images(), settings(), settings(**{name: 0.5})
+    with_code, without = (make_program(chosen, 3, train["inputs"]) for chosen in (on, off))
+    assert_same_bits(run(with_code, hyper_of(off), train, 9), run(without, hyper_of(off), train, 9))
+    changed, plain = (run(program, hyper_of(on), train, 9) for program in (with_code, without))
+    assert not np.array_equal(changed.params["Dense_0"]["kernel"], plain.params["Dense_0"]["kernel"])
+
+
+def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
+    train, chosen = images(), settings(**EVERYTHING)
+    program, hyper = make_program(chosen, 3, train["inputs"]), hyper_of(chosen)
+    assert_same_bits(run(program, hyper, train, 18), run(program, hyper, train, 1, 5, 13, 18))
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_run_is_the_same_on_several_devices(devices):
+    """Draws to the bit, sums to rounding."""
+    train, ends = images(32), []
+    for number in (1, devices):
+        chosen = settings(**EVERYTHING, **{"train.batch_size": 16}, devices=number)
+        ends.append(run(make_program(chosen, 3, train["inputs"]), hyper_of(chosen), train, 6))
+    assert len(jax.tree.leaves(ends[1].params)[0].sharding.device_set) == devices
+    for a, b in zip(*(jax.tree.leaves(end) for end in ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_too_many_devices_are_refused():
+    with pytest.raises(InputError, match=r"config.devices must be at most 8, the devices there are, got 9"):
+        make_program(settings(devices=9), 3, images()["inputs"])
+
+
+def test_ghost_batches_have_the_mean_gradient_of_the_batch():
+    train = images()
+    whole, ghost = settings(**{"train.batch_size": 0}), settings(**{"train.batch_size": 0, "train.ghost_batch_size": 6})
+    ends = [run(make_program(one, 3, train["inputs"]), hyper_of(one), train, 3) for one in (whole, ghost)]
+    assert make_program(whole, 3, train["inputs"]).steps_per_epoch == 1
+    for a, b in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="ghost_batch_size must divide every batch of the run, which have 24 examples"):
+        make_program(settings(**{"train.batch_size": 0, "train.ghost_batch_size": 7}), 3, train["inputs"])
+
+
+def test_the_average_is_the_mean_of_the_iterates(train):
+    chosen = settings(**{"train.average_from": 1, "schedule.name": "iterate_averaging"})
+    program, hyper = make_program(chosen, 3, train["inputs"]), hyper_of(chosen)
+    state, iterates = program.init(hyper), []
+    for step in range(9):
+        state = program.advance(state, hyper, train, step, step + 1)
+        if step >= 3:
+            iterates.append(np.asarray(state.params["Dense_0"]["kernel"], np.float64))
+    params, _ = program.evaluated(state, train)
+    np.testing.assert_allclose(params["Dense_0"]["kernel"], np.mean(iterates, axis=0), rtol=1e-5, atol=1e-7)
+    before = program.advance(program.init(hyper), hyper, train, 0, 3)
+    assert_same_bits(program.evaluated(before, train)[0], before.params)
+    with pytest.raises(InputError, match="average_from must be below 3"):
+        make_program(settings(**{"train.average_from": 3}), 3, train["inputs"])
+
+
+def test_statistics_of_averaged_weights_are_those_of_the_training_split():
+    """Mean and variance of what enters the first normalisation, over whole batches, computed from the convolution."""
+    train = images(24)
+    network = {"model.name": "resnet", "model.resnet.depth": 10, "model.resnet.width": 4}
+    network |= {"model.mlp.hidden": (100,), "train.batch_size": 12}
+    chosen = settings(**network, **{"train.average_from": 1})
+    program = make_program(chosen, 3, train["inputs"])
+    state = run(program, hyper_of(chosen), train, 6)
+    params, statistics = program.evaluated(state, train)
+    kernel = next(leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.shape == (3, 3, 1, 4))
+    entering = jax.lax.conv_general_dilated(
+        train["inputs"], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    batches = np.asarray(entering, np.float64).reshape(2, -1, 4)
+    wanted = {"mean": batches.mean(1).mean(0), "var": batches.var(1).mean(0)}
+    found = [(path[-1].key, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(statistics) if leaf.size == 4]
+    for kind, value in wanted.items():
+        assert any(np.allclose(leaf, value, rtol=1e-3, atol=1e-5) for name, leaf in found if name == kind)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32", "float32"])
+def test_every_precision_trains(train, precision):
+    chosen = settings(**{"train.precision": precision})
+    end = run(make_program(chosen, 3, train["inputs"]), hyper_of(chosen), train, 9)
+    reference = run(make_program(settings(), 3, train["inputs"]), hyper_of(settings()), train, 9)
+    for a, b in zip(jax.tree.leaves(end.params), jax.tree.leaves(reference.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, atol=0.02 if precision == "bfloat16" else 1e-6)
+
+
+def test_augmentation_of_what_is_no_image_is_refused(train):
+    with pytest.raises(InputError, match=r"config.train.augment is for images"):
+        make_program(settings(**{"train.augment": 0.5}), 3, train["inputs"])

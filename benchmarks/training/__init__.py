@@ -1,0 +1,1 @@
+"""Training: hessflat beside a loop written by hand in JAX and the same networks in PyTorch."""

@@ -1,0 +1,77 @@
+"""ResNet in its form for CIFAR: 11,173,962 parameters for 18 layers and 10 classes.
+
+He et al., *Deep Residual Learning*, 2015, with a 3x3 convolution in place of the first 7x7 with stride 2, and without
+the pooling after it.
+"""
+
+from typing import Annotated
+
+import jax
+from flax import linen as nn
+
+from hessflat.models.images import require_images
+from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
+from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.rules import at_least, one_of
+
+# Blocks of each stage by depth.
+_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+class BasicBlock(nn.Module):
+    """ReLU of the inputs plus two 3x3 convolutions of them; a 1x1 convolution fits the inputs where shapes change."""
+
+    features: int
+    stride: int
+    conv_bias: bool
+    normalise: Normalisation
+    init_name: str
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+        def convolved(activations: jax.Array, size: int, stride: int) -> jax.Array:
+            activations = conv(activations, self.features, size, self.init_name, stride=stride, bias=self.conv_bias)
+            return self.normalise(activations, train)
+
+        residual = convolved(nn.relu(convolved(inputs, 3, self.stride)), 3, 1)
+        if self.stride != 1 or inputs.shape[-1] != self.features:
+            inputs = convolved(inputs, 1, self.stride)
+        return nn.relu(inputs + residual)
+
+
+class ResNet(nn.Module):
+    """A convolution, four stages of blocks, the last three of which start with stride 2, the mean, and logits."""
+
+    num_classes: int
+    depth: int
+    width: int
+    conv_bias: bool
+    normalise: Normalisation
+    init_name: str
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+        require_images("resnet", inputs)
+        stem = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
+        activations = nn.relu(self.normalise(stem, train))
+        for stage, blocks in enumerate(_STAGES[self.depth]):
+            for index in range(blocks):
+                stride = 2 if stage and not index else 1
+                block = BasicBlock(self.width * 2**stage, stride, self.conv_bias, self.normalise, self.init_name)
+                activations = block(activations, train)
+        return dense(activations.mean((1, 2)), self.num_classes, self.init_name)
+
+
+def resnet(
+    num_classes: int,
+    *,
+    depth: Annotated[int, one_of(_STAGES), "layers with weights"] = 18,
+    width: Annotated[int, at_least(1), "channels of the first stage; the others have 2, 4, 8 times as many"] = 64,
+    conv_bias: ConvBias = False,
+    batch_norm: UseBatchNorm = True,
+    bn_momentum: Momentum = 0.9,
+    bn_epsilon: Epsilon = 1e-5,
+    init: ConvInit = "uniform",
+) -> nn.Module:
+    """ResNet-18 of *On progressive sharpening*, §5 and §6."""
+    return ResNet(num_classes, depth, width, conv_bias, Normalisation(batch_norm, bn_momentum, bn_epsilon), init)

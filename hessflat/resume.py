@@ -1,0 +1,175 @@
+"""Where a run starts: from nothing, from its own last checkpoint, or from the end of another run."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from hessflat import distributed, metric_log, run
+from hessflat.errors import InputError
+from hessflat.jobs import Job
+from hessflat.measures.spectra import no_starts
+from hessflat.measures.subject import Subject
+from hessflat.prepared import Prepared, prepared
+from hessflat.schema import from_plain
+from hessflat.training import checkpoint
+from hessflat.training.program import TrainState, hyper_of
+
+
+class Position(NamedTuple):
+    """What a checkpoint holds: a state of training, and where the next search for eigenvectors starts."""
+
+    state: TrainState
+    starts: Mapping[str, Any]
+
+
+def first_position(config: ConfigDict, shared: Prepared) -> Position:
+    """Before the first step."""
+    state = shared.program.init(hyper_of(config))
+    return _placed(config, Position(state, _no_starts(config, shared, state)))
+
+
+def stored_config(folder: Path) -> ConfigDict:
+    """The configuration that a run folder belongs to."""
+    plain = run.read_config(folder)
+    if plain is None:
+        raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
+    return from_plain(plain)
+
+
+def started_from(config: ConfigDict, shared: Prepared) -> Position:
+    """`first_position`, with the weights and statistics of another run where `train.from_run` names one."""
+    position = first_position(config, shared)
+    if not config.train.from_run:
+        return position
+    name, _, at = config.train.from_run.partition("@")
+    folder = Path(name)
+    other = stored_config(folder)
+    with checkpoint.reading(folder / "checkpoints") as manager:
+        step = chosen_steps(at or "last", checkpoint.steps(manager), folder)[-1]
+        state = checkpoint.restore(manager, step, first_position(other, prepared(other))).state
+    ours, theirs = checkpoint.shapes(position.state.params), checkpoint.shapes(state.params)
+    if ours != theirs:
+        differing = next(name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name))
+        raise InputError(
+            f"config.train.from_run: {folder} is of another model: {differing} is {theirs.get(differing, 'absent')} "
+            f"there and {ours.get(differing, 'absent')} here; use the same model and data shapes"
+        )
+    average = state.params if position.state.average else position.state.average
+    return _placed(
+        config,
+        position._replace(
+            state=position.state.replace(params=state.params, statistics=state.statistics, average=average)
+        ),
+    )
+
+
+def restored(
+    jobs: Sequence[Job], shared: Prepared, managers: Sequence[Any], note: Callable[[str], None]
+) -> tuple[list[Position], int | None]:
+    """Where the jobs go on: at their beginning, with step None, or at the last step that all can be read back at.
+
+    What a killed process saved for some of the jobs but not for all is made again, and so is what cannot be read.
+    """
+    while True:
+        common = set.intersection(*(set(checkpoint.steps(manager)) for manager in managers))
+        step = max(common, default=None)
+        for manager in managers:
+            for newer in checkpoint.steps(manager):
+                if step is None or newer > step:
+                    manager.delete(newer)
+        if step is None:
+            return [started_from(job.config, shared) for job in jobs], None
+        try:
+            return [
+                _placed(job.config, checkpoint.restore(manager, step, first_position(job.config, shared)))
+                for job, manager in zip(jobs, managers, strict=True)
+            ], step
+        except checkpoint.DamagedError as error:
+            note(f"{error}; going on from the one before")
+            for manager in managers:
+                checkpoint.set_aside(manager, step)
+
+
+def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
+    """Drop what was logged after `step`; what is left must have every measurement up to it."""
+    for name in ("metrics.jsonl", "looks.jsonl"):
+        metric_log.truncate(folder / name, -1 if step is None else step)
+    found = [record["step"] for record in metric_log.read(folder / "metrics.jsonl")]
+    missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in found]
+    if missing:
+        raise InputError(
+            f"{folder / 'metrics.jsonl'} should hold the measurements of steps {missing} that the checkpoint of step "
+            f"{step} stands on, but holds {found}; move {folder} away and run again"
+        )
+
+
+@contextlib.contextmanager
+def managers_of(jobs: Sequence[Job]) -> Iterator[list[Any]]:
+    """The checkpoints of every job, open."""
+    managers = [checkpoint.open_folder(job.folder / "checkpoints") for job in jobs]
+    try:
+        yield managers
+    finally:
+        for manager in managers:
+            manager.close()
+
+
+def saver(config: ConfigDict, kept: Sequence[int]) -> Callable[[Any, int, Position], None]:
+    """`save(manager, step, position)`: write it, and remove all but the last few that are not `kept`."""
+
+    def save(manager: Any, step: int, position: Position) -> None:
+        checkpoint.save(manager, step, position)
+        replaceable = [saved for saved in checkpoint.steps(manager) if saved not in kept]
+        for saved in replaceable[: -config.checkpoint.last]:
+            manager.delete(saved)
+
+    return save
+
+
+def is_due(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this last said so, or since it was made."""
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
+
+
+def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
+    """The steps that `all`, `last` or `0,100` mean among those with a checkpoint."""
+    if not steps:
+        raise InputError(f"{folder} has no complete checkpoint yet; wait for the first one, or train it")
+    if text in ("all", "last"):
+        return list(steps) if text == "all" else [steps[-1]]
+    try:
+        chosen = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--steps= or @ must be all, last or steps like 0,100, got {text!r}") from error
+    for step in chosen:
+        if step not in steps:
+            raise InputError(f"no checkpoint of step {step} in {folder}; there are {', '.join(map(str, steps))}")
+    return sorted(set(chosen))
+
+
+def _no_starts(config: ConfigDict, shared: Prepared, state: TrainState) -> Mapping[str, Any]:
+    if config.measure.sharpness == "never":
+        return {}
+    program = shared.program
+    subject = Subject(
+        program.model, state.params, state.statistics, {}, program.num_classes, 0.0, config.measure.to_dict(),
+        frozenset(), {},
+    )  # fmt: skip
+    return no_starts(subject)
+
+
+def _placed(config: ConfigDict, position: Position) -> Position:
+    return distributed.everywhere(position, distributed.mesh_of(config.devices))

@@ -1,0 +1,33 @@
+"""A guess of what a run costs, for sharing out the time left: passes over the data times the size of the model."""
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from hessflat.jobs import due_at
+from hessflat.prepared import prepared
+
+
+def work_of(config: ConfigDict) -> float:
+    """Of the whole run, if it goes to its last step."""
+    program = prepared(config).program
+    due = due_at(config, program.steps_per_epoch, program.num_steps)
+    return of_training(config, program.num_steps) + sum(of_measuring(config, names) for names in due.values())
+
+
+def of_training(config: ConfigDict, steps: float) -> float:
+    # An epoch in small batches costs more than a pass over the data at once.
+    passes = 2 if config.optim.sam_radius else 1
+    return 1.5 * passes * steps / prepared(config).program.steps_per_epoch * _weight(config)
+
+
+def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
+    settings = config.measure
+    spectrum = settings.probes * settings.lanczos_steps + settings.trace_probes
+    products = {"spectra": spectrum, "sharpness": 10, "performance": 1, "jacobian": 2}
+    return sum(products.get(name, 0) for name in names) * len(settings.operators) * _weight(config)
+
+
+def _weight(config: ConfigDict) -> float:
+    # Small models are bound by the cost of launching work, which is that of some 2,000 parameters.
+    return 2_000 + prepared(config).program.num_params

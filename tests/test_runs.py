@@ -1,0 +1,222 @@
+"""What a run can be told: when to stop, where to start, what to measure when, in which mode of batch norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from test_runner import run_until_killed
+
+import hessflat.curvature as cv
+from hessflat import metric_log, resume, run, runner
+from hessflat.errors import InputError
+from hessflat.jobs import jobs_of
+from hessflat.measures import subject as subjects
+from hessflat.measures.spectra import operator_of
+from hessflat.prepared import prepared
+
+NEVER = [f"--config.measure.{name}=never" for name in ("spectra", "jacobian")]
+RESNET = [
+    "--config.model.name=preresnet", "--config.model.mlp.hidden=(100,)", "--config.model.preresnet.width=2",
+    "--config.model.preresnet.depth=11",
+    "--config.train.epochs=1", "--config.data.train_size=64", "--config.train.batch_size=32",
+    "--config.measure.trace_probes=2",
+]  # fmt: skip
+
+
+def manifest(folder):
+    return run.read_manifest(folder)
+
+
+def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp_path):
+    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40"]
+    (folder,) = runs.run_all([runs.tiny(*stopping, *NEVER)], tmp_path)
+    found = manifest(folder)
+    looks = metric_log.read(folder / "looks.jsonl")
+    assert found["status"] == "done"
+    assert found["steps"] == looks[-1]["step"] < 400
+    assert found["reason"].startswith("training accuracy")
+    assert looks[-1]["train_accuracy"] >= 0.5 > max(look["train_accuracy"] for look in looks[:-1])
+    assert runs.metrics(folder)[-1]["step"] == found["steps"]
+    assert runs.metrics(folder)[-1]["train_accuracy"] == looks[-1]["train_accuracy"]
+
+
+def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
+    chosen = runs.tiny(
+        "--config.stop.train_loss=1.0", "--config.stop.losses=4", "--config.stop.every=5", "--config.train.epochs=40",
+        "--config.checkpoint.minutes=1e-9", *NEVER,
+    )  # fmt: skip
+    (straight,) = runs.run_all([chosen], tmp_path / "straight")
+    assert manifest(straight)["steps"] < 400
+    number = len(metric_log.read(straight / "looks.jsonl"))
+    for killed_at in (number - 1, number):
+        root = tmp_path / str(killed_at)
+        run_until_killed([chosen], root, monkeypatch, runner, "_look", killed_at)
+        (folder,) = runs.run_all([chosen], root)
+        assert manifest(folder)["steps"] == manifest(straight)["steps"]
+        for name in ("looks.jsonl", "metrics.jsonl"):
+            assert (folder / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_as_many_steps_as_another_run_took(tmp_path):
+    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40", *NEVER]
+    smoothed = runs.tiny(
+        "--config.train.label_smoothing=0.5", "--config.train.epochs=40", *NEVER, "--config.stop.every=3",
+        "--config.stop.with_run=train.label_smoothing=0,stop.train_accuracy=0.5",
+    )  # fmt: skip
+    # The follower comes first in the list, and is run after the one it follows.
+    follower, followed = runs.run_all([smoothed, runs.tiny(*stopping)], tmp_path)
+    assert manifest(follower)["steps"] == manifest(followed)["steps"] < 400
+    named = runs.tiny(f"--config.stop.with_run={followed}", "--config.train.epochs=40", "--config.seed=3", *NEVER)
+    assert manifest(runs.run_all([named], tmp_path)[0])["steps"] == manifest(followed)["steps"]
+    missing = runs.tiny("--config.stop.with_run=runs/nowhere", "--config.seed=4", *NEVER)
+    with pytest.raises(InputError, match=r"stop.with_run: runs/nowhere is not there; it must be a finished run"):
+        runs.run_all([missing], tmp_path)
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    (first,) = runs.run_all([runs.tiny(*NEVER)], tmp_path)
+    spectra = "--config.measure.spectra=start"
+    second = runs.tiny(f"--config.train.from_run={first}", *NEVER, "--config.train.epochs=1", "--config.seed=9")
+    (continued,) = runs.run_all([second], tmp_path)
+    assert runs.metrics(continued)[0]["train_loss"] == runs.metrics(first)[-1]["train_loss"]
+    (earlier,) = runs.run_all([runs.tiny(spectra)], tmp_path / "kept")
+    middle = runs.tiny(f"--config.train.from_run={earlier}@0", *NEVER, "--config.train.epochs=1", "--config.seed=9")
+    (again,) = runs.run_all([middle], tmp_path)
+    assert runs.metrics(again)[0]["train_loss"] == runs.metrics(earlier)[0]["train_loss"]
+    for text, line in (
+        (f"{first}@7", "no checkpoint of step 7"),
+        (str(tmp_path), "is not a run folder"),
+    ):
+        with pytest.raises(InputError, match=line):
+            runs.run_all([runs.tiny(f"--config.train.from_run={text}", *NEVER)], tmp_path)
+    wider = runs.tiny(f"--config.train.from_run={first}", "--config.model.mlp.hidden=(6,)", *NEVER)
+    with pytest.raises(InputError, match=r"is of another model: Dense_0/bias is float32\[5\] there and float32\[6\]"):
+        runs.run_all([wider], tmp_path)
+
+
+def test_measuring_does_not_change_training(tmp_path):
+    much = ["--config.measure.performance=every 3 steps", "--config.measure.sharpness=every 7 steps"]
+    (measured,) = runs.run_all([runs.tiny(*much)], tmp_path / "measured")
+    (plain,) = runs.run_all([runs.tiny(*NEVER, "--config.measure.performance=end")], tmp_path / "plain")
+    assert [line["step"] for line in runs.metrics(plain)] == [50]
+    a, b = runs.final_state(measured), runs.final_state(plain)
+    for name in a.params:
+        for part in a.params[name]:
+            np.testing.assert_array_equal(a.params[name][part], b.params[name][part])
+
+
+def test_each_measurement_has_its_own_timetable(tmp_path):
+    timetables = {
+        "performance": "every 2 epochs",
+        "spectra": "never",
+        "jacobian": "at 0.5",
+        "sharpness": "every 15 steps",
+    }
+    (folder,) = runs.run_all([runs.tiny(*(f"--config.measure.{n}={t}" for n, t in timetables.items()))], tmp_path)
+    found = {
+        name: [line["step"] for line in runs.metrics(folder) if key in line]
+        for name, key in (
+            ("performance", "train_loss"),
+            ("jacobian", "jacobian.max"),
+            ("sharpness", "hessian.lambda_max"),
+        )
+    }
+    assert found == {"performance": [0, 20, 40, 50], "jacobian": [25, 50], "sharpness": [0, 15, 30, 45, 50]}
+    assert not list((folder / "spectra").glob("*")) if (folder / "spectra").exists() else True
+
+
+def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
+    chosen = runs.tiny(
+        "--config.measure.sharpness=every 5 steps", "--config.measure.exact=every 25 steps", *NEVER,
+        "--config.checkpoint.minutes=1e-9",
+    )  # fmt: skip
+    started = []
+    eigenpairs = cv.eigenpairs
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            cv, "eigenpairs", lambda *a, **k: (started.append(k["start"] is not None), eigenpairs(*a, **k))[1]
+        )
+        (straight,) = runs.run_all([chosen], tmp_path / "straight")
+    assert started == [False, False, *[True] * (2 * 10)]
+    for line in runs.metrics(straight):
+        if "hessian.exact.lambda_max" in line:
+            exact = line["hessian.exact.lambda_max"]
+            assert abs(line["hessian.lambda_max"] - exact) <= line["hessian.lambda_max_bound"] <= 1.1e-3 * exact
+    run_until_killed([chosen], tmp_path / "killed", monkeypatch, runner, "record_measurement", 7)
+    (killed,) = runs.run_all([chosen], tmp_path / "killed")
+    assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory):
+    """A finished run of a network with batch norm."""
+    only = [*NEVER, "--config.measure.performance=end", "--config.measure.sharpness=end"]
+    only += ["--config.measure.operators=('hessian',)"]
+    return runs.run_all([runs.tiny(*RESNET, *only)], tmp_path_factory.mktemp("runs"))[0]
+
+
+@pytest.mark.slow
+def test_batch_norm_is_measured_in_both_modes(normalised):
+    (line,) = runs.metrics(normalised)
+    assert line["hessian.lambda_max"] != pytest.approx(line["hessian_eval.lambda_max"], rel=0.01)
+    assert manifest(normalised)["batch_norm_mode"] == "train and eval"
+    assert manifest(normalised)["statistics_batch"] == "all measured examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "shared", "chunk"), [("eval", 0, 0), ("train", 0, 0), ("train", 16, 0), ("train", 16, 40)]
+)
+def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, chunk):
+    """Its product beside that of the network's own loss, as a mean over the groups that share statistics."""
+    chosen = resume.stored_config(normalised)
+    common = prepared(chosen)
+    position = resume.first_position(chosen, common)._replace(state=runs.final_state(normalised))
+    subject = runner.subject_of(chosen, common, position, frozenset())
+    settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
+    op = operator_of(subject._replace(settings=settings), "hessian", mode)
+    data = subjects.curvature_data(subject)
+    groups = [slice(i, i + shared) for i in range(0, 64, shared)] if shared else [slice(None)]
+
+    def loss(params, group):
+        inputs, targets = data["inputs"][group], data["targets"][group]
+        logits = common.program.model.apply(params, position.state.statistics, inputs, mode == "train")[0]
+        return -(targets * jax.nn.log_softmax(logits)).sum(1).mean()
+
+    @jax.jit
+    def product(params, vector, group):
+        return jax.jvp(jax.grad(lambda p: loss(p, group)), (params,), (vector,))[1]
+
+    rng = np.random.default_rng(0)
+    vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), np.float32), subject.params)
+    each = [product(subject.params, vector, np.arange(64)[group]) for group in groups]
+    wanted, found = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each), op(vector))
+    )
+    assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
+
+
+def test_averaged_weights_are_what_is_measured(tmp_path):
+    averaging = [
+        "--config.train.average_from=2",
+        "--config.schedule.name=iterate_averaging",
+        "--config.optim.name=adamw",
+    ]
+    chosen = runs.tiny(*averaging, *NEVER)
+    (folder,) = runs.run_all([chosen], tmp_path)
+    state = runs.final_state(folder)
+    norm = np.sqrt(sum(float((leaf**2).sum()) for layer in state.average.values() for leaf in layer.values()))
+    assert runs.metrics(folder)[-1]["weight_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_settings_that_go_with_others_are_refused_in_one_line(tmp_path):
+    for setting, line in (
+        ("--config.measure.spectra=now and then", "must be never, start, end, growth"),
+        ("--config.train.augment=2", "must be from 0 to 1"),
+        ("--config.schedule.name=iterate_averaging", "needs config.train.average_from"),
+    ):
+        with pytest.raises(InputError, match=line):
+            runs.run_all([runs.tiny(setting)], tmp_path)
+    assert jobs_of([runs.tiny()], tmp_path)[0].folder.exists() is False
