@@ -2,7 +2,7 @@
 
     make train CONFIG=configs/resnet18_cifar10.py:small
 
-smoke: seconds. small: a narrow one on scikit-learn's digits, a minute on two cores. paper: 90 epochs of batches of 128,
+smoke: half a minute. small: a narrow one on scikit-learn's digits, a minute on two cores. paper: 90 epochs of batches of 128,
 learning rate 0.1 divided by ten after epochs 50 and 80, weight decay 5e-4, after `make data DATASETS=cifar10`; on an
 accelerator. It may be stopped at any time, as by `timeout 590`, and continued by the same command.
 """
@@ -10,7 +10,7 @@ accelerator. It may be stopped at any time, as by `timeout 590`, and continued b
 from ml_collections import ConfigDict
 
 from configs.g_logistic import DIGITS
-from hessflat.config import Overrides, override
+from hessflat.config import Overrides, override, product
 from hessflat.schema import base_config
 
 
@@ -49,3 +49,9 @@ def get_config(scale: str = "small") -> ConfigDict:
         },
     }
     return override(base_config(scale), settings | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """The weight decays of the paper's figure 2, each with every seed."""
+    l2 = (0.0, 5e-4) if scale == "smoke" else (0.0, 1e-4, 5e-4, 1e-3)
+    return product({"optim.l2": l2, "seed": (0,) if scale == "smoke" else (0, 1, 2)})

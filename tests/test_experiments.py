@@ -9,7 +9,7 @@ import pytest
 from hessflat import config, experiment, metric_log, runner, schema, sweep, workers
 from hessflat.config import SCALES, load_module
 from hessflat.errors import InputError
-from hessflat.jobs import jobs_of, measured_epochs
+from hessflat.jobs import due_at, jobs_of
 from hessflat.progress import silent
 from hessflat.report import __main__ as report
 
@@ -110,10 +110,12 @@ def test_when_runs_are_measured():
     base = schema.base_config("small")
 
     def epochs(**settings):
-        return measured_epochs(config.override(base, {name.replace("__", "."): v for name, v in settings.items()}))
+        chosen = config.override(base, {name.replace("__", "."): v for name, v in settings.items()})
+        return list(due_at(chosen, 1, chosen.train.epochs))
 
     assert epochs(train__epochs=1) == [0, 1]
     assert epochs(train__epochs=50) == [0, 1, 2, 5, 10, 20, 50]
     assert epochs(train__epochs=1000)[-3:] == [200, 500, 1000]
-    assert epochs(train__epochs=30, measure__at="every", measure__every=20) == [0, 20, 30]
-    assert epochs(train__epochs=30, measure__at="end") == [30]
+    others = {"measure__spectra": "end", "measure__jacobian": "never"}
+    assert epochs(train__epochs=30, measure__performance="every 20 epochs", **others) == [0, 20, 30]
+    assert epochs(train__epochs=30, measure__performance="end", **others) == [30]
