@@ -1,10 +1,12 @@
 """ResNet-18 on CIFAR-10 as *On progressive sharpening, flat minima and generalisation*, §6.3, trains it.
 
     make train CONFIG=configs/resnet18_cifar10.py:small
+    make sweep CONFIG=configs/resnet18_cifar10.py:paper
 
-smoke: half a minute. small: a narrow one on scikit-learn's digits, a minute on two cores. paper: 90 epochs of batches of 128,
-learning rate 0.1 divided by ten after epochs 50 and 80, weight decay 5e-4, after `make data DATASETS=cifar10`; on an
-accelerator. It may be stopped at any time, as by `timeout 590`, and continued by the same command.
+smoke: half a minute. small: a narrow one on scikit-learn's digits, two minutes on two cores. paper: 90 epochs of
+batches of 128, learning rate 0.1 divided by ten after epochs 50 and 80, weight decay 5e-4, after
+`make data DATASETS=cifar10`; on an accelerator. It may be stopped at any time, as by `timeout 590`, and continued by
+the same command.
 """
 
 from ml_collections import ConfigDict
