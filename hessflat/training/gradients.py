@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hessflat.convolution import canonical
 from hessflat.models import Model
 from hessflat.training.losses import cross_entropy
 
@@ -40,7 +41,8 @@ def gradient_of(model: Model, precision: str, ghost_batch_size: int | None = Non
 
     def whole(params: Any, statistics: Any, inputs: Array, targets: Array) -> tuple[Any, Any]:
         with jax.default_matmul_precision(PRECISIONS[precision]):
-            return jax.grad(objective, has_aux=True)(params, statistics, inputs, targets)
+            # On a CPU the rewritten convolutions are up to twice as fast, and may stand in compiled loops.
+            return canonical(jax.grad(objective, has_aux=True))(params, statistics, inputs, targets)
 
     if ghost_batch_size is None:
         return whole

@@ -64,7 +64,9 @@ def _after(params, direction, step, apply, targets):
 
     @jax.jit
     def stepped(params, direction):
-        optimiser = OPTIMISERS[name](lambda count: rate, 0.01, DECAYED["all"])
+        # With its usual ε a first step of Adam is the sign of the gradient, which for some weights is rounding.
+        settings = {} if name == "sgd" else {"eps": 1e-3}
+        optimiser = OPTIMISERS[name](lambda count: rate, 0.01, DECAYED["all"], **settings)
         updates, _ = optimiser.update(direction, optimiser.init(params), params)
         new = optax.apply_updates(params, updates)
         return averaging.include(params, new, jnp.int32(2)) if averages else new

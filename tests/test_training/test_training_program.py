@@ -146,12 +146,24 @@ def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
     assert_same_bits(run(program, hyper, train, 18), run(program, hyper, train, 1, 5, 13, 18))
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_a_run_is_the_same_on_several_devices(devices):
-    """Draws to the bit, sums to rounding."""
+NORMALISED = {
+    "model.name": "preresnet",
+    "model.preresnet.width": 2,
+    "model.preresnet.depth": 11,
+    "model.mlp.hidden": (100,),
+}
+
+
+@pytest.mark.parametrize(
+    ("devices", "extra"),
+    [(2, EVERYTHING), (8, EVERYTHING), pytest.param(2, NORMALISED, marks=pytest.mark.slow)],
+    ids=["everything on 2", "everything on 8", "batch norm on 2"],
+)
+def test_a_run_is_the_same_on_several_devices(devices, extra):
+    """Draws to the bit, sums to rounding; batch norm takes its statistics over the whole batch."""
     train, ends = images(32), []
     for number in (1, devices):
-        chosen = settings(**EVERYTHING, **{"train.batch_size": 16}, devices=number)
+        chosen = settings(**extra, **{"train.batch_size": 16}, devices=number)
         ends.append(run(make_program(chosen, 3, train["inputs"]), hyper_of(chosen), train, 6))
     assert len(jax.tree.leaves(ends[1].params)[0].sharding.device_set) == devices
     for a, b in zip(*(jax.tree.leaves(end) for end in ends), strict=True):
