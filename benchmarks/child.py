@@ -43,7 +43,7 @@ class Child:
             "examples": self.examples,
             "steps": self.run_steps,
             "reduced": self.reduced is not None,
-            "versions": _versions(self.entry.packages),
+            "versions": versions_of(self.entry.packages),
         }
 
     def first(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Child:
 
 
 def main(arguments: list[str]) -> None:
-    replies = _replies()
+    replies = reply_stream()
     child = None
 
     def answer(command: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(reply), file=replies, flush=True)
 
 
-def _replies() -> TextIO:
+def reply_stream() -> TextIO:
     """Standard output for replies alone: what libraries print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -116,7 +116,7 @@ def _peak_of_process() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for package in ("hessflat", "jax", "jaxlib", "numpy", "scipy", *packages):
         try:

@@ -92,10 +92,10 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(
         workloads=chosen(names),
         peers=peers,
-        repeats=int(_number("repeats", given["repeats"])),
-        firsts=int(_number("first", given["first"])),
-        limit=_number("limit", given["limit"]),
-        budget=_number("budget", given["budget"]),
+        repeats=int(number_of("repeats", given["repeats"])),
+        firsts=int(number_of("first", given["first"])),
+        limit=number_of("limit", given["limit"]),
+        budget=number_of("budget", given["budget"]),
         scale=given["scale"],
         out=given["out"],
         is_whole=all(given[name] == defaults[name] for name in ("only", "peers", "scale")),
@@ -287,7 +287,7 @@ def _make_problems(options: Options, folder: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, env=environment(options.scale))
 
 
-def _number(name: str, text: str) -> float:
+def number_of(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:

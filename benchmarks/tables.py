@@ -14,11 +14,11 @@ _COMPARED = ("lanczos", "exact", "largest")
 
 def text(results: dict[str, Any]) -> str:
     """Every table and the goals, lined up with spaces."""
-    return _sections(results, _lined_up, "")
+    return _sections(results, lined_up, "")
 
 
 def markdown(results: dict[str, Any]) -> str:
-    return _sections(results, _as_markdown, "### ")
+    return _sections(results, as_markdown, "### ")
 
 
 def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str) -> str:
@@ -161,7 +161,7 @@ def _parts(results: dict[str, Any], workload: str) -> list[str]:
     return [name for row in rows_of(results, workload) for name in row["parts"]]
 
 
-def _lined_up(table: Table) -> str:
+def lined_up(table: Table) -> str:
     table = [[cell.replace("**", "") for cell in row] for row in table]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = []
@@ -174,7 +174,7 @@ def _lined_up(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _as_markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
     heading, *rows = table
     marks = ["---", *["---:"] * (len(heading) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, marks, *rows])

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks.child import _replies, _versions
+from benchmarks.child import reply_stream, versions_of
 from benchmarks.timing import seconds_of, seconds_per_call
 from benchmarks.training import problem
 from benchmarks.training.workloads import NETWORKS, WORKLOADS, entry_of
@@ -33,7 +33,7 @@ class Child:
         self.steps = network.steps(scale, self.contender.device_kind())
 
     def hello(self) -> dict[str, Any]:
-        versions = _versions(("flax", "optax", *self.entry.packages))
+        versions = versions_of(("flax", "optax", *self.entry.packages))
         return {"device": self.contender.device_kind(), "steps": self.steps, "versions": versions}
 
     def first(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Child:
 
 
 def main(arguments: list[str]) -> None:
-    replies = _replies()
+    replies = reply_stream()
     child = None
     for line in sys.stdin:
         try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.goals import Goal
 from benchmarks.results import is_ranked, median, rows_of
-from benchmarks.tables import Table, _as_markdown, _lined_up
+from benchmarks.tables import Table, as_markdown, lined_up
 from benchmarks.tables import judged as goals_table
 from benchmarks.training.workloads import (
     BATCH_SIZES,
@@ -48,11 +48,11 @@ def disagreements(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def text(results: dict[str, Any]) -> str:
     """Every table and the goals, lined up with spaces."""
-    return _sections(results, _lined_up, "")
+    return _sections(results, lined_up, "")
 
 
 def markdown(results: dict[str, Any]) -> str:
-    return _sections(results, _as_markdown, "### ")
+    return _sections(results, as_markdown, "### ")
 
 
 def judged(results: dict[str, Any]) -> list[dict[str, Any]]:

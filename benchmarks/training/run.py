@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from benchmarks import machine, results
 from benchmarks.process import ROOT, ContenderError, Process, environment
-from benchmarks.run import Progress, _number
+from benchmarks.run import Progress, number_of
 from benchmarks.training import report
 from benchmarks.training.workloads import BATCH_SIZES, DEFAULT, ON_DEVICE, WORKLOADS, Entry, Workload, chosen
 from hessflat import arguments
@@ -81,8 +81,8 @@ def parse(argv: Sequence[str]) -> Options:
             require_known("workload", [name], WORKLOADS)
     return Options(
         workloads=chosen(names),
-        repeats=int(_number("repeats", given["repeats"])),
-        budget=_number("budget", given["budget"]),
+        repeats=int(number_of("repeats", given["repeats"])),
+        budget=number_of("budget", given["budget"]),
         scale=given["scale"],
         out=given["out"],
         is_whole=given["only"] == defaults["only"] and given["scale"] == "full",
