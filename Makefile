@@ -12,7 +12,7 @@ ARGS     ?=
 RUN      ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large bench-train clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -30,11 +30,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## the weight-decay study on real digits, from nothing to verdicts, in 90 seconds once installed
 	@$(PY) -m hessflat.experiment --exp="g_logistic g_mlp" --scale=small
 
-test: setup ## every test
-	@$(PY) -m pytest $(ARGS)
+test: setup ## every test but the long ones
+	@$(PY) -m pytest -m "not long" $(ARGS)
+
+test-long: setup ## whole trainings, golden steps of convolutional networks, a run killed at every moment
+	@$(PY) -m pytest -m long $(ARGS)
 
 test-fast: setup ## the tests that take seconds
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m pytest -m "not slow and not long" $(ARGS)
 
 lint: setup ## style, formatting and types
 	@$(VENV)/bin/ruff check .

@@ -36,7 +36,7 @@ def killed_when(condition, root, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", ["measured", "end"])
+@pytest.mark.parametrize("keep", [pytest.param("measured", marks=pytest.mark.long), "end"])
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, keep):
     monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
     arguments = [

@@ -19,7 +19,7 @@ def test_perceptron(tmp_path):
     assert last["train_accuracy"] > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_narrow_resnet_with_batch_norm_mixup_and_sam(tmp_path):
     chosen = runs.tiny(
         "--config.model.mlp.hidden=(100,)", "--config.model.name=resnet", "--config.model.resnet.width=8",

@@ -82,7 +82,7 @@ def test_every_family_has_golden_numbers():
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES]
 )
 def test_golden_numbers(family):
     stored = json.loads(STORED.read_text())[family]
