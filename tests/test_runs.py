@@ -41,6 +41,7 @@ def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp
     assert runs.metrics(folder)[-1]["train_accuracy"] == looks[-1]["train_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     chosen = runs.tiny(
         "--config.stop.train_loss=1.0", "--config.stop.losses=4", "--config.stop.every=5", "--config.train.epochs=40",
@@ -74,6 +75,7 @@ def test_as_many_steps_as_another_run_took(tmp_path):
         runs.run_all([missing], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
     (first,) = runs.run_all([runs.tiny(*NEVER)], tmp_path)
     spectra = "--config.measure.spectra=start"
@@ -126,6 +128,7 @@ def test_each_measurement_has_its_own_timetable(tmp_path):
     assert not list((folder / "spectra").glob("*")) if (folder / "spectra").exists() else True
 
 
+@pytest.mark.slow
 def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
     chosen = runs.tiny(
         "--config.measure.sharpness=every 5 steps", "--config.measure.exact=every 25 steps", *NEVER,

@@ -9,6 +9,8 @@ from model_cases import SHALLOW, quick_jit, randomised
 
 STEP = 1e-6
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("case", SHALLOW, ids=lambda case: case.label)
 def test_second_derivatives_are_differences_of_first_ones(case):

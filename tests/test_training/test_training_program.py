@@ -156,7 +156,11 @@ NORMALISED = {
 
 @pytest.mark.parametrize(
     ("devices", "extra"),
-    [(2, EVERYTHING), (8, EVERYTHING), pytest.param(2, NORMALISED, marks=pytest.mark.slow)],
+    [
+        (2, EVERYTHING),
+        pytest.param(8, EVERYTHING, marks=pytest.mark.slow),
+        pytest.param(2, NORMALISED, marks=pytest.mark.slow),
+    ],
     ids=["everything on 2", "everything on 8", "batch norm on 2"],
 )
 def test_a_run_is_the_same_on_several_devices(devices, extra):
@@ -202,6 +206,7 @@ def test_the_average_is_the_mean_of_the_iterates(train):
         make_program(settings(**{"train.average_from": 3}), 3, train["inputs"])
 
 
+@pytest.mark.slow
 def test_statistics_of_averaged_weights_are_those_of_the_training_split():
     """Mean and variance of what enters the first normalisation, over whole batches, computed from the convolution."""
     train = images(24)
