@@ -207,17 +207,20 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
             state = jax.lax.cond(is_last, last_step, full_step, state, hyper, train, order, position)
             return state, order
 
-        first_order = order_of(hyper, start // steps_per_epoch)
+        # Where an epoch begins, its first step draws the order, which costs as much as several steps of a small model.
+        begins = start % steps_per_epoch == 0
+        undrawn = jnp.zeros(num_examples, jnp.int32)
+        first_order = jax.lax.cond(begins, lambda: undrawn, lambda: order_of(hyper, start // steps_per_epoch))
         return jax.lax.fori_loop(start, stop, body, (state, first_order))[0]
 
     jitted_full, jitted_order = jax.jit(full_step), jax.jit(order_of)
     jitted_last = jitted_full if last_batch_size == batch_size else jax.jit(last_step)
 
     def advance_from_host(state: TrainState, hyper: Hyper, train: Split, start: int, stop: int) -> TrainState:
-        order = jitted_order(hyper, start // steps_per_epoch)
+        order = None
         for index in range(start, stop):
             epoch, position = divmod(index, steps_per_epoch)
-            order = jitted_order(hyper, epoch) if position == 0 else order
+            order = jitted_order(hyper, epoch) if order is None or position == 0 else order
             step = jitted_last if position == steps_per_epoch - 1 else jitted_full
             state = step(state, hyper, train, order, position)
         return state
@@ -234,7 +237,8 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         model,
         num_classes,
         models.num_params(state.params),
-        jax.jit(init),
+        # Run once, it is worth little optimising: a ResNet-18's takes half as long to compile, to the same bits.
+        jax.jit(init, compiler_options={"xla_backend_optimization_level": 1}),
         advance,
         together,
         evaluated,
