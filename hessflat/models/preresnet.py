@@ -5,6 +5,7 @@ Weights*, 2018, whose size *Flatness is a False Friend* gives: where shapes chan
 takes the block's inputs as they are, not normalised.
 """
 
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -13,6 +14,7 @@ from flax import linen as nn
 from hessflat.models.images import require_images
 from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
 from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.models.stages import residual_stages
 from hessflat.rules import Rule, at_least
 
 _EXPANSION = 4
@@ -53,11 +55,9 @@ class PreResNet(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         require_images("preresnet", inputs)
         activations = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
-        for stage in range(3):
-            for index in range((self.depth - 2) // 9):
-                stride = 2 if stage and not index else 1
-                block = Bottleneck(self.width * 2**stage, stride, self.conv_bias, self.normalise, self.init_name)
-                activations = block(activations, train)
+        block = partial(Bottleneck, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
+        widths, depths = [self.width, 2 * self.width, 4 * self.width], 3 * [(self.depth - 2) // 9]
+        activations = residual_stages(activations, block, widths, depths, train)
         features = nn.relu(self.normalise(activations, train)).mean((1, 2))
         return dense(features, self.num_classes, self.init_name)
 

@@ -4,6 +4,7 @@ He et al., *Deep Residual Learning*, 2015, with a 3x3 convolution in place of th
 the pooling after it.
 """
 
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -12,6 +13,7 @@ from flax import linen as nn
 from hessflat.models.images import require_images
 from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
 from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.models.stages import residual_stages
 from hessflat.rules import at_least, one_of
 
 # Blocks of each stage by depth.
@@ -54,11 +56,9 @@ class ResNet(nn.Module):
         require_images("resnet", inputs)
         stem = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
         activations = nn.relu(self.normalise(stem, train))
-        for stage, blocks in enumerate(_STAGES[self.depth]):
-            for index in range(blocks):
-                stride = 2 if stage and not index else 1
-                block = BasicBlock(self.width * 2**stage, stride, self.conv_bias, self.normalise, self.init_name)
-                activations = block(activations, train)
+        block = partial(BasicBlock, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
+        widths = [self.width, 2 * self.width, 4 * self.width, 8 * self.width]
+        activations = residual_stages(activations, block, widths, _STAGES[self.depth], train)
         return dense(activations.mean((1, 2)), self.num_classes, self.init_name)
 
 

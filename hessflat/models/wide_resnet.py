@@ -7,6 +7,7 @@ There the running averages of the last normalisation keep a share of 0.1 of the 
 keep the same share.
 """
 
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -15,6 +16,7 @@ from flax import linen as nn
 from hessflat.models.images import require_images
 from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
 from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.models.stages import residual_stages
 from hessflat.rules import Rule, at_least
 
 _DEPTHS = Rule(lambda depth: depth >= 10 and depth % 6 == 4, "6 n + 4, such as 10, 16 or 28")
@@ -55,11 +57,10 @@ class WideResNet(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         require_images("wide_resnet", inputs)
         activations = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
-        for stage in range(3):
-            for index in range((self.depth - 4) // 6):
-                features, stride = self.width * self.widening * 2**stage, 2 if stage and not index else 1
-                block = WideBlock(features, stride, self.conv_bias, self.normalise, self.init_name)
-                activations = block(activations, train)
+        block = partial(WideBlock, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
+        first = self.width * self.widening
+        depths = 3 * [(self.depth - 4) // 6]
+        activations = residual_stages(activations, block, [first, 2 * first, 4 * first], depths, train)
         features = nn.relu(self.normalise(activations, train)).mean((1, 2))
         return dense(features, self.num_classes, self.init_name)
 
