@@ -11,137 +11,92 @@ whole run goes to benchmarks/results/ by itself. While it runs, results are in a
 --gpu: with what only an accelerator can say, three repeats, and ten minutes at most.
 """
 
-import json
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import goals, machine, tables
+from benchmarks import command, goals, tables
 from benchmarks.agreement import disagreements
 from benchmarks.contenders import ENTRIES, OURS, Entry
 from benchmarks.process import ROOT, ContenderError, Process, environment
-from benchmarks.results import RESULTS, join, write
+from benchmarks.progress import Progress
+from benchmarks.results import RESULTS, write
 from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, steps_of
-from hessflat import arguments
-from hessflat.errors import InputError, require_known
+from hessflat.errors import require_known
 
 _COMPARED = ("lanczos", "exact", "largest")
-_GRACE = 60.0  # seconds beyond the budget for what has been begun
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The command's arguments."""
 
-    workloads: list[Workload]
+    common: command.Options[Workload]
     peers: list[str] | None  # None takes all
-    repeats: int
     firsts: int
     limit: float
-    budget: float
-    scale: str
-    out: str
-    is_whole: bool
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse(argv)
-    results = run(options)
-    print(tables.text(results))
-    if path := _path(options, results):
-        if options.out and path.exists():
-            results = join(json.loads(path.read_text()), results)
-            results["goals"] = _judged(results)
-        write(path, results)
+    found = run(options)
+    print(tables.text(found))
+    if path := command.destination(options.common, found, RESULTS):
+        command.store(found, path, options.common, _judged)
         _partial(path).unlink(missing_ok=True)
         print(f"\n{path} is written; python -m benchmarks.document brings docs/benchmarks.md up to date")
 
 
 def parse(argv: Sequence[str]) -> Options:
-    on_gpu = "--gpu" in argv
-    defaults: dict[str, str | None] = {
-        "only": ",".join(ON_DEVICE if on_gpu else DEFAULT),
-        "peers": "all",
-        "repeats": "3" if on_gpu else "5",
-        "first": "1",
-        "limit": "240" if on_gpu else "900",
-        "budget": "500" if on_gpu else "1e9",
-        "scale": "full",
-        "out": "",
-    }
-    given, settings = arguments.parse([a for a in argv if a != "--gpu"], defaults)
-    if settings:
-        raise InputError(f"the benchmark has no configuration; leave out {settings[0]}")
-    require_known("scale", [given["scale"]], ["full", "smoke"])
-    names = given["only"].split(",")
-    for name in names:
-        if not chosen([name]):
-            require_known("workload", [name], WORKLOADS)
-    peers = (
-        None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])
-    )  # names may hold a comma and a space
+    others = {"peers": "all", "first": "1", "limit": "240" if "--gpu" in argv else "900"}
+    common = command.parse(argv, chosen, WORKLOADS, default=DEFAULT, on_device=ON_DEVICE, others=others)
+    given = common.others
+    # A peer's name may hold a comma and a space.
+    peers = None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])
     require_known("peer", peers or [], [entry.name for entry in ENTRIES])
     return Options(
-        workloads=chosen(names),
+        common._replace(is_whole=common.is_whole and peers is None),
         peers=peers,
-        repeats=int(number_of("repeats", given["repeats"])),
-        firsts=int(number_of("first", given["first"])),
-        limit=number_of("limit", given["limit"]),
-        budget=number_of("budget", given["budget"]),
-        scale=given["scale"],
-        out=given["out"],
-        is_whole=all(given[name] == defaults[name] for name in ("only", "peers", "scale")),
+        firsts=int(command.number_of("first", given["first"])),
+        limit=command.number_of("limit", given["limit"]),
     )
 
 
 def run(options: Options) -> dict[str, Any]:
     """Everything that was measured; see `benchmarks.results`."""
-    began = time.monotonic()
-    progress = Progress(options.workloads, began + options.budget)
-    results: dict[str, Any] = {"scale": options.scale, "rows": [], "versions": {}, "skipped": []}
+    began, common = time.monotonic(), options.common
+    progress = Progress(common.workloads, began + common.budget)
+    found = command.nothing_yet(common)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         progress.say("weights and data")
-        _make_problems(options, Path(folder))
-        for workload in options.workloads:
+        _make_problems(common, Path(folder))
+        for workload in common.workloads:
             if time.monotonic() > progress.deadline:
-                results["skipped"].append(workload.id)
+                found["skipped"].append(workload.id)
                 continue
             rows, versions = measure(workload, options, Path(folder), progress)
-            results["rows"] += rows
-            results["versions"] |= versions
-            _finish(results, options, time.monotonic() - began)
-    _finish(results, options, time.monotonic() - began)
-    return results
+            found["rows"] += rows
+            found["versions"] |= versions
+            _finish(found, common, began)
+    return _finish(found, common, began)
 
 
-def _finish(results: dict[str, Any], options: Options, seconds: float) -> None:
+def _finish(found: dict[str, Any], options: command.Options, began: float) -> dict[str, Any]:
     """Judge what there is and store it: a run that is stopped keeps the workloads it has done."""
-    devices = [row["device"] for row in results["rows"] if row.get("device") and row["contender"].startswith(OURS)]
-    results["machine"] = machine.describe(devices[0] if devices else "cpu")
-    results["versions"] = dict(sorted(results["versions"].items()))
-    results["seconds"] = seconds
-    results["goals"] = _judged(results)
-    if path := _path(options, results):
+    seconds = time.monotonic() - began
+    results = command.finished(found, seconds, _judged, lambda row: row["contender"].startswith(OURS))
+    if path := command.destination(options, results, RESULTS):
         write(_partial(path), results)
+    return results
 
 
 def _judged(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [goal._asdict() for goal in goals.judge(results)] if results["scale"] == "full" else []
-
-
-def _path(options: Options, results: dict[str, Any]) -> Path | None:
-    """Where results go: those of a whole run beside the others, any other's nowhere unless asked."""
-    if options.out:
-        return Path(options.out)
-    return RESULTS / f"{machine.slug(results['machine'])}.json" if options.is_whole else None
 
 
 def _partial(path: Path) -> Path:
@@ -149,10 +104,10 @@ def _partial(path: Path) -> Path:
 
 
 def measure(
-    workload: Workload, options: Options, folder: Path, progress: "Progress"
+    workload: Workload, options: Options, folder: Path, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One workload: first calls, agreement, then repeats in which every contender is run once in turn."""
-    rows = {entry.name: _new_row(workload, entry, options.scale) for entry in _taking_part(workload, options)}
+    rows = {entry.name: _new_row(workload, entry, options.common.scale) for entry in _taking_part(workload, options)}
     versions: dict[str, str] = {}
     progress.begin(workload)
     for number in range(options.firsts):
@@ -185,7 +140,7 @@ def _compare(
     processes: dict[str, Process],
     rows: dict[str, dict[str, Any]],
     options: Options,
-    progress: "Progress",
+    progress: Progress,
 ) -> None:
     for name, process in _running(processes, rows):
         with _failure_noted(rows[name]):
@@ -200,9 +155,9 @@ def _repeat(
     processes: dict[str, Process],
     rows: dict[str, dict[str, Any]],
     options: Options,
-    progress: "Progress",
+    progress: Progress,
 ) -> None:
-    repeats = min(options.repeats, workload.most_repeats)
+    repeats = min(options.common.repeats, workload.most_repeats)
     deadline = progress.deadline_of(workload)
     for repeat in range(repeats):
         turn = _running(processes, rows)
@@ -252,7 +207,7 @@ def _processes(
 ) -> Iterator[dict[str, Process]]:
     file = folder / f"{workload.problem}.npz"
     processes = {
-        name: Process(name, workload.id, options.scale, file, folder / f"{name}.log")
+        name: Process(name, workload.id, options.common.scale, file, folder / f"{name}.log")
         for name, row in rows.items()
         if row["status"] == "ok"
     }
@@ -281,68 +236,11 @@ def _tidy(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"values": [values[0], values[-1]] if len(values) > 1 else values}
 
 
-def _make_problems(options: Options, folder: Path) -> None:
+def _make_problems(options: command.Options, folder: Path) -> None:
     names = dict.fromkeys(workload.problem for workload in options.workloads)
-    command = [sys.executable, "-m", "benchmarks.problems", str(folder), options.scale, *names]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment(options.scale))
-
-
-def number_of(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise InputError(f"--{name} must be a number above 0, got {text!r}")
-    return value
-
-
-class Progress:
-    """Lines on standard error with the time left, which is that of finished workloads scaled by their costs."""
-
-    def __init__(self, workloads: list[Workload], deadline: float) -> None:
-        self.deadline = deadline
-        self.costs = {w.id: w.cost * (2 + min(w.most_repeats, 5)) for w in workloads}
-        self.total, self.done, self.current = sum(self.costs.values()), 0.0, 0.0
-        self.began = time.monotonic()
-
-    def begin(self, workload: Workload) -> None:
-        self.current = 0.0
-
-    def advance(self, workload: Workload, share: float) -> None:
-        self.current = self.costs[workload.id] * (0.4 + 0.6 * share)
-
-    def end(self, workload: Workload) -> None:
-        self.done += self.costs[workload.id]
-        self.current = 0.0
-
-    def deadline_of(self, workload: Workload) -> float:
-        """Of what is left until the deadline, this workload's share by cost."""
-        now = time.monotonic()
-        return now + (self.deadline - now) * self.costs[workload.id] / max(self.total - self.done, 1e-9)
-
-    def patience(self, limit: float) -> float:
-        """Seconds that a call may take now, at most `limit`."""
-        left = self.deadline + _GRACE - time.monotonic()
-        if left <= 0:
-            raise ContenderError("left out for want of time")
-        return min(limit, left)
-
-    def say(self, line: str) -> None:
-        done, elapsed = self.done + self.current, time.monotonic() - self.began
-        left = "" if done == 0 else f", about {_duration(elapsed / done * (self.total - done))} left"
-        print(f"[{_duration(elapsed)}{left}] {line}", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    arguments = [sys.executable, "-m", "benchmarks.problems", str(folder), options.scale, *names]
+    subprocess.run(arguments, check=True, cwd=ROOT, env=environment(options.scale))
 
 
 if __name__ == "__main__":
-    # Stopped from outside, it still ends its processes and removes its folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command.run_as_command(main)

@@ -199,7 +199,8 @@ class PyTorch:
         x, y = self.x[few], self.y[few]
         before = self.criterion(module(x), y).item()
         self.take_step(module, self.optimiser_of(module), x, y)
-        norm = torch.linalg.vector_norm(torch.cat([p.grad.reshape(-1) for p in module.parameters()]))
+        # In float32 PyTorch sums the squares of millions of numbers to three digits.
+        norm = torch.linalg.vector_norm(torch.cat([p.grad.reshape(-1) for p in module.parameters()]).double())
         after, number = self.criterion(module(x), y).item(), sum(p.numel() for p in module.parameters())
         numbers = {"gradient_norm": norm.item(), "parameters": float(number)}
         return {"loss": before, "loss_after_a_step": after} | numbers

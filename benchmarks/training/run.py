@@ -10,90 +10,46 @@ versions. A whole run goes to the folder training of benchmarks/results by itsel
 --gpu: with precisions and a vectorised sweep too, three repeats, and ten minutes at most.
 """
 
-import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from benchmarks import machine, results
+from benchmarks import command, results
 from benchmarks.process import ROOT, ContenderError, Process, environment
-from benchmarks.run import Progress, number_of
+from benchmarks.progress import Progress
 from benchmarks.training import report
-from benchmarks.training.workloads import BATCH_SIZES, DEFAULT, ON_DEVICE, WORKLOADS, Entry, Workload, chosen
-from hessflat import arguments
-from hessflat.errors import InputError, require_known
+from benchmarks.training.workloads import DEFAULT, ON_DEVICE, PYTORCH, WORKLOADS, Entry, Workload, chosen
 
 RESULTS = results.RESULTS / "training"
 
 _LIMIT = 1800.0  # seconds that one call may take
 
 Rows = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command's arguments."""
-
-    workloads: list[Workload]
-    repeats: int
-    budget: float
-    scale: str
-    out: str
-    is_whole: bool
+Options = command.Options[Workload]
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     found = run(options)
     print(report.text(found))
-    path = Path(options.out) if options.out else RESULTS / f"{machine.slug(found['machine'])}.json"
-    if not options.out and not options.is_whole:
-        return
-    if options.out and path.exists():
-        found = results.join(json.loads(path.read_text()), found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results.write(path, found | {"goals": report.judged(found)})
-    print(f"\n{path} is written; python -m benchmarks.training.document brings docs/benchmarks-training.md up to date")
+    if path := command.destination(options, found, RESULTS):
+        command.store(found, path, options, report.judged)
+        print(f"\n{path} is written; python -m benchmarks.training.document brings its page up to date")
 
 
 def parse(argv: Sequence[str]) -> Options:
-    on_gpu = "--gpu" in argv
-    defaults: dict[str, str | None] = {
-        "only": ",".join(ON_DEVICE if on_gpu else DEFAULT),
-        "repeats": "3" if on_gpu else "5",
-        "budget": "500" if on_gpu else "1e9",
-        "scale": "full",
-        "out": "",
-    }
-    given, settings = arguments.parse([a for a in argv if a != "--gpu"], defaults)
-    if settings:
-        raise InputError(f"the benchmark has no configuration; leave out {settings[0]}")
-    require_known("scale", [given["scale"]], BATCH_SIZES)
-    names = given["only"].split(",")
-    for name in names:
-        if not chosen([name]):
-            require_known("workload", [name], WORKLOADS)
-    return Options(
-        workloads=chosen(names),
-        repeats=int(number_of("repeats", given["repeats"])),
-        budget=number_of("budget", given["budget"]),
-        scale=given["scale"],
-        out=given["out"],
-        is_whole=given["only"] == defaults["only"] and given["scale"] == "full",
-    )
+    return command.parse(argv, chosen, WORKLOADS, default=DEFAULT, on_device=ON_DEVICE, others={})
 
 
 def run(options: Options) -> dict[str, Any]:
     """Everything that was measured; see `benchmarks.results`. `seconds` of a row are those of a step."""
     began = time.monotonic()
-    progress = progress_of(options)
-    found: dict[str, Any] = {"scale": options.scale, "rows": [], "versions": {}, "skipped": []}
+    progress = Progress(options.workloads, began + options.budget)
+    found = command.nothing_yet(options)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         for workload in options.workloads:
             if time.monotonic() > progress.deadline:
@@ -102,16 +58,8 @@ def run(options: Options) -> dict[str, Any]:
             rows, versions = measure(workload, options, Path(folder), progress)
             found["rows"] += rows
             found["versions"] |= versions
-    devices = [row["device"] for row in found["rows"] if row.get("device") and row["contender"] != "PyTorch"]
-    found["machine"] = machine.describe(devices[0] if devices else "cpu")
-    found["versions"] = dict(sorted(found["versions"].items()))
-    found["seconds"] = time.monotonic() - began
-    return found | {"goals": report.judged(found)}
-
-
-def progress_of(options: Options) -> Progress:
-    # It asks workloads for their ids, repeats and costs alone.
-    return Progress(cast(Any, options.workloads), time.monotonic() + options.budget)
+    seconds = time.monotonic() - began
+    return command.finished(found, seconds, report.judged, lambda row: row["contender"] != PYTORCH)
 
 
 def measure(
@@ -123,8 +71,8 @@ def measure(
     file = folder / f"{workload.network}.npz"
     if not file.exists():
         progress.say(f"{workload.id}: weights and data")
-        command = [sys.executable, "-m", "benchmarks.training.problem", str(file), workload.network, options.scale]
-        subprocess.run(command, check=True, cwd=ROOT, env=environment(options.scale))
+        arguments = [sys.executable, "-m", "benchmarks.training.problem", str(file), workload.network, options.scale]
+        subprocess.run(arguments, check=True, cwd=ROOT, env=environment(options.scale))
     module = "benchmarks.training.child"
     processes = {
         name: Process(name, workload.id, options.scale, file, folder / f"{name}.log", module)
@@ -132,8 +80,8 @@ def measure(
         if row["status"] == "ok"
     }
 
-    def ask(command: str, shift: int = 0) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        return _asked(processes, rows, shift, lambda p: p.ask(command, progress.patience(_LIMIT)))
+    def ask(question: str, shift: int = 0) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        return _asked(processes, rows, shift, lambda p: p.ask(question, progress.patience(_LIMIT)))
 
     try:
         for row, about in _asked(processes, rows, 0, lambda p: p.loaded(progress.patience(_LIMIT))):
@@ -153,7 +101,7 @@ def measure(
             row["parts"] = {part: [value] for part, value in reply.items()}
         repeats = min(options.repeats, workload.most_repeats)
         for repeat in range(repeats):
-            progress.advance(cast(Any, workload), repeat / repeats)
+            progress.advance(workload, repeat / repeats)
             # The order moves on by one each time, so that nobody always follows the same neighbour.
             for row, reply in ask("run", repeat):
                 row["seconds"].append(reply["seconds"])
@@ -162,7 +110,7 @@ def measure(
     finally:
         for process in processes.values():
             process.stop()
-    progress.end(cast(Any, workload))
+    progress.end(workload)
     return list(rows.values()), versions
 
 
@@ -195,10 +143,4 @@ def _new_row(workload: Workload, entry: Entry) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # Stopped from outside, it still ends its processes and removes its folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command.run_as_command(main)

@@ -1,0 +1,118 @@
+"""What the commands that measure share: their arguments, what they say of the machine, and how they end."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from benchmarks import machine, results
+from hessflat import arguments
+from hessflat.errors import InputError, require_known
+
+Workload = TypeVar("Workload")
+Judge = Callable[[dict[str, Any]], list[dict[str, Any]]]
+
+
+class Options(NamedTuple, Generic[Workload]):
+    """The arguments that every such command has; `others` are its own."""
+
+    workloads: list[Workload]
+    repeats: int
+    budget: float
+    scale: str
+    out: str
+    is_whole: bool
+    others: Mapping[str, str]
+
+
+def parse(
+    argv: Sequence[str],
+    chosen: Callable[[list[str]], list[Workload]],
+    known: Collection[str],
+    *,
+    default: Sequence[str],
+    on_device: Sequence[str],
+    others: Mapping[str, str],
+) -> Options[Workload]:
+    """Of `chosen(names)` workloads, all of which `known` names; by default those of `default`, or of `on_device`.
+
+    `others` are further arguments with their defaults.
+    """
+    on_gpu = "--gpu" in argv
+    defaults = {
+        "only": ",".join(on_device if on_gpu else default),
+        "repeats": "3" if on_gpu else "5",
+        "budget": "500" if on_gpu else "1e9",
+        "scale": "full",
+        "out": "",
+        **others,
+    }
+    given, settings = arguments.parse([a for a in argv if a != "--gpu"], defaults)
+    if settings:
+        raise InputError(f"the benchmark has no configuration; leave out {settings[0]}")
+    require_known("scale", [given["scale"]], ["full", "smoke"])
+    names = given["only"].split(",")
+    for name in names:
+        if not chosen([name]):
+            require_known("workload", [name], known)
+    return Options(
+        workloads=chosen(names),
+        repeats=int(number_of("repeats", given["repeats"])),
+        budget=number_of("budget", given["budget"]),
+        scale=given["scale"],
+        out=given["out"],
+        is_whole=all(given[name] == defaults[name] for name in ("only", "scale")),
+        others={name: given[name] for name in others},
+    )
+
+
+def number_of(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise InputError(f"--{name} must be a number above 0, got {text!r}")
+    return value
+
+
+def nothing_yet(options: Options) -> dict[str, Any]:
+    """The results that workloads are added to."""
+    return {"scale": options.scale, "rows": [], "versions": {}, "skipped": []}
+
+
+def finished(
+    found: dict[str, Any], seconds: float, judge: Judge, in_jax: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """`found` so far, with the machine it was measured on, as the rows that are `in_jax` name it, and judged."""
+    devices = [row["device"] for row in found["rows"] if row.get("device") and in_jax(row)]
+    about = {"machine": machine.describe(devices[0] if devices else "cpu"), "seconds": seconds}
+    found = found | about | {"versions": dict(sorted(found["versions"].items()))}
+    return found | {"goals": judge(found)}
+
+
+def destination(options: Options, found: dict[str, Any], folder: Path) -> Path | None:
+    """Where results go: those of a whole run beside the others in `folder`, any other's nowhere unless asked."""
+    if options.out:
+        return Path(options.out)
+    return folder / f"{machine.slug(found['machine'])}.json" if options.is_whole else None
+
+
+def store(found: dict[str, Any], path: Path, options: Options, judge: Judge) -> None:
+    """Write results, beside the other workloads of a file that was asked for."""
+    if options.out and path.exists():
+        found = results.join(json.loads(path.read_text()), found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results.write(path, found | {"goals": judge(found)})
+
+
+def run_as_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Stopped from outside, it still ends its processes and removes its folder."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
