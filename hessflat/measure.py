@@ -29,9 +29,6 @@ def main(argv: Sequence[str]) -> None:
     dataset = shared.dataset
     if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
         raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
-    like = resume.first_position(stored, shared)
-    # What is searched for is found anew, for the operators that are wanted now.
-    fresh = resume.first_position(changed, shared)
 
     out = folder / "measurements" / config.fingerprint(changed.measure.to_dict())
     with run.locked(out), checkpoint.reading(folder / "checkpoints") as manager:
@@ -42,9 +39,10 @@ def main(argv: Sequence[str]) -> None:
         with progress.reporting(len(wanted)) as reporter:
             for step in wanted:
                 if step not in done:
-                    position = fresh._replace(state=checkpoint.restore(manager, step, like).state)
-                    subject = runner.subject_of(changed, shared, position, due_at_end(changed))
-                    runner.record_measurement(out, subject, step, shared.program)
+                    # What is searched for is found anew, for the operators that are wanted now.
+                    state = resume.stored_position(stored, shared, manager, step).state
+                    subject = runner.subject_of(changed, shared, resume.position_of(changed, state))
+                    runner.record_measurement(out, subject, due_at_end(changed), step, shared.program)
                 reporter.advance(1.0, f"step {step}")
     print(out)
 

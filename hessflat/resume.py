@@ -3,16 +3,18 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from hessflat import distributed, metric_log, run
+from hessflat.config import override
 from hessflat.errors import InputError
 from hessflat.jobs import Job
 from hessflat.measures.spectra import no_starts
-from hessflat.measures.subject import Subject
 from hessflat.prepared import Prepared, prepared
 from hessflat.schema import from_plain
 from hessflat.training import checkpoint
@@ -28,8 +30,21 @@ class Position(NamedTuple):
 
 def first_position(config: ConfigDict, shared: Prepared) -> Position:
     """Before the first step."""
-    state = shared.program.init(hyper_of(config))
-    return _placed(config, Position(state, _no_starts(config, shared, state)))
+    return _placed(config, position_of(config, shared.program.init(hyper_of(config))))
+
+
+def position_of(config: ConfigDict, state: TrainState) -> Position:
+    """A state for which no eigenvectors are known yet."""
+    if config.measure.sharpness == "never":
+        return Position(state, {})
+    return Position(state, no_starts(config.measure.to_dict(), state.params, state.statistics))
+
+
+def stored_position(config: ConfigDict, shared: Prepared, manager: Any, step: int) -> Position:
+    """What the checkpoint of `step` holds, which a run of `config` has left."""
+    state = jax.eval_shape(shared.program.init, hyper_of(config))
+    like = jax.eval_shape(partial(position_of, config), state)
+    return _placed(config, checkpoint.restore(manager, step, like))
 
 
 def stored_config(folder: Path) -> ConfigDict:
@@ -47,24 +62,20 @@ def started_from(config: ConfigDict, shared: Prepared) -> Position:
         return position
     name, _, at = config.train.from_run.partition("@")
     folder = Path(name)
-    other = stored_config(folder)
+    other = override(stored_config(folder), {"devices": config.devices})
     with checkpoint.reading(folder / "checkpoints") as manager:
         step = chosen_steps(at or "last", checkpoint.steps(manager), folder)[-1]
-        state = checkpoint.restore(manager, step, first_position(other, prepared(other))).state
-    ours, theirs = checkpoint.shapes(position.state.params), checkpoint.shapes(state.params)
-    if ours != theirs:
-        differing = next(name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name))
+        state = stored_position(other, prepared(other), manager, step).state
+    differing = checkpoint.difference(checkpoint.shapes(state.params), checkpoint.shapes(position.state.params))
+    if differing:
+        name, there, here = differing
         raise InputError(
-            f"config.train.from_run: {folder} is of another model: {differing} is {theirs.get(differing, 'absent')} "
-            f"there and {ours.get(differing, 'absent')} here; use the same model and data shapes"
+            f"config.train.from_run: {folder} is of another model: {name} is {there} there and {here} here; "
+            "use the same model and data shapes"
         )
     average = state.params if position.state.average else position.state.average
-    return _placed(
-        config,
-        position._replace(
-            state=position.state.replace(params=state.params, statistics=state.statistics, average=average)
-        ),
-    )
+    state = position.state.replace(params=state.params, statistics=state.statistics, average=average)
+    return position._replace(state=state)
 
 
 def restored(
@@ -83,15 +94,15 @@ def restored(
                     manager.delete(newer)
         if step is None:
             return [started_from(job.config, shared) for job in jobs], None
-        try:
-            return [
-                _placed(job.config, checkpoint.restore(manager, step, first_position(job.config, shared)))
-                for job, manager in zip(jobs, managers, strict=True)
-            ], step
-        except checkpoint.DamagedError as error:
-            note(f"{error}; going on from the one before")
-            for manager in managers:
+        positions = []
+        for job, manager in zip(jobs, managers, strict=True):
+            try:
+                positions.append(stored_position(job.config, shared, manager, step))
+            except checkpoint.DamagedError as error:
+                note(f"{error}; going on from the one before")
                 checkpoint.set_aside(manager, step)
+        if len(positions) == len(jobs):
+            return positions, step
 
 
 def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
@@ -158,17 +169,6 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
         if step not in steps:
             raise InputError(f"no checkpoint of step {step} in {folder}; there are {', '.join(map(str, steps))}")
     return sorted(set(chosen))
-
-
-def _no_starts(config: ConfigDict, shared: Prepared, state: TrainState) -> Mapping[str, Any]:
-    if config.measure.sharpness == "never":
-        return {}
-    program = shared.program
-    subject = Subject(
-        program.model, state.params, state.statistics, {}, program.num_classes, 0.0, config.measure.to_dict(),
-        frozenset(), {},
-    )  # fmt: skip
-    return no_starts(subject)
 
 
 def _placed(config: ConfigDict, position: Position) -> Position:

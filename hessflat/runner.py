@@ -103,21 +103,21 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 reporter.advance(sum(work.of_training(job.config, block_stop - at) for job in jobs), doing)
                 at = block_stop
             for index in list(alive):
-                job, state = jobs[index], positions[index].state
-                if not _finite(state.params):
+                job = jobs[index]
+                if not _finite(positions[index].state.params):
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
                     alive.remove(index)
                     continue
-                if stop == step:  # done before this process took over
-                    reason = reason_to_stop(job.config, metric_log.read(job.folder / "looks.jsonl"))
-                else:
-                    reason = _look(job, shared, state, stop) if stop in looks else None
+                was_done = stop == step  # before this process took over
+                subject = None if was_done else subject_of(job.config, shared, positions[index])
+                if subject and stop in looks:
+                    _look(job.folder, subject, stop)
+                reason = reason_to_stop(job.config, metric_log.read(job.folder / "looks.jsonl"))
                 names = due_at_end(config) if reason or stop == last else due.get(stop, frozenset())
-                if stop != step and names:
+                if subject and names:
                     reporter.advance(0.0, f"{job.name}: {_where(program, stop, last)}, measuring")
-                    subject = subject_of(job.config, shared, positions[index], names)
-                    starts = record_measurement(job.folder, subject, stop, program)
+                    starts = record_measurement(job.folder, subject, names, stop, program)
                     positions[index] = positions[index]._replace(starts=starts)
                     reporter.advance(work.of_measuring(job.config, names), f"{job.name}: measured")
                     if stop in kept or reason or stop == last:
@@ -157,15 +157,10 @@ def _skip(jobs: Sequence[Job], due: dict[int, frozenset[str]], step: int | None,
             reporter.skip(sum(work.of_measuring(job.config, names) for names in done))
 
 
-def _look(job: Job, shared: Prepared, state: TrainState, step: int) -> str | None:
-    """Look at the whole training split; why the run ends here, if it does."""
-    program, train = shared.program, {"train": shared.splits["train"]}
-    params, statistics = program.evaluated(state, train["train"])
-    size = job.config.measure.batch_size or None
-    loss, accuracy = losses_and_accuracies(program.model, params, statistics, train, size)["train"]
-    path = job.folder / "looks.jsonl"
-    metric_log.append(path, {"step": step, "train_loss": loss, "train_accuracy": accuracy})
-    return reason_to_stop(job.config, metric_log.read(path))
+def _look(folder: Path, subject: Subject, step: int) -> None:
+    """Look at the whole training split."""
+    loss, accuracy = losses_and_accuracies(subject, ["train"])["train"]
+    metric_log.append(folder / "looks.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
 
 
 def _end(job: Job, status: str, step: int, reason: str | None) -> None:
@@ -230,8 +225,8 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(config: ConfigDict, shared: Prepared, position: Position, names: frozenset[str]) -> Subject:
-    """What the measures see at a position, `names` being due."""
+def subject_of(config: ConfigDict, shared: Prepared, position: Position) -> Subject:
+    """What the measures see at a position."""
     program = shared.program
     params, statistics = program.evaluated(position.state, shared.splits["train"])
     return Subject(
@@ -242,18 +237,19 @@ def subject_of(config: ConfigDict, shared: Prepared, position: Position, names: 
         program.num_classes,
         config.train.label_smoothing,
         config.measure.to_dict(),
-        names,
         position.starts,
         config.devices,
     )
 
 
-def record_measurement(folder: Path, subject: Subject, step: int, program: Program) -> Mapping[str, jax.Array]:
+def record_measurement(
+    folder: Path, subject: Subject, names: frozenset[str], step: int, program: Program
+) -> Mapping[str, jax.Array]:
     """Measure, and write spectra first and the line of metrics last, so that a line's spectra are always there.
 
     Returns where the next search for eigenvectors starts.
     """
-    found = measure(subject)
+    found = measure(subject, names)
     for name, content in found.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
     line = {"step": step, "epoch": step / program.steps_per_epoch, **found.scalars}

@@ -34,7 +34,7 @@ def final_state(folder):
     shared = prepared(chosen)
     with checkpoint.reading(folder / "checkpoints") as manager:
         last = checkpoint.steps(manager)[-1]
-        return checkpoint.restore(manager, last, resume.first_position(chosen, shared)).state
+        return resume.stored_position(chosen, shared, manager, last).state
 
 
 def spectra(folder):

@@ -175,8 +175,8 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
     """Its product beside that of the network's own loss, as a mean over the groups that share statistics."""
     chosen = resume.stored_config(normalised)
     common = prepared(chosen)
-    position = resume.first_position(chosen, common)._replace(state=runs.final_state(normalised))
-    subject = runner.subject_of(chosen, common, position, frozenset())
+    position = resume.position_of(chosen, runs.final_state(normalised))
+    subject = runner.subject_of(chosen, common, position)
     settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
     op = operator_of(subject._replace(settings=settings), "hessian", mode)
     data = subjects.curvature_data(subject)

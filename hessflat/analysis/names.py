@@ -56,7 +56,8 @@ def _names(metric: str) -> tuple[str, str]:
         return _METRICS[metric]
     operator, _, quantity = metric.partition(".")
     if operator.endswith("_eval"):
-        return tuple(f"{name}, batch norm in eval mode" for name in _names(f"{operator[:-5]}.{quantity}"))  # type: ignore[return-value]
+        sentence, axis = _names(f"{operator.removesuffix('_eval')}.{quantity}")
+        return f"{sentence}, batch norm in eval mode", f"{axis}, batch norm in eval mode"
     exact = quantity.startswith("exact.")
     quantity = quantity.removeprefix("exact.")
     if operator in OPERATORS and quantity in _CURVATURE:

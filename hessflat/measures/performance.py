@@ -1,6 +1,6 @@
 """Loss (nats) and accuracy (share) on clean examples of each split, and the generalisation gaps between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from hessflat.measures.size import size
 from hessflat.measures.subject import Measured, Scalars, Splits, Subject, chunk_size, functions_of
-from hessflat.models import Model
 
 Split = Mapping[str, jax.Array]
 
@@ -20,9 +19,7 @@ def performance(subject: Subject) -> Measured:
     `gap_loss` is |train − test| as in *On progressive sharpening*, §6; `gap_accuracy` is train − test, signed.
     """
     scalars: Scalars = {}
-    found = losses_and_accuracies(
-        subject.model, subject.params, subject.statistics, subject.splits, chunk_size(subject)
-    )
+    found = losses_and_accuracies(subject, list(subject.splits))
     for name, (loss, accuracy) in found.items():
         scalars |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
     (train_loss, train_accuracy), (test_loss, test_accuracy) = found["train"], found["test"]
@@ -30,11 +27,10 @@ def performance(subject: Subject) -> Measured:
     return Measured(scalars | size(subject), {})
 
 
-def losses_and_accuracies(
-    model: Model, params: Any, statistics: Any, splits: Splits, size: int | None
-) -> dict[str, tuple[float, float]]:
-    """Mean loss and share of right answers on each split, `size` examples at a time; None takes a split at once."""
-    logits = functions_of(model).logits
+def losses_and_accuracies(subject: Subject, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Mean loss and share of right answers on the splits of these names."""
+    logits, params, statistics = functions_of(subject.model).logits, subject.params, subject.statistics
+    splits, size = {name: subject.splits[name] for name in names}, chunk_size(subject)
     if size is None:
         totals = _totals_of_all(logits, params, statistics, splits)
     else:

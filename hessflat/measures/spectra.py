@@ -1,6 +1,7 @@
 """Spectra of the Hessian and the Gauss-Newton matrix: by Lanczos, their largest eigenvalue alone, and exactly."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def spectra(subject: Subject) -> Measured:
     """
     found = Measured({}, {})
     settings = subject.settings
-    for operator, (name, mode) in _named(subject).items():
+    for operator, (name, mode) in _named(subject.settings, subject.statistics).items():
         op = operator_of(subject, name, mode)
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
         spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
@@ -38,7 +39,7 @@ def spectra(subject: Subject) -> Measured:
 def sharpness(subject: Subject) -> Measured:
     """λ_max of each operator to `measure.rtol`, from the eigenvector that was found when it was measured before."""
     found, starts = Measured({}, {}), {}
-    for operator, (name, mode) in _named(subject).items():
+    for operator, (name, mode) in _named(subject.settings, subject.statistics).items():
         before = subject.starts[operator]
         pairs = cv.eigenpairs(
             operator_of(subject, name, mode),
@@ -53,15 +54,15 @@ def sharpness(subject: Subject) -> Measured:
     return found._replace(starts=starts)
 
 
-def no_starts(subject: Subject) -> dict[str, jax.Array]:
+def no_starts(settings: Mapping[str, Any], params: Any, statistics: Any) -> dict[str, jax.Array]:
     """What `Subject.starts` is before anything was found."""
-    return {operator: jnp.zeros_like(_flat(subject.params)) for operator in _named(subject)}
+    return {operator: jnp.zeros_like(_flat(params)) for operator in _named(settings, statistics)}
 
 
 def exact(subject: Subject) -> Measured:
     """Every eigenvalue of the Hessian; zero mass is the share below noise."""
     found = Measured({}, {})
-    for suffix, mode in modes_of(subject).items():
+    for suffix, mode in modes_of(subject.settings, subject.statistics).items():
         spectrum = cv.exact_spectrum(operator_of(subject, "hessian", mode))
         values, prefix = spectrum.values, f"hessian{suffix}.exact"
         found.scalars.update(
@@ -79,16 +80,13 @@ def exact(subject: Subject) -> Measured:
     return found
 
 
-def _named(subject: Subject) -> Mapping[str, tuple[str, str]]:
+def _named(settings: Mapping[str, Any], statistics: Any) -> Mapping[str, tuple[str, str]]:
     """Operator and mode of batch norm, by the name that their numbers go under."""
-    return {
-        f"{name}{suffix}": (name, mode)
-        for name in subject.settings["operators"]
-        for suffix, mode in modes_of(subject).items()
-    }
+    modes = modes_of(settings, statistics)
+    return {f"{name}{suffix}": (name, mode) for name in settings["operators"] for suffix, mode in modes.items()}
 
 
-def _flat(tree: object) -> jax.Array:
+def _flat(tree: Any) -> jax.Array:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 

@@ -5,14 +5,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import hessflat.curvature as cv
 from hessflat import distributed
 from hessflat.errors import InputError
 from hessflat.models import Model
+from hessflat.training.losses import cross_entropy, targets_of
 
 Scalars = dict[str, float | int | None]
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -43,7 +42,6 @@ class Subject(NamedTuple):
     num_classes: int
     label_smoothing: float
     settings: Mapping[str, Any]
-    due: frozenset[str]  # names of `MEASURES`
     starts: Mapping[str, jax.Array]  # where extremal eigenvectors are looked for; zeros: anywhere
     devices: int = 0  # that examples are spread over, as `config.devices`
 
@@ -67,7 +65,7 @@ def functions_of(model: Model, mode: str = "eval") -> Functions:
         return logits(params, batch["inputs"], statistics)
 
     def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
-        return jnp.mean(optax.softmax_cross_entropy(outputs, batch["targets"]))
+        return cross_entropy(outputs, batch["targets"])
 
     def loss(params: Any, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
         return criterion(predict(params, batch, statistics), batch)
@@ -80,12 +78,12 @@ def state_of(subject: Subject) -> Any:
     return subject.statistics if jax.tree.leaves(subject.statistics) else None
 
 
-def modes_of(subject: Subject) -> dict[str, str]:
+def modes_of(settings: Mapping[str, Any], statistics: Any) -> dict[str, str]:
     """The modes of batch norm to measure in, by what they add to the names of numbers."""
     suffixes = {"train": "", "eval": "_eval"}
-    if state_of(subject) is None:
+    if not jax.tree.leaves(statistics):
         return {"": "eval"}
-    return {suffixes[mode]: mode for mode in subject.settings["modes"]}
+    return {suffixes[mode]: mode for mode in settings["modes"]}
 
 
 def curvature_data(subject: Subject) -> dict[str, jax.Array]:
@@ -94,8 +92,7 @@ def curvature_data(subject: Subject) -> dict[str, jax.Array]:
     available = len(subject.splits["train"]["labels"])
     if count is not None and count > available:
         raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
-    labels = jax.nn.one_hot(subject.splits["train"]["labels"][:count], subject.num_classes)
-    targets = optax.smooth_labels(labels, subject.label_smoothing)
+    targets = targets_of(subject.splits["train"]["labels"][:count], subject.num_classes, subject.label_smoothing)
     data = {"inputs": subject.splits["train"]["inputs"][:count], "targets": targets}
     return distributed.placed(data, distributed.mesh_of(subject.devices))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def steps(manager: ocp.CheckpointManager) -> list[int]:
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """The state saved at `step`, in the form of `like` (arrays or their shapes).
+    """The state saved at `step`, in the form of `like`, a tree of `jax.ShapeDtypeStruct`.
 
     Raises `DamagedError` where it cannot be read, and `InputError` where it holds another tree, other shapes or other
     dtypes: orbax would cast a dtype silently and answer a wrong shape with pages of text.
@@ -54,20 +54,18 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     where = f"checkpoint {Path(manager.directory) / str(step)}"
     if not (Path(manager.directory) / str(step)).is_dir():
         raise InputError(f"{where} is gone, replaced by a later one of the run that is under way; try again")
-    target = jax.eval_shape(lambda: like)
     try:
         stored = shapes(manager.item_metadata(step).tree)
     except Exception as error:  # orbax raises whatever its storage layer raised
         raise _damaged(where, error) from error
-    wanted = shapes(target)
-    for name in sorted({*stored, *wanted}):
-        if stored.get(name) != wanted.get(name):
-            raise InputError(
-                f"{where} is of another model or optimiser: {name} should be {wanted.get(name, 'absent')}, "
-                f"is {stored.get(name, 'absent')}; use the configuration it was made with"
-            )
+    if differing := difference(stored, shapes(like)):
+        name, found, wanted = differing
+        raise InputError(
+            f"{where} is of another model or optimiser: {name} should be {wanted}, is {found}; "
+            "use the configuration it was made with"
+        )
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(target))
+        return manager.restore(step, args=ocp.args.StandardRestore(like))
     except Exception as error:
         raise _damaged(where, error) from error
 
@@ -96,3 +94,11 @@ def shapes(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def difference(shapes: Mapping[str, str], others: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """The first leaf in which two trees differ, with what it is in each."""
+    for name in sorted({*shapes, *others}):
+        if shapes.get(name) != others.get(name):
+            return name, shapes.get(name, "absent"), others.get(name, "absent")
+    return None

@@ -12,16 +12,11 @@ import optax
 
 from hessflat.rules import anything, below, positive
 
-Mask = Callable[[Any], Any]
+Mask = Callable[[Any], Any] | None
 
 _FirstDecay = Annotated[float, below(0, 1), "decay of the first moment"]
 _SecondDecay = Annotated[float, below(0, 1), "decay of the second moment"]
 _Epsilon = Annotated[float, positive, "added to the root of the second moment"]
-
-
-def every_parameter(params: Any) -> Any:
-    """Weight decay for all of them, as the papers have it."""
-    return jax.tree.map(lambda leaf: True, params)
 
 
 def kernels(params: Any) -> Any:
@@ -29,7 +24,8 @@ def kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-DECAYED: Mapping[str, Mask] = {"all": every_parameter, "kernels": kernels}
+# None is every parameter, as the papers have it.
+DECAYED: Mapping[str, Mask] = {"all": None, "kernels": kernels}
 
 
 def sgd(
