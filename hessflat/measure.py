@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             for step in wanted:
                 if step not in done:
                     # What is searched for is found anew, for the operators that are wanted now.
-                    state = resume.stored_position(stored, shared, manager, step).state
+                    state = resume.stored_position(stored, shared.program, manager, step).state
                     subject = runner.subject_of(changed, shared, resume.position_of(changed, state))
                     runner.record_measurement(out, subject, due_at_end(changed), step, shared.program)
                 reporter.advance(1.0, f"step {step}")

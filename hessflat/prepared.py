@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hessflat import data, distributed
-from hessflat.config import canonical_json, chosen_settings
+from hessflat.config import canonical_json, chosen_settings, get
+from hessflat.errors import InputError
 from hessflat.schema import effective, from_plain
+from hessflat.training.losses import are_classes
 from hessflat.training.program import Program, make_program, shared_by
 
 Splits = dict[str, dict[str, jax.Array]]
@@ -26,14 +28,27 @@ class Prepared(NamedTuple):
 
 def prepared(config: ConfigDict) -> Prepared:
     """The program and the data of a configuration; the same objects for every run that shares them."""
-    return _prepared(canonical_json(effective(shared_by(config))))
+    shared = _prepared(canonical_json(effective(shared_by(config))))
+    if not are_classes(shared.splits["train"]["labels"]):
+        _require_regression(config)
+    return shared
+
+
+def _require_regression(config: ConfigDict) -> None:
+    wanted = {"train.loss": "squared_error", "train.label_smoothing": 0.0, "stop.train_accuracy": 0.0}
+    for name, value in wanted.items():
+        if get(config, name) != value:
+            raise InputError(
+                f"config.{name} must be {value!r} for data set {config.data.name!r}, whose targets are numbers, "
+                f"got {get(config, name)!r}"
+            )
 
 
 @functools.lru_cache(maxsize=64)
 def _prepared(shared: str) -> Prepared:
     config = from_plain(json.loads(shared))
     dataset, splits = _loaded(canonical_json(effective(config)["data"]), config.devices)
-    return Prepared(make_program(config, dataset.num_classes, splits["train"]["inputs"]), dataset, splits)
+    return Prepared(make_program(config, dataset.num_classes, splits["train"]), dataset, splits)
 
 
 @functools.lru_cache(maxsize=8)

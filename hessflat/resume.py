@@ -15,10 +15,10 @@ from hessflat.config import override
 from hessflat.errors import InputError
 from hessflat.jobs import Job
 from hessflat.measures.spectra import no_starts
-from hessflat.prepared import Prepared, prepared
+from hessflat.prepared import prepared
 from hessflat.schema import from_plain
 from hessflat.training import checkpoint
-from hessflat.training.program import TrainState, hyper_of
+from hessflat.training.program import Program, TrainState, hyper_of
 
 
 class Position(NamedTuple):
@@ -28,9 +28,9 @@ class Position(NamedTuple):
     starts: Mapping[str, Any]
 
 
-def first_position(config: ConfigDict, shared: Prepared) -> Position:
+def first_position(config: ConfigDict, program: Program) -> Position:
     """Before the first step."""
-    return _placed(config, position_of(config, shared.program.init(hyper_of(config))))
+    return _placed(config, position_of(config, program.init(hyper_of(config))))
 
 
 def position_of(config: ConfigDict, state: TrainState) -> Position:
@@ -40,9 +40,9 @@ def position_of(config: ConfigDict, state: TrainState) -> Position:
     return Position(state, no_starts(config.measure.to_dict(), state.params, state.statistics))
 
 
-def stored_position(config: ConfigDict, shared: Prepared, manager: Any, step: int) -> Position:
+def stored_position(config: ConfigDict, program: Program, manager: Any, step: int) -> Position:
     """What the checkpoint of `step` holds, which a run of `config` has left."""
-    state = jax.eval_shape(shared.program.init, hyper_of(config))
+    state = jax.eval_shape(program.init, hyper_of(config))
     like = jax.eval_shape(partial(position_of, config), state)
     return _placed(config, checkpoint.restore(manager, step, like))
 
@@ -55,9 +55,9 @@ def stored_config(folder: Path) -> ConfigDict:
     return from_plain(plain)
 
 
-def started_from(config: ConfigDict, shared: Prepared) -> Position:
+def started_from(config: ConfigDict, program: Program) -> Position:
     """`first_position`, with the weights and statistics of another run where `train.from_run` names one."""
-    position = first_position(config, shared)
+    position = first_position(config, program)
     if not config.train.from_run:
         return position
     name, _, at = config.train.from_run.partition("@")
@@ -65,7 +65,7 @@ def started_from(config: ConfigDict, shared: Prepared) -> Position:
     other = override(stored_config(folder), {"devices": config.devices})
     with checkpoint.reading(folder / "checkpoints") as manager:
         step = chosen_steps(at or "last", checkpoint.steps(manager), folder)[-1]
-        state = stored_position(other, prepared(other), manager, step).state
+        state = stored_position(other, prepared(other).program, manager, step).state
     differing = checkpoint.difference(checkpoint.shapes(state.params), checkpoint.shapes(position.state.params))
     if differing:
         name, there, here = differing
@@ -79,7 +79,7 @@ def started_from(config: ConfigDict, shared: Prepared) -> Position:
 
 
 def restored(
-    jobs: Sequence[Job], shared: Prepared, managers: Sequence[Any], note: Callable[[str], None]
+    jobs: Sequence[Job], program: Program, managers: Sequence[Any], note: Callable[[str], None]
 ) -> tuple[list[Position], int | None]:
     """Where the jobs go on: at their beginning, with step None, or at the last step that all can be read back at.
 
@@ -93,11 +93,11 @@ def restored(
                 if step is None or newer > step:
                     manager.delete(newer)
         if step is None:
-            return [started_from(job.config, shared) for job in jobs], None
+            return [started_from(job.config, program) for job in jobs], None
         positions = []
         for job, manager in zip(jobs, managers, strict=True):
             try:
-                positions.append(stored_position(job.config, shared, manager, step))
+                positions.append(stored_position(job.config, program, manager, step))
             except checkpoint.DamagedError as error:
                 note(f"{error}; going on from the one before")
                 checkpoint.set_aside(manager, step)

@@ -82,7 +82,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
     kept = [step for step, names in due.items() if "spectra" in names] if config.checkpoint.keep == "measured" else []
     save, save_is_due = resume.saver(config, kept), resume.is_due(config.checkpoint.minutes * 60)
     with resume.managers_of(jobs) as managers:
-        positions, step = resume.restored(jobs, shared, managers, reporter.note)
+        positions, step = resume.restored(jobs, program, managers, reporter.note)
         for job, position in zip(jobs, positions, strict=True):
             resume.cut_back(job.folder, step, [stop for stop, names in due.items() if names])
             _start_manifest(job, shared.dataset, position.state, step, together=len(jobs))
@@ -235,6 +235,7 @@ def subject_of(config: ConfigDict, shared: Prepared, position: Position) -> Subj
         statistics,
         shared.splits,
         program.num_classes,
+        config.train.loss,
         config.train.label_smoothing,
         config.measure.to_dict(),
         position.starts,

@@ -27,6 +27,7 @@ from hessflat.rules import (
 )
 from hessflat.timetable import timetable
 from hessflat.training.gradients import PRECISIONS
+from hessflat.training.losses import LOSSES
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
@@ -58,6 +59,7 @@ SCHEMA: Schema = {
         "steps": Setting(0, at_least(0), "optimiser steps in place of train.epochs; 0 is all of its steps"),
         "batch_size": Setting(128, at_least(0), "examples a step; an epoch's last batch may be smaller; 0 is all"),
         "ghost_batch_size": Setting(0, at_least(0), "examples a forward pass, gradients averaged over them; 0 is all"),
+        "loss": Setting("cross_entropy", one_of(LOSSES), "of an example; squared_error also takes real targets"),
         "label_smoothing": Setting(0.0, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"),
         "mixup": Setting(0.0, single(at_least(0)), "β: pairs of examples mixed by Beta(β, β); 0 is without it"),
         "augment": Setting(0.0, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"),

@@ -31,10 +31,10 @@ def run_all(configs, root, reporter=None):
 def final_state(folder):
     """The last checkpoint of a run."""
     chosen = stored_config(folder)
-    shared = prepared(chosen)
+    program = prepared(chosen).program
     with checkpoint.reading(folder / "checkpoints") as manager:
         last = checkpoint.steps(manager)[-1]
-        return resume.stored_position(chosen, shared, manager, last).state
+        return resume.stored_position(chosen, program, manager, last).state
 
 
 def spectra(folder):

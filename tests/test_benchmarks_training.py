@@ -110,6 +110,17 @@ def test_what_only_an_accelerator_can_say(stored):
     assert [(goal.met, goal.found) for goal in report.goals(sweep)] == [(False, "0.250")]
 
 
+def test_going_on_from_a_checkpoint_is_judged_by_its_first_time(tmp_path):
+    path = tmp_path / "run.json"
+    run.main(["--only=resume", "--repeats=1", "--scale=smoke", f"--out={path}"])
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["status"], row["message"]) == ("ok", "")
+    found = json.loads(path.read_text()) | {"rows": [row | {"first": [1.5], "seconds": [0.25]}]}
+    found["rows"][0]["parts"] = {"bytes": [9e7]}
+    assert [(goal.met, goal.found) for goal in report.goals(found)] == [(True, "1.50 s")]
+    assert report.resumed(found)[1] == ["ResNet-18", "1.50", "0.25", "90"]
+
+
 def test_a_contender_that_is_off_is_named_and_not_ranked(stored):
     check = {"parameters": 10.0, "loss": 1.0, "gradient_norm": 2.0, "loss_after_a_step": 0.9}
     rows = [{"contender": name, "check": check} for name in "abc"]

@@ -109,21 +109,24 @@ def test_of_checkpoints_between_measurements_the_last_ones_stay(tmp_path, monkey
     assert kept == {0, 10, 20, 50, *range(50 - last, 50)}
 
 
-def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(tmp_path):
-    folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
-    run.write_manifest(folder, status="running")
-    for path in (folder / "checkpoints" / "10").rglob("d/*"):
+def test_with_a_damaged_checkpoint_runs_go_on_from_the_one_before(tmp_path):
+    common = ["--config.execution=vectorised", "--config.train.epochs=1"]
+    chosen = [runs.tiny(*common, f"--config.seed={seed}") for seed in (0, 1)]
+    folders = runs.run_all(chosen, tmp_path)
+    before = [runs.metrics(folder) for folder in folders]
+    for folder in folders:
+        run.write_manifest(folder, status="running")
+    for path in (folders[0] / "checkpoints" / "10").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:20])
     notes = []
-    reporter = progress.silent()._replace(note=notes.append)
-    before = runs.metrics(folder)
-    runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path, reporter)
+    runs.run_all(chosen, tmp_path, progress.silent()._replace(note=notes.append))
     (line,) = notes
     assert re.search(r"checkpoints.10 is damaged.*going on from the one before", line)
     assert "\n" not in line
-    assert run.read_manifest(folder)["resumed_from"] == [0]
-    assert runs.metrics(folder) == before
-    assert (folder / "checkpoints" / "damaged-10").is_dir()
+    assert [run.read_manifest(folder)["resumed_from"] for folder in folders] == [[0], [0]]
+    assert [runs.metrics(folder) for folder in folders] == before
+    # The other run's was whole: it is made again, not kept as a damaged one.
+    assert [(folder / "checkpoints" / "damaged-10").is_dir() for folder in folders] == [True, False]
 
 
 def test_measure_again_with_other_settings(finished, capsys):

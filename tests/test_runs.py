@@ -1,6 +1,7 @@
 """What a run can be told: when to stop, where to start, what to measure when, in which mode of batch norm."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,6 +40,50 @@ def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp
     assert looks[-1]["train_accuracy"] >= 0.5 > max(look["train_accuracy"] for look in looks[:-1])
     assert runs.metrics(folder)[-1]["step"] == found["steps"]
     assert runs.metrics(folder)[-1]["train_accuracy"] == looks[-1]["train_accuracy"]
+
+
+SINE = [
+    "--config.data.name=sine", "--config.data.validation_size=0.0", "--config.data.scaling=raw",
+    "--config.model.name=coordinate_network", "--config.model.mlp.hidden=(100,)",
+    "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0.0", "--config.data.test_size=0.0",
+    "--config.train.batch_size=0", "--config.train.epochs=20",
+]  # fmt: skip
+
+
+def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
+    chosen = runs.tiny(
+        *SINE, "--config.train.loss=squared_error", "--config.measure.exact=end", "--config.measure.lanczos_steps=60"
+    )
+    (folder,) = runs.run_all([chosen], tmp_path)
+    first, last = runs.metrics(folder)[0], runs.metrics(folder)[-1]
+    assert last["train_loss"] < first["train_loss"]
+    assert not [name for name in last if "accuracy" in name or "softmax" in name]
+    shared, state = prepared(chosen), runs.final_state(folder)
+    train = shared.splits["train"]
+
+    def loss(flat):
+        outputs, _ = shared.program.model.apply(unravel(flat), {}, train["inputs"], False)
+        return jnp.mean((outputs - jnp.sin(jnp.pi * train["inputs"])) ** 2)
+
+    flat, unravel = jax.flatten_util.ravel_pytree(state.params)
+    assert last["train_loss"] == pytest.approx(float(loss(flat)), rel=1e-5)
+    values = np.linalg.eigvalsh(jax.hessian(loss)(flat))
+    assert last["hessian.exact.lambda_max"] == pytest.approx(values[-1], rel=1e-4)
+    assert last["hessian.lambda_max"] == pytest.approx(values[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("--config.train.loss=cross_entropy", "config.train.loss must be 'squared_error' for data set 'sine'"),
+        ("--config.train.label_smoothing=0.1", "config.train.label_smoothing must be 0.0 for data set 'sine'"),
+        ("--config.stop.train_accuracy=0.9", "config.stop.train_accuracy must be 0.0 for data set 'sine'"),
+    ],
+)
+def test_what_needs_classes_is_refused_for_real_targets(tmp_path, setting, message):
+    loss = [] if "loss" in setting else ["--config.train.loss=squared_error"]
+    with pytest.raises(InputError, match=message):
+        runs.run_all([runs.tiny(*SINE, *loss, setting)], tmp_path)
 
 
 @pytest.mark.slow

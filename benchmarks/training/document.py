@@ -44,6 +44,8 @@ all of it. On a GPU `ARGS=--gpu` adds precisions and a vectorised sweep, and end
   Python loop over a NumPy permutation; the batch is gathered on the device. *PyTorch* is `torch.optim.SGD` and a loop
   over a permutation of tensors in memory, convolutions in the faster of two memory layouts.
 - The share of the input pipeline is what a step with augmentation and mixup takes longer than one without.
+- Going on from a checkpoint is opening, reading and checking the whole state of a run, that of momentum included, and
+  putting it on the device. The first time in a process is what a run that was killed waits for, beside compilation.
 - TFLOP/s count the operations of a gradient as XLA does before its own rewriting; beside them is what a product of
   large matrices reaches in that precision.
 """

@@ -1,7 +1,11 @@
 """hessflat's training program, and the loop that one would write without it."""
 
+import contextlib
+import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,9 +25,10 @@ from benchmarks.training.workloads import (
     RUNS,
     Network,
 )
-from hessflat import models
+from hessflat import models, resume
 from hessflat.config import override
 from hessflat.schema import base_config
+from hessflat.training import checkpoint
 from hessflat.training.gradients import PRECISIONS, gradient_of
 from hessflat.training.losses import targets_of
 from hessflat.training.program import hyper_of, make_program
@@ -84,7 +89,7 @@ class Hessflat(JaxSetting):
 
     def build(self) -> None:
         self.hyper = hyper_of(self.config)
-        self.program = make_program(self.config, NUM_CLASSES, self.train["inputs"])
+        self.program = make_program(self.config, NUM_CLASSES, self.train)
         self.state = self.program.init(self.hyper)
 
     def advance(self, steps: int) -> None:
@@ -95,12 +100,37 @@ class Hessflat(JaxSetting):
     def check(self) -> dict[str, float]:
         """The gradient is what momentum holds after a first step."""
         config = override(self.config, {"train.batch_size": len(self.checked["labels"])})
-        program, hyper = make_program(config, NUM_CLASSES, self.checked["inputs"]), hyper_of(config)
+        program, hyper = make_program(config, NUM_CLASSES, self.checked), hyper_of(config)
         params, statistics = self.weights()
         state = program.init(hyper).replace(params=params, statistics=statistics)
         state = program.advance(state, hyper, self.checked, 0, 1)
         norm = optax.global_norm(optax.tree_utils.tree_get(state.opt_state, "trace"))
         return self.check_of((params, statistics), (state.params, state.statistics), norm)
+
+
+class Resumed(Hessflat):
+    """A checkpoint of a whole state opened, read, checked and put on the device, in place of a step."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        super().build()
+        self.folder = tempfile.TemporaryDirectory()
+        with self.manager() as manager:
+            checkpoint.save(manager, 0, resume.position_of(self.config, self.state))
+
+    def build(self) -> None:
+        """Nothing: the first time is that of a process that goes on with a run."""
+
+    def manager(self) -> AbstractContextManager:
+        return contextlib.closing(checkpoint.open_folder(Path(self.folder.name)))
+
+    def advance(self, steps: int) -> None:
+        for _ in range(steps):
+            with self.manager() as manager:
+                jax.block_until_ready(resume.stored_position(self.config, self.program, manager, 0))
+
+    def parts(self) -> dict[str, float]:
+        return {"bytes": float(sum(path.stat().st_size for path in Path(self.folder.name).rglob("*")))}
 
 
 class InPrecision(Hessflat):

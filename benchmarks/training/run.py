@@ -3,10 +3,10 @@
     python -m benchmarks.training.run [--only=mlp,resnet] [--repeats=5] [--scale=full|smoke] [--budget=SECONDS]
                                       [--out=FILE] [--gpu]
 
---only: beginnings of softmax, mlp, vgg, resnet, pipeline, wide, sweep, precision-resnet and precision-wide; all but
-the last three by default. --repeats: at most, the widest network takes two. --budget: seconds after which nothing is
-begun. --out: where results go, beside the other workloads that the file already holds of the same machine and
-versions. A whole run goes to the folder training of benchmarks/results by itself.
+--only: beginnings of softmax, mlp, vgg, resnet, pipeline, resume, wide, sweep, precision-resnet and precision-wide;
+all but the last three by default. --repeats: at most, the widest network takes two. --budget: seconds after which
+nothing is begun. --out: where results go, beside the other workloads that the file already holds of the same machine
+and versions. A whole run goes to the folder training of benchmarks/results by itself.
 --gpu: with precisions and a vectorised sweep too, three repeats, and ten minutes at most.
 """
 

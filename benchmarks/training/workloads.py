@@ -20,7 +20,7 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 NUM_CHECKED = {"full": 32, "smoke": 8}  # examples of the batch that contenders are compared on
 RUNS = {"full": 45, "smoke": 3}  # of a sweep
 
-Task = Literal["train", "pipeline", "precision", "sweep"]
+Task = Literal["train", "pipeline", "resume", "precision", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Entry:
 
 OURS, BY_HAND, PYTORCH = "hessflat", "JAX by hand", "PyTorch"
 PLAIN, CHANGED = "batches as they are", "augmented and mixed"
+RESUMED = "from a checkpoint"
 TOGETHER, IN_TURN = "together", "in turn"
 
 ENTRIES: dict[Task, list[Entry]] = {
@@ -92,6 +93,7 @@ ENTRIES: dict[Task, list[Entry]] = {
         Entry(PLAIN, "in_jax", "Hessflat"),
         Entry(CHANGED, "in_jax", "Hessflat", overrides={"train.augment": 0.5, "train.mixup": 1.0}),
     ],
+    "resume": [Entry(RESUMED, "in_jax", "Resumed")],
     "precision": [
         Entry(name, "in_jax", "InPrecision", overrides={"train.precision": name})
         for name in ("bfloat16", "tensorfloat32", "float32")
@@ -121,13 +123,14 @@ _ALL = [
     Workload("vgg", "vgg", cost=1.5),
     Workload("resnet", "resnet", cost=5),
     Workload("pipeline", "resnet", "pipeline", cost=5),
+    Workload("resume", "resnet", "resume", cost=0.2),
     Workload("wide", "wide", most_repeats=2, cost=40),
     Workload("sweep", "mlp", "sweep"),
     Workload("precision-resnet", "resnet", "precision", cost=5),
     Workload("precision-wide", "wide", "precision", most_repeats=2, cost=20),
 ]
 WORKLOADS = {workload.id: workload for workload in _ALL}
-DEFAULT = ["softmax", "mlp", "vgg", "resnet", "pipeline", "wide"]
+DEFAULT = ["softmax", "mlp", "vgg", "resnet", "pipeline", "resume", "wide"]
 ON_DEVICE = [*DEFAULT, "sweep", "precision-resnet", "precision-wide"]
 
 

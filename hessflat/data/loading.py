@@ -25,8 +25,9 @@ TEST_FRACTION = 0.2
 class Dataset(NamedTuple):
     """What a run trains, selects and tests on, ready for the device.
 
-    A split is `{"inputs": float32 [n, h, w, c] or [n, d], "labels": int32 [n]}`; validation may be empty, the
-    other two are not. `checksum` (SHA-256) changes with the stored data, the splits and the scaling.
+    A split is `{"inputs": float32 [n, h, w, c] or [n, d], "labels": int32 [n]}`, or has real targets as labels,
+    float32 `[n, num_classes]`; validation may be empty, the other two are not. `checksum` (SHA-256) changes with the
+    stored data, the splits and the scaling.
     """
 
     train: Split
@@ -97,9 +98,10 @@ def load(
         array = np.asarray(array, np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
         checksum.update(f"{array.shape};".encode() + array.tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
+    outputs = f"{source.num_classes} {'real targets' if train['labels'].ndim > 1 else 'classes'}"
     description = (
         f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
-        f"{len(test['labels'])} test examples of {shape}, {source.num_classes} classes, scaling {scaling}"
+        f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {scaling}"
     )
     return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
 
@@ -143,10 +145,12 @@ def _check(name: str, source: Source) -> None:
     for part, arrays in parts.items():
         inputs, labels = arrays["inputs"], arrays["labels"]
         what = f"data set {name!r}, {part} split:"
-        if len(inputs) != len(labels) or labels.ndim != 1 or inputs.ndim < 2:
+        is_real = np.issubdtype(labels.dtype, np.floating)
+        expected = (len(inputs), source.num_classes) if is_real else (len(inputs),)
+        if labels.shape != expected or inputs.ndim < 2:
             raise InputError(
-                f"{what} expected inputs [n, ...] with labels [n], got {inputs.shape} with {labels.shape}; "
-                "mend the source"
+                f"{what} expected inputs [n, ...] with labels [n], or with real targets [n, {source.num_classes}], "
+                f"got {inputs.shape} with {labels.shape} ({labels.dtype}); mend the source"
             )
         if not len(labels):
             raise InputError(f"{what} has no examples; mend the source")
@@ -155,16 +159,19 @@ def _check(name: str, source: Source) -> None:
                 f"{what} expected inputs of shape {source.train['inputs'].shape[1:]} as in train, "
                 f"got {inputs.shape[1:]}; mend the source"
             )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= source.num_classes:
+        if not is_real and (
+            not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= source.num_classes
+        ):
             raise InputError(
                 f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
                 f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"
             )
-        if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
-            raise InputError(
-                f"{what} inputs must be finite, got {np.count_nonzero(~np.isfinite(inputs))} values that are "
-                "NaN or infinite; mend the source"
-            )
+        for name_of, array in (("inputs", inputs), ("real targets", labels)):
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise InputError(
+                    f"{what} {name_of} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are "
+                    "NaN or infinite; mend the source"
+                )
 
 
 def _test_rows(
@@ -183,4 +190,5 @@ def _test_rows(
 
 
 def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine) -> Split:
-    return {"inputs": apply(affine, inputs), "labels": labels.astype(np.int32)}
+    kept = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
+    return {"inputs": apply(affine, inputs), "labels": labels.astype(kept)}

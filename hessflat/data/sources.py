@@ -18,8 +18,9 @@ Split = dict[str, np.ndarray]
 class Source(NamedTuple):
     """Raw arrays, before any split or scaling.
 
-    `train` and `test` are `{"inputs": [n, h, w, c] or [n, d], "labels": [n]}`; `test` is None where there
-    is no test split of its own. `max_value` is the largest value of a pixel, None where inputs are no pixels.
+    `train` and `test` are `{"inputs": [n, h, w, c] or [n, d], "labels": [n]}`, with labels below `num_classes`, or
+    real targets `[n, num_classes]`; `test` is None where there is no test split of its own. `max_value` is the largest
+    value of a pixel, None where inputs are no pixels.
     """
 
     train: Split
@@ -59,4 +60,20 @@ def blobs(
     return Source(train, None, num_classes, None, f"Gaussian blobs of standard deviation {spread:g}")
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs}
+def sine(
+    *,
+    num_examples: Annotated[int, at_least(2), "training examples"] = 8,
+    frequency: Annotated[float, positive, "f of sin(π f x)"] = 1.0,
+    test_examples: Annotated[int, at_least(1), "test examples"] = 256,
+) -> Source:
+    """Real targets sin(π f x) at equally spaced x from -1 to 1, float32 `[n, 1]`; tested on a grid of its own."""
+
+    def at(x: np.ndarray) -> Split:
+        inputs = x[:, None].astype(np.float32)
+        return {"inputs": inputs, "labels": np.sin(np.pi * frequency * inputs)}
+
+    train, test = at(np.linspace(-1, 1, num_examples)), at((np.arange(test_examples) + 0.5) / test_examples * 2 - 1)
+    return Source(train, test, 1, None, f"sin(π {frequency:g} x)")
+
+
+SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs, "sine": sine}

@@ -21,12 +21,14 @@ size_rule = Rule(
 def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
     """A permutation `[n]` of the examples; every piece of it holds each class in its share, to within two.
 
-    Example r of the n_c of a class (in random order) is placed at (r + 1/2) / n_c; ties are broken at random.
+    Example r of the n_c of a class (in random order) is placed at (r + 1/2) / n_c; ties are broken at random. Real
+    targets are all of one class.
     """
     random = np.random.default_rng(seed)
+    classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
     place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
         place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
     return np.lexsort((random.random(len(labels)), place))
 

@@ -5,12 +5,13 @@ from hessflat.measures.subject import Measured, Scalars, Subject, chunk_size, cu
 
 
 def jacobian(subject: Subject) -> Measured:
-    """Of the logits, as `jacobian.max` and `.mean`, and of the softmaxed model, as `softmax_jacobian.…`."""
+    """Of the outputs, as `jacobian.max` and `.mean`, and where they are logits, of the softmaxed model too."""
     inputs = curvature_data(subject)["inputs"]
     scalars: Scalars = {}
-    for name, softmax in (("jacobian", False), ("softmax_jacobian", True)):
+    softmaxed = {"softmax_jacobian": True} if subject.loss == "cross_entropy" else {}
+    for name, softmax in {"jacobian": False, **softmaxed}.items():
         norms = cv.jacobian_norms(
-            functions_of(subject.model).logits,
+            functions_of(subject.model, subject.loss).logits,
             subject.params,
             inputs,
             softmax=softmax,

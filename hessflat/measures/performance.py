@@ -1,4 +1,4 @@
-"""Loss (nats) and accuracy (share) on clean examples of each split, and the generalisation gaps between them."""
+"""Loss (of cross-entropy in nats) and accuracy (share) on clean examples of each split, and the gaps between them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,54 +9,66 @@ import jax.numpy as jnp
 
 from hessflat.measures.size import size
 from hessflat.measures.subject import Measured, Scalars, Splits, Subject, chunk_size, functions_of
+from hessflat.training.losses import LOSSES, Loss, are_classes, targets_of
 
 Split = Mapping[str, jax.Array]
 
 
 def performance(subject: Subject) -> Measured:
-    """`<split>_loss` and `<split>_accuracy`, without label smoothing or weight decay; and `size`.
+    """`<split>_loss` and, of classes, `<split>_accuracy`, without label smoothing or weight decay; and `size`.
 
     `gap_loss` is |train − test| as in *On progressive sharpening*, §6; `gap_accuracy` is train − test, signed.
     """
     scalars: Scalars = {}
     found = losses_and_accuracies(subject, list(subject.splits))
     for name, (loss, accuracy) in found.items():
-        scalars |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        scalars |= {f"{name}_loss": loss} | ({} if accuracy is None else {f"{name}_accuracy": accuracy})
     (train_loss, train_accuracy), (test_loss, test_accuracy) = found["train"], found["test"]
-    scalars |= {"gap_loss": abs(train_loss - test_loss), "gap_accuracy": train_accuracy - test_accuracy}
+    scalars["gap_loss"] = abs(train_loss - test_loss)
+    if train_accuracy is not None and test_accuracy is not None:
+        scalars["gap_accuracy"] = train_accuracy - test_accuracy
     return Measured(scalars | size(subject), {})
 
 
-def losses_and_accuracies(subject: Subject, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Mean loss and share of right answers on the splits of these names."""
-    logits, params, statistics = functions_of(subject.model).logits, subject.params, subject.statistics
+def losses_and_accuracies(subject: Subject, names: Sequence[str]) -> dict[str, tuple[float, float | None]]:
+    """Mean loss and share of right answers on the splits of these names; of real targets no answer is right."""
+    totals_of = (functions_of(subject.model, subject.loss).logits, LOSSES[subject.loss])
+    state = (subject.params, subject.statistics)
     splits, size = {name: subject.splits[name] for name in names}, chunk_size(subject)
     if size is None:
-        totals = _totals_of_all(logits, params, statistics, splits)
+        totals = _totals_of_all(*totals_of, *state, splits)
     else:
-        totals = {name: _in_chunks(logits, params, statistics, split, size) for name, split in splits.items()}
-    counts = {name: len(split["labels"]) for name, split in splits.items()}
-    return {name: (float(loss) / counts[name], int(right) / counts[name]) for name, (loss, right) in totals.items()}
+        totals = {name: _in_chunks(*totals_of, *state, split, size) for name, split in splits.items()}
+    found: dict[str, tuple[float, float | None]] = {}
+    for name, (loss, right) in totals.items():
+        count = len(splits[name]["labels"])
+        found[name] = float(loss) / count, int(right) / count if are_classes(splits[name]["labels"]) else None
+    return found
 
 
-def _totals(logits_of: Callable, params: Any, statistics: Any, split: Split) -> tuple[jax.Array, jax.Array]:
+def _totals(
+    outputs_of: Callable, loss: Loss, params: Any, statistics: Any, split: Split
+) -> tuple[jax.Array, jax.Array | int]:
     """Summed loss and number of correct answers."""
-    log_probabilities = jax.nn.log_softmax(logits_of(params, split["inputs"], statistics))
-    own = jnp.take_along_axis(log_probabilities, split["labels"][:, None], axis=-1)
-    return -jnp.sum(own), jnp.sum(jnp.argmax(log_probabilities, axis=-1) == split["labels"])
+    outputs, labels = outputs_of(params, split["inputs"], statistics), split["labels"]
+    total = jnp.sum(loss(outputs, targets_of(labels, outputs.shape[-1])))
+    return total, jnp.sum(jnp.argmax(outputs, axis=-1) == labels) if are_classes(labels) else 0
 
 
-@partial(jax.jit, static_argnums=0)
-def _totals_of_all(logits_of: Callable, params: Any, statistics: Any, splits: Splits) -> dict:
+@partial(jax.jit, static_argnums=(0, 1))
+def _totals_of_all(outputs_of: Callable, loss: Loss, params: Any, statistics: Any, splits: Splits) -> dict:
     """One program for every split: a network is not compiled for each of their sizes."""
-    return {name: _totals(logits_of, params, statistics, split) for name, split in splits.items()}
+    return {name: _totals(outputs_of, loss, params, statistics, split) for name, split in splits.items()}
 
 
-_totals_compiled = jax.jit(_totals, static_argnums=0)
+_totals_compiled = jax.jit(_totals, static_argnums=(0, 1))
 
 
-def _in_chunks(logits_of: Callable, params: Any, statistics: Any, split: Split, size: int) -> tuple[float, int]:
+def _in_chunks(
+    outputs_of: Callable, loss: Loss, params: Any, statistics: Any, split: Split, size: int
+) -> tuple[float, int]:
     starts = range(0, len(split["labels"]), size)
     chunks = ({key: value[start : start + size] for key, value in split.items()} for start in starts)
-    losses, right = zip(*(_totals_compiled(logits_of, params, statistics, chunk) for chunk in chunks), strict=True)
+    totals = (_totals_compiled(outputs_of, loss, params, statistics, chunk) for chunk in chunks)
+    losses, right = zip(*totals, strict=True)
     return float(sum(losses)), int(sum(right))

@@ -12,7 +12,7 @@ from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, fu
 
 def operator_of(subject: Subject, name: str, mode: str) -> cv.Operator:
     """The Hessian or the Gauss-Newton matrix of the mean loss over the measured examples."""
-    functions, batches = functions_of(subject.model, mode), batches_of(subject, mode)
+    functions, batches = functions_of(subject.model, subject.loss, mode), batches_of(subject, mode)
     if name == "hessian":
         return cv.hessian(functions.loss, subject.params, batches, state_of(subject))
     return cv.gauss_newton(functions.predict, functions.criterion, subject.params, batches, state_of(subject))

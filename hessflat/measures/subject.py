@@ -5,13 +5,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import hessflat.curvature as cv
 from hessflat import distributed
 from hessflat.errors import InputError
 from hessflat.models import Model
-from hessflat.training.losses import cross_entropy, targets_of
+from hessflat.training.losses import LOSSES, targets_of
 
 Scalars = dict[str, float | int | None]
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -21,9 +22,9 @@ Splits = Mapping[str, Mapping[str, jax.Array]]
 class Functions(NamedTuple):
     """Pure functions of one model, made once, so that what is compiled for a checkpoint serves the next one.
 
-    A batch is `{"inputs": [n, ...], "targets": [n, C]}`; targets are smoothed one-hot labels, for label smoothing is
-    part of the measured loss. Weight decay, mixup and augmentation are not. `statistics` are those of batch norm,
-    which eval mode uses; train mode takes those of the batch.
+    A batch is `{"inputs": [n, ...], "targets": [n, C]}`; targets are real, or smoothed one-hot labels, for label
+    smoothing is part of the measured loss. Weight decay, mixup and augmentation are not. `statistics` are those of
+    batch norm, which eval mode uses; train mode takes those of the batch.
     """
 
     logits: Callable[..., jax.Array]  # (params, inputs, statistics)
@@ -40,6 +41,7 @@ class Subject(NamedTuple):
     statistics: Any  # of batch norm; an empty dict for a model without it
     splits: Splits
     num_classes: int
+    loss: str
     label_smoothing: float
     settings: Mapping[str, Any]
     starts: Mapping[str, jax.Array]  # where extremal eigenvectors are looked for; zeros: anywhere
@@ -55,8 +57,8 @@ class Measured(NamedTuple):
 
 
 @cache
-def functions_of(model: Model, mode: str = "eval") -> Functions:
-    """The functions of a model with batch norm in `mode`, the same objects each time."""
+def functions_of(model: Model, loss: str, mode: str = "eval") -> Functions:
+    """The functions of a model with batch norm in `mode` and a loss by name, the same objects each time."""
 
     def logits(params: Any, inputs: jax.Array, statistics: Any = None) -> jax.Array:
         return model.apply(params, statistics or {}, inputs, mode == "train")[0]
@@ -65,12 +67,12 @@ def functions_of(model: Model, mode: str = "eval") -> Functions:
         return logits(params, batch["inputs"], statistics)
 
     def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
-        return cross_entropy(outputs, batch["targets"])
+        return jnp.mean(LOSSES[loss](outputs, batch["targets"]))
 
-    def loss(params: Any, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
+    def mean_loss(params: Any, batch: Mapping[str, jax.Array], statistics: Any = None) -> jax.Array:
         return criterion(predict(params, batch, statistics), batch)
 
-    return Functions(logits, predict, criterion, loss)
+    return Functions(logits, predict, criterion, mean_loss)
 
 
 def state_of(subject: Subject) -> Any:

@@ -9,7 +9,7 @@ from jax import Array
 
 from hessflat.convolution import canonical
 from hessflat.models import Model
-from hessflat.training.losses import cross_entropy
+from hessflat.training.losses import Loss, cross_entropy
 
 # JAX's names for what accelerators do to the factors of a product; sums are in float32.
 PRECISIONS: Mapping[str, str | None] = {
@@ -22,7 +22,9 @@ PRECISIONS: Mapping[str, str | None] = {
 Gradient = Callable[[Any, Any, Array, Array], tuple[Any, Any]]
 
 
-def gradient_of(model: Model, precision: str, ghost_batch_size: int | None = None) -> Gradient:
+def gradient_of(
+    model: Model, precision: str, ghost_batch_size: int | None = None, loss: Loss = cross_entropy
+) -> Gradient:
     """A function of (params, statistics, inputs, targets) that gives (gradient of the mean loss, statistics).
 
     Args:
@@ -31,13 +33,14 @@ def gradient_of(model: Model, precision: str, ghost_batch_size: int | None = Non
             the weights themselves, their gradient and the statistics stay in float32.
         ghost_batch_size: examples in each forward pass; their gradients are averaged and the statistics are updated
             by one after another, so that a batch of any size fits. None takes all at once.
+        loss: of each example.
     """
 
     def objective(params: Any, statistics: Any, inputs: Array, targets: Array) -> tuple[Array, Any]:
         if precision == "bfloat16":
             params, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, inputs))
         logits, statistics = model.apply(params, statistics, inputs, True)
-        return cross_entropy(logits.astype(targets.dtype), targets), statistics
+        return jnp.mean(loss(logits.astype(targets.dtype), targets)), statistics
 
     def whole(params: Any, statistics: Any, inputs: Array, targets: Array) -> tuple[Any, Any]:
         with jax.default_matmul_precision(PRECISIONS[precision]):

@@ -19,7 +19,7 @@ from hessflat.fold import Loop, choose_loop
 from hessflat.training import averaging, sam
 from hessflat.training.augmentation import augment, mixup
 from hessflat.training.gradients import gradient_of
-from hessflat.training.losses import targets_of
+from hessflat.training.losses import LOSSES, targets_of
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
@@ -104,16 +104,17 @@ def shared_by(config: ConfigDict) -> ConfigDict:
     return override(config, plain | switched)
 
 
-def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Program:
+def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
     """The program of every run whose configuration is the same by `shared_by`.
 
     Args:
         config: a validated configuration.
-        num_classes: C.
-        inputs: the training inputs `[N, ...]`, or their shape.
+        num_classes: C, the number of outputs.
+        train: the training inputs `[N, ...]` and labels, or their shapes.
     """
     model = models.build(config.model.name, num_classes, **chosen_settings(config.model))
-    num_examples = inputs.shape[0]
+    shape = train["inputs"].shape
+    num_examples = shape[0]
     batch_size = _batch_size(config, num_examples)
     steps_per_epoch = -(-num_examples // batch_size)
     num_steps = config.train.steps or config.train.epochs * steps_per_epoch
@@ -129,13 +130,14 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         )
     factor = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **chosen_settings(config.schedule))
     switched = {name: get(config, TRACED[name]) > 0 for name in SWITCHED}
-    if switched["augment"] and len(inputs.shape) != 4:
+    if switched["augment"] and len(shape) != 4:
         raise InputError(
             f"config.train.augment is for images [n, h, w, c]; data set {config.data.name!r} has inputs of shape "
-            f"{tuple(inputs.shape[1:])}; set it to 0"
+            f"{tuple(shape[1:])}; set it to 0"
         )
     mesh = distributed.mesh_of(config.devices)
-    gradient = gradient_of(model, config.train.precision, _ghost_batch_size(config, batch_size, last_batch_size))
+    ghost_batch_size = _ghost_batch_size(config, batch_size, last_batch_size)
+    gradient = gradient_of(model, config.train.precision, ghost_batch_size, LOSSES[config.train.loss])
 
     def optimiser(hyper: Hyper) -> optax.GradientTransformation:
         def learning_rate(step: jax.Array) -> jax.Array:
@@ -145,7 +147,7 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         return make(learning_rate, hyper.l2, decayed, **chosen_settings(config.optim))
 
     def init(hyper: Hyper) -> TrainState:
-        example = jnp.zeros((1, *inputs.shape[1:]), jnp.float32)
+        example = jnp.zeros((1, *shape[1:]), jnp.float32)
         params, statistics = model.init(jax.random.key(hyper.seed), example)
         average = params if average_from else {}
         return TrainState(jnp.int32(0), params, statistics, optimiser(hyper).init(params), average)
@@ -233,7 +235,7 @@ def make_program(config: ConfigDict, num_classes: int, inputs: jax.Array) -> Pro
         return averaging.reestimated(model, state.average, state.statistics, train["inputs"], batch_size)
 
     state = jax.eval_shape(init, hyper_of(config))
-    loop = _choose(full_step, state, hyper_of(config), num_examples, inputs)
+    loop = _choose(full_step, state, hyper_of(config), train)
     advance = jax.jit(advance_compiled) if loop == "scan" else advance_from_host
     together = jax.jit(jax.vmap(advance_compiled, in_axes=(0, 0, None, None, None)))
     return Program(
@@ -277,10 +279,7 @@ def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _choose(step: Callable, state: TrainState, hyper: Hyper, num_examples: int, inputs: jax.Array) -> Loop:
-    train = {
-        "inputs": jax.ShapeDtypeStruct(inputs.shape, jnp.float32),
-        "labels": jax.ShapeDtypeStruct((num_examples,), jnp.int32),
-    }
-    order = jax.ShapeDtypeStruct((num_examples,), jnp.int32)
-    return choose_loop(step, state, hyper, train, order, 0)
+def _choose(step: Callable, state: TrainState, hyper: Hyper, train: Split) -> Loop:
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in train.items()}
+    order = jax.ShapeDtypeStruct(train["inputs"].shape[:1], jnp.int32)
+    return choose_loop(step, state, hyper, shapes, order, 0)

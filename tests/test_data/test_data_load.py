@@ -31,6 +31,16 @@ def test_digits_have_documented_shapes_and_types():
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_real_targets_stay_with_their_inputs(order):
+    data = load("sine", {"frequency": 3.0, "num_examples": 40}, scaling="raw", order=order)
+    assert [len(part["labels"]) for part in data[:3]] == [36, 4, 256]
+    for part in data[:3]:
+        assert part["labels"].dtype == np.float32
+        np.testing.assert_allclose(part["labels"], np.sin(3 * np.pi * part["inputs"]), atol=1e-6)
+    assert "1 real targets" in data.description
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_splits_are_disjoint_and_cover_everything(order):
     data = load("blobs", scaling="raw", order=order, test_size=0.25, validation_size=50)
     rows = [row for part in data[:3] for row in as_rows(part)]
@@ -159,7 +169,8 @@ def test_refusals_are_one_line(arguments, settings, message, tmp_path, monkeypat
     [
         ({"inputs": np.full((4, 2), np.nan, np.float32), "labels": np.arange(4) % 2}, "got 8 values that are NaN"),
         ({"inputs": np.ones((4, 2)), "labels": np.arange(4)}, "labels must be integers from 0 to 1, got 0 to 3"),
-        ({"inputs": np.ones((4, 2)), "labels": np.zeros(4)}, "labels must be integers"),
+        ({"inputs": np.ones((4, 2)), "labels": np.zeros(4)}, r"or with real targets \[n, 2\]"),
+        ({"inputs": np.ones((4, 2)), "labels": np.full((4, 2), np.nan)}, "real targets must be finite, got 8 values"),
         ({"inputs": np.ones((4, 2)), "labels": np.zeros(3, int)}, r"expected inputs \[n, ...\] with labels \[n\]"),
         ({"inputs": np.ones((0, 2)), "labels": np.zeros(0, int)}, "has no examples"),
     ],

@@ -58,7 +58,7 @@ def test_the_weights_are_those_of_numpy(optimiser, ghost):
     )  # fmt: skip
     x, labels = data()
     train = {"inputs": jnp.array(x, np.float32), "labels": jnp.array(labels, np.int32)}
-    program, hyper = make_program(schema.validate(chosen), CLASSES, train["inputs"]), hyper_of(chosen)
+    program, hyper = make_program(schema.validate(chosen), CLASSES, train), hyper_of(chosen)
 
     def matrix(params):
         return np.vstack([params["Dense_0"]["kernel"], params["Dense_0"]["bias"][None]])

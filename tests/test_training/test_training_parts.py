@@ -8,7 +8,7 @@ import pytest
 from hessflat.errors import InputError
 from hessflat.training import sam
 from hessflat.training.augmentation import PADDING, augment, mixup
-from hessflat.training.losses import accuracy, cross_entropy, targets_of
+from hessflat.training.losses import LOSSES, targets_of
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
@@ -84,17 +84,19 @@ def test_optimiser_takes_the_steps_of_its_definition(name, by_hand):
         np.testing.assert_allclose(params, by_hand(w, np.cos, lambda s: rates[s], 0.03, len(rates)), rtol=1e-10)
 
 
-def test_cross_entropy_and_label_smoothing():
-    logits = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
+def test_losses_and_targets():
+    outputs = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
     labels = np.array([0, 1])
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    targets = 0.7 * np.eye(3)[labels] + 0.1
-    np.testing.assert_allclose(
-        cross_entropy(jnp.array(logits), targets_of(jnp.array(labels), 3)), -log_p[[0, 1], labels].mean(), rtol=1e-6
-    )
-    smoothed = cross_entropy(jnp.array(logits), targets_of(jnp.array(labels), 3, 0.3))
-    np.testing.assert_allclose(smoothed, -(targets * log_p).sum(axis=1).mean(), rtol=1e-6)
-    assert accuracy(jnp.array(logits), jnp.array(labels)) == 0.5
+    log_p = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
+    wanted = {"cross_entropy": lambda t: -(t * log_p).sum(1), "squared_error": lambda t: ((outputs - t) ** 2).mean(1)}
+    assert set(wanted) == set(LOSSES)
+    for name, by_hand in wanted.items():
+        for smoothing in (0.0, 0.3):
+            targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+            found = LOSSES[name](jnp.array(outputs), targets_of(jnp.array(labels), 3, smoothing))
+            np.testing.assert_allclose(found, by_hand(targets), rtol=1e-6)
+    real = jnp.array([[0.5], [2.0]])
+    assert targets_of(real, 1) is real
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))

@@ -7,8 +7,8 @@ import pytest
 
 from hessflat import config, schema
 from hessflat.errors import InputError
-from hessflat.training import gradients
 from hessflat.training import program as programs
+from hessflat.training.losses import LOSSES
 from hessflat.training.program import hyper_of, make_program
 
 
@@ -38,7 +38,7 @@ def assert_same_bits(a, b):
 
 
 def test_blocks_of_steps_do_not_change_the_bits(train):
-    program = make_program(settings(), 3, train["inputs"])
+    program = make_program(settings(), 3, train)
     assert (program.steps_per_epoch, program.num_steps) == (3, 9)
     hyper = hyper_of(settings())
     assert_same_bits(run(program, hyper, train, 9), run(program, hyper, train, 1, 2, 5, 6, 9))
@@ -52,18 +52,18 @@ def test_each_epoch_takes_every_example_once_with_a_smaller_last_batch(train):
         seen.append(logits.shape[0])
         return cross_entropy(logits, targets)
 
-    cross_entropy = gradients.cross_entropy
+    cross_entropy = LOSSES["cross_entropy"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "cross_entropy", recording)
-        program = make_program(settings(), 3, train["inputs"])
+        patch.setitem(LOSSES, "cross_entropy", recording)
+        program = make_program(settings(), 3, train)
         run(program, hyper_of(settings()), train, 3)
     assert set(seen) == {4, 2}
 
 
 def test_host_loop_agrees_with_the_compiled_one(train, monkeypatch):
-    compiled = make_program(settings(), 3, train["inputs"])
+    compiled = make_program(settings(), 3, train)
     monkeypatch.setattr(programs, "_choose", lambda *args: "host")
-    host = make_program(settings(), 3, train["inputs"])
+    host = make_program(settings(), 3, train)
     assert (compiled.loop, host.loop) == ("scan", "host")
     hyper = hyper_of(settings())
     a, b = run(compiled, hyper, train, 9), run(host, hyper, train, 4, 9)
@@ -72,7 +72,7 @@ def test_host_loop_agrees_with_the_compiled_one(train, monkeypatch):
 
 def test_runs_together_agree_with_runs_in_turn(train):
     configs = [settings(**{"optim.l2": l2, "seed": seed}) for l2 in (0.0, 0.1) for seed in (0, 1)]
-    program = make_program(configs[0], 3, train["inputs"])
+    program = make_program(configs[0], 3, train)
     hypers = [hyper_of(c) for c in configs]
     together = program.advance_all([program.init(h) for h in hypers], hypers, train, 0, 9)
     for hyper, state in zip(hypers, together, strict=True):
@@ -87,10 +87,10 @@ def test_nine_runs_of_a_sweep_cost_one_compilation(train):
         traces.append(args)
         return cross_entropy(*args)
 
-    cross_entropy = gradients.cross_entropy
+    cross_entropy = LOSSES["cross_entropy"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "cross_entropy", counting)
-        program = make_program(settings(**{"train.batch_size": 5}), 3, train["inputs"])
+        patch.setitem(LOSSES, "cross_entropy", counting)
+        program = make_program(settings(**{"train.batch_size": 5}), 3, train)
         traces.clear()
         ends = []
         for lr in (0.1, 0.01, 0.001):
@@ -102,7 +102,7 @@ def test_nine_runs_of_a_sweep_cost_one_compilation(train):
 
 
 def test_seed_draws_weights_and_order(train):
-    program = make_program(settings(), 3, train["inputs"])
+    program = make_program(settings(), 3, train)
     a, b = (program.init(hyper_of(settings(seed=seed))) for seed in (0, 1))
     assert not np.array_equal(a.params["Dense_0"]["kernel"], b.params["Dense_0"]["kernel"])
     again = program.init(hyper_of(settings(seed=0)))
@@ -134,7 +134,7 @@ EVERYTHING = {"train.mixup": 0.5, "train.augment": 0.7, "optim.sam_radius": 0.1,
 def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
     """A program that has the code, given 0 for it, takes the steps of the program that does not."""
     train, off, on = images(), settings(), settings(**{name: 0.5})
-    with_code, without = (make_program(chosen, 3, train["inputs"]) for chosen in (on, off))
+    with_code, without = (make_program(chosen, 3, train) for chosen in (on, off))
     assert_same_bits(run(with_code, hyper_of(off), train, 9), run(without, hyper_of(off), train, 9))
     changed, plain = (run(program, hyper_of(on), train, 9) for program in (with_code, without))
     assert not np.array_equal(changed.params["Dense_0"]["kernel"], plain.params["Dense_0"]["kernel"])
@@ -142,7 +142,7 @@ def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
 
 def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
     train, chosen = images(), settings(**EVERYTHING)
-    program, hyper = make_program(chosen, 3, train["inputs"]), hyper_of(chosen)
+    program, hyper = make_program(chosen, 3, train), hyper_of(chosen)
     assert_same_bits(run(program, hyper, train, 18), run(program, hyper, train, 1, 5, 13, 18))
 
 
@@ -168,7 +168,7 @@ def test_a_run_is_the_same_on_several_devices(devices, extra):
     train, ends = images(32), []
     for number in (1, devices):
         chosen = settings(**extra, **{"train.batch_size": 16}, devices=number)
-        ends.append(run(make_program(chosen, 3, train["inputs"]), hyper_of(chosen), train, 6))
+        ends.append(run(make_program(chosen, 3, train), hyper_of(chosen), train, 6))
     assert len(jax.tree.leaves(ends[1].params)[0].sharding.device_set) == devices
     for a, b in zip(*(jax.tree.leaves(end) for end in ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -176,23 +176,23 @@ def test_a_run_is_the_same_on_several_devices(devices, extra):
 
 def test_too_many_devices_are_refused():
     with pytest.raises(InputError, match=r"config.devices must be at most 8, the devices there are, got 9"):
-        make_program(settings(devices=9), 3, images()["inputs"])
+        make_program(settings(devices=9), 3, images())
 
 
 def test_ghost_batches_have_the_mean_gradient_of_the_batch():
     train = images()
     whole, ghost = settings(**{"train.batch_size": 0}), settings(**{"train.batch_size": 0, "train.ghost_batch_size": 6})
-    ends = [run(make_program(one, 3, train["inputs"]), hyper_of(one), train, 3) for one in (whole, ghost)]
-    assert make_program(whole, 3, train["inputs"]).steps_per_epoch == 1
+    ends = [run(make_program(one, 3, train), hyper_of(one), train, 3) for one in (whole, ghost)]
+    assert make_program(whole, 3, train).steps_per_epoch == 1
     for a, b in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="ghost_batch_size must divide every batch of the run, which have 24 examples"):
-        make_program(settings(**{"train.batch_size": 0, "train.ghost_batch_size": 7}), 3, train["inputs"])
+        make_program(settings(**{"train.batch_size": 0, "train.ghost_batch_size": 7}), 3, train)
 
 
 def test_the_average_is_the_mean_of_the_iterates(train):
     chosen = settings(**{"train.average_from": 1, "schedule.name": "iterate_averaging"})
-    program, hyper = make_program(chosen, 3, train["inputs"]), hyper_of(chosen)
+    program, hyper = make_program(chosen, 3, train), hyper_of(chosen)
     state, iterates = program.init(hyper), []
     for step in range(9):
         state = program.advance(state, hyper, train, step, step + 1)
@@ -203,7 +203,7 @@ def test_the_average_is_the_mean_of_the_iterates(train):
     before = program.advance(program.init(hyper), hyper, train, 0, 3)
     assert_same_bits(program.evaluated(before, train)[0], before.params)
     with pytest.raises(InputError, match="average_from must be below 3"):
-        make_program(settings(**{"train.average_from": 3}), 3, train["inputs"])
+        make_program(settings(**{"train.average_from": 3}), 3, train)
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_statistics_of_averaged_weights_are_those_of_the_training_split():
     network = {"model.name": "resnet", "model.resnet.depth": 10, "model.resnet.width": 4}
     network |= {"model.mlp.hidden": (100,), "train.batch_size": 12}
     chosen = settings(**network, **{"train.average_from": 1})
-    program = make_program(chosen, 3, train["inputs"])
+    program = make_program(chosen, 3, train)
     state = run(program, hyper_of(chosen), train, 6)
     params, statistics = program.evaluated(state, train)
     kernel = next(leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if leaf.shape == (3, 3, 1, 4))
@@ -230,8 +230,8 @@ def test_statistics_of_averaged_weights_are_those_of_the_training_split():
 @pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32", "float32"])
 def test_every_precision_trains(train, precision):
     chosen = settings(**{"train.precision": precision})
-    end = run(make_program(chosen, 3, train["inputs"]), hyper_of(chosen), train, 9)
-    reference = run(make_program(settings(), 3, train["inputs"]), hyper_of(settings()), train, 9)
+    end = run(make_program(chosen, 3, train), hyper_of(chosen), train, 9)
+    reference = run(make_program(settings(), 3, train), hyper_of(settings()), train, 9)
     for a, b in zip(jax.tree.leaves(end.params), jax.tree.leaves(reference.params), strict=True):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, atol=0.02 if precision == "bfloat16" else 1e-6)
@@ -239,4 +239,4 @@ def test_every_precision_trains(train, precision):
 
 def test_augmentation_of_what_is_no_image_is_refused(train):
     with pytest.raises(InputError, match=r"config.train.augment is for images"):
-        make_program(settings(**{"train.augment": 0.5}), 3, train["inputs"])
+        make_program(settings(**{"train.augment": 0.5}), 3, train)
