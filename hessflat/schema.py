@@ -32,6 +32,7 @@ from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
 
 OPERATORS = ("hessian", "gauss_newton")
+EXACT_OPERATORS = (*OPERATORS, "residual")
 BATCH_NORM_MODES = ("train", "eval")
 
 _folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "letters, digits, _ . and - alone")
@@ -79,9 +80,12 @@ SCHEMA: Schema = {
         "performance": Setting("growth", timetable, "when losses, accuracies and norms are measured"),
         "spectra": Setting("growth", timetable, "when spectra are estimated by Lanczos quadrature"),
         "sharpness": Setting("never", timetable, "when λ_max is found to measure.rtol, from where it was last"),
-        "exact": Setting("never", timetable, "when every eigenvalue of H is computed"),
+        "exact": Setting("never", timetable, "when every eigenvalue is computed"),
         "jacobian": Setting("growth", timetable, "when input-output Jacobian norms are measured, in eval mode"),
+        "loss_limit": Setting("never", timetable, "when H is measured at weights multiplied by measure.scales"),
+        "scales": Setting((1.0, 2.0, 4.0, 8.0), each(positive), "of the last layer, and of logits, in loss_limit"),
         "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra and λ_max are measured"),
+        "exact_operators": Setting(("hessian",), each(one_of(EXACT_OPERATORS)), "whose; residual is R = H - G"),
         "modes": Setting(BATCH_NORM_MODES, each(one_of(BATCH_NORM_MODES)), "of batch norm, in models that have it"),
         "statistics_batch": Setting(0, at_least(0), "examples that share statistics in train mode; 0 is all measured"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),

@@ -22,10 +22,18 @@ def of_training(config: ConfigDict, steps: float) -> float:
 
 
 def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
-    settings = config.measure
-    spectrum = settings.probes * settings.lanczos_steps + settings.trace_probes
-    products = {"spectra": spectrum, "sharpness": 10, "performance": 1, "jacobian": 2}
-    return sum(products.get(name, 0) for name in names) * len(settings.operators) * _weight(config)
+    settings, operators = config.measure, len(config.measure.operators)
+    products = {
+        "performance": 1,
+        "jacobian": 2,
+        "sharpness": 10 * operators,
+        "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,
+        # As many products as parameters, and the eigenvalues of a matrix of that size.
+        "exact": 2 * prepared(config).program.num_params * len(settings.exact_operators),
+        # In float64, for two ways of scaling.
+        "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
+    }
+    return sum(products[name] for name in names) * _weight(config)
 
 
 def _weight(config: ConfigDict) -> float:

@@ -196,6 +196,50 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 
+def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path):
+    parts = "--config.measure.exact_operators=('hessian','gauss_newton','residual')"
+    (folder,) = runs.run_all([runs.tiny("--config.measure.exact=start", parts, *NEVER)], tmp_path)
+    for line in (runs.metrics(folder)[0], runs.metrics(folder)[-1]):
+        h, g, r = (line[f"{name}.exact.trace"] for name in ("hessian", "gauss_newton", "residual"))
+        assert h == pytest.approx(g + r, rel=1e-4)
+        assert line["gauss_newton.exact.lambda_min"] > -1e-6 * line["gauss_newton.exact.lambda_max"]
+        assert line["residual.exact.lambda_min"] <= line["hessian.exact.lambda_min"] < 0
+    stored = runs.spectra(folder)
+    assert set(stored) == {
+        f"{step}-{name}-exact.npz" for step in (0, 50) for name in ("hessian", "gauss_newton", "residual")
+    }
+
+
+def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path):
+    asked = [
+        "--config.measure.loss_limit=end",
+        "--config.measure.scales=(1.0,5.0)",
+        "--config.measure.trace_probes=400",
+    ]
+    chosen = runs.tiny(*asked, *NEVER, "--config.data.train_size=60", "--config.train.batch_size=0")
+    (folder,) = runs.run_all([chosen], tmp_path)
+    shared, params = prepared(chosen), runs.final_state(folder).params
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+        x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
+        x = x.astype(jnp.float64)
+
+        def loss(flat):
+            log_p = jax.nn.log_softmax(shared.program.model.apply(unravel(flat), {}, x, False)[0])
+            return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
+
+        last = {"last": {**params, "Dense_1": jax.tree.map(lambda x: 5 * x, params["Dense_1"])}}
+        for way, scaled in (last | {"all": jax.tree.map(lambda x: 5**0.5 * x, params)}).items():
+            flat, unravel = jax.flatten_util.ravel_pytree(scaled)
+            values = np.linalg.eigvalsh(jax.hessian(loss)(flat))
+            found = runs.spectra(folder)[f"5-loss_limit-{way}.npz"]
+            assert found["scale"].tolist() == [1, 5]
+            assert found["loss"][1] == pytest.approx(float(loss(flat)), rel=1e-12)
+            assert found["lambda_max"][1] == pytest.approx(values[-1], rel=1e-3)
+            assert found["trace"][1] == pytest.approx(values.sum(), rel=0.2)
+            assert found["frobenius"][1] == pytest.approx(np.linalg.norm(values), rel=0.2)
+
+
 @pytest.fixture(scope="module")
 def normalised(tmp_path_factory):
     """A finished run of a network with batch norm."""

@@ -6,7 +6,7 @@ Runs that diverged, failed or are still running never decide; each rule says whi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -223,6 +223,46 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
     }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
     spread = wording.interval(ratio, len(per_seed), lambda x: number(wording.exp_or_inf(x)))
     return Evidence(value, spread, len(per_seed), verdict, explanation + wording.left_out(runs))
+
+
+def beyond(
+    runs: Sequence[Run],
+    value_of: Callable[[Run], float],
+    limit: float,
+    what: str,
+    expect: Expect = "larger",
+) -> Evidence:
+    """Is a number of each run, `what` in words, larger (or smaller) than `limit`? Each seed counts with its mean."""
+    done = finished(runs)
+    if not done:
+        return _nothing(runs, "no run has finished")
+    values = [float(np.mean([value_of(run) for run in own])) for own in by_setting(done, "seed").values()]
+    if not np.all(np.isfinite(values)):
+        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    found = mean_interval(values)
+    verdict = _side(Interval(found.mean - limit, found.low - limit, found.high - limit), len(values), expect)
+    explanation = (
+        f"{what} is claimed {expect} than {number(limit)}; {wording.reason(verdict, len(values), number(limit))}"
+    )
+    spread = wording.interval(found, len(values), number)
+    return Evidence(f"{what} {number(found.mean)}", spread, len(values), verdict, explanation + wording.left_out(runs))
+
+
+def in_every_run(runs: Sequence[Run], value_of: Callable[[Run], float], limit: float, what: str) -> Evidence:
+    """Is a number at most `limit` in every run? For what follows from a theorem: spread over seeds is no matter."""
+    done = finished(runs)
+    if not done:
+        return _nothing(runs, "no run has finished")
+    values = [value_of(run) for run in done]
+    seeds = len({run.seed for run in done})
+    verdict: Verdict = "holds" if max(values) <= limit else "fails"
+    return Evidence(
+        f"{what} at most {number(max(values))}",
+        f"from {number(min(values))} to {number(max(values))} over {len(done)} runs",
+        seeds,
+        verdict,
+        f"{what} is claimed at most {number(limit)} in every run" + wording.left_out(runs),
+    )
 
 
 def all_of(*parts: Evidence) -> Evidence:

@@ -9,8 +9,8 @@ PAPERS = {
     "M": "On progressive sharpening, flat minima and generalisation (MacDonald et al. 2023, M)",
     "hessflat": "Beyond the papers",
 }
-OPERATORS = {"hessian": "H", "gauss_newton": "G"}
-OPERATOR_NAMES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
+OPERATORS = {"hessian": "H", "gauss_newton": "G", "residual": "R"}
+OPERATOR_NAMES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix", "residual": "residual H − G"}
 
 # Suffix of a curvature metric -> (in a sentence, on an axis); {} is the operator's letter.
 _CURVATURE = {

@@ -44,7 +44,8 @@ def blobs(
     num_classes: Annotated[int, at_least(2), "number of Gaussian blobs"] = 3,
     dimension: Annotated[int, at_least(1), "dimension of an input"] = 2,
     num_examples: Annotated[int, at_least(2), "examples of all classes together"] = 600,
-    spread: Annotated[float, positive, "standard deviation of a blob; centres are standard normal draws"] = 0.3,
+    spread: Annotated[float, positive, "standard deviation of a blob"] = 0.3,
+    separation: Annotated[float, at_least(0), "standard deviation of the centres; 0 is one blob"] = 1.0,
     seed: Annotated[int, at_least(0), "seed of the centres and of the noise"] = 0,
 ) -> Source:
     """An isotropic Gaussian blob per class, float32 `[num_examples, dimension]`; the classes take turns."""
@@ -53,7 +54,7 @@ def blobs(
             f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; raise it"
         )
     random = np.random.default_rng(seed)
-    centres = random.standard_normal((num_classes, dimension))
+    centres = separation * random.standard_normal((num_classes, dimension))
     labels = np.arange(num_examples, dtype=np.int32) % num_classes
     inputs = centres[labels] + spread * random.standard_normal((num_examples, dimension))
     train = {"inputs": inputs.astype(np.float32), "labels": labels}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 
 from hessflat.measures.jacobian import jacobian
+from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.performance import performance
 from hessflat.measures.spectra import exact, sharpness, spectra
 from hessflat.measures.subject import Measured, Subject
@@ -15,6 +16,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "sharpness": sharpness,
     "exact": exact,
     "jacobian": jacobian,
+    "loss_limit": loss_limit,
 }
 
 

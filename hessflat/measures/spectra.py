@@ -1,4 +1,4 @@
-"""Spectra of the Hessian and the Gauss-Newton matrix: by Lanczos, their largest eigenvalue alone, and exactly."""
+"""Spectra of the Hessian, the Gauss-Newton matrix and what is between: by Lanczos, the largest alone, exactly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,12 @@ from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, fu
 
 
 def operator_of(subject: Subject, name: str, mode: str) -> cv.Operator:
-    """The Hessian or the Gauss-Newton matrix of the mean loss over the measured examples."""
+    """`hessian`, `gauss_newton` or `residual` of the mean loss over the measured examples."""
     functions, batches = functions_of(subject.model, subject.loss, mode), batches_of(subject, mode)
     if name == "hessian":
         return cv.hessian(functions.loss, subject.params, batches, state_of(subject))
-    return cv.gauss_newton(functions.predict, functions.criterion, subject.params, batches, state_of(subject))
+    make = {"gauss_newton": cv.gauss_newton, "residual": cv.residual}[name]
+    return make(functions.predict, functions.criterion, subject.params, batches, state_of(subject))
 
 
 def spectra(subject: Subject) -> Measured:
@@ -26,7 +27,7 @@ def spectra(subject: Subject) -> Measured:
     """
     found = Measured({}, {})
     settings = subject.settings
-    for operator, (name, mode) in _named(subject.settings, subject.statistics).items():
+    for operator, (name, mode) in _named(subject.settings, subject.statistics, "operators").items():
         op = operator_of(subject, name, mode)
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
         spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
@@ -39,7 +40,7 @@ def spectra(subject: Subject) -> Measured:
 def sharpness(subject: Subject) -> Measured:
     """λ_max of each operator to `measure.rtol`, from the eigenvector that was found when it was measured before."""
     found, starts = Measured({}, {}), {}
-    for operator, (name, mode) in _named(subject.settings, subject.statistics).items():
+    for operator, (name, mode) in _named(subject.settings, subject.statistics, "operators").items():
         before = subject.starts[operator]
         pairs = cv.eigenpairs(
             operator_of(subject, name, mode),
@@ -56,15 +57,15 @@ def sharpness(subject: Subject) -> Measured:
 
 def no_starts(settings: Mapping[str, Any], params: Any, statistics: Any) -> dict[str, jax.Array]:
     """What `Subject.starts` is before anything was found."""
-    return {operator: jnp.zeros_like(_flat(params)) for operator in _named(settings, statistics)}
+    return {operator: jnp.zeros_like(_flat(params)) for operator in _named(settings, statistics, "operators")}
 
 
 def exact(subject: Subject) -> Measured:
-    """Every eigenvalue of the Hessian; zero mass is the share below noise."""
+    """Every eigenvalue of each of `measure.exact_operators`; zero mass is the share below noise."""
     found = Measured({}, {})
-    for suffix, mode in modes_of(subject.settings, subject.statistics).items():
-        spectrum = cv.exact_spectrum(operator_of(subject, "hessian", mode))
-        values, prefix = spectrum.values, f"hessian{suffix}.exact"
+    for operator, (name, mode) in _named(subject.settings, subject.statistics, "exact_operators").items():
+        spectrum = cv.exact_spectrum(operator_of(subject, name, mode))
+        values, prefix = spectrum.values, f"{operator}.exact"
         found.scalars.update(
             {
                 f"{prefix}.lambda_max": float(values.max()),
@@ -74,16 +75,17 @@ def exact(subject: Subject) -> Measured:
                 f"{prefix}.frobenius": spectrum.frobenius,
                 f"{prefix}.second_moment": spectrum.second_moment,
                 f"{prefix}.zero_mass": spectrum.zero_mass(),
+                f"{prefix}.noise_floor": spectrum.noise_floor,
             }
         )
-        found.arrays[f"hessian{suffix}-exact"] = {"eigenvalues": values}
+        found.arrays[f"{operator}-exact"] = {"eigenvalues": values}
     return found
 
 
-def _named(settings: Mapping[str, Any], statistics: Any) -> Mapping[str, tuple[str, str]]:
-    """Operator and mode of batch norm, by the name that their numbers go under."""
+def _named(settings: Mapping[str, Any], statistics: Any, which: str) -> Mapping[str, tuple[str, str]]:
+    """Operator and mode of batch norm, by the name that their numbers go under; `which` is a setting of operators."""
     modes = modes_of(settings, statistics)
-    return {f"{name}{suffix}": (name, mode) for name in settings["operators"] for suffix, mode in modes.items()}
+    return {f"{name}{suffix}": (name, mode) for name in settings[which] for suffix, mode in modes.items()}
 
 
 def _flat(tree: Any) -> jax.Array:

@@ -3,7 +3,17 @@
 from hessflat.report.axes import Panel
 from hessflat.report.captions import context
 from hessflat.report.panels import panels_against
+from hessflat.report.ranked import RankPanel, eigenvalues_by_rank
 from hessflat.report.spectrum_figure import spectra_by
 from hessflat.report.training_curves import degeneracy_over_training, over_training
 
-__all__ = ["Panel", "context", "degeneracy_over_training", "over_training", "panels_against", "spectra_by"]
+__all__ = [
+    "Panel",
+    "RankPanel",
+    "context",
+    "degeneracy_over_training",
+    "eigenvalues_by_rank",
+    "over_training",
+    "panels_against",
+    "spectra_by",
+]

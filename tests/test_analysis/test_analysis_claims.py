@@ -5,7 +5,17 @@ import pytest
 from fabricated_runs import write_run
 
 from hessflat.analysis import claims
-from hessflat.analysis.claims import Best, agrees, all_of, at_least, best_setting, compare, increases
+from hessflat.analysis.claims import (
+    Best,
+    agrees,
+    all_of,
+    at_least,
+    best_setting,
+    beyond,
+    compare,
+    in_every_run,
+    increases,
+)
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.results import load_run
 from hessflat.errors import InputError
@@ -151,6 +161,28 @@ def test_sharper_and_better_needs_both(make, tmp_path):
         run.metrics[-1]["test_accuracy"] = (0.95 if better else 0.9) + 0.001 * run.seed
     assert claims.sharper_and_better(runs).verdict == "holds"
     assert claims.sharper_and_better(runs, expect_quality="smaller").verdict == "fails"
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "expect", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], 0.5, "larger", "holds"),
+        ([1.0, 1.1, 0.9], 0.5, "smaller", "fails"),
+        ([1.0, 1.1, 0.9], 1.05, "larger", "undecided"),
+        ([1.0], 0.5, "larger", "undecided"),
+    ],
+)
+def test_a_number_of_each_run_is_beyond_a_limit(make, values, limit, expect, verdict):
+    runs = make({0.0: values})
+    evidence = beyond(runs, lambda run: run.final("m"), limit, "the loss", expect)
+    assert (evidence.verdict, evidence.seeds) == (verdict, len(values))
+    assert evidence.value.startswith("the loss ")
+
+
+def test_a_theorem_must_hold_in_every_run(make):
+    runs = make({0.0: [1.0, 5.0, -30.0]})
+    for limit, verdict in ((5.0, "holds"), (4.9, "fails")):
+        assert in_every_run(runs, lambda run: run.final("m"), limit, "it").verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_own_test_split_is_kept_or_cut(monkeypatch):
         ("unit", lambda x, train: x / 16),
         ("symmetric", lambda x, train: x / 8 - 1),
         ("standardised", lambda x, train: (x - train.mean()) / train.std()),
+        ("overall", lambda x, train: (x - train.mean()) / train.std()),
     ],
 )
 def test_scaling_formulas(scaling, formula):
@@ -116,6 +117,12 @@ def test_scaling_formulas(scaling, formula):
     train = raw.train["inputs"].astype(np.float64)
     for before, after in zip(raw[:3], scaled[:3], strict=True):
         np.testing.assert_allclose(after["inputs"], formula(before["inputs"], train), atol=2e-6)
+
+
+def test_overall_scaling_keeps_components_of_unlike_size_apart():
+    raw, scaled = (load("blobs", {"dimension": 5}, scaling=scaling).train["inputs"] for scaling in ("raw", "overall"))
+    np.testing.assert_allclose(scaled, (raw - raw.mean()) / raw.std(), atol=1e-5)
+    assert np.ptp(scaled.std(axis=0)) > 0.01
 
 
 def test_pixelwise_scaling_keeps_constant_pixels_at_zero():

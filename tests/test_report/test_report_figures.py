@@ -7,7 +7,14 @@ from matplotlib.collections import LineCollection
 
 from hessflat.analysis.results import load_run
 from hessflat.errors import InputError
-from hessflat.report.figures import degeneracy_over_training, over_training, panels_against, spectra_by
+from hessflat.report.figures import (
+    RankPanel,
+    degeneracy_over_training,
+    eigenvalues_by_rank,
+    over_training,
+    panels_against,
+    spectra_by,
+)
 from hessflat.report.section import as_csv
 from hessflat.report.style import as_png, as_svg
 
@@ -128,6 +135,26 @@ def test_a_vacuous_bound_is_said_and_not_drawn(tmp_path):
     assert not [line for line in drawing.figure.axes[0].lines if line.get_linestyle() == "--"]
     assert "says nothing" in drawing.caption
     assert "One seed, no band" in drawing.caption
+
+
+def test_eigenvalues_by_rank_shows_what_each_panel_is_of():
+    values = np.array([3.0, -1.0, 0.0, 2.0, -0.5])
+    panels = [
+        RankPanel("every one", {"start": values, "end": 2 * values}),
+        RankPanel("the largest", {"end": 2 * values}, "largest", shown=2, note="two of them", line=1.0),
+        RankPanel("below zero", {"start": values}, "negative"),
+    ]
+    drawing = eigenvalues_by_rank(panels, "ranked", "A caption.")
+    assert _column(drawing, "eigenvalue", panel="every one", curve="end") == [-2, -1, 0, 4, 6]
+    assert _column(drawing, "rank", panel="every one", curve="start") == [1, 2, 3, 4, 5]
+    assert _column(drawing, "eigenvalue", panel="the largest") == [4, 6]
+    assert _column(drawing, "eigenvalue", panel="below zero") == [-1, -0.5]
+    shown = [axis for axis in drawing.figure.axes if axis.get_visible()]
+    assert [axis.get_xlabel() for axis in shown] == ["rank", "order of largest eigenvalues", "rank, % of $P$"]
+    assert shown[2].lines[0].get_xdata().tolist() == [20.0, 40.0]
+    # The same label has the same colour in every panel.
+    assert shown[0].lines[1].get_color() == shown[1].lines[0].get_color() != shown[0].lines[0].get_color()
+    assert [text.get_text() for text in shown[1].texts] == ["two of them", "(b)"]
 
 
 def test_batch_norm_mode_is_in_the_caption_where_the_model_has_it(tmp_path, runs):

@@ -1,0 +1,25 @@
+"""What the experiments of *Empirical Analysis of the Hessian* share: exact spectra of runs, and numbers of them."""
+
+import numpy as np
+
+from hessflat.analysis.results import Run
+
+
+def eigenvalues(run: Run, operator: str = "hessian", step: int | None = None) -> np.ndarray:
+    """All eigenvalues at a step, the last one by default."""
+    return run.spectrum(f"{operator}-exact", step)["eigenvalues"]
+
+
+def first_step(run: Run) -> int:
+    return run.metrics[0]["step"]
+
+
+def share_near_zero(values: np.ndarray, within: float = 0.01) -> float:
+    """Of eigenvalues smaller in magnitude than `within` of the largest."""
+    return float(np.mean(np.abs(values) < within * np.abs(values).max()))
+
+
+def overlap(values: np.ndarray, others: np.ndarray, count: int) -> float:
+    """The largest relative difference among the `count` largest eigenvalues of two matrices."""
+    ours, theirs = (np.sort(side)[::-1][:count] for side in (values, others))
+    return float(np.max(np.abs(ours - theirs) / np.abs(ours)))

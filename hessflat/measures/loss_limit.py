@@ -1,0 +1,60 @@
+"""Curvature as the loss goes to zero because logits grow: *Flatness is a False Friend*, §3.1 and appendix A.
+
+Weights are multiplied by growing factors and nothing is trained, so that the loss of a network that separates its
+training data falls to zero along a known path.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hessflat.curvature as cv
+from hessflat.errors import InputError
+from hessflat.measures.subject import Measured, Subject, chunk_size, curvature_data, functions_of, state_of
+
+
+def loss_limit(subject: Subject) -> Measured:
+    """Loss, λ_max, trace and Frobenius norm of H at each of `measure.scales`, in float64 and eval mode.
+
+    Arrays `loss_limit-last` and `loss_limit-all`: the last layer's weights times t, and all weights times t^(1/layers),
+    under which the logits of a homogeneous network grow as t, too. Float32 would end at a loss of 1e-7: it takes
+    differences of probabilities from 1. Probes are the same at every t.
+    """
+    data, settings = curvature_data(subject), subject.settings
+    functions = functions_of(subject.model, subject.loss)
+    keys = jax.random.split(jax.random.key(settings["seed"]))
+    arrays = {}
+    with jax.enable_x64(True):
+        params, data, state = (_as_float64(tree) for tree in (subject.params, data, state_of(subject)))
+        batches = cv.Batches(data, chunk_size(subject))
+        loss = jax.jit(functions.loss)
+        for which in ("last", "all"):
+            rows = []
+            for scale in settings["scales"]:
+                scaled = scaled_params(params, scale, which)
+                op = cv.hessian(functions.loss, scaled, batches, state)
+                moments = cv.moments(op, keys[0], settings["trace_probes"])
+                top = cv.sharpness(op, keys[1], rtol=settings["rtol"])
+                trace, frobenius = moments.trace.value, moments.frobenius.value
+                rows.append((scale, float(loss(scaled, data, state)), top.value, top.residual, trace, frobenius))
+            names = ("scale", "loss", "lambda_max", "lambda_max_bound", "trace", "frobenius")
+            arrays[f"loss_limit-{which}"] = dict(zip(names, np.array(rows).T, strict=True))
+    return Measured({}, arrays)
+
+
+def scaled_params(params: Any, scale: float, which: str) -> Any:
+    """The parameters with those of the last dense layer, or all, multiplied; see `loss_limit`."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
+    if which == "all":
+        return jax.tree.map(lambda leaf: leaf * scale ** (1 / len(paths)), params)
+    dense = [path[0].key for path in paths if path[0].key.startswith("Dense_")]
+    if not dense:
+        raise InputError("config.measure.loss_limit needs a model that ends in a dense layer; set it to 'never'")
+    last = max(dense, key=lambda name: int(name.removeprefix("Dense_")))
+    return {**params, last: jax.tree.map(lambda leaf: leaf * scale, params[last])}
+
+
+def _as_float64(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
