@@ -67,7 +67,9 @@ def main(argv: Sequence[str]) -> None:
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])
-    wanted = [job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)]
+    # Experiments may ask different questions of the same runs.
+    by_folder = {job.folder: job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)}
+    wanted = list(by_folder.values())
     with progress.reporting(sum(work.work_of(job.config) for job in wanted)) as reporter:
         workers.run_all(wanted, reporter, own["workers"])
         reporter.advance(0.0, "drawing the report")

@@ -93,9 +93,11 @@ def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count
                 "with ARGS=--workers=1 one run at a time"
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
-            for process in list(pool._processes.values()):
+            # A pool that is shutting down no longer knows its processes.
+            processes = list(pool._processes.values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
                 process.terminate()
             raise
     messages.put(None)

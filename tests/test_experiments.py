@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hessflat import config, experiment, metric_log, runner, schema, sweep, workers
+from hessflat import config, experiment, metric_log, run, runner, schema, sweep, workers
 from hessflat.config import SCALES, load_module
 from hessflat.errors import InputError
 from hessflat.jobs import due_at, jobs_of
@@ -104,6 +104,23 @@ def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp
                         metric_log.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
             assert a["hessian.lambda_max"] == pytest.approx(b["hessian.lambda_max"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
+    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
+    jobs = jobs_of(chosen, tmp_path)
+    jobs[1].folder.mkdir(parents=True)
+    with run.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
+        workers.run_all(jobs, silent(), "2")
+
+
+def test_experiments_that_share_runs_run_them_once(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(workers, "run_all", lambda jobs, *_: seen.extend(job.folder for job in jobs))
+    with pytest.raises(InputError, match="no runs of any experiment"):
+        experiment.main(["--exp=s_spectrum s_decomposition", "--scale=smoke", f"--root={tmp_path}"])
+    assert len(seen) == len(set(seen)) == 1
 
 
 def test_when_runs_are_measured():

@@ -42,8 +42,7 @@ def pixelwise(train: np.ndarray, max_value: float | None) -> Affine:
 
 def overall(train: np.ndarray, max_value: float | None) -> Affine:
     """Mean 0, variance 1 over all components of the training split together."""
-    mean, deviation = _moments(train.reshape(len(train), -1, 1), (0, 1))
-    return mean[0], deviation[0]
+    return _moments(train.reshape(len(train), -1, 1), (0, 1))
 
 
 SCALINGS: dict[str, Callable[[np.ndarray, float | None], Affine]] = {

@@ -14,13 +14,16 @@ import hessflat.curvature as cv
 from hessflat.errors import InputError
 from hessflat.measures.subject import Measured, Subject, chunk_size, curvature_data, functions_of, state_of
 
+SMALLEST_LOSS = 1e-12
+
 
 def loss_limit(subject: Subject) -> Measured:
     """Loss, λ_max, trace and Frobenius norm of H at each of `measure.scales`, in float64 and eval mode.
 
     Arrays `loss_limit-last` and `loss_limit-all`: the last layer's weights times t, and all weights times t^(1/layers),
-    under which the logits of a homogeneous network grow as t, too. Float32 would end at a loss of 1e-7: it takes
-    differences of probabilities from 1. Probes are the same at every t.
+    under which the logits of a homogeneous network grow as t, too. Scales at which the loss is below 1e-12 are left
+    out: softmax takes differences from 1, which end at 1e-16 in float64 and would at 1e-7 in float32. Probes are the
+    same at every t.
     """
     data, settings = curvature_data(subject), subject.settings
     functions = functions_of(subject.model, subject.loss)
@@ -32,13 +35,16 @@ def loss_limit(subject: Subject) -> Measured:
         loss = jax.jit(functions.loss)
         for which in ("last", "all"):
             rows = []
-            for scale in settings["scales"]:
+            for scale in sorted(settings["scales"]):
                 scaled = scaled_params(params, scale, which)
+                value = float(loss(scaled, data, state))
+                if value < SMALLEST_LOSS:
+                    break
                 op = cv.hessian(functions.loss, scaled, batches, state)
                 moments = cv.moments(op, keys[0], settings["trace_probes"])
                 top = cv.sharpness(op, keys[1], rtol=settings["rtol"])
                 trace, frobenius = moments.trace.value, moments.frobenius.value
-                rows.append((scale, float(loss(scaled, data, state)), top.value, top.residual, trace, frobenius))
+                rows.append((scale, value, top.value, top.residual, trace, frobenius))
             names = ("scale", "loss", "lambda_max", "lambda_max_bound", "trace", "frobenius")
             arrays[f"loss_limit-{which}"] = dict(zip(names, np.array(rows).T, strict=True))
     return Measured({}, arrays)

@@ -42,10 +42,10 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
                 places, values = _shown(np.sort(np.asarray(eigenvalues, float)), panel)
                 x = 100 * places / len(eigenvalues) if panel.kind == "negative" else places
                 axis.plot(x, values, ".", color=colours[label], markersize=2.5, markeredgewidth=0, label=label)
-                columns_of = (panel.title, label, places, len(eigenvalues), values)
-                for column, cells in zip(data, columns_of, strict=True):
-                    constant = isinstance(cells, (str, int))
-                    data[column] += [cells] * len(values) if constant else [float(cell) for cell in cells]
+                for place, value in zip(places, values, strict=True):
+                    cells = (panel.title, label, float(place), len(eigenvalues), float(value))
+                    for column, cell in zip(data.values(), cells, strict=True):
+                        column.append(cell)
             if panel.line is not None:
                 axis.axhline(panel.line, color="black", linestyle="--", linewidth=0.7)
             if panel.note:
