@@ -26,10 +26,15 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.spectra": "never",
         "measure.jacobian": "never",
         "measure.loss_limit": "end",
-        "measure.scales": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+        "measure.scales": (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0),
     }
     at_scale: dict[str, Overrides] = {
-        "smoke": {"train.epochs": 3, "data.train_size": 100.0, "measure.scales": (1.0, 2.0, 4.0, 8.0)},
+        "smoke": {
+            "train.epochs": 3,
+            "train.batch_size": 50,
+            "data.train_size": 100.0,
+            "measure.scales": (1.0, 2.0, 4.0, 8.0),
+        },
         "small": {"train.epochs": 300},
         "paper": {
             "data.name": "mnist",

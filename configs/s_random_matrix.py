@@ -2,7 +2,7 @@
 
     make sweep CONFIG=configs/s_random_matrix.py:small
 
-smoke: seconds, 2 runs. small: 100 dimensions, 42 runs. paper: 400 dimensions, 42 runs; the paper gives no dimension.
+smoke: seconds, 2 runs. small: 200 dimensions, 42 runs. paper: 400 dimensions, 42 runs; the paper gives no dimension.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hessflat.config import Overrides, override
 from hessflat.schema import base_config
 
-DIMENSION = {"smoke": 20, "small": 100, "paper": 400}
+DIMENSION = {"smoke": 20, "small": 200, "paper": 400}
 RATIOS = (0.02, 1.0, 2.0)  # dimension over examples, the paper's α
 TESTED = 50  # examples of the test split, which nothing depends on
 # Of the two blobs: norms of their centres, over the standard deviation of a component.

@@ -36,7 +36,7 @@ def straightness(run: Run, way: str, measure: str) -> float:
 
 
 def exponent(run: Run, way: str, measure: str) -> float:
-    """d log(measure) / d log(loss) over the largest scales: 1 where the measure falls as the loss."""
+    """How log(measure) grows with log(loss) over the largest scales: 1 where the measure falls as the loss."""
     found = curves(run, way)
     return float(np.polyfit(np.log(found["loss"][-TAIL:]), np.log(found[measure][-TAIL:]), 1)[0])
 
@@ -57,9 +57,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             for run in done:
                 found = curves(run, way)
                 for index, (measure, label) in enumerate(MEASURES.items()):
-                    line = {"color": PALETTE[index], "marker": ".", "linewidth": 0.8, "alpha": 0.8}
-                    over_scale.plot(found["scale"], found[measure], label=label, **line)
-                    over_loss.plot(found["loss"], found[measure], label=label, **line)
+                    for axis, x in ((over_scale, "scale"), (over_loss, "loss")):
+                        axis.plot(found[x], found[measure], ".-", color=PALETTE[index], linewidth=0.8, label=label)
                     for scale, loss, value in zip(found["scale"], found["loss"], found[measure], strict=True):
                         cells = (way, run.seed, label, float(scale), float(loss), float(value))
                         for column_of, cell in zip(data.values(), cells, strict=True):
