@@ -66,6 +66,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
                 over_scale.plot(
                     found["scale"], found["loss"], color="black", linestyle="--", linewidth=0.8, label="loss"
                 )
+            for axis in (over_scale, over_loss):
+                axis.set_ylabel("measure of $H$")
             over_scale.set_title(words)
             over_scale.set_xlabel("$t$")
             over_scale.set_yscale("log")

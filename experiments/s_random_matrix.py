@@ -84,12 +84,12 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
             x = np.linspace(low, high, 400)[1:-1]
             axis.plot(x, width * random_matrix.density(x, alpha), color=PALETTE[1], linewidth=1)
             where = "one blob" if is_one_blob(run) else "two blobs"
-            outliers, predicted = values[values > 1.3 * high][::-1], np.empty(0)
+            title, predicted = f"{where}, α = {number(alpha, 3)}", np.empty(0)
             if not is_one_blob(run):
                 predicted = random_matrix.outlier(spikes(run), alpha)
-                lines = [f"{number(a)} ({number(b)})" for a, b in zip(outliers, predicted, strict=False)]
-                axis.text(0.95, 0.93, "\n".join(["outliers", *lines]), transform=axis.transAxes, ha="right", va="top")
-            axis.set_title(f"{where}, α = {number(alpha, 3)}")
+                pairs = zip(values[values > 1.3 * high][::-1], predicted, strict=False)
+                title += "\noutliers " + ", ".join(f"{a:.1f} ({b:.1f})" for a, b in pairs)
+            axis.set_title(title)
             axis.set_xlabel("eigenvalue of $2H$")
             axis.set_ylabel("share")
             for kind, numbers in (("measured", values), ("predicted outlier", predicted)):
@@ -101,7 +101,7 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
     caption = (
         "Eigenvalues of 2H of logistic regression at weights 0, those of (1/N) Σ x xᵀ, for one Gaussian blob "
         "and for two, at α = dimension / examples; zeros left out. Line: the Marčenko-Pastur law, with nothing fitted. "
-        "Outliers are beside the plots, in brackets where theory has them. "
+        "Outliers are in the titles, in brackets where theory has them. "
         f"Seed {shown[0].seed}. {figures.context(shown)}"
     )
     return Drawing("marchenko-pastur", caption, figure, data)

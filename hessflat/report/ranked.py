@@ -41,7 +41,8 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
             for label, eigenvalues in panel.curves.items():
                 places, values = _shown(np.sort(np.asarray(eigenvalues, float)), panel)
                 x = 100 * places / len(eigenvalues) if panel.kind == "negative" else places
-                axis.plot(x, values, ".", color=colours[label], markersize=2.5, markeredgewidth=0, label=label)
+                size = 5 if len(values) <= 200 else 2.5
+                axis.plot(x, values, ".", color=colours[label], markersize=size, markeredgewidth=0, label=label)
                 for place, value in zip(places, values, strict=True):
                     cells = (panel.title, label, float(place), len(eigenvalues), float(value))
                     for column, cell in zip(data.values(), cells, strict=True):
