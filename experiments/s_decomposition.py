@@ -97,10 +97,10 @@ EXPERIMENT = Experiment(
             "§3.4",
             "negative eigenvalues can only come from R: G has none, and those of H are bounded by R's",
             "follows from eq. 4",
-            "−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-6, rounding, in every run",
+            "−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-12, rounding, in every run",
             lambda runs: claims.all_of(
-                claims.in_every_run(runs, smallest_of_g, 1e-6, "−λ_min(G) / λ_max(G)"),
-                claims.in_every_run(runs, below_residual, 1e-6, "(λ_min(R) − λ_min(H)) / λ_max(H)"),
+                claims.in_every_run(runs, smallest_of_g, 1e-12, "−λ_min(G) / λ_max(G)"),
+                claims.in_every_run(runs, below_residual, 1e-12, "(λ_min(R) − λ_min(H)) / λ_max(H)"),
             ),
         ),
         Claim(

@@ -86,6 +86,7 @@ SCHEMA: Schema = {
         "scales": Setting((1.0, 2.0, 4.0, 8.0), each(positive), "of the last layer, and of logits, in loss_limit"),
         "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra and λ_max are measured"),
         "exact_operators": Setting(("hessian",), each(one_of(EXACT_OPERATORS)), "whose; residual is R = H - G"),
+        "exact_float64": Setting(False, anything, "whether products of exact spectra are taken in float64"),
         "modes": Setting(BATCH_NORM_MODES, each(one_of(BATCH_NORM_MODES)), "of batch norm, in models that have it"),
         "statistics_batch": Setting(0, at_least(0), "examples that share statistics in train mode; 0 is all measured"),
         "lanczos_steps": Setting(100, at_least(1), "steps of each Lanczos run"),

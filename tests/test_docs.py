@@ -61,8 +61,15 @@ def same_output(printed, shown):
     return all(math.isclose(a, b, rel_tol=0.02, abs_tol=1e-3) for a, b in zip(ours, theirs, strict=True))
 
 
+# The other pages compile hundreds of programs.
+QUICK = ("README.md", "training.md", "numerics.md")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=() if page.name in QUICK else pytest.mark.long, id=page.name) for page in EXECUTED],
+)
 def test_the_code_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page.stem}

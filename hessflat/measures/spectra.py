@@ -64,7 +64,7 @@ def exact(subject: Subject) -> Measured:
     """Every eigenvalue of each of `measure.exact_operators`; zero mass is the share below noise."""
     found = Measured({}, {})
     for operator, (name, mode) in _named(subject.settings, subject.statistics, "exact_operators").items():
-        spectrum = cv.exact_spectrum(operator_of(subject, name, mode))
+        spectrum = cv.exact_spectrum(operator_of(subject, name, mode), subject.settings["exact_float64"])
         values, prefix = spectrum.values, f"{operator}.exact"
         found.scalars.update(
             {
