@@ -1,5 +1,7 @@
 """What a run can be told: when to stop, where to start, what to measure when, in which mode of batch norm."""
 
+import importlib
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -240,6 +242,13 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
             assert found["lambda_max"][1] == pytest.approx(values[-1], rel=1e-3)
             assert found["trace"][1] == pytest.approx(values.sum(), rel=0.2)
             assert found["frobenius"][1] == pytest.approx(np.linalg.norm(values), rel=0.2)
+
+
+def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):
+    # The package names the function like its module.
+    monkeypatch.setattr(importlib.import_module("hessflat.measures.loss_limit"), "SMALLEST_LOSS", 1e9)
+    (folder,) = runs.run_all([runs.tiny("--config.measure.loss_limit=end", *NEVER)], tmp_path)
+    assert runs.spectra(folder)["50-loss_limit-last.npz"]["trace"].shape == (0,)
 
 
 @pytest.fixture(scope="module")

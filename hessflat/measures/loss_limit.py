@@ -46,7 +46,8 @@ def loss_limit(subject: Subject) -> Measured:
                 trace, frobenius = moments.trace.value, moments.frobenius.value
                 rows.append((scale, value, top.value, top.residual, trace, frobenius))
             names = ("scale", "loss", "lambda_max", "lambda_max_bound", "trace", "frobenius")
-            arrays[f"loss_limit-{which}"] = dict(zip(names, np.array(rows).T, strict=True))
+            table = np.array(rows, float).reshape(-1, len(names))
+            arrays[f"loss_limit-{which}"] = dict(zip(names, table.T, strict=True))
     return Measured({}, arrays)
 
 
