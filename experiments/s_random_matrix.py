@@ -10,6 +10,7 @@ from hessflat.analysis import claims, random_matrix
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
+from hessflat.data.sources import blob_centres
 from hessflat.report import figures
 from hessflat.report.style import PALETTE, STYLE, letter, new_figure
 
@@ -26,10 +27,9 @@ def covariance(run: Run) -> np.ndarray:
 
 def spikes(run: Run) -> np.ndarray:
     """The two largest eigenvalues of E x xᵀ, from the centres that the data set was drawn around, largest first."""
-    settings = {name: run.setting(f"data.blobs.{name}") for name in ("dimension", "separation", "num_classes", "seed")}
-    random = np.random.default_rng(settings["seed"])
-    centres = settings["separation"] * random.standard_normal((settings["num_classes"], settings["dimension"]))
-    return 1 + np.linalg.eigvalsh(centres @ centres.T / settings["num_classes"])[::-1]
+    settings = {name: run.setting(f"data.blobs.{name}") for name in ("num_classes", "dimension", "separation")}
+    centres = blob_centres(np.random.default_rng(run.setting("data.blobs.seed")), **settings)
+    return 1 + np.linalg.eigvalsh(centres @ centres.T / len(centres))[::-1]
 
 
 def is_one_blob(run: Run) -> bool:
@@ -62,11 +62,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Histograms under the law, one blob and two at each α, and the largest eigenvalues as the blobs move apart."""
     done = [run for run in finished(runs) if run.seed == min(r.seed for r in finished(runs))]
     far = max(map(norm, done))
-    pairs = sorted({(round(ratio(run), 6), is_one_blob(run)) for run in done if is_one_blob(run) or norm(run) == far})
-    shown = [
-        next(run for run in done if (round(ratio(run), 6), is_one_blob(run)) == pair and norm(run) in (0.0, far))
-        for pair in sorted(pairs, key=lambda pair: (not pair[1], pair[0]))
-    ]
+    ends = [run for run in done if norm(run) in (0.0, far)]
+    shown = sorted(ends, key=lambda run: (not is_one_blob(run), ratio(run)))
     return [_histograms(shown), _transition(finished(runs))]
 
 

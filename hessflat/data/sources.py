@@ -54,11 +54,16 @@ def blobs(
             f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; raise it"
         )
     random = np.random.default_rng(seed)
-    centres = separation * random.standard_normal((num_classes, dimension))
+    centres = blob_centres(random, num_classes, dimension, separation)
     labels = np.arange(num_examples, dtype=np.int32) % num_classes
     inputs = centres[labels] + spread * random.standard_normal((num_examples, dimension))
     train = {"inputs": inputs.astype(np.float32), "labels": labels}
     return Source(train, None, num_classes, None, f"Gaussian blobs of standard deviation {spread:g}")
+
+
+def blob_centres(random: np.random.Generator, num_classes: int, dimension: int, separation: float) -> np.ndarray:
+    """The centres of `blobs`, `[num_classes, dimension]`: the first thing drawn from the generator of its seed."""
+    return separation * random.standard_normal((num_classes, dimension))
 
 
 def sine(
