@@ -20,6 +20,9 @@ _CURVATURE = {
     "mean_eigenvalue": ("mean eigenvalue of {}", r"mean eigenvalue of ${}$"),
     "frobenius": ("‖{}‖_F", r"$\|{}\|_F$"),
     "second_moment": ("Σλ²/P of {}", r"$\Sigma\lambda^2/P$ of ${}$"),
+    "norm_scaled_lambda_max": ("λ_max({})·‖w‖²", r"$\lambda_{{\max}}({})\,\|w\|^2$"),
+    "adaptive_lambda_max": ("λ_max(|w| {} |w|)", r"$\lambda_{{\max}}(|w|\,{}\,|w|)$"),
+    "filter_lambda_max": ("filter-normalised λ_max({})", r"filter-normalised $\lambda_{{\max}}({})$"),
     "zero_mass": ("zero mass of {}", r"zero mass of ${}$"),
     "zero_value": ("Ritz value nearest zero of {}", r"Ritz value nearest zero of ${}$"),
     "noise_floor": ("float32 noise floor of {}", r"float32 noise floor of ${}$"),
@@ -31,6 +34,9 @@ _METRICS = {
     "train_accuracy": ("training accuracy", "training accuracy"),
     "validation_accuracy": ("validation accuracy", "validation accuracy"),
     "test_accuracy": ("test accuracy", "test accuracy"),
+    "train_error": ("training error", "training error"),
+    "validation_error": ("validation error", "validation error"),
+    "test_error": ("test error", "test error"),
     "gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
     "gap_accuracy": ("accuracy gap", "accuracy gap"),
     "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
@@ -88,8 +94,8 @@ def paper_name(key: str) -> str:
 
 
 def is_fraction(metric: str) -> bool:
-    """Accuracies are stored as fractions and read as per cent."""
-    return metric.endswith("_accuracy")
+    """Accuracies and errors are fractions and read as per cent."""
+    return metric.endswith(("_accuracy", "_error"))
 
 
 def number(value: Any, digits: int = 4) -> str:

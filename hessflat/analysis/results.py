@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hessflat.analysis.derived import value_of
 from hessflat.errors import InputError, nearest
 
 
@@ -46,20 +47,26 @@ class Run(NamedTuple):
         return value
 
     def final(self, name: str) -> float:
-        """A metric at the last measured step (null reads as NaN); an InputError says where it is missing."""
+        """A metric, measured or derived, at the last measured step (null reads as NaN).
+
+        Raises:
+            InputError: it was not measured, or nothing was.
+        """
         if not self.metrics:
             raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
-        if name not in self.metrics[-1]:
-            raise InputError(f"{self.path}: {name!r} was not measured; {nearest(name, self.metrics[-1])}")
-        return as_float(self.metrics[-1][name])
+        try:
+            return as_float(value_of(self.metrics[-1], name))
+        except KeyError as error:
+            known = nearest(error.args[0], self.metrics[-1])
+            raise InputError(f"{self.path}: {error.args[0]!r} was not measured; {known}") from error
 
     def final_or_nan(self, name: str) -> float:
         """A metric at the last measured step, NaN where it was not measured."""
-        return as_float(self.metrics[-1].get(name)) if self.metrics else math.nan
+        return _value_or_nan(self.metrics[-1], name) if self.metrics else math.nan
 
     def history(self, name: str) -> np.ndarray:
         """[steps] A metric at every measured step, NaN where it was not measured."""
-        return np.array([as_float(line.get(name)) for line in self.metrics])
+        return np.array([_value_or_nan(line, name) for line in self.metrics])
 
     def spectrum(self, operator: str, step: int | None = None) -> dict[str, np.ndarray]:
         """The arrays of `spectra/<step>-<operator>.npz` (of the last measured step by default)."""
@@ -86,6 +93,13 @@ class Run(NamedTuple):
 def as_float(value: Any) -> float:
     """A number of a JSON line; null and absent (a standard error of one probe, say) are NaN."""
     return math.nan if value is None else float(value)
+
+
+def _value_or_nan(line: dict[str, Any], name: str) -> float:
+    try:
+        return as_float(value_of(line, name))
+    except KeyError:
+        return math.nan
 
 
 def one_line(error: BaseException) -> str:

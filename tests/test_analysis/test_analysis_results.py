@@ -95,3 +95,15 @@ def test_the_exact_spectrum_is_there_only_where_measured(tmp_path):
     assert with_exact.has_spectrum("hessian-exact")
     assert np.all(np.diff(with_exact.spectrum("hessian-exact")["eigenvalues"]) >= 0)
     assert not load_run(write_run(tmp_path, seed=1)).has_spectrum("hessian-exact")
+
+
+def test_derived_metrics_are_read_like_measured_ones(tmp_path):
+    run = load_run(write_run(tmp_path, spectra=False))
+    last = run.metrics[-1]
+    assert run.final("test_error") == 1 - last["test_accuracy"]
+    scaled = last["hessian.lambda_max"] * last["weight_norm"] ** 2
+    assert run.final("hessian.norm_scaled_lambda_max") == scaled == run.history("hessian.norm_scaled_lambda_max")[-1]
+    assert run.final("hessian.norm_scaled_lambda_max_bound") == 1e-4 * last["weight_norm"] ** 2
+    assert math.isnan(run.final_or_nan("hessian_eval.norm_scaled_lambda_max"))
+    with pytest.raises(InputError, match=r"'hessian_eval.lambda_max' was not measured; did you mean 'hessian.lambda_m"):
+        run.final("hessian_eval.norm_scaled_lambda_max")
