@@ -27,6 +27,7 @@ def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
         "performance": 1,
         "jacobian": 2,
         "sharpness": 10 * operators,
+        "scaled_sharpness": 40,
         "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,
         # As many products as parameters, and the eigenvalues of a matrix of that size.
         "exact": 2 * prepared(config).program.num_params * len(settings.exact_operators),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.performance import performance
+from hessflat.measures.scaled_sharpness import scaled_sharpness
 from hessflat.measures.spectra import exact, sharpness, spectra
 from hessflat.measures.subject import Measured, Subject
 
@@ -14,6 +15,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "performance": performance,
     "spectra": spectra,
     "sharpness": sharpness,
+    "scaled_sharpness": scaled_sharpness,
     "exact": exact,
     "jacobian": jacobian,
     "loss_limit": loss_limit,

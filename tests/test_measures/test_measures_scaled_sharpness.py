@@ -1,0 +1,80 @@
+"""λ_max of T H T beside the dense matrix, and beside itself where a factor has moved from one layer to the next."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessflat import models
+from hessflat.measures import Subject, measure
+
+SETTINGS = {"examples": 0, "batch_size": 0, "statistics_batch": 0, "modes": ("train", "eval"), "seed": 0, "rtol": 1e-4}
+
+
+def subject_of(model, params, statistics, inputs, labels):
+    split = {"inputs": inputs, "labels": labels}
+    splits = {"train": split, "test": split}
+    return Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {})
+
+
+@pytest.fixture(scope="module")
+def case():
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs, labels = jax.random.normal(keys[0], (40, 5)), jax.random.randint(keys[1], (40,), 0, 3)
+    model = models.build("mlp", 3, hidden=(6,))
+    params, statistics = model.init(keys[2], inputs[:1])
+    return subject_of(model, jax.tree.map(lambda x: 2 * x, params), statistics, inputs, labels)
+
+
+def scaled_of(subject):
+    return measure(subject, {"scaled_sharpness"}).scalars
+
+
+@pytest.mark.slow
+def test_it_is_that_of_the_dense_matrix(case):
+    flat, unravel = jax.flatten_util.ravel_pytree(case.params)
+    train = case.splits["train"]
+
+    def loss(flat):
+        log_p = jax.nn.log_softmax(case.model.apply(unravel(flat), {}, train["inputs"], False)[0])
+        return -jnp.mean(jnp.take_along_axis(log_p, train["labels"][:, None], 1))
+
+    matrix = np.asarray(jax.hessian(loss)(flat), float)
+    norms = {name: np.linalg.norm(layer["kernel"], axis=0) for name, layer in case.params.items()}
+    filters = {
+        name: {"bias": np.zeros_like(layer["bias"]), "kernel": np.ones_like(layer["kernel"]) * norms[name]}
+        for name, layer in case.params.items()
+    }
+    expected = {"adaptive": np.abs(flat), "filter": jax.flatten_util.ravel_pytree(filters)[0]}
+    found = scaled_of(case)
+    for name, scales in expected.items():
+        largest = np.linalg.eigvalsh(np.diag(scales) @ matrix @ np.diag(scales))[-1]
+        assert found[f"hessian.{name}_lambda_max"] == pytest.approx(largest, rel=1e-3)
+        assert found[f"hessian.{name}_lambda_max_bound"] < 1e-3 * largest
+
+
+@pytest.mark.slow
+def test_a_factor_that_moves_to_the_next_relu_layer_changes_nothing(case):
+    first, second = case.params["Dense_0"], case.params["Dense_1"]
+    moved = {
+        "Dense_0": jax.tree.map(lambda x: 3 * x, first),
+        "Dense_1": {"kernel": second["kernel"] / 3, "bias": second["bias"]},
+    }
+    before, after = scaled_of(case), scaled_of(case._replace(params=moved))
+    for name in ("adaptive", "filter"):
+        assert after[f"hessian.{name}_lambda_max"] == pytest.approx(before[f"hessian.{name}_lambda_max"], rel=1e-3)
+
+
+@pytest.mark.long
+def test_each_mode_of_batch_norm_has_its_own():
+    keys = jax.random.split(jax.random.key(1), 3)
+    images, labels = jax.random.normal(keys[0], (16, 8, 8, 1)), jax.random.randint(keys[1], (16,), 0, 3)
+    model = models.build("vgg", 3, depth=11, width=1, head=(2,), poolings=3)
+    found = scaled_of(subject_of(model, *model.init(keys[2], images[:1]), images, labels))
+    assert set(found) == {
+        f"hessian{mode}.{name}_lambda_max{bound}"
+        for mode in ("", "_eval")
+        for name in ("adaptive", "filter")
+        for bound in ("", "_bound")
+    }
+    assert found["hessian.adaptive_lambda_max"] != pytest.approx(found["hessian_eval.adaptive_lambda_max"], rel=0.01)
