@@ -80,7 +80,7 @@ SCHEMA: Schema = {
         "performance": Setting("growth", timetable, "when losses, accuracies and norms are measured"),
         "spectra": Setting("growth", timetable, "when spectra are estimated by Lanczos quadrature"),
         "sharpness": Setting("never", timetable, "when λ_max is found to measure.rtol, from where it was last"),
-        "scaled_sharpness": Setting("never", timetable, "when λ_max is found in coordinates that grow with the weights"),
+        "scaled_sharpness": Setting("never", timetable, "when λ_max of T H T is found, T = |w| and norms of filters"),
         "exact": Setting("never", timetable, "when every eigenvalue is computed"),
         "jacobian": Setting("growth", timetable, "when input-output Jacobian norms are measured, in eval mode"),
         "loss_limit": Setting("never", timetable, "when H is measured at weights multiplied by measure.scales"),

@@ -14,10 +14,10 @@ from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, fu
 def scaled_sharpness(subject: Subject) -> Measured:
     """λ_max(T H T) for two T, diagonal, found to `measure.rtol`, in each mode of batch norm.
 
-    `hessian.adaptive_lambda_max` has T = |w|: the ball in which an adaptive perturbation moves (Kwon et al. 2021,
-    *ASAM*, section 3, element-wise), to second order; moving a factor from one layer of a ReLU network to
-    the next leaves it as it is. `hessian.filter_lambda_max` has for every weight the norm of its filter (Li et al. 2018,
-    *Visualizing the loss landscape*, section 4), and 0 for biases and the scales of normalisation, as there.
+    `hessian.adaptive_lambda_max` has T = |w|: to second order, the sharpness over the ball in which an adaptive
+    perturbation moves (Kwon et al. 2021, *ASAM*, section 3, element-wise). A factor that moves from one layer of a ReLU
+    network to the next leaves it as it is. `hessian.filter_lambda_max` has for every weight the norm of its filter, and
+    0 for biases and the scales of normalisation (Li et al. 2018, *Visualizing the loss landscape*, section 4).
     """
     scalars: Scalars = {}
     statistics = subject.statistics if jax.tree.leaves(subject.statistics) else {}
