@@ -25,6 +25,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "optim.lr": 0.03,
         "schedule.name": "linear_decay",
         "data.scaling": "unit",
+        "measure.scaled_sharpness": "end",
         "checkpoint.keep": "end",
         "measure.exact": "end",
     }

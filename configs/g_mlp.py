@@ -24,6 +24,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "optim.lr": 0.03,
         "schedule.name": "linear_decay",
         "data.scaling": "unit",
+        "measure.scaled_sharpness": "end",
         "checkpoint.keep": "end",
     }
     at_scale: dict[str, Overrides] = {

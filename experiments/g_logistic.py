@@ -11,6 +11,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="Softmax regression: is the solution with L2, which generalises better, the sharper one?",
     config="configs/g_logistic.py",
+    regulariser="optim.l2",
     draw=draw,
     tabulate=tabulate,
     claims=(

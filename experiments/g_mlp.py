@@ -11,6 +11,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="One hidden layer: is the solution with L2, which generalises better, the sharper one?",
     config="configs/g_mlp.py",
+    regulariser="optim.l2",
     draw=draw,
     tabulate=tabulate,
     claims=(

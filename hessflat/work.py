@@ -31,6 +31,8 @@ def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
         "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,
         # As many products as parameters, and the eigenvalues of a matrix of that size.
         "exact": 2 * prepared(config).program.num_params * len(settings.exact_operators),
+        # Several ways, of which those in float64 take twice as long.
+        "sensitivity": (6 + len(settings.statistics_batches)) * (settings.trace_probes + 40),
         # In float64, for two ways of scaling.
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
     }

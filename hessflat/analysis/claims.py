@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from hessflat.analysis import wording
-from hessflat.analysis.experiment import Evidence, Table, Verdict
+from hessflat.analysis.experiment import Evidence, Verdict
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
 from hessflat.analysis.pairing import (
     error_bound,
@@ -290,30 +290,6 @@ def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) 
         return None
     # Groups come in increasing order of the setting and max keeps the first of equals.
     return max(means, key=lambda value: means[value] if best.largest else -means[value])
-
-
-def kendall_table(runs: Sequence[Run], measures: Sequence[str], target: str = "gap_loss") -> Table:
-    """Which measures order the runs as `target` does? Kendall's tau over all runs, and within each seed."""
-    done = finished(runs)
-    rows = []
-    for measure in measures:
-        points = [(run.final_or_nan(measure), run.final_or_nan(target), run.seed) for run in done]
-        points = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
-        if len(points) < 2:
-            rows.append((metric_name(measure), "–", "–", str(len(points))))
-            continue
-        overall = kendall_tau([a for a, _, _ in points], [b for _, b, _ in points])
-        seeds = sorted({seed for _, _, seed in points})
-        own = [[(a, b) for a, b, seed in points if seed == chosen] for chosen in seeds]
-        taus = [kendall_tau(*zip(*group, strict=True)) for group in own if len(group) > 1]
-        spread = f" ± {np.std(taus, ddof=1):.2f}" if len(taus) > 1 else ""
-        within = f"{np.mean(taus):.2f}{spread}" if taus else "–"
-        rows.append((metric_name(measure), f"{overall:.2f}", within, str(len(points))))
-    caption = (
-        f"Kendall τ between each measure and the {metric_name(target)} at the end of training: over all "
-        "finished runs, and within each seed (mean ± std over seeds)."
-    )
-    return Table(caption, ("measure", "τ, all runs", "τ, within a seed", "runs"), tuple(rows))
 
 
 def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:

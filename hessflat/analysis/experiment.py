@@ -51,7 +51,11 @@ class Drawing(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """One module under `experiments/` holds one of these as `EXPERIMENT`."""
+    """One module under `experiments/` holds one of these as `EXPERIMENT`.
+
+    Where its runs differ in a regulariser, `regulariser` is that setting, and the report sets each measure against the
+    generalisation gap.
+    """
 
     id: str
     paper: str
@@ -61,3 +65,4 @@ class Experiment(NamedTuple):
     tabulate: Callable[[Sequence[Run]], list[Table]]
     claims: tuple[Claim, ...]
     notes: str = ""
+    regulariser: str = ""

@@ -6,6 +6,7 @@ from hessflat.measures.jacobian import jacobian
 from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.performance import performance
 from hessflat.measures.scaled_sharpness import scaled_sharpness
+from hessflat.measures.sensitivity import sensitivity
 from hessflat.measures.spectra import exact, sharpness, spectra
 from hessflat.measures.subject import Measured, Subject
 
@@ -19,6 +20,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "exact": exact,
     "jacobian": jacobian,
     "loss_limit": loss_limit,
+    "sensitivity": sensitivity,
 }
 
 

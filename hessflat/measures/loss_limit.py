@@ -7,12 +7,19 @@ training data falls to zero along a known path.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import hessflat.curvature as cv
 from hessflat.errors import InputError
-from hessflat.measures.subject import Measured, Subject, chunk_size, curvature_data, functions_of, state_of
+from hessflat.measures.subject import (
+    Measured,
+    Subject,
+    as_float64,
+    chunk_size,
+    curvature_data,
+    functions_of,
+    state_of,
+)
 
 SMALLEST_LOSS = 1e-12
 
@@ -30,7 +37,7 @@ def loss_limit(subject: Subject) -> Measured:
     keys = jax.random.split(jax.random.key(settings["seed"]))
     arrays = {}
     with jax.enable_x64(True):
-        params, data, state = (_as_float64(tree) for tree in (subject.params, data, state_of(subject)))
+        params, data, state = (as_float64(tree) for tree in (subject.params, data, state_of(subject)))
         batches = cv.Batches(data, chunk_size(subject))
         loss = jax.jit(functions.loss)
         for which in ("last", "all"):
@@ -61,7 +68,3 @@ def scaled_params(params: Any, scale: float, which: str) -> Any:
         raise InputError("config.measure.loss_limit needs a model that ends in a dense layer; set it to 'never'")
     last = max(dense, key=lambda name: int(name.removeprefix("Dense_")))
     return {**params, last: jax.tree.map(lambda leaf: leaf * scale, params[last])}
-
-
-def _as_float64(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -112,3 +112,8 @@ def batches_of(subject: Subject, mode: str) -> cv.Batches:
 def chunk_size(subject: Subject) -> int | None:
     """Examples that one product takes at once; None is all of them."""
     return subject.settings["batch_size"] or None
+
+
+def as_float64(tree: Any) -> Any:
+    """Its floating arrays in float64, which `jax.enable_x64` must allow."""
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -6,14 +6,17 @@ from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
 from hessflat.report.provenance import commands, facts, settings
-from hessflat.report.section import Section
+from hessflat.report.section import CORRELATIONS, Section, correlations
 from hessflat.report.verdicts import Record, by_paper, tally
 
 
 def markdown(sections: Sequence[Section]) -> str:
-    """A verdict table per paper, then a section per experiment."""
+    """What follows the gap, a verdict table per paper, then a section per experiment."""
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
+    table = correlations(sections)
+    if table:
+        parts += [f"## {CORRELATIONS}", as_markdown(table)]
     for paper, group in by_paper(records).items():
         parts += [f"## {paper_name(paper)}", _summary(group)]
     for section in sections:

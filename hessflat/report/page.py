@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
 from hessflat.report.provenance import commands, facts, run_table, settings
-from hessflat.report.section import Plate, Section
+from hessflat.report.section import CORRELATIONS, Plate, Section, correlations
 from hessflat.report.verdicts import Entry, Record, by_paper, tally
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
@@ -54,10 +54,12 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 def page(sections: Sequence[Section]) -> str:
     """The whole report. Every text that comes from runs or papers is escaped."""
     records = [record for section in sections for record in section.records]
+    table = correlations(sections)
     parts = [
         "<h1>Claims and what the runs say</h1>",
         f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
         "interval over seeds decides; each row leads to its experiment.</p>",
+        f"<h3>{CORRELATIONS}</h3>\n{as_html(table)}" if table else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),
     ]

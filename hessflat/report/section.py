@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from hessflat.analysis.correlation import correlation_table
 from hessflat.analysis.experiment import Drawing, Table
 from hessflat.errors import InputError
 from hessflat.report.style import as_png, as_svg
 from hessflat.report.verdicts import Entry, Record, judge
+
+CORRELATIONS = "Which measures follow the generalisation gap?"
 
 Made = TypeVar("Made", Drawing, Table)
 
@@ -40,6 +43,12 @@ def make_section(entry: Entry) -> Section:
     drawings = _attempt(entry, entry.experiment.draw, trouble)
     tables = _attempt(entry, entry.experiment.tabulate, trouble)
     return Section(entry, judge(entry), [_plate(entry, drawing) for drawing in drawings], tables, trouble)
+
+
+def correlations(sections: Sequence[Section]) -> Table | None:
+    """What opens the report: each measure against the generalisation gap, over all experiments that ask."""
+    entries = (section.entry for section in sections)
+    return correlation_table((entry.experiment, entry.scale, entry.runs) for entry in entries)
 
 
 def as_csv(data: Any) -> bytes:

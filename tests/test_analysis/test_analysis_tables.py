@@ -2,10 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from fabricated_runs import write_run, write_sweep
+from fabricated_runs import write_run
 from scipy import stats
 
-from hessflat.analysis.claims import kendall_table
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import axis_name, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import load_run
@@ -57,14 +56,6 @@ def test_markdown_and_html_escape_what_would_break_them():
     assert "x\\|y" in as_markdown(table)
     assert "&lt;b&gt;" in as_html(table)
     assert "a &lt; b" in as_html(table)
-
-
-def test_kendall_table_agrees_with_scipy(tmp_path):
-    runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
-    table = kendall_table(runs, ["hessian.lambda_max", "nothing"])
-    x, y = ([run.final(name) for run in runs] for name in ("hessian.lambda_max", "gap_loss"))
-    assert table.rows[0][1] == f"{stats.kendalltau(x, y).statistic:.2f}"
-    assert table.rows[1][1:] == ("–", "–", "0")
 
 
 def test_tau_agrees_with_scipy_with_ties_and_is_zero_for_a_constant():
