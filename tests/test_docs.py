@@ -6,6 +6,7 @@
 import ast
 import contextlib
 import io
+import json
 import math
 import re
 import shutil
@@ -16,9 +17,11 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from original_files import known, mnist_files, write
 
 from hessflat import config, experiment, metric_log, schema
 from hessflat.config import SCALES
+from hessflat.data.prepare import prepare
 from hessflat.rules import Setting, at_least
 
 ROOT = Path(__file__).parents[1]
@@ -98,31 +101,54 @@ def test_the_pages_with_code_are_executed_or_built():
     assert {page for page in PAGES if blocks(page, "python")} == {*EXECUTED, ROOT / "docs" / "adding.md"}
 
 
-@pytest.mark.slow
-def test_the_walk_through_gives_verdicts(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def walk_through(tmp_path, monkeypatch):
+    """A folder with the files that docs/adding.md writes, beside those that there are."""
     for folder in ("configs", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     written = {title: body for _, title, body in blocks(ROOT / "docs" / "adding.md", "python")}
-    assert set(written) == {"configs/blobs.py", "experiments/blobs.py"}
+    assert set(written) == {"configs/blobs.py", "experiments/blobs.py", "experiments/g_fashion.py"}
     for path, body in written.items():
         assert not (tmp_path / path).exists(), "the walk-through would overwrite a file"
         (tmp_path / path).write_text(body)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_walk_through_gives_verdicts(walk_through, capsys):
     experiment.main(["--exp=blobs", "--scale=smoke"])
     printed = capsys.readouterr().out
     assert "blobs, smoke scale" in printed
     assert "not run" not in printed
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+    assert {path.name for path in (walk_through / "report").iterdir()} == {
         "claims.json",
         "figures",
         "index.html",
         "report.md",
     }
-    assert (tmp_path / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()
-    folders = list((tmp_path / "runs" / "blobs").iterdir())
+    assert (walk_through / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()
+    folders = list((walk_through / "runs" / "blobs").iterdir())
     metrics = [metric_log.read(folder / "metrics.jsonl")[-1] for folder in folders]
     assert len(metrics) == 4
     assert all(math.isfinite(line["hessian.lambda_max"]) for line in metrics)
+
+
+@pytest.mark.slow
+def test_one_file_asks_a_papers_question_of_another_tfds_data_set(walk_through, monkeypatch, capsys):
+    monkeypatch.setenv("HESSFLAT_DATA", str(walk_through / "cache"))
+    files, _ = mnist_files(counts=(60, 20))
+    write(walk_through / "files", files)
+    prepare("fashion_mnist", walk_through / "files", originals=known("fashion_mnist", 0, files))
+    experiment.main(["--exp=g_fashion", "--scale=smoke"])
+    printed = capsys.readouterr().out
+    asked = {claim.id for claim in experiment.load("g_fashion").claims}
+    judged = json.loads((walk_through / "report" / "claims.json").read_text())
+    assert {record["claim"] for record in judged} == asked
+    assert all(record["verdict"] != "not run" for record in judged)
+    assert "g_fashion, smoke scale" in printed
+    for path in (walk_through / "runs" / "g_fashion").glob("*/config.json"):
+        assert json.loads(path.read_text())["data"]["name"] == "fashion_mnist"
 
 
 def test_settings_are_those_of_the_schema():

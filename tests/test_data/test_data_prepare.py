@@ -1,18 +1,15 @@
 """Preparation through TFDS from tiny files in the published formats; no network."""
 
-import gzip
-import hashlib
 import io
 import pickle
-import struct
 import tarfile
 
 import numpy as np
 import pytest
+from original_files import known, mnist_files, write
 
 from hessflat.data import catalogue, load, prepared
 from hessflat.data.__main__ import main
-from hessflat.data.originals import ORIGINALS
 from hessflat.data.prepare import prepare
 from hessflat.errors import InputError
 
@@ -28,38 +25,10 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def idx(array):
-    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(header + array.tobytes())
-
-
-def mnist_files(seed=0):
-    random = np.random.default_rng(seed)
-    files, arrays = {}, {}
-    for split, part, count in (("train", "train", 40), ("test", "t10k", 20)):
-        images = random.integers(0, 256, (count, 28, 28)).astype(np.uint8)
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        files |= {f"{part}-images-idx3-ubyte.gz": idx(images), f"{part}-labels-idx1-ubyte.gz": idx(labels)}
-        arrays[split] = images, labels
-    return files, arrays
-
-
 def cifar_arrays(counts, seed=0):
     random = np.random.default_rng(seed)
     images = [random.integers(0, 256, (count, 3072)).astype(np.uint8) for count in counts]
     return images, [random.integers(0, 10, count).astype(np.uint8) for count in counts]
-
-
-def write(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-def known(name, layout, files):
-    """The published layout with the digests of the tiny files, so that the rest of it is exercised as it is."""
-    digests = {key: hashlib.md5(content).hexdigest() for key, content in files.items()}
-    return {name: (ORIGINALS[name][layout]._replace(digests=digests),)}
 
 
 def channels_last(rows):

@@ -1,0 +1,67 @@
+"""Claims beyond the papers: does a measure that knows the scale of the weights set right what sharpness gets wrong?"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Evidence
+from hessflat.analysis.results import Run
+
+# λ_max in coordinates that grow with the weights, by what is done to it.
+SCALED = {
+    "norm_scaled_lambda_max": "λ_max(H) times ‖w‖²",
+    "adaptive_lambda_max": "adaptive sharpness, λ_max of |w| H |w|,",
+    "filter_lambda_max": "filter-normalised sharpness",
+}
+
+
+def flatter_and_closer(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
+    """Is the solution with the smaller gap in loss also the flatter one by this measure, as flatness promises?"""
+    return claims.all_of(
+        claims.compare(runs, metric, expect="smaller", **paired),
+        claims.compare(runs, "gap_loss", expect="smaller", scale="difference", **paired),
+    )
+
+
+def beyond(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
+    """The claims on two settings, which `paired` gives to `claims.compare` and `compared` says in words."""
+    scaled = tuple(
+        Claim(
+            name.replace("_", "-"),
+            "hessflat",
+            "beyond the paper",
+            f"{words} is smaller where the gap is smaller: it sets right the order that raw sharpness gets wrong",
+            "not in the paper",
+            f"the measure and |train − test loss|, {compared}: both smaller",
+            partial(flatter_and_closer, metric=f"{operator}.{name}", **paired),
+        )
+        for name, words in SCALED.items()
+    )
+    return (
+        Claim(
+            "sharper-with-smaller-gap",
+            "hessflat",
+            "beyond the paper",
+            "the solution with the smaller generalisation gap in loss is the sharper one",
+            "not in the paper for this network",
+            f"λ_max(H) and |train − test loss|, {compared}: the first larger, the second smaller",
+            partial(
+                claims.sharper_and_better,
+                sharpness=f"{operator}.lambda_max",
+                quality="gap_loss",
+                expect_quality="smaller",
+                **paired,
+            ),
+        ),
+        *scaled,
+        Claim(
+            "jacobian-norm",
+            "hessflat",
+            "beyond the paper",
+            "the input-output Jacobian norm falls where the gap is smaller, unlike sharpness",
+            "not in the paper",
+            f"max ‖∂f/∂x‖₂ and |train − test loss|, {compared}: both smaller",
+            partial(flatter_and_closer, metric="jacobian.max", **paired),
+        ),
+    )
