@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from hessflat import data, distributed
 from hessflat.config import canonical_json, chosen_settings, get
 from hessflat.errors import InputError
 from hessflat.schema import effective, from_plain
-from hessflat.training.losses import are_classes
+from hessflat.training.losses import LOSSES_OF_CLASSES, LOSSES_OF_REAL_TARGETS, are_classes
 from hessflat.training.program import Program, make_program, shared_by
 
 Splits = dict[str, dict[str, jax.Array]]
@@ -29,17 +30,20 @@ class Prepared(NamedTuple):
 def prepared(config: ConfigDict) -> Prepared:
     """The program and the data of a configuration; the same objects for every run that shares them."""
     shared = _prepared(canonical_json(effective(shared_by(config))))
-    if not are_classes(shared.splits["train"]["labels"]):
-        _require_regression(config)
+    if are_classes(shared.splits["train"]["labels"]):
+        _require(config, "whose labels are classes", {"train.loss": LOSSES_OF_CLASSES})
+    else:
+        wanted = {"train.loss": LOSSES_OF_REAL_TARGETS, "train.label_smoothing": (0.0,), "stop.train_accuracy": (0.0,)}
+        _require(config, "whose targets are numbers", wanted)
     return shared
 
 
-def _require_regression(config: ConfigDict) -> None:
-    wanted = {"train.loss": "squared_error", "train.label_smoothing": 0.0, "stop.train_accuracy": 0.0}
-    for name, value in wanted.items():
-        if get(config, name) != value:
+def _require(config: ConfigDict, because: str, wanted: Mapping[str, tuple]) -> None:
+    """Refuse settings that do not go with the kind of labels that the data set has."""
+    for name, values in wanted.items():
+        if get(config, name) not in values:
             raise InputError(
-                f"config.{name} must be {value!r} for data set {config.data.name!r}, whose targets are numbers, "
+                f"config.{name} must be {' or '.join(map(repr, values))} for data set {config.data.name!r}, {because}, "
                 f"got {get(config, name)!r}"
             )
 

@@ -67,6 +67,7 @@ def each(rule: Rule) -> Rule:
 
 
 anything = Rule(lambda value: True, "anything of its type")
+finite = Rule(math.isfinite, "finite")
 positive = Rule(lambda value: math.isfinite(value) and value > 0, "above 0 and finite")
 
 

@@ -35,6 +35,8 @@ def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
         "sensitivity": (6 + len(settings.statistics_batches)) * (settings.trace_probes + 40),
         # In float64, for two ways of scaling.
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
+        # In float64, a product for each column, for the six ordered pairs of three layers.
+        "reparameterised": 12 * len(settings.scales) * prepared(config).program.num_params,
     }
     return sum(products[name] for name in names) * _weight(config)
 

@@ -77,7 +77,10 @@ def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("--config.train.loss=cross_entropy", "config.train.loss must be 'squared_error' for data set 'sine'"),
+        (
+            "--config.train.loss=cross_entropy",
+            "config.train.loss must be 'squared_error' or 'exponential' for data",
+        ),
         ("--config.train.label_smoothing=0.1", "config.train.label_smoothing must be 0.0 for data set 'sine'"),
         ("--config.stop.train_accuracy=0.9", "config.stop.train_accuracy must be 0.0 for data set 'sine'"),
     ],
@@ -86,6 +89,11 @@ def test_what_needs_classes_is_refused_for_real_targets(tmp_path, setting, messa
     loss = [] if "loss" in setting else ["--config.train.loss=squared_error"]
     with pytest.raises(InputError, match=message):
         runs.run_all([runs.tiny(*SINE, *loss, setting)], tmp_path)
+
+
+def test_what_needs_real_targets_is_refused_for_classes(tmp_path):
+    with pytest.raises(InputError, match=r"config\.train\.loss must be 'cross_entropy' or 'squared_error'"):
+        runs.run_all([runs.tiny("--config.train.loss=exponential")], tmp_path)
 
 
 @pytest.mark.slow

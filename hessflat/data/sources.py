@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from hessflat.errors import InputError
-from hessflat.rules import at_least, positive
+from hessflat.rules import at_least, finite, positive
 
 Split = dict[str, np.ndarray]
 
@@ -82,4 +82,14 @@ def sine(
     return Source(train, test, 1, None, f"sin(π {frequency:g} x)")
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs, "sine": sine}
+def point(
+    *,
+    x: Annotated[float, finite, "the input"] = 1.0,
+    target: Annotated[float, finite, "its real target"] = -1.0,
+) -> Source:
+    """One example with one input and one real target, float32 `[1, 1]`; tested on the same."""
+    split = {"inputs": np.array([[x]], np.float32), "labels": np.array([[target]], np.float32)}
+    return Source(split, split, 1, None, f"the point x = {x:g} with target {target:g}")
+
+
+SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs, "sine": sine, "point": point}

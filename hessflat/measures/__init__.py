@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.performance import performance
+from hessflat.measures.reparameterised import reparameterised
 from hessflat.measures.scaled_sharpness import scaled_sharpness
 from hessflat.measures.sensitivity import sensitivity
 from hessflat.measures.spectra import exact, sharpness, spectra
@@ -21,6 +22,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "jacobian": jacobian,
     "loss_limit": loss_limit,
     "sensitivity": sensitivity,
+    "reparameterised": reparameterised,
 }
 
 

@@ -75,6 +75,11 @@ def functions_of(model: Model, loss: str, mode: str = "eval") -> Functions:
     return Functions(logits, predict, criterion, mean_loss)
 
 
+def as_float64(tree: Any) -> Any:
+    """Floating leaves in float64, within `jax.enable_x64(True)`."""
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
 def state_of(subject: Subject) -> Any:
     """The statistics of batch norm as the curvature library takes them: None for a model without it."""
     return subject.statistics if jax.tree.leaves(subject.statistics) else None
@@ -112,8 +117,3 @@ def batches_of(subject: Subject, mode: str) -> cv.Batches:
 def chunk_size(subject: Subject) -> int | None:
     """Examples that one product takes at once; None is all of them."""
     return subject.settings["batch_size"] or None
-
-
-def as_float64(tree: Any) -> Any:
-    """Its floating arrays in float64, which `jax.enable_x64` must allow."""
-    return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

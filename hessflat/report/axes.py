@@ -98,7 +98,7 @@ def legend_above(axis: Axes, metrics: Sequence[str]) -> None:
     # What the labels share is on the axis already.
     shared = words[0].rpartition(" ")[2]
     if all(word.endswith(f" {shared}") for word in words):
-        words = [word.removesuffix(f" {shared}") for word in words]
+        words = [word.removesuffix(f" {shared}").removesuffix(",") for word in words]
     axis.legend(
         handles,
         words,

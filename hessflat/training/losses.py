@@ -19,7 +19,22 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(outputs - targets), axis=-1)
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+def exponential(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over outputs of exp(−t f) for real targets t, both `[n, C]`: `[n]`.
+
+    The loss of *Flatness is a False Friend*, §2, exp(f), is that of the target −1.
+    """
+    return jnp.mean(jnp.exp(-targets * outputs), axis=-1)
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+    "exponential": exponential,
+}
+# Which of them can be trained with what kind of labels.
+LOSSES_OF_CLASSES = ("cross_entropy", "squared_error")
+LOSSES_OF_REAL_TARGETS = ("squared_error", "exponential")
 
 
 def are_classes(labels: jax.Array) -> bool:

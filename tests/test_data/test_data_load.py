@@ -41,6 +41,14 @@ def test_real_targets_stay_with_their_inputs(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_a_point_is_all_there_is(order):
+    data = load("point", {"x": 2.0}, scaling="raw", order=order, validation_size=0, test_size=0)
+    for part, count in zip(data[:3], (1, 0, 1), strict=True):
+        np.testing.assert_array_equal(part["inputs"], np.full((count, 1), 2.0))
+        np.testing.assert_array_equal(part["labels"], np.full((count, 1), -1.0))
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_splits_are_disjoint_and_cover_everything(order):
     data = load("blobs", scaling="raw", order=order, test_size=0.25, validation_size=50)
     rows = [row for part in data[:3] for row in as_rows(part)]

@@ -88,7 +88,8 @@ def test_losses_and_targets():
     outputs = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
     labels = np.array([0, 1])
     log_p = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
-    wanted = {"cross_entropy": lambda t: -(t * log_p).sum(1), "squared_error": lambda t: ((outputs - t) ** 2).mean(1)}
+    wanted = {"cross_entropy": lambda t: -(t * log_p).sum(1), "squared_error": lambda t: ((outputs - t) ** 2).mean(1),
+              "exponential": lambda t: np.exp(-t * outputs).mean(1)}  # fmt: skip
     assert set(wanted) == set(LOSSES)
     for name, by_hand in wanted.items():
         for smoothing in (0.0, 0.3):
