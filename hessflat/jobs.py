@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hessflat import run
-from hessflat.config import canonical_json, flatten_values, override, with_arguments
+from hessflat.config import canonical_json, flatten_values
 from hessflat.errors import InputError
 from hessflat.measures import MEASURES
 from hessflat.schema import effective, from_plain, identity, validate
@@ -88,19 +88,3 @@ def due_at(config: ConfigDict, steps_per_epoch: int, last: int) -> dict[int, fro
 def due_at_end(config: ConfigDict) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
     return frozenset(name for name in TIMED if config.measure[name] != "never")
-
-
-def followed(job: Job) -> Path | None:
-    """The folder of the run that `job` takes as many steps as."""
-    text = job.config.stop.with_run
-    if text.partition("=")[0] not in flatten_values(job.config):
-        return Path(text) if text else None
-    settings = [f"--config.{part.strip()}" for part in text.split(",")]
-    other = override(with_arguments(job.config, settings), {"stop.with_run": ""})
-    return run.folder_of(effective(validate(other)), identity(other), job.folder.parents[1])
-
-
-def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs that follow no other, then those that follow one."""
-    first = [job for job in jobs if not job.config.stop.with_run]
-    return [wave for wave in (first, [job for job in jobs if job.config.stop.with_run]) if wave]

@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hessflat import arguments, config, entry, metric_log, progress, resume, run, runner, schema
 from hessflat.errors import InputError
 from hessflat.files import write_atomically
-from hessflat.jobs import due_at_end
+from hessflat.jobs import Job, due_at_end
 from hessflat.prepared import prepared
 from hessflat.training import checkpoint
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
                 if step not in done:
                     # What is searched for is found anew, for the operators that are wanted now.
                     state = resume.stored_position(stored, shared.program, manager, step).state
-                    subject = runner.subject_of(changed, shared, resume.position_of(changed, state))
+                    first_params = partial(resume.first_params, Job(stored, folder.absolute()), shared.program)
+                    subject = runner.subject_of(changed, shared, resume.position_of(changed, state), first_params)
                     runner.record_measurement(out, subject, due_at_end(changed), step, shared.program)
                 reporter.advance(1.0, f"step {step}")
     print(out)

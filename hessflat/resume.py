@@ -15,6 +15,7 @@ from hessflat.config import override
 from hessflat.errors import InputError
 from hessflat.jobs import Job
 from hessflat.measures.spectra import no_starts
+from hessflat.other_runs import manifest_of_finished, named_run
 from hessflat.prepared import prepared
 from hessflat.schema import from_plain
 from hessflat.training import checkpoint
@@ -55,16 +56,21 @@ def stored_config(folder: Path) -> ConfigDict:
     return from_plain(plain)
 
 
-def started_from(config: ConfigDict, program: Program) -> Position:
-    """`first_position`, with the weights and statistics of another run where `train.from_run` names one."""
-    position = first_position(config, program)
-    if not config.train.from_run:
+def started_from(job: Job, program: Program) -> Position:
+    """`first_position`, with the weights and statistics of another run where `train.from_run` names one.
+
+    Without `@STEP` that run must be finished: what it ends with never changes, so a killed run starts there again.
+    """
+    position = first_position(job.config, program)
+    named = named_run(job, "train.from_run")
+    if named is None:
         return position
-    name, _, at = config.train.from_run.partition("@")
-    folder = Path(name)
-    other = override(stored_config(folder), {"devices": config.devices})
+    folder, at = named
+    if not at:
+        at = str(manifest_of_finished(folder, "train.from_run")["steps"])
+    other = override(stored_config(folder), {"devices": job.config.devices})
     with checkpoint.reading(folder / "checkpoints") as manager:
-        step = chosen_steps(at or "last", checkpoint.steps(manager), folder)[-1]
+        step = chosen_steps(at, checkpoint.steps(manager), folder)[-1]
         state = stored_position(other, prepared(other).program, manager, step).state
     differing = checkpoint.difference(checkpoint.shapes(state.params), checkpoint.shapes(position.state.params))
     if differing:
@@ -76,6 +82,11 @@ def started_from(config: ConfigDict, program: Program) -> Position:
     average = state.params if position.state.average else position.state.average
     state = position.state.replace(params=state.params, statistics=state.statistics, average=average)
     return position._replace(state=state)
+
+
+def first_params(job: Job, program: Program) -> Any:
+    """The weights of `job` before its first step, made anew."""
+    return started_from(job, program).state.params
 
 
 def restored(
@@ -93,7 +104,7 @@ def restored(
                 if step is None or newer > step:
                     manager.delete(newer)
         if step is None:
-            return [started_from(job.config, program) for job in jobs], None
+            return [started_from(job, program) for job in jobs], None
         positions = []
         for job, manager in zip(jobs, managers, strict=True):
             try:

@@ -6,7 +6,8 @@ checkpoint, metrics logged after it are cut off, and everything random is drawn 
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from hessflat import data, metric_log, resume, run, work
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
-from hessflat.jobs import Job, chunks_of, claim, due_at, due_at_end, followed, groups_of, waves
+from hessflat.jobs import Job, chunks_of, claim, due_at, due_at_end, groups_of
 from hessflat.measures import Subject, measure
 from hessflat.measures.performance import losses_and_accuracies
+from hessflat.other_runs import manifest_of_finished, named_run, waves
 from hessflat.prepared import Prepared, prepared
 from hessflat.progress import Reporter
 from hessflat.resume import Position
@@ -110,7 +112,8 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over
-                subject = None if was_done else subject_of(job.config, shared, positions[index])
+                first_params = partial(resume.first_params, job, program)
+                subject = None if was_done else subject_of(job.config, shared, positions[index], first_params)
                 if subject and stop in looks:
                     _look(job.folder, subject, stop)
                 reason = reason_to_stop(job.config, metric_log.read(job.folder / "looks.jsonl"))
@@ -137,15 +140,10 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
 
 def _last_step(job: Job, program: Program) -> int:
     """Where the run ends if no rule of `stop` ends it before."""
-    folder = followed(job)
-    if folder is None:
+    other = named_run(job, "stop.with_run")
+    if other is None:
         return program.num_steps
-    manifest = run.read_manifest(folder)
-    if manifest.get("status") != "done":
-        raise InputError(
-            f"config.stop.with_run: {folder} is {manifest.get('status', 'not there')}; it must be a finished run, "
-            "so run it first, or in the same sweep"
-        )
+    manifest = manifest_of_finished(other.folder, "stop.with_run")
     return min(program.num_steps, manifest["steps"])
 
 
@@ -225,8 +223,8 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(config: ConfigDict, shared: Prepared, position: Position) -> Subject:
-    """What the measures see at a position."""
+def subject_of(config: ConfigDict, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> Subject:
+    """What the measures see at a position of a run; `first_params` makes the weights that it started from."""
     program = shared.program
     params, statistics = program.evaluated(position.state, shared.splits["train"])
     return Subject(
@@ -240,6 +238,7 @@ def subject_of(config: ConfigDict, shared: Prepared, position: Position) -> Subj
         config.measure.to_dict(),
         position.starts,
         config.devices,
+        first_params,
     )
 
 

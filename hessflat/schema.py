@@ -66,7 +66,8 @@ SCHEMA: Schema = {
         "augment": Setting(0.0, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"),
         "average_from": Setting(0, at_least(0), "epoch from which iterates are averaged and measured so; 0: never"),
         "precision": Setting("default", one_of(PRECISIONS), "of products in training; default is the backend's"),
-        "from_run": Setting("", anything, "RUN or RUN@STEP: folder of a run whose weights this one starts from"),
+        "from_run": Setting("", anything, "RUN or RUN@STEP: start from the weights of another run, its folder or the "
+                            "settings that it has in place of this run's, such as train.batch_size=1000"),
     },
     "stop": {
         "train_accuracy": Setting(0.0, between(0, 1), "end once this share of the training split is right; 0: never"),
@@ -87,6 +88,10 @@ SCHEMA: Schema = {
         "sensitivity": Setting("never", timetable, "when H is measured in every way: modes, statistics, precision"),
         "scales": Setting((1.0, 2.0, 4.0, 8.0), each(positive), "factors of loss_limit, and α of reparameterised"),
         "reparameterised": Setting("never", timetable, "when H is measured with one layer times α, another over α"),
+        "line": Setting("never", timetable, "when losses on the line from the run's first weights are measured"),
+        "line_from": Setting(-1.0, between(-100, 0), "first point on that line: 0 is the first weights"),
+        "line_to": Setting(2.0, between(1, 100), "last point on that line: 1 is the present weights"),
+        "line_points": Setting(31, at_least(2), "evenly spaced points on that line, beside 0 and 1"),
         "operators": Setting(OPERATORS, each(one_of(OPERATORS)), "whose spectra and λ_max are measured"),
         "exact_operators": Setting(("hessian",), each(one_of(EXACT_OPERATORS)), "whose; residual is R = H - G"),
         "exact_float64": Setting(False, anything, "whether products of exact spectra are taken in float64"),

@@ -37,6 +37,7 @@ def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
         # In float64, a product for each column, for the six ordered pairs of three layers.
         "reparameterised": 12 * len(settings.scales) * prepared(config).program.num_params,
+        "line": settings.line_points,
     }
     return sum(products[name] for name in names) * _weight(config)
 

@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
 from hessflat.errors import InputError
-from hessflat.jobs import Job, chunks_of, claim, groups_of, waves
+from hessflat.jobs import Job, chunks_of, claim, groups_of
+from hessflat.other_runs import waves
 from hessflat.prepared import prepared
 from hessflat.progress import Reporter
 from hessflat.schema import effective

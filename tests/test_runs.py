@@ -143,7 +143,8 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
     assert runs.metrics(again)[0]["train_loss"] == runs.metrics(earlier)[0]["train_loss"]
     for text, line in (
         (f"{first}@7", "no checkpoint of step 7"),
-        (str(tmp_path), "is not a run folder"),
+        (f"{tmp_path}@7", "is not a run folder"),
+        (str(tmp_path), "is not there; it must be a finished run"),
     ):
         with pytest.raises(InputError, match=line):
             runs.run_all([runs.tiny(f"--config.train.from_run={text}", *NEVER)], tmp_path)
@@ -284,7 +285,7 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
     chosen = resume.stored_config(normalised)
     common = prepared(chosen)
     position = resume.position_of(chosen, runs.final_state(normalised))
-    subject = runner.subject_of(chosen, common, position)
+    subject = runner.subject_of(chosen, common, position, lambda: position.state.params)
     settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
     op = operator_of(subject._replace(settings=settings), "hessian", mode)
     data = subjects.curvature_data(subject)

@@ -52,6 +52,9 @@ _METRICS = {
         "mean ‖∂σ(f)/∂x‖₂",
         r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$",
     ),
+    "line.train_barrier": ("barrier in training loss (nats)", "barrier in training loss (nats)"),
+    "line.test_barrier": ("barrier in test loss (nats)", "barrier in test loss (nats)"),
+    "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
     "epoch": ("epoch", "epoch"),
 }
 _SETTINGS = {"optim.l2": "L2", "optim.lr": "learning rate", "model.name": "model"}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 
 from hessflat.measures.jacobian import jacobian
+from hessflat.measures.line import line
 from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.performance import performance
 from hessflat.measures.reparameterised import reparameterised
@@ -23,6 +24,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "loss_limit": loss_limit,
     "sensitivity": sensitivity,
     "reparameterised": reparameterised,
+    "line": line,
 }
 
 

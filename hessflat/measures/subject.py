@@ -45,7 +45,8 @@ class Subject(NamedTuple):
     label_smoothing: float
     settings: Mapping[str, Any]
     starts: Mapping[str, jax.Array]  # where extremal eigenvectors are looked for; zeros: anywhere
-    devices: int = 0  # that examples are spread over, as `config.devices`
+    devices: int  # that examples are spread over, as `config.devices`
+    first_params: Callable[[], Any]  # makes the weights that the run started from, for the measures that compare
 
 
 class Measured(NamedTuple):
