@@ -16,12 +16,16 @@ def derived(name: str) -> Derived | None:
 
     `<split>_error` is 1 − accuracy. `<operator>.norm_scaled_lambda_max` is λ_max ‖w‖², which multiplying all weights by
     one factor leaves as it is where the loss does not see that factor; its bound is that of λ_max, scaled alike.
+    `<operator>.eval_over_train_<quantity>` is that quantity in batch norm's eval mode over that in train mode.
     """
     if name.endswith("_error"):
         return Derived((f"{name.removesuffix('_error')}_accuracy",), lambda accuracy: 1 - accuracy)
     operator, _, quantity = name.rpartition(".norm_scaled_")
     if operator and quantity in ("lambda_max", "lambda_max_bound"):
         return Derived((f"{operator}.{quantity}", "weight_norm"), lambda value, norm: value * norm**2)
+    operator, _, quantity = name.rpartition(".eval_over_train_")
+    if operator:
+        return Derived((f"{operator}_eval.{quantity}", f"{operator}.{quantity}"), lambda ours, theirs: ours / theirs)
     return None
 
 

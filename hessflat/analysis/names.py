@@ -23,6 +23,7 @@ _CURVATURE = {
     "norm_scaled_lambda_max": ("λ_max({})·‖w‖²", r"$\lambda_{{\max}}({})\,\|w\|^2$"),
     "adaptive_lambda_max": ("λ_max(|w| {} |w|)", r"$\lambda_{{\max}}(|w|\,{}\,|w|)$"),
     "filter_lambda_max": ("filter-normalised λ_max({})", r"filter-normalised $\lambda_{{\max}}({})$"),
+    "eval_over_train_lambda_max": ("λ_max({}), eval over train mode", r"$\lambda_{{\max}}({})$, eval over train mode"),
     "zero_mass": ("zero mass of {}", r"zero mass of ${}$"),
     "zero_value": ("Ritz value nearest zero of {}", r"Ritz value nearest zero of ${}$"),
     "noise_floor": ("float32 noise floor of {}", r"float32 noise floor of ${}$"),
@@ -57,7 +58,13 @@ _METRICS = {
     "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
     "epoch": ("epoch", "epoch"),
 }
-_SETTINGS = {"optim.l2": "L2", "optim.lr": "learning rate", "model.name": "model"}
+_SETTINGS = {
+    "optim.l2": "L2",
+    "optim.lr": "learning rate",
+    "optim.name": "optimiser",
+    "model.name": "model",
+    "data.name": "data set",
+}
 
 
 def _names(metric: str) -> tuple[str, str]:

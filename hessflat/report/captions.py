@@ -10,7 +10,7 @@ from hessflat.report.axes import Panel
 
 def context(runs: Sequence[Run]) -> str:
     """What must be known to read a curvature number: model, data, precision, batch-norm mode."""
-    normed = [run for run in runs if not plain(run.manifest.get("batch_norm_mode")).startswith("none")]
+    normed = [run for run in runs if has_batch_norm(run)]
     facts = [
         ("model", [run.config.get("model", {}).get("name") for run in runs]),
         ("data", [run.config.get("data", {}).get("name") for run in runs]),
@@ -26,6 +26,19 @@ def context(runs: Sequence[Run]) -> str:
         if values:
             told.append(f"{what} {' or '.join(values)}")
     return f"({'; '.join(told)})" if told else ""
+
+
+def has_batch_norm(run: Run) -> bool:
+    """Whether the manifest names modes of batch norm that curvature was measured in."""
+    modes = plain(run.manifest.get("batch_norm_mode"))
+    return bool(modes) and not modes.startswith("none")
+
+
+def mode_words(runs: Sequence[Run], operator: str) -> str:
+    """Where models have batch norm, the mode that an operator was measured in; numbers in eval mode end in `_eval`."""
+    if not any(has_batch_norm(run) for run in runs):
+        return ""
+    return f" with batch norm in {'eval' if operator.endswith('_eval') else 'train'} mode"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -14,11 +14,14 @@ from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.names import OPERATOR_NAMES, OPERATORS, axis_name, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import Run, finished
 from hessflat.report.axes import grid_shape, grouped_runs, legend_below
-from hessflat.report.captions import context
+from hessflat.report.captions import context, mode_words
 from hessflat.report.style import GREY, PALETTE, STYLE, letter, new_figure
 
 # Weights can be as small as float64 allows; further down the log axis shows nothing new.
 WEIGHT_FLOOR = 1e-12
+
+# Where extreme eigenvalues of the panels differ by more, one axis would show some spectra as a line at zero.
+MOST_ON_ONE_AXIS = 20.0
 
 
 def spectra_by(
@@ -30,15 +33,16 @@ def spectra_by(
 ) -> Drawing:
     """Ritz values against their weights (log), one panel per value of the setting, as G draws them (figs. 2-7).
 
-    One probe of the first seed: a stem plot shows what Lanczos found, without smoothing. Where the exact
-    spectrum was measured, its histogram (as a fraction of all P eigenvalues, the same unit as the weights) lies
-    behind it and every eigenvalue is a tick along the upper edge.
+    One probe of the first seed: a stem plot shows what Lanczos found, without smoothing. `operator` ends in `_eval`
+    for batch norm in eval mode. Panels share their horizontal axis unless their spectra differ in size too much to be
+    seen on one. Where the exact spectrum was measured, its histogram (as a fraction of all P eigenvalues, the same unit
+    as the weights) lies behind it and every eigenvalue is a tick along the upper edge.
     """
     groups = grouped_runs(runs, by)
     rows, columns = grid_shape(len(groups))
-    figure, panels = new_figure(rows, columns, 2.2, sharex=True, sharey=True)
+    figure, panels = new_figure(rows, columns, 2.2, sharey=True)
     data: dict[str, list[Any]] = {name: [] for name in (by, "seed", "step", "kind", "value", "weight")}
-    drawn, everything, clipped, any_exact = [], [0.0], False, False
+    drawn, ends, clipped, any_exact = [], [], False, False
     floor = 1.0
     for panel, (value, group) in zip(panels, groups.items(), strict=False):
         shown = next((run for run in finished(group) if run.has_spectrum(operator)), None)
@@ -54,7 +58,8 @@ def spectra_by(
             known = shown.spectrum(f"{operator}-exact")["eigenvalues"].astype(float)
             any_exact = True
         drawn.append((panel, shown, nodes, weights, known))
-        everything += [nodes.min(), nodes.max(), *([known.min(), known.max()] if known.size else [])]
+        reach = np.concatenate([nodes, known, [0.0]])
+        ends.append((float(reach.min()), float(reach.max())))
         floor = min(floor, weights.min(), *([1 / known.size] if known.size else []))
         step = shown.metrics[-1]["step"]
         each = np.full(known.size, 1 / max(known.size, 1))
@@ -62,10 +67,14 @@ def spectra_by(
             _extend(data, by, value, shown.seed, step, kind, values, masses)
     clipped = floor < WEIGHT_FLOOR
     floor = 10.0 ** math.floor(math.log10(max(floor, WEIGHT_FLOOR)) - 0.3)
-    low, high = min(everything), max(everything)
-    margin = 0.04 * (high - low or 1.0)
+    sizes = [max(-low, high) for low, high in ends] or [0.0]
+    one_axis = max(sizes) <= MOST_ON_ONE_AXIS * min(sizes)
+    if one_axis:
+        ends = [(min(low for low, _ in ends), max(high for _, high in ends)) for _ in ends]
     with matplotlib.rc_context(STYLE):
-        for panel, shown, nodes, weights, known in drawn:
+        for (panel, shown, nodes, weights, known), (low, high) in zip(drawn, ends, strict=True):
+            margin = 0.04 * (high - low or 1.0)
+            panel.set_xlim(low - margin, high + margin)
             if known.size:
                 _exact_spectrum(panel, known, np.linspace(low, high, 121), floor)
             heights = np.maximum(weights, floor)
@@ -74,8 +83,8 @@ def spectra_by(
             panel.set_title(_spectrum_title(shown, by, operator, accuracy))
         panels[0].set_yscale("log")
         panels[0].set_ylim(floor, 3.0)
-        panels[0].set_xlim(low - margin, high + margin)
-    _label_edges(panels, len(groups), columns, rf"eigenvalue of ${OPERATORS[operator]}$", "weight")
+    symbol, mode = OPERATORS[operator.removesuffix("_eval")], mode_words(runs, operator)
+    _label_edges(panels, len(groups), columns, rf"eigenvalue of ${symbol}$", "weight", one_axis)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
     if any_exact:
@@ -95,15 +104,17 @@ def spectra_by(
     letter(panels[: len(groups)])
     seeds = sorted({shown.seed for _, shown, *_ in drawn})
     caption = (
-        f"Spectrum of the {OPERATOR_NAMES[operator]} at the end of training for each {setting_name(by)}: Lanczos Ritz "
-        f"values against their quadrature weights, one probe, seed {', '.join(map(str, seeds)) or '–'}. "
+        f"Spectrum of the {OPERATOR_NAMES[operator.removesuffix('_eval')]}{mode} at the end of training for each "
+        f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
+        f"{', '.join(map(str, seeds)) or '–'}. "
         + (
             "Behind: every eigenvalue, exact, as a histogram (fraction of all) and as ticks along the upper edge. "
             if any_exact
             else ""
         )
         + (f"Weights below {number(floor)} are drawn there. " if clipped else "")
-        + f"In the titles: {metric_name(f'{operator}.lambda_max')} ± its residual bound. "
+        + ("" if one_axis else "Each panel has a horizontal axis of its own. ")
+        + f"In the titles: λ_max({symbol}) ± its residual bound. "
         + context(runs)
     )
     return Drawing(f"spectra-{operator}", caption, figure, data)
@@ -146,15 +157,16 @@ def _spectrum_title(run: Run, by: str, operator: str, accuracy: str) -> str:
     metric = f"{operator}.lambda_max"
     bound = run.final_or_nan(f"{metric}_bound")
     error = "" if math.isnan(bound) else rf" $\pm$ {number(bound, 1)}"
-    return f"{first}\n{axis_name(metric)} = {number(run.final_or_nan(metric), 5)}{error}"
+    return f"{first}\n{axis_name(metric.replace('_eval.', '.'))} = {number(run.final_or_nan(metric), 5)}{error}"
 
 
-def _label_edges(panels: Sequence[Axes], shown: int, columns: int, x: str, y: str) -> None:
-    """Labels on the outer edge only, as the axes are shared; a column's last panel carries its tick labels."""
+def _label_edges(panels: Sequence[Axes], shown: int, columns: int, x: str, y: str, one_axis: bool) -> None:
+    """Labels on the outer edge only; a column's last panel carries its tick labels where panels share one axis."""
     for index, panel in enumerate(panels[:shown]):
         if index + columns >= shown:
             panel.set_xlabel(x)
-            panel.tick_params(axis="x", labelbottom=True)
+        elif one_axis:
+            panel.tick_params(axis="x", labelbottom=False)
         if index % columns == 0:
             panel.set_ylabel(y)
 

@@ -104,6 +104,8 @@ def test_derived_metrics_are_read_like_measured_ones(tmp_path):
     scaled = last["hessian.lambda_max"] * last["weight_norm"] ** 2
     assert run.final("hessian.norm_scaled_lambda_max") == scaled == run.history("hessian.norm_scaled_lambda_max")[-1]
     assert run.final("hessian.norm_scaled_lambda_max_bound") == 1e-4 * last["weight_norm"] ** 2
+    run.metrics[-1]["hessian_eval.trace"] = 2 * last["hessian.trace"]
+    assert run.final("hessian.eval_over_train_trace") == 2
     assert math.isnan(run.final_or_nan("hessian_eval.norm_scaled_lambda_max"))
     with pytest.raises(InputError, match=r"'hessian_eval.lambda_max' was not measured; did you mean 'hessian.lambda_m"):
         run.final("hessian_eval.norm_scaled_lambda_max")

@@ -66,6 +66,30 @@ def test_spectra_without_exact_eigenvalues_do_not_speak_of_them(runs):
     assert "Gauss-Newton" in drawing.caption
 
 
+def test_spectra_of_very_different_size_have_an_axis_each(tmp_path):
+    runs = [load_run(write_run(tmp_path, l2)) for l2 in (0.0, 0.1)]
+    drawing = spectra_by(runs)
+    shown = drawing.figure.axes[:2]
+    largest = [max(_column(drawing, "value", optim__l2=l2)) for l2 in (0.0, 0.1)]
+    assert largest[1] > 20 * largest[0]
+    for panel, end in zip(shown, largest, strict=True):
+        assert end < panel.get_xlim()[1] < 1.1 * end
+    assert "a horizontal axis of its own" in drawing.caption
+
+
+def test_spectra_in_eval_mode_say_so(tmp_path):
+    folder = write_run(tmp_path, batch_norm_mode="train and eval", statistics_batch=64)
+    for file in (folder / "spectra").glob("*-hessian.npz"):
+        file.rename(file.with_name(file.name.replace("hessian", "hessian_eval")))
+    run = load_run(folder)
+    run.metrics[-1]["hessian_eval.lambda_max"] = 7.5
+    drawing = spectra_by([run], operator="hessian_eval")
+    assert "Spectrum of the Hessian with batch norm in eval mode" in drawing.caption
+    assert drawing.name == "spectra-hessian_eval"
+    assert drawing.figure.axes[0].get_title().endswith(r"$\lambda_{\max}(H)$ = 7.5")
+    assert "with batch norm in train mode" in spectra_by([run]).caption
+
+
 def test_a_setting_that_diverged_has_an_empty_panel_that_says_so(runs, diverged):
     drawing = spectra_by([*runs, diverged])
     panel = drawing.figure.axes[3]
