@@ -2,15 +2,18 @@
 
 from hessflat.report.axes import Panel
 from hessflat.report.captions import context
+from hessflat.report.curves import CurvePanel, curves_with_bands
 from hessflat.report.panels import panels_against
 from hessflat.report.ranked import RankPanel, eigenvalues_by_rank
 from hessflat.report.spectrum_figure import spectra_by
 from hessflat.report.training_curves import degeneracy_over_training, over_training
 
 __all__ = [
+    "CurvePanel",
     "Panel",
     "RankPanel",
     "context",
+    "curves_with_bands",
     "degeneracy_over_training",
     "eigenvalues_by_rank",
     "over_training",
