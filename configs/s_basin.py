@@ -44,6 +44,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "measure.line_points": 7,
         },
         "small": {
+            # Found by trying: in batches of 32 nothing jumps, and in batches of 8 the loss stays high for long.
             "optim.lr": 0.03,
             "train.steps": 1_500,
             # Half of the examples, so that 1 % of test accuracy is nine of them.

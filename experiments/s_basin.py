@@ -133,7 +133,7 @@ def _draw(runs: Sequence[Run], suffix: str) -> list[Drawing]:
         ),
         figures.curves_with_bands(
             _panels(lines[0]["alphas"], along),
-            "α",
+            "interpolation coefficient α",
             f"line{suffix}",
             f"(a) Loss and (b) accuracy on both splits at (1 − α) LB + α SB, the straight line through the end point "
             f"of Part I (LB, batches of {sizes[0]}) and that of Part II (SB, batches of {sizes[1]}), and beyond them. "
@@ -211,13 +211,21 @@ def jumps(runs: Sequence[Run]) -> Evidence:
         before, after = jump(parts[run.seed], f"{split}_accuracy")
         return before - after
 
-    return claims.all_of(
+    evidence = claims.all_of(
         *(
             claims.beyond(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
             for split in SPLITS
         ),
         *(claims.beyond(second, partial(drop, split=split), 0.0, f"drop of the {split} accuracy") for split in SPLITS),
     )
+    if not parts:
+        return evidence
+    pairs = [jump(pair, "train_loss") for pair in parts.values()]
+    own = sum(before >= after for before, after in pairs)
+    told = (
+        f"; Part I's own last tenth has a training loss as high as that after the switch in {own} of {len(pairs)} seeds"
+    )
+    return evidence._replace(explanation=evidence.explanation + told)
 
 
 def better(runs: Sequence[Run]) -> Evidence:
@@ -230,12 +238,20 @@ def better(runs: Sequence[Run]) -> Evidence:
 
 
 def no_barrier(runs: Sequence[Run]) -> Evidence:
-    second = [run for run in runs if is_second(run)]
-    what = "barrier in training loss over ln 10", "barrier in training error"
-    return claims.all_of(
-        claims.beyond(second, loss_barrier, 0.02, what[0], "smaller"),
-        claims.beyond(second, error_barrier, 0.02, what[1], "smaller"),
+    parts = parts_of(runs)
+    second = [pair.small for pair in parts.values()]
+    evidence = claims.all_of(
+        claims.beyond(second, loss_barrier, 0.02, "barrier in training loss over ln 10", "smaller"),
+        claims.beyond(second, error_barrier, 0.02, "barrier in training error", "smaller"),
     )
+    if not parts:
+        return evidence
+    before, after = zip(*(jump(pair, "train_loss") for pair in parts.values()), strict=True)
+    told = (
+        f"; at the switch the largest train loss is {number(min(before), 2)} to {number(max(before), 2)} nats before, "
+        f"{number(min(after), 2)} to {number(max(after), 2)} after it, {number(GUESS, 3)} being that of a guess"
+    )
+    return evidence._replace(explanation=evidence.explanation + told)
 
 
 def sharper(runs: Sequence[Run]) -> Evidence:
