@@ -153,7 +153,7 @@ def exponent(run: Run, metric: str) -> float:
 def order_of_share(run: Run) -> float:
     """Kendall's tau of λ_max / Tr H against the loss, while it is low."""
     share = at_low_loss(run, "hessian.exact.lambda_max") / at_low_loss(run, "hessian.exact.trace")
-    return kendall_tau(at_low_loss(run, "train_loss"), share)
+    return kendall_tau(at_low_loss(run, "train_loss").tolist(), share.tolist())
 
 
 def without_l2(runs: Sequence[Run]) -> list[Run]:
@@ -179,7 +179,7 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
     figure, axes = new_figure(2, 4, 1.9, sharex=True)
     columns = ("weights", "multiplied", "divided", "alpha", "quantity", "value")
     data: dict[str, list[object]] = {column: [] for column in columns}
-    handles = {}
+    handles: dict[str, Line2D] = {}
     with matplotlib.rc_context(STYLE):
         for row, (when, step) in enumerate((("initial", first_step(run)), ("trained", None))):
             found = copies(run, step)

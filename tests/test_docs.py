@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("curvature", "frameworks", "numerics", "pitfalls", "training")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("curvature", "frameworks", "numerics", "pitfalls", "rank_bound", "training")
+    ),
 ]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
 
