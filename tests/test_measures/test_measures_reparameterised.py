@@ -17,7 +17,9 @@ def reparameterised(name, loss, inputs, labels, num_classes=1, **settings):
     model = models.build(name, num_classes, **settings)
     params, statistics = model.init(jax.random.key(0), inputs[:1])
     split = {"inputs": inputs, "labels": labels}
-    subject = Subject(model, params, statistics, {"train": split}, num_classes, loss, 0.0, SETTINGS, {})
+    subject = Subject(
+        model, params, statistics, {"train": split}, num_classes, loss, 0.0, SETTINGS, {}, 0, lambda: params
+    )
     return measure(subject, {"reparameterised"}).arrays["reparameterised"], model, params
 
 
@@ -79,6 +81,6 @@ def test_activations_that_parameters_do_not_show_are_refused():
     bent = model._replace(apply=lambda *arguments: (jnp.tanh(model.apply(*arguments)[0]), {}))
     params, _ = model.init(jax.random.key(0), jnp.ones((1, 2)))
     split = {"inputs": jnp.ones((1, 2)), "labels": jnp.ones((1, 1))}
-    subject = Subject(bent, params, {}, {"train": split}, 1, "squared_error", 0.0, SETTINGS, {})
+    subject = Subject(bent, params, {}, {"train": split}, 1, "squared_error", 0.0, SETTINGS, {}, 0, lambda: params)
     with pytest.raises(InputError, match="without biases or activations"):
         measure(subject, {"reparameterised"})
