@@ -14,7 +14,7 @@ SETTINGS = {"examples": 0, "batch_size": 0, "statistics_batch": 0, "modes": ("tr
 def subject_of(model, params, statistics, inputs, labels):
     split = {"inputs": inputs, "labels": labels}
     splits = {"train": split, "test": split}
-    return Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {})
+    return Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {}, 0, lambda: params)
 
 
 @pytest.fixture(scope="module")

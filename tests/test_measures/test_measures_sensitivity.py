@@ -22,7 +22,7 @@ SETTINGS = {
 def measured(model, params, statistics, inputs, labels):
     split = {"inputs": inputs, "labels": labels}
     splits = {"train": split, "test": split}
-    subject = Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {})
+    subject = Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {}, 0, lambda: params)
     return measure(subject, {"sensitivity"}).arrays["sensitivity"]
 
 
