@@ -81,7 +81,7 @@ def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
     hessians = [name for name in ("hessian", "hessian_eval") if times_measured(runs, f"{name}.lambda_max")]
     # Sharpness in two modes differs by too much for linear axes.
     sharpness = SHARPNESS if len(hessians) > 1 else (("hessian.lambda_max",),)
-    panels = (*sharpness, ("jacobian.max",), ("gap_loss",))
+    panels = [panel for panel in (*sharpness, ("jacobian.max",), ("gap_loss",)) if times_measured(runs, panel[0])]
     histories = ("train_loss", "test_error", "weight_norm", "hessian.lambda_max", "hessian.trace", "jacobian.max")
     drawings = [figures.spectra_by(runs, by, operator=name) for name in hessians]
     drawings += [
