@@ -54,15 +54,17 @@ def get_config(scale: str = "small") -> ConfigDict:
         "checkpoint.keep": "end",
     }
     # The trace is no part of the question.
-    asked: Overrides = {"measure.lanczos_steps": 100, "measure.probes": 1, "measure.trace_probes": 1}
+    asked: Overrides = {
+        "measure.lanczos_steps": 100,
+        "measure.probes": 1,
+        "measure.trace_probes": 1,
+        "measure.jacobian": "never",
+        "measure.scaled_sharpness": "never",
+    }
     at_scale: dict[str, Overrides] = {
         "smoke": TINY | {"measure.spectra": "start"},
-        "small": FEW_DIGITS
-        | asked
-        | {"train.epochs": 60, "measure.spectra": "every 12 epochs", "measure.jacobian": "never"},
-        "paper": CIFAR
-        | asked
-        | {"train.epochs": 225, "measure.spectra": "every 25 epochs", "measure.jacobian": "never"},
+        "small": FEW_DIGITS | asked | {"train.epochs": 60, "measure.spectra": "every 12 epochs"},
+        "paper": CIFAR | asked | {"train.epochs": 225, "measure.spectra": "every 25 epochs"},
     }
     return override(base_config(scale), settings | at_scale[scale] | NETWORKS[scale][0])
 

@@ -34,6 +34,7 @@ CIFAR: Overrides = {
     "measure.probes": 1,
     "measure.spectra": "end",
     "measure.jacobian": "end",
+    "measure.scaled_sharpness": "end",
 }
 # So few that a network can learn them by heart and still err on others, as on CIFAR-100.
 FEW_DIGITS: Overrides = DIGITS | {
@@ -43,6 +44,7 @@ FEW_DIGITS: Overrides = DIGITS | {
     "measure.statistics_batch": 64,
     "measure.spectra": "end",
     "measure.jacobian": "end",
+    "measure.scaled_sharpness": "end",
     "measure.lanczos_steps": 40,
 }
 # What a test of the machinery takes.
@@ -55,6 +57,7 @@ TINY: Overrides = FEW_DIGITS | {
     "measure.lanczos_steps": 5,
     "measure.trace_probes": 2,
     "measure.jacobian": "never",
+    "measure.scaled_sharpness": "never",
 }
 # Compiling products of a residual network takes longer than a test should.
 TRAINED_ALONE: Overrides = TINY | {"measure.spectra": "never"}

@@ -21,6 +21,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="Nine convolutions: is the solution with L2, which generalises better, the sharper one?",
     config="configs/g_cnn.py",
+    regulariser="optim.l2",
     draw=draw,
     tabulate=tabulate,
     claims=(

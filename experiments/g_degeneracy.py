@@ -365,8 +365,8 @@ EXPERIMENT = Experiment(
             "app. D, figs. 13, 14",
             "PreResNet: in both modes of batch norm, spectra of H are consistent with large rank degeneracy",
             "figures without numbers",
-            "smallest mass of the two nearest Ritz values over measured steps and modes above 0.5, 95 % t-interval; the "
-            "bound says nothing for PreResNet-110 with 100 classes",
+            "smallest mass of the two nearest Ritz values over measured steps and modes above 0.5, 95 % t-interval; "
+            "the bound says nothing for PreResNet-110 with 100 classes",
             degenerate,
         ),
         Claim(

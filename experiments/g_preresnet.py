@@ -21,6 +21,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="PreResNet: is the solution with L2, which generalises better, the sharper one?",
     config="configs/g_preresnet.py",
+    regulariser="optim.l2",
     draw=draw,
     tabulate=tabulate,
     claims=(

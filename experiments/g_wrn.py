@@ -17,6 +17,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="WideResNet: is the solution with L2, which generalises better, the sharper one in both batch-norm modes?",
     config="configs/g_wrn.py",
+    regulariser="optim.l2",
     draw=draw,
     tabulate=tabulate,
     claims=(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.analysis.experiment import Experiment, Table
-from hessflat.analysis.names import metric_name
+from hessflat.analysis.names import metric_name, setting_name
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.statistics import kendall_tau
 
@@ -61,7 +61,9 @@ def correlation_table(experiments: Iterable[tuple[Experiment, str, Sequence[Run]
     Measures that none of them has are left out; None where there is no such experiment.
     """
     columns = {
-        f"{experiment.id}, {scale}": {measure: correlation(runs, measure) for measure in MEASURES}
+        f"{experiment.id} ({setting_name(experiment.regulariser)}), {scale}": {
+            measure: correlation(runs, measure) for measure in MEASURES
+        }
         for experiment, scale, runs in experiments
         if experiment.regulariser
     }

@@ -42,7 +42,7 @@ def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_
     few = runs[:3]
     entries = [(asking("optim.l2"), "small", runs), (asking(""), "paper", runs), (asking("optim.l2"), "smoke", few)]
     table = correlation_table(entries)
-    assert table.header == ("measure", "toy, small")
+    assert table.header == ("measure", "toy (L2), small")
     rows = dict(table.rows)
     found = correlation(runs, "hessian.lambda_max")
     assert rows["λ_max(H)"] == f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"
