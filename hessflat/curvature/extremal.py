@@ -19,8 +19,10 @@ from hessflat.errors import InputError, nearest
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
-# Steps between two looks at the residuals: a look takes well under a millisecond.
+# Products are made two at a time. A look at the residuals takes the eigenvectors of a matrix as large as the basis:
+# well under a millisecond while that is small; later it must not come to more than the products, so looks get rarer.
 _STEPS = 2
+_LOOKS = 32
 
 
 class EigenPairs(NamedTuple):
@@ -38,7 +40,7 @@ class EigenPairs(NamedTuple):
 def eigenpairs(
     op: Operator,
     key: Array,
-    k: int = 1,
+    k: int | tuple[int, int] = 1,
     which: Which = "largest",
     rtol: float = 1e-3,
     max_steps: int = 200,
@@ -56,7 +58,7 @@ def eigenpairs(
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
-        k: how many, at each end asked for.
+        k: how many, at each end asked for; for "both" also (largest, smallest).
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
         max_steps: products, at most (an even number of them).
@@ -72,7 +74,8 @@ def eigenpairs(
     """
     began = time.perf_counter()
     _require_options(op, key, k, which, rtol, max_steps)
-    wanted = min(2 * k if which == "both" else k, op.size)
+    counts = (k, k) if isinstance(k, int) else k
+    wanted = min(sum(counts) if which == "both" else counts[0], op.size)
     num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
     require_basis(op, num_vectors + wanted, "device")
     loop, devices = operators.loop_for(op, loop), operators.devices_of(op)
@@ -84,20 +87,25 @@ def eigenpairs(
         if given is not None:
             first = _mixed(first, given)
         state, step, restarted = krylov.begin(first, num_vectors, True, "device", devices), 0, 0
+        next_look = wanted
         while True:
             before = int(state.num_valid)
             state = _run(op, state, step, loop, devices)
             valid = int(state.num_valid)
             num_products, step = num_products + valid - before, valid
             advance(valid - before)
+            exhausted = not bool(jnp.any(state.vector != 0))
+            over = num_products + _STEPS > max_steps or exhausted
+            if valid < min(next_look, num_vectors) and not over:
+                continue
+            next_look = valid + max(_STEPS, valid // _LOOKS)
             _fill(projected, state, restarted, valid)
             values, coefficients = np.linalg.eigh(projected[:valid, :valid])
             residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
             residuals = np.maximum(residuals, eigenvalues.noise_floor(values, op.dtype, precision.name()))
-            order = _by_preference(values, which)
-            chosen = _presented(order[:wanted], values, k, which)
+            order = _by_preference(values, which, counts)
+            chosen = _presented(order[:wanted], values, counts[0], which)
             converged = _converged(values, residuals, chosen, rtol, op.dtype)
-            exhausted = not bool(jnp.any(state.vector != 0))
             if len(chosen) == wanted and converged.all():
                 break
             if num_products + _STEPS > max_steps or (exhausted and valid == op.size):
@@ -110,7 +118,7 @@ def eigenpairs(
                 border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, kept]
                 projected[:restarted, restarted] = projected[restarted, :restarted] = border
                 state = _restart(state, jnp.asarray(coefficients[:, kept].T, op.dtype), devices)
-                step = restarted
+                step = next_look = restarted
             if exhausted:
                 fresh = probes.draw(key, op.size, op.dtype, "gaussian", num_products)
                 state = _from_fresh_direction(state, fresh, devices)
@@ -216,8 +224,8 @@ def _from_fresh_direction(state: krylov.State, vector: Array, devices: Devices |
 _combine = jax.jit(basis.combine, static_argnums=2)
 
 
-def _by_preference(values: np.ndarray, which: Which) -> np.ndarray:
-    """Positions among ascending values, the most wanted first; both ends take turns."""
+def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:
+    """Positions among ascending values, the most wanted first; both ends take turns, by how many are wanted of each."""
     ascending = np.arange(len(values))
     if which == "magnitude":
         return np.argsort(-np.abs(values), kind="stable")
@@ -225,7 +233,8 @@ def _by_preference(values: np.ndarray, which: Which) -> np.ndarray:
         return ascending
     if which == "largest":
         return ascending[::-1]
-    return np.stack([ascending[::-1], ascending], axis=1).ravel()[: len(values)]
+    turns = np.minimum(ascending[::-1] / counts[0], (ascending + 0.5) / counts[1])
+    return np.argsort(turns, kind="stable")
 
 
 def _presented(wanted: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
@@ -243,13 +252,18 @@ def _converged(
     return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
 
 
-def _require_options(op: Operator, key: Array, k: int, which: str, rtol: float, max_steps: int) -> None:
+def _require_options(
+    op: Operator, key: Array, k: int | tuple[int, int], which: str, rtol: float, max_steps: int
+) -> None:
     probes.require_key(key)
-    probes.require_count("k", k)
+    if isinstance(k, tuple) and which != "both":
+        raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
+    for count in k if isinstance(k, tuple) else (k,):
+        probes.require_count("k", count)
+        if count > op.size:
+            raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
     probes.require_count("max_steps", max_steps)
     if which not in get_args(Which):
         raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
-    if k > op.size:
-        raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
     if not rtol > 0:
         raise InputError(f"rtol must be above 0, got {rtol!r}")

@@ -35,6 +35,18 @@ def test_ends_of_a_known_spectrum(op, which, loop):
     assert (np.linalg.norm(rest, axis=1) <= pairs.residuals + 1e-5).all()
 
 
+def test_the_two_ends_may_be_of_different_lengths():
+    eigenvalues = np.concatenate([np.linspace(-0.1, 0.1, 300), np.geomspace(0.2, 2, 30), [-0.5, -0.3]])
+    op = operator_of(symmetric(eigenvalues))
+    pairs = cv.eigenpairs(op, jax.random.key(0), (30, 2), "both", rtol=1e-4)
+    assert_allclose(pairs.values, np.concatenate([np.geomspace(2, 0.2, 30), [-0.5, -0.3]]), rtol=1e-4)
+    assert pairs.converged.all()
+    restarted = cv.eigenpairs(op, jax.random.key(0), (3, 2), "both", rtol=1e-4, num_vectors=12)
+    assert_allclose(restarted.values, np.concatenate([np.geomspace(2, 0.2, 30)[:3], [-0.5, -0.3]]), rtol=1e-4)
+    with pytest.raises(InputError, match="k must be one whole number for the end 'largest'"):
+        cv.eigenpairs(op, jax.random.key(0), (3, 2))
+
+
 def test_stops_when_converged():
     op = operator_of(np.diag(np.linspace(0, 1, 400)))
     loose = cv.eigenpairs(op, jax.random.key(0), rtol=1e-1)
