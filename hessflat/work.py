@@ -33,6 +33,7 @@ def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
         "exact": 2 * prepared(config).program.num_params * len(settings.exact_operators),
         # Several ways, of which those in float64 take twice as long.
         "sensitivity": (6 + len(settings.statistics_batches)) * (settings.trace_probes + 40),
+        "extremes": settings.extremes_products * operators,
         # In float64, for two ways of scaling.
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
         # In float64, a product for each column, for the six ordered pairs of three layers.

@@ -253,6 +253,51 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
             assert found["frobenius"][1] == pytest.approx(np.linalg.norm(values), rel=0.2)
 
 
+def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
+    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
+    asked += ["--config.measure.operators=('hessian',)", "--config.data.train_size=60", "--config.train.batch_size=0"]
+    chosen = runs.tiny(*asked, *NEVER, "--config.measure.rtol=1e-2")
+    (folder,) = runs.run_all([chosen], tmp_path)
+    values = dense_hessian(chosen, folder)
+    found, line = runs.spectra(folder)["5-hessian-extremes.npz"], runs.metrics(folder)[-1]
+    assert found["num_params"] == len(values) == 385
+    assert (len(found["largest"]), len(found["smallest"])) == (12, 20)
+    rounding = 1e-6 * values[-1]
+    assert (np.abs(found["largest"] - values[::-1][:12]) <= found["largest_residuals"] + rounding).all()
+    assert (np.abs(found["smallest"] - values[:20]) <= found["smallest_residuals"] + rounding).all()
+    assert line["hessian.extremes.unconverged"] == 0
+    assert line["hessian.extremes.lambda_min"] == found["smallest"][0] < 0
+    # Rank of R in a network with one hidden layer: 9 times 5 hidden units.
+    assert (values < -rounding).sum() <= 45
+
+
+def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_how_far_they_are(tmp_path):
+    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
+    asked += ["--config.measure.operators=('hessian',)", "--config.measure.extremes_products=40"]
+    (folder,) = runs.run_all([runs.tiny(*asked, *NEVER)], tmp_path)
+    found, line = runs.spectra(folder)["50-hessian-extremes.npz"], runs.metrics(folder)[-1]
+    assert line["hessian.extremes.unconverged"] > 0
+    assert line["hessian.extremes.products"] == 40
+    assert found["smallest_residuals"].max() > 1e-3 * found["largest"][0]
+    with pytest.raises(InputError, match="extremes_products must be at least 144, for 140 eigenvalues, got 40"):
+        runs.run_all([runs.tiny(*asked, *NEVER, "--config.measure.largest=120")], tmp_path)
+
+
+def dense_hessian(chosen, folder):
+    """Eigenvalues, in float64, at the end of a run without batch norm."""
+    shared, params = prepared(chosen), runs.final_state(folder).params
+    with jax.enable_x64(True):
+        flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
+        x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
+        x = x.astype(jnp.float64)
+
+        def loss(flat):
+            log_p = jax.nn.log_softmax(shared.program.model.apply(unravel(flat), {}, x, False)[0])
+            return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
+
+        return np.linalg.eigvalsh(jax.hessian(loss)(flat))
+
+
 def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):
     # The package names the function like its module.
     monkeypatch.setattr(importlib.import_module("hessflat.measures.loss_limit"), "SMALLEST_LOSS", 1e9)

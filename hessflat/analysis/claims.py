@@ -225,6 +225,49 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
     return Evidence(value, spread, len(per_seed), verdict, explanation + wording.left_out(runs))
 
 
+def unchanged(
+    runs: Sequence[Run],
+    value_of: Callable[[Run], float],
+    by: str,
+    low: Any,
+    high: Any,
+    factor: float,
+    what: str,
+) -> Evidence:
+    """Is a positive number of each run, `what` in words, the same at two values of a setting, within a factor?
+
+    The ratio at `high` to that at `low`, paired by seed: holds when the interval of its logarithm lies within
+    ± log `factor`, fails when it lies outside.
+    """
+    done = by_setting(finished(runs), by)
+    for value in (low, high):
+        if value not in done:
+            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
+    pairs = pairs_by_seed(done[low], done[high], by)
+    if not pairs:
+        return _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+    before, after = (np.array([value_of(run) for run in side]) for side in zip(*pairs, strict=True))
+    if not min(before.min(), after.min()) > 0:
+        raise InputError(f"a ratio of {what} needs positive values, got {min(before.min(), after.min()):.3g}")
+    ratio = mean_interval(np.log(after / before))
+    limit = math.log(factor)
+    verdict: Verdict = "undecided"
+    if len(pairs) > 1 and -limit <= ratio.low and ratio.high <= limit:
+        verdict = "holds"
+    elif len(pairs) > 1 and (ratio.low > limit or ratio.high < -limit):
+        verdict = "fails"
+    value = (
+        f"{what} {number(float(before.mean()), 3)} → {number(float(after.mean()), 3)} "
+        f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"
+    )
+    explanation = f"the ratio is claimed to be 1 within a factor of {number(factor)}; " + {
+        "holds": "the interval lies within",
+        "fails": "the interval lies outside",
+    }.get(verdict, "the interval reaches across" if len(pairs) > 1 else "one seed cannot decide")
+    spread = wording.interval(ratio, len(pairs), lambda x: f"× {number(wording.exp_or_inf(x), 3)}")
+    return Evidence(value, spread, len(pairs), verdict, explanation + wording.left_out(runs))
+
+
 def beyond(
     runs: Sequence[Run],
     value_of: Callable[[Run], float],

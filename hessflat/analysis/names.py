@@ -64,6 +64,8 @@ _SETTINGS = {
     "optim.name": "optimiser",
     "model.name": "model",
     "data.name": "data set",
+    "model.mlp.hidden": "hidden units",
+    "train.batch_size": "batch",
 }
 
 
@@ -75,7 +77,8 @@ def _names(metric: str) -> tuple[str, str]:
         sentence, axis = _names(f"{operator.removesuffix('_eval')}.{quantity}")
         return f"{sentence}, batch norm in eval mode", f"{axis}, batch norm in eval mode"
     exact = quantity.startswith("exact.")
-    quantity = quantity.removeprefix("exact.")
+    # The ends of a spectrum by Lanczos are told by their residuals, as other estimates are.
+    quantity = quantity.removeprefix("exact.").removeprefix("extremes.")
     if operator in OPERATORS and quantity in _CURVATURE:
         sentence, axis = (name.format(OPERATORS[operator]) for name in _CURVATURE[quantity])
         return (f"{sentence}, exact", f"{axis}, exact") if exact else (sentence, axis)
@@ -109,7 +112,9 @@ def is_fraction(metric: str) -> bool:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """At most `digits` significant digits; `5e-4` where that is shorter; NaN is a dash, text stays."""
+    """At most `digits` significant digits; `5e-4` where that is shorter; NaN is a dash, text stays, tuples: `30-30`."""
+    if isinstance(value, tuple):
+        return "-".join(number(one, digits) for one in value)
     if isinstance(value, str):
         return value
     if value is None or math.isnan(value):

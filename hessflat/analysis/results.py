@@ -37,14 +37,14 @@ class Run(NamedTuple):
         return "/".join(self.folder.parts[-3:])
 
     def setting(self, name: str) -> Any:
-        """A setting by its dotted name, e.g. `optim.l2`."""
+        """A setting by its dotted name, e.g. `optim.l2`; several values are a tuple, so that runs group by them."""
         value: Any = self.config
         for part in name.split("."):
             if not isinstance(value, dict) or part not in value:
                 known = value if isinstance(value, dict) else ()
                 raise InputError(f"{self.path}: no setting {name!r} (at {part!r}); {nearest(part, known)}")
             value = value[part]
-        return value
+        return tuple(value) if isinstance(value, list) else value
 
     def final(self, name: str) -> float:
         """A metric, measured or derived, at the last measured step (null reads as NaN).

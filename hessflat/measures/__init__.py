@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from hessflat.measures.extremes import extremes
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.line import line
 from hessflat.measures.loss_limit import loss_limit
@@ -20,6 +21,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "sharpness": sharpness,
     "scaled_sharpness": scaled_sharpness,
     "exact": exact,
+    "extremes": extremes,
     "jacobian": jacobian,
     "loss_limit": loss_limit,
     "sensitivity": sensitivity,

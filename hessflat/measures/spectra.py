@@ -27,7 +27,7 @@ def spectra(subject: Subject) -> Measured:
     """
     found = Measured({}, {})
     settings = subject.settings
-    for operator, (name, mode) in _named(subject.settings, subject.statistics, "operators").items():
+    for operator, (name, mode) in named(subject.settings, subject.statistics, "operators").items():
         op = operator_of(subject, name, mode)
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
         spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
@@ -40,7 +40,7 @@ def spectra(subject: Subject) -> Measured:
 def sharpness(subject: Subject) -> Measured:
     """λ_max of each operator to `measure.rtol`, from the eigenvector that was found when it was measured before."""
     found, starts = Measured({}, {}), {}
-    for operator, (name, mode) in _named(subject.settings, subject.statistics, "operators").items():
+    for operator, (name, mode) in named(subject.settings, subject.statistics, "operators").items():
         before = subject.starts[operator]
         pairs = cv.eigenpairs(
             operator_of(subject, name, mode),
@@ -57,13 +57,13 @@ def sharpness(subject: Subject) -> Measured:
 
 def no_starts(settings: Mapping[str, Any], params: Any, statistics: Any) -> dict[str, jax.Array]:
     """What `Subject.starts` is before anything was found."""
-    return {operator: jnp.zeros_like(_flat(params)) for operator in _named(settings, statistics, "operators")}
+    return {operator: jnp.zeros_like(_flat(params)) for operator in named(settings, statistics, "operators")}
 
 
 def exact(subject: Subject) -> Measured:
     """Every eigenvalue of each of `measure.exact_operators`; zero mass is the share below noise."""
     found = Measured({}, {})
-    for operator, (name, mode) in _named(subject.settings, subject.statistics, "exact_operators").items():
+    for operator, (name, mode) in named(subject.settings, subject.statistics, "exact_operators").items():
         spectrum = cv.exact_spectrum(operator_of(subject, name, mode), subject.settings["exact_float64"])
         values, prefix = spectrum.values, f"{operator}.exact"
         found.scalars.update(
@@ -82,7 +82,7 @@ def exact(subject: Subject) -> Measured:
     return found
 
 
-def _named(settings: Mapping[str, Any], statistics: Any, which: str) -> Mapping[str, tuple[str, str]]:
+def named(settings: Mapping[str, Any], statistics: Any, which: str) -> Mapping[str, tuple[str, str]]:
     """Operator and mode of batch norm, by the name that their numbers go under; `which` is a setting of operators."""
     modes = modes_of(settings, statistics)
     return {f"{name}{suffix}": (name, mode) for name in settings[which] for suffix, mode in modes.items()}

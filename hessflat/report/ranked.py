@@ -1,6 +1,7 @@
 """The figure of ordered eigenvalues by rank, as *Empirical Analysis of the Hessian* draws them (figures 1 to 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -12,10 +13,11 @@ from hessflat.report.style import PALETTE, STYLE, letter, new_figure, ordered_co
 
 
 class RankPanel(NamedTuple):
-    """Eigenvalues `[P]` by label, and which of them are shown.
+    """Eigenvalues `[P]` by label, and which of them are shown; of several seeds `[seeds, P]`, the mean and ± 1 std.
 
     "all": every one against its rank, 1 the smallest. "largest": the `shown` largest against their order among these.
-    "negative": those below zero against their rank in per cent of P.
+    "negative": those below zero, at every seed, against their rank in per cent of P. Where only the end of a spectrum
+    that is shown is known, `sizes` holds P by label.
     """
 
     title: str
@@ -24,6 +26,8 @@ class RankPanel(NamedTuple):
     shown: int = 120
     note: str = ""
     line: float | None = None  # a horizontal one, such as a cut-off
+    sizes: Mapping[str, int] = MappingProxyType({})
+    y_name: str = ""  # what the values are, where they are not the eigenvalues themselves
 
 
 _X = {"all": "rank", "largest": "order of largest eigenvalues", "negative": "rank, % of $P$"}
@@ -39,12 +43,15 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
     with matplotlib.rc_context(STYLE):
         for axis, panel in zip(axes, panels, strict=False):
             for label, eigenvalues in panel.curves.items():
-                places, values = _shown(np.sort(np.asarray(eigenvalues, float)), panel)
-                x = 100 * places / len(eigenvalues) if panel.kind == "negative" else places
+                places, values, spread = _shown(np.sort(np.atleast_2d(np.asarray(eigenvalues, float))), panel)
+                num_params = panel.sizes.get(label, np.shape(eigenvalues)[-1])
+                x = 100 * places / num_params if panel.kind == "negative" else places
                 size = 5 if len(values) <= 200 else 2.5
                 axis.plot(x, values, ".", color=colours[label], markersize=size, markeredgewidth=0, label=label)
+                if spread.any():
+                    axis.fill_between(x, values - spread, values + spread, color=colours[label], alpha=0.2, linewidth=0)
                 for place, value in zip(places, values, strict=True):
-                    cells = (panel.title, label, float(place), len(eigenvalues), float(value))
+                    cells = (panel.title, label, float(place), num_params, float(value))
                     for column, cell in zip(data.values(), cells, strict=True):
                         column.append(cell)
             if panel.line is not None:
@@ -53,7 +60,7 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
                 axis.text(0.04, 0.95, panel.note, transform=axis.transAxes, ha="left", va="top", fontsize=7)
             axis.set_title(panel.title)
             axis.set_xlabel(_X[panel.kind])
-            axis.set_ylabel(f"eigenvalue of ${symbol}$")
+            axis.set_ylabel(panel.y_name or f"eigenvalue of ${symbol}$")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if len(labels) > 1:
@@ -66,10 +73,11 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
     return Drawing(name, caption, figure, data)
 
 
-def _shown(ordered: np.ndarray, panel: RankPanel) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks, from 1, and the eigenvalues there."""
+def _shown(ordered: np.ndarray, panel: RankPanel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks, from 1, of ascending rows `[seeds, k]`, and the mean and standard deviation of the eigenvalues there."""
     if panel.kind == "negative":
-        ordered = ordered[ordered < 0]
+        ordered = ordered[:, (ordered < 0).all(axis=0)]
     if panel.kind == "largest":
-        ordered = ordered[-panel.shown :]
-    return np.arange(1, len(ordered) + 1, dtype=float), ordered
+        ordered = ordered[:, -panel.shown :]
+    spread = ordered.std(axis=0, ddof=1) if len(ordered) > 1 else np.zeros(ordered.shape[1])
+    return np.arange(1, ordered.shape[1] + 1, dtype=float), ordered.mean(axis=0), spread

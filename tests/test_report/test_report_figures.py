@@ -181,6 +181,20 @@ def test_eigenvalues_by_rank_shows_what_each_panel_is_of():
     assert [text.get_text() for text in shown[1].texts] == ["two of them", "(b)"]
 
 
+def test_ends_of_spectra_are_ranked_in_per_cent_of_all_and_averaged_over_seeds():
+    tails = np.array([[-3.0, -1.0, 1.0], [-5.0, -1.0, -0.5]])
+    drawing = eigenvalues_by_rank(
+        [RankPanel("tail", {"H": tails}, "negative", sizes={"H": 200})], "tails", "A caption."
+    )
+    assert _column(drawing, "eigenvalue") == [-4, -1]
+    assert _column(drawing, "size") == [200, 200]
+    (axis,) = [axis for axis in drawing.figure.axes if axis.get_visible()]
+    assert axis.lines[0].get_xdata().tolist() == [0.5, 1.0]
+    (band,) = axis.collections
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(-1)
+    assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(-4 - 2**0.5)
+
+
 def test_batch_norm_mode_is_in_the_caption_where_the_model_has_it(tmp_path, runs):
     assert "batch norm" not in spectra_by(runs).caption
     without = load_run(write_run(tmp_path / "none", batch_norm_mode="none in this model", statistics_batch=0))
