@@ -1,0 +1,98 @@
+"""What experiments on the two ends of a spectrum share: the ends of runs, drawn, counted and compared."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments._exact import eigenvalues
+from hessflat.analysis import outliers
+from hessflat.analysis.experiment import Evidence, Verdict
+from hessflat.analysis.names import number, setting_name
+from hessflat.analysis.results import Run, by_setting, finished
+
+# Negative eigenvalues of R are far above rounding in float64, which is some 1e-16 of the largest of H.
+BELOW_ROUNDING = 1e-10
+
+
+def ends(run: Run) -> dict[str, np.ndarray]:
+    """The largest and smallest eigenvalues of H at the end, with residuals and P."""
+    return run.spectrum("hessian-extremes")
+
+
+def is_known_exactly(run: Run) -> bool:
+    return run.has_spectrum("hessian-exact")
+
+
+def curves_by(runs: Sequence[Run], by: str, end: str, name: str) -> dict[str, np.ndarray]:
+    """`[seeds, k]` eigenvalues at an end, by the value of a setting, `name` in labels."""
+    groups = by_setting(finished(runs), by)
+    return {f"{name} {number(value)}": np.stack([ends(run)[end] for run in group]) for value, group in groups.items()}
+
+
+def sizes_by(runs: Sequence[Run], by: str, name: str) -> dict[str, int]:
+    """P, by the same labels."""
+    return {
+        f"{name} {number(value)}": int(ends(group[0])["num_params"])
+        for value, group in by_setting(finished(runs), by).items()
+    }
+
+
+def accuracy_words(runs: Sequence[Run]) -> str:
+    """How far the values drawn may be from eigenvalues, in the words of a caption."""
+    done = finished(runs)
+    worst = max(
+        float(
+            max(ends(run)["largest_residuals"].max(), ends(run)["smallest_residuals"].max()) / ends(run)["largest"][0]
+        )
+        for run in done
+    )
+    total = sum(len(ends(run)["largest"]) + len(ends(run)["smallest"]) for run in done)
+    left = int(sum(run.final("hessian.extremes.unconverged") for run in done))
+    which = "all" if not left else f"all but {left}"
+    return f"By Lanczos: {which} of {total} values converged, with residuals up to {number(worst, 2)} λ_max."
+
+
+def num_outliers(run: Run) -> int:
+    """How many lie above the elbow of the scree plot."""
+    return outliers.above_elbow(ends(run)["largest"])[0]
+
+
+def below_zero_over_largest(run: Run) -> float:
+    return -run.final("hessian.extremes.lambda_min") / run.final("hessian.extremes.lambda_max")
+
+
+def share_below_zero(run: Run) -> float:
+    """Of all eigenvalues, from the exact spectrum."""
+    values = eigenvalues(run)
+    return float(np.mean(values < -BELOW_ROUNDING * values.max()))
+
+
+def beyond_residual(run: Run) -> float:
+    """How far the ends by Lanczos are from the exact spectrum beyond their residuals, over λ_max."""
+    found, true = ends(run), eigenvalues(run)
+    excess = [
+        np.abs(found["largest"] - true[::-1][: len(found["largest"])]) - found["largest_residuals"],
+        np.abs(found["smallest"] - true[: len(found["smallest"])]) - found["smallest_residuals"],
+    ]
+    return float(max(part.max() for part in excess) / true.max())
+
+
+def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], within: int, what: str) -> Evidence:
+    """Do the medians over seeds of a count, at all values of a setting, lie within `within` of one another?"""
+    groups = by_setting(finished(runs), by)
+    if len(groups) < 2:
+        return Evidence("", "", 0, "not run", f"finished runs at fewer than two values of {setting_name(by)}")
+    counts = {value: [count_of(run) for run in group] for value, group in groups.items()}
+    medians = [float(np.median(own)) for own in counts.values()]
+    seeds = min(map(len, counts.values()))
+    apart = max(medians) - min(medians)
+    verdict: Verdict = "undecided" if seeds < 2 else "holds" if apart <= within else "fails"
+    values = ", ".join(map(number, counts))
+    each = [one for own in counts.values() for one in own]
+    return Evidence(
+        f"{what} {', '.join(map(number, medians))} at {setting_name(by)} {values}",
+        f"from {min(each)} to {max(each)} over settings and seeds",
+        seeds,
+        verdict,
+        f"the medians over seeds are {number(apart)} apart; at most {within} is claimed",
+    )
