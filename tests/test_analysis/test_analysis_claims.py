@@ -15,6 +15,7 @@ from hessflat.analysis.claims import (
     compare,
     in_every_run,
     increases,
+    unchanged,
 )
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.results import load_run
@@ -177,6 +178,21 @@ def test_a_number_of_each_run_is_beyond_a_limit(make, values, limit, expect, ver
     evidence = beyond(runs, lambda run: run.final("m"), limit, "the loss", expect)
     assert (evidence.verdict, evidence.seeds) == (verdict, len(values))
     assert evidence.value.startswith("the loss ")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([1.0, 10.0, 100.0], [1.1, 11.2, 109.0], "holds"),
+        ([1.0, 10.0, 100.0], [0.5, 5.1, 49.0], "fails"),
+        ([1.0, 10.0, 100.0], [1.0, 14.0, 100.0], "undecided"),
+        ([1.0], [1.0], "undecided"),
+    ],
+)
+def test_a_number_is_the_same_within_a_factor(make, before, after, verdict):
+    evidence = unchanged(make({0.0: before, 5e-4: after}), lambda run: run.final("m"), "optim.l2", 0.0, 5e-4, 1.25, "m")
+    assert (evidence.verdict, evidence.seeds) == (verdict, len(before))
+    assert unchanged(make({0.1: before}), lambda run: 1.0, "optim.l2", 0.1, 0.2, 1.25, "m").verdict == "not run"
 
 
 def test_a_theorem_must_hold_in_every_run(make):

@@ -1,0 +1,49 @@
+"""What the experiments on both ends of a spectrum decide by, on numbers that are made up."""
+
+import json
+
+import numpy as np
+import pytest
+from fabricated_runs import write_run
+
+from experiments import _extremes as extremes
+from experiments import s_width
+from hessflat.analysis.results import load_run
+
+LARGEST = np.concatenate([np.geomspace(2.0, 1.0, 9), np.geomspace(0.1, 0.05, 11)])
+
+
+def run_of(tmp_path, width, seed, scale=1.0, exact=None):
+    final = {"hessian.extremes.lambda_max": 2 * scale, "hessian.extremes.lambda_min": -1e-3 * scale}
+    final |= {"hessian.extremes.unconverged": 0}
+    folder = write_run(tmp_path, width, seed, epochs=(0, 5), spectra=False, final=final)
+    config = json.loads((folder / "config.json").read_text())
+    config["model"] = {"name": "mlp", "mlp": {"hidden": [width]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    ends = {"largest": scale * LARGEST, "smallest": -scale * np.geomspace(1e-3, 1e-4, 2 * width)}
+    residuals = {f"{name}_residuals": np.full(len(values), 1e-9) for name, values in ends.items()}
+    np.savez(folder / "spectra" / "50-hessian-extremes.npz", **ends, **residuals, num_params=1000 * width)
+    if exact is not None:
+        np.savez(folder / "spectra" / "50-hessian-exact.npz", eigenvalues=np.sort(exact))
+    return load_run(folder)
+
+
+def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
+    runs = [run_of(tmp_path, width, seed, 1.01**seed) for width in (10, 30, 70) for seed in range(3)]
+    assert s_width.right_edge(runs).verdict == "holds"
+    counted = extremes.as_many(runs, s_width.WIDTH)
+    assert counted.verdict == "holds"
+    assert "above the largest ratio 9, 9, 9 at hidden units 10, 30, 70" in counted.value
+    assert s_width.share_below_zero(runs).verdict == "not run"
+    assert s_width.at_most_by_rank(runs).verdict == "not run"
+    shrunk = [run_of(tmp_path / "shrunk", width, seed, 10 / width) for width in (10, 30, 70) for seed in range(3)]
+    assert s_width.right_edge(shrunk).verdict == "fails"
+
+
+def test_a_missed_eigenvalue_shows_against_the_exact_spectrum(tmp_path):
+    tail = -np.geomspace(1e-3, 1e-4, 6)
+    right = run_of(tmp_path / "right", 3, 0, exact=np.concatenate([LARGEST, tail, np.zeros(5)]))
+    missed = run_of(tmp_path / "missed", 3, 0, exact=np.concatenate([LARGEST, tail, np.zeros(5), [-5e-4]]))
+    assert extremes.error_of_ends(right) == pytest.approx(0)
+    assert extremes.error_of_ends(missed) > 0.1
+    assert extremes.share_below_zero(right) == pytest.approx(6 / 31)
