@@ -10,6 +10,7 @@ from hessflat.analysis import claims, outliers
 from hessflat.analysis.experiment import Claim, Evidence, Verdict
 from hessflat.analysis.names import number, setting_name
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.errors import InputError
 
 # Negative eigenvalues of R are far above rounding in float64, which is some 1e-16 of the largest of H.
 BELOW_ROUNDING = 1e-10
@@ -41,6 +42,8 @@ def sizes_by(runs: Sequence[Run], by: str, name: str) -> dict[str, int]:
 def accuracy_words(runs: Sequence[Run]) -> str:
     """How far the values drawn may be from eigenvalues, in the words of a caption."""
     done = finished(runs)
+    if not done:
+        raise InputError(f"a figure needs a finished run, got {len(runs)} that are not; let them end")
     worst = max(
         float(
             max(ends(run)["largest_residuals"].max(), ends(run)["smallest_residuals"].max()) / ends(run)["largest"][0]
