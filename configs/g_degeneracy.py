@@ -62,7 +62,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.scaled_sharpness": "never",
     }
     at_scale: dict[str, Overrides] = {
-        "smoke": TINY | {"measure.spectra": "start"},
+        "smoke": TINY | {"measure.spectra": "start", "measure.operators": ("hessian", "gauss_newton")},
         "small": FEW_DIGITS | asked | {"train.epochs": 60, "measure.spectra": "every 12 epochs"},
         "paper": CIFAR | asked | {"train.epochs": 225, "measure.spectra": "every 25 epochs"},
     }

@@ -56,6 +56,7 @@ TINY: Overrides = FEW_DIGITS | {
     "measure.examples": 32,
     "measure.lanczos_steps": 5,
     "measure.trace_probes": 2,
+    "measure.operators": ("hessian",),
     "measure.jacobian": "never",
     "measure.scaled_sharpness": "never",
 }
