@@ -49,9 +49,9 @@ EXPERIMENT = Experiment(
         *(claim for claim in SHARED_CLAIMS if claim.id != SMALLER_GAP.id),
     ),
     notes=(
-        "The paper writes the two training accuracies as [82.2, 87.2]; the order taken is that of its other pairs. ReLU "
-        "follows the last convolution: a class whose output is zero for every example stays there, and its examples "
-        "stay wrong with a loss of at least ln(classes). So a training accuracy of 90 % on the digits is one dead class "
-        "of ten, and the paper's 82 and 87 % may be dead classes of a hundred."
+        "The paper writes the two training accuracies as [82.2, 87.2]; the order taken is that of its other pairs. "
+        "ReLU follows the last convolution: a class whose output is zero for every example stays there, and its "
+        "examples stay wrong. So a training accuracy of 90 % on the digits is one dead class of ten, and the paper's "
+        "82 and 87 % may be dead classes of a hundred."
     ),
 )
