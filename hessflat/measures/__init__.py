@@ -24,8 +24,8 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "extremes": extremes,
     "jacobian": jacobian,
     "loss_limit": loss_limit,
-    "sensitivity": sensitivity,
     "reparameterised": reparameterised,
+    "sensitivity": sensitivity,
     "line": line,
 }
 
