@@ -109,11 +109,23 @@ def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], wit
     )
 
 
-def as_many(runs: Sequence[Run], by: str) -> Evidence:
-    """Are there as many outliers at all values of a setting, by the elbow and by the largest ratio?"""
-    return claims.all_of(
-        same_count(runs, by, num_outliers, 1, "above the elbow"),
-        same_count(runs, by, num_before_drop, 1, "above the largest ratio"),
+def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
+    """Two claims that there are as many outliers at all values of a setting, counted in two ways."""
+
+    def claim(method: str, count_of: Callable[[Run], int], words: str) -> Claim:
+        return Claim(
+            f"as-many-outliers-by-{method}",
+            "S",
+            where,
+            f"{statement}, by {words}",
+            "a figure without numbers",
+            f"eigenvalues above {words}: medians over seeds within 1 of one another",
+            lambda runs: same_count(runs, by, count_of, 1, f"above {words}"),
+        )
+
+    return (
+        claim("elbow", num_outliers, "the elbow of the scree plot"),
+        claim("ratio", num_before_drop, "the largest ratio of neighbours"),
     )
 
 

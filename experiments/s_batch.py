@@ -1,7 +1,6 @@
 """Do large batches end where outliers are larger? *Empirical Analysis of the Hessian*, §3.3 and 3.4, figures 4, 6."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from experiments import _extremes as extremes
 from hessflat.analysis import claims
@@ -89,16 +88,7 @@ EXPERIMENT = Experiment(
             "ratio of λ_max(H), batch 512 over batch 10 and paired by seed, above 1 by a 95 % t-interval",
             larger_outliers,
         ),
-        Claim(
-            "as-many-outliers",
-            "S",
-            "§1.2, fig. 4",
-            "the large batch produces the same number of outliers",
-            "a figure without numbers",
-            "eigenvalues above the elbow of the scree plot, and above the largest ratio of neighbours: medians over "
-            "seeds within 1 of one another, by either count",
-            partial(extremes.as_many, by=BATCH),
-        ),
+        *extremes.as_many(BATCH, "§1.2, fig. 4", "the large batch produces the same number of outliers"),
         Claim(
             "right-edge-at-equal-loss",
             "hessflat",

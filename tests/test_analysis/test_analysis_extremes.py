@@ -31,9 +31,9 @@ def run_of(tmp_path, width, seed, scale=1.0, exact=None):
 def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     runs = [run_of(tmp_path, width, seed, 1.01**seed) for width in (10, 30, 70) for seed in range(3)]
     assert s_width.right_edge(runs).verdict == "holds"
-    counted = extremes.as_many(runs, s_width.WIDTH)
-    assert counted.verdict == "holds"
-    assert "above the largest ratio 9, 9, 9 at hidden units 10, 30, 70" in counted.value
+    by_elbow, by_ratio = (claim.decide(runs) for claim in extremes.as_many(s_width.WIDTH, "", ""))
+    assert by_elbow.verdict == by_ratio.verdict == "holds"
+    assert by_ratio.value == "above the largest ratio of neighbours 9, 9, 9 at hidden units 10, 30, 70"
     assert s_width.share_below_zero(runs).verdict == "not run"
     assert s_width.at_most_by_rank(runs).verdict == "not run"
     shrunk = [run_of(tmp_path / "shrunk", width, seed, 10 / width) for width in (10, 30, 70) for seed in range(3)]
