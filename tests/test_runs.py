@@ -253,6 +253,7 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
             assert found["frobenius"][1] == pytest.approx(np.linalg.norm(values), rel=0.2)
 
 
+@pytest.mark.slow
 def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
     asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
     asked += ["--config.measure.operators=('hessian',)", "--config.data.train_size=60", "--config.train.batch_size=0"]
@@ -271,6 +272,7 @@ def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
     assert (values < -rounding).sum() <= 45
 
 
+@pytest.mark.slow
 def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_how_far_they_are(tmp_path):
     asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
     asked += ["--config.measure.operators=('hessian',)", "--config.measure.extremes_products=40"]

@@ -35,6 +35,7 @@ def test_ends_of_a_known_spectrum(op, which, loop):
     assert (np.linalg.norm(rest, axis=1) <= pairs.residuals + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_the_two_ends_may_be_of_different_lengths():
     eigenvalues = np.concatenate([np.linspace(-0.1, 0.1, 300), np.geomspace(0.2, 2, 30), [-0.5, -0.3]])
     op = operator_of(symmetric(eigenvalues))
