@@ -63,7 +63,9 @@ def get_config(scale: str = "small") -> ConfigDict:
     }
     at_scale: dict[str, Overrides] = {
         "smoke": TINY | {"measure.spectra": "start", "measure.operators": ("hessian", "gauss_newton")},
-        "small": FEW_DIGITS | asked | {"train.epochs": 60, "measure.spectra": "every 12 epochs"},
+        "small": FEW_DIGITS
+        | asked
+        | {"train.epochs": 60, "measure.spectra": "every 20 epochs", "measure.examples": 128},
         "paper": CIFAR | asked | {"train.epochs": 225, "measure.spectra": "every 25 epochs"},
     }
     return override(base_config(scale), settings | at_scale[scale] | NETWORKS[scale][0])
