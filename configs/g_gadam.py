@@ -34,9 +34,9 @@ def gadam(lr: float, decay: float, average_from: int) -> Overrides:
 
 # The paper writes "CIFAR-10/100", "0.35/0.25" and "3/5 × 10⁻⁴"; the orders are taken to be the same. It does not say
 # when averaging starts: here after 161 of 300 epochs, as in the code of Izmailov et al. (2018), which it builds on.
-# On digits SGD is as on CIFAR-100, and Gadam has the rate and the decay of the best validation accuracy among eight
-# pairs, as the paper compares tuned optimisers: those for CIFAR hardly decay weights in 480 steps. SGD gains as
-# much from an L2 of 5e-3 there.
+# On digits Gadam alone is tuned: its rate and decay had the best mean validation accuracy, 92.8 %, of ten pairs tried
+# on seeds 0 and 1, which are among those compared. SGD has CIFAR-100's settings; of three values of L2 tried on these
+# seeds, 5e-3 had a better one, 95.0 %. So what is compared there is Gadam, tuned, with SGD that is not.
 PAIRS: dict[str, list[Overrides]] = {
     "smoke": [sgd(5e-4), gadam(5e-4, 0.25, 1)],
     "small": [sgd(5e-4), gadam(1e-2, 1.0, 60)],
