@@ -13,7 +13,7 @@ from configs.g_wrn import CIFAR, FEW_DIGITS, TINY
 from hessflat.config import Overrides, override, product
 from hessflat.schema import base_config
 
-SEEDS = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}
+SEEDS = {"smoke": (0,), "small": (2, 3, 4, 5, 6), "paper": (0, 1, 2)}
 
 
 def sgd(l2: float) -> Overrides:
@@ -34,12 +34,11 @@ def gadam(lr: float, decay: float, average_from: int) -> Overrides:
 
 # The paper writes "CIFAR-10/100", "0.35/0.25" and "3/5 × 10⁻⁴"; the orders are taken to be the same. It does not say
 # when averaging starts: here after 161 of 300 epochs, as in the code of Izmailov et al. (2018), which it builds on.
-# On digits Gadam alone is tuned: its rate and decay had the best mean validation accuracy, 92.8 %, of ten pairs tried
-# on seeds 0 and 1, which are among those compared. SGD has CIFAR-100's settings; of three values of L2 tried on these
-# seeds, 5e-3 had a better one, 95.0 %. So what is compared there is Gadam, tuned, with SGD that is not.
+# On digits both are tuned by mean validation accuracy on seeds 0 and 1, which are not among those compared: Gadam's rate
+# and decay are the best of ten pairs (92.8 %), SGD's L2 is the best of three values (95.0 %).
 PAIRS: dict[str, list[Overrides]] = {
     "smoke": [sgd(5e-4), gadam(5e-4, 0.25, 1)],
-    "small": [sgd(5e-4), gadam(1e-2, 1.0, 60)],
+    "small": [sgd(5e-3), gadam(1e-2, 1.0, 60)],
     "paper": [
         {"data.name": data} | optimiser
         for data, pair in {

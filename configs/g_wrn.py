@@ -12,7 +12,8 @@ from configs.g_logistic import DIGITS
 from hessflat.config import Overrides, override, product
 from hessflat.schema import base_config
 
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2)}
+# The grid of the small scale was chosen on seed 0, which is not among those compared.
+SEEDS = {"smoke": (0,), "small": (1, 2, 3), "paper": (0, 1, 2)}
 # Of its values of L2 on CIFAR the paper's text has the range of the search, 1e-4 to 1e-3, and the 5e-4 of section 5.
 # The digits' schedule has 480 steps where CIFAR's has 105,600: only a larger L2 shrinks weights as much in so few.
 L2 = {"smoke": (0.0, 5e-3), "small": (0.0, 5e-4, 5e-3, 2e-2), "paper": (0.0, 5e-4)}
