@@ -16,11 +16,11 @@ SCALED = {
 }
 
 
-def flatter_and_closer(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
-    """Is the solution with the smaller gap in loss also the flatter one by this measure, as flatness promises?"""
+def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
+    """Is the solution that generalises better the flatter one by this measure, as flatness promises?"""
     return claims.all_of(
         claims.compare(runs, metric, expect="smaller", **paired),
-        claims.compare(runs, "gap_loss", expect="smaller", scale="difference", **paired),
+        claims.compare(runs, "test_accuracy", scale="difference", **paired),
     )
 
 
@@ -31,10 +31,10 @@ def beyond(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Cla
             name.replace("_", "-"),
             "hessflat",
             "beyond the paper",
-            f"{words} is smaller where the gap is smaller: it sets right the order that raw sharpness gets wrong",
+            f"{words} is smaller for the solution that generalises better: it sets right what raw sharpness gets wrong",
             "not in the paper",
-            f"the measure and |train − test loss|, {compared}: both smaller",
-            partial(flatter_and_closer, metric=f"{operator}.{name}", **paired),
+            f"the measure and test accuracy, {compared}: the first smaller, the second larger",
+            partial(flatter_and_better, metric=f"{operator}.{name}", **paired),
         )
         for name, words in SCALED.items()
     )
@@ -59,9 +59,9 @@ def beyond(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Cla
             "jacobian-norm",
             "hessflat",
             "beyond the paper",
-            "the input-output Jacobian norm falls where the gap is smaller, unlike sharpness",
+            "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness",
             "not in the paper",
-            f"max ‖∂f/∂x‖₂ and |train − test loss|, {compared}: both smaller",
-            partial(flatter_and_closer, metric="jacobian.max", **paired),
+            f"max ‖∂f/∂x‖₂ and test accuracy, {compared}: the first smaller, the second larger",
+            partial(flatter_and_better, metric="jacobian.max", **paired),
         ),
     )
