@@ -33,6 +33,12 @@ def way_name(way: tuple[str, int, bool]) -> str:
     return f"{mode} mode{statistics}, {'float64' if double else 'float32'}"
 
 
+def short_name(way: tuple[str, int, bool]) -> str:
+    mode, shared, double = way
+    statistics = f", {shared or 'all'}" if mode == "train" else ""
+    return f"{mode}{statistics}{', float64' if double else ''}"
+
+
 def pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     """The runs without L2 and with the largest, by seed; none where there are not both."""
     groups = by_setting(finished(runs), L2)
@@ -50,24 +56,28 @@ def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], I
     return {way: mean_interval(values) for way, values in logs.items()}
 
 
-def share_right(runs: Sequence[Run], quantity: str, count: int, shared: bool) -> float:
-    """How often means of `count` probes order the runs as those of all do, in the first way; NaN without pairs.
+def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
+    """How often single probes order the runs as the means of all do, in the first way; NaN without pairs.
 
-    `shared`: both runs have the same probes, as here; otherwise each its own, as where two papers are compared.
+    `shared`: both runs have the same probe, as here; otherwise each its own, as where two papers are compared.
     """
     right = []
     for before, after in pairs(runs):
         first, second = (next(iter(rows_of(run).values()))[quantity] for run in (before, after))
-        groups = np.arange(len(first) // count * count).reshape(-1, count)
-        means = first[groups].mean(1), second[groups].mean(1)
         wanted = np.sign(second.mean() - first.mean())
-        chosen = zip(*means, strict=True) if shared else itertools.product(*means)
+        chosen = zip(first, second, strict=True) if shared else itertools.product(first, second)
         right += [np.sign(b - a) == wanted for a, b in chosen]
     return float(np.mean(right)) if right else float("nan")
 
 
+def relative_errors(run: Run, quantity: str) -> np.ndarray:
+    """Relative standard error of a mean of as many probes as `COUNTS` says, in the first way."""
+    samples = next(iter(rows_of(run).values()))[quantity]
+    return samples.std(ddof=1) / samples.mean() / np.sqrt(COUNTS)
+
+
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """What L2 does by every way of measuring, and how many probes it takes to see it."""
+    """What L2 does by every way of measuring, and what the probes leave open."""
     figure, axes = new_figure(1, 3, 2.6)
     data: dict[str, list[object]] = {name: [] for name in ("quantity", "way", "ratio", "low", "high")}
     with matplotlib.rc_context(STYLE):
@@ -83,24 +93,27 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             axis.axvline(1.0, color="black", linewidth=0.7, linestyle="--")
             axis.set_xscale("log")
             axis.set_ylim(max(len(found), 1) - 0.5, -0.5)
-            axis.set_yticks(range(len(found)), [way_name(way) for way in found] if quantity == "lambda_max" else [])
+            axis.set_yticks(range(len(found)), [short_name(way) for way in found] if quantity == "lambda_max" else [])
             symbol = {"lambda_max": r"\lambda_{\max}(H)", "trace": r"\mathrm{Tr}\,H"}[quantity]
             axis.set_xlabel(f"${symbol}$ with L2 over without")
-        counts = [count for count in COUNTS if count <= num_probes(runs)]
-        for colour, quantity in enumerate(("trace", "second_moment")):
-            for shared, line in ((True, "-"), (False, ":")):
-                shares = [100 * share_right(runs, quantity, count, shared) for count in counts]
-                words = f"{QUANTITIES[quantity]}, {'the same' if shared else 'other'} probes"
-                axes[2].plot(counts, shares, line, marker="o", markersize=3, color=PALETTE[colour], label=words)
+        for colour, (quantity, symbol) in enumerate(
+            (("trace", r"$\mathrm{Tr}\,H$"), ("second_moment", r"$\|H\|_F^2$"))
+        ):
+            errors = 100 * np.array([relative_errors(run, quantity) for run in finished(runs)])
+            axes[2].plot(COUNTS, errors.mean(0), "o-", markersize=3, color=PALETTE[colour], label=symbol)
+            axes[2].fill_between(COUNTS, errors.min(0), errors.max(0), color=PALETTE[colour], alpha=0.18, linewidth=0)
+        axes[2].set_xscale("log")
+        axes[2].set_yscale("log")
+        axes[2].set_xticks(COUNTS, map(str, COUNTS))
+        axes[2].minorticks_off()
         axes[2].set_xlabel("probes")
-        axes[2].set_ylabel("right order (%)")
-        axes[2].set_ylim(None, 103)
-        axes[2].legend(fontsize=6)
+        axes[2].set_ylabel("relative standard error (%)")
+        axes[2].legend()
     letter(axes)
     caption = (
         "What L2 does to the Hessian by the way of measuring it: (a) largest eigenvalue, (b) trace, with L2 over "
-        "without, mean and 95 % interval over seeds, paired; (c) how often the means of so many probes order the two "
-        "as those of all do, with the same probes for both or with others. "
+        "without, mean and 95 % interval over seeds, paired, by mode of batch norm and, in train mode, by how many "
+        "examples share statistics. (c) Standard error of the means of so many probes; bands: the range over runs. "
         f"{figures.context(runs)}"
     )
     return [Drawing("ways", caption, figure, data)]
@@ -151,7 +164,7 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
     seeds = len(pairs(runs))
     if not seeds:
         return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
-    own, same = (share_right(runs, "trace", 1, shared) for shared in (False, True))
+    own, same = (share_right(runs, "trace", shared) for shared in (False, True))
     verdict: Verdict = "undecided" if seeds < 2 else "holds" if own >= 0.95 else "fails"
     return Evidence(
         f"right in {100 * own:.1f} % of pairs of probes, {100 * same:.1f} % where both runs have the same probe",
