@@ -103,7 +103,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             axes[2].plot(COUNTS, errors.mean(0), "o-", markersize=3, color=PALETTE[colour], label=symbol)
             axes[2].fill_between(COUNTS, errors.min(0), errors.max(0), color=PALETTE[colour], alpha=0.18, linewidth=0)
         axes[2].set_xscale("log")
-        axes[2].set_yscale("log")
+        axes[2].set_ylim(0, None)
         axes[2].set_xticks(COUNTS, map(str, COUNTS))
         axes[2].minorticks_off()
         axes[2].set_xlabel("probes")
