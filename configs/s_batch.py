@@ -17,14 +17,15 @@ BATCHES = (10, 512)
 def get_config(scale: str = "small") -> ConfigDict:
     """One run: the paper's convolutional network, a constant step, both ends of H after the same number of steps.
 
-    The paper gives neither step nor number of steps, only that both batches converge with it. 512 of 1,000 examples
-    make an epoch of two steps, of 512 and of the 488 that are left.
+    The paper gives neither step nor number of steps, only that both batches converge with it. With 0.05 they do; with
+    0.1 small batches still throw the loss up to 0.1 when it has been below 1e-3. 512 of 1,000 examples make an epoch of
+    two steps, of 512 and of the 488 that are left.
     """
     settings: Overrides = {
         "experiment": "s_batch",
         "model.name": "two_convolutions",
         "train.batch_size": 10,
-        "optim.lr": 0.1,
+        "optim.lr": 0.05,
         "optim.sgd.momentum": 0.0,
         "schedule.name": "constant",
         "data.train_size": 1_000.0,
@@ -56,16 +57,15 @@ def get_config(scale: str = "small") -> ConfigDict:
             "measure.smallest_share": 0.05,
             "measure.exact": "end",
         },
-        "small": digits
-        | {"train.steps": 2_000, "optim.lr": 0.05, "measure.smallest_share": 0.05, "measure.exact": "end"},
+        "small": digits | {"train.steps": 2_000, "measure.smallest_share": 0.05, "measure.exact": "end"},
         "paper": {
             "data.name": "mnist",
             "data.scaling": "overall",
-            "train.steps": 1_000,
+            "train.steps": 1_500,
             # A product of this network's H takes as long as five steps with the large batch.
             "measure.largest": 40,
             "measure.smallest_share": 0.001,
-            "measure.extremes_products": 240,
+            "measure.extremes_products": 400,
             "measure.rtol": 1e-2,
         },
     }

@@ -114,7 +114,7 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
 
     def claim(method: str, count_of: Callable[[Run], int], words: str) -> Claim:
         return Claim(
-            f"as-many-outliers-by-{method}",
+            f"as-many-by-{method}",
             "S",
             where,
             f"{statement}, by {words}",
