@@ -18,6 +18,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     """Softmax regression as in `g_logistic`, its curvature measured once, at the end."""
     config = g_logistic.get_config(scale)
     at_the_end = {
+        "measure.scaled_sharpness": "never",
         "measure.spectra": "end",
         "measure.jacobian": "end",
         "measure.exact": "never",
