@@ -159,6 +159,13 @@ def test_settings_are_those_of_the_schema():
     assert (ROOT / "docs" / "settings.md").read_text() == wanted, "python tests/test_docs.py rewrites the page"
 
 
+def test_the_correlations_of_the_readme_are_those_of_the_stored_report():
+    shown = re.search(r"<!-- correlations -->\n(.*?)<!-- /correlations -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = shown[1].strip().splitlines()
+    assert len(lines) > 10
+    assert set(lines) <= set((ROOT / "docs" / "results" / "report" / "report.md").read_text().splitlines())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_and_variables_exist(page):
     makefile = (ROOT / "Makefile").read_text()
