@@ -160,7 +160,9 @@ def test_settings_are_those_of_the_schema():
 
 
 def test_the_correlations_of_the_readme_are_those_of_the_stored_report():
-    shown = re.search(r"<!-- correlations -->\n(.*?)<!-- /correlations -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    shown = re.search(
+        r"<!-- correlations -->\n(.*?)<!-- /correlations -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     lines = shown[1].strip().splitlines()
     assert len(lines) > 10
     assert set(lines) <= set((ROOT / "docs" / "results" / "report" / "report.md").read_text().splitlines())
