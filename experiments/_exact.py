@@ -1,7 +1,12 @@
 """What the experiments of *Empirical Analysis of the Hessian* share: exact spectra of runs, and numbers of them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim
 from hessflat.analysis.results import Run
 
 
@@ -23,3 +28,22 @@ def overlap(values: np.ndarray, others: np.ndarray, count: int) -> float:
     """The largest relative difference among the `count` largest eigenvalues of two matrices."""
     ours, theirs = (np.sort(side)[::-1][:count] for side in (values, others))
     return float(np.max(np.abs(ours - theirs) / np.abs(ours)))
+
+
+def negatives_are_small(below_zero_over_largest: Callable[[Run], float]) -> Claim:
+    """The paper's claim on |λ_min(H)| / λ_max(H) at the end of training, which the function gives."""
+    return Claim(
+        "negatives-are-small",
+        "S",
+        "§3.4",
+        "the negative eigenvalues at the end are orders of magnitude smaller than the large ones",
+        "a figure without numbers",
+        "|λ_min(H)| / λ_max(H), below 0.01 by a 95 % t-interval over seeds",
+        partial(
+            claims.beyond,
+            value_of=below_zero_over_largest,
+            limit=0.01,
+            what="|λ_min(H)| / λ_max(H)",
+            expect="smaller",
+        ),
+    )

@@ -1,11 +1,10 @@
 """What experiments on the two ends of a spectrum share: the ends of runs, drawn, counted and compared."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 
-from experiments._exact import eigenvalues
+from experiments._exact import eigenvalues, negatives_are_small
 from hessflat.analysis import claims, outliers
 from hessflat.analysis.experiment import Claim, Evidence, Verdict
 from hessflat.analysis.names import number, setting_name
@@ -143,18 +142,4 @@ AGREEMENT = Claim(
         "relative error at every rank",
     ),
 )
-NEGATIVES_ARE_SMALL = Claim(
-    "negatives-are-small",
-    "S",
-    "§3.4",
-    "the negative eigenvalues at the end are orders of magnitude smaller than the large ones",
-    "a figure without numbers",
-    "|λ_min(H)| / λ_max(H), below 0.01 by a 95 % t-interval over seeds",
-    partial(
-        claims.beyond,
-        value_of=below_zero_over_largest,
-        limit=0.01,
-        what="|λ_min(H)| / λ_max(H)",
-        expect="smaller",
-    ),
-)
+NEGATIVES_ARE_SMALL = negatives_are_small(below_zero_over_largest)

@@ -59,13 +59,9 @@ def compare(
         if chosen is None:
             return _nothing(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
         high = chosen
-    done = by_setting(finished(runs), by)
-    for value in (low, high):
-        if value not in done:
-            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
-    pairs = pairs_by_seed(done[low], done[high], by)
-    if not pairs:
-        return _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+    pairs = _paired(runs, by, low, high)
+    if isinstance(pairs, Evidence):
+        return pairs
 
     before, after = (np.array([finite_final(run, metric) for run in side]) for side in zip(*pairs, strict=True))
     slack = np.mean([error_bound(first, metric) + error_bound(second, metric) for first, second in pairs])
@@ -211,11 +207,7 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
     ratio = mean_interval(per_seed)
     low, high = math.log1p(-within), math.log1p(within)
-    verdict: Verdict = "undecided"
-    if len(per_seed) > 1 and low <= ratio.low and ratio.high <= high:
-        verdict = "holds"
-    elif len(per_seed) > 1 and (ratio.high < low or ratio.low > high):
-        verdict = "fails"
+    verdict = _within(ratio, low, high, len(per_seed))
     value = f"{metric_name(metric)} / {metric_name(other)} = {number(math.exp(ratio.mean))}"
     explanation = f"the two are claimed equal within {100 * within:g} %; " + {
         "holds": "the interval lies within these limits",
@@ -239,23 +231,15 @@ def unchanged(
     The ratio at `high` to that at `low`, paired by seed: holds when the interval of its logarithm lies within
     ± log `factor`, fails when it lies outside.
     """
-    done = by_setting(finished(runs), by)
-    for value in (low, high):
-        if value not in done:
-            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
-    pairs = pairs_by_seed(done[low], done[high], by)
-    if not pairs:
-        return _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+    pairs = _paired(runs, by, low, high)
+    if isinstance(pairs, Evidence):
+        return pairs
     before, after = (np.array([value_of(run) for run in side]) for side in zip(*pairs, strict=True))
     if not min(before.min(), after.min()) > 0:
         raise InputError(f"a ratio of {what} needs positive values, got {min(before.min(), after.min()):.3g}")
     ratio = mean_interval(np.log(after / before))
     limit = math.log(factor)
-    verdict: Verdict = "undecided"
-    if len(pairs) > 1 and -limit <= ratio.low and ratio.high <= limit:
-        verdict = "holds"
-    elif len(pairs) > 1 and (ratio.low > limit or ratio.high < -limit):
-        verdict = "fails"
+    verdict = _within(ratio, -limit, limit, len(pairs))
     value = (
         f"{what} {number(float(before.mean()), 3)} → {number(float(after.mean()), 3)} "
         f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"
@@ -335,6 +319,16 @@ def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) 
     return max(means, key=lambda value: means[value] if best.largest else -means[value])
 
 
+def _paired(runs: Sequence[Run], by: str, low: Any, high: Any) -> list[tuple[Run, Run]] | Evidence:
+    """The finished runs at two values of a setting, by seed; or what to say where there are none."""
+    done = by_setting(finished(runs), by)
+    for value in (low, high):
+        if value not in done:
+            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
+    pairs = pairs_by_seed(done[low], done[high], by)
+    return pairs or _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+
+
 def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:
     return [run for run in runs if run.setting(by) == value]
 
@@ -346,6 +340,15 @@ def _side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) 
     if low > 0 or (or_equal and low == 0):
         return "holds"
     return "fails" if high < 0 else "undecided"
+
+
+def _within(found: Interval, low: float, high: float, seeds: int) -> Verdict:
+    """Does the interval lie between two limits, outside them, or across one?"""
+    if seeds < 2:
+        return "undecided"
+    if low <= found.low and found.high <= high:
+        return "holds"
+    return "fails" if found.high < low or found.low > high else "undecided"
 
 
 def _nothing(runs: Sequence[Run], reason: str) -> Evidence:

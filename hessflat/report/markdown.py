@@ -6,15 +6,14 @@ from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
 from hessflat.report.provenance import commands, facts, settings
-from hessflat.report.section import CORRELATIONS, Section, correlations
+from hessflat.report.section import CORRELATIONS, Section
 from hessflat.report.verdicts import Record, by_paper, tally
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """What follows the gap, a verdict table per paper, then a section per experiment."""
+def markdown(sections: Sequence[Section], table: Table | None) -> str:
+    """What follows the gap (`table`), a verdict table per paper, then a section per experiment."""
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
-    table = correlations(sections)
     if table:
         parts += [f"## {CORRELATIONS}", as_markdown(table)]
     for paper, group in by_paper(records).items():

@@ -5,10 +5,11 @@ import html
 import re
 from collections.abc import Sequence
 
+from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
 from hessflat.report.provenance import commands, facts, run_table, settings
-from hessflat.report.section import CORRELATIONS, Plate, Section, correlations
+from hessflat.report.section import CORRELATIONS, Plate, Section
 from hessflat.report.verdicts import Entry, Record, by_paper, tally
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
@@ -51,10 +52,9 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 """
 
 
-def page(sections: Sequence[Section]) -> str:
-    """The whole report. Every text that comes from runs or papers is escaped."""
+def page(sections: Sequence[Section], table: Table | None) -> str:
+    """The whole report; `table` opens it. Every text that comes from runs or papers is escaped."""
     records = [record for section in sections for record in section.records]
-    table = correlations(sections)
     parts = [
         "<h1>Claims and what the runs say</h1>",
         f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
