@@ -41,7 +41,6 @@ def get_config(scale: str = "small") -> ConfigDict:
             "measure.spectra": "end",
             "measure.jacobian": "end",
             "measure.exact": "never",
-            "measure.scaled_sharpness": "never",
         },
     }
     return override(base_config(scale), settings | at_scale[scale])
