@@ -1,4 +1,4 @@
-"""Five regularisers, flatness and the input-output Jacobian: *On progressive sharpening*, section 6.3, figures 5, 20-27.
+"""Five regularisers, flatness and the Jacobian: *On progressive sharpening*, section 6.3, figures 5 and 20 to 27.
 
     make sweep CONFIG=configs/m_regularisers.py:small
 
@@ -121,6 +121,4 @@ def get_config(scale: str = "small") -> ConfigDict:
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """Every degree of every regulariser, for each network, data set, initial rate and seed."""
     data = [{"data.name": name} for name in ("cifar10", "cifar100")] if scale == "paper" else [{}]
-    return product(
-        data, networks(scale), degrees(scale), {"optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]}
-    )
+    return product(data, networks(scale), degrees(scale), {"optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]})

@@ -57,7 +57,7 @@ def compare(
     if isinstance(high, Best):
         chosen = best_setting(runs, by, high, without=low)
         if chosen is None:
-            return _nothing(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
+            return nothing(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
         high = chosen
     pairs = _paired(runs, by, low, high)
     if isinstance(pairs, Evidence):
@@ -76,7 +76,7 @@ def compare(
     else:
         change = mean_interval(after - before).widened(float(slack))
         change = with_examples(change, num_examples(metric, pairs))
-    verdict = _side(change, len(pairs), expect)
+    verdict = side(change, len(pairs), expect)
 
     name = metric_name(metric)
     levels = f"{setting_name(by)} {number(low)} → {number(high)}"
@@ -104,7 +104,7 @@ def increases(
     done = finished(runs)
     settings = by_setting(done, by)
     if len(settings) < 2:
-        return _nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
+        return nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
     refuse_twins(done, by)
     taus = [
         kendall_tau([run.setting(by) for run in own], [finite_final(run, metric) for run in own])
@@ -112,9 +112,9 @@ def increases(
         if len(own) > 1
     ]
     if not taus:
-        return _nothing(runs, f"no seed has two values of {setting_name(by)}")
+        return nothing(runs, f"no seed has two values of {setting_name(by)}")
     change = mean_interval(taus)
-    verdict = _side(change, len(taus), "larger" if expect == "increases" else "smaller")
+    verdict = side(change, len(taus), "larger" if expect == "increases" else "smaller")
     means = [float(np.mean([finite_final(run, metric) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
@@ -162,7 +162,7 @@ def at_least(
     """
     done = finished(runs)
     if not done:
-        return _nothing(runs, "no run has finished")
+        return nothing(runs, "no run has finished")
     worst: list[tuple[float, float, float]] = []
     for own in by_setting(done, "seed").values():
         margins = []
@@ -176,7 +176,7 @@ def at_least(
             raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
         worst.append(min(margins))
     change = mean_interval([margin + tolerance for margin, _, _ in worst])
-    verdict = _side(change, len(worst), "larger", or_equal=True)
+    verdict = side(change, len(worst), "larger", or_equal=True)
     margin, reached, bound = min(worst)
     says_nothing = max(bound for _, _, bound in worst) <= vacuous
     allowance = f" less {number(tolerance)}" if tolerance else ""
@@ -198,7 +198,7 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
     """Are two metrics of the same runs equal within a relative difference, averaged over each seed's runs?"""
     done = finished(runs)
     if not done:
-        return _nothing(runs, "no run has finished")
+        return nothing(runs, "no run has finished")
     per_seed = []
     for own in by_setting(done, "seed").values():
         pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]
@@ -262,12 +262,12 @@ def beyond(
     """Is a number of each run, `what` in words, larger (or smaller) than `limit`? Each seed counts with its mean."""
     done = finished(runs)
     if not done:
-        return _nothing(runs, "no run has finished")
+        return nothing(runs, "no run has finished")
     values = [float(np.mean([value_of(run) for run in own])) for own in by_setting(done, "seed").values()]
     if not np.all(np.isfinite(values)):
         raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
     found = mean_interval(values)
-    verdict = _side(Interval(found.mean - limit, found.low - limit, found.high - limit), len(values), expect)
+    verdict = side(Interval(found.mean - limit, found.low - limit, found.high - limit), len(values), expect)
     explanation = (
         f"{what} is claimed {expect} than {number(limit)}; {wording.reason(verdict, len(values), number(limit))}"
     )
@@ -279,7 +279,7 @@ def in_every_run(runs: Sequence[Run], value_of: Callable[[Run], float], limit: f
     """Is a number at most `limit` in every run? For what follows from a theorem: spread over seeds is no matter."""
     done = finished(runs)
     if not done:
-        return _nothing(runs, "no run has finished")
+        return nothing(runs, "no run has finished")
     values = [value_of(run) for run in done]
     seeds = len({run.seed for run in done})
     verdict: Verdict = "holds" if max(values) <= limit else "fails"
@@ -324,16 +324,17 @@ def _paired(runs: Sequence[Run], by: str, low: Any, high: Any) -> list[tuple[Run
     done = by_setting(finished(runs), by)
     for value in (low, high):
         if value not in done:
-            return _nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
+            return nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
     pairs = pairs_by_seed(done[low], done[high], by)
-    return pairs or _nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+    return pairs or nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
 
 
 def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:
     return [run for run in runs if run.setting(by) == value]
 
 
-def _side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
+def side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
+    """What an interval says of a number that is claimed above (or below) 0."""
     if seeds < 2:
         return "undecided"
     low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
@@ -351,7 +352,7 @@ def _within(found: Interval, low: float, high: float, seeds: int) -> Verdict:
     return "fails" if found.high < low or found.low > high else "undecided"
 
 
-def _nothing(runs: Sequence[Run], reason: str) -> Evidence:
+def nothing(runs: Sequence[Run], reason: str) -> Evidence:
     """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
     tried = [run for run in runs if run.status in ("diverged", "failed")]
     return Evidence("", "", 0, "undecided" if tried else "not run", reason + wording.left_out(runs))

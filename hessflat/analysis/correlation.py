@@ -1,20 +1,25 @@
-"""Which measures follow the generalisation gap? Kendall's tau over the runs of an experiment, with an interval."""
+"""Which measures follow the generalisation gap? Kendall's tau over runs, with intervals, and what is left of it.
 
+Runs are compared in pairs. Of the runs of one experiment all pairs of one network on one data set count; where only one
+regulariser is asked about, those that differ in it alone.
+"""
+
+import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessflat.analysis.experiment import Experiment, Table
 from hessflat.analysis.names import metric_name, setting_name
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.statistics import kendall_tau
 
 GAP = "gap_loss"
+SHARPNESS, JACOBIAN = "hessian.lambda_max", "jacobian.max"
 # What the papers and their critics take for flatness, and for what it stands in for.
 MEASURES = (
-    "hessian.lambda_max",
+    SHARPNESS,
     "hessian_eval.lambda_max",
     "gauss_newton.lambda_max",
     "hessian.trace",
@@ -22,12 +27,15 @@ MEASURES = (
     "hessian.norm_scaled_lambda_max",
     "hessian.adaptive_lambda_max",
     "hessian.filter_lambda_max",
-    "jacobian.max",
+    JACOBIAN,
     "jacobian.mean",
     "softmax_jacobian.max",
+    "softmax_jacobian.mean",
     "weight_norm",
 )
 _RESAMPLES = 1_000
+
+Asked = tuple[Experiment, str, Sequence[Run]]
 
 
 class Correlation(NamedTuple):
@@ -39,46 +47,167 @@ class Correlation(NamedTuple):
     runs: int
 
 
-def correlation(runs: Sequence[Run], measure: str, target: str = GAP) -> Correlation | None:
-    """Tau-b over the finished runs that have both numbers; None where fewer than four have.
+def correlation(
+    runs: Sequence[Run],
+    measure: str,
+    target: str = GAP,
+    given: str = "",
+    alike: Callable[[Run], Hashable] = lambda run: None,
+) -> Correlation | None:
+    """Tau-b over pairs of finished runs that are `alike`; None where four runs or a pair are wanting.
+
+    With a measure `given`, partial tau (Kendall, 1942): (τ_mt − τ_mg τ_gt) / √((1 − τ_mg²)(1 − τ_gt²)), what the
+    measure says of the target beside the one given.
 
     The interval is that of percentiles over 1,000 samples of as many runs, drawn with replacement. It counts the runs
     as independent, though those of a seed share their initial weights and those of a setting the setting.
     """
-    points = [(run.final_or_nan(measure), run.final_or_nan(target)) for run in finished(runs)]
-    found = np.array([point for point in points if all(map(math.isfinite, point))])
-    if len(found) < 4:
+    names = [measure, target, *([given] if given else [])]
+    rows = [(run, [run.final_or_nan(name) for name in names]) for run in finished(runs)]
+    rows = [(run, numbers) for run, numbers in rows if all(map(math.isfinite, numbers))]
+    if len(rows) < 4:
         return None
+    keys = [alike(run) for run, _ in rows]
+    compared = np.array([[one == other for other in keys] for one in keys])
+    found = np.array([numbers for _, numbers in rows])
+    signs = [np.sign(np.subtract.outer(column, column)) * compared for column in found.T]
     generator = np.random.default_rng(0)
-    samples = [found[generator.integers(0, len(found), len(found))] for _ in range(_RESAMPLES)]
-    low, high = np.quantile([kendall_tau(*sample.T) for sample in samples], (0.025, 0.975))
-    return Correlation(kendall_tau(*found.T), float(low), float(high), len(found))
+    size = len(rows)
+    samples = [np.bincount(generator.integers(0, size, size), minlength=size) for _ in range(_RESAMPLES)]
+    counts = np.array([np.ones(size), *samples])
+    taus = _tau(signs[0], signs[1], counts)
+    if math.isnan(taus[0]):
+        return None
+    if given:
+        taus = _partial(taus, _tau(signs[0], signs[2], counts), _tau(signs[2], signs[1], counts))
+    low, high = np.quantile(np.nan_to_num(taus[1:]), (0.025, 0.975))
+    return Correlation(float(np.nan_to_num(taus[0])), float(low), float(high), size)
 
 
-def correlation_table(experiments: Iterable[tuple[Experiment, str, Sequence[Run]]]) -> Table | None:
-    """A column for every experiment and scale whose runs differ in a regulariser, a row for every measure.
+def _tau(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[samples] Tau-b from signs of differences `[n, n]` in samples that have each run `counts` `[samples, n]` times.
+
+    0 where either side is constant, for it orders nothing, NaN where it is so in the first sample, that of the runs.
+    """
+
+    def total(matrix: np.ndarray) -> np.ndarray:
+        return np.einsum("si,si->s", counts @ matrix, counts)
+
+    scale = np.sqrt(total(x**2) * total(y**2))
+    tau = np.divide(total(x * y), scale, out=np.zeros_like(scale), where=scale > 0)
+    tau[0] = tau[0] if scale[0] else math.nan
+    return tau
+
+
+def _partial(direct: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """0 where what is given orders one of the two entirely, and so leaves nothing to say."""
+    scale = np.sqrt((1 - first**2) * (1 - second**2))
+    return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+
+
+def network_of(run: Run) -> str:
+    """Runs alike in this have one network and one data set."""
+    return json.dumps([run.config.get("data"), run.config.get("model")], sort_keys=True)
+
+
+def differing_alone(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
+    """The runs that others differ from in `setting`, and perhaps the seed, alone; and what such runs share."""
+    shared = {run.folder: _without(run.config, (setting, "seed", "experiment")) for run in runs}
+    values: dict[str, set[Any]] = {}
+    for run in runs:
+        values.setdefault(shared[run.folder], set()).add(run.setting(setting))
+    return [run for run in runs if len(values[shared[run.folder]]) > 1], lambda run: shared[run.folder]
+
+
+def _without(config: dict[str, Any], settings: Sequence[str]) -> str:
+    """A configuration as text, some of its settings left out."""
+    left = json.loads(json.dumps(config))
+    for name in settings:
+        *blocks, last = name.split(".")
+        block = left
+        for part in blocks:
+            block = block.get(part, {})
+        block.pop(last, None)
+    return json.dumps(left, sort_keys=True)
+
+
+def correlation_table(experiments: Iterable[Asked]) -> Table | None:
+    """A column for every experiment and scale whose runs differ in regularisers, a row for every measure.
 
     Measures that none of them has are left out; None where there is no such experiment.
     """
     columns = {
-        f"{experiment.id} ({setting_name(experiment.regulariser)}), {scale}": {
-            measure: correlation(runs, measure) for measure in MEASURES
+        f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
+            measure: correlation(runs, measure, alike=network_of) for measure in MEASURES
         }
         for experiment, scale, runs in experiments
-        if experiment.regulariser
+        if experiment.regularisers
     }
+    return _table(
+        columns,
+        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over the "
+        "finished runs of every experiment that varies a regulariser, with its 95 % bootstrap interval over runs. "
+        "+1: the larger the measure, the larger the gap, as a measure of flatness promises; below 0: it misleads. A "
+        "star: the interval leaves out 0.",
+    )
+
+
+def regulariser_tables(experiments: Iterable[Asked]) -> list[Table]:
+    """Over all runs of the experiments of *On progressive sharpening* at a scale: by regulariser, and pooled.
+
+    A first table with Kendall's tau, a second with what is left of it beside the measure that it competes with.
+    """
+    by_scale: dict[str, tuple[dict[str, None], dict[Any, Run]]] = {}
+    for experiment, scale, runs in experiments:
+        if experiment.paper == "M" and experiment.regularisers:
+            settings, together = by_scale.setdefault(scale, ({}, {}))
+            settings.update(dict.fromkeys(experiment.regularisers))
+            # Experiments may ask different questions of the same runs.
+            together.update({run.folder: run for run in finished(runs)})
+    made = []
+    for scale, (settings, together) in by_scale.items():
+        runs = list(together.values())
+        groups = {setting_name(setting): differing_alone(runs, setting) for setting in settings}
+        groups["pooled"] = (runs, network_of)
+        plain = {
+            name: {measure: correlation(group, measure, alike=alike) for measure in MEASURES}
+            for name, (group, alike) in groups.items()
+        }
+        beside = {
+            name: {
+                measure: correlation(
+                    group, measure, given=SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN, alike=alike
+                )
+                for measure in MEASURES
+            }
+            for name, (group, alike) in groups.items()
+        }
+        pairs = (
+            "Of a regulariser, pairs of runs that differ in it (and the seed) alone; pooled, all pairs of runs of one "
+            "network on one data set. 95 % bootstrap intervals over runs; a star: the interval leaves out 0."
+        )
+        made += [
+            _table(
+                plain,
+                f"By regulariser, scale {scale}: Kendall τ of each measure with the generalisation gap |train − test "
+                f"loss| on clean examples and unsmoothed labels. {pairs}",
+            ),
+            _table(
+                beside,
+                f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
+                f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. {pairs}",
+            ),
+        ]
+    return [table for table in made if table is not None]
+
+
+def _table(columns: dict[str, dict[str, Correlation | None]], caption: str) -> Table | None:
     columns = {name: column for name, column in columns.items() if any(column.values())}
     if not columns:
         return None
     shown = [measure for measure in MEASURES if any(column[measure] for column in columns.values())]
     rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns.values())) for measure in shown)
     counts = [max(found.runs for found in column.values() if found) for column in columns.values()]
-    caption = (
-        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over the "
-        "finished runs of every experiment that varies a regulariser, with its 95 % bootstrap interval over runs. "
-        "+1: the larger the measure, the larger the gap, as a measure of flatness promises; below 0: it misleads. A "
-        "star: the interval leaves out 0."
-    )
     return Table(caption, ("measure", *columns), (*rows, ("runs", *map(str, counts))))
 
 

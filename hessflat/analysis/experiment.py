@@ -53,8 +53,8 @@ class Drawing(NamedTuple):
 class Experiment(NamedTuple):
     """One module under `experiments/` holds one of these as `EXPERIMENT`.
 
-    Where its runs differ in a regulariser, `regulariser` is that setting, and the report sets each measure against the
-    generalisation gap.
+    Where its runs differ in regularisers, `regularisers` are these settings, and the report sets each measure against
+    the generalisation gap.
     """
 
     id: str
@@ -65,4 +65,4 @@ class Experiment(NamedTuple):
     tabulate: Callable[[Sequence[Run]], list[Table]]
     claims: tuple[Claim, ...]
     notes: str = ""
-    regulariser: str = ""
+    regularisers: tuple[str, ...] = ()

@@ -39,6 +39,8 @@ _METRICS = {
     "validation_error": ("validation error", "validation error"),
     "test_error": ("test error", "test error"),
     "gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
+    "smoothed_train_loss": ("training loss (nats)", "training loss (nats)"),
+    "smoothed_gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
     "gap_accuracy": ("accuracy gap", "accuracy gap"),
     "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
     "rank_bound": ("rank bound", "rank bound"),
@@ -65,7 +67,10 @@ _SETTINGS = {
     "model.name": "model",
     "data.name": "data set",
     "model.mlp.hidden": "hidden units",
+    "optim.sam_radius": "radius of SAM",
     "train.batch_size": "batch",
+    "train.label_smoothing": "label smoothing",
+    "train.augment": "augmentation",
 }
 
 

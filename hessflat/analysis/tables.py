@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +27,24 @@ def table_by(
     caption: str = "",
 ) -> Table:
     """One row per value of a setting: mean ± standard deviation over seeds at the last measured step."""
+    return table_of({(value,): group for value, group in by_setting(runs, by).items()}, [by], columns, caption)
+
+
+def table_of(
+    groups: Mapping[tuple, Sequence[Run]],
+    names: Sequence[str],
+    columns: Sequence[tuple[str, str, str]] = (),
+    caption: str = "",
+) -> Table:
+    """One row per group, which begins with what the group's key says of the settings, or words, `names`."""
     shown = [Column(*column) for column in columns]
     rows = []
-    for value, group in by_setting(runs, by).items():
+    for values, group in groups.items():
         done = finished(group)
         cells = (_cell([run.final_or_nan(at.metric) for run in done], at) for at in shown)
-        rows.append((number(value), *cells, _seeds(group)))
+        rows.append((*map(number, values), *cells, _seeds(group)))
     caption = f"{caption} " if caption else ""
-    header = (setting_name(by), *(column.label for column in shown), "seeds")
+    header = (*map(setting_name, names), *(column.label for column in shown), "seeds")
     return Table(f"{caption}Mean ± std over seeds, at the end of training.", header, tuple(rows))
 
 

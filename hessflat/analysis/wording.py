@@ -1,6 +1,7 @@
 """How evidence reads: an effect, its interval, the reason for a verdict and the runs it leaves out, in words."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hessflat.analysis.experiment import Verdict
@@ -19,7 +20,11 @@ def reason(verdict: Verdict, seeds: int, line: str) -> str:
 
 
 def left_out(runs: Sequence[Run]) -> str:
+    """The runs that did not finish by name, where they are few."""
     out = [run for run in runs if run.status != "done"]
+    if len(out) > 4:
+        counts = Counter(run.status for run in out)
+        return f"; left out: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))} runs"
     return f"; left out: {', '.join(f'{run.folder.name} ({run.status})' for run in out)}" if out else ""
 
 

@@ -28,7 +28,7 @@ def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]
     if twice:
         raise InputError(f"{twice[0]} is listed twice; give all runs of an experiment at one scale in one entry")
     sections = [make_section(entry) for entry in listed]
-    table = correlations(sections)
+    tables = correlations(sections)
     records = [record for section in sections for record in section.records]
     out = Path(out)
     for section in sections:
@@ -36,6 +36,6 @@ def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]
             for ending in ("svg", "png", "csv"):
                 write_atomically(out / "figures" / f"{plate.stem}.{ending}", getattr(plate, ending))
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(out / "report.md", markdown(sections, table))
-    write_atomically(out / "index.html", page(sections, table))
+    write_atomically(out / "report.md", markdown(sections, tables))
+    write_atomically(out / "index.html", page(sections, tables))
     return records

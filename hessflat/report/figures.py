@@ -3,7 +3,7 @@
 from hessflat.report.axes import Panel
 from hessflat.report.captions import context
 from hessflat.report.curves import CurvePanel, curves_with_bands
-from hessflat.report.panels import panels_against
+from hessflat.report.panels import grid_against, panels_against
 from hessflat.report.ranked import RankPanel, eigenvalues_by_rank
 from hessflat.report.spectrum_figure import spectra_by
 from hessflat.report.training_curves import degeneracy_over_training, over_training
@@ -16,6 +16,7 @@ __all__ = [
     "curves_with_bands",
     "degeneracy_over_training",
     "eigenvalues_by_rank",
+    "grid_against",
     "over_training",
     "panels_against",
     "spectra_by",

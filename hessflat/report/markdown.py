@@ -10,12 +10,12 @@ from hessflat.report.section import CORRELATIONS, Section
 from hessflat.report.verdicts import Record, by_paper, tally
 
 
-def markdown(sections: Sequence[Section], table: Table | None) -> str:
-    """What follows the gap (`table`), a verdict table per paper, then a section per experiment."""
+def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
+    """What follows the gap (`tables`), a verdict table per paper, then a section per experiment."""
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
-    if table:
-        parts += [f"## {CORRELATIONS}", as_markdown(table)]
+    if tables:
+        parts += [f"## {CORRELATIONS}", *map(as_markdown, tables)]
     for paper, group in by_paper(records).items():
         parts += [f"## {paper_name(paper)}", _summary(group)]
     for section in sections:

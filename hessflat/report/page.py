@@ -52,14 +52,14 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 """
 
 
-def page(sections: Sequence[Section], table: Table | None) -> str:
-    """The whole report; `table` opens it. Every text that comes from runs or papers is escaped."""
+def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
+    """The whole report; `tables` open it. Every text that comes from runs or papers is escaped."""
     records = [record for section in sections for record in section.records]
     parts = [
         "<h1>Claims and what the runs say</h1>",
         f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
         "interval over seeds decides; each row leads to its experiment.</p>",
-        f"<h3>{CORRELATIONS}</h3>\n{as_html(table)}" if table else "",
+        "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),
     ]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from hessflat.analysis.correlation import correlation_table
+from hessflat.analysis.correlation import correlation_table, regulariser_tables
 from hessflat.analysis.experiment import Drawing, Table
 from hessflat.errors import InputError
 from hessflat.report.style import as_png, as_svg
@@ -45,10 +45,12 @@ def make_section(entry: Entry) -> Section:
     return Section(entry, judge(entry), [_plate(entry, drawing) for drawing in drawings], tables, trouble)
 
 
-def correlations(sections: Sequence[Section]) -> Table | None:
+def correlations(sections: Sequence[Section]) -> list[Table]:
     """What opens the report: each measure against the generalisation gap, over all experiments that ask."""
-    entries = (section.entry for section in sections)
-    return correlation_table((entry.experiment, entry.scale, entry.runs) for entry in entries)
+    entries = [section.entry for section in sections]
+    asked = [(entry.experiment, entry.scale, entry.runs) for entry in entries]
+    by_experiment = correlation_table(asked)
+    return regulariser_tables(asked) + ([by_experiment] if by_experiment else [])
 
 
 def as_csv(data: Any) -> bytes:

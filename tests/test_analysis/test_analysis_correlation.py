@@ -5,14 +5,21 @@ import pytest
 from fabricated_runs import write_run, write_sweep
 from scipy import stats
 
-from hessflat.analysis.correlation import correlation, correlation_table
+from hessflat.analysis.correlation import (
+    correlation,
+    correlation_table,
+    differing_alone,
+    network_of,
+    regulariser_tables,
+)
 from hessflat.analysis.experiment import Experiment
 from hessflat.analysis.names import metric_name
 from hessflat.analysis.results import load_run
 
 
-def asking(regulariser):
-    return Experiment("toy", "G", "?", "configs/toy.py", lambda runs: [], lambda runs: [], (), regulariser=regulariser)
+def asking(*regularisers, paper="G"):
+    nothing = lambda runs: []  # noqa: E731
+    return Experiment("toy", paper, "?", "configs/toy.py", nothing, nothing, (), regularisers=regularisers)
 
 
 def test_it_agrees_with_scipy_and_lies_in_its_interval(tmp_path):
@@ -40,7 +47,7 @@ def test_the_interval_covers_no_correlation_as_often_as_it_says(tmp_path):
 def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_path):
     runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
     few = runs[:3]
-    entries = [(asking("optim.l2"), "small", runs), (asking(""), "paper", runs), (asking("optim.l2"), "smoke", few)]
+    entries = [(asking("optim.l2"), "small", runs), (asking(), "paper", runs), (asking("optim.l2"), "smoke", few)]
     table = correlation_table(entries)
     assert table.header == ("measure", "toy (L2), small")
     rows = dict(table.rows)
@@ -49,3 +56,65 @@ def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_
     assert metric_name("hessian.adaptive_lambda_max") not in rows
     assert rows["runs"] == "9"
     assert correlation_table(entries[1:]) is None
+
+
+def made_of(run, lines, **settings):
+    """A run for each line of numbers, with what is given of settings by `block__name`."""
+    made = []
+    for index, line in enumerate(lines):
+        config = {**run.config, "seed": index, "optim": {**run.config["optim"]}}
+        for name, values in settings.items():
+            block, _, last = name.partition("__")
+            config[block] = {**config[block], last: values[index]}
+        metrics = [{"step": 1, **dict(zip(("a", "gap_loss", "b"), map(float, line), strict=True))}]
+        made.append(run._replace(folder=run.folder / str(index), config=config, metrics=metrics))
+    return made
+
+
+def test_partial_tau_is_kendalls_formula_and_finds_what_a_third_measure_explains(tmp_path):
+    run = load_run(write_run(tmp_path, spectra=False))
+    generator = np.random.default_rng(0)
+    cause, noise = generator.standard_normal(60), generator.standard_normal((2, 60))
+    lines = np.stack([cause + 0.3 * noise[0], cause + 0.3 * noise[1], cause], axis=1)
+    runs = made_of(run, lines)
+    plain, partial = correlation(runs, "a"), correlation(runs, "a", given="b")
+    ag, ab, bg = (stats.kendalltau(lines[:, i], lines[:, j]).statistic for i, j in ((0, 1), (0, 2), (2, 1)))
+    assert plain.tau == pytest.approx(ag)
+    assert partial.tau == pytest.approx((ag - ab * bg) / np.sqrt((1 - ab**2) * (1 - bg**2)))
+    assert plain.low > 0.3 > partial.tau
+
+
+def test_only_runs_that_are_alike_are_compared(tmp_path):
+    """Within either network the measure rises with the gap; over both together it falls."""
+    run = load_run(write_run(tmp_path, spectra=False))
+    lines = [(x + 10 * (group == 0), x + 10 * (group == 1), 0) for group in (0, 1) for x in range(5)]
+    runs = made_of(run, lines, model__name=["mlp"] * 5 + ["vgg"] * 5)
+    assert correlation(runs, "a").tau < 0
+    assert correlation(runs, "a", alike=network_of).tau == 1
+    assert correlation(runs, "a", alike=lambda run: run.seed) is None
+
+
+def test_of_a_regulariser_runs_that_differ_in_it_alone_are_compared(tmp_path):
+    run = load_run(write_run(tmp_path, spectra=False))
+    # L2 at one rate, another rate beside it, and one that differs in both.
+    l2, rates = (0.0, 1e-3, 0.0, 1e-3, 0.0, 1e-2), (0.1, 0.1, 0.1, 0.1, 0.2, 0.3)
+    runs = made_of(run, [(i, i, 0) for i in range(6)], optim__l2=l2, optim__lr=rates)
+    chosen, alike = differing_alone(runs, "optim.l2")
+    assert [run.seed for run in chosen] == [0, 1, 2, 3]
+    assert len({alike(run) for run in chosen}) == 1
+    chosen, alike = differing_alone(runs, "optim.lr")
+    assert [run.seed for run in chosen] == [0, 2, 4]
+
+
+def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
+    asked = [(asking("optim.l2", paper="M"), "small", runs), (asking("optim.l2", "optim.lr", paper="M"), "small", runs)]
+    plain, beside = regulariser_tables([*asked, (asking("optim.l2"), "paper", runs)])
+    assert plain.header == beside.header == ("measure", "L2", "pooled")
+    found = correlation(runs, "hessian.lambda_max")
+    assert (
+        dict((name, cells) for name, *cells in plain.rows)["λ_max(H)"]
+        == [f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"] * 2
+    )
+    assert dict((name, cells) for name, *cells in plain.rows)["runs"] == ["9", "9"]
+    assert regulariser_tables([(asking("optim.l2"), "paper", runs)]) == []

@@ -6,6 +6,7 @@ from curvature_cases import conv_predict, conv_problem, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature import jacobian
 from hessflat.errors import InputError
 
 
@@ -147,3 +148,45 @@ def test_a_second_set_of_parameters_does_not_compile_again(method):
     before = len(traced)
     cv.jacobian_norms(counted, jax.tree.map(lambda p: p + 1, mlp_params(6, 3)), inputs, batch_size=2, method=method)
     assert len(traced) == before
+
+
+GIVEN_UP = (  # the lower triangle, by rows
+    (0.0,),
+    (0.0, 0.0),
+    (0.0, 0.0, 0.0),
+    (1.123972903623487e-31, 2.636316996432646e-35, 3.3012551022398475e-32, 5.590425247086303e-22),
+    (
+        7.50567794211156e-27,
+        1.5265921320004651e-30,
+        2.9088976249832596e-27,
+        6.2373529274142675e-18,
+        1.361420091244847e-12,
+    ),
+    (
+        -1.3532111789251371e-20,
+        -1.5511304926183811e-24,
+        -4.960613442590444e-21,
+        -2.935330103981393e-11,
+        -1.3091022310618428e-06,
+        33.64073944091797,
+    ),
+    (
+        1.353201404622977e-20,
+        1.5511055448922535e-24,
+        4.960556897040758e-21,
+        2.935317960917061e-11,
+        1.3090933634885005e-06,
+        -33.640716552734375,
+        33.64069366455078,
+    ),
+)
+
+
+def test_a_matrix_that_lapack_gives_up_on_has_a_norm():
+    """Met in training: J Jᵀ of one of 45,000 examples, for which LAPACK's single precision finds no eigenvalues."""
+    lower = np.zeros((7, 7), np.float32)
+    for row, values in enumerate(GIVEN_UP):
+        lower[row, : row + 1] = values
+    gram = lower + np.tril(lower, -1).T
+    expected = np.linalg.eigvalsh(gram.astype(float))[-1]
+    assert_allclose(jacobian._largest_eigenvalue(jnp.asarray(gram)), expected, rtol=1e-6)

@@ -1,0 +1,103 @@
+"""What the experiments of *On progressive sharpening*, §6, share: six numbers at the end of training, and rules."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from hessflat.analysis.correlation import differing_alone
+from hessflat.analysis.experiment import Claim, Evidence
+from hessflat.analysis.results import Run, finished
+from hessflat.analysis.strata import chosen, follows, measured
+
+GAP, SHARPNESS, JACOBIAN = "smoothed_gap_loss", "hessian.lambda_max", "jacobian.max"
+# The panels of figures 20 to 27. Label smoothing counts in the losses, as the paper has it.
+SIX = (
+    (GAP, "gap (nats)"),
+    (SHARPNESS, r"$\lambda_{\max}(H)$", "log"),
+    (JACOBIAN, r"max $\|\partial f/\partial x\|_2$", "log"),
+    ("gauss_newton.lambda_max", r"$\lambda_{\max}(G)$", "log"),
+    ("smoothed_train_loss", "training loss (nats)", "log"),
+    ("validation_accuracy", "val. accuracy (%)"),
+)
+COLUMNS = (
+    ("gap", GAP, ".3f"),
+    ("λ_max(H)", SHARPNESS, ".3g"),
+    ("max ‖J‖", JACOBIAN, ".3g"),
+    ("λ_max(G)", "gauss_newton.lambda_max", ".3g"),
+    ("train loss", "smoothed_train_loss", ".2g"),
+    ("val acc", "validation_accuracy", ".1%"),
+    ("test acc", "test_accuracy", ".1%"),
+)
+MEASURED = (
+    "Losses in nats on clean examples, smoothed labels counted in; H and G with batch norm in train mode, J (the "
+    "input-output Jacobian of the logits) in eval mode."
+)
+BY_TAU = "in each group of runs alike but for it; the mean over groups by seed, 95 % t-interval"
+
+
+def network_words(run: Run) -> str:
+    """`ResNet without batch norm on cifar10`."""
+    name = run.setting("model.name")
+    norm = run.config["model"].get(name, {}).get("batch_norm")
+    words = {"resnet": "ResNet", "vgg": "VGG"}.get(name, name)
+    return f"{words}{'' if norm is None else ' with batch norm' if norm else ' without batch norm'} on {data_of(run)}"
+
+
+def data_of(run: Run) -> str:
+    return str(run.setting("data.name"))
+
+
+def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by network and data set, in words."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(network_words(run), []).append(run)
+    return dict(sorted(found.items()))
+
+
+def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: str) -> Evidence:
+    """Does a metric increase (or decrease) with a setting, among runs that differ in it and the seed alone?"""
+    varied, alike = differing_alone(finished(runs), setting)
+    return follows(varied or runs, measured(metric), chosen(setting), alike, expect)
+
+
+def with_gap(runs: Sequence[Run], metric: str, setting: str) -> Evidence:
+    """Does the gap go with a metric, among runs that differ in a setting and the seed alone?"""
+    varied, alike = differing_alone(finished(runs), setting)
+    return follows(varied or runs, measured(GAP), measured(metric), alike)
+
+
+def trend(
+    id: str,
+    where: str,
+    statement: str,
+    paper_value: str,
+    metric: str,
+    setting: str,
+    expect: str,
+    name: str,
+    degree: str,
+) -> Claim:
+    """A metric, `name` in words, increases or decreases with a setting, `degree` in words."""
+    side = "above" if expect == "increases" else "below"
+    return Claim(
+        id,
+        "M",
+        where,
+        statement,
+        paper_value,
+        f"Kendall τ of {name} with {degree} {BY_TAU}, {side} 0",
+        partial(with_setting, metric=metric, setting=setting, expect=expect),
+    )
+
+
+def gap_goes_with(id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
+    """As a setting varies, the gap goes with the Jacobian norm."""
+    return Claim(
+        id,
+        "M",
+        where,
+        statement,
+        paper_value,
+        f"Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ as {degree} varies, {BY_TAU}, above 0",
+        partial(with_gap, metric=JACOBIAN, setting=setting),
+    )
