@@ -6,7 +6,7 @@ from functools import partial
 from hessflat.analysis.correlation import differing_alone
 from hessflat.analysis.experiment import Claim, Evidence
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.strata import chosen, follows, measured
+from hessflat.analysis.strata import Order, chosen, follows, measured
 
 GAP, SHARPNESS, JACOBIAN = "smoothed_gap_loss", "hessian.lambda_max", "jacobian.max"
 # The panels of figures 20 to 27. Label smoothing counts in the losses, as the paper has it.
@@ -54,7 +54,7 @@ def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return dict(sorted(found.items()))
 
 
-def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: str) -> Evidence:
+def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: Order) -> Evidence:
     """Does a metric increase (or decrease) with a setting, among runs that differ in it and the seed alone?"""
     varied, alike = differing_alone(finished(runs), setting)
     return follows(varied or runs, measured(metric), chosen(setting), alike, expect)
@@ -73,7 +73,7 @@ def trend(
     paper_value: str,
     metric: str,
     setting: str,
-    expect: str,
+    expect: Order,
     name: str,
     degree: str,
 ) -> Claim:

@@ -19,7 +19,7 @@ from hessflat.analysis import claims
 from hessflat.analysis.correlation import differing_alone
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run
-from hessflat.analysis.strata import follows_closer, measured
+from hessflat.analysis.strata import Order, follows_closer, measured
 from hessflat.analysis.tables import table_of
 from hessflat.report import figures
 
@@ -114,7 +114,7 @@ def claims_on(setting: str) -> list[Claim]:
             f"{words} does not lower sharpness, but raises it",
             "only in SAM is sharpness regularised",
         )
-    expect = "decreases" if flattens else "increases"
+    expect: Order = "decreases" if flattens else "increases"
     found.append(
         trend(f"{name}-sharpness", "§6.3", statement, paper_value, SHARPNESS, setting, expect, "λ_max(H)", words)
     )

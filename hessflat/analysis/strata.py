@@ -18,6 +18,7 @@ from hessflat.analysis.results import Run, finished
 from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
 
 Alike = Callable[[Run], Hashable]
+Order = Literal["increases", "decreases"]
 
 
 class Number(NamedTuple):
@@ -55,7 +56,7 @@ def follows(
     first: Number,
     second: Number,
     alike: Alike,
-    expect: Literal["increases", "decreases"] = "increases",
+    expect: Order = "increases",
 ) -> Evidence:
     """Does the first number increase (or decrease) with the second, among runs that are `alike`?"""
     found = mean_taus(runs, first, second, alike)
