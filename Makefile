@@ -10,9 +10,10 @@ DATASETS ?= mnist
 FROM     ?=
 ARGS     ?=
 RUN      ?=
+DRY      ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment report doctor bench bench-gpu bench-large bench-train clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor bench bench-gpu bench-large bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -58,6 +59,9 @@ measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--confi
 
 experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
 	@$(PY) -m hessflat.experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)
+
+reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]
+	@$(PY) -m hessflat.reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(ARGS)
 
 report: setup ## redraw every figure and verdict from what is stored, without training
 	@$(PY) -m hessflat.report $(ARGS)

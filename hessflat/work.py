@@ -22,25 +22,30 @@ def of_training(config: ConfigDict, steps: float) -> float:
 
 
 def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
+    return products(config, names, prepared(config).program.num_params) * _weight(config)
+
+
+def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float:
+    """Of curvature with a vector, over all measured examples, that measures of these names take, or as long as them."""
     settings, operators = config.measure, len(config.measure.operators)
-    products = {
+    counts = {
         "performance": 1,
         "jacobian": 2,
         "sharpness": 10 * operators,
         "scaled_sharpness": 40,
         "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,
         # As many products as parameters, and the eigenvalues of a matrix of that size.
-        "exact": 2 * prepared(config).program.num_params * len(settings.exact_operators),
+        "exact": 2 * num_params * len(settings.exact_operators),
         # Several ways, of which those in float64 take twice as long.
         "sensitivity": (6 + len(settings.statistics_batches)) * (settings.trace_probes + 40),
         "extremes": settings.extremes_products * operators,
         # In float64, for two ways of scaling.
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
         # In float64, a product for each column, for the six ordered pairs of three layers.
-        "reparameterised": 12 * len(settings.scales) * prepared(config).program.num_params,
+        "reparameterised": 12 * len(settings.scales) * num_params,
         "line": settings.line_points,
     }
-    return sum(products[name] for name in names) * _weight(config)
+    return sum(counts[name] for name in names)
 
 
 def _weight(config: ConfigDict) -> float:

@@ -58,7 +58,7 @@ def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
     parts = [
         "<h1>Claims and what the runs say</h1>",
         f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
-        "interval over seeds decides; each row leads to its experiment.</p>",
+        "interval over seeds decides; each row leads to its claim, figures, numbers, configuration and command.</p>",
         "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),
@@ -89,11 +89,18 @@ def _anchor(record: Record) -> str:
     return _text(f"{record['experiment']}-{record['scale']}-{record['claim']}".replace(" ", "-"))
 
 
+def _ways(record: Record) -> str:
+    """From a verdict to what it rests on."""
+    slug = f"{record['experiment']}-{record['scale']}"
+    parts = {"figures": "figures", "numbers": "numbers", "configuration and command": "provenance"}
+    return " · ".join(f'<a href="#{_text(slug)}-{part}">{words}</a>' for words, part in parts.items())
+
+
 def _summary(paper: str, records: Sequence[Record]) -> str:
     rows = "\n".join(
         f"<tr><td>{_verdict(record['verdict'])}</td>"
         f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
-        f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}</span></td>'
+        f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}: {_ways(record)}</span></td>'
         f"<td>{_text(record['paper_value'])}</td><td>{_value(record['value']) or '–'}</td>"
         f"<td>{_text(record['scale'])},<br>{_text(_seeds(record['seeds']))}</td></tr>"
         for record in records
@@ -124,11 +131,16 @@ def _section(section: Section) -> str:
         _absent(entry),
         *(f'<p class="fails">{_text(line)}</p>' for line in section.trouble),
         *(_claim(record) for record in section.records),
-        *(_figure(plate) for plate in section.plates),
-        *(as_html(table) for table in section.tables),
-        _provenance(entry),
+        _place(entry, "figures", *(_figure(plate) for plate in section.plates)),
+        _place(entry, "numbers", *(as_html(table) for table in section.tables)),
+        _place(entry, "provenance", _provenance(entry)),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _place(entry: Entry, part: str, *contents: str) -> str:
+    """A part of a section that a verdict can lead to."""
+    return "\n".join([f'<div id="{_text(entry.slug)}-{part}">', *contents, "</div>"])
 
 
 def _absent(entry: Entry) -> str:

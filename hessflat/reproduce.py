@@ -1,0 +1,167 @@
+"""Every experiment there is, one after another, and one report: `python -m hessflat.reproduce --scale=small`."""
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from hessflat import arguments, entry, estimate, experiment, progress, run, work, workers
+from hessflat.analysis.experiment import Experiment, Table
+from hessflat.analysis.tables import as_text
+from hessflat.config import SCALES
+from hessflat.errors import InputError, require_known
+from hessflat.files import write_atomically
+from hessflat.jobs import Job
+from hessflat.report.verdicts import Entry, judge, tally
+
+Planned = list[tuple[Experiment, list[Job]]]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
+    own, settings = arguments.parse(
+        argv, {"scale": "small", "exp": "", "root": "runs", "out": "report", "workers": "auto", "dry": "0"}
+    )
+    if settings:
+        raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
+    require_known("scale", [own["scale"]], SCALES)
+    require_known("value of --dry", [own["dry"]], ("0", "1"))
+    wanted = list(dict.fromkeys(own["exp"].replace(",", " ").split())) or experiment.names()
+    planned = plan([experiment.load(name) for name in wanted], own["scale"], Path(own["root"]))
+    if own["dry"] == "1":
+        dry(planned, own["scale"], Path(own["out"]))
+    else:
+        reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"])
+
+
+def plan(experiments: Sequence[Experiment], scale: str, root: Path) -> Planned:
+    """The runs of each experiment; those that an earlier one has too stand with that one alone."""
+    seen: set[Path] = set()
+    planned = []
+    for one in experiments:
+        jobs = [job for job in experiment.jobs_of(one, scale, root) if job.folder not in seen]
+        seen.update(job.folder for job in jobs)
+        planned.append((one, jobs))
+    return planned
+
+
+def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: str) -> None:
+    """Run every experiment, the others too where one cannot be run; then draw the report and say what it holds.
+
+    Raises `InputError`, at the end, that names the experiments that could not be run and why.
+    """
+    rows, troubles = [], []
+    # Data that is not there must not keep the experiments from running that need none.
+    works: dict[str, float] = {}
+    for one, jobs in planned:
+        try:
+            works[one.id] = sum(work.work_of(job.config) for job in jobs)
+        except InputError as error:
+            troubles.append(f"{one.id}: {error}")
+    with progress.reporting(sum(works.values())) as reporter:
+        for number, (one, jobs) in enumerate(planned, 1):
+            if one.id not in works:
+                continue
+            reporter.note(f"{number} of {len(planned)}: {one.id}, {_counted(jobs)}")
+            began = time.monotonic()
+            try:
+                if jobs:
+                    workers.run_all(jobs, reporter, processes)
+            except InputError as error:
+                troubles.append(f"{one.id}: {error}")
+            rows.append((one.id, progress.clock(time.monotonic() - began)))
+            # Programs of one experiment are of no use to the next.
+            jax.clear_caches()
+        reporter.advance(0.0, "drawing the report")
+        entries = experiment.report_all(root, out)
+    taken = dict(rows)
+    shown = [
+        found for found in entries if found.scale == scale and found.experiment.id in {one.id for one, _ in planned}
+    ]
+    print(as_text(summary(shown, taken)))
+    print(f"report: {out / 'index.html'} and {out / 'report.md'}")
+    if troubles:
+        raise InputError(f"{len(troubles)} of {len(planned)} experiments could not be run: {'; '.join(troubles)}")
+
+
+def summary(entries: Sequence[Entry], taken: dict[str, str]) -> Table:
+    """A row for each experiment: the paper, how many claims have each verdict, and how long it took this time."""
+    rows = [
+        (
+            found.experiment.paper,
+            found.experiment.id,
+            str(len(found.runs)),
+            tally(judge(found)),
+            taken.get(found.experiment.id, "–"),
+        )
+        for found in entries
+    ]
+    rows.append(
+        ("", "all", str(sum(len(found.runs) for found in entries)), tally(r for f in entries for r in judge(f)), "")
+    )
+    return Table(
+        "Every claim, by experiment; minutes are of this command alone.",
+        ("paper", "experiment", "runs", "claims", "took"),
+        tuple(rows),
+    )
+
+
+def dry(planned: Planned, scale: str, out: Path) -> None:
+    """Print every run with its estimated hours, then a table by experiment; write the runs to `plan-<scale>.csv`."""
+    print("timing a gradient on this device", flush=True)
+    speed = estimate.probe()
+    device = jax.devices()[0].device_kind
+    text = io.StringIO()
+    listed = csv.writer(text, lineterminator="\n")
+    listed.writerow(("experiment", "run", "finished", "parameters", "steps", "device_hours", "command"))
+    rows, total = [], 0.0
+    for one, jobs in planned:
+        hours, left = 0.0, 0
+        command = f"make experiment EXP={one.id} SCALE={scale}"
+        params: set[int] = set()
+        for job in jobs:
+            finished = run.is_finished(job.folder)
+            found = estimate.estimate(job.config, speed)
+            own = found.seconds / 3600
+            params.add(found.num_params)
+            listed.writerow(
+                (one.id, job.folder.name, int(finished), found.num_params, found.num_steps, f"{own:.4g}", command)
+            )
+            print(f"{'finished' if finished else f'{own:8.3f} h'}  {one.id}  {job.folder.name}", flush=True)
+            left += not finished
+            hours += 0.0 if finished else own
+        total += hours
+        size = "–" if not params else f"{min(params):,}" if len(params) == 1 else f"{min(params):,} to {max(params):,}"
+        rows.append((one.id, str(len(jobs)), str(left), size, f"{hours:.2f}", command))
+    rows.append(
+        (
+            "all",
+            str(sum(len(jobs) for _, jobs in planned)),
+            str(sum(int(row[2]) for row in rows)),
+            "",
+            f"{total:.1f}",
+            f"make reproduce SCALE={scale}",
+        )
+    )
+    caption = (
+        f"Hours on one {device} at the {speed.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
+        f"and {1e6 * speed.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
+        "Runs that two experiments share stand with the first."
+    )
+    print()
+    print(as_text(Table(caption, ("experiment", "runs", "to do", "P", "device-hours", "command"), tuple(rows))))
+    file = out / f"plan-{scale}.csv"
+    write_atomically(file, text.getvalue())
+    print(f"every run: {file}")
+
+
+def _counted(jobs: Sequence[Job]) -> str:
+    done = sum(run.is_finished(job.folder) for job in jobs)
+    return f"{len(jobs)} runs{f', {done} of them finished before' if done else ''}"
+
+
+if __name__ == "__main__":
+    entry.run(main)

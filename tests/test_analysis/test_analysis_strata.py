@@ -1,0 +1,58 @@
+"""Kendall's tau within groups of runs that are alike, and what it decides."""
+
+import pytest
+from fabricated_runs import write_run
+
+from hessflat.analysis.results import load_run
+from hessflat.analysis.strata import chosen, follows, follows_closer, mean_taus, measured
+from hessflat.errors import InputError
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds at two rates: a falls with L2 at either rate though the larger rate has the larger L2; b is noise, c is L2."""
+    run = load_run(write_run(tmp_path, spectra=False))
+    made = []
+    for seed in range(3):
+        for rate, l2s in ((0.1, (0.0, 1.0, 2.0)), (0.2, (10.0, 11.0, 12.0))):
+            for l2, b in zip(l2s, ((0, 1, 0), (1, 0, 0), (0, 0, 1))[seed], strict=True):
+                config = {**run.config, "seed": seed, "optim": {"l2": l2, "lr": rate}}
+                metrics = [{"step": 1, "a": 100 * rate - l2 + 0.01 * seed, "b": float(b), "c": l2}]
+                made.append(run._replace(folder=tmp_path / f"{seed}-{l2}", config=config, metrics=metrics))
+    return made
+
+
+def rate_of(run):
+    return run.setting("optim.lr")
+
+
+def test_groups_are_compared_within_and_averaged_by_seed(runs):
+    assert mean_taus(runs, measured("a"), chosen("optim.l2"), rate_of) == {0: -1.0, 1: -1.0, 2: -1.0}
+    together = mean_taus(runs, measured("a"), chosen("optim.l2"), lambda run: None)
+    assert all(tau > -1 for tau in together.values())
+
+
+def test_an_order_in_every_seed_holds_its_opposite_fails_and_noise_is_undecided(runs):
+    of = {
+        (metric, expect): follows(runs, measured(metric), chosen("optim.l2"), rate_of, expect)
+        for metric in ("a", "b")
+        for expect in ("increases", "decreases")
+    }
+    assert of["a", "decreases"].verdict == "holds"
+    assert of["a", "increases"].verdict == "fails"
+    assert of["b", "increases"].verdict == of["b", "decreases"].verdict == "undecided"
+    assert of["a", "decreases"].value == "mean Kendall τ of a with L2 -1"
+    assert of["a", "decreases"].seeds == 3
+
+
+def test_one_number_is_followed_closer_than_another(runs):
+    by_l2 = chosen("optim.l2")
+    assert follows_closer(runs, by_l2, measured("c"), measured("a"), rate_of).verdict == "holds"
+    assert follows_closer(runs, by_l2, measured("a"), measured("c"), rate_of).verdict == "fails"
+    assert follows_closer(runs, by_l2, measured("c"), measured("c"), rate_of).verdict == "undecided"
+
+
+def test_what_has_not_been_run_or_measured_is_said(runs):
+    assert follows(runs[:1], measured("a"), chosen("optim.l2"), rate_of).verdict == "not run"
+    with pytest.raises(InputError, match="'d' was not measured"):
+        follows(runs, measured("d"), chosen("optim.l2"), rate_of)

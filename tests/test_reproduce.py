@@ -1,0 +1,112 @@
+"""Every experiment in one command: the plan with its hours, what is skipped, what cannot be run."""
+
+import csv
+import json
+
+import jax
+import pytest
+
+from hessflat import estimate, experiment, reproduce, sweep, workers
+from hessflat.errors import InputError
+from hessflat.estimate import Speed, data_of
+from hessflat.jobs import jobs_of
+from hessflat.prepared import prepared
+
+TWO = "g_loss_limit s_random_matrix"
+
+
+def arguments(tmp_path, names=TWO, *others):
+    return [f"--exp={names}", "--scale=smoke", f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}", *others]
+
+
+def test_operations_of_a_gradient_are_those_of_its_matrix_products():
+    config = sweep.configs_of("configs/g_logistic.py:paper")[0]
+    found = estimate.estimate(config, Speed(1e9, 0.0))
+    assert found.num_params == 7_850
+    assert found.num_steps == 352_000
+    # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
+    training = 4 * 7_840 * 45_000 * 1_000 / 1e9
+    assert training < found.seconds
+    config = sweep.configs_of("configs/g_logistic_scaling.py:paper")[0]
+    without = config.copy_and_resolve_references()
+    with without.unlocked():
+        without.measure.update(spectra="never", jacobian="never", performance="never")
+    assert estimate.estimate(without, Speed(1e9, 0.0)).seconds == pytest.approx(training / 20, rel=0.05)
+    # Small networks wait for their steps to be started.
+    assert estimate.estimate(without, Speed(1e30, 1e-3)).seconds == pytest.approx(17_600 * 1e-3)
+
+
+def test_a_plan_knows_the_sizes_that_a_run_has():
+    config = sweep.configs_of("configs/g_mlp.py:smoke")[0]
+    found, program = estimate.estimate(config, Speed(1e9, 0.0)), prepared(config).program
+    assert (found.num_params, found.num_steps) == (program.num_params, program.num_steps)
+    cifar = sweep.configs_of("configs/m_regularisers.py:paper")[0]
+    assert data_of(cifar) == (45_000, (32, 32, 3), 10, True)
+
+
+def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "probe", lambda: Speed(1e9, 1e-6))
+    reproduce.main(arguments(tmp_path, TWO, "--dry=1"))
+    assert not (tmp_path / "runs").exists()
+    printed = capsys.readouterr().out
+    with (tmp_path / "report" / "plan-smoke.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    wanted = [job for name in TWO.split() for job in experiment.jobs_of(experiment.load(name), "smoke", tmp_path)]
+    assert [row["run"] for row in rows] == [job.folder.name for job in wanted]
+    assert all(float(row["device_hours"]) > 0 and row["run"] in printed for row in rows)
+    assert "make experiment EXP=s_random_matrix SCALE=smoke" in printed
+
+
+@pytest.mark.slow
+def test_the_probe_times_this_device():
+    found = estimate.probe()
+    assert 1e6 < found.flops_per_second < 1e16
+    assert 1e-8 < found.seconds_per_step < 1e-1
+
+
+@pytest.mark.slow
+def test_everything_in_one_report_and_again_nothing_is_trained(tmp_path, capsys, monkeypatch):
+    reproduce.main(arguments(tmp_path))
+    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    assert {claim["experiment"] for claim in claims} == set(TWO.split())
+    first = capsys.readouterr()
+    assert "1 of 2: g_loss_limit" in first.err
+    folders = {path for path in (tmp_path / "runs").rglob("manifest.json")}
+    before = {path: path.stat().st_mtime_ns for path in folders}
+    reproduce.main(arguments(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in folders} == before
+    assert "finished before" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, monkeypatch):
+    run_all = workers.run_all
+
+    def refusing(jobs, *others):
+        if jobs[0].config.experiment == "g_loss_limit":
+            raise InputError("data set 'mnist' is not prepared")
+        return run_all(jobs, *others)
+
+    monkeypatch.setattr(workers, "run_all", refusing)
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+    with pytest.raises(InputError, match=r"1 of 2 experiments could not be run: g_loss_limit: data set 'mnist' is not"):
+        reproduce.main(arguments(tmp_path))
+    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    assert {claim["experiment"] for claim in claims} == {"s_random_matrix"}
+
+
+def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
+    planned = reproduce.plan([experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path)
+    assert [len(jobs) for _, jobs in planned] == [
+        len(jobs_of(sweep.configs_of("configs/s_spectrum.py:smoke"), tmp_path)),
+        0,
+    ]
+
+
+def test_settings_and_unknown_names_are_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"give --config\.seed=1 to `make sweep` instead"):
+        reproduce.main(["--config.seed=1"])
+    with pytest.raises(InputError, match="unknown experiment 'g_mpl'"):
+        reproduce.main(["--exp=g_mpl"])
+    with pytest.raises(InputError, match="unknown value of --dry 'yes'"):
+        reproduce.main(["--dry=yes"])
