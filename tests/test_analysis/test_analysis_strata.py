@@ -10,7 +10,7 @@ from hessflat.errors import InputError
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three seeds at two rates: a falls with L2 at either rate though the larger rate has the larger L2; b is noise, c is L2."""
+    """Three seeds at two rates: at either, a falls with L2, but the larger rate has the larger L2; b is noise, c L2."""
     run = load_run(write_run(tmp_path, spectra=False))
     made = []
     for seed in range(3):

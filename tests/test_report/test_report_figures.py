@@ -11,6 +11,7 @@ from hessflat.report.figures import (
     RankPanel,
     degeneracy_over_training,
     eigenvalues_by_rank,
+    grid_against,
     over_training,
     panels_against,
     spectra_by,
@@ -225,3 +226,38 @@ def test_nothing_to_draw_is_refused():
     for draw in (spectra_by, panels_against, over_training, degeneracy_over_training):
         with pytest.raises(InputError, match="no runs to draw"):
             draw([])
+
+
+def at_two_rates(runs):
+    """The runs, and as many at ten times their rate with twice the gap."""
+    again = []
+    for run in runs:
+        optim = {**run.config["optim"], "lr": 0.3}
+        metrics = [{**line, "gap_loss": 2 * line["gap_loss"]} for line in run.metrics]
+        again.append(run._replace(config={**run.config, "optim": optim}, metrics=metrics))
+    return [*runs, *again]
+
+
+def test_a_second_setting_has_a_line_for_each_of_its_values(runs):
+    drawing = panels_against(at_two_rates(runs), "optim.l2", [("gap_loss",)], lines="optim.lr")
+    lines = drawing.figure.axes[0].get_lines()
+    first, second = (line.get_ydata() for line in lines if len(line.get_xdata()) == 3 and line.get_linestyle() == "-")
+    np.testing.assert_allclose(second, 2 * np.asarray(first))
+    assert drawing.data["optim.lr"] == [0.03] * len(runs) + [0.3] * len(runs)
+    assert [text.get_text() for text in drawing.figure.legends[0].get_texts()] == [
+        "learning rate = 0.03",
+        "learning rate = 0.3",
+    ]
+    assert "for each learning rate" in drawing.caption
+
+
+def test_a_grid_has_a_column_for_each_setting_and_a_row_for_each_metric(runs):
+    both = at_two_rates(runs)
+    columns = [("optim.l2", both), ("optim.lr", both[::2])]
+    drawing = grid_against(columns, [("gap_loss",), ("weight_norm",)], "optim.lr", "grid", "All.")
+    assert len(drawing.figure.axes) == 4
+    assert drawing.figure.axes[0].get_ylabel() == "generalisation gap (nats)"
+    assert [axis.get_xlabel() for axis in drawing.figure.axes[2:]] == ["L2", "learning rate"]
+    rows = list(zip(drawing.data["metric"], drawing.data["setting"], strict=True))
+    assert rows.count(("gap_loss", "optim.l2")) == rows.count(("weight_norm", "optim.l2")) == len(both)
+    assert len({len(column) for column in drawing.data.values()}) == 1
