@@ -242,7 +242,7 @@ def test_a_second_setting_has_a_line_for_each_of_its_values(runs):
     drawing = panels_against(at_two_rates(runs), "optim.l2", [("gap_loss",)], lines="optim.lr")
     lines = drawing.figure.axes[0].get_lines()
     first, second = (line.get_ydata() for line in lines if len(line.get_xdata()) == 3 and line.get_linestyle() == "-")
-    np.testing.assert_allclose(second, 2 * np.asarray(first))
+    np.testing.assert_allclose(np.array(second, float), 2 * np.array(first, float))
     assert drawing.data["optim.lr"] == [0.03] * len(runs) + [0.3] * len(runs)
     assert [text.get_text() for text in drawing.figure.legends[0].get_texts()] == [
         "learning rate = 0.03",
