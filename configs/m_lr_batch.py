@@ -47,5 +47,5 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     data: list[Overrides] = [{}]
     if scale == "paper":
         data = [{"data.name": "cifar10"}, {"data.name": "cifar100", "stop.train_loss": 0.02}]
-    grid = {"train.batch_size": BATCHES[scale], "optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]}
-    return product(data, networks(scale, batch_norm=(True,)), grid)
+    grid = {"optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]}
+    return product(data, [{"train.batch_size": batch} for batch in BATCHES[scale]], networks(scale, (True,)), grid)
