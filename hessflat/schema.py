@@ -85,6 +85,8 @@ SCHEMA: Schema = {
         "exact": Setting("never", timetable, "when every eigenvalue is computed"),
         "extremes": Setting("never", timetable, "when the largest and the smallest eigenvalues are found by Lanczos"),
         "jacobian": Setting("growth", timetable, "when input-output Jacobian norms are measured, in eval mode"),
+        "features": Setting("never", timetable, "when norms of what goes into dense layers, and of kernels, are taken"),
+        "fit": Setting("never", timetable, "when the outputs of every example are stored"),
         "loss_limit": Setting("never", timetable, "when H is measured at weights multiplied by measure.scales"),
         "reparameterised": Setting("never", timetable, "when H is measured with one layer times α, another over α"),
         "sensitivity": Setting("never", timetable, "when H is measured in every way: modes, statistics, precision"),

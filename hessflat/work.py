@@ -31,6 +31,8 @@ def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float
     counts = {
         "performance": 1,
         "jacobian": 2,
+        "features": 2,
+        "fit": 1,
         "sharpness": 10 * operators,
         "scaled_sharpness": 40,
         "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,

@@ -17,9 +17,10 @@ from hessflat.data.scaling import SCALINGS, Affine, apply
 from hessflat.data.sources import SOURCES, Source, Split
 from hessflat.data.splits import ORDERS, count_of, cut, size_rule
 from hessflat.errors import InputError, nearest, require_known
-from hessflat.rules import at_least, one_of, require, settings_of
+from hessflat.rules import at_least, one_of, positive, require, settings_of
 
 TEST_FRACTION = 0.2
+SCALED_OVER = ("split", "stored")
 
 
 class Dataset(NamedTuple):
@@ -44,6 +45,10 @@ def load(
     source_settings: Mapping[str, Any] | None = None,
     *,
     scaling: Annotated[str, one_of(SCALINGS), "how pixels become inputs"] = "standardised",
+    scaling_over: Annotated[
+        str, one_of(SCALED_OVER), "examples that fix the scaling: the training split, or all that it is cut from"
+    ] = "split",
+    input_scale: Annotated[float, positive, "factor of the inputs after scaling"] = 1.0,
     train_size: Annotated[float, size_rule, "training examples: count or fraction; 0 is all that is left"] = 0.0,
     validation_size: Annotated[float, size_rule, "validation examples: count or fraction; 0 is none"] = 0.1,
     test_size: Annotated[
@@ -64,6 +69,8 @@ def load(
     """
     given = {
         "scaling": scaling,
+        "scaling_over": scaling_over,
+        "input_scale": input_scale,
         "train_size": train_size,
         "validation_size": validation_size,
         "test_size": test_size,
@@ -86,10 +93,11 @@ def load(
     test_from, test_rows = _test_rows(name, source, pieces, test_size, order, split_seed)
 
     train_inputs = source.train["inputs"][pieces["train"]]
-    affine = SCALINGS[scaling](train_inputs, source.max_value)
-    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine)
+    fixed_on = train_inputs if scaling_over == "split" else source.train["inputs"]
+    affine = SCALINGS[scaling](fixed_on, source.max_value)
+    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine, input_scale)
     validation, test = (
-        _split(part["inputs"][rows], part["labels"][rows], affine)
+        _split(part["inputs"][rows], part["labels"][rows], affine, input_scale)
         for part, rows in ((source.train, pieces["validation"]), (test_from, test_rows))
     )
     checksum = hashlib.sha256(source_checksum.encode())
@@ -97,11 +105,15 @@ def load(
         # Rows as int64 everywhere, so that the checksum does not depend on the platform's integer.
         array = np.asarray(array, np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
         checksum.update(f"{array.shape};".encode() + array.tobytes())
+    if input_scale != 1:
+        checksum.update(np.float64(input_scale).tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
     outputs = f"{source.num_classes} {'real targets' if train['labels'].ndim > 1 else 'classes'}"
     description = (
         f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
         f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {scaling}"
+        + (" over all that the split is cut from" if scaling_over == "stored" else "")
+        + (f", times {input_scale:g}" if input_scale != 1 else "")
     )
     return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
 
@@ -189,6 +201,6 @@ def _test_rows(
     return source.test, ORDERS[order](labels, seed)[:count]
 
 
-def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine) -> Split:
+def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine, factor: float) -> Split:
     kept = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
-    return {"inputs": apply(affine, inputs), "labels": labels.astype(kept)}
+    return {"inputs": apply(affine, inputs, factor), "labels": labels.astype(kept)}

@@ -1,4 +1,4 @@
-"""From stored values to network inputs: a scaling is `(x - shift) / scale`, fixed on the training split.
+"""From stored values to network inputs: a scaling is `(x - shift) / scale`, fixed on training examples.
 
 shift, scale = SCALINGS["standardised"](train_inputs, 255.0)
 inputs = apply((shift, scale), test_inputs)
@@ -31,17 +31,17 @@ def symmetric(train: np.ndarray, max_value: float | None) -> Affine:
 
 
 def standardised(train: np.ndarray, max_value: float | None) -> Affine:
-    """Mean 0 and variance 1 in each channel (last axis) over the training split."""
+    """Mean 0 and variance 1 in each channel (last axis) over the training examples."""
     return _moments(train, tuple(range(train.ndim - 1)))
 
 
 def pixelwise(train: np.ndarray, max_value: float | None) -> Affine:
-    """Mean 0, variance 1 in each component over the training split; components that never vary become 0."""
+    """Mean 0, variance 1 in each component over the training examples; components that never vary become 0."""
     return _moments(train, (0,))
 
 
 def overall(train: np.ndarray, max_value: float | None) -> Affine:
-    """Mean 0, variance 1 over all components of the training split together."""
+    """Mean 0, variance 1 over all components of the training examples together."""
     return _moments(train.reshape(len(train), -1, 1), (0, 1))
 
 
@@ -55,13 +55,15 @@ SCALINGS: dict[str, Callable[[np.ndarray, float | None], Affine]] = {
 }
 
 
-def apply(affine: Affine, inputs: np.ndarray) -> np.ndarray:
-    """`(inputs - shift) / scale` in float32, with one copy of the inputs and no temporary of their size."""
+def apply(affine: Affine, inputs: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """`(inputs - shift) / scale * factor` in float32, with one copy of the inputs and no temporary of their size."""
     # In the shape of an example, because NumPy is slow at repeating something as short as three channels.
     shift, scale = (np.broadcast_to(part, inputs.shape[1:]).copy() for part in affine)
     scaled = inputs.astype(np.float32)
     scaled -= shift
     scaled /= scale
+    if factor != 1:
+        scaled *= np.float32(factor)
     return scaled
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from hessflat.errors import InputError
-from hessflat.rules import at_least, finite, positive
+from hessflat.rules import at_least, below, finite, positive
 
 Split = dict[str, np.ndarray]
 
@@ -70,16 +70,37 @@ def sine(
     *,
     num_examples: Annotated[int, at_least(2), "training examples"] = 8,
     frequency: Annotated[float, positive, "f of sin(π f x)"] = 1.0,
+    start: Annotated[float, below(-100, 1), "the first x; the last is 1"] = -1.0,
     test_examples: Annotated[int, at_least(1), "test examples"] = 256,
 ) -> Source:
-    """Real targets sin(π f x) at equally spaced x from -1 to 1, float32 `[n, 1]`; tested on a grid of its own."""
+    """Real targets sin(π f x) at equally spaced x up to 1, float32 `[n, 1]`; tested on a grid of its own."""
 
     def at(x: np.ndarray) -> Split:
         inputs = x[:, None].astype(np.float32)
         return {"inputs": inputs, "labels": np.sin(np.pi * frequency * inputs)}
 
-    train, test = at(np.linspace(-1, 1, num_examples)), at((np.arange(test_examples) + 0.5) / test_examples * 2 - 1)
+    grid = (np.arange(test_examples) + 0.5) / test_examples * (1 - start) + start
+    train, test = at(np.linspace(start, 1, num_examples)), at(grid)
     return Source(train, test, 1, None, f"sin(π {frequency:g} x)")
+
+
+def scattered(
+    *,
+    num_examples: Annotated[int, at_least(2), "training examples"] = 8,
+    spread: Annotated[float, positive, "standard deviation of the targets"] = 1.0,
+    test_examples: Annotated[int, at_least(1), "test examples"] = 512,
+    seed: Annotated[int, at_least(0), "seed of the targets"] = 0,
+) -> Source:
+    """Normal targets at equally spaced x from 0 to 1, float32 `[n, 1]`; tested on the straight lines between them."""
+    x = np.linspace(0, 1, num_examples)
+    targets = spread * np.random.default_rng(seed).standard_normal(num_examples)
+
+    def at(inputs: np.ndarray) -> Split:
+        between = np.interp(inputs, x, targets)
+        return {"inputs": inputs[:, None].astype(np.float32), "labels": between[:, None].astype(np.float32)}
+
+    test = at((np.arange(test_examples) + 0.5) / test_examples)
+    return Source(at(x), test, 1, None, f"{num_examples} points with targets of standard deviation {spread:g}")
 
 
 def point(
@@ -92,4 +113,10 @@ def point(
     return Source(split, split, 1, None, f"the point x = {x:g} with target {target:g}")
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": digits, "blobs": blobs, "sine": sine, "point": point}
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": digits,
+    "blobs": blobs,
+    "sine": sine,
+    "scattered": scattered,
+    "point": point,
+}

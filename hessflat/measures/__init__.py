@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 
 from hessflat.measures.extremes import extremes
+from hessflat.measures.features import features
+from hessflat.measures.fit import fit
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.line import line
 from hessflat.measures.loss_limit import loss_limit
@@ -23,6 +25,8 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "exact": exact,
     "extremes": extremes,
     "jacobian": jacobian,
+    "features": features,
+    "fit": fit,
     "loss_limit": loss_limit,
     "reparameterised": reparameterised,
     "sensitivity": sensitivity,

@@ -1,0 +1,45 @@
+"""Norms of what goes into each dense layer, which its parameter derivative is made of, and of its weights.
+
+The derivative of a dense layer's outputs by its kernel is the matrix of its inputs, f_{l-1}(X) in *On progressive
+sharpening*, appendix C.2; the norm of the first layer's weights is in that paper's tables 1 and 2.
+"""
+
+import jax
+import numpy as np
+from scipy.sparse.linalg import svds
+
+from hessflat.measures.subject import Measured, Scalars, Subject, curvature_data
+from hessflat.models.features import dense_features
+
+# Of a matrix whose smaller side is above this, the largest singular value is found by iterating.
+_MOST_DENSE = 512
+
+
+def features(subject: Subject) -> Measured:
+    """Of each dense layer `features.<name>.norm`, ‖f_{l-1}(X)‖₂ over the measured examples X in eval mode.
+
+    It grows as the root of the number of examples. `kernel.<name>.norm` is the Frobenius norm of the weights without
+    the bias. Names are those of the parameters: `Dense_0` is the first layer of an MLP.
+    """
+    inputs = curvature_data(subject)["inputs"]
+    scalars: Scalars = {}
+    for name, matrix in dense_features(subject.model.apply, subject.params, subject.statistics, inputs).items():
+        scalars[f"features.{name}.norm"] = spectral_norm(np.asarray(matrix).reshape(-1, matrix.shape[-1]))
+        scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(_kernel(subject.params, name))))
+    return Measured(scalars, {})
+
+
+def spectral_norm(matrix: np.ndarray) -> float:
+    """The largest singular value of a float32 `[n, d]`, to some six digits."""
+    if min(matrix.shape) > _MOST_DENSE:
+        start = np.ones(min(matrix.shape), matrix.dtype)
+        return float(svds(matrix, k=1, v0=start, return_singular_vectors=False)[0])
+    matrix = matrix.astype(np.float64)
+    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
+    return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0)))
+
+
+def _kernel(params: dict, name: str) -> jax.Array:
+    for part in name.split("/"):
+        params = params[part]
+    return params["kernel"]
