@@ -13,8 +13,8 @@ What the paper does not say, and what is taken:
 - The loss is the mean over points, as PyTorch's. Of the sum, the sharpness would be eight times as large.
 - The width of the Gaussian exp(-x² / 2σ²): σ = 0.03, at which sharpness is about that of table 1. At 0.1 it is a tenth
   of that; at 0.02 two of four networks from low frequencies ended with outputs that no longer depend on x.
-- The start at low frequencies of the Gaussian network: normal first weights of standard deviation 0.035, whose norm over
-  256 units is the paper's 0.56.
+- The start at low frequencies of the Gaussian network: normal first weights of standard deviation 0.035, whose norm
+  over 256 units is the paper's 0.56.
 - Pretraining on sin(6πx): 2,000 steps on 64 points of [0, 1], which brings the squared error to some 1e-4.
 - Sharpness is λ_max of the Hessian of that loss, the Jacobian norm the largest over the eight points, both at the end.
 """
@@ -64,7 +64,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """Of each trial the Gaussian network from both starts, the ReLU network from both, and the pretraining of one."""
-    gaussian, relu, pretraining = STEPS[scale]
+    _, relu, pretraining = STEPS[scale]
     pretrained: Overrides = {
         "data.name": "sine",
         "data.sine.frequency": 6.0,

@@ -295,7 +295,9 @@ def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
             p = p_value(ours, theirs)
             told.append(f"{name}, {net.start}: {_told(float(np.mean(ours)), math.nan)}, p = {number(p, 2)}")
             if p < LEVEL:
-                off.append(f"{name} from {net.start} frequencies ({number(float(np.mean(ours)) / theirs.mean, 2)} of it)")
+                off.append(
+                    f"{name} from {net.start} frequencies ({number(float(np.mean(ours)) / theirs.mean, 2)} of it)"
+                )
     verdict: Verdict = "fails" if off else "holds"
     explanation = f"{6 - len(off)} of 6 means agree with the paper's; off: {', '.join(off)}" if off else "all six agree"
     return Evidence("; ".join(told), f"p of Welch's test at {LEVEL:g}", trials, verdict, explanation)
