@@ -2,7 +2,7 @@
 
     make sweep CONFIG=configs/m_coordinate.py:small
 
-smoke: seconds, 5 runs. small: layers of 64 units, 3 trials, 15 runs. paper: layers of 256 units, 10 trials, 50 runs of
+smoke: seconds, 5 runs. small: layers of 64 units, 5 trials, 25 runs. paper: layers of 256 units, 10 trials, 50 runs of
 up to 100,000 steps.
 
 What the paper does not say, and what is taken:
@@ -25,8 +25,8 @@ from hessflat.config import Overrides, override
 from hessflat.schema import base_config
 
 # Steps of the Gaussian network, of the ReLU network, and of its pretraining.
-STEPS = {"smoke": (20, 20, 20), "small": (10_000, 30_000, 2_000), "paper": (10_000, 100_000, 2_000)}
-TRIALS = {"smoke": 1, "small": 3, "paper": 10}
+STEPS = {"smoke": (20, 20, 20), "small": (10_000, 50_000, 2_000), "paper": (10_000, 100_000, 2_000)}
+TRIALS = {"smoke": 1, "small": 5, "paper": 10}
 LOW_STD = 0.035
 
 
