@@ -60,6 +60,11 @@ _METRICS = {
     "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
     "epoch": ("epoch", "epoch"),
 }
+# Norms by layer -> (in a sentence, on an axis); {} is the layer's name.
+_OF_LAYERS = {
+    "features": ("‖f(X)‖₂ into {}", r"$\|f(X)\|_2$ into {}"),
+    "kernel": ("‖W‖_F of {}", r"$\|W\|_F$ of {}"),
+}
 _SETTINGS = {
     "optim.l2": "L2",
     "optim.lr": "learning rate",
@@ -78,6 +83,10 @@ def _names(metric: str) -> tuple[str, str]:
     if metric in _METRICS:
         return _METRICS[metric]
     operator, _, quantity = metric.partition(".")
+    if operator in _OF_LAYERS:
+        sentence, axis = _OF_LAYERS[operator]
+        layer = quantity.removesuffix(".norm")
+        return sentence.format(layer), axis.format(layer.replace("_", " "))
     if operator.endswith("_eval"):
         sentence, axis = _names(f"{operator.removesuffix('_eval')}.{quantity}")
         return f"{sentence}, batch norm in eval mode", f"{axis}, batch norm in eval mode"
