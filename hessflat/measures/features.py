@@ -23,7 +23,7 @@ def features(subject: Subject) -> Measured:
     """
     inputs = curvature_data(subject)["inputs"]
     scalars: Scalars = {}
-    for name, matrix in dense_features(subject.model.apply, subject.params, subject.statistics, inputs).items():
+    for name, matrix in _dense_features(subject.model.apply, subject.params, subject.statistics, inputs).items():
         scalars[f"features.{name}.norm"] = spectral_norm(np.asarray(matrix).reshape(-1, matrix.shape[-1]))
         scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(_kernel(subject.params, name))))
     return Measured(scalars, {})
@@ -37,6 +37,9 @@ def spectral_norm(matrix: np.ndarray) -> float:
     matrix = matrix.astype(np.float64)
     gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
     return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0)))
+
+
+_dense_features = jax.jit(dense_features, static_argnums=0)
 
 
 def _kernel(params: dict, name: str) -> jax.Array:

@@ -1,5 +1,6 @@
 """The outputs themselves, for figures of a fitted function."""
 
+import jax
 import numpy as np
 
 from hessflat.measures.subject import Measured, Subject, functions_of
@@ -10,7 +11,7 @@ def fit(subject: Subject) -> Measured:
 
     Of cross-entropy the outputs are logits.
     """
-    logits = functions_of(subject.model, subject.loss).logits
+    logits = jax.jit(functions_of(subject.model, subject.loss).logits)
     arrays = {}
     for name, split in subject.splits.items():
         arrays[f"{name}_inputs"], arrays[f"{name}_labels"] = np.asarray(split["inputs"]), np.asarray(split["labels"])

@@ -40,6 +40,33 @@ def test_real_targets_stay_with_their_inputs(order):
     assert "1 real targets" in data.description
 
 
+def test_scattered_points_are_drawn_by_their_seed_and_joined_by_straight_lines():
+    settings = {"scaling": "raw", "order": "stored", "validation_size": 0}
+    data = load("scattered", {"spread": 2.0, "seed": 3}, **settings)
+    np.testing.assert_allclose(data.train["inputs"][:, 0], np.linspace(0, 1, 8), rtol=1e-6)
+    targets = data.train["labels"][:, 0]
+    np.testing.assert_allclose(targets, 2 * np.random.default_rng(3).standard_normal(8), rtol=1e-6)
+    between = np.interp(data.test["inputs"][:, 0], data.train["inputs"][:, 0], targets)
+    np.testing.assert_allclose(data.test["labels"][:, 0], between, atol=1e-5)
+    other = load("scattered", {"spread": 2.0, "seed": 4}, **settings)
+    assert not np.array_equal(other.train["labels"], data.train["labels"])
+
+
+def test_inputs_times_a_factor_are_scaled_over_what_was_asked_for(monkeypatch):
+    source = register(monkeypatch)
+    settings = {"scaling": "pixelwise", "order": "stored", "train_size": 10, "validation_size": 0, "test_size": 5}
+    plain, half, over_all = (
+        load("own", **settings, **own) for own in ({}, {"input_scale": 0.5}, {"scaling_over": "stored"})
+    )
+    for name in ("train", "test"):
+        np.testing.assert_allclose(getattr(half, name)["inputs"], getattr(plain, name)["inputs"] / 2, rtol=1e-6)
+    inputs = source.train["inputs"]
+    expected = (inputs[:10] - inputs.mean(0)[None]) / inputs.std(0)[None]
+    np.testing.assert_allclose(over_all.train["inputs"], expected, rtol=1e-4, atol=1e-6)
+    assert "times 0.5" in half.description
+    assert len({data.checksum for data in (plain, half, over_all)}) == 3
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_point_is_all_there_is(order):
     data = load("point", {"x": 2.0}, scaling="raw", order=order, validation_size=0, test_size=0)
