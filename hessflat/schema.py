@@ -79,6 +79,7 @@ SCHEMA: Schema = {
     },
     "measure": {
         "performance": Setting("growth", timetable, "when losses, accuracies and norms are measured"),
+        "outputs": Setting("never", timetable, "when ‖F(X)‖_F and the loss less the targets' entropy are measured"),
         "spectra": Setting("growth", timetable, "when spectra are estimated by Lanczos quadrature"),
         "sharpness": Setting("never", timetable, "when λ_max is found to measure.rtol, from where it was last"),
         "scaled_sharpness": Setting("never", timetable, "when λ_max of T H T is found, T = |w| and norms of filters"),
@@ -87,6 +88,7 @@ SCHEMA: Schema = {
         "jacobian": Setting("growth", timetable, "when input-output Jacobian norms are measured, in eval mode"),
         "features": Setting("never", timetable, "when norms of what goes into dense layers, and of kernels, are taken"),
         "fit": Setting("never", timetable, "when the outputs of every example are stored"),
+        "layers": Setting("never", timetable, "when the summands of G by layer and norms between layers are computed"),
         "loss_limit": Setting("never", timetable, "when H is measured at weights multiplied by measure.scales"),
         "reparameterised": Setting("never", timetable, "when H is measured with one layer times α, another over α"),
         "sensitivity": Setting("never", timetable, "when H is measured in every way: modes, statistics, precision"),
@@ -109,6 +111,7 @@ SCHEMA: Schema = {
         "line_to": Setting(2.0, between(1, 100), "last point of measure.line: 1 is the present weights"),
         "line_points": Setting(31, at_least(2), "evenly spaced points of measure.line, beside 0 and 1"),
         "examples": Setting(0, at_least(0), "first training examples, that curvature is measured on; 0 is all"),
+        "layer_examples": Setting(100, at_least(1), "first measured examples, that measure.layers is computed on"),
         "batch_size": Setting(0, at_least(0), "examples a product takes at once, to bound memory; 0 is all"),
         "seed": Setting(0, whole(0, 2**32 - 1), "of the probes"),
     },

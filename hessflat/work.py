@@ -30,9 +30,12 @@ def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float
     settings, operators = config.measure, len(config.measure.operators)
     counts = {
         "performance": 1,
+        "outputs": 1,
         "jacobian": 2,
         "features": 2,
         "fit": 1,
+        # A vector-Jacobian product for each class, in float64, between all layers and for the rows of the spectra.
+        "layers": 60,
         "sharpness": 10 * operators,
         "scaled_sharpness": 40,
         "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,

@@ -55,6 +55,13 @@ _METRICS = {
         "mean ‖∂σ(f)/∂x‖₂",
         r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$",
     ),
+    "outputs.frobenius": ("‖F(X)‖_F", r"$\|F(X)\|_F$"),
+    "outputs.loss": ("loss of the measured targets (nats)", "loss of the measured targets (nats)"),
+    "outputs.excess_loss": ("loss less label entropy (nats)", "loss less label entropy (nats)"),
+    "layers.lambda_max": ("λ_max(G), few examples", r"$\lambda_{\max}(G)$, few examples"),
+    "layers.after_first": ("max ‖Jf_L ⋯ Jf_2‖₂", r"$\max_i\,\|Jf_L \cdots Jf_2\|_2$"),
+    "layers.input_output": ("max ‖Jf_L ⋯ Jf_1‖₂", r"$\max_i\,\|Jf_L \cdots Jf_1\|_2$"),
+    "layers.product": ("max Π_{l≥2} ‖Jf_l‖₂", r"$\max_i\,\prod_{l\geq 2}\|Jf_l\|_2$"),
     "line.train_barrier": ("barrier in training loss (nats)", "barrier in training loss (nats)"),
     "line.test_barrier": ("barrier in test loss (nats)", "barrier in test loss (nats)"),
     "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
@@ -76,6 +83,7 @@ _SETTINGS = {
     "train.batch_size": "batch",
     "train.label_smoothing": "label smoothing",
     "train.augment": "augmentation",
+    "model.mlp.batch_norm": "batch norm",
 }
 
 

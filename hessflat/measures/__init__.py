@@ -6,8 +6,10 @@ from hessflat.measures.extremes import extremes
 from hessflat.measures.features import features
 from hessflat.measures.fit import fit
 from hessflat.measures.jacobian import jacobian
+from hessflat.measures.layers import layers
 from hessflat.measures.line import line
 from hessflat.measures.loss_limit import loss_limit
+from hessflat.measures.outputs import outputs
 from hessflat.measures.performance import performance
 from hessflat.measures.reparameterised import reparameterised
 from hessflat.measures.scaled_sharpness import scaled_sharpness
@@ -19,6 +21,7 @@ from hessflat.measures.subject import Measured, Subject
 # says when each is due.
 MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "performance": performance,
+    "outputs": outputs,
     "spectra": spectra,
     "sharpness": sharpness,
     "scaled_sharpness": scaled_sharpness,
@@ -27,6 +30,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "jacobian": jacobian,
     "features": features,
     "fit": fit,
+    "layers": layers,
     "loss_limit": loss_limit,
     "reparameterised": reparameterised,
     "sensitivity": sensitivity,

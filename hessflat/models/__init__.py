@@ -16,6 +16,7 @@ from hessflat.models.alexnet import alexnet
 from hessflat.models.cnn9 import cnn9
 from hessflat.models.coordinate_network import coordinate_network
 from hessflat.models.deep_linear import deep_linear
+from hessflat.models.layers import Layer, apply_by_layer
 from hessflat.models.mlp import mlp
 from hessflat.models.preresnet import preresnet
 from hessflat.models.resnet import resnet
@@ -24,6 +25,17 @@ from hessflat.models.two_convolutions import two_convolutions
 from hessflat.models.vgg import vgg
 from hessflat.models.wide_resnet import wide_resnet
 from hessflat.rules import require, settings_of
+
+__all__ = [
+    "MODELS",
+    "Layer",
+    "Model",
+    "apply_by_layer",
+    "build",
+    "input_size",
+    "num_neurons",
+    "num_params",
+]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "softmax_regression": softmax_regression,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hessflat.models.initialisers import INITIALISERS, dense
+from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
 from hessflat.rules import at_least, each, one_of
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -18,18 +19,20 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them."""
+    """Dense layers with an activation between them, or batch normalisation and an activation."""
 
     num_classes: int
     hidden: tuple[int, ...]
     activation: str
     init_name: str
+    normalise: Normalisation
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         activations = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
-            activations = ACTIVATIONS[self.activation](dense(activations, width, self.init_name))
+            outputs = self.normalise(dense(activations, width, self.init_name), train)
+            activations = ACTIVATIONS[self.activation](outputs)
         return dense(activations, self.num_classes, self.init_name)
 
 
@@ -39,6 +42,9 @@ def mlp(
     hidden: Annotated[tuple[int, ...], each(at_least(1)), "width of each hidden layer"] = (100,),
     activation: Annotated[str, one_of(ACTIVATIONS), "between the layers"] = "relu",
     init: Annotated[str, one_of(INITIALISERS), "initial weights; uniform is PyTorch's default"] = "uniform",
+    batch_norm: UseBatchNorm = False,
+    bn_momentum: Momentum = 0.9,
+    bn_epsilon: Epsilon = 1e-5,
 ) -> nn.Module:
     """The model of *Flatness is a False Friend*, figure 3, with any widths."""
-    return MLP(num_classes, hidden, activation, init)
+    return MLP(num_classes, hidden, activation, init, Normalisation(batch_norm, bn_momentum, bn_epsilon))

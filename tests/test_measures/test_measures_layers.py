@@ -1,0 +1,129 @@
+"""Eq. 4 of *On progressive sharpening* layer by layer: beside matrices multiplied out by hand in NumPy."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hessflat import models
+from hessflat.errors import InputError
+from hessflat.measures import Subject, measure
+
+SETTINGS = {
+    "examples": 0, "batch_size": 0, "layer_examples": 7, "modes": ("train", "eval"), "statistics_batch": 0,
+}  # fmt: skip
+
+
+def subject_of(model, params, statistics, inputs, label_smoothing=0.0):
+    split = {"inputs": inputs, "labels": jnp.arange(len(inputs)) % 3}
+    splits = {"train": split, "test": split}
+    return Subject(
+        model, params, statistics, splits, 3, "cross_entropy", label_smoothing, SETTINGS, {}, 0, lambda: params
+    )
+
+
+def network(size=5, **settings):
+    inputs = jax.random.normal(jax.random.key(0), (9, size))
+    model = models.build("mlp", 3, hidden=(4, 6), activation="tanh", **settings)
+    params, statistics = model.init(jax.random.key(1), inputs[:1])
+    params = jax.tree.map(lambda x: 1.5 * x, params)
+    # Running averages that are not those at the start, whose derivative would be that of nothing.
+    statistics = jax.tree.map(lambda x: 1.3 * x + 0.2 * jnp.arange(x.size), statistics)
+    return subject_of(model, params, statistics, inputs)
+
+
+@pytest.mark.slow
+def test_it_is_the_chain_rule_by_hand():
+    subject = network()
+    found = measure(subject, {"layers"}).scalars
+    layers = [subject.params[f"Dense_{index}"] for index in range(3)]
+    kernels, biases = ([np.asarray(layer[name], float) for layer in layers] for name in ("kernel", "bias"))
+    summands, norms, rows = [[] for _ in layers], {name: [] for name in ("after", "whole", "product")}, []
+    for x in np.asarray(subject.splits["train"]["inputs"][:7], float):
+        h1 = np.tanh(x @ kernels[0] + biases[0])
+        h2 = np.tanh(h1 @ kernels[1] + biases[1])
+        logits = h2 @ kernels[2] + biases[2]
+        p = np.exp(logits) / np.exp(logits).sum()
+        # From what a layer puts out, before its tanh, to what the next one does.
+        between = [kernels[1].T * (1 - h1**2), kernels[2].T * (1 - h2**2)]
+        after = [between[1] @ between[0], between[1], np.eye(3)]
+        root = np.linalg.cholesky(np.diag(p) - np.outer(p, p) + 1e-13 * np.eye(3)) / np.sqrt(7)
+        blocks = [
+            root.T @ jacobian @ np.hstack([np.kron(np.eye(len(b)), before), np.eye(len(b))])
+            for jacobian, before, b in zip(after, (x, h1, h2), biases, strict=True)
+        ]
+        for summand, block in zip(summands, blocks, strict=True):
+            summand.append(block)
+        rows.append(np.hstack(blocks))
+        norms["after"].append(np.linalg.norm(after[0], 2))
+        norms["whole"].append(np.linalg.norm(after[0] @ kernels[0].T, 2))
+        norms["product"].append(np.linalg.norm(between[0], 2) * np.linalg.norm(between[1], 2))
+    for index, summand in enumerate(summands):
+        largest = np.linalg.norm(np.vstack(summand), 2) ** 2
+        assert found[f"layers.Dense_{index}.lambda_max"] == pytest.approx(largest, rel=1e-9)
+    assert found["layers.lambda_max"] == pytest.approx(np.linalg.norm(np.vstack(rows), 2) ** 2, rel=1e-9)
+    assert found["layers.difference"] < 1e-12
+    assert found["layers.after_first"] == pytest.approx(max(norms["after"]), rel=1e-9)
+    assert found["layers.Dense_0.jacobian"] == found["layers.after_first"]
+    assert found["layers.Dense_2.jacobian"] == pytest.approx(1)
+    assert found["layers.input_output"] == pytest.approx(max(norms["whole"]), rel=1e-9)
+    assert found["layers.product"] == pytest.approx(max(norms["product"]), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_layers_of_batch_norm_are_layers_too():
+    found = measure(network(batch_norm=True), {"layers"}).scalars
+    assert found["layers.difference"] < 1e-12
+    assert "layers.BatchNorm_1.lambda_max" in found
+    assert found["layers.product"] >= found["layers.after_first"]
+
+
+@pytest.mark.slow
+def test_parameters_that_are_of_no_layer_are_found_out():
+    model = models.build("deep_linear", 3, hidden=(4,))
+    inputs = jax.random.normal(jax.random.key(0), (7, 5))
+    params, statistics = model.init(jax.random.key(1), inputs[:1])
+
+    def apply(params, statistics, inputs, train):
+        logits, statistics = model.apply(params, statistics, inputs, train)
+        return logits * jnp.sum(params["Dense_0"]["kernel"]), statistics
+
+    found = measure(subject_of(models.Model(model.init, apply), params, statistics, inputs), {"layers"}).scalars
+    assert found["layers.difference"] > 0.01
+
+
+def test_a_layer_that_is_passed_through_twice_is_refused():
+    model = models.build("deep_linear", 5, hidden=())
+    inputs = jnp.ones((7, 5))
+    params, _ = model.init(jax.random.key(1), inputs[:1])
+
+    def twice(params, statistics, inputs, train):
+        return model.apply(params, statistics, model.apply(params, statistics, inputs, train)[0], train)
+
+    with pytest.raises(InputError, match="Dense_0 is passed through more than once"):
+        models.apply_by_layer(twice, params, {}, inputs)
+
+
+@pytest.mark.slow
+def test_large_layers_are_iterated_for(monkeypatch):
+    subject = network(7)
+    every = measure(subject, {"layers"}).scalars
+    # The package holds the measure itself by that name.
+    monkeypatch.setattr(importlib.import_module("hessflat.measures.layers"), "_FEW_VALUES", 0)
+    jax.clear_caches()
+    assert measure(subject, {"layers"}).scalars["layers.product"] == pytest.approx(every["layers.product"], rel=1e-4)
+
+
+def test_outputs_are_those_of_the_whole_sample():
+    subject = network(8)._replace(label_smoothing=0.5)
+    logits, _ = subject.model.apply(subject.params, {}, subject.splits["train"]["inputs"], False)
+    found = measure(subject, {"outputs"}).scalars
+    parts = measure(subject._replace(settings=SETTINGS | {"batch_size": 4}), {"outputs"}).scalars
+    for name, value in found.items():
+        assert parts[name] == pytest.approx(value, rel=1e-5)
+    assert found["outputs.frobenius"] == pytest.approx(float(jnp.linalg.norm(logits)), rel=1e-5)
+    targets = 0.5 * np.eye(3)[np.arange(9) % 3] + 0.5 / 3
+    divergence = np.sum(targets * (np.log(targets) - np.asarray(jax.nn.log_softmax(logits))), axis=1)
+    assert found["outputs.excess_loss"] == pytest.approx(divergence.mean(), rel=1e-5)
