@@ -8,7 +8,7 @@ VGG-11 and ResNet-18 on CIFAR-10 after `make data DATASETS=cifar10`, 90 runs, on
 
 from ml_collections import ConfigDict
 
-from hessflat.config import Overrides, override, product, zip_
+from hessflat.config import Overrides, override, product
 from hessflat.schema import base_config
 
 SMOOTHING = (0.0, 0.5, 0.75)
@@ -16,11 +16,10 @@ ACCURACY = 0.99
 SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 # At small scale rates for which 2/η lies above the sharpness at the start and below that which training with a small
-# rate reaches: with batch norm between 1 and 25, without it between 0.3 and 17.
-RATES = {
-    False: {0.6: 5, 0.3: 10, 0.15: 20},
-    True: {0.32: 2, 0.16: 3, 0.08: 4},
-}
+# rate reaches: with batch norm between 2 and 25, without it between 0.3 and 17. What is measured every how many steps is
+# the same for all rates, so that they share a program.
+RATES = {False: (0.6, 0.3, 0.15), True: (0.32, 0.16, 0.08)}
+STEPS = {False: 8, True: 3}
 # Of the paper, whose sharpness is measured "every 5, 10 or 20 iterations depending on the number" needed.
 PAPER_RATES = {0.08: 5, 0.04: 10, 0.02: 20}
 
@@ -61,6 +60,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "model.mlp.hidden": (24, 24, 24, 24, 24, 24),
             "model.mlp.activation": "tanh",
             "model.mlp.bn_momentum": 0.35,
+            "train.epochs": 1_000,
             "data.train_size": 1_000.0,
             "measure.layer_examples": 30,
         },
@@ -85,29 +85,26 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
         {"train.label_smoothing": alpha} | (smoothed if alpha else {}) for alpha in SMOOTHING
     ]
     if scale == "smoke":
-        return product([rate_measured_every(0.5, 5, layers=1)], smoothings[:2], {"seed": SEEDS[scale]})
+        return product([measured_every(5, layers=1)], smoothings[:2], {"seed": SEEDS[scale]})
     if scale == "small":
-        kinds = [
-            {"model.mlp.batch_norm": normed} | rate_measured_every(rate, steps, layers=4 if rate == middle else 0)
+        kinds: list[Overrides] = [
+            {"model.mlp.batch_norm": normed, "optim.lr": rate} | measured_every(STEPS[normed], layers=4)
             for normed, rates in RATES.items()
-            for middle in [sorted(rates)[1]]
-            for rate, steps in rates.items()
+            for rate in rates
         ]
         return product(kinds, smoothings, {"seed": SEEDS[scale]})
-    rates = [rate_measured_every(rate, steps, layers=20) for rate, steps in PAPER_RATES.items()]
-    networks = zip_({"model.name": ("vgg", "resnet"), "stop.every": (5, 5)})
-    networks[0] |= {"model.vgg.depth": 11}
+    networks: list[Overrides] = [{"model.name": "vgg", "model.vgg.depth": 11}, {"model.name": "resnet"}]
+    rates = [{"optim.lr": rate} | measured_every(steps, layers=20) for rate, steps in PAPER_RATES.items()]
     return product(networks, rates, smoothings, {"seed": SEEDS[scale]})
 
 
-def rate_measured_every(rate: float, steps: int, layers: int) -> Overrides:
-    """A learning rate, and timetables: every `steps` steps, and of layers `layers` times that, or never where it is 0."""
+def measured_every(steps: int, layers: int) -> Overrides:
+    """Timetables, and looks at the training accuracy: every `steps` steps, and of layers every `layers` of these."""
     when = f"every {steps} steps"
     return {
-        "optim.lr": rate,
         "stop.every": steps,
         "measure.outputs": when,
         "measure.sharpness": when,
         "measure.jacobian": when,
-        "measure.layers": f"every {layers * steps} steps" if layers else "never",
+        "measure.layers": f"every {layers * steps} steps",
     }

@@ -80,7 +80,7 @@ def chunks_of(group: list[Job], program: Program) -> list[list[Job]]:
 
 def due_at(config: ConfigDict, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
-    steps = {name: steps_of(config.measure[name], steps_per_epoch, last) for name in TIMED}
+    steps = {name: set(steps_of(config.measure[name], steps_per_epoch, last)) for name in TIMED}
     union = sorted({step for found in steps.values() for step in found} | {last})
     return {step: frozenset(name for name in TIMED if step in steps[name]) for step in union}
 

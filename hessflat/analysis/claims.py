@@ -101,13 +101,27 @@ def increases(
     expect: Literal["increases", "decreases"] = "increases",
 ) -> Evidence:
     """Does `metric` follow the setting in order? Each seed's Kendall tau against the setting, averaged."""
+    return in_order(
+        runs, lambda run: finite_final(run, metric), metric_name(metric), by, expect, lambda x: quantity(metric, x)
+    )
+
+
+def in_order(
+    runs: Sequence[Run],
+    value_of: Callable[[Run], float],
+    what: str,
+    by: str = "optim.l2",
+    expect: Literal["increases", "decreases"] = "increases",
+    write: Callable[[float], str] = number,
+) -> Evidence:
+    """Does a number of each run, `what` in words, follow the setting in order? As `increases`."""
     done = finished(runs)
     settings = by_setting(done, by)
     if len(settings) < 2:
         return nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
     refuse_twins(done, by)
     taus = [
-        kendall_tau([run.setting(by) for run in own], [finite_final(run, metric) for run in own])
+        kendall_tau([run.setting(by) for run in own], [value_of(run) for run in own])
         for own in by_setting(done, "seed").values()
         if len(own) > 1
     ]
@@ -115,16 +129,16 @@ def increases(
         return nothing(runs, f"no seed has two values of {setting_name(by)}")
     change = mean_interval(taus)
     verdict = side(change, len(taus), "larger" if expect == "increases" else "smaller")
-    means = [float(np.mean([finite_final(run, metric) for run in group])) for group in settings.values()]
+    means = [float(np.mean([value_of(run) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
-        f"{' → '.join(quantity(metric, mean) for mean in means)} at {setting_name(by)} "
+        f"{' → '.join(write(mean) for mean in means)} at {setting_name(by)} "
         f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(change.mean, 2)})"
     )
     clipped = Interval(change.mean, max(change.low, -1.0), min(change.high, 1.0))
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
-        f"the means over seeds of {metric_name(metric)} {monotone} in {expect[:-2]}ing order; "
+        f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
         f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}"
     )
     spread = wording.interval(clipped, len(taus), number)
