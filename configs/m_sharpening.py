@@ -16,8 +16,8 @@ ACCURACY = 0.99
 SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 # At small scale rates for which 2/η lies above the sharpness at the start and below that which training with a small
-# rate reaches: with batch norm between 2 and 25, without it between 0.3 and 17. What is measured every how many steps is
-# the same for all rates, so that they share a program.
+# rate reaches: with batch norm between 2 and 25, without it between 0.3 and 17. How often is measured is the same for
+# all rates, so that they share a program.
 RATES = {False: (0.6, 0.3, 0.15), True: (0.32, 0.16, 0.08)}
 STEPS = {False: 8, True: 3}
 # Of the paper, whose sharpness is measured "every 5, 10 or 20 iterations depending on the number" needed.

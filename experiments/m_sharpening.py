@@ -153,7 +153,9 @@ def _draw_layers(runs: Sequence[Run]) -> Drawing:
             for metric in shown:
                 _curve(right, own, partial(_history, metric=metric), kind, metric, colours[metric], data)
             metric_axis(left, (SHARPNESS,), r"$\lambda_{\max}$", "linear")
-            metric_axis(middle, ("share",), r"$\lambda_{\max}$ of a layer's summand" + "\n" + r"over $\lambda_{\max}(G)$", "log")
+            metric_axis(
+                middle, ("share",), r"$\lambda_{\max}$ of a layer's summand" + "\n" + r"over $\lambda_{\max}(G)$", "log"
+            )
             metric_axis(right, ("norm",), "norm, max over examples", "log")
             left.set_title(f"{kind}, η = {number(own[0].setting(RATE))}", loc="left", fontweight="bold")
             for axis in (left, middle, right):
@@ -166,11 +168,12 @@ def _draw_layers(runs: Sequence[Run]) -> Drawing:
     count = max((min(run.setting("measure.layer_examples"), 10**9) for run in runs), default=0)
     caption = (
         "Eq. 4 during training without label smoothing. Left: λ_max of the Hessian and of the Gauss-Newton matrix on "
-        "all measured examples, batch norm in train mode. Middle: λ_max of the summand of each layer over that of their "
-        f"sum, the Gauss-Newton matrix on {count} examples, batch norm in eval mode; a normalisation is a layer of its "
-        "own. Right: the largest norm over these examples of the derivative of the logits by what the first layer puts "
-        "out, of the product of the norms between neighbouring layers, and of the input-output Jacobian. Mean over "
-        f"seeds (geometric on logarithmic axes), band from smallest to largest. {figures.context(runs)}"
+        "all measured examples, batch norm in train mode. Middle: λ_max of the summand of each layer over that of "
+        f"their sum, the Gauss-Newton matrix on {count} examples, batch norm in eval mode; a normalisation is a layer "
+        "of its own. Right: the largest norm over these examples of the derivative of the logits by what the first "
+        "layer puts out, of the product of the norms between neighbouring layers, and of the input-output Jacobian. "
+        "Mean over seeds (geometric on logarithmic axes), band from smallest to largest. "
+        f"{figures.context(runs)}"
     )
     return Drawing("layers", caption, figure, data)
 
@@ -214,9 +217,7 @@ def _growth_table(runs: Sequence[Run]) -> Table:
     rows = []
     for label, group in kinds_and_rates(finished(runs)).items():
         for alpha, own in by_setting(group, SMOOTHING).items():
-            first, largest = (
-                [f(series(run, SHARPNESS)[1]) for run in own] for f in (lambda values: values[0], np.max)
-            )
+            first, largest = ([f(series(run, SHARPNESS)[1]) for run in own] for f in (lambda values: values[0], np.max))
             crossings = [step for run in own if (step := first_crossing(run)) is not None]
             cells = (
                 _mean([run.metrics[-1]["step"] for run in own]),
@@ -255,7 +256,10 @@ def _follower_table(runs: Sequence[Run]) -> Table:
                     f"{number(float(np.median(ratios)), 2)} ({number(float(ratios.min()), 2)} to "
                     f"{number(float(ratios.max()), 2)})",
                     f"{100 * np.mean(np.abs(ratios - 1) <= 0.1):.0f} %",
-                    *(f"{one.mean:.2f} ± {one.high - one.mean:.2f}" if len(own) > 1 else f"{one.mean:.2f}" for one in taus),
+                    *(
+                        f"{one.mean:.2f} ± {one.high - one.mean:.2f}" if len(own) > 1 else f"{one.mean:.2f}"
+                        for one in taus
+                    ),
                 )
             )
     header = ("network", "smoothing", "eq. 4, largest difference", "λ_max(G)/λ_max(H)", "within 10 %",
@@ -355,7 +359,7 @@ def product_follows_better(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_sharpening",
     paper="M",
-    question="Does gradient descent sharpen less where label smoothing asks for less, and is it the Jacobian that does?",
+    question="Does gradient descent sharpen less where labels are closer, and is it the Jacobian that sharpens?",
     config="configs/m_sharpening.py",
     draw=draw,
     tabulate=tabulate,
@@ -376,8 +380,8 @@ EXPERIMENT = Experiment(
             "§5, fig. 1, figs 6-11",
             "the smoother the labels, the less sharpness grows",
             "so in all six figures",
-            "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval over "
-            "seeds, for every network and learning rate",
+            "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
+            "over seeds, for every network and learning rate",
             lambda runs: in_each(
                 kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), "no runs"
             ),
@@ -409,8 +413,8 @@ EXPERIMENT = Experiment(
             "§3.2, ansatz 3.1",
             "sharpness and the input-output Jacobian grow together",
             "an ansatz, “under certain conditions”",
-            "Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H), above 0 by a 95 % t-interval over seeds, for every "
-            "network and smoothing",
+            "Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H), above 0 by a 95 % t-interval over seeds, for "
+            "every network and smoothing",
             ansatz,
         ),
         Claim(

@@ -1,0 +1,77 @@
+"""Growth, the edge of stability and what is left at the end: of runs whose numbers are made up."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import m_sharpening, m_smoothing_90
+from experiments._smoothing import JACOBIAN, NORM, SHARPNESS, first_crossing, growth, less_growth
+from hessflat.analysis.results import Run
+
+
+def run_of(sharpness, jacobian=None, smoothing=0.0, seed=0, rate=0.5, every=5):
+    """A finished run, ten steps an epoch; the last line is of a measurement of something else alone."""
+    lines = [
+        {
+            "step": every * i,
+            "epoch": every * i / 10,
+            SHARPNESS: value,
+            JACOBIAN: value if jacobian is None else jacobian[i],
+        }
+        for i, value in enumerate(sharpness)
+    ]
+    lines.append({"step": every * len(lines), "epoch": every * len(lines) / 10, SHARPNESS: None})
+    config = {"seed": seed, "optim": {"lr": rate}, "train": {"label_smoothing": smoothing}}
+    config["model"] = {"name": "mlp", "mlp": {"batch_norm": False}}
+    return Run(Path(f"runs/m/{smoothing}-{seed}"), config, {"status": "done"}, lines)
+
+
+def test_growth_is_the_largest_over_the_first():
+    run = run_of([2.0, 3.0, 8.0, 5.0])
+    assert growth(run, SHARPNESS) == 4
+    assert growth(run, SHARPNESS, to_epoch=0.5) == 1.5
+
+
+def test_the_edge_counts_from_where_it_is_first_reached():
+    run = run_of([1.0, 3.0, 5.0, 3.0, 4.0])  # 2/η = 4
+    assert first_crossing(run) == 10
+    assert m_sharpening.edge_ratio(run) == 1
+    below = run_of([1.0, 3.0, 2.0])
+    assert first_crossing(below) is None
+    assert m_sharpening.edge_ratio(below) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("orders", "verdict"), [((1, 1, 1), "holds"), ((-1, -1, -1), "fails"), ((1, 1, -1), "undecided")]
+)
+def test_less_growth_is_judged_by_the_order_in_every_seed(orders, verdict):
+    runs = [
+        run_of([1.0, 5 - 4 * order * smoothing], smoothing=smoothing, seed=seed)
+        for seed, order in enumerate(orders)
+        for smoothing in (0.0, 0.5, 0.75)
+    ]
+    found = less_growth(runs, SHARPNESS, "λ_max(H)")
+    assert found.verdict == verdict
+    assert "at label smoothing 0, 0.5, 0.75" in found.value
+
+
+def test_every_network_and_rate_must_follow():
+    rising = [run_of([1.0, 2.0 + seed / 10], seed=seed) for seed in range(3)]
+    falling = [run_of([2.0, 2.0], seed=seed, rate=0.25) for seed in range(3)]
+    assert m_sharpening.sharpens(rising).verdict == "holds"
+    found = m_sharpening.sharpens([*rising, *falling])
+    assert found.verdict == "undecided"
+    assert "perceptron, η = 0.5: " in found.value
+
+
+def test_ranks_are_of_what_was_measured_together():
+    assert m_sharpening.tau(run_of([1.0, 2.0, 3.0], [1.0, 5.0, 9.0]), SHARPNESS, JACOBIAN) == 1
+    assert m_sharpening.tau(run_of([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]), SHARPNESS, JACOBIAN) == -1
+
+
+def test_late_values_are_means_of_the_last_ones():
+    run = run_of([1.0, 10.0, 4.0, 1.0, 0.5, 0.3])
+    assert m_smoothing_90.remains(run, SHARPNESS) == pytest.approx(0.06)
+    for line, value in zip(run.metrics, (0.0, 1, 2, 3, 4, 5, 6), strict=True):
+        line[NORM] = value
+    assert m_smoothing_90.late_growth(run, NORM) == pytest.approx(5 / 3)
