@@ -49,7 +49,7 @@ def kind_of(run: Run) -> str:
     name = run.setting("model.name")
     if name != "mlp":
         return NAMES.get(name, name)
-    return "perceptron with batch norm" if run.setting("model.mlp.batch_norm") else "perceptron"
+    return "MLP with batch norm" if run.setting("model.mlp.batch_norm") else "MLP"
 
 
 def kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:

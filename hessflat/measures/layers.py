@@ -39,13 +39,14 @@ def layers(subject: Subject) -> Measured:
     data = {name: array[: subject.settings["layer_examples"]] for name, array in curvature_data(subject).items()}
     with jax.enable_x64(True):
         params, data, state = (as_float64(tree) for tree in (subject.params, data, state_of(subject)))
+        # In the order of the pass; what comes out of compiled functions is in that of the alphabet.
+        first, *rest = apply_by_layer(model.apply, params, state or {}, data["inputs"][:1])[1]
         sides = _sides(model, functions.criterion, params, data, state)
         gauss_newton = cv.gauss_newton(functions.predict, functions.criterion, params, cv.Batches(data), state)
         expected = np.sort(cv.eigvalsh(gauss_newton, float64=True))[::-1]
     grams, norms, between, whole = jax.tree.map(np.asarray, sides)
     found = np.sort(np.linalg.eigvalsh(sum(grams.values())))[::-1]
     count = min(len(found), len(expected))
-    first, *rest = between
     scalars: Scalars = {
         "layers.lambda_max": float(expected[0]),
         "layers.difference": float(np.abs(found[:count] - expected[:count]).max() / expected[0]),
@@ -53,8 +54,8 @@ def layers(subject: Subject) -> Measured:
         "layers.input_output": float(whole.max()),
         "layers.product": float(math.prod((between[name] for name in rest), start=np.ones(1)).max()),
     }
-    for name, gram in grams.items():
-        scalars[f"layers.{name}.lambda_max"] = float(np.linalg.eigvalsh(gram)[-1])
+    for name in (first, *rest):
+        scalars[f"layers.{name}.lambda_max"] = float(np.linalg.eigvalsh(grams[name])[-1])
         scalars[f"layers.{name}.jacobian"] = float(norms[name].max())
     return Measured(scalars, {})
 

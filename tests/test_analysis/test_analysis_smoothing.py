@@ -61,7 +61,7 @@ def test_every_network_and_rate_must_follow():
     assert m_sharpening.sharpens(rising).verdict == "holds"
     found = m_sharpening.sharpens([*rising, *falling])
     assert found.verdict == "undecided"
-    assert "perceptron, η = 0.5: " in found.value
+    assert "MLP, η = 0.5: " in found.value
 
 
 def test_ranks_are_of_what_was_measured_together():

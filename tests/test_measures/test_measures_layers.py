@@ -76,7 +76,9 @@ def test_it_is_the_chain_rule_by_hand():
 def test_layers_of_batch_norm_are_layers_too():
     found = measure(network(batch_norm=True), {"layers"}).scalars
     assert found["layers.difference"] < 1e-12
-    assert "layers.BatchNorm_1.lambda_max" in found
+    names = [key.split(".")[1] for key in found if key.endswith(".jacobian")]
+    assert names == ["Dense_0", "BatchNorm_0", "Dense_1", "BatchNorm_1", "Dense_2"]
+    assert found["layers.after_first"] == found["layers.Dense_0.jacobian"]
     assert found["layers.product"] >= found["layers.after_first"]
 
 
