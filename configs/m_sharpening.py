@@ -20,6 +20,7 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 # for all rates, so that they share a program.
 RATES = {False: (0.6, 0.3, 0.15), True: (0.16, 0.12, 0.08)}
 STEPS = {False: 8, True: 3}
+LAYERS = {False: 4, True: 2}
 # Of the paper, whose sharpness is measured "every 5, 10 or 20 iterations depending on the number" needed.
 PAPER_RATES = {0.08: 5, 0.04: 10, 0.02: 20}
 
@@ -88,7 +89,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
         return product([measured_every(5, layers=1)], smoothings[:2], {"seed": SEEDS[scale]})
     if scale == "small":
         kinds: list[Overrides] = [
-            {"model.mlp.batch_norm": normed, "optim.lr": rate} | measured_every(STEPS[normed], layers=2)
+            {"model.mlp.batch_norm": normed, "optim.lr": rate} | measured_every(STEPS[normed], LAYERS[normed])
             for normed, rates in RATES.items()
             for rate in rates
         ]

@@ -199,5 +199,5 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    notes="The paper gives neither learning rate, momentum nor weight decay: here a constant rate and plain SGD.",
+    notes="The paper gives neither learning rate, momentum nor weight decay: here a constant rate, momentum 0.9 and no decay.",
 )
