@@ -199,5 +199,9 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    notes="The paper gives neither learning rate, momentum nor weight decay: here a constant rate, momentum 0.9 and no decay.",
+    notes=(
+        "The paper gives neither learning rate, momentum nor weight decay: here a constant rate, momentum 0.9 and no "
+        "decay. A small network with batch norm on digits begins so sharp that sharpness hardly grows in the first "
+        "epoch: the claim's value says by how much, and m_sharpening shows where it grows."
+    ),
 )
