@@ -49,7 +49,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": {
             "model.name": "mlp",
-            "model.mlp.hidden": (6, 6),
+            "model.mlp.hidden": (6,),
             "data.train_size": 60.0,
             "optim.lr": 0.5,
             "train.epochs": 20,
