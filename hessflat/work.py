@@ -48,6 +48,8 @@ def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float
         "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
         # In float64, a product for each column, for the six ordered pairs of three layers.
         "reparameterised": 12 * len(settings.scales) * num_params,
+        # Rows of Jacobians, and two norms by iteration, in float64.
+        "batch_norm": 4 * len(settings.sample_sizes) * (10 * settings.blocks + 60),
         "line": settings.line_points,
     }
     return sum(counts[name] for name in names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from hessflat.measures.batch_norm import batch_norm
 from hessflat.measures.extremes import extremes
 from hessflat.measures.features import features
 from hessflat.measures.fit import fit
@@ -34,6 +35,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "loss_limit": loss_limit,
     "reparameterised": reparameterised,
     "sensitivity": sensitivity,
+    "batch_norm": batch_norm,
     "line": line,
 }
 

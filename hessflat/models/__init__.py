@@ -6,6 +6,7 @@ A builder takes the number of classes and, keyword-only, its settings; it return
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -18,6 +19,7 @@ from hessflat.models.coordinate_network import coordinate_network
 from hessflat.models.deep_linear import deep_linear
 from hessflat.models.layers import Layer, apply_by_layer
 from hessflat.models.mlp import mlp
+from hessflat.models.normalisation import BatchNormLayer, Normalisation
 from hessflat.models.preresnet import preresnet
 from hessflat.models.resnet import resnet
 from hessflat.models.softmax_regression import softmax_regression
@@ -70,8 +72,16 @@ def build(name: str, num_classes: int, **settings: Any) -> Model:
     require_known(f"setting of {name}", settings, known)
     for setting, value in settings.items():
         require(f"model.{name}.{setting}", value, known[setting].rule)
-    module = MODELS[name](num_classes, **settings)
+    return _as_model(MODELS[name](num_classes, **settings))
 
+
+@cache
+def batch_norm_layer(epsilon: float = 1e-5) -> Model:
+    """Batch normalisation by itself, of inputs `[n, d]` or `[n, h, w, d]`; the same object each time."""
+    return _as_model(BatchNormLayer(Normalisation(True, 0.9, epsilon)))
+
+
+def _as_model(module: nn.Module) -> Model:
     def init(key: jax.Array, inputs: jax.Array) -> tuple[Any, Any]:
         variables = module.init(key, inputs, train=False)
         return variables["params"], variables.get("batch_stats", {})

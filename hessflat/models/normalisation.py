@@ -37,3 +37,13 @@ class Normalisation(NamedTuple):
             use_fast_variance=False,  # E[x²] - E[x]² cancels in single precision
         )
         return layer(activations)
+
+
+class BatchNormLayer(nn.Module):
+    """A batch-norm layer by itself, for what is said of the layer: *On progressive sharpening*, theorem A.1."""
+
+    normalise: Normalisation
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+        return self.normalise(inputs, train)

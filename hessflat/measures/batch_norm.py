@@ -1,0 +1,233 @@
+"""Jacobians with batch norm in train and in eval mode: *On progressive sharpening*, appendix A.1, theorem A.1.
+
+A batch of inputs X is one matrix, and its outputs f(X) are another. In train mode every output depends on every input,
+through the statistics; in eval mode these are constants, here those of the same X, as in the theorem. The theorem
+bounds entries of J_T − J_V by O(1/N). That says less of norms: for the layer alone
+
+    J_T − J_V = −(1/N) (1 1ᵀ + x̂ x̂ᵀ) / s   in every channel, s² = variance + ε,
+
+has entries of order 1/N, but rank 2 and the norm 1/s, however many examples there are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse.linalg
+from jax import Array
+
+import hessflat.curvature as cv
+from hessflat import models
+from hessflat.curvature import precision
+from hessflat.errors import InputError
+from hessflat.measures.subject import Measured, Subject, as_float64, functions_of
+from hessflat.training.averaging import reestimated
+from hessflat.training.losses import targets_of
+
+# Features of the layer alone: random directions of the inputs, whose variances are of order 1.
+CHANNELS = 16
+# Examples whose Jacobians in eval mode are taken at a time, fewer being filled up: one compiled program serves any N.
+CHUNK = 100
+# Accuracy of norms found by iteration.
+RTOL = 1e-2
+
+Predict = Callable[[Any, Array, Any], Array]  # (params, inputs, statistics) -> outputs
+
+
+def batch_norm(subject: Subject) -> Measured:
+    """Arrays `batch_norm-layer` and `batch_norm-network`, a row for every N of `measure.sample_sizes`.
+
+    N random training examples, the first of a larger N being those of a smaller one, by `measure.seed`. The layer alone
+    has 16 random directions of these inputs as channels; the network has its logits. In float64. The network's rows
+    also have λ_max of `measure.operators` in either mode, in float32.
+    """
+    if not jax.tree.leaves(subject.statistics):
+        raise InputError("config.measure.batch_norm needs a model with batch norm; set it to 'never'")
+    settings, train = subject.settings, subject.splits["train"]
+    largest = max(settings["sample_sizes"])
+    if largest > len(train["labels"]):
+        available = len(train["labels"])
+        raise InputError(f"config.measure.sample_sizes must be at most {available}, the training split, got {largest}")
+    keys = jax.random.split(jax.random.key(settings["seed"]), 3)
+    order = jax.random.permutation(keys[0], len(train["labels"]))[:largest]
+    inputs, labels = train["inputs"][order], train["labels"][order]
+    targets = targets_of(labels, subject.num_classes, subject.label_smoothing)
+    flat = inputs.reshape(largest, -1)
+    features = flat @ jax.random.normal(keys[1], (flat.shape[1], CHANNELS)) / np.sqrt(flat.shape[1])
+
+    alone = models.batch_norm_layer()
+    layer = subject._replace(model=alone)
+    layer = layer._replace(params=_layer_params(alone, features), statistics=alone.init(keys[1], features[:1])[1])
+    rows: dict[str, list[dict[str, float]]] = {"layer": [], "network": []}
+    for number in sorted(settings["sample_sizes"]):
+        rows["layer"].append(_compared(layer, features[:number], settings["blocks"], keys[2])[0])
+        found, statistics = _compared(subject, inputs[:number], settings["blocks"], keys[2])
+        batch = {"inputs": inputs[:number], "targets": targets[:number]}
+        rows["network"].append(found | _sharpness(subject, batch, statistics, keys[2]))
+    return Measured({}, {f"batch_norm-{name}": _columns(found) for name, found in rows.items()})
+
+
+def compared(
+    in_train: Predict, in_eval: Predict, params: Any, statistics: Any, inputs: Array, blocks: int, key: Array
+) -> dict[str, float]:
+    """How the Jacobian of outputs [N, C] with respect to inputs [N, ...] differs between two functions of them.
+
+    `in_eval` treats examples one by one. Blocks (i, j) are ∂f(X)_i/∂x_j, [C, D]. Of J_T rows are taken for `blocks`
+    examples i, half of them those of the largest norms in eval mode and half the first ones; the norms of the whole of
+    J_T − J_V and of J_T are found by Lanczos iteration, to 1 %, without forming them. Returns
+
+    - `largest_entry`: of |J_T − J_V| in those rows, over all N examples j;
+    - `diagonal`, `off_diagonal`: the largest ‖block‖₂ of J_T − J_V with i = j, and with i ≠ j among those examples;
+    - `row`: the largest norm of a single row of J_T − J_V, over all j;
+    - `operator`: ‖J_T − J_V‖₂, of the whole;
+    - `train_block`, `eval_block`: max ‖block (i, i)‖₂ of J_T and of J_V over those examples;
+    - `train_operator`, `eval_operator`: ‖J_T‖₂ and ‖J_V‖₂ of the whole; the latter is max_i ‖∂f(x_i)/∂x_i‖₂;
+    - `outputs`: the largest difference between the two outputs, which is rounding where statistics are those of X.
+    """
+    number = len(inputs)
+    with precision.chosen():
+        norms = np.concatenate([_norms(rows) for rows in _eval_rows(in_eval, params, statistics, inputs)])
+        wanted = min(blocks, number)
+        top = np.argsort(-norms, kind="stable")[: wanted // 2]
+        rest = [index for index in range(number) if index not in set(top.tolist())]
+        chosen = np.concatenate([top, rest[: wanted - len(top)]]).astype(int)
+        fixed = np.concatenate(list(_eval_rows(in_eval, params, statistics, inputs[chosen])))
+        arrays = (params, statistics, inputs)
+        parts = [
+            _difference_rows(in_train, *arrays, jnp.asarray(example), jnp.asarray(of_eval), jnp.asarray(chosen))
+            for example, of_eval in zip(chosen, fixed, strict=True)
+        ]
+        outputs = _outputs_apart(in_train, in_eval, *arrays)
+    pieces = np.array([np.asarray(piece).swapaxes(0, 1) for piece, _, _ in parts])  # [i, j, C, D]
+    own, count = np.arange(wanted), wanted
+    between = _norms(pieces.reshape(-1, *pieces.shape[2:])).reshape(count, count)
+    start = np.asarray(jax.random.normal(key, (number * pieces.shape[2],), inputs.dtype))
+    whole = _norm(partial(_gram, in_train, in_eval, *arrays), start)
+    of_train = _norm(partial(_gram, in_train, None, *arrays), start)
+    return {
+        "largest_entry": max(float(entry) for _, entry, _ in parts),
+        "diagonal": float(between[own, own].max()),
+        "off_diagonal": float(between[~np.eye(count, dtype=bool)].max()),
+        "row": max(float(row) for _, _, row in parts),
+        "operator": whole,
+        "train_block": float(_norms(pieces[own, own] + fixed).max()),
+        "eval_block": float(norms[chosen].max()),
+        "train_operator": of_train,
+        "eval_operator": float(norms.max()),
+        "outputs": float(outputs),
+    }
+
+
+def _compared(subject: Subject, inputs: Array, blocks: int, key: Array) -> tuple[dict[str, float], Any]:
+    """What `compared` returns, with N, and the statistics of these inputs, in float32."""
+    in_train, in_eval = (functions_of(subject.model, subject.loss, mode).logits for mode in ("train", "eval"))
+    with jax.enable_x64(True):
+        params, zeros, inputs = as_float64((subject.params, subject.statistics, inputs))
+        statistics = _statistics(subject.model, params, zeros, inputs)
+        found = compared(in_train, in_eval, params, statistics, inputs, blocks, key)
+    return {"examples": len(inputs)} | found, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), statistics)
+
+
+@partial(jax.jit, static_argnums=0)
+def _statistics(model: models.Model, params: Any, statistics: Any, inputs: Array) -> Any:
+    """Those of all of `inputs` together, which train mode would use."""
+    return reestimated(model, params, statistics, inputs, len(inputs))
+
+
+def _sharpness(subject: Subject, batch: Mapping[str, Array], statistics: Any, key: Array) -> dict[str, float]:
+    """λ_max of H or G on the batch, in train mode and in eval mode with the statistics of this batch."""
+    found = {}
+    for mode in ("train", "eval"):
+        functions = functions_of(subject.model, subject.loss, mode)
+        for operator in subject.settings["operators"]:
+            data = cv.Batches(batch, statistics_batch=len(batch["targets"]) if mode == "train" else None)
+            if operator == "hessian":
+                op = cv.hessian(functions.loss, subject.params, data, statistics)
+            else:
+                op = cv.gauss_newton(functions.predict, functions.criterion, subject.params, data, statistics)
+            found[f"{operator}_{mode}"] = cv.sharpness(op, key, rtol=subject.settings["rtol"]).value
+    return found
+
+
+def _layer_params(layer: models.Model, features: Array) -> Any:
+    return layer.init(jax.random.key(0), features[:1])[0]
+
+
+def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _norms(blocks: np.ndarray) -> np.ndarray:
+    """Spectral norms [n] of blocks [n, C, D]."""
+    grams = np.einsum("ncd,nkd->nck", blocks, blocks, optimize=True)
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(grams)[:, -1], 0))
+
+
+def _eval_rows(in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Iterator[np.ndarray]:
+    """Jacobians of examples, [n, C, D], a chunk at a time."""
+    for start in range(0, len(inputs), CHUNK):
+        wanted = min(CHUNK, len(inputs) - start)
+        piece = jnp.take(inputs, start + jnp.arange(CHUNK) % wanted, axis=0)
+        yield np.asarray(_rows_in_eval(in_eval, params, statistics, piece))[:wanted]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs_apart(in_train: Predict, in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Array:
+    return jnp.abs(in_train(params, inputs, statistics) - in_eval(params, inputs, statistics)).max()
+
+
+@partial(jax.jit, static_argnums=0)
+def _rows_in_eval(in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Array:
+    outputs, pull = jax.vjp(lambda x: in_eval(params, x, statistics), inputs)
+    # Examples do not meet: a product of all of them at once holds a row of each.
+    rows = [pull(jnp.zeros_like(outputs).at[:, c].set(1))[0] for c in range(outputs.shape[1])]
+    return jnp.stack(rows, 1).reshape(len(inputs), outputs.shape[1], -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _difference_rows(
+    in_train: Predict, params: Any, statistics: Any, inputs: Array, example: Array, own: Array, chosen: Array
+) -> tuple[Array, Array, Array]:
+    """Rows of J_T − J_V of one example, whose J_V has the rows `own` [C, D].
+
+    Returns their blocks [C, m, D] of the `chosen` examples, their largest entry over all examples, and the largest norm
+    of such a row.
+    """
+    outputs, pull = jax.vjp(lambda x: in_train(params, x, statistics)[example], inputs)
+
+    def row(given: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        cotangent, of_eval = given
+        difference = pull(cotangent)[0].reshape(len(inputs), -1).at[example].add(-of_eval)
+        return difference[chosen], jnp.abs(difference).max(), jnp.linalg.norm(difference)
+
+    blocks, entries, norms = jax.lax.map(row, (jnp.eye(outputs.size, dtype=outputs.dtype), own))
+    return blocks, entries.max(), norms.max()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gram(
+    in_train: Predict, in_eval: Predict | None, params: Any, statistics: Any, inputs: Array, vector: Array
+) -> Array:
+    """A Aᵀ u of outputs u [N C], with A = J_T − J_V, or J_T alone."""
+
+    def function(x: Array) -> Array:
+        outputs = in_train(params, x, statistics)
+        return outputs if in_eval is None else outputs - in_eval(params, x, statistics)
+
+    outputs, push = jax.linearize(function, inputs)
+    return push(jax.linear_transpose(push, inputs)(vector.reshape(outputs.shape))[0]).reshape(-1)
+
+
+def _norm(gram: Callable[[np.ndarray], Array], start: np.ndarray) -> float:
+    """‖A‖₂ from products with A Aᵀ, by Lanczos iteration from `start`."""
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        with precision.chosen():
+            return np.asarray(gram(vector.reshape(-1)))
+
+    operator = scipy.sparse.linalg.LinearOperator((start.size, start.size), matvec=product, dtype=start.dtype)
+    values = scipy.sparse.linalg.eigsh(operator, 1, which="LA", v0=start, ncv=10, tol=RTOL, return_eigenvectors=False)
+    return float(np.sqrt(max(values[0], 0)))
