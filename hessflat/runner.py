@@ -239,6 +239,7 @@ def subject_of(config: ConfigDict, shared: Prepared, position: Position, first_p
         position.starts,
         config.devices,
         first_params,
+        config.data.to_dict(),
     )
 
 

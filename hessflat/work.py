@@ -50,6 +50,8 @@ def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float
         "reparameterised": 12 * len(settings.scales) * num_params,
         # Rows of Jacobians, and two norms by iteration, in float64.
         "batch_norm": 4 * len(settings.sample_sizes) * (10 * settings.blocks + 60),
+        # Jacobians and their derivatives at many more points than there are examples.
+        "lipschitz": 2_000,
         "line": settings.line_points,
     }
     return sum(counts[name] for name in names)

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from hessflat.data import generator as generators
 from hessflat.errors import InputError
 from hessflat.rules import at_least, below, finite, positive
 
@@ -113,10 +114,40 @@ def point(
     return Source(split, split, 1, None, f"the point x = {x:g} with target {target:g}")
 
 
+def generator(
+    *,
+    latent: Annotated[int, at_least(1), "n, the dimension of the cube that is pushed forward"] = 2,
+    dimension: Annotated[int, at_least(1), "d, the dimension of an input"] = 16,
+    num_outputs: Annotated[int, at_least(1), "k, the number of real targets"] = 2,
+    frequency: Annotated[float, positive, "periods of the targets along a side of the cube"] = 1.0,
+    num_examples: Annotated[int, at_least(2), "training examples"] = 256,
+    test_examples: Annotated[int, at_least(1), "test examples"] = 1024,
+    seed: Annotated[int, at_least(0), "seed of the map, of the targets and of the examples"] = 0,
+) -> Source:
+    """Inputs F(z), float32 `[n, dimension]`, of z uniform on a cube, F a smooth immersion, with sines as real targets.
+
+    The data of *On progressive sharpening*, theorem 4.4; see `hessflat.data.generator`.
+    """
+    if dimension < latent:
+        raise InputError(f"generator.dimension must be at least generator.latent = {latent}, got {dimension}; raise it")
+    known = {"latent": latent, "dimension": dimension, "num_outputs": num_outputs, "frequency": frequency, "seed": seed}
+    made = generators.drawn(known)
+    random = np.random.default_rng([seed, 1])
+
+    def of(count: int) -> Split:
+        points = random.random((count, latent))
+        inputs, labels = generators.pushed(made, points), generators.targets(made, points)
+        return {"inputs": inputs.astype(np.float32), "labels": labels.astype(np.float32)}
+
+    train, test = of(num_examples), of(test_examples)
+    return Source(train, test, num_outputs, None, f"a cube of dimension {latent} pushed into {dimension} dimensions")
+
+
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "blobs": blobs,
     "sine": sine,
     "scattered": scattered,
     "point": point,
+    "generator": generator,
 }

@@ -9,6 +9,7 @@ from hessflat.measures.fit import fit
 from hessflat.measures.jacobian import jacobian
 from hessflat.measures.layers import layers
 from hessflat.measures.line import line
+from hessflat.measures.lipschitz import lipschitz
 from hessflat.measures.loss_limit import loss_limit
 from hessflat.measures.outputs import outputs
 from hessflat.measures.performance import performance
@@ -36,6 +37,7 @@ MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
     "reparameterised": reparameterised,
     "sensitivity": sensitivity,
     "batch_norm": batch_norm,
+    "lipschitz": lipschitz,
     "line": line,
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,7 @@ class Subject(NamedTuple):
     starts: Mapping[str, jax.Array]  # where extremal eigenvectors are looked for; zeros: anywhere
     devices: int  # that examples are spread over, as `config.devices`
     first_params: Callable[[], Any]  # makes the weights that the run started from, for the measures that compare
+    data: Mapping[str, Any] = MappingProxyType({})  # the settings of the data set, for measures that draw more of it
 
 
 class Measured(NamedTuple):

@@ -1,0 +1,207 @@
+"""The largest Jacobian norm of a sample beside the supremum: *On progressive sharpening*, theorems 4.4 to 4.6.
+
+For data x = F(z), z uniform on a cube, that source `generator` draws. Everything is a function of z: the norm
+ν(z) = ‖Jf(F(z))‖₂, and the cost ℓ(z) = ‖f(F(z)) − T(z)‖₂, a Lipschitz function of outputs and targets (√2), while the
+squared error of training is none on the whole space. On the cube, which is convex, Lipschitz constants are suprema of
+derivatives; on the sheet F(cube), which is curved, they may be larger, for the straight way is shorter than the sheet.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature import precision
+from hessflat.data import generator as generators
+from hessflat.data.generator import Generator
+from hessflat.errors import InputError
+from hessflat.measures.subject import Measured, Scalars, Subject, functions_of
+
+# By how much of the supremum a sample may miss it.
+MISSES = (0.02, 0.05, 0.1, 0.2, 0.4)
+# Of samples of one size: 5 %, median, 95 %.
+QUANTILES = (0.05, 0.5, 0.95)
+# Points evaluated at a time, and how often the neighbourhood of the largest norm on the grid is looked at more closely.
+CHUNK = 4096
+REFINEMENTS = 12
+
+# Suprema over the cube, by what they are of.
+SUPREMA = ("norm", "norm_slope", "jacobian_slope", "jacobian", "generator", "pair", "cost_slope")
+
+
+def lipschitz(subject: Subject) -> Measured:
+    """Scalars `lipschitz.*`, suprema over the cube and means; array `lipschitz`, a row for every N of samples.
+
+    Scalars: `norm` = sup ν, on a grid of `measure.grid` points a side and around its largest value; on the grid
+    `norm_slope` = sup ‖∇ν‖, `jacobian_slope` that of Jf∘F, `jacobian` that of Jf along the sheet, `generator` = sup
+    ‖DF‖, `pair` = sup ‖D(F, T)‖, `cost_slope` = sup ‖∇ℓ‖. A derivative of matrices, D(Jf), is bounded by the norm of
+    its stacked pieces. `cost`, `cost_smallest` and `cost_largest` are of ℓ over the fresh examples, `own_cost` and
+    `own_norm` the mean of ℓ and the largest ν over the training examples.
+
+    Array, from `measure.draws` fresh examples and as many again: `miss` [ε], the share of the first with
+    ν ≤ (1 − ε) sup ν for ε of `misses`; the second are cut into samples of every size N: `missed` [N, ε] the share of
+    samples that miss the supremum so, `samples` [N] how many there are, `largest` [N, 3] quantiles of max ν over sup ν,
+    `gap` [N] the mean of 1 − max ν / sup ν, `deviation` [N, 3] quantiles of |mean ℓ − E ℓ|, E ℓ by all examples.
+    """
+    settings, generator = subject.settings, _generator_of(subject)
+    sizes, draws = sorted(settings["sample_sizes"]), settings["draws"]
+    if max(sizes) > draws:
+        raise InputError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
+    logits = functions_of(subject.model, subject.loss).logits
+    made = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), generator)
+    local = partial(_local, logits, subject.params, made)
+    with precision.chosen():
+        on_grid = _over(local, _grid(generator.latent, settings["grid"]))
+        suprema = {name: float(on_grid[name].max()) for name in SUPREMA}
+        suprema["norm"] = _refined(local, on_grid["at"][on_grid["norm"].argmax()], settings["grid"])
+        keys = jax.random.split(jax.random.key(settings["seed"]))
+        pools = [
+            _over(partial(_values, logits, subject.params, made), [np.asarray(_uniform(key, draws, generator.latent))])
+            for key in keys
+        ]
+        train = subject.splits["train"]
+        own_norms = _norms(logits, subject.params, train["inputs"])
+        own_costs = jnp.linalg.norm(logits(subject.params, train["inputs"]) - train["labels"], axis=1)
+    suprema["norm"] = max(suprema["norm"], *(float(pool["norm"].max()) for pool in pools), float(own_norms.max()))
+    costs = np.concatenate([pool["cost"] for pool in pools]).astype(np.float64)
+    scalars: Scalars = {f"lipschitz.{name}": value for name, value in suprema.items()}
+    scalars |= {
+        "lipschitz.own_norm": float(own_norms.max()),
+        "lipschitz.own_cost": float(own_costs.mean()),
+        "lipschitz.cost": float(costs.mean()),
+        "lipschitz.cost_smallest": float(costs.min()),
+        "lipschitz.cost_largest": float(costs.max()),
+    }
+    relative = [pool["norm"] / suprema["norm"] for pool in pools]
+    limits = 1 - np.array(MISSES)
+    rows = [_of_samples(relative[1], pools[1]["cost"] - costs.mean(), size, limits) for size in sizes]
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    miss = np.mean(relative[0][:, None] <= limits[None], axis=0)
+    arrays |= {"size": np.array(sizes), "misses": np.array(MISSES), "miss": miss, "draws": np.array(draws)}
+    return Measured(scalars, {"lipschitz": arrays})
+
+
+def local_suprema(logits: Callable, params: Any, generator: Generator, point: Array) -> dict[str, Array]:
+    """At one z [n]: what `lipschitz` takes suprema of, all but `norm` and `cost_slope` bounds of derivatives."""
+
+    def push(z: Array) -> Array:
+        return generators.pushed(generator, z[None], jnp)[0]
+
+    def output(x: Array) -> Array:
+        return logits(params, x[None])[0]
+
+    def target(z: Array) -> Array:
+        return generators.targets(generator, z[None], jnp)[0]
+
+    def jacobian(z: Array) -> Array:
+        return jax.jacrev(output)(push(z))
+
+    matrix, change = jacobian(point), jnp.moveaxis(jax.jacfwd(jacobian)(point), -1, 0)  # [k, d] and [n, k, d]
+    tangents, wanted = jax.jacfwd(push)(point), jax.jacfwd(target)(point)  # [d, n] and [k, n]
+    values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+    left = vectors[:, -1]
+    norm = jnp.sqrt(jnp.maximum(values[-1], 0))
+    right = matrix.T @ left / jnp.where(norm > 0, norm, 1)
+    # Along an orthonormal basis of the sheet's tangents rather than along the sides of the cube.
+    triangular = jnp.linalg.qr(tangents)[1]
+    along = jnp.einsum("nkd,nm->mkd", change, jnp.linalg.inv(triangular))
+    error, slope = output(push(point)) - target(point), matrix @ tangents - wanted
+    return {
+        "norm": norm,
+        "norm_slope": jnp.linalg.norm(jnp.einsum("k,nkd,d->n", left, change, right)),
+        "jacobian_slope": _spectral(change.reshape(-1, matrix.shape[1])),
+        "jacobian": _spectral(along.reshape(-1, matrix.shape[1])),
+        "generator": _spectral(tangents),
+        "pair": _spectral(jnp.concatenate([tangents, wanted])),
+        "cost_slope": jnp.linalg.norm(slope.T @ error) / jnp.maximum(jnp.linalg.norm(error), 1e-30),
+    }
+
+
+def _spectral(matrix: Array) -> Array:
+    small = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
+    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(small)[-1], 0))
+
+
+@partial(jax.jit, static_argnums=0)
+def _local(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
+    return jax.vmap(partial(local_suprema, logits, params, generator))(points) | {"at": points}
+
+
+@partial(jax.jit, static_argnums=0)
+def _norms(logits: Callable, params: Any, inputs: Array) -> Array:
+    """‖Jf(x)‖₂ [m] of inputs [m, d]."""
+    return jax.vmap(lambda x: _spectral(jax.jacrev(lambda x: logits(params, x[None])[0])(x)))(inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
+    inputs = generators.pushed(generator, points, jnp)
+    errors = logits(params, inputs) - generators.targets(generator, points, jnp)
+    return {"norm": _norms(logits, params, inputs), "cost": jnp.linalg.norm(errors, axis=1)}
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _uniform(key: Array, count: int, latent: int) -> Array:
+    return jax.random.uniform(key, (count, latent))
+
+
+def _over(function: Callable, parts: Any) -> dict[str, np.ndarray]:
+    """What `function` gives for points [m, n], in chunks of one size; the last is filled up with its first points."""
+    found: list[dict[str, np.ndarray]] = []
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            piece = part[start : start + CHUNK]
+            filled = jnp.asarray(np.resize(piece, (CHUNK, piece.shape[1])), jnp.float32)
+            found.append({name: np.asarray(value)[: len(piece)] for name, value in function(filled).items()})
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def _grid(latent: int, side: int) -> Iterator[np.ndarray]:
+    """The points of a grid that includes the faces of the cube, a slice at a time, or all of a small one."""
+    line = np.linspace(0, 1, side)
+    points = itertools.product(line, repeat=latent)
+    while piece := list(itertools.islice(points, 64 * CHUNK)):
+        yield np.array(piece)
+
+
+def _refined(local: Callable, centre: np.ndarray, side: int) -> float:
+    """The supremum of ν near a point of the grid, on ever finer grids around the best point so far, within the cube."""
+    half, best = 1 / (side - 1), 0.0
+    offsets = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=len(centre))))
+    for _ in range(REFINEMENTS):
+        found = _over(local, [np.clip(centre + half * offsets, 0, 1)])
+        centre, best = found["at"][found["norm"].argmax()], max(best, float(found["norm"].max()))
+        half /= 3
+    return best
+
+
+def _of_samples(relative: np.ndarray, deviations: np.ndarray, size: int, limits: np.ndarray) -> dict[str, Any]:
+    """Disjoint samples of `size`: how far their largest norm falls short, and how far off their mean cost is."""
+    count = len(relative) // size
+    largest = relative[: count * size].reshape(count, size).max(1)
+    off = np.abs(deviations[: count * size].reshape(count, size).mean(1))
+    return {
+        "samples": count,
+        "missed": np.mean(largest[:, None] <= limits[None], axis=0),
+        "largest": np.quantile(largest, QUANTILES),
+        "gap": np.mean(1 - largest),
+        "deviation": np.quantile(off, QUANTILES),
+    }
+
+
+def _generator_of(subject: Subject) -> Generator:
+    data = subject.data
+    if data.get("name") != "generator" or data.get("scaling") != "raw":
+        got = f"{data.get('name')!r} scaled {data.get('scaling')!r}"
+        raise InputError(f"config.measure.lipschitz needs data.name=generator and data.scaling=raw, got {got}")
+    return _drawn(*sorted(data["generator"].items()))
+
+
+@cache
+def _drawn(*settings: tuple[str, Any]) -> Generator:
+    return generators.drawn(dict(settings))
