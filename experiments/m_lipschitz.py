@@ -159,7 +159,7 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
         axes[1].legend(title="learning rate", loc="lower right")
         _deviations(axes[2], groups[middle], record)
         axes[3].set_xlabel("Lipschitz constant of the Jacobian, $\\|Jf\\|_{Lip}$")
-        axes[3].set_ylabel(f"mean gap to supremum, {PAPER_SAMPLE:,} examples (%)")
+        axes[3].set_ylabel(f"mean gap to supremum, $N$ = {PAPER_SAMPLE:,} (%)")
         axes[3].set_yscale("log")
         axes[3].set_xscale("log")
         axes[3].legend(title="learning rate")
