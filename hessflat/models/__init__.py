@@ -33,6 +33,7 @@ __all__ = [
     "Layer",
     "Model",
     "apply_by_layer",
+    "batch_norm_layer",
     "build",
     "input_size",
     "num_neurons",

@@ -21,21 +21,16 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 class MLP(nn.Module):
     """Dense layers with an activation between them, or batch normalisation and an activation."""
 
-    """Dense layers with an activation between them, and batch normalisation before it where there is one."""
-
     num_classes: int
     hidden: tuple[int, ...]
     activation: str
     normalise: Normalisation
     init_name: str
-    normalise: Normalisation
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         activations = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
-            outputs = self.normalise(dense(activations, width, self.init_name), train)
-            activations = ACTIVATIONS[self.activation](outputs)
             activations = self.normalise(dense(activations, width, self.init_name), train)
             activations = ACTIVATIONS[self.activation](activations)
         return dense(activations, self.num_classes, self.init_name)
@@ -46,14 +41,10 @@ def mlp(
     *,
     hidden: Annotated[tuple[int, ...], each(at_least(1)), "width of each hidden layer"] = (100,),
     activation: Annotated[str, one_of(ACTIVATIONS), "between the layers"] = "relu",
-    batch_norm: UseBatchNorm = False,
-    bn_momentum: Momentum = 0.9,
-    bn_epsilon: Epsilon = 1e-5,
     init: Annotated[str, one_of(INITIALISERS), "initial weights; uniform is PyTorch's default"] = "uniform",
     batch_norm: UseBatchNorm = False,
     bn_momentum: Momentum = 0.9,
     bn_epsilon: Epsilon = 1e-5,
 ) -> nn.Module:
     """The model of *Flatness is a False Friend*, figure 3, with any widths."""
-    return MLP(num_classes, hidden, activation, init, Normalisation(batch_norm, bn_momentum, bn_epsilon))
     return MLP(num_classes, hidden, activation, Normalisation(batch_norm, bn_momentum, bn_epsilon), init)
