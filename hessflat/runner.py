@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hessflat import data, metric_log, resume, run, work
+from hessflat import data, memory, metric_log, resume, run, work
 from hessflat.curvature import precision
 from hessflat.errors import InputError
 from hessflat.files import write_arrays
@@ -41,6 +41,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
     for group in groups:
         for chunk in chunks_of(group, prepared(group[0].config).program):
             _run_chunk(chunk, reporter)
+            memory.release_programs()
     return len(groups)
 
 

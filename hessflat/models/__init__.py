@@ -67,13 +67,21 @@ class Model(NamedTuple):
 
 
 def build(name: str, num_classes: int, **settings: Any) -> Model:
-    """The model that `name` stands for in `MODELS`; a setting that breaks its rule is refused."""
+    """The model that `name` stands for in `MODELS`; a setting that breaks its rule is refused.
+
+    The same object each time, so that what is compiled for one run serves all runs of the same network.
+    """
     require_known("model", [name], MODELS)
     known = settings_of(MODELS[name])
     require_known(f"setting of {name}", settings, known)
     for setting, value in settings.items():
         require(f"model.{name}.{setting}", value, known[setting].rule)
-    return _as_model(MODELS[name](num_classes, **settings))
+    return _built(name, num_classes, tuple(sorted(settings.items())))
+
+
+@cache
+def _built(name: str, num_classes: int, settings: tuple[tuple[str, Any], ...]) -> Model:
+    return _as_model(MODELS[name](num_classes, **dict(settings)))
 
 
 @cache

@@ -1,0 +1,38 @@
+"""Compiled programs are let go of before Linux runs out of memory mappings for them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hessflat import memory, models
+
+
+@pytest.mark.parametrize(("taken", "cleared"), [(40, False), (60, True)])
+def test_programs_are_released_when_half_of_the_mappings_are_taken(tmp_path, monkeypatch, taken, cleared):
+    files = {"/proc/sys/vm/max_map_count": "100\n", "/proc/self/maps": "a mapping\n" * taken}
+    for name, text in files.items():
+        (tmp_path / name.replace("/", "-")).write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / name.replace("/", "-"))
+    calls = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: calls.append(True))
+    memory.release_programs()
+    assert bool(calls) == cleared
+
+
+def test_elsewhere_nothing_is_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / "not there")
+    monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("nothing is known of mappings"))
+    memory.release_programs()
+
+
+def test_what_was_released_is_compiled_again_and_gives_the_same():
+    double = jax.jit(lambda x: 2 * x)
+    before = double(jnp.arange(3.0))
+    jax.clear_caches()
+    assert (double(jnp.arange(3.0)) == before).all()
+
+
+def test_runs_of_one_network_share_its_functions():
+    one, same = (models.build("mlp", 3, hidden=(4,), activation="tanh") for _ in range(2))
+    assert one is same
+    assert models.build("mlp", 3, hidden=(5,), activation="tanh") is not one
