@@ -107,6 +107,7 @@ def grid_against(
                     axis.set_xlabel("")
                 if column == 0:
                     metric_axis(axis, (metric,), panel.label, panel.scale)
+    figure.align_xlabels()
     setting_legend(figure, by_line, colours, lines)
     return Drawing(name, caption, figure, data)
 
