@@ -342,7 +342,5 @@ EXPERIMENT = Experiment(
     "along the activations themselves, two directions that train mode removes whatever N is. The input of one example "
     "hardly moves these, so that norms of Jacobians agree; a weight moves all examples at once, and the Hessians' "
     "largest eigenvalues stay apart. "
-    "In networks of convolutions a channel's statistics are of N images, all pixels. Half of the examples whose blocks "
-    "are taken are those of the largest norms, which are others for other N: exponents of these maxima scatter, and are "
-    "a little above −1 where examples come in whose activations are further out.",
+    "In networks of convolutions a channel's statistics are of N images, all pixels.",
 )

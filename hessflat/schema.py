@@ -110,7 +110,7 @@ SCHEMA: Schema = {
         "extremes_products": Setting(1000, at_least(1), "products for extremes, at most; as many vectors are kept"),
         "scales": Setting((1.0, 2.0, 4.0, 8.0), each(positive), "factors of loss_limit, and α of reparameterised"),
         "sample_sizes": Setting((10, 100), each(at_least(2)), "numbers of examples N of batch_norm and of lipschitz"),
-        "blocks": Setting(4, at_least(2), "examples of which measure.batch_norm takes Jacobians in train mode"),
+        "blocks": Setting(4, at_least(2), "first examples of which measure.batch_norm takes Jacobians in train mode"),
         "draws": Setting(100_000, at_least(1), "fresh examples that measure.lipschitz cuts samples from"),
         "grid": Setting(100, at_least(2), "points along a side of the cube on which measure.lipschitz takes suprema"),
         "line_from": Setting(-1.0, between(-100, 0), "first point of measure.line: 0 is the first weights"),
