@@ -327,17 +327,17 @@ def deviations_within(runs: Sequence[Run]) -> Evidence:
 
 
 def says_something(runs: Sequence[Run]) -> Evidence:
-    what = f"deviation that eq. 10 allows a sample of {PAPER_SAMPLE:,} over the largest there can be"
+    what = f"log₁₀ of the deviation that eq. 10 allows a sample of {PAPER_SAMPLE:,} over the largest there can be"
 
     def ratio(run: Run) -> float:
-        return float(deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / widest(run))
+        # Where no δ makes the first term small, nothing is allowed for; a finite number stands for that.
+        return float(np.log10(min(deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / widest(run), 1e6)))
 
-    done = finished(runs)
-    if not done or not all(np.isfinite(ratio(run)) for run in done):
-        return claims.beyond(runs, lambda run: min(ratio(run), 1e6), 1.0, what, "smaller")
-    found = claims.beyond(runs, ratio, 1.0, what, "smaller")
-    first = np.median([says_something_from(run) for run in done])
-    return found._replace(explanation=f"{found.explanation}; from N = {number(float(first), 2)} on (median) it does")
+    found = claims.beyond(runs, ratio, 0.0, what, "smaller")
+    if found.verdict == "not run":
+        return found
+    first = float(np.median([says_something_from(run) for run in finished(runs)]))
+    return found._replace(explanation=f"{found.explanation}; from N = {number(first, 2)} on (median) it is below")
 
 
 def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
@@ -423,7 +423,7 @@ EXPERIMENT = Experiment(
             "beyond the paper; theorem 4.6",
             "for samples such as the paper's, eq. 10 allows less than the largest deviation that there can be",
             "not in the paper, which gives no constant",
-            f"ratio of the two at {PAPER_SAMPLE:,} examples below 1, 95 % t-interval over seeds",
+            f"log of the ratio of the two at {PAPER_SAMPLE:,} examples below 0, 95 % t-interval over seeds",
             says_something,
         ),
     ),

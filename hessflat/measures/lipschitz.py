@@ -6,8 +6,7 @@ squared error of training is none on the whole space. On the cube, which is conv
 derivatives; on the sheet F(cube), which is curved, they may be larger, for the straight way is shorter than the sheet.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -30,9 +29,6 @@ QUANTILES = (0.05, 0.5, 0.95)
 CHUNK = 4096
 REFINEMENTS = 12
 
-# Suprema over the cube, by what they are of.
-SUPREMA = ("norm", "norm_slope", "jacobian_slope", "jacobian", "generator", "pair", "cost_slope")
-
 
 def lipschitz(subject: Subject) -> Measured:
     """Scalars `lipschitz.*`, suprema over the cube and means; array `lipschitz`, a row for every N of samples.
@@ -54,20 +50,23 @@ def lipschitz(subject: Subject) -> Measured:
         raise InputError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
     logits = functions_of(subject.model, subject.loss).logits
     made = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), generator)
-    local = partial(_local, logits, subject.params, made)
+
+    def local(points: np.ndarray) -> dict[str, np.ndarray]:
+        return local_values(_over(partial(_local_matrices, logits, subject.params, made), points))
+
     with precision.chosen():
-        on_grid = _over(local, _grid(generator.latent, settings["grid"]))
-        suprema = {name: float(on_grid[name].max()) for name in SUPREMA}
-        suprema["norm"] = _refined(local, on_grid["at"][on_grid["norm"].argmax()], settings["grid"])
+        grid = _grid(generator.latent, settings["grid"])
+        on_grid = local(grid)
+        suprema = {name: float(values.max()) for name, values in on_grid.items()}
+        suprema["norm"] = _refined(local, grid[on_grid["norm"].argmax()], settings["grid"])
         keys = jax.random.split(jax.random.key(settings["seed"]))
-        pools = [
-            _over(partial(_values, logits, subject.params, made), [np.asarray(_uniform(key, draws, generator.latent))])
-            for key in keys
-        ]
+        both = partial(_kernels_and_costs, logits, subject.params, made)
+        pools = [_over(both, np.asarray(_uniform(key, draws, generator.latent))) for key in keys]
         train = subject.splits["train"]
-        own_norms = _norms(logits, subject.params, train["inputs"])
+        own_norms = _root_of_largest(np.asarray(_kernels(logits, subject.params, train["inputs"]), np.float64))
         own_costs = jnp.linalg.norm(logits(subject.params, train["inputs"]) - train["labels"], axis=1)
-    suprema["norm"] = max(suprema["norm"], *(float(pool["norm"].max()) for pool in pools), float(own_norms.max()))
+    norms = [_root_of_largest(pool["kernel"].astype(np.float64)) for pool in pools]
+    suprema["norm"] = max(suprema["norm"], *(float(part.max()) for part in (*norms, own_norms)))
     costs = np.concatenate([pool["cost"] for pool in pools]).astype(np.float64)
     scalars: Scalars = {f"lipschitz.{name}": value for name, value in suprema.items()}
     scalars |= {
@@ -77,7 +76,7 @@ def lipschitz(subject: Subject) -> Measured:
         "lipschitz.cost_smallest": float(costs.min()),
         "lipschitz.cost_largest": float(costs.max()),
     }
-    relative = [pool["norm"] / suprema["norm"] for pool in pools]
+    relative = [part / suprema["norm"] for part in norms]
     limits = 1 - np.array(MISSES)
     rows = [_of_samples(relative[1], pools[1]["cost"] - costs.mean(), size, limits) for size in sizes]
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -86,8 +85,8 @@ def lipschitz(subject: Subject) -> Measured:
     return Measured(scalars, {"lipschitz": arrays})
 
 
-def local_suprema(logits: Callable, params: Any, generator: Generator, point: Array) -> dict[str, Array]:
-    """At one z [n]: what `lipschitz` takes suprema of, all but `norm` and `cost_slope` bounds of derivatives."""
+def local_matrices(logits: Callable, params: Any, generator: Generator, point: Array) -> dict[str, Array]:
+    """At one z [n], what `local_values` needs: small products of J = Jf(F(z)), of its derivatives A_a, and of DF."""
 
     def push(z: Array) -> Array:
         return generators.pushed(generator, z[None], jnp)[0]
@@ -103,46 +102,67 @@ def local_suprema(logits: Callable, params: Any, generator: Generator, point: Ar
 
     matrix, change = jacobian(point), jnp.moveaxis(jax.jacfwd(jacobian)(point), -1, 0)  # [k, d] and [n, k, d]
     tangents, wanted = jax.jacfwd(push)(point), jax.jacfwd(target)(point)  # [d, n] and [k, n]
-    values, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-    left = vectors[:, -1]
-    norm = jnp.sqrt(jnp.maximum(values[-1], 0))
-    right = matrix.T @ left / jnp.where(norm > 0, norm, 1)
-    # Along an orthonormal basis of the sheet's tangents rather than along the sides of the cube.
-    triangular = jnp.linalg.qr(tangents)[1]
-    along = jnp.einsum("nkd,nm->mkd", change, jnp.linalg.inv(triangular))
     error, slope = output(push(point)) - target(point), matrix @ tangents - wanted
     return {
-        "norm": norm,
-        "norm_slope": jnp.linalg.norm(jnp.einsum("k,nkd,d->n", left, change, right)),
-        "jacobian_slope": _spectral(change.reshape(-1, matrix.shape[1])),
-        "jacobian": _spectral(along.reshape(-1, matrix.shape[1])),
-        "generator": _spectral(tangents),
-        "pair": _spectral(jnp.concatenate([tangents, wanted])),
+        "kernel": matrix @ matrix.T,
+        "turning": change @ matrix.T,
+        "changes": jnp.einsum("akd,bld->akbl", change, change),
+        "tangents": tangents.T @ tangents,
+        "pair": tangents.T @ tangents + wanted.T @ wanted,
         "cost_slope": jnp.linalg.norm(slope.T @ error) / jnp.maximum(jnp.linalg.norm(error), 1e-30),
     }
 
 
-def _spectral(matrix: Array) -> Array:
-    small = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(small)[-1], 0))
+def local_values(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """At many z [m], what `lipschitz` takes suprema of; all but `norm` bound derivatives.
+
+    Eigenvalues of small matrices are left to NumPy: XLA's on a CPU may wait for each other for ever.
+    """
+    double = {name: value.astype(np.float64) for name, value in found.items()}
+    values, vectors = np.linalg.eigh(double["kernel"])
+    norm, left = np.sqrt(np.maximum(values[:, -1], 0)), vectors[:, :, -1]
+    slopes = np.einsum("mk,makl,ml->ma", left, double["turning"], left) / np.where(norm > 0, norm, 1)[:, None]
+    # From the sides of the cube to an orthonormal basis of the sheet's tangents.
+    basis = np.linalg.inv(np.linalg.cholesky(double["tangents"]))
+    along = np.einsum("mca,makbl,mdb->mckdl", basis, double["changes"], basis, optimize=True)
+    return {
+        "norm": norm,
+        "norm_slope": np.linalg.norm(slopes, axis=1),
+        "jacobian_slope": _root_of_largest(double["changes"]),
+        "jacobian": _root_of_largest(along),
+        "generator": _root_of_largest(double["tangents"]),
+        "pair": _root_of_largest(double["pair"]),
+        "cost_slope": double["cost_slope"],
+    }
+
+
+def _root_of_largest(squares: np.ndarray) -> np.ndarray:
+    """Norms [m] of matrices A from A Aᵀ, [m, n, n] or, where rows have two indices, [m, n, k, n, k]."""
+    side = int(np.sqrt(squares[0].size))
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(squares.reshape(-1, side, side))[:, -1], 0))
 
 
 @partial(jax.jit, static_argnums=0)
-def _local(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
-    return jax.vmap(partial(local_suprema, logits, params, generator))(points) | {"at": points}
+def _local_matrices(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
+    return jax.vmap(partial(local_matrices, logits, params, generator))(points)
 
 
 @partial(jax.jit, static_argnums=0)
-def _norms(logits: Callable, params: Any, inputs: Array) -> Array:
-    """‖Jf(x)‖₂ [m] of inputs [m, d]."""
-    return jax.vmap(lambda x: _spectral(jax.jacrev(lambda x: logits(params, x[None])[0])(x)))(inputs)
+def _kernels(logits: Callable, params: Any, inputs: Array) -> Array:
+    """J Jᵀ [m, k, k] of inputs [m, d]."""
+
+    def kernel(x: Array) -> Array:
+        matrix = jax.jacrev(lambda x: logits(params, x[None])[0])(x)
+        return matrix @ matrix.T
+
+    return jax.vmap(kernel)(inputs)
 
 
 @partial(jax.jit, static_argnums=0)
-def _values(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
+def _kernels_and_costs(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
     inputs = generators.pushed(generator, points, jnp)
     errors = logits(params, inputs) - generators.targets(generator, points, jnp)
-    return {"norm": _norms(logits, params, inputs), "cost": jnp.linalg.norm(errors, axis=1)}
+    return {"kernel": _kernels(logits, params, inputs), "cost": jnp.linalg.norm(errors, axis=1)}
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -150,32 +170,29 @@ def _uniform(key: Array, count: int, latent: int) -> Array:
     return jax.random.uniform(key, (count, latent))
 
 
-def _over(function: Callable, parts: Any) -> dict[str, np.ndarray]:
+def _over(function: Callable, points: np.ndarray) -> dict[str, np.ndarray]:
     """What `function` gives for points [m, n], in chunks of one size; the last is filled up with its first points."""
     found: list[dict[str, np.ndarray]] = []
-    for part in parts:
-        for start in range(0, len(part), CHUNK):
-            piece = part[start : start + CHUNK]
-            filled = jnp.asarray(np.resize(piece, (CHUNK, piece.shape[1])), jnp.float32)
-            found.append({name: np.asarray(value)[: len(piece)] for name, value in function(filled).items()})
+    for start in range(0, len(points), CHUNK):
+        piece = points[start : start + CHUNK]
+        filled = jnp.asarray(np.resize(piece, (CHUNK, piece.shape[1])), jnp.float32)
+        found.append({name: np.asarray(value)[: len(piece)] for name, value in function(filled).items()})
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
-def _grid(latent: int, side: int) -> Iterator[np.ndarray]:
-    """The points of a grid that includes the faces of the cube, a slice at a time, or all of a small one."""
-    line = np.linspace(0, 1, side)
-    points = itertools.product(line, repeat=latent)
-    while piece := list(itertools.islice(points, 64 * CHUNK)):
-        yield np.array(piece)
+def _grid(latent: int, side: int) -> np.ndarray:
+    """The points of a grid that includes the faces of the cube, [side ** n, n]."""
+    sides = np.meshgrid(*[np.linspace(0, 1, side)] * latent, indexing="ij")
+    return np.stack([one.reshape(-1) for one in sides], axis=1)
 
 
-def _refined(local: Callable, centre: np.ndarray, side: int) -> float:
+def _refined(local: Callable[[np.ndarray], dict[str, np.ndarray]], centre: np.ndarray, side: int) -> float:
     """The supremum of ν near a point of the grid, on ever finer grids around the best point so far, within the cube."""
-    half, best = 1 / (side - 1), 0.0
-    offsets = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=len(centre))))
+    half, best, offsets = 1 / (side - 1), 0.0, 2 * _grid(len(centre), 9) - 1
     for _ in range(REFINEMENTS):
-        found = _over(local, [np.clip(centre + half * offsets, 0, 1)])
-        centre, best = found["at"][found["norm"].argmax()], max(best, float(found["norm"].max()))
+        points = np.clip(centre + half * offsets, 0, 1)
+        norms = local(points)["norm"]
+        centre, best = points[norms.argmax()], max(best, float(norms.max()))
         half /= 3
     return best
 
