@@ -162,7 +162,7 @@ def _draw_layers(runs: Sequence[Run]) -> Drawing:
                 axis.set_xlabel("iteration")
     handles = [Line2D([], [], color=colour) for colour in colours.values()]
     handles += [Line2D([], [], color=colour) for colour in (ordered_colours(deepest)[0], ordered_colours(deepest)[-1])]
-    labels = ["λ_max(H)", "λ_max(G)", *(FOLLOWERS[name] for name in shown), "(b), first layer", "… last layer"]
+    labels = ["λ_max(H)", "λ_max(G)", *(FOLLOWERS[name] for name in shown), "middle: first layer", "… last layer"]
     legend_below(figure, handles, labels)
     letter(axes)
     count = max((min(run.setting("measure.layer_examples"), 10**9) for run in runs), default=0)
@@ -331,7 +331,15 @@ def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
             return found
         ratios = np.concatenate([ggn_ratios(run) for run in done])
         within = f"within 10 % at {100 * np.mean(np.abs(ratios - 1) <= 0.1):.0f} % of the steps"
-        return found._replace(value=f"λ_max(G)/λ_max(H) {number(float(np.median(ratios)), 2)} (median), {within}")
+        by_smoothing = ", ".join(
+            f"{number(float(np.median(np.concatenate([ggn_ratios(run) for run in own]))), 2)} at {number(alpha)}"
+            for alpha, own in by_setting(done, SMOOTHING).items()
+        )
+        return found._replace(
+            value=f"λ_max(G)/λ_max(H) {number(float(np.median(ratios)), 2)} (median), {within}",
+            spread=f"largest |ratio − 1| of a run {found.spread}",
+            explanation=f"{found.explanation}; medians by label smoothing: {by_smoothing}",
+        )
 
     return in_each(kinds(runs), rule)
 
