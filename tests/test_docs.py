@@ -159,10 +159,9 @@ def test_settings_are_those_of_the_schema():
     assert (ROOT / "docs" / "settings.md").read_text() == wanted, "python tests/test_docs.py rewrites the page"
 
 
-def test_the_correlations_of_the_readme_are_those_of_the_stored_report():
-    shown = re.search(
-        r"<!-- correlations -->\n(.*?)<!-- /correlations -->", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+@pytest.mark.parametrize("table", ["regularisers", "correlations"])
+def test_the_correlations_of_the_readme_are_those_of_the_stored_report(table):
+    shown = re.search(rf"<!-- {table} -->\n(.*?)<!-- /{table} -->", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = shown[1].strip().splitlines()
     assert len(lines) > 10
     assert set(lines) <= set((ROOT / "docs" / "results" / "report" / "report.md").read_text().splitlines())

@@ -6,7 +6,7 @@ regulariser is asked about, those that differ in it alone.
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,30 +105,40 @@ def _partial(direct: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
     return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > 1e-12)
 
 
-def network_of(run: Run) -> str:
-    """Runs alike in this have one network and one data set."""
-    return json.dumps([run.config.get("data"), run.config.get("model")], sort_keys=True)
+def by_network(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
+    """Of these runs, those are alike that have one network and one data set."""
+    return _alike(runs, lambda name: name.startswith(("data.", "model.")))
 
 
 def differing_alone(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
     """The runs that others differ from in `setting`, and perhaps the seed, alone; and what such runs share."""
-    shared = {run.folder: _without(run.config, (setting, "seed", "experiment")) for run in runs}
-    values: dict[str, set[Any]] = {}
+    alike = _alike(runs, lambda name: name not in (setting, "seed", "experiment"))
+    values: dict[Hashable, set[Any]] = {}
     for run in runs:
-        values.setdefault(shared[run.folder], set()).add(run.setting(setting))
-    return [run for run in runs if len(values[shared[run.folder]]) > 1], lambda run: shared[run.folder]
+        values.setdefault(alike(run), set()).add(run.setting(setting))
+    return [run for run in runs if len(values[alike(run)]) > 1], alike
 
 
-def _without(config: dict[str, Any], settings: Sequence[str]) -> str:
-    """A configuration as text, some of its settings left out."""
-    left = json.loads(json.dumps(config))
-    for name in settings:
-        *blocks, last = name.split(".")
-        block = left
-        for part in blocks:
-            block = block.get(part, {})
-        block.pop(last, None)
-    return json.dumps(left, sort_keys=True)
+def _alike(runs: Sequence[Run], counts: Callable[[str], bool]) -> Callable[[Run], Hashable]:
+    """What of a configuration tells these runs apart, in settings whose name `counts`.
+
+    A setting that has one value wherever it is there tells nothing: earlier runs may have been without it.
+    """
+    settings = {run.folder: dict(_flat(run.config)) for run in runs}
+    values: dict[str, set[str]] = {}
+    for own in settings.values():
+        for name, value in own.items():
+            values.setdefault(name, set()).add(value)
+    telling = sorted(name for name, found in values.items() if len(found) > 1 and counts(name))
+    return lambda run: tuple(settings[run.folder].get(name) for name in telling)
+
+
+def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in block.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value)
 
 
 def correlation_table(experiments: Iterable[Asked]) -> Table | None:
@@ -138,7 +148,7 @@ def correlation_table(experiments: Iterable[Asked]) -> Table | None:
     """
     columns = {
         f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
-            measure: correlation(runs, measure, alike=network_of) for measure in MEASURES
+            measure: correlation(runs, measure, alike=by_network(runs)) for measure in MEASURES
         }
         for experiment, scale, runs in experiments
         if experiment.regularisers
@@ -168,7 +178,7 @@ def regulariser_tables(experiments: Iterable[Asked]) -> list[Table]:
     for scale, (settings, together) in by_scale.items():
         runs = list(together.values())
         groups = {setting_name(setting): differing_alone(runs, setting) for setting in settings}
-        groups["pooled"] = (runs, network_of)
+        groups["pooled"] = (runs, by_network(runs))
         plain = {
             name: {measure: correlation(group, measure, alike=alike) for measure in MEASURES}
             for name, (group, alike) in groups.items()

@@ -6,10 +6,10 @@ from fabricated_runs import write_run, write_sweep
 from scipy import stats
 
 from hessflat.analysis.correlation import (
+    by_network,
     correlation,
     correlation_table,
     differing_alone,
-    network_of,
     regulariser_tables,
 )
 from hessflat.analysis.experiment import Experiment
@@ -90,7 +90,7 @@ def test_only_runs_that_are_alike_are_compared(tmp_path):
     lines = [(x + 10 * (group == 0), x + 10 * (group == 1), 0) for group in (0, 1) for x in range(5)]
     runs = made_of(run, lines, model__name=["mlp"] * 5 + ["vgg"] * 5)
     assert correlation(runs, "a").tau < 0
-    assert correlation(runs, "a", alike=network_of).tau == 1
+    assert correlation(runs, "a", alike=by_network(runs)).tau == 1
     assert correlation(runs, "a", alike=lambda run: run.seed) is None
 
 
@@ -104,6 +104,10 @@ def test_of_a_regulariser_runs_that_differ_in_it_alone_are_compared(tmp_path):
     assert len({alike(run) for run in chosen}) == 1
     chosen, alike = differing_alone(runs, "optim.lr")
     assert [run.seed for run in chosen] == [0, 2, 4]
+    # A setting that there was not yet when earlier runs were made.
+    later = {**runs[1].config, "data": {**runs[1].config["data"], "input_scale": 1.0}}
+    chosen, alike = differing_alone([runs[0], runs[1]._replace(config=later)], "optim.l2")
+    assert [run.seed for run in chosen] == [0, 1]
 
 
 def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
