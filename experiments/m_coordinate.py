@@ -155,12 +155,9 @@ def _fits(runs: Sequence[Run]) -> Drawing:
                 axis.plot(x, y, color=colours[start], linewidth=0.8)
                 points = fit["train_inputs"][:, 0], fit["train_labels"][:, 0]
                 for name, (xs, ys) in {f"{start} frequencies": (x, y), "points": points}.items():
-                    for column, cells in zip(
-                        data.values(),
-                        ([activation] * len(xs), [trial] * len(xs), [name] * len(xs), map(float, xs), map(float, ys)),
-                        strict=True,
-                    ):
-                        column += cells
+                    for place, value in zip(map(float, xs), map(float, ys), strict=True):
+                        for column, cell in zip(data.values(), (activation, trial, name, place, value), strict=True):
+                            column.append(cell)
                 axis.plot(*points, "o", color="black", markersize=3, zorder=3)
             axis.set_title(f"{NAMES[activation]}, trial {trial + 1}")
             axis.set_xlabel("$x$")
