@@ -64,7 +64,7 @@ def test_the_probe_times_this_device():
     assert 1e-8 < found.seconds_per_step < 1e-1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_in_one_report_and_again_nothing_is_trained(tmp_path, capsys, monkeypatch):
     reproduce.main(arguments(tmp_path))
     claims = json.loads((tmp_path / "report" / "claims.json").read_text())

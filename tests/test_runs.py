@@ -315,7 +315,7 @@ def normalised(tmp_path_factory):
     return runs.run_all([runs.tiny(*RESNET, *only)], tmp_path_factory.mktemp("runs"))[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_batch_norm_is_measured_in_both_modes(normalised):
     (line,) = runs.metrics(normalised)
     assert line["hessian.lambda_max"] != pytest.approx(line["hessian_eval.lambda_max"], rel=0.01)
@@ -323,7 +323,7 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
     assert manifest(normalised)["statistics_batch"] == "all measured examples"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "shared", "chunk"), [("eval", 0, 0), ("train", 0, 0), ("train", 16, 0), ("train", 16, 40)]
 )
