@@ -99,7 +99,6 @@ def test_goals_are_judged_by_ratios(stored):
 
 
 def test_what_only_an_accelerator_can_say(stored):
-@pytest.mark.slow
     pipeline = with_seconds(stored, "pipeline", **{PLAIN: 1.0, CHANGED: 1.02})
     assert report.goals(pipeline) == []
     pipeline["machine"] = pipeline["machine"] | {"device": "GPU"}

@@ -126,7 +126,6 @@ def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp
 
 @pytest.mark.slow
 def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
-@pytest.mark.slow
     chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
     jobs = jobs_of(chosen, tmp_path)
     jobs[1].folder.mkdir(parents=True)

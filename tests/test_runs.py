@@ -52,7 +52,6 @@ SINE = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     chosen = runs.tiny(
         *SINE, "--config.train.loss=squared_error", "--config.measure.exact=end", "--config.measure.lanczos_steps=60"
@@ -210,7 +209,6 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
 
 @pytest.mark.parametrize(("float64", "noise"), [(False, 1e-6), (True, 1e-14)])
 def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
-@pytest.mark.slow
     asked = ["--config.measure.exact=start", f"--config.measure.exact_float64={float64}"]
     parts = "--config.measure.exact_operators=('hessian','gauss_newton','residual')"
     (folder,) = runs.run_all([runs.tiny(*asked, parts, *NEVER)], tmp_path)
