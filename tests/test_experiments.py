@@ -133,6 +133,7 @@ def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
         workers.run_all(jobs, silent(), "2")
 
 
+@pytest.mark.slow
 def test_experiments_that_share_runs_run_them_once(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(workers, "run_all", lambda jobs, *_: seen.extend(job.folder for job in jobs))

@@ -52,6 +52,7 @@ SINE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     chosen = runs.tiny(
         *SINE, "--config.train.loss=squared_error", "--config.measure.exact=end", "--config.measure.lanczos_steps=60"
@@ -223,6 +224,7 @@ def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
     }
 
 
+@pytest.mark.slow
 def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path):
     asked = [
         "--config.measure.loss_limit=end",
