@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
+from hessflat.analysis.claims import Order
 from hessflat.analysis.correlation import differing_alone
 from hessflat.analysis.experiment import Claim, Evidence
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.strata import Order, chosen, follows, measured
+from hessflat.analysis.strata import chosen, follows, measured
 
 GAP, SHARPNESS, JACOBIAN = "smoothed_gap_loss", "hessian.lambda_max", "jacobian.max"
 # The panels of figures 20 to 27. Label smoothing counts in the losses, as the paper has it.
@@ -39,11 +40,8 @@ def network_words(run: Run) -> str:
     name = run.setting("model.name")
     norm = run.config["model"].get(name, {}).get("batch_norm")
     words = {"resnet": "ResNet", "vgg": "VGG"}.get(name, name)
-    return f"{words}{'' if norm is None else ' with batch norm' if norm else ' without batch norm'} on {data_of(run)}"
-
-
-def data_of(run: Run) -> str:
-    return str(run.setting("data.name"))
+    normed = "" if norm is None else " with batch norm" if norm else " without batch norm"
+    return f"{words}{normed} on {run.setting('data.name')}"
 
 
 def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:

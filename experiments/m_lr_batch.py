@@ -15,9 +15,10 @@ from experiments._end_of_training import (
     network_words,
     trend,
 )
+from hessflat.analysis.claims import Order
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.strata import Order, follows, measured
+from hessflat.analysis.strata import follows, measured
 from hessflat.analysis.tables import table_of
 from hessflat.report import figures
 
@@ -46,7 +47,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     drawings = []
     for words, group in by_network(runs).items():
         for x, lines in ((RATE, BATCH), (BATCH, RATE)):
-            name = f"{words.replace(' ', '-').lower()}-against-{'rate' if x == RATE else 'batch'}"
+            name = f"{words.lower()}-against-{'rate' if x == RATE else 'batch'}"
             if compared := reached(group):
                 drawing = figures.panels_against(compared, x, PANELS, name, lines)
                 drawings.append(drawing._replace(caption=f"{words}. {drawing.caption} {missed(group)}"))

@@ -19,7 +19,7 @@ from hessflat.analysis import claims
 from hessflat.analysis.correlation import differing_alone
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run
-from hessflat.analysis.strata import Order, follows_closer, measured
+from hessflat.analysis.strata import follows_closer, measured
 from hessflat.analysis.tables import table_of
 from hessflat.report import figures
 
@@ -42,7 +42,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             [(setting, own) for setting in REGULARISERS if (own := differing_alone(group, setting)[0])],
             SIX,
             RATE,
-            words.replace(" ", "-").lower(),
+            words.lower(),
             f"{words}: the gap, λ_max(H), Jacobian norm, λ_max(G), training loss and validation "
             f"accuracy at the end of training, against the degree of each regulariser. Points: seeds; lines and bars: "
             f"mean ± 1 std over seeds. Crosses: runs that did not finish. {MEASURED} {figures.context(group)}",
@@ -114,7 +114,7 @@ def claims_on(setting: str) -> list[Claim]:
             f"{words} does not lower sharpness, but raises it",
             "only in SAM is sharpness regularised",
         )
-    expect: Order = "decreases" if flattens else "increases"
+    expect: claims.Order = "decreases" if flattens else "increases"
     found.append(
         trend(f"{name}-sharpness", "§6.3", statement, paper_value, SHARPNESS, setting, expect, "λ_max(H)", words)
     )

@@ -27,7 +27,7 @@ FIGURE = "a figure without numbers"
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figure 2, with the panels of the other experiments beside it."""
     return [
-        figures.panels_against(group, DECAY, SIX, f"{words.replace(' ', '-').lower()}-against-l2", lines=RATE)
+        figures.panels_against(group, DECAY, SIX, f"{words.lower()}-against-l2", lines=RATE)
         for words, group in by_network(runs).items()
     ]
 
@@ -43,7 +43,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def at_the_largest_rate(rule: Callable[..., Evidence], runs: Sequence[Run], **settings: str) -> Evidence:
     """The rule on the runs of one initial rate, so that seeds pair."""
-    return rule(by_setting(runs, RATE)[max(by_setting(runs, RATE))] if runs else runs, **settings)
+    groups = list(by_setting(runs, RATE).values())  # in increasing order
+    return rule(groups[-1] if groups else runs, **settings)
 
 
 EXPERIMENT = Experiment(

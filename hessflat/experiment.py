@@ -1,7 +1,7 @@
 """Run an experiment end to end: `python -m hessflat.experiment --exp=g_logistic --scale=small`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hessflat import arguments, entry, jobs, progress, sweep, work, workers
@@ -55,15 +55,19 @@ def report_all(root: Path, out: Path) -> list[Entry]:
     return entries
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the experiments named in `--exp`, separated by spaces or commas, then redraw the report."""
-    own, settings = arguments.parse(
-        argv, {"exp": None, "scale": "small", "root": "runs", "out": "report", "workers": "auto"}
-    )
+def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[Experiment]]:
+    """The arguments of a command that runs experiments, and those named in `--exp`, separated by spaces or commas."""
+    common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto"}
+    own, settings = arguments.parse(argv, {**common, **defaults})
     if settings:
         raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)
-    experiments = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+    return own, [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the experiments named in `--exp`, then redraw the report."""
+    own, experiments = parse(argv, {"exp": None})
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])

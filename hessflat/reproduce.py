@@ -8,10 +8,9 @@ from pathlib import Path
 
 import jax
 
-from hessflat import arguments, entry, estimate, experiment, progress, run, work, workers
+from hessflat import entry, estimate, experiment, progress, run, work, workers
 from hessflat.analysis.experiment import Experiment, Table
 from hessflat.analysis.tables import as_text
-from hessflat.config import SCALES
 from hessflat.errors import InputError, require_known
 from hessflat.files import write_atomically
 from hessflat.jobs import Job
@@ -22,15 +21,10 @@ Planned = list[tuple[Experiment, list[Job]]]
 
 def main(argv: Sequence[str]) -> None:
     """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
-    own, settings = arguments.parse(
-        argv, {"scale": "small", "exp": "", "root": "runs", "out": "report", "workers": "auto", "dry": "0"}
-    )
-    if settings:
-        raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
-    require_known("scale", [own["scale"]], SCALES)
+    own, named = experiment.parse(argv, {"exp": "", "dry": "0"})
     require_known("value of --dry", [own["dry"]], ("0", "1"))
-    wanted = list(dict.fromkeys(own["exp"].replace(",", " ").split())) or experiment.names()
-    planned = plan([experiment.load(name) for name in wanted], own["scale"], Path(own["root"]))
+    wanted = named or [experiment.load(name) for name in experiment.names()]
+    planned = plan(wanted, own["scale"], Path(own["root"]))
     if own["dry"] == "1":
         dry(planned, own["scale"], Path(own["out"]))
     else:

@@ -27,6 +27,7 @@ from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
 from hessflat.errors import InputError
 
 Expect = Literal["larger", "smaller"]
+Order = Literal["increases", "decreases"]
 
 
 class Best(NamedTuple):
@@ -98,7 +99,7 @@ def increases(
     runs: Sequence[Run],
     metric: str,
     by: str = "optim.l2",
-    expect: Literal["increases", "decreases"] = "increases",
+    expect: Order = "increases",
 ) -> Evidence:
     """Does `metric` follow the setting in order? Each seed's Kendall tau against the setting, averaged."""
     return in_order(
@@ -111,7 +112,7 @@ def in_order(
     value_of: Callable[[Run], float],
     what: str,
     by: str = "optim.l2",
-    expect: Literal["increases", "decreases"] = "increases",
+    expect: Order = "increases",
     write: Callable[[float], str] = number,
 ) -> Evidence:
     """Does a number of each run, `what` in words, follow the setting in order? As `increases`."""
@@ -135,13 +136,12 @@ def in_order(
         f"{' → '.join(write(mean) for mean in means)} at {setting_name(by)} "
         f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(change.mean, 2)})"
     )
-    clipped = Interval(change.mean, max(change.low, -1.0), min(change.high, 1.0))
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
         f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
         f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}"
     )
-    spread = wording.interval(clipped, len(taus), number)
+    spread = wording.interval(change.within(-1.0, 1.0), len(taus), number)
     return Evidence(value, spread, len(taus), verdict, explanation + wording.left_out(runs))
 
 

@@ -19,6 +19,10 @@ class Interval(NamedTuple):
         """The interval with a bounded, non-random error of at most `slack` on either side added."""
         return Interval(self.mean, self.low - slack, self.high + slack)
 
+    def within(self, low: float, high: float) -> "Interval":
+        """The interval with its ends no further out than where the number can be."""
+        return Interval(self.mean, max(self.low, low), min(self.high, high))
+
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Student's t-interval of the mean; one value has no spread, so its interval is the whole line."""

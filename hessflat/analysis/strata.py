@@ -5,20 +5,19 @@ t-interval, as everywhere.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hessflat.analysis import wording
-from hessflat.analysis.claims import nothing, side
+from hessflat.analysis.claims import Order, nothing, side
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import metric_name, number, setting_name
 from hessflat.analysis.pairing import finite_final
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
+from hessflat.analysis.statistics import kendall_tau, mean_interval
 
 Alike = Callable[[Run], Hashable]
-Order = Literal["increases", "decreases"]
 
 
 class Number(NamedTuple):
@@ -67,7 +66,7 @@ def follows(
     reason = wording.reason(verdict, len(found), "no order (τ = 0)")
     return Evidence(
         f"mean Kendall τ of {first.words} with {second.words} {number(change.mean, 2)}",
-        wording.interval(_clipped(change), len(found), lambda x: number(x, 2)),
+        wording.interval(change.within(-1.0, 1.0), len(found), lambda x: number(x, 2)),
         len(found),
         verdict,
         f"{first.words} {expect} with {second.words}: {reason}{wording.left_out(runs)}",
@@ -91,7 +90,3 @@ def follows_closer(runs: Sequence[Run], target: Number, closer: Number, than: Nu
         f"{target.words} is claimed to go with {closer.words} more than with {than.words}; "
         f"{wording.reason(verdict, len(seeds), 'no difference')}{wording.left_out(runs)}",
     )
-
-
-def _clipped(found: Interval) -> Interval:
-    return Interval(found.mean, max(found.low, -1.0), min(found.high, 1.0))
