@@ -4,12 +4,16 @@ The derivative of a dense layer's outputs by its kernel is the matrix of its inp
 sharpening*, appendix C.2; the norm of the first layer's weights is in that paper's tables 1 and 2.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 from scipy.sparse.linalg import svds
 
 from hessflat.measures.subject import Measured, Scalars, Subject, curvature_data
-from hessflat.models.features import dense_features
+from hessflat.models import apply_by_layer
 
 # Of a matrix whose smaller side is above this, the largest singular value is found by iterating.
 _MOST_DENSE = 512
@@ -23,9 +27,10 @@ def features(subject: Subject) -> Measured:
     """
     inputs = curvature_data(subject)["inputs"]
     scalars: Scalars = {}
-    for name, matrix in _dense_features(subject.model.apply, subject.params, subject.statistics, inputs).items():
+    found = _dense_layers(subject.model.apply, subject.params, subject.statistics, inputs)
+    for name, (matrix, kernel) in found.items():
         scalars[f"features.{name}.norm"] = spectral_norm(np.asarray(matrix).reshape(-1, matrix.shape[-1]))
-        scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(_kernel(subject.params, name))))
+        scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(kernel)))
     return Measured(scalars, {})
 
 
@@ -39,10 +44,13 @@ def spectral_norm(matrix: np.ndarray) -> float:
     return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0)))
 
 
-_dense_features = jax.jit(dense_features, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _dense_layers(apply: Callable, params: Any, statistics: Any, inputs: jax.Array) -> dict[str, list[jax.Array]]:
+    """What goes into each dense layer, `[n, ..., d]`, and its kernel, `[d, d']`."""
+    _, layers = apply_by_layer(apply, params, statistics, inputs)
+    dense = {name: layer for name, layer in layers.items() if _is_dense(layer.params)}
+    return {name: [layer.inputs, layer.params["kernel"]] for name, layer in dense.items()}
 
 
-def _kernel(params: dict, name: str) -> jax.Array:
-    for part in name.split("/"):
-        params = params[part]
-    return params["kernel"]
+def _is_dense(params: Any) -> bool:
+    return "kernel" in params and params["kernel"].ndim == 2

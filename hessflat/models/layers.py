@@ -16,6 +16,7 @@ from hessflat.errors import InputError
 class Layer(NamedTuple):
     """A layer in one pass through the network."""
 
+    inputs: jax.Array  # [n, ...]
     outputs: jax.Array  # [n, ...] f_l(θ_l, inputs)
     params: Any  # θ_l
     alone: Callable[[Any], jax.Array]  # θ_l -> f_l(θ_l, inputs), apart from the network
@@ -49,7 +50,9 @@ def apply_by_layer(
             raise InputError(f"the layer {name} is passed through more than once; use a model that has no such layer")
         outputs = function(*args, **kwargs)
         by_itself = module.clone(parent=None)
-        layers[name] = Layer(outputs, own, lambda p: by_itself.apply({"params": p, **variables}, *args, **kwargs))
+        layers[name] = Layer(
+            args[0], outputs, own, lambda p: by_itself.apply({"params": p, **variables}, *args, **kwargs)
+        )
         return change(name, outputs) if change else outputs
 
     with nn.intercept_methods(look):
