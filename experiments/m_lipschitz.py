@@ -199,6 +199,7 @@ def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
     axis.set_yscale("log")
     axis.set_ylim(1e-4, 1.6)
     axis.set_ylabel("probability of missing the supremum")
+    axis.set_xlim(sizes[0] / 30, None)
     axis.legend(title="ε / supremum", loc="lower left")
 
 

@@ -4,21 +4,21 @@ A network without convolutions keeps one core busy, so a sweep of such runs take
 Threads would not do: XLA's CPU client can wait for itself when two of them solve small eigenproblems at once.
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
+from hessflat.config import canonical_json
 from hessflat.errors import InputError
 from hessflat.jobs import Job, chunks_of, claim, groups_of
 from hessflat.other_runs import waves
@@ -26,6 +26,14 @@ from hessflat.prepared import prepared
 from hessflat.progress import Reporter
 from hessflat.schema import effective
 from hessflat.training.program import Program
+
+
+class Chunk(NamedTuple):
+    """Runs that train together."""
+
+    jobs: list[Job]
+    program: int  # a number of its own for each training program
+    network: str  # whose measures are compiled once a process
 
 
 def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
@@ -41,20 +49,24 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     """Runs that need no other of them finished."""
     groups = groups_of(jobs)
     programs = [prepared(group[0].config).program for group in groups]
-    by_group = [chunks_of(group, program) for group, program in zip(groups, programs, strict=True)]
-    # One of each group in turn, so that the processes begin by compiling different programs and share them on disk.
-    turns = itertools.zip_longest(*by_group)
-    chunks = [chunk for turn in turns for chunk in turn if chunk is not None]
-    unfinished = [chunk for chunk in chunks if not all(run.is_finished(job.folder) for job in chunk)]
+    chunks = [
+        Chunk(jobs, number, canonical_json(effective(jobs[0].config)["model"]))
+        for number, (group, program) in enumerate(zip(groups, programs, strict=True))
+        for jobs in chunks_of(group, program)
+    ]
+    done: list[Chunk] = []
+    unfinished: list[Chunk] = []
+    for chunk in chunks:
+        (done if all(run.is_finished(job.folder) for job in chunk.jobs) else unfinished).append(chunk)
     # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same command
     # must give every run the same share, first time or continued.
     count = min(_affordable(jobs, programs) if wanted is None else wanted, len(chunks))
     if count < 2:
         runner.run_all(jobs, reporter)
     else:
-        runner.run_all([job for chunk in chunks if chunk not in unfinished for job in chunk], reporter)
+        runner.run_all([job for chunk in done for job in chunk.jobs], reporter)
         _run_in_processes(unfinished, reporter, count)
-    each = f", in each of {count} processes" if count > 1 else ""
+    each = f", at most once in each of {count} processes" if count > 1 else ""
     return f"{len(groups)} training program{'s' if len(groups) > 1 else ''} compiled{each}"
 
 
@@ -74,35 +86,67 @@ def _affordable(jobs: Sequence[Job], programs: Sequence[Program]) -> int:
     return len(run.cores())
 
 
-def _run_in_processes(chunks: Sequence[Sequence[Job]], reporter: Reporter, count: int) -> None:
+def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
     context = multiprocessing.get_context("spawn")
     messages: Any = context.SimpleQueue()
-    shares: Any = context.SimpleQueue()
-    for i in range(count):
-        shares.put(run.cores()[i::count] or run.cores())
     settings = {name: getattr(jax.config, name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(max(1, min(count, len(chunks))), context, _start, (messages, shares, settings)) as pool:
-        futures = [pool.submit(_run_chunk, [(effective(job.config), job.folder) for job in chunk]) for chunk in chunks]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BrokenProcessPool as error:
+    shares = [run.cores()[i::count] or run.cores() for i in range(count)][: len(chunks)]
+    pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
+    try:
+        _share_out(chunks, pools)
+    except BaseException as error:
+        # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
+        # A pool that is shutting down no longer knows its processes.
+        processes = [process for pool in pools for process in (pool._processes or {}).values()]
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
             raise InputError(
                 f"one of {count} processes was killed, perhaps for memory; the same command continues, "
                 "with ARGS=--workers=1 one run at a time"
             ) from error
-        except BaseException:
-            # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
-            # A pool that is shutting down no longer knows its processes.
-            processes = list(pool._processes.values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            raise
+        raise
+    for pool in pools:
+        pool.shutdown()
     messages.put(None)
     listener.join()
+
+
+def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor]) -> None:
+    """Give each process that waits what it is the best one for, until all is run."""
+    left = list(chunks)
+    had: list[list[Chunk]] = [[] for _ in pools]
+    running: dict[Future, int] = {}
+    while left or running:
+        for number in sorted(set(range(len(pools))) - set(running.values())):
+            if left:
+                others = [chunk for other in had if other is not had[number] for chunk in other]
+                chunk = left.pop(best_for(had[number], others, left))
+                had[number].append(chunk)
+                pairs = [(effective(job.config), job.folder) for job in chunk.jobs]
+                running[pools[number].submit(_run_chunk, pairs)] = number
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            future.result()
+            del running[future]
+
+
+def best_for(own: Sequence[Chunk], others: Sequence[Chunk], left: Sequence[Chunk]) -> int:
+    """Which of `left` a process that has run `own` takes: what it has compiled already, else what no other has."""
+
+    def foreign(index: int) -> tuple[bool, ...]:
+        chunk = left[index]
+        return (
+            chunk.program not in {one.program for one in own},
+            chunk.network not in {one.network for one in own},
+            chunk.network in {one.network for one in others},
+            chunk.program in {one.program for one in others},
+        )
+
+    return min(range(len(left)), key=foreign)
 
 
 def _listen(messages: Any, reporter: Reporter) -> None:
@@ -121,13 +165,12 @@ _CARRIED = (
 _messages: Any = None
 
 
-def _start(messages: Any, shares: Any, settings: dict[str, Any]) -> None:
+def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
     """What each process does first: keep to its share of the cores, for XLA's threads would fight over all of them."""
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes
-    share = shares.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
     # NumPy's BLAS started a thread for every core when it was imported.

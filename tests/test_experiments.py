@@ -111,7 +111,7 @@ def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
     workers.run_all(jobs_of(chosen, alone), silent(), "1")
     said = workers.run_all(jobs_of(chosen, together), silent(), "2")
-    assert said == "2 runs, 1 training program compiled, in each of 2 processes"
+    assert said == "2 runs, 1 training program compiled, at most once in each of 2 processes"
     first, second = (job.folder.relative_to(together) for job in jobs_of(chosen, together))
     (continued / first).parent.mkdir(parents=True)
     shutil.copytree(together / first, continued / first)
@@ -122,6 +122,15 @@ def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp
                         metric_log.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
             assert a["hessian.lambda_max"] == pytest.approx(b["hessian.lambda_max"], rel=1e-4)
+
+
+def test_a_process_takes_what_it_has_compiled_then_what_no_other_has():
+    a, again, mixup, b = (workers.Chunk([], *key) for key in ((0, "vgg"), (0, "vgg"), (1, "vgg"), (2, "resnet")))
+    assert workers.best_for([], [], [a, again, mixup, b]) == 0
+    assert workers.best_for([], [a], [again, mixup, b]) == 2
+    assert workers.best_for([a], [b], [mixup, again]) == 1
+    assert workers.best_for([a, again], [], [b, mixup]) == 1
+    assert workers.best_for([b], [a], [again, mixup]) == 1
 
 
 @pytest.mark.slow
