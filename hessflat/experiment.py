@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     # Experiments may ask different questions of the same runs.
     by_folder = {job.folder: job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)}
     wanted = list(by_folder.values())
-    with progress.reporting(sum(work.work_of(job.config) for job in wanted)) as reporter:
+    with progress.reporting(sum(work.cost_of(job.config).of_run() for job in wanted)) as reporter:
         workers.run_all(wanted, reporter, own["workers"])
         reporter.advance(0.0, "drawing the report")
         entries = report_all(root, out)

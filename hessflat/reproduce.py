@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from hessflat import entry, estimate, experiment, progress, run, work, workers
+from hessflat import entry, experiment, progress, run, speed, work, workers
 from hessflat.analysis.experiment import Experiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.errors import InputError, require_known
@@ -52,7 +52,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
     works: dict[str, float] = {}
     for one, jobs in planned:
         try:
-            works[one.id] = sum(work.work_of(job.config) for job in jobs)
+            works[one.id] = sum(work.cost_of(job.config).of_run() for job in jobs)
         except InputError as error:
             troubles.append(f"{one.id}: {error}")
     with progress.reporting(sum(works.values())) as reporter:
@@ -106,7 +106,7 @@ def summary(entries: Sequence[Entry], taken: dict[str, str]) -> Table:
 def dry(planned: Planned, scale: str, out: Path) -> None:
     """Print every run with its estimated hours, then a table by experiment; write the runs to `plan-<scale>.csv`."""
     print("timing a gradient on this device", flush=True)
-    speed = estimate.probe()
+    found = speed.probe()
     device = jax.devices()[0].device_kind
     text = io.StringIO()
     listed = csv.writer(text, lineterminator="\n")
@@ -118,11 +118,11 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         params: set[int] = set()
         for job in jobs:
             finished = run.is_finished(job.folder)
-            found = estimate.estimate(job.config, speed)
-            own = found.seconds / 3600
-            params.add(found.num_params)
+            cost = work.cost_of(job.config, found)
+            own = cost.of_run() / 3600
+            params.add(cost.num_params)
             listed.writerow(
-                (one.id, job.folder.name, int(finished), found.num_params, found.num_steps, f"{own:.4g}", command)
+                (one.id, job.folder.name, int(finished), cost.num_params, cost.num_steps, f"{own:.4g}", command)
             )
             print(f"{'finished' if finished else f'{own:8.3f} h'}  {one.id}  {job.folder.name}", flush=True)
             left += not finished
@@ -141,8 +141,8 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         )
     )
     caption = (
-        f"Hours on one {device} at the {speed.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
-        f"and {1e6 * speed.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
+        f"Hours on one {device} at the {found.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
+        f"and {1e6 * found.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
         "Runs that two experiments share stand with the first."
     )
     print()

@@ -29,6 +29,7 @@ from hessflat.progress import Reporter
 from hessflat.resume import Position
 from hessflat.training.program import Hyper, Program, TrainState, hyper_of
 from hessflat.training.stopping import reason_to_stop, steps_to_look
+from hessflat.work import Cost
 
 SECONDS_PER_BLOCK = 2.0
 
@@ -57,7 +58,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             if manifest.get("data_checksum", shared.dataset.checksum) != shared.dataset.checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run.is_finished(job.folder):
-                reporter.skip(work.work_of(job.config))
+                reporter.skip(work.cost_of(job.config).of_run())
             else:
                 pending.append(job)
         if not pending:
@@ -80,6 +81,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
     """Bring jobs that train together to step `last`, or to where a rule of `stop` ends them before."""
     config, program, splits = jobs[0].config, shared.program, shared.splits
     hypers = [hyper_of(job.config) for job in jobs]
+    costs = [work.cost_of(job.config) for job in jobs]
     due = due_at(config, program.steps_per_epoch, last)
     looks = steps_to_look(config, last)
     kept = [step for step, names in due.items() if "spectra" in names] if config.checkpoint.keep == "measured" else []
@@ -89,7 +91,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
         for job, position in zip(jobs, positions, strict=True):
             resume.cut_back(job.folder, step, [stop for stop, names in due.items() if names])
             _start_manifest(job, shared.dataset, position.state, step, together=len(jobs))
-        _skip(jobs, due, step, reporter)
+        _skip(costs, step, reporter)
         alive = list(range(len(jobs)))
 
         def save_all(step: int) -> None:
@@ -103,13 +105,14 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 if block_stop < stop and save_is_due():
                     save_all(block_stop)
                 doing = f"{_names(jobs)}: {_where(program, block_stop, last)}"
-                reporter.advance(sum(work.of_training(job.config, block_stop - at) for job in jobs), doing)
+                reporter.advance(sum(cost.of_training(block_stop - at) for cost in costs), doing)
                 at = block_stop
             for index in list(alive):
                 job = jobs[index]
                 if not _finite(positions[index].state.params):
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
+                    reporter.skip(work.AROUND + costs[index].of_rest(stop))
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over
@@ -123,15 +126,14 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                     reporter.advance(0.0, f"{job.name}: {_where(program, stop, last)}, measuring")
                     starts = record_measurement(job.folder, subject, names, stop, program)
                     positions[index] = positions[index]._replace(starts=starts)
-                    reporter.advance(work.of_measuring(job.config, names), f"{job.name}: measured")
+                    reporter.advance(costs[index].of_measuring(names), f"{job.name}: measured")
                     if stop in kept or reason or stop == last:
                         save(managers[index], stop, positions[index])
                 if reason or stop == last:
                     _end(job, "done", stop, reason)
                     alive.remove(index)
-                    left = [names for later, names in due.items() if later > stop]
-                    reporter.skip(work.of_training(job.config, program.num_steps - stop))
-                    reporter.skip(sum(work.of_measuring(job.config, names) for names in left))
+                    reporter.advance(work.AROUND, f"{job.name}: finished")
+                    reporter.skip(costs[index].of_rest(stop))
             if not alive:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
@@ -148,12 +150,9 @@ def _last_step(job: Job, program: Program) -> int:
     return min(program.num_steps, manifest["steps"])
 
 
-def _skip(jobs: Sequence[Job], due: dict[int, frozenset[str]], step: int | None, reporter: Reporter) -> None:
+def _skip(costs: Sequence[Cost], step: int | None, reporter: Reporter) -> None:
     if step is not None:
-        for job in jobs:
-            done = [names for stop, names in due.items() if stop <= step]
-            reporter.skip(work.of_training(job.config, step))
-            reporter.skip(sum(work.of_measuring(job.config, names) for names in done))
+        reporter.skip(sum(cost.of_run() - work.AROUND - cost.of_rest(step) for cost in costs))
 
 
 def _look(folder: Path, subject: Subject, step: int) -> None:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     """
     own, settings = arguments.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
     jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
-    with progress.reporting(sum(work.work_of(job.config) for job in jobs)) as reporter:
+    with progress.reporting(sum(work.cost_of(job.config).of_run() for job in jobs)) as reporter:
         compiled = workers.run_all(jobs, reporter, own["workers"])
     for job in jobs:
         print(job.folder)

@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     if own["from"]:
         chosen = config.override(chosen, {"train.from_run": own["from"]})
     jobs = jobs_of([chosen], Path(own["root"]))
-    with progress.reporting(sum(work.work_of(job.config) for job in jobs)) as reporter:
+    with progress.reporting(sum(work.cost_of(job.config).of_run() for job in jobs)) as reporter:
         runner.run_all(jobs, reporter)
     print(jobs[0].folder)
 

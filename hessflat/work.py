@@ -1,34 +1,152 @@
-"""A guess of what a run costs, for sharing out the time left: passes over the data times the size of the model."""
+"""What a run costs, from its shapes alone: the operations that XLA counts in a gradient, at the speed of a device.
 
+For plans, and for sharing out the time left. Nothing is trained, and published data sets need not be there.
+"""
+
+import json
 from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from hessflat import models
+from hessflat.config import canonical_json, chosen_settings
+from hessflat.data.splits import count_of
 from hessflat.jobs import due_at
-from hessflat.prepared import prepared
+from hessflat.prepared import load_data
+from hessflat.schema import effective, from_plain
+from hessflat.training.losses import LOSSES, targets_of
+
+# Training examples, shape and classes of published data sets, so that a plan needs none of them.
+PUBLISHED = {
+    "mnist": (60_000, (28, 28, 1), 10),
+    "cifar10": (50_000, (32, 32, 3), 10),
+    "cifar100": (50_000, (32, 32, 3), 100),
+}
+_EXAMPLES = 8
+# What a run takes, in seconds, that neither trains nor measures: its folder, its last checkpoint.
+AROUND = 0.5
 
 
-def work_of(config: ConfigDict) -> float:
-    """Of the whole run, if it goes to its last step."""
-    program = prepared(config).program
-    due = due_at(config, program.steps_per_epoch, program.num_steps)
-    return of_training(config, program.num_steps) + sum(of_measuring(config, names) for names in due.values())
+class Speed(NamedTuple):
+    """Of a device."""
+
+    flops_per_second: float  # in a gradient of a convolutional network
+    seconds_per_step: float  # the least that a step takes, however small the network
 
 
-def of_training(config: ConfigDict, steps: float) -> float:
-    # An epoch in small batches costs more than a pass over the data at once.
-    passes = 2 if config.optim.sam_radius else 1
-    return 1.5 * passes * steps / prepared(config).program.steps_per_epoch * _weight(config)
+# Of two cores. For shares of the time left, which depend on the ratio of the two alone.
+TYPICAL = Speed(4e10, 1e-4)
 
 
-def of_measuring(config: ConfigDict, names: Iterable[str]) -> float:
-    return products(config, names, prepared(config).program.num_params) * _weight(config)
+class Data(NamedTuple):
+    """Of the training split: its size, the shape of an example, outputs, and whether labels are classes."""
+
+    num_examples: int
+    shape: tuple[int, ...]
+    num_classes: int
+    classes: bool
 
 
-def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float:
-    """Of curvature with a vector, over all measured examples, that measures of these names take, or as long as them."""
+class Cost(NamedTuple):
+    """Of one run."""
+
+    num_params: int
+    num_steps: int
+    step: float  # seconds
+    product: float  # seconds of a product of curvature with a vector, over all measured examples
+    measures: dict[str, float]  # products that each measure takes, or as long as that many
+    due: dict[int, frozenset[str]]  # measures by step
+
+    def of_training(self, steps: int) -> float:
+        """Seconds."""
+        return steps * self.step
+
+    def of_measuring(self, names: Iterable[str]) -> float:
+        """Seconds."""
+        return self.product * sum(self.measures[name] for name in names)
+
+    def of_rest(self, step: int) -> float:
+        """Seconds of what is left after a step and its measurement, if the run goes to its last step."""
+        left = [names for due, names in self.due.items() if due > step]
+        return self.of_training(self.num_steps - step) + sum(map(self.of_measuring, left))
+
+    def of_run(self) -> float:
+        """Seconds of the whole run, if it goes to its last step, without compilation."""
+        return AROUND + self.of_rest(0) + self.of_measuring(self.due.get(0, ()))
+
+
+def cost_of(config: ConfigDict, speed: Speed = TYPICAL) -> Cost:
+    """A product of curvature with a vector is counted as two gradients.
+
+    Raises:
+        InputError: data that are neither published nor there.
+    """
+    data = data_of(config)
+    block = {"model": effective(config)["model"], "train": {"loss": config.train.loss}}
+    num_params, flops = gradient(canonical_json(block), data)
+    batch = min(config.train.batch_size or data.num_examples, data.num_examples)
+    steps_per_epoch = -(-data.num_examples // batch)
+    num_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    measured = min(config.measure.examples or data.num_examples, data.num_examples)
+    return Cost(
+        num_params,
+        num_steps,
+        (2 if config.optim.sam_radius else 1) * _seconds(speed, flops * batch),
+        _seconds(speed, 2 * flops * measured),
+        _products(config, num_params),
+        due_at(config, steps_per_epoch, num_steps),
+    )
+
+
+def data_of(config: ConfigDict) -> Data:
+    """Of data sets that have to be prepared, as published; of built-in sources, as made."""
+    name = config.data.name
+    if name not in PUBLISHED:
+        return _made(canonical_json({"data": effective(config)["data"]}))
+    available, shape, num_classes = PUBLISHED[name]
+    available -= count_of("validation_size", config.data.validation_size, available)
+    return Data(count_of("train_size", config.data.train_size, available) or available, shape, num_classes, True)
+
+
+@cache
+def _made(block: str) -> Data:
+    dataset = load_data(from_plain(json.loads(block)))
+    labels = dataset.train["labels"]
+    classes = bool(np.issubdtype(labels.dtype, np.integer))
+    return Data(len(labels), dataset.train["inputs"].shape[1:], dataset.num_classes, classes)
+
+
+@cache
+def gradient(block: str, data: Data) -> tuple[int, float]:
+    """P, and the floating-point operations of the gradient of one example's loss, both from shapes alone.
+
+    `block` is the canonical JSON of a configuration's `model` and `train.loss`.
+    """
+    config = from_plain(json.loads(block))
+    model = models.build(config.model.name, data.num_classes, **chosen_settings(config.model))
+    inputs = jax.ShapeDtypeStruct((_EXAMPLES, *data.shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct(
+        (_EXAMPLES,) if data.classes else (_EXAMPLES, data.num_classes), jnp.int32 if data.classes else jnp.float32
+    )
+    params, statistics = jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+    def loss(params: Any, statistics: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+        outputs, _ = model.apply(params, statistics, inputs, True)
+        return jnp.mean(LOSSES[config.train.loss](outputs, targets_of(labels, data.num_classes)))
+
+    lowered = jax.jit(jax.grad(loss)).lower(params, statistics, inputs, labels)
+    return models.num_params(params), (lowered.cost_analysis() or {}).get("flops", 0.0) / _EXAMPLES
+
+
+def _products(config: ConfigDict, num_params: int) -> dict[str, float]:
+    """Of curvature with a vector, over all measured examples, that each measure takes, or as long as them."""
     settings, operators = config.measure, len(config.measure.operators)
-    counts = {
+    return {
         "performance": 1,
         "outputs": 1,
         "jacobian": 2,
@@ -54,9 +172,7 @@ def products(config: ConfigDict, names: Iterable[str], num_params: int) -> float
         "lipschitz": 2_000,
         "line": settings.line_points,
     }
-    return sum(counts[name] for name in names)
 
 
-def _weight(config: ConfigDict) -> float:
-    # Small models are bound by the cost of launching work, which is that of some 2,000 parameters.
-    return 2_000 + prepared(config).program.num_params
+def _seconds(speed: Speed, flops: float) -> float:
+    return max(speed.seconds_per_step, flops / speed.flops_per_second)

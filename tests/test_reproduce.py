@@ -6,11 +6,11 @@ import json
 import jax
 import pytest
 
-from hessflat import estimate, experiment, reproduce, sweep, workers
+from hessflat import experiment, reproduce, speed, sweep, workers
 from hessflat.errors import InputError
-from hessflat.estimate import Speed, data_of
 from hessflat.jobs import jobs_of
 from hessflat.prepared import prepared
+from hessflat.work import AROUND, Speed, cost_of, data_of
 
 TWO = "g_loss_limit s_random_matrix"
 
@@ -21,31 +21,31 @@ def arguments(tmp_path, names=TWO, *others):
 
 def test_operations_of_a_gradient_are_those_of_its_matrix_products():
     config = sweep.configs_of("configs/g_logistic.py:paper")[0]
-    found = estimate.estimate(config, Speed(1e9, 0.0))
+    found = cost_of(config, Speed(1e9, 0.0))
     assert found.num_params == 7_850
     assert found.num_steps == 352_000
     # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
     training = 4 * 7_840 * 45_000 * 1_000 / 1e9
-    assert training < found.seconds
+    assert training < found.of_run()
     config = sweep.configs_of("configs/g_logistic_scaling.py:paper")[0]
     without = config.copy_and_resolve_references()
     with without.unlocked():
         without.measure.update(spectra="never", jacobian="never", performance="never")
-    assert estimate.estimate(without, Speed(1e9, 0.0)).seconds == pytest.approx(training / 20, rel=0.05)
+    assert cost_of(without, Speed(1e9, 0.0)).of_run() == pytest.approx(training / 20, rel=0.05)
     # Small networks wait for their steps to be started.
-    assert estimate.estimate(without, Speed(1e30, 1e-3)).seconds == pytest.approx(17_600 * 1e-3)
+    assert cost_of(without, Speed(1e30, 1e-3)).of_run() == pytest.approx(17_600 * 1e-3 + AROUND)
 
 
 def test_a_plan_knows_the_sizes_that_a_run_has():
     config = sweep.configs_of("configs/g_mlp.py:smoke")[0]
-    found, program = estimate.estimate(config, Speed(1e9, 0.0)), prepared(config).program
+    found, program = cost_of(config, Speed(1e9, 0.0)), prepared(config).program
     assert (found.num_params, found.num_steps) == (program.num_params, program.num_steps)
     cifar = sweep.configs_of("configs/m_regularisers.py:paper")[0]
     assert data_of(cifar) == (45_000, (32, 32, 3), 10, True)
 
 
 def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(estimate, "probe", lambda: Speed(1e9, 1e-6))
+    monkeypatch.setattr(speed, "probe", lambda: Speed(1e9, 1e-6))
     reproduce.main(arguments(tmp_path, TWO, "--dry=1"))
     assert not (tmp_path / "runs").exists()
     printed = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_probe_times_this_device():
-    found = estimate.probe()
+    found = speed.probe()
     assert 1e6 < found.flops_per_second < 1e16
     assert 1e-8 < found.seconds_per_step < 1e-1
 
