@@ -112,7 +112,8 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 if not _finite(positions[index].state.params):
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
-                    reporter.skip(work.AROUND + costs[index].of_rest(stop))
+                    unmeasured = costs[index].of_measuring(due.get(stop, ()))
+                    reporter.skip(work.AROUND + unmeasured + costs[index].of_rest(stop))
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over

@@ -13,6 +13,7 @@ from hessflat import measure, metric_log, progress, run, runner
 from hessflat.errors import InputError
 from hessflat.jobs import jobs_of
 from hessflat.training import checkpoint
+from hessflat.work import cost_of
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,16 @@ def test_same_command_again_touches_nothing(finished):
     root = finished.parents[1]
     assert runs.run_all([runs.tiny()], root) == [finished]
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("settings", [(), ("--config.optim.lr=1e20",), ("--config.stop.train_accuracy=0.2",)])
+def test_work_told_of_and_skipped_is_that_of_the_whole_run_however_it_ends(tmp_path, settings):
+    job = jobs_of([runs.tiny(*settings)], tmp_path)[0]
+    for _ in ("first", "again"):
+        told = []
+        reporter = progress.Reporter(lambda work, doing: told.append(work), told.append, lambda line: None)
+        runner.run_all([job], reporter)
+        assert sum(told) == pytest.approx(cost_of(job.config).of_run(), rel=1e-3)
 
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):
