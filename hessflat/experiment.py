@@ -47,11 +47,14 @@ def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
 
 def report_all(root: Path, out: Path) -> list[Entry]:
     """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
-    entries = [collect(load(name), scale, root) for name in names() for scale in SCALES]
+    # What a scale would take is long to list where nothing of it is there.
+    scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
+    entries = [collect(load(name), scale, root) for name in names() for scale in scales]
     entries = [entry for entry in entries if entry.runs]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
-    build(entries, out)
+    with progress.reporting(len(entries)) as reporter:
+        build(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"))
     return entries
 
 
@@ -76,8 +79,7 @@ def main(argv: Sequence[str]) -> None:
     wanted = list(by_folder.values())
     with progress.reporting(sum(work.cost_of(job.config).of_run() for job in wanted)) as reporter:
         workers.run_all(wanted, reporter, own["workers"])
-        reporter.advance(0.0, "drawing the report")
-        entries = report_all(root, out)
+    entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}
     shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
     for shown_entry in shown:

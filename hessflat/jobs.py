@@ -11,9 +11,10 @@ from hessflat import run
 from hessflat.config import canonical_json, flatten_values
 from hessflat.errors import InputError
 from hessflat.measures import MEASURES
+from hessflat.prepared import prepared
 from hessflat.schema import effective, from_plain, identity, validate
 from hessflat.timetable import steps_of
-from hessflat.training.program import Program, shared_by
+from hessflat.training.program import shared_by
 
 # Measurements with a timetable of their own.
 TIMED = tuple(MEASURES)
@@ -69,12 +70,13 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def chunks_of(group: list[Job], program: Program) -> list[list[Job]]:
+def chunks_of(group: list[Job]) -> list[list[Job]]:
     """Runs that train together. On a CPU vectorising brings nothing, so there they go in turn."""
-    execution = group[0].config.execution
+    config = group[0].config
+    execution = config.execution
     if execution == "auto":
-        small = program.num_params <= MOST_PARAMS_TOGETHER
-        execution = "vectorised" if jax.default_backend() != "cpu" and small else "turn"
+        together = jax.default_backend() != "cpu" and prepared(config).program.num_params <= MOST_PARAMS_TOGETHER
+        execution = "vectorised" if together else "turn"
     return [group] if execution == "vectorised" else [[job] for job in group]
 
 

@@ -38,6 +38,11 @@ def prepared(config: ConfigDict) -> Prepared:
     return shared
 
 
+def dataset_of(config: ConfigDict) -> data.Dataset:
+    """The data of a configuration, where no program is needed."""
+    return _loaded(canonical_json(effective(config)["data"]), config.devices)[0]
+
+
 def _require(config: ConfigDict, because: str, wanted: Mapping[str, tuple]) -> None:
     """Refuse settings that do not go with the kind of labels that the data set has."""
     for name, values in wanted.items():

@@ -47,7 +47,8 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
 
     Raises `InputError`, at the end, that names the experiments that could not be run and why.
     """
-    rows, troubles = [], []
+    troubles = []
+    taken: dict[str, float] = {}
     # Data that is not there must not keep the experiments from running that need none.
     works: dict[str, float] = {}
     for one, jobs in planned:
@@ -66,12 +67,10 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
                     workers.run_all(jobs, reporter, processes)
             except InputError as error:
                 troubles.append(f"{one.id}: {error}")
-            rows.append((one.id, progress.clock(time.monotonic() - began)))
+            taken[one.id] = time.monotonic() - began
             # Programs of one experiment are of no use to the next.
             jax.clear_caches()
-        reporter.advance(0.0, "drawing the report")
-        entries = experiment.report_all(root, out)
-    taken = dict(rows)
+    entries = experiment.report_all(root, out)
     shown = [
         found for found in entries if found.scale == scale and found.experiment.id in {one.id for one, _ in planned}
     ]
@@ -81,23 +80,23 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
         raise InputError(f"{len(troubles)} of {len(planned)} experiments could not be run: {'; '.join(troubles)}")
 
 
-def summary(entries: Sequence[Entry], taken: dict[str, str]) -> Table:
-    """A row for each experiment: the paper, how many claims have each verdict, and how long it took this time."""
+def summary(entries: Sequence[Entry], taken: dict[str, float]) -> Table:
+    """A row for each experiment: the paper, how many claims have each verdict, and the seconds taken this time."""
     rows = [
         (
             found.experiment.paper,
             found.experiment.id,
             str(len(found.runs)),
             tally(judge(found)),
-            taken.get(found.experiment.id, "–"),
+            progress.clock(taken[found.experiment.id]) if found.experiment.id in taken else "–",
         )
         for found in entries
     ]
-    rows.append(
-        ("", "all", str(sum(len(found.runs) for found in entries)), tally(r for f in entries for r in judge(f)), "")
-    )
+    runs = sum(len(found.runs) for found in entries)
+    every = tally(record for found in entries for record in judge(found))
+    rows.append(("", "all", str(runs), every, progress.clock(sum(taken.values()))))
     return Table(
-        "Every claim, by experiment; minutes are of this command alone.",
+        "Every claim, by experiment; minutes are of the runs of this command, without the report.",
         ("paper", "experiment", "runs", "claims", "took"),
         tuple(rows),
     )

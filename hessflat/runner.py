@@ -24,7 +24,7 @@ from hessflat.jobs import Job, chunks_of, claim, due_at, due_at_end, groups_of
 from hessflat.measures import Subject, measure
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.other_runs import manifest_of_finished, named_run, waves
-from hessflat.prepared import Prepared, prepared
+from hessflat.prepared import Prepared, dataset_of, prepared
 from hessflat.progress import Reporter
 from hessflat.resume import Position
 from hessflat.training.program import Hyper, Program, TrainState, hyper_of
@@ -40,7 +40,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
         claim(job)
     groups = [group for wave in waves(jobs) for group in groups_of(wave)]
     for group in groups:
-        for chunk in chunks_of(group, prepared(group[0].config).program):
+        for chunk in chunks_of(group):
             _run_chunk(chunk, reporter)
             memory.release_programs()
     return len(groups)
@@ -48,14 +48,14 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
 
 def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
     """Bring the jobs of a chunk to their end, those that are there already left alone."""
-    shared = prepared(chunk[0].config)
+    checksum = dataset_of(chunk[0].config).checksum
     with contextlib.ExitStack() as stack:
         for job in chunk:
             stack.enter_context(run.locked(job.folder))
         pending = []
         for job in chunk:
             manifest = run.read_manifest(job.folder)
-            if manifest.get("data_checksum", shared.dataset.checksum) != shared.dataset.checksum:
+            if manifest.get("data_checksum", checksum) != checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run.is_finished(job.folder):
                 reporter.skip(work.cost_of(job.config).of_run())
@@ -63,6 +63,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
                 pending.append(job)
         if not pending:
             return
+        shared = prepared(chunk[0].config)
         by_last: dict[int, list[Job]] = {}
         for job in pending:
             by_last.setdefault(_last_step(job, shared.program), []).append(job)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 from threadpoolctl import threadpool_limits
 
 from hessflat import run, runner, schema
@@ -25,7 +26,6 @@ from hessflat.other_runs import waves
 from hessflat.prepared import prepared
 from hessflat.progress import Reporter
 from hessflat.schema import effective
-from hessflat.training.program import Program
 
 
 class Chunk(NamedTuple):
@@ -47,27 +47,25 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
 
 def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> str:
     """Runs that need no other of them finished."""
-    groups = groups_of(jobs)
-    programs = [prepared(group[0].config).program for group in groups]
-    chunks = [
-        Chunk(jobs, number, canonical_json(effective(jobs[0].config)["model"]))
-        for number, (group, program) in enumerate(zip(groups, programs, strict=True))
-        for jobs in chunks_of(group, program)
-    ]
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
-    for chunk in chunks:
-        (done if all(run.is_finished(job.folder) for job in chunk.jobs) else unfinished).append(chunk)
-    # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same command
-    # must give every run the same share, first time or continued.
-    count = min(_affordable(jobs, programs) if wanted is None else wanted, len(chunks))
-    if count < 2:
-        runner.run_all(jobs, reporter)
-    else:
-        runner.run_all([job for chunk in done for job in chunk.jobs], reporter)
+    for number, group in enumerate(groups_of(jobs)):
+        for together in chunks_of(group):
+            chunk = Chunk(together, number, canonical_json(effective(together[0].config)["model"]))
+            (done if all(run.is_finished(job.folder) for job in together) else unfinished).append(chunk)
+    runner.run_all([job for chunk in done for job in chunk.jobs], reporter)
+    count = 1
+    if unfinished:
+        # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same
+        # command must give every run the same share, first time or continued.
+        count = min(_affordable(jobs) if wanted is None else wanted, len(done) + len(unfinished))
+    if count > 1:
         _run_in_processes(unfinished, reporter, count)
+    else:
+        runner.run_all([job for chunk in unfinished for job in chunk.jobs], reporter)
+    programs = len({chunk.program for chunk in unfinished})
     each = f", at most once in each of {count} processes" if count > 1 else ""
-    return f"{len(groups)} training program{'s' if len(groups) > 1 else ''} compiled{each}"
+    return f"{programs} training program{'' if programs == 1 else 's'} compiled{each}"
 
 
 def _number(workers: str) -> int | None:
@@ -78,10 +76,11 @@ def _number(workers: str) -> int | None:
     return int(workers)
 
 
-def _affordable(jobs: Sequence[Job], programs: Sequence[Program]) -> int:
+def _affordable(jobs: Sequence[Job]) -> int:
     """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
-    host_loops = any(program.loop == "host" for program in programs)
-    if jax.default_backend() != "cpu" or host_loops or jobs[0].config.scale == "smoke":
+    if jax.default_backend() != "cpu" or jobs[0].config.scale == "smoke":
+        return 1
+    if any(prepared(group[0].config).program.loop == "host" for group in groups_of(jobs)):
         return 1
     return len(run.cores())
 
@@ -175,6 +174,7 @@ def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
         os.sched_setaffinity(0, share)
     # NumPy's BLAS started a thread for every core when it was imported.
     threadpool_limits(len(share))
+    logging.set_verbosity(logging.ERROR)  # as in the process that started this one
     for name, value in settings.items():
         jax.config.update(name, value)
 

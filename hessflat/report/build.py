@@ -1,7 +1,7 @@
 """Everything in the report folder, from finished runs: claims, page, Markdown, figures and their numbers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from hessflat.report.verdicts import Entry, Record
 __all__ = ["Entry", "build", "print_summary"]
 
 
-def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]:
+def build(
+    entries: Sequence[Entry | tuple[Any, ...]], out: Path, tell: Callable[[str], None] = lambda slug: None
+) -> list[Record]:
     """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
+
+    `tell` hears of each entry when it is drawn.
 
     The same runs give the same bytes. Each file is replaced whole, the page last, so that a reader never meets half
     of one and the page never shows what its figures do not have yet.
@@ -27,7 +31,10 @@ def build(entries: Sequence[Entry | tuple[Any, ...]], out: Path) -> list[Record]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
         raise InputError(f"{twice[0]} is listed twice; give all runs of an experiment at one scale in one entry")
-    sections = [make_section(entry) for entry in listed]
+    sections = []
+    for entry in listed:
+        sections.append(make_section(entry))
+        tell(entry.slug)
     tables = correlations(sections)
     records = [record for section in sections for record in section.records]
     out = Path(out)
