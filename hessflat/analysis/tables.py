@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -105,13 +106,17 @@ def as_markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A table element; every text is escaped."""
+    """A caption and a table element, which scrolls by itself; every text is escaped, an interval is never broken."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+        escaped = (_INTERVAL.sub(r'<span class="number">\g<0></span>', html.escape(text)) for text in texts)
+        return "".join(f"<{tag}>{text}</{tag}>" for text in escaped)
 
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     return (
-        f'<div class="scroll"><table>\n<caption>{html.escape(table.caption)}</caption>\n'
+        f'<p class="caption">{html.escape(table.caption)}</p>\n<div class="scroll"><table>\n'
         f"<thead><tr>{cells('th', table.header)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+_INTERVAL = re.compile(r"\[[^\[\]]*\]")

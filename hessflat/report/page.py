@@ -27,7 +27,7 @@ h1 { font-size: 26px; margin: 8px 0; } h2 { font-size: 21px; margin: 44px 0 6px;
 a { color: var(--link); } p { margin: 6px 0; max-width: 80ch; } .soft { color: var(--soft); }
 .scroll { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
+.caption { color: var(--soft); font-size: 13.5px; max-width: none; margin: 14px 0 -6px; }
 th, td { text-align: left; vertical-align: top; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 table.verdicts { table-layout: fixed; min-width: 760px; }
