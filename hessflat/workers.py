@@ -49,7 +49,8 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     """Runs that need no other of them finished."""
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
-    for number, group in enumerate(groups_of(jobs)):
+    groups = groups_of(jobs)
+    for number, group in enumerate(groups):
         for together in chunks_of(group):
             chunk = Chunk(together, number, canonical_json(effective(together[0].config)["model"]))
             (done if all(run.is_finished(job.folder) for job in together) else unfinished).append(chunk)
@@ -58,7 +59,7 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     if unfinished:
         # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same
         # command must give every run the same share, first time or continued.
-        count = min(_affordable(jobs) if wanted is None else wanted, len(done) + len(unfinished))
+        count = min(_affordable(groups) if wanted is None else wanted, len(done) + len(unfinished))
     if count > 1:
         _run_in_processes(unfinished, reporter, count)
     else:
@@ -76,11 +77,11 @@ def _number(workers: str) -> int | None:
     return int(workers)
 
 
-def _affordable(jobs: Sequence[Job]) -> int:
+def _affordable(groups: Sequence[Sequence[Job]]) -> int:
     """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
-    if jax.default_backend() != "cpu" or jobs[0].config.scale == "smoke":
+    if jax.default_backend() != "cpu" or groups[0][0].config.scale == "smoke":
         return 1
-    if any(prepared(group[0].config).program.loop == "host" for group in groups_of(jobs)):
+    if any(prepared(group[0].config).program.loop == "host" for group in groups):
         return 1
     return len(run.cores())
 
