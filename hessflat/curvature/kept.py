@@ -47,6 +47,11 @@ class Stages:
     results: tuple[Any, ...]
     structure: Any
 
+    @functools.cached_property
+    def is_slow_in_loops(self) -> bool:
+        """Whether there is a convolution among them that a CPU runs slowly inside loops."""
+        return convolution.has_slow([*self.once, *self.each, *self.linear])
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -101,8 +106,7 @@ def is_slow_in_loops(term: Term | KeptTerm) -> bool:
     if isinstance(term, KeptTerm) or jax.default_backend() != "cpu":
         return False
     batches = _batches_of_one_device(term)
-    stages = _stages_for(term, batches, batches.size)
-    return convolution.has_slow([*stages.once, *stages.each, *stages.linear])
+    return _stages_for(term, batches, batches.size).is_slow_in_loops
 
 
 def add_kept(total: Any, coefficient: Any, term: KeptTerm, vector: Any) -> Any:
