@@ -37,8 +37,9 @@ test: setup ## every test but the long ones
 test-long: setup ## whole trainings, golden steps of convolutional networks, a run killed at every moment
 	@$(PY) -m pytest -m long $(ARGS)
 
+# Compiling is most of what short tests take.
 test-fast: setup ## the tests that take seconds
-	@$(PY) -m pytest -m "not slow and not long" $(ARGS)
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "not slow and not long" $(ARGS)
 
 lint: setup ## style, formatting and types
 	@$(VENV)/bin/ruff check .

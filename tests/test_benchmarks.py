@@ -23,6 +23,7 @@ def stored(tmp_path_factory):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_contender_runs_and_agrees(stored):
     assert [(row["workload"], row["contender"], row["status"]) for row in stored["rows"]] == [
         (workload, contender, "ok") for workload in ("W1", "W5") for contender in (OURS, "JAX by hand")
@@ -35,6 +36,7 @@ def test_every_contender_runs_and_agrees(stored):
     assert ours == pytest.approx(plain, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_was_taken_on(stored):
     assert stored["machine"]["device"] == "cpu"
     assert stored["machine"]["cores"] >= 1
@@ -42,6 +44,7 @@ def test_a_run_says_what_it_was_taken_on(stored):
     assert stored["scale"] == "smoke"
 
 
+@pytest.mark.slow
 def test_tables_have_a_row_for_each_contender(stored):
     assert [len(tables.contenders(stored, workload)) for workload in ("W1", "W5")] == [3, 3]
     lines = tables.text(stored).splitlines()
@@ -49,6 +52,7 @@ def test_tables_have_a_row_for_each_contender(stored):
     assert len({len(line) for line in lines[heading : heading + 3]}) == 1
 
 
+@pytest.mark.slow
 def test_goals_are_judged_from_what_is_there(stored):
     judged = {goal.claim: goal for goal in goals.judge(stored)}
     assert judged["W1: ahead of every peer"].met in (True, False)
@@ -99,6 +103,7 @@ def test_wrong_arguments_are_refused_in_one_line(argument):
         run.parse([argument])
 
 
+@pytest.mark.slow
 def test_a_later_run_joins_the_workloads_of_an_earlier_one(stored):
     first, second = stored["rows"][:2], [row | {"seconds": [9.0]} for row in stored["rows"][2:]]
     earlier = stored | {"rows": first + stored["rows"][2:], "skipped": ["W5", "W6a"], "seconds": 1.0}
@@ -113,12 +118,14 @@ def test_the_page_is_what_the_stored_runs_say():
     assert document.DOCUMENT.read_text() == document.render(results.read_all())
 
 
+@pytest.mark.slow
 def test_the_page_shows_a_run(stored):
     page = document.render([stored])
     assert "### W1." in page
     assert f"| **{OURS}** |" in page
 
 
+@pytest.mark.slow
 def test_a_row_that_did_less_work_says_so(stored):
     rows = [stored["rows"][0] | {"reduced": True, "examples": 30, "steps": 3}, *stored["rows"][1:]]
     page = document.render([stored | {"rows": rows}])

@@ -45,6 +45,7 @@ def with_seconds(stored, workload, **seconds):
     }
 
 
+@pytest.mark.slow
 def test_contenders_train_the_same_network(stored):
     rows = {row["contender"]: row for row in stored["rows"]}
     assert list(rows) == [OURS, BY_HAND, PYTORCH]
@@ -80,6 +81,7 @@ def test_the_networks_in_pytorch_are_the_same(name, tmp_path):
         np.testing.assert_allclose(mean, flatten_dict(changed, sep="/")[path], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tables_line_up(stored):
     assert [len(report.steady(stored)), len(report.first_steps(stored))] == [2, 2]
     lines = report.text(stored).splitlines()
@@ -88,6 +90,7 @@ def test_tables_line_up(stored):
     assert "At this scale sizes are not those of the titles, and times mean nothing." in lines
 
 
+@pytest.mark.slow
 def test_goals_are_judged_by_ratios(stored):
     run = with_seconds(stored, "mlp", **{OURS: 1.04, BY_HAND: 1.0, PYTORCH: 1.02})
     assert [(goal.met, goal.found) for goal in report.goals(run)] == [
@@ -98,6 +101,7 @@ def test_goals_are_judged_by_ratios(stored):
     assert [goal.met for goal in report.goals(run)] == [False, True]
 
 
+@pytest.mark.slow
 def test_what_only_an_accelerator_can_say(stored):
     pipeline = with_seconds(stored, "pipeline", **{PLAIN: 1.0, CHANGED: 1.02})
     assert report.goals(pipeline) == []
@@ -122,6 +126,7 @@ def test_going_on_from_a_checkpoint_is_judged_by_its_first_time(tmp_path):
     assert report.resumed(found)[1] == ["ResNet-18", "1.50", "0.25", "90"]
 
 
+@pytest.mark.slow
 def test_a_contender_that_is_off_is_named_and_not_ranked(stored):
     check = {"parameters": 10.0, "loss": 1.0, "gradient_norm": 2.0, "loss_after_a_step": 0.9}
     rows = [{"contender": name, "check": check} for name in "abc"]
@@ -137,6 +142,7 @@ def test_a_contender_that_is_off_is_named_and_not_ranked(stored):
     assert "† mlp, JAX by hand: loss is 1.0e-02 off the others'." in page
 
 
+@pytest.mark.slow
 def test_precisions_are_shown_beside_the_matrix_rate(stored):
     run = with_seconds(stored, "precision-resnet", bfloat16=0.01)
     run["rows"][0]["parts"] = {"operations": [2e12], "matrix_rate": [8e14]}

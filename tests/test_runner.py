@@ -111,6 +111,7 @@ def test_vectorised_sweep_agrees_with_runs_in_turn(finished, tmp_path):
         assert runs.metrics(together[0])[-1][key] == pytest.approx(runs.metrics(finished)[-1][key], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [1, 3])
 def test_of_checkpoints_between_measurements_the_last_ones_stay(tmp_path, monkeypatch, last):
     monkeypatch.setattr(runner, "SECONDS_PER_BLOCK", 1e-9)  # blocks of one step
@@ -120,6 +121,7 @@ def test_of_checkpoints_between_measurements_the_last_ones_stay(tmp_path, monkey
     assert kept == {0, 10, 20, 50, *range(50 - last, 50)}
 
 
+@pytest.mark.slow
 def test_with_a_damaged_checkpoint_runs_go_on_from_the_one_before(tmp_path):
     common = ["--config.execution=vectorised", "--config.train.epochs=1"]
     chosen = [runs.tiny(*common, f"--config.seed={seed}") for seed in (0, 1)]
@@ -203,6 +205,7 @@ def run_until_killed(configs, root, monkeypatch, module, name, number, before=Fa
             runs.run_all(configs, root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["measured", "end"])
 def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep):
     chosen = runs.tiny("--config.checkpoint.minutes=1e-9", keep=keep)

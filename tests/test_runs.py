@@ -208,6 +208,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("float64", "noise"), [(False, 1e-6), (True, 1e-14)])
 def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
     asked = ["--config.measure.exact=start", f"--config.measure.exact_float64={float64}"]

@@ -37,6 +37,7 @@ def test_curvature_matrices_pass(batch_size, seed):
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_fisher_matrix_passes_in_both_types(dtype):
     with jax.enable_x64(dtype is np.float64):
@@ -51,11 +52,13 @@ def relu_loss(params, batch):
     return criterion(jax.nn.relu(batch["x"] @ w1 + b1[None]) @ w2 + b2[None], batch)
 
 
+@pytest.mark.slow
 def test_kinks_do_not_matter():
     op = cv.hessian(relu_loss, mlp_params(20, 200, 3), examples(600, 20, 3))
     assert cv.check(op, jax.random.key(0)).finite_difference < 1e-4
 
 
+@pytest.mark.slow
 def test_convolutions_pass():
     params, batch = conv_problem(5)
     for op in (cv.hessian(conv_loss, params, batch), cv.gauss_newton(conv_predict, criterion, params, batch)):

@@ -29,6 +29,7 @@ def separate():
     }
 
 
+@pytest.mark.slow
 def test_every_part_is_what_it_is_alone(measured, separate):
     quadrature_key, moments_key = jax.random.split(jax.random.key(0))
     for name, op in separate.items():
@@ -42,12 +43,14 @@ def test_every_part_is_what_it_is_alone(measured, separate):
         assert_allclose(part.exact.values, np.linalg.eigvalsh(np.asarray(op.to_dense(), np.float64)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_traces_add_up(measured):
     traces = [getattr(measured, name).exact.trace for name in ("hessian", "gauss_newton", "residual")]
     assert_allclose(traces[0], traces[1] + traces[2], rtol=1e-6)
     assert_allclose(measured.hessian.moments.trace.value, sum(p.moments.trace.value for p in measured[1:3]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_counted_and_left_out(measured):
     assert measured.num_products == 3 * 2 * 20 + 2 * 20 + 2 * 92
     only = cv.decompose(predict, criterion, PARAMS, DATA, jax.random.key(0), 0, trace_probes=3)

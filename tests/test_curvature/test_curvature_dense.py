@@ -51,6 +51,7 @@ def test_every_eigenvalue_of_softmax_regression():
     assert_allclose(values, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_gram_side_gives_the_dense_eigenvalues(batch_size):
     params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)

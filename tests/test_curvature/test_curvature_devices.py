@@ -33,6 +33,7 @@ def collectives(compiled):
     return {name: len(re.findall(rf"\b{name}(?:-start)?\(", text)) for name in ("all-reduce", *GATHERS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 40])
 def test_products_are_those_of_one_device_and_one_sum(problem, batch_size):
     params, batch, spread = problem
@@ -49,6 +50,7 @@ def test_products_are_those_of_one_device_and_one_sum(problem, batch_size):
         assert counts == {"all-reduce": 1} | dict.fromkeys(GATHERS, 0)
 
 
+@pytest.mark.slow
 def test_measurements_are_those_of_one_device(problem):
     params, batch, spread = problem
     one, many = cv.hessian(loss, params, batch), cv.hessian(loss, params, cv.Batches(spread, 80))

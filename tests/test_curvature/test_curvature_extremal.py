@@ -22,6 +22,7 @@ def op():
     return operator_of(symmetric(TRUE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["scan", "host"])
 @pytest.mark.parametrize("which", ORDERED)
 def test_ends_of_a_known_spectrum(op, which, loop):

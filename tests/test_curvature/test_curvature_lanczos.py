@@ -47,6 +47,7 @@ def test_float32_gives_no_false_eigenvalues(name, rotate):
             assert copies <= list(true).count(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["scan", "host"])
 def test_low_rank_gauss_newton_of_a_network(loop):
     params, batch = mlp_params(20, 20, 5), examples(4, 20, 5)
@@ -93,6 +94,7 @@ def test_agrees_with_matfree_in_float64():
         assert_allclose(ours.betas[0, :-1], np.abs(np.diag(dense, 1)), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reorthogonalise", ["full", "none"])
 def test_loops_and_probes_together_agree(reorthogonalise):
     params, batch = conv_problem()

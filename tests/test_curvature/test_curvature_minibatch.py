@@ -52,6 +52,7 @@ def test_a_large_mean_gradient_does_not_cancel():
     assert np.abs(F - np.outer(x.mean(axis=0), x.mean(axis=0)) - expected).max() > 0.02
 
 
+@pytest.mark.slow
 def test_gradient_covariance_of_a_network_is_that_of_its_gradients():
     params, batch = mlp_params(6, 5, 4), examples(11, 6, 4)
     C = gradient_covariance(losses, params, cv.Batches(batch, 4))

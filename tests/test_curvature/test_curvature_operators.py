@@ -132,6 +132,7 @@ def test_astype_takes_products_in_float64(problem):
         cv.hessian(loss, params, batch).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_convolutions_are_compiled_into_the_loop_and_agree():
     params, batch = conv_problem()
     op = cv.hessian(conv_loss, params, cv.Batches(batch, 5))

@@ -8,6 +8,7 @@ from hessflat import memory
 from hessflat.errors import InputError
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_a_measurement_takes():
     params, batch = mlp_params(20, 30, 10), examples(400, 20, 10)
     op = cv.hessian(loss, params, cv.Batches(batch, 100))
@@ -24,6 +25,7 @@ def test_a_plan_counts_what_a_measurement_takes():
     assert "altogether" in str(plan)
 
 
+@pytest.mark.slow
 def test_memory_of_a_product_grows_with_its_batch(monkeypatch):
     params, batch = mlp_params(20, 300, 10), examples(4000, 20, 10)
     plans = {

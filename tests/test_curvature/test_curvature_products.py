@@ -46,6 +46,7 @@ def loss_in_eval_mode(params, batch, statistics):
     return criterion(predict_in_eval_mode(params, batch, statistics), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 4, 8])
 def test_statistics_are_over_batches_of_their_own_size(batch_size):
     """Eleven examples in batches of 4, 4 and 3, however many are in memory at a time."""
@@ -60,6 +61,7 @@ def test_statistics_are_over_batches_of_their_own_size(batch_size):
     assert_allclose(cv.keep(op)(jnp.ones(op.size)), expected.sum(axis=1), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 8])
 def test_both_terms_of_the_hessian_take_statistics_over_batches(batch_size):
     data = cv.Batches(BATCH, batch_size, statistics_batch=4)
@@ -68,6 +70,7 @@ def test_both_terms_of_the_hessian_take_statistics_over_batches(batch_size):
     assert_allclose((G + R).to_dense(), H.to_dense(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_whole_sample_is_one_batch_of_statistics_by_default():
     op = cv.hessian(loss_in_train_mode, PARAMS, BATCH)
     assert_allclose(op.to_dense(), dense_hessian(lambda p: loss_in_train_mode(p, BATCH)), atol=1e-6)
@@ -75,6 +78,7 @@ def test_the_whole_sample_is_one_batch_of_statistics_by_default():
     assert np.abs(op.to_dense() - smaller.to_dense()).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_running_statistics_are_a_constant_argument(batch_size):
     statistics = {"mean": jnp.full((1, 4), 0.3), "var": jnp.full((1, 4), 2.0)}
@@ -96,6 +100,7 @@ def test_a_batch_that_would_cut_statistics_is_refused():
         cv.hessian(loss_in_train_mode, PARAMS, cv.Batches(BATCH, 6, statistics_batch=0))
 
 
+@pytest.mark.slow
 def test_the_residual_is_what_the_gauss_newton_matrix_leaves():
     data = cv.Batches(BATCH, 4)
     R = cv.residual(predict, criterion, PARAMS, data)
@@ -126,6 +131,7 @@ def log_probability(logits, label):
     return jax.nn.log_softmax(logits)[label]
 
 
+@pytest.mark.slow
 def test_drawn_labels_give_the_fisher_in_the_mean_and_the_same_at_every_product():
     key, exact = jax.random.key(0), cv.model_fisher(predict, PARAMS, BATCH).to_dense()
     drawn = [

@@ -190,6 +190,7 @@ def test_sums_multiples_and_shifts_are_those_of_the_matrices(case, seed, a, b, s
         assert_allclose((shift - a * H)(v), shift * v - a * problem.matrix("hessian") @ v, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 @few(10)
 @given(case=cases, seed=seeds)
@@ -245,6 +246,7 @@ def lists(values, sizes=SIZES):
 spectra = lists([-2.0, -0.5, 0.0, 0.0, 1e-3, 1.0, 1.0, 3.0, 10.0])
 
 
+@pytest.mark.slow
 @few(40)
 @given(eigenvalues=spectra, steps=st.sampled_from([1, 3, 12]), seed=seeds)
 def test_quadrature_is_a_measure_and_exact_for_polynomials(eigenvalues, steps, seed):
@@ -290,6 +292,7 @@ def test_scaling_by_a_power_of_ten_scales_the_nodes(size, exponent, seed):
     assert_allclose(other.trace.value / 10.0**exponent, one.trace.value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @few(40)
 @given(
     eigenvalues=spectra,

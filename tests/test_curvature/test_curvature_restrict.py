@@ -26,6 +26,7 @@ def places(op, names):
     return np.array(chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "paths"),
     [

@@ -52,6 +52,7 @@ def test_the_budget_is_kept(method, budget):
     assert (estimate.precision, estimate.seconds > 0) == ("highest", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_standard_errors_cover_the_truth(method):
     """200 seeds: within 2 standard errors in about 95 of 100, less 4 sigma of the binomial.
@@ -116,6 +117,7 @@ def test_the_estimate_follows_sign_scale_and_type(method):
         assert other.num_products == one.num_products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", DEFLATING)
 def test_the_trace_of_a_network_is_that_of_its_matrix(method):
     op = cv.hessian(loss, mlp_params(5, 4, 3), cv.Batches(examples(40, 5, 3), 16))
@@ -124,6 +126,7 @@ def test_the_trace_of_a_network_is_that_of_its_matrix(method):
     assert abs(estimate.value - truth) < 4 * estimate.standard_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_loops_agree(method):
     params, batch = conv_problem()

@@ -9,6 +9,7 @@ from hessflat.measures.size import rank_bound
 from hessflat.models.mlp import ACTIVATIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "shape", "classes", "expected"),
     [

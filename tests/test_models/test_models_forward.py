@@ -28,6 +28,7 @@ def test_every_family_has_a_reference():
     assert {case.name for case in CASES} == {case.name for case in SHALLOW} == set(models.MODELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHALLOW, ids=lambda case: case.label)
 def test_parameters_may_have_a_leading_axis(case):
     model, params, statistics, inputs = randomised(case, number=2)

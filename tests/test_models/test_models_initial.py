@@ -54,6 +54,7 @@ def test_dense_layers_beside_them(init):
         assert max(np.abs(kernel).max(), np.abs(bias).max()) <= fan_in**-0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -81,6 +81,7 @@ def test_every_family_has_golden_numbers():
     assert set(FAMILIES) == set(models.MODELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES]
 )

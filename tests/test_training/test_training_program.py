@@ -130,6 +130,7 @@ def images(number=24, size=8, channels=1, seed=0):
 EVERYTHING = {"train.mixup": 0.5, "train.augment": 0.7, "optim.sam_radius": 0.1, "train.average_from": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.mixup", "train.augment", "optim.sam_radius"])
 def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
     """A program that has the code, given 0 for it, takes the steps of the program that does not."""
@@ -140,6 +141,7 @@ def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
     assert not np.array_equal(changed.params["Dense_0"]["kernel"], plain.params["Dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
     train, chosen = images(), settings(**EVERYTHING)
     program, hyper = make_program(chosen, 3, train), hyper_of(chosen)
@@ -227,6 +229,7 @@ def test_statistics_of_averaged_weights_are_those_of_the_training_split():
         assert any(np.allclose(leaf, value, rtol=1e-3, atol=1e-5) for name, leaf in found if name == kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32", "float32"])
 def test_every_precision_trains(train, precision):
     chosen = settings(**{"train.precision": precision})
