@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from hessflat.analysis.tables import as_text
 from hessflat.errors import InputError, require_known
 from hessflat.files import write_atomically
 from hessflat.jobs import Job
-from hessflat.report.verdicts import Entry, judge, tally
+from hessflat.report.verdicts import Entry, Record, judge, tally
 
 Planned = list[tuple[Experiment, list[Job]]]
+PUBLISHED = Path("docs/results/report/claims.json")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -71,35 +73,65 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
             # Programs of one experiment are of no use to the next.
             jax.clear_caches()
     entries = experiment.report_all(root, out)
-    shown = [
-        found for found in entries if found.scale == scale and found.experiment.id in {one.id for one, _ in planned}
-    ]
-    print(as_text(summary(shown, taken)))
+    ran = {one.id for one, _ in planned}
+    judged = [(found, judge(found)) for found in entries if found.scale == scale and found.experiment.id in ran]
+    print(as_text(summary(judged, taken)))
+    print()
+    print(f"\n{beside([record for _, records in judged for record in records], published())}\n")
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")
     if troubles:
         raise InputError(f"{len(troubles)} of {len(planned)} experiments could not be run: {'; '.join(troubles)}")
 
 
-def summary(entries: Sequence[Entry], taken: dict[str, float]) -> Table:
+def summary(judged: Sequence[tuple[Entry, Sequence[Record]]], taken: dict[str, float]) -> Table:
     """A row for each experiment: the paper, how many claims have each verdict, and the seconds taken this time."""
     rows = [
         (
             found.experiment.paper,
             found.experiment.id,
             str(len(found.runs)),
-            tally(judge(found)),
+            tally(records),
             progress.clock(taken[found.experiment.id]) if found.experiment.id in taken else "–",
         )
-        for found in entries
+        for found, records in judged
     ]
-    runs = sum(len(found.runs) for found in entries)
-    every = tally(record for found in entries for record in judge(found))
+    runs = sum(len(found.runs) for found, _ in judged)
+    every = tally(record for _, records in judged for record in records)
     rows.append(("", "all", str(runs), every, progress.clock(sum(taken.values()))))
     return Table(
         "Every claim, by experiment; minutes are of the runs of this command, without the report.",
         ("paper", "experiment", "runs", "claims", "took"),
         tuple(rows),
     )
+
+
+def published() -> list[Record]:
+    """The claims of the results that come with the project; none where they were taken away."""
+    return json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else []
+
+
+def beside(records: Sequence[Record], others: Sequence[Record]) -> str:
+    """How many verdicts are those of `others`, and a table of the claims where they are not."""
+    before = {_claim(record): record["verdict"] for record in others}
+    known = [record for record in records if _claim(record) in before]
+    rows = [
+        (record["experiment"], record["claim"], before[_claim(record)], record["verdict"])
+        for record in known
+        if record["verdict"] != before[_claim(record)]
+    ]
+    told = f"{len(known) - len(rows)} of {len(known)} verdicts are those of {PUBLISHED.parent}."
+    if len(known) < len(records):
+        told += f" {len(records) - len(known)} claims have none there."
+    if not rows:
+        return told
+    told += (
+        " Processors round differently, and after some hundred steps that makes other networks, as another seed does."
+    )
+    return as_text(Table(told, ("experiment", "claim", "there", "here"), tuple(rows)))
+
+
+def _claim(record: Record) -> tuple[str, str, str]:
+    return record["experiment"], record["claim"], record["scale"]
 
 
 def dry(planned: Planned, scale: str, out: Path) -> None:

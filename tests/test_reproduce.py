@@ -103,6 +103,25 @@ def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
     ]
 
 
+def record(verdict, claim="sharper", scale="small"):
+    return {"experiment": "g_mlp", "claim": claim, "scale": scale, "verdict": verdict}
+
+
+def test_other_verdicts_than_the_published_ones_are_listed():
+    published = [record("holds"), record("fails", "gap"), record("undecided", scale="paper")]
+    told = reproduce.beside([record("undecided"), record("fails", "gap"), record("holds", "new")], published)
+    assert told.startswith("1 of 2 verdicts are those of docs/results/report. 1 claims have none there. Processors")
+    assert told.splitlines()[-1].split() == ["g_mlp", "sharper", "holds", "undecided"]
+    assert reproduce.beside(published, published) == "3 of 3 verdicts are those of docs/results/report."
+
+
+def test_published_verdicts_are_of_experiments_and_claims_that_there_are():
+    claims = {(one.id, claim.id) for one in map(experiment.load, experiment.names()) for claim in one.claims}
+    published = {(found["experiment"], found["claim"]) for found in reproduce.published()}
+    assert published
+    assert published <= claims
+
+
 def test_settings_and_unknown_names_are_one_line(tmp_path):
     with pytest.raises(InputError, match=r"give --config\.seed=1 to `make sweep` instead"):
         reproduce.main(["--config.seed=1"])
