@@ -41,8 +41,7 @@ def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
     """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
     folders = [job.folder for job in jobs_of(experiment, scale, root)]
     runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
-    missing = [f"make experiment EXP={experiment.id} SCALE={scale}"] if len(runs) < len(folders) else []
-    return Entry(experiment, scale, runs, missing)
+    return Entry(experiment, scale, runs, len(folders) - len(runs))
 
 
 def report_all(root: Path, out: Path) -> list[Entry]:

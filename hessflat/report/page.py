@@ -150,8 +150,7 @@ def _absent(entry: Entry) -> str:
         lines.append("no runs yet")
     parts = [f'<p class="undecided">{_text(line)}</p>' for line in lines]
     if entry.missing:
-        missing = "\n".join(entry.missing)
-        parts.append(f"<p>{len(entry.missing)} planned run(s) missing:</p>\n<pre>{_text(missing)}</pre>")
+        parts.append(f'<p class="undecided">{_text(entry.absence)}</p>')
     return "\n".join(parts)
 
 

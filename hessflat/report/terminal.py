@@ -27,9 +27,9 @@ def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | Non
     everything = [record for _, records in judged for record in records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
     for entry in listed:
-        for name in entry.missing:
+        if entry.missing:
             # Never wrapped, so that it can be copied.
-            console.print(Text(f"missing, {entry.slug}: {name}"), soft_wrap=True)
+            console.print(Text(entry.absence), soft_wrap=True)
         for run in entry.runs:
             if run.status != "done":
                 console.print(Text(f"{run.status}, {entry.slug}: {run.path}"), soft_wrap=True)

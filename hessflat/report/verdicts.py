@@ -12,17 +12,25 @@ Record = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An experiment at one scale, the runs that are there, and those that are not (the command that makes each)."""
+    """An experiment at one scale, the runs that are there, and how many planned ones are not."""
 
     experiment: Experiment
     scale: str
     runs: Sequence[Run]
-    missing: Sequence[str] = ()
+    missing: int = 0
 
     @property
     def slug(self) -> str:
         """`<experiment>-<scale>`: the section's anchor and the start of its figures' names."""
         return f"{self.experiment.id}-{self.scale}"
+
+    @property
+    def absence(self) -> str:
+        """How many planned runs are missing and the command that makes them; nothing where none is."""
+        if not self.missing:
+            return ""
+        counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"
+        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}"
 
 
 def judge(entry: Entry) -> list[Record]:
@@ -52,24 +60,13 @@ def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def _evidence(entry: Entry, claim: Claim) -> Evidence:
     if not entry.runs:
-        return Evidence("", "", 0, "not run", f"no runs{_how_to_run(entry)}")
+        return Evidence("", "", 0, "not run", entry.absence or "no runs")
     try:
         evidence = claim.decide(entry.runs)
     except InputError as error:
         # A measurement that is missing must not keep the other claims from being reported.
         return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
-    if evidence.verdict == "not run":
-        return evidence._replace(explanation=f"{evidence.explanation}{_how_to_run(entry)}")
-    if entry.missing:
-        return evidence._replace(explanation=f"{evidence.explanation}; {len(entry.missing)} planned run(s) missing")
-    return evidence
-
-
-def _how_to_run(entry: Entry) -> str:
-    if not entry.missing:
-        return ""
-    others = f" (and {len(entry.missing) - 1} more)" if len(entry.missing) > 1 else ""
-    return f"; missing: {entry.missing[0]}{others}"
+    return evidence._replace(explanation="; ".join(filter(None, (evidence.explanation, entry.absence))))
 
 
 def _record(entry: Entry, claim: Claim, evidence: Evidence) -> Record:
