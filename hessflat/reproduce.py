@@ -76,7 +76,6 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
     ran = {one.id for one, _ in planned}
     judged = [(found, judge(found)) for found in entries if found.scale == scale and found.experiment.id in ran]
     print(as_text(summary(judged, taken)))
-    print()
     print(f"\n{beside([record for _, records in judged for record in records], published())}\n")
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")
     if troubles:
