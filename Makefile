@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 
 SCALE    ?= small
 EXP      ?= g_logistic
-CONFIG   ?= configs/g_mlp.py:small
+CONFIG   ?= g_mlp:small
 DATASETS ?= mnist
 FROM     ?=
 ARGS     ?=
@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## the weight-decay study on real digits, from nothing to verdicts, in 90 seconds once installed
-	@$(PY) -m hessflat.experiment --exp="g_logistic g_mlp" --scale=small
+	@$(PY) -m hessflat experiment --exp="g_logistic g_mlp" --scale=small
 
 test: setup ## every test but the long ones
 	@$(PY) -m pytest -m "not long" $(ARGS)
@@ -47,28 +47,28 @@ lint: setup ## style, formatting and types
 	@$(VENV)/bin/mypy
 
 data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=folder of archives]
-	@$(PY) -m hessflat.data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)
+	@$(PY) -m hessflat data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)
 
-train: setup ## train and measure one configuration: CONFIG=configs/g_mlp.py:small [ARGS="--config.optim.lr=0.1"]
-	@$(PY) -m hessflat.train --config="$(CONFIG)" $(ARGS)
+train: setup ## train and measure one configuration: CONFIG=g_mlp:small [ARGS="--config.optim.lr=0.1"]
+	@$(PY) -m hessflat train --config="$(CONFIG)" $(ARGS)
 
-sweep: setup ## run every entry of a configuration's sweep: CONFIG=configs/g_mlp.py:small [ARGS=…]
-	@$(PY) -m hessflat.sweep --config="$(CONFIG)" $(ARGS)
+sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [ARGS=…]
+	@$(PY) -m hessflat sweep --config="$(CONFIG)" $(ARGS)
 
 measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
-	@$(PY) -m hessflat.measure --run="$(RUN)" $(ARGS)
+	@$(PY) -m hessflat measure --run="$(RUN)" $(ARGS)
 
 experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
-	@$(PY) -m hessflat.experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)
+	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)
 
 reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]
-	@$(PY) -m hessflat.reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(ARGS)
+	@$(PY) -m hessflat reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(ARGS)
 
 report: setup ## redraw every figure and verdict from what is stored, without training
-	@$(PY) -m hessflat.report $(ARGS)
+	@$(PY) -m hessflat report $(ARGS)
 
 doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix
-	@$(PY) -m hessflat.doctor
+	@$(PY) -m hessflat doctor
 
 bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"]
 	@$(PY) -m benchmarks.run $(ARGS)

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks import goals, tables
 from benchmarks.contenders import ENTRIES
 from benchmarks.results import RESULTS, read_all
-from hessflat.files import write_atomically
+from hessflat.utils.files import write_atomically
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

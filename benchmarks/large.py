@@ -19,16 +19,17 @@ import numpy as np
 
 import hessflat.curvature as cv
 from benchmarks.own.basis import bytes_moved
-from hessflat import arguments, memory
-from hessflat.curvature.basis import Storage
-from hessflat.errors import InputError, require_known
+from hessflat.cli import flags
+from hessflat.curvature.krylov.basis import Storage
+from hessflat.utils import memory
+from hessflat.utils.errors import InputError, require_known
 
 LARGEST = 20.0
 _BULK = 0.01
 
 
 def main(argv: Sequence[str]) -> None:
-    given, _ = arguments.parse(argv, {"size": "36500000", "steps": "100", "storage": ",".join(get_args(Storage))})
+    given, _ = flags.parse(argv, {"size": "36500000", "steps": "100", "storage": ",".join(get_args(Storage))})
     storages = given["storage"].split(",")
     require_known("storage", storages, get_args(Storage))
     size, steps = (_count(name, given[name]) for name in ("size", "steps"))

@@ -157,7 +157,7 @@ def _train(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     import jax
 
-    from benchmarks.in_jax import JaxLayers, cross_entropy
+    from benchmarks.jax_layers import JaxLayers, cross_entropy
 
     network = partial(NETWORKS[problem.network], **problem.options)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hessflat.errors import InputError
-from hessflat.files import write_atomically
+from hessflat.utils.errors import InputError
+from hessflat.utils.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -28,7 +28,7 @@ from benchmarks.process import ROOT, ContenderError, Process, environment
 from benchmarks.progress import Progress
 from benchmarks.results import RESULTS, write
 from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, steps_of
-from hessflat.errors import require_known
+from hessflat.utils.errors import require_known
 
 _COMPARED = ("lanczos", "exact", "largest")
 

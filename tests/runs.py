@@ -4,27 +4,28 @@ from pathlib import Path
 
 import numpy as np
 
-from hessflat import config, metric_log, progress, resume, runner
-from hessflat.jobs import jobs_of
-from hessflat.prepared import prepared
-from hessflat.resume import stored_config
-from hessflat.training import checkpoint
+from hessflat import config
+from hessflat.runs import checkpoints, jsonl, loop, restore
+from hessflat.runs.compiled import prepared
+from hessflat.runs.jobs import jobs_of
+from hessflat.runs.restore import stored_config
+from hessflat.utils import progress
 
 TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
 
 
 def tiny(*arguments, keep="measured"):
-    """The MLP of `configs/g_mlp.py`, five hidden units, measured at epochs 0, 1, 2 and 5."""
+    """The MLP of `configs/granziol2020/g_mlp.py`, five hidden units, measured at epochs 0, 1, 2 and 5."""
     given = {argument.partition("=")[0] for argument in arguments}
     defaults = [argument for argument in TINY if argument.partition("=")[0] not in given]
     kept = f"--config.checkpoint.keep={keep}"
-    return config.from_command_line("configs/g_mlp.py:smoke", [*defaults, kept, *arguments])
+    return config.from_command_line("g_mlp:smoke", [*defaults, kept, *arguments])
 
 
 def run_all(configs, root, reporter=None):
     """Run and give back the folders."""
     jobs = jobs_of(configs, Path(root))
-    runner.run_all(jobs, reporter or progress.silent())
+    loop.run_all(jobs, reporter or progress.silent())
     return [job.folder for job in jobs]
 
 
@@ -32,9 +33,9 @@ def final_state(folder):
     """The last checkpoint of a run."""
     chosen = stored_config(folder)
     program = prepared(chosen).program
-    with checkpoint.reading(folder / "checkpoints") as manager:
-        last = checkpoint.steps(manager)[-1]
-        return resume.stored_position(chosen, program, manager, last).state
+    with checkpoints.reading(folder / "checkpoints") as manager:
+        last = checkpoints.steps(manager)[-1]
+        return restore.stored_position(chosen, program, manager, last).state
 
 
 def spectra(folder):
@@ -47,4 +48,4 @@ def spectra(folder):
 
 
 def metrics(folder):
-    return metric_log.read(Path(folder) / "metrics.jsonl")
+    return jsonl.read(Path(folder) / "metrics.jsonl")

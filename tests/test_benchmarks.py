@@ -10,7 +10,7 @@ from benchmarks import agreement, document, goals, large, layouts, results, run,
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.problems import FULL, SMOKE
 from benchmarks.workloads import WORKLOADS, chosen
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from benchmarks.training.workloads import (
     chosen,
 )
 from hessflat import models
-from hessflat.errors import InputError
+from hessflat.config.validators import settings_of
 from hessflat.models import MODELS
-from hessflat.rules import settings_of
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from hessflat import config, schema, sweep
-from hessflat.errors import InputError
+from hessflat import config
+from hessflat.cli import sweep
+from hessflat.runs import schema
+from hessflat.utils.errors import InputError
 
-G_MLP = "configs/g_mlp.py:smoke"
+G_MLP = "g_mlp:smoke"
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,9 @@ def test_bad_setting_is_one_line(argument, line):
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        ("configs/g_mpl.py:small", "did you mean 'configs/g_mlp.py'?"),
-        ("configs/g_mlp.py:smal", "did you mean 'small'?"),
-        ("hessflat/errors.py:small", "must define get_config"),
+        ("g_mpl:small", "did you mean 'g_mlp'?"),
+        ("g_mlp:smal", "did you mean 'small'?"),
+        ("hessflat/utils/errors.py:small", "must define get_config"),
     ],
 )
 def test_bad_target_is_one_line(target, line):
@@ -97,5 +99,5 @@ def test_every_setting_says_what_it_means():
 
 
 def test_setting_that_a_sweep_varies_is_refused():
-    with pytest.raises(InputError, match=r"config\.seed is what the sweep of configs/g_mlp\.py varies"):
+    with pytest.raises(InputError, match=r"config\.seed is what the sweep of configs/granziol2020/g_mlp\.py varies"):
         sweep.configs_of(G_MLP, ["--config.seed=7"])

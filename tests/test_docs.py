@@ -19,10 +19,12 @@ import pytest
 import yaml
 from original_files import known, mnist_files, write
 
-from hessflat import config, experiment, metric_log, schema
+from hessflat import config
+from hessflat.cli import experiment
 from hessflat.config import SCALES
+from hessflat.config.validators import Setting, at_least
 from hessflat.data.prepare import prepare
-from hessflat.rules import Setting, at_least
+from hessflat.runs import jsonl, schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +35,7 @@ EXECUTED = [
         for name in ("curvature", "frameworks", "numerics", "pitfalls", "rank_bound", "training")
     ),
 ]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py") if not path.stem.startswith("_"))
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.?\d*(?:e[-+]?\d+)?(?![\w.]*\w)")
 # Files that commands write, not files of the repository.
@@ -110,7 +112,11 @@ def walk_through(tmp_path, monkeypatch):
     for folder in ("configs", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     written = {title: body for _, title, body in blocks(ROOT / "docs" / "adding.md", "python")}
-    assert set(written) == {"configs/blobs.py", "experiments/blobs.py", "experiments/g_fashion.py"}
+    assert set(written) == {
+        "configs/beyond/blobs.py",
+        "experiments/beyond/blobs.py",
+        "experiments/granziol2020/g_fashion.py",
+    }
     for path, body in written.items():
         assert not (tmp_path / path).exists(), "the walk-through would overwrite a file"
         (tmp_path / path).write_text(body)
@@ -132,7 +138,7 @@ def test_the_walk_through_gives_verdicts(walk_through, capsys):
     }
     assert (walk_through / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()
     folders = list((walk_through / "runs" / "blobs").iterdir())
-    metrics = [metric_log.read(folder / "metrics.jsonl")[-1] for folder in folders]
+    metrics = [jsonl.read(folder / "metrics.jsonl")[-1] for folder in folders]
     assert len(metrics) == 4
     assert all(math.isfinite(line["hessian.lambda_max"]) for line in metrics)
 
@@ -214,7 +220,7 @@ def test_modules_that_are_run_exist(page):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_its_command(path):
     doc = config.load_module(path, "get_config", "get_sweep").__doc__
-    commands = re.findall(rf"^ +make \w+ CONFIG=configs/{path.name}:(\w+)", doc, re.MULTILINE)
+    commands = re.findall(rf"^ +make \w+ CONFIG={path.stem}:(\w+)", doc, re.MULTILINE)
     assert commands, f"{path.name} must show its command"
     assert set(commands) <= set(SCALES)
     for scale in SCALES:
@@ -223,7 +229,7 @@ def test_every_config_says_its_command(path):
 
 def test_every_experiment_is_named_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    for name in sorted(path.stem for path in (ROOT / "experiments").glob("[!_]*.py")):
+    for name in sorted(path.stem for path in (ROOT / "experiments").rglob("[!_]*.py")):
         assert f"`{name}`" in text, name
 
 
@@ -260,8 +266,8 @@ def settings_page():
 _INTRODUCTION = """# Settings
 
 Every setting of a run, with the default that fixes its type. On a command line it is written
-`--config.NAME=VALUE`, tuples as `--config.model.mlp.hidden=(64,32)`; `python -m hessflat.schema` prints the same list.
-A block such as `optim.adam` holds the settings of one builder; changing them is refused unless that builder
+`--config.NAME=VALUE`, tuples as `--config.model.mlp.hidden=(64,32)`; `python -m hessflat settings` prints the same
+list. A block such as `optim.adam` holds the settings of one builder; changing them is refused unless that builder
 is the one that `optim.name` chooses.
 
 This page is made from the schema: `.venv/bin/python tests/test_docs.py` rewrites it.

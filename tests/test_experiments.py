@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hessflat import config, experiment, metric_log, run, runner, schema, sweep, workers
+from hessflat import config
+from hessflat.cli import experiment, report, sweep
 from hessflat.config import SCALES, load_module
-from hessflat.errors import InputError
-from hessflat.jobs import due_at, jobs_of
-from hessflat.progress import silent
-from hessflat.report import __main__ as report
+from hessflat.runs import jsonl, loop, pool, run_folder, schema
+from hessflat.runs.jobs import due_at, jobs_of
+from hessflat.utils.errors import InputError
+from hessflat.utils.progress import silent
 
-CONFIGS = sorted(Path("configs").glob("*.py"))
+CONFIGS = sorted(Path("configs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -26,7 +27,7 @@ def test_every_config_is_valid_at_every_scale(path, scale):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_says_how_to_run_it(path):
     module = load_module(path, "get_config", "get_sweep")
-    assert f"make sweep CONFIG={path}" in module.__doc__
+    assert f"make sweep CONFIG={path.stem}:" in module.__doc__
     for scale in SCALES:
         assert f"{scale}:" in module.__doc__
 
@@ -89,8 +90,8 @@ def test_report_is_redrawn_without_training(some, monkeypatch):
     def forbidden(*args):
         raise AssertionError("a report must not train")
 
-    monkeypatch.setattr(runner, "run_all", forbidden)
-    monkeypatch.setattr(workers, "run_all", forbidden)
+    monkeypatch.setattr(loop, "run_all", forbidden)
+    monkeypatch.setattr(pool, "run_all", forbidden)
     report.main([f"--root={some / 'runs'}", f"--out={some / 'again'}"])
     after = {path.name: path.read_bytes() for path in (some / "again").rglob("*") if path.is_file()}
     assert before == after
@@ -107,45 +108,45 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
-    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
+    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
-    workers.run_all(jobs_of(chosen, alone), silent(), "1")
-    said = workers.run_all(jobs_of(chosen, together), silent(), "2")
+    pool.run_all(jobs_of(chosen, alone), silent(), "1")
+    said = pool.run_all(jobs_of(chosen, together), silent(), "2")
     assert said == "2 runs, 1 training program compiled, at most once in each of 2 processes"
     first, second = (job.folder.relative_to(together) for job in jobs_of(chosen, together))
     (continued / first).parent.mkdir(parents=True)
     shutil.copytree(together / first, continued / first)
-    workers.run_all(jobs_of(chosen, continued), silent(), "2")
+    pool.run_all(jobs_of(chosen, continued), silent(), "2")
     assert (continued / second / "metrics.jsonl").read_bytes() == (together / second / "metrics.jsonl").read_bytes()
     for folder in (first, second):
-        for a, b in zip(metric_log.read(alone / folder / "metrics.jsonl"),
-                        metric_log.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
+        for a, b in zip(jsonl.read(alone / folder / "metrics.jsonl"),
+                        jsonl.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
             assert a["hessian.lambda_max"] == pytest.approx(b["hessian.lambda_max"], rel=1e-4)
 
 
 def test_a_process_takes_what_it_has_compiled_then_what_no_other_has():
-    a, again, mixup, b = (workers.Chunk([], *key) for key in ((0, "vgg"), (0, "vgg"), (1, "vgg"), (2, "resnet")))
-    assert workers.best_for([], [], [a, again, mixup, b]) == 0
-    assert workers.best_for([], [a], [again, mixup, b]) == 2
-    assert workers.best_for([a], [b], [mixup, again]) == 1
-    assert workers.best_for([a, again], [], [b, mixup]) == 1
-    assert workers.best_for([b], [a], [again, mixup]) == 1
+    a, again, mixup, b = (pool.Chunk([], *key) for key in ((0, "vgg"), (0, "vgg"), (1, "vgg"), (2, "resnet")))
+    assert pool.best_for([], [], [a, again, mixup, b]) == 0
+    assert pool.best_for([], [a], [again, mixup, b]) == 2
+    assert pool.best_for([a], [b], [mixup, again]) == 1
+    assert pool.best_for([a, again], [], [b, mixup]) == 1
+    assert pool.best_for([b], [a], [again, mixup]) == 1
 
 
 @pytest.mark.slow
 def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
-    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("configs/g_mlp.py:smoke")]
+    chosen = [config.override(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
     jobs = jobs_of(chosen, tmp_path)
     jobs[1].folder.mkdir(parents=True)
-    with run.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
-        workers.run_all(jobs, silent(), "2")
+    with run_folder.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
+        pool.run_all(jobs, silent(), "2")
 
 
 @pytest.mark.slow
 def test_experiments_that_share_runs_run_them_once(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(workers, "run_all", lambda jobs, *_: seen.extend(job.folder for job in jobs))
+    monkeypatch.setattr(pool, "run_all", lambda jobs, *_: seen.extend(job.folder for job in jobs))
     with pytest.raises(InputError, match="no runs of any experiment"):
         experiment.main(["--exp=s_spectrum s_decomposition", "--scale=smoke", f"--root={tmp_path}"])
     assert len(seen) == len(set(seen)) == 1

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import runs
 
-from hessflat import run
+from hessflat.runs import run_folder
 
 EVERY_TEN = [f"--config.measure.{name}=every 10 epochs" for name in ("performance", "spectra", "jacobian")]
-COMMAND = [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", *runs.TINY[1:]]
+COMMAND = [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", *runs.TINY[1:]]
 
 
 def killed_when(condition, root, *arguments):
@@ -83,7 +83,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     root = tmp_path / "runs"
-    command = [sys.executable, "-m", "hessflat.sweep", "--config=configs/g_mlp.py:smoke", "--workers=2"]
+    command = [sys.executable, "-m", "hessflat", "sweep", "--config=g_mlp:smoke", "--workers=2"]
     command += [f"--root={root}", "--config.train.epochs=500", *EVERY_TEN, *runs.TINY[1:]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -94,6 +94,6 @@ def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     folders = [path.parent for path in root.glob("*/*/metrics.jsonl")]
-    assert any(run.read_manifest(folder)["status"] == "running" for folder in folders)
+    assert any(run_folder.read_manifest(folder)["status"] == "running" for folder in folders)
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert [run.read_manifest(folder)["status"] for folder in folders] == ["done", "done"]
+    assert [run_folder.read_manifest(folder)["status"] for folder in folders] == ["done", "done"]

@@ -1,68 +1,124 @@
-"""Data flows one way: a folder imports only from those before it."""
+"""Data flows one way: a folder imports only from those before it, and so does a module of `runs` and of `cli`."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / "hessflat"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hessflat"
 
-BASE = {
-    *("errors", "rules", "files", "fold", "convolution", "memory", "config", "metric_log", "progress", "run"),
-    "arguments",
-    "distributed",
-    "timetable",
-}
-LAYERS = ["base", "data", "models", "training", "curvature", "measures", "analysis", "report", "commands"]
+ROOMS = ("utils", "config", "curvature", "data", "models", "training", "measures", "runs", "analysis", "report", "cli")
 # Curvature is a library of its own, and analysis reads files: neither knows how a run was made.
 FORBIDDEN = {
-    "curvature": {"data", "models", "training", "config", "run", "metric_log"},
-    "analysis": {"data", "models", "training", "curvature", "measures"},
+    "curvature": {"config", "data", "models", "training", "measures", "runs"},
+    "data": {"curvature"},
+    "models": {"curvature", "data"},
+    "training": {"curvature"},
+    "analysis": {"curvature", "data", "models", "training", "measures", "runs"},
 }
-
-
-def layer_of(module: str) -> str:
-    if module in BASE:
-        return "base"
-    return module if module in LAYERS else "commands"
+# From the ground up; a module imports only from lines above its own.
+FLOORS = {
+    "curvature": (
+        {"numerics"},
+        {"operators"},
+        {"jacobian", "directions", "exact"},
+        {"krylov", "stochtrace"},
+        {"landscape", "minibatch", "decomposition", "diagnostics"},
+    ),
+    "runs": (
+        {"jsonl", "run_folder", "checkpoints", "schema"},
+        {"compiled"},
+        {"jobs"},
+        {"dependencies", "cost_model"},
+        {"restore", "throughput"},
+        {"loop"},
+        {"pool"},
+    ),
+    "cli": (
+        {"flags", "app"},
+        {"data", "doctor", "settings", "train", "measure", "sweep"},
+        {"experiment"},
+        {"reproduce", "report"},
+    ),
+}
 
 
 def modules() -> list[Path]:
-    return sorted(ROOT.rglob("*.py"))
+    return sorted(path for path in PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
-    """First parts below `hessflat` of everything a module imports."""
+    """Dotted names below `hessflat` of everything that a module imports, names of modules and of what is in them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hessflat":
-            parts = node.module.split(".")
-            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("hessflat.")}
-    return names
+            names |= {alias.name for alias in node.names if alias.name.startswith("hessflat.")}
+    return {name.removeprefix("hessflat.") for name in names}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def floor_of(room: str, name: str) -> int | None:
+    return next((number for number, floor in enumerate(FLOORS[room]) if name in floor), None)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts == ("report", "__main__"):
-        return  # a command, not part of the report layer
-    own = layer_of(parts[0])
+    own = path.relative_to(PACKAGE).parts[0]
+    if own in ("__init__.py", "__main__.py"):
+        return
     for name in imports(path):
-        assert LAYERS.index(layer_of(name)) <= LAYERS.index(own), f"{path} imports hessflat.{name}"
-        assert name not in FORBIDDEN.get(own, set()), f"{path} imports hessflat.{name}"
+        room = name.split(".")[0]
+        assert ROOMS.index(room) <= ROOMS.index(own), f"{path} imports hessflat.{name}"
+        assert room not in FORBIDDEN.get(own, set()), f"{path} imports hessflat.{name}"
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_modules_of_a_room_import_from_lower_floors(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        own = path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        floor = floor_of(room, own)
+        assert floor is not None, f"{path} is on no floor of tests/test_layers.py"
+        for name in imports(path):
+            first, *rest = name.split(".")
+            if first == room and rest and rest[0] != own and floor_of(room, rest[0]) is not None:
+                assert floor_of(room, rest[0]) < floor, f"{path} imports hessflat.{name}"
+
+
+@pytest.mark.parametrize("folder", ["hessflat", "benchmarks", "configs", "experiments"])
+def test_there_is_no_circle(folder):
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / folder).rglob("*.py")}
+    needed = {}
+    for name, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        needed[name] = found & files.keys() - {name}
+    while free := {name for name, others in needed.items() if not others & needed.keys()}:
+        needed = {name: others for name, others in needed.items() if name not in free}
+    assert not needed, f"import each other: {sorted(needed)}"
+
+
+def test_the_package_has_at_most_three_flat_files():
+    assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", "__main__.py"}
 
 
 def test_only_stored_recurrences_make_curvature_write():
-    assert [path.stem for path in (ROOT / "curvature").glob("*.py") if "files" in imports(path)] == ["saved"]
+    users = [path.stem for path in (PACKAGE / "curvature").rglob("*.py") if "utils.files" in str(imports(path))]
+    assert users == ["checkpoint"]
 
 
 def test_only_models_know_flax_linen():
     users = [path for path in modules() if "linen" in path.read_text()]
     assert users
-    assert {path.relative_to(ROOT).parts[0] for path in users} == {"models"}
+    assert {path.relative_to(PACKAGE).parts[0] for path in users} == {"models"}
 
 
 def test_importing_the_package_is_light():
-    assert imports(ROOT / "__init__.py") == set()
+    assert imports(PACKAGE / "__init__.py") == set()

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hessflat import memory, models
+from hessflat import models
+from hessflat.utils import memory
 
 
 @pytest.mark.parametrize(("taken", "cleared"), [(40, False), (60, True)])

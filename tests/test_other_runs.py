@@ -10,14 +10,16 @@ import pytest
 import runs
 from test_runner import run_until_killed
 
-from hessflat import config, measure, run, runner, workers
-from hessflat.errors import InputError
-from hessflat.jobs import Job, jobs_of
+from hessflat import config
+from hessflat.cli import measure
 from hessflat.measures import Subject
 from hessflat.measures.line import barrier, line
-from hessflat.other_runs import named_run, waves
-from hessflat.prepared import prepared
-from hessflat.progress import silent
+from hessflat.runs import loop, pool, run_folder
+from hessflat.runs.compiled import prepared
+from hessflat.runs.dependencies import named_run, waves
+from hessflat.runs.jobs import Job, jobs_of
+from hessflat.utils.errors import InputError
+from hessflat.utils.progress import silent
 
 LITTLE = [
     "--config.measure.spectra=never", "--config.measure.jacobian=never", "--config.measure.performance=every 5 steps",
@@ -150,9 +152,9 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
     # The first part has five measurements; the second is killed before its first, and after its third.
     for number, before in ((6, True), (8, False)):
         root = tmp_path / str(number)
-        run_until_killed(chosen, root, monkeypatch, runner, "record_measurement", number, before)
+        run_until_killed(chosen, root, monkeypatch, loop, "record_measurement", number, before)
         for one, other in zip(runs.run_all(chosen, root), straight, strict=True):
-            assert run.read_manifest(one)["status"] == "done"
+            assert run_folder.read_manifest(one)["status"] == "done"
             assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
             jax.tree.map(np.testing.assert_array_equal, runs.final_state(one), runs.final_state(other))
             a, b = (runs.spectra(folder)["20-line.npz"] for folder in (one, other))
@@ -162,7 +164,7 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
 @pytest.mark.slow
 def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch):
     chosen = first("--config.checkpoint.minutes=1e-9")
-    run_until_killed([chosen], tmp_path, monkeypatch, runner, "record_measurement", 4)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record_measurement", 4)
     with pytest.raises(InputError, match="is running; it must be a finished run"):
         runs.run_all([second("--config.checkpoint.minutes=1e-9")], tmp_path)
     (folder,) = runs.run_all([second("--config.checkpoint.minutes=1e-9", name=f"{FIRST}@10")], tmp_path)
@@ -175,7 +177,7 @@ def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch
 def test_parts_of_several_seeds_in_processes_side_by_side(tmp_path):
     chosen = [config.override(part, {"seed": seed}) for part in (second(), first()) for seed in (0, 1)]
     jobs = jobs_of(chosen, tmp_path)
-    said = workers.run_all(jobs, silent(), "2")
+    said = pool.run_all(jobs, silent(), "2")
     assert said == "4 runs, " + "; then ".join(["1 training program compiled, at most once in each of 2 processes"] * 2)
     for after, before in zip(jobs[:2], jobs[2:], strict=True):
         assert runs.metrics(after.folder)[0]["train_loss"] == pytest.approx(

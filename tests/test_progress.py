@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hessflat import progress
+from hessflat.utils import progress
 
 
 def test_time_left_is_the_finished_share_scaled():

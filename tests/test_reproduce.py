@@ -6,11 +6,12 @@ import json
 import jax
 import pytest
 
-from hessflat import experiment, reproduce, speed, sweep, workers
-from hessflat.errors import InputError
-from hessflat.jobs import jobs_of
-from hessflat.prepared import prepared
-from hessflat.work import AROUND, Speed, cost_of, data_of
+from hessflat.cli import experiment, reproduce, sweep
+from hessflat.runs import pool, throughput
+from hessflat.runs.compiled import prepared
+from hessflat.runs.cost_model import AROUND, Speed, cost_of, data_of
+from hessflat.runs.jobs import jobs_of
+from hessflat.utils.errors import InputError
 
 TWO = "g_loss_limit s_random_matrix"
 
@@ -20,14 +21,14 @@ def arguments(tmp_path, names=TWO, *others):
 
 
 def test_operations_of_a_gradient_are_those_of_its_matrix_products():
-    config = sweep.configs_of("configs/g_logistic.py:paper")[0]
+    config = sweep.configs_of("g_logistic:paper")[0]
     found = cost_of(config, Speed(1e9, 0.0))
     assert found.num_params == 7_850
     assert found.num_steps == 352_000
     # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
     training = 4 * 7_840 * 45_000 * 1_000 / 1e9
     assert training < found.of_run()
-    config = sweep.configs_of("configs/g_logistic_scaling.py:paper")[0]
+    config = sweep.configs_of("g_logistic_scaling:paper")[0]
     without = config.copy_and_resolve_references()
     with without.unlocked():
         without.measure.update(spectra="never", jacobian="never", performance="never")
@@ -37,15 +38,15 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
 
 
 def test_a_plan_knows_the_sizes_that_a_run_has():
-    config = sweep.configs_of("configs/g_mlp.py:smoke")[0]
+    config = sweep.configs_of("g_mlp:smoke")[0]
     found, program = cost_of(config, Speed(1e9, 0.0)), prepared(config).program
     assert (found.num_params, found.num_steps) == (program.num_params, program.num_steps)
-    cifar = sweep.configs_of("configs/m_regularisers.py:paper")[0]
+    cifar = sweep.configs_of("m_regularisers:paper")[0]
     assert data_of(cifar) == (45_000, (32, 32, 3), 10, True)
 
 
 def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(speed, "probe", lambda: Speed(1e9, 1e-6))
+    monkeypatch.setattr(throughput, "probe", lambda: Speed(1e9, 1e-6))
     reproduce.main(arguments(tmp_path, TWO, "--dry=1"))
     assert not (tmp_path / "runs").exists()
     printed = capsys.readouterr().out
@@ -59,7 +60,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_probe_times_this_device():
-    found = speed.probe()
+    found = throughput.probe()
     assert 1e6 < found.flops_per_second < 1e16
     assert 1e-8 < found.seconds_per_step < 1e-1
 
@@ -80,14 +81,14 @@ def test_everything_in_one_report_and_again_nothing_is_trained(tmp_path, capsys,
 
 @pytest.mark.slow
 def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, monkeypatch):
-    run_all = workers.run_all
+    run_all = pool.run_all
 
     def refusing(jobs, *others):
         if jobs[0].config.experiment == "g_loss_limit":
             raise InputError("data set 'mnist' is not prepared")
         return run_all(jobs, *others)
 
-    monkeypatch.setattr(workers, "run_all", refusing)
+    monkeypatch.setattr(pool, "run_all", refusing)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
     with pytest.raises(InputError, match=r"1 of 2 experiments could not be run: g_loss_limit: data set 'mnist' is not"):
         reproduce.main(arguments(tmp_path))
@@ -98,7 +99,7 @@ def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, mon
 def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
     planned = reproduce.plan([experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path)
     assert [len(jobs) for _, jobs in planned] == [
-        len(jobs_of(sweep.configs_of("configs/s_spectrum.py:smoke"), tmp_path)),
+        len(jobs_of(sweep.configs_of("s_spectrum:smoke"), tmp_path)),
         0,
     ]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import runs
 
-from hessflat import measure, metric_log, progress, run, runner
-from hessflat.errors import InputError
-from hessflat.jobs import jobs_of
-from hessflat.training import checkpoint
-from hessflat.work import cost_of
+from hessflat.cli import measure
+from hessflat.runs import checkpoints, jsonl, loop, run_folder
+from hessflat.runs.cost_model import cost_of
+from hessflat.runs.jobs import jobs_of
+from hessflat.utils import progress
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_work_told_of_and_skipped_is_that_of_the_whole_run_however_it_ends(tmp_p
     told = []
     reporter = progress.Reporter(lambda work, doing: told.append(work), told.append, lambda line: None)
     for times in (1, 2):
-        runner.run_all([job], reporter)
+        loop.run_all([job], reporter)
         assert sum(told) == pytest.approx(times * cost_of(job.config).of_run(), rel=1e-3)
 
 
@@ -77,7 +78,7 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path):
 
 def test_folder_in_use_is_refused(tmp_path):
     job = jobs_of([runs.tiny()], tmp_path)[0]
-    with run.locked(job.folder), pytest.raises(InputError, match="in use by another process"):
+    with run_folder.locked(job.folder), pytest.raises(InputError, match="in use by another process"):
         runs.run_all([job.config], tmp_path)
 
 
@@ -88,7 +89,7 @@ def test_sweep_with_a_run_twice_is_refused(tmp_path):
 
 def test_other_data_is_refused(tmp_path):
     folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
-    run.write_manifest(folder, data_checksum="0" * 64)
+    run_folder.write_manifest(folder, data_checksum="0" * 64)
     with pytest.raises(InputError, match="run on other data"):
         runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
 
@@ -114,7 +115,7 @@ def test_vectorised_sweep_agrees_with_runs_in_turn(finished, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [1, 3])
 def test_of_checkpoints_between_measurements_the_last_ones_stay(tmp_path, monkeypatch, last):
-    monkeypatch.setattr(runner, "SECONDS_PER_BLOCK", 1e-9)  # blocks of one step
+    monkeypatch.setattr(loop, "SECONDS_PER_BLOCK", 1e-9)  # blocks of one step
     often = ["--config.checkpoint.minutes=1e-9", f"--config.checkpoint.last={last}"]
     folder = runs.run_all([runs.tiny(*often)], tmp_path)[0]
     kept = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()}
@@ -128,7 +129,7 @@ def test_with_a_damaged_checkpoint_runs_go_on_from_the_one_before(tmp_path):
     folders = runs.run_all(chosen, tmp_path)
     before = [runs.metrics(folder) for folder in folders]
     for folder in folders:
-        run.write_manifest(folder, status="running")
+        run_folder.write_manifest(folder, status="running")
     for path in (folders[0] / "checkpoints" / "10").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:20])
     notes = []
@@ -136,7 +137,7 @@ def test_with_a_damaged_checkpoint_runs_go_on_from_the_one_before(tmp_path):
     (line,) = notes
     assert re.search(r"checkpoints.10 is damaged.*going on from the one before", line)
     assert "\n" not in line
-    assert [run.read_manifest(folder)["resumed_from"] for folder in folders] == [[0], [0]]
+    assert [run_folder.read_manifest(folder)["resumed_from"] for folder in folders] == [[0], [0]]
     assert [runs.metrics(folder) for folder in folders] == before
     # The other run's was whole: it is made again, not kept as a damaged one.
     assert [(folder / "checkpoints" / "damaged-10").is_dir() for folder in folders] == [True, False]
@@ -172,7 +173,7 @@ def test_measure_refuses_in_one_line(finished, arguments, line):
 
 def test_commands_answer_bad_input_in_one_line(tmp_path):
     process = subprocess.run(
-        [sys.executable, "-m", "hessflat.train", "--config=configs/g_mlp.py:smoke", "--config.optim.lrr=1"],
+        [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", "--config.optim.lrr=1"],
         capture_output=True,
         text=True,
         check=False,
@@ -209,7 +210,7 @@ def run_until_killed(configs, root, monkeypatch, module, name, number, before=Fa
 @pytest.mark.parametrize("keep", ["measured", "end"])
 def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep):
     chosen = runs.tiny("--config.checkpoint.minutes=1e-9", keep=keep)
-    run_until_killed([chosen], tmp_path, monkeypatch, runner, "record_measurement", 3, before=True)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record_measurement", 3, before=True)
     folder = runs.run_all([chosen], tmp_path)[0]
     assert [record["epoch"] for record in runs.metrics(folder)] == [0, 1, 2, 5]
 
@@ -219,7 +220,7 @@ def test_vectorised_runs_killed_between_their_checkpoints_continue(tmp_path, mon
     chosen = [runs.tiny("--config.execution=vectorised", f"--config.seed={seed}") for seed in (0, 1)]
     straight = runs.run_all(chosen, tmp_path / "straight")
     # The fifth save is that of the first of the two runs at the third measurement.
-    run_until_killed(chosen, tmp_path / "killed", monkeypatch, checkpoint, "save", 5)
+    run_until_killed(chosen, tmp_path / "killed", monkeypatch, checkpoints, "save", 5)
     for a, b in zip(straight, runs.run_all(chosen, tmp_path / "killed"), strict=True):
         assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
 
@@ -243,7 +244,7 @@ def test_half_written_configuration_of_a_killed_process_is_no_foreign_content(tm
 )
 def test_damaged_file_is_one_line(tmp_path, name, content, line):
     folder = runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
-    run.write_manifest(folder, status="running")
+    run_folder.write_manifest(folder, status="running")
     (folder / name).write_text(content)
     with pytest.raises(InputError, match=line) as error:
         runs.run_all([runs.tiny("--config.train.epochs=1")], tmp_path)
@@ -253,7 +254,7 @@ def test_damaged_file_is_one_line(tmp_path, name, content, line):
 def test_full_disk_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="No space left on device; free space"):
-        metric_log.append(tmp_path / "metrics.jsonl", {"step": 0})
+        jsonl.append(tmp_path / "metrics.jsonl", {"step": 0})
 
 
 def test_batch_larger_than_the_data_is_refused(tmp_path):

@@ -11,12 +11,12 @@ import runs
 from test_runner import run_until_killed
 
 import hessflat.curvature as cv
-from hessflat import metric_log, resume, run, runner
-from hessflat.errors import InputError
-from hessflat.jobs import jobs_of
 from hessflat.measures import subject as subjects
 from hessflat.measures.spectra import operator_of
-from hessflat.prepared import prepared
+from hessflat.runs import jsonl, loop, restore, run_folder
+from hessflat.runs.compiled import prepared
+from hessflat.runs.jobs import jobs_of
+from hessflat.utils.errors import InputError
 
 NEVER = [f"--config.measure.{name}=never" for name in ("spectra", "jacobian")]
 RESNET = [
@@ -28,14 +28,14 @@ RESNET = [
 
 
 def manifest(folder):
-    return run.read_manifest(folder)
+    return run_folder.read_manifest(folder)
 
 
 def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp_path):
     stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40"]
     (folder,) = runs.run_all([runs.tiny(*stopping, *NEVER)], tmp_path)
     found = manifest(folder)
-    looks = metric_log.read(folder / "looks.jsonl")
+    looks = jsonl.read(folder / "looks.jsonl")
     assert found["status"] == "done"
     assert found["steps"] == looks[-1]["step"] < 400
     assert found["reason"].startswith("training accuracy")
@@ -105,10 +105,10 @@ def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     )  # fmt: skip
     (straight,) = runs.run_all([chosen], tmp_path / "straight")
     assert manifest(straight)["steps"] < 400
-    number = len(metric_log.read(straight / "looks.jsonl"))
+    number = len(jsonl.read(straight / "looks.jsonl"))
     for killed_at in (number - 1, number):
         root = tmp_path / str(killed_at)
-        run_until_killed([chosen], root, monkeypatch, runner, "_look", killed_at)
+        run_until_killed([chosen], root, monkeypatch, loop, "_look", killed_at)
         (folder,) = runs.run_all([chosen], root)
         assert manifest(folder)["steps"] == manifest(straight)["steps"]
         for name in ("looks.jsonl", "metrics.jsonl"):
@@ -203,7 +203,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
         if "hessian.exact.lambda_max" in line:
             exact = line["hessian.exact.lambda_max"]
             assert abs(line["hessian.lambda_max"] - exact) <= line["hessian.lambda_max_bound"] <= 1.1e-3 * exact
-    run_until_killed([chosen], tmp_path / "killed", monkeypatch, runner, "record_measurement", 7)
+    run_until_killed([chosen], tmp_path / "killed", monkeypatch, loop, "record_measurement", 7)
     (killed,) = runs.run_all([chosen], tmp_path / "killed")
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
@@ -332,10 +332,10 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
 )
 def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, chunk):
     """Its product beside that of the network's own loss, as a mean over the groups that share statistics."""
-    chosen = resume.stored_config(normalised)
+    chosen = restore.stored_config(normalised)
     common = prepared(chosen)
-    position = resume.position_of(chosen, runs.final_state(normalised))
-    subject = runner.subject_of(chosen, common, position, lambda: position.state.params)
+    position = restore.position_of(chosen, runs.final_state(normalised))
+    subject = loop.subject_of(chosen, common, position, lambda: position.state.params)
     settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
     op = operator_of(subject._replace(settings=settings), "hessian", mode)
     data = subjects.curvature_data(subject)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hessflat.errors import InputError
-from hessflat.timetable import steps_of, timetable
+from hessflat.config.timetable import steps_of, timetable
+from hessflat.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from benchmarks.process import ROOT
 from benchmarks.results import read_all
 from benchmarks.training import report
 from benchmarks.training.run import RESULTS
-from hessflat.files import write_atomically
+from hessflat.utils.files import write_atomically
 
 DOCUMENT = ROOT / "docs" / "benchmarks-training.md"
 

@@ -25,10 +25,10 @@ from benchmarks.training.workloads import (
     RUNS,
     Network,
 )
-from hessflat import models, resume
+from hessflat import models
 from hessflat.config import override
-from hessflat.schema import base_config
-from hessflat.training import checkpoint
+from hessflat.runs import checkpoints, restore
+from hessflat.runs.schema import base_config
 from hessflat.training.gradients import PRECISIONS, gradient_of
 from hessflat.training.losses import targets_of
 from hessflat.training.program import hyper_of, make_program
@@ -116,18 +116,18 @@ class Resumed(Hessflat):
         super().build()
         self.folder = tempfile.TemporaryDirectory()
         with self.manager() as manager:
-            checkpoint.save(manager, 0, resume.position_of(self.config, self.state))
+            checkpoints.save(manager, 0, restore.position_of(self.config, self.state))
 
     def build(self) -> None:
         """Nothing: the first time is that of a process that goes on with a run."""
 
     def manager(self) -> AbstractContextManager:
-        return contextlib.closing(checkpoint.open_folder(Path(self.folder.name)))
+        return contextlib.closing(checkpoints.open_folder(Path(self.folder.name)))
 
     def advance(self, steps: int) -> None:
         for _ in range(steps):
             with self.manager() as manager:
-                jax.block_until_ready(resume.stored_position(self.config, self.program, manager, 0))
+                jax.block_until_ready(restore.stored_position(self.config, self.program, manager, 0))
 
     def parts(self) -> dict[str, float]:
         return {"bytes": float(sum(path.stat().st_size for path in Path(self.folder.name).rglob("*")))}

@@ -24,7 +24,7 @@ from hessflat.analysis.pairing import (
 )
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 Expect = Literal["larger", "smaller"]
 Order = Literal["increases", "decreases"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from hessflat.analysis.results import Run
 from hessflat.analysis.statistics import Interval
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def pairs_by_seed(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tuple[Run, Run]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessflat.analysis.derived import value_of
-from hessflat.errors import InputError, nearest
+from hessflat.utils.errors import InputError, nearest
 
 
 class Run(NamedTuple):

@@ -16,31 +16,17 @@ True
 1.0
 """
 
-from hessflat.curvature import eigenvalues
-from hessflat.curvature.batches import Batches
-from hessflat.curvature.checks import Check, check
-from hessflat.curvature.decompose import Decomposition, decompose
-from hessflat.curvature.dense import ExactSpectrum, eigvalsh, exact_spectrum
+from hessflat.curvature.decomposition import Decomposition, decompose
+from hessflat.curvature.diagnostics.check import Check, check
+from hessflat.curvature.diagnostics.plan import Plan, plan
 from hessflat.curvature.directions import Direction, random_direction
-from hessflat.curvature.estimates import Estimate, RitzValue
-from hessflat.curvature.extremal import EigenPairs, eigenpairs, sharpness
-from hessflat.curvature.hutchinson import Moments, frobenius, moments
+from hessflat.curvature.exact import functionals
+from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
-from hessflat.curvature.lanczos import Tridiagonals, lanczos
-from hessflat.curvature.landscape import Line, Plane, along, line, plane
-from hessflat.curvature.log_determinant import log_determinant
-from hessflat.curvature.minibatch import (
-    MinibatchProducts,
-    MinibatchSharpness,
-    gradient_covariance,
-    minibatch_products,
-    minibatch_sharpness,
-)
-from hessflat.curvature.operators import Operator, keep
-from hessflat.curvature.plan import Plan, plan
-from hessflat.curvature.products import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
-from hessflat.curvature.restrict import blocks, restrict
-from hessflat.curvature.spectrum import (
+from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs, sharpness
+from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
+from hessflat.curvature.krylov.log_determinant import log_determinant
+from hessflat.curvature.krylov.quadrature import (
     Density,
     Spectrum,
     ZeroMass,
@@ -48,7 +34,21 @@ from hessflat.curvature.spectrum import (
     spectrum_from_arrays,
     spectrum_to_arrays,
 )
-from hessflat.curvature.stochastic_trace import trace
+from hessflat.curvature.landscape import Line, Plane, along, line, plane
+from hessflat.curvature.minibatch import (
+    MinibatchProducts,
+    MinibatchSharpness,
+    gradient_covariance,
+    minibatch_products,
+    minibatch_sharpness,
+)
+from hessflat.curvature.numerics.estimates import Estimate, RitzValue
+from hessflat.curvature.operators.batches import Batches
+from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
+from hessflat.curvature.operators.operator import Operator, keep
+from hessflat.curvature.operators.restrict import blocks, restrict
+from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments
+from hessflat.curvature.stochtrace.trace import trace
 
 __all__ = [
     "Batches",
@@ -76,12 +76,12 @@ __all__ = [
     "check",
     "decompose",
     "eigenpairs",
-    "eigenvalues",
     "eigvalsh",
     "exact_spectrum",
     "fisher",
     "frobenius",
     "from_matvec",
+    "functionals",
     "gauss_newton",
     "gradient_covariance",
     "hessian",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import probes, trees
-from hessflat.errors import InputError, nearest
+from hessflat.curvature.numerics import probes, trees
+from hessflat.utils.errors import InputError, nearest
 
 Normalise = Literal["filter", "layer", "unit"]
 

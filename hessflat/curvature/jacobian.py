@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import precision, probes, trees
-from hessflat.errors import InputError, nearest
+from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.utils.errors import InputError, nearest
 
 Method = Literal["auto", "exact", "iterative"]
 

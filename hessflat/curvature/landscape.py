@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import precision, trees
-from hessflat.curvature.batches import Batches, as_batches
-from hessflat.errors import InputError
+from hessflat.curvature.numerics import precision, trees
+from hessflat.curvature.operators.batches import Batches, as_batches
+from hessflat.utils.errors import InputError
 
 
 class Line(NamedTuple):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.convolution import canonical
-from hessflat.curvature import estimates, precision, probes, products, trees
-from hessflat.curvature.extremal import eigenpairs
-from hessflat.curvature.operators import Operator
-from hessflat.curvature.terms import Term, functions_of
-from hessflat.errors import InputError
+from hessflat.curvature.krylov.eigenpairs import eigenpairs
+from hessflat.curvature.numerics import estimates, precision, probes, trees
+from hessflat.curvature.operators import matrices
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Term, functions_of
+from hessflat.utils.convolution import canonical
+from hessflat.utils.errors import InputError
 
 
 class MinibatchProducts(NamedTuple):
@@ -73,11 +74,11 @@ def gradient_covariance(losses: Callable, params: Any, data: Any, state: Any = N
     Raises:
         InputError: as `fisher`; a gradient that is not finite.
     """
-    (term,) = products.fisher(losses, params, data, state).terms
+    (term,) = matrices.fisher(losses, params, data, state).terms
     gradient = _mean_gradient(term)
     extra = () if state is None else (term.state,)
-    return products.gauss_newton(
-        CentredLosses(losses), products.half_mean_square, term.params, term.batches, (gradient, extra)
+    return matrices.gauss_newton(
+        CentredLosses(losses), matrices.half_mean_square, term.params, term.batches, (gradient, extra)
     )
 
 
@@ -223,7 +224,7 @@ def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[
 def _has_examples(term: Any) -> bool:
     if not isinstance(term, Term):
         raise InputError("take mini-batches of the operator before its linearisation is kept, not after")
-    return term.product is not products.matvec_product
+    return term.product is not matrices.matvec_product
 
 
 def _parts(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:

@@ -1,4 +1,4 @@
-"""Named data sets as arrays in memory: `load` at run time, `python -m hessflat.data prepare` once before."""
+"""Named data sets as arrays in memory: `load` at run time, `python -m hessflat data prepare` once before."""
 
 from hessflat.data.cache import prepared
 from hessflat.data.loading import Dataset, load

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def folder() -> Path:

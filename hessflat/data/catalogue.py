@@ -24,7 +24,7 @@ from rich.progress import Progress
 from hessflat.data import cache as cache_of
 from hessflat.data.originals import ORIGINALS, Columns, Layout, find, unpack
 from hessflat.data.sources import SOURCES
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 CATALOGUE = "https://www.tensorflow.org/datasets/catalog"
 READ_AT_ONCE = 1000

@@ -12,12 +12,12 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from hessflat.config.validators import at_least, one_of, positive, require, settings_of
 from hessflat.data import cache
 from hessflat.data.scaling import SCALINGS, Affine, apply
 from hessflat.data.sources import SOURCES, Source, Split
 from hessflat.data.splits import ORDERS, count_of, cut, size_rule
-from hessflat.errors import InputError, nearest, require_known
-from hessflat.rules import at_least, one_of, positive, require, settings_of
+from hessflat.utils.errors import InputError, nearest, require_known
 
 TEST_FRACTION = 0.2
 SCALED_OVER = ("split", "stored")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 # A column for each feature, by split: {"train": {"image": [n, h, w, c], "label": [n]}, "test": ...}.
 Columns = dict[str, dict[str, np.ndarray]]

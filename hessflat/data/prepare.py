@@ -13,7 +13,7 @@ from hessflat.data import cache as cache_of
 from hessflat.data.catalogue import read_back, stock_builder, with_tensorflow, without_tensorflow
 from hessflat.data.originals import ORIGINALS, Layout
 from hessflat.data.sources import SOURCES
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 Report = Callable[[str], Any]
 Originals = Mapping[str, tuple[Layout, ...]]

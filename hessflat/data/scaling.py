@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 BLOCK = 256
 Affine = tuple[np.ndarray | np.float32, np.ndarray | np.float32]

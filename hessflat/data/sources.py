@@ -9,9 +9,9 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from hessflat.config.validators import at_least, below, finite, positive
 from hessflat.data import generator as generators
-from hessflat.errors import InputError
-from hessflat.rules import at_least, below, finite, positive
+from hessflat.utils.errors import InputError
 
 Split = dict[str, np.ndarray]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hessflat.errors import InputError
-from hessflat.rules import Rule
+from hessflat.config.validators import Rule
+from hessflat.utils.errors import InputError
 
 size_rule = Rule(
     lambda value: math.isfinite(value) and value >= 0 and (value < 1 or value == int(value)),

@@ -21,11 +21,11 @@ from jax import Array
 
 import hessflat.curvature as cv
 from hessflat import models
-from hessflat.curvature import precision
-from hessflat.errors import InputError
+from hessflat.curvature.numerics import precision
 from hessflat.measures.subject import Measured, Subject, as_float64, functions_of
 from hessflat.training.averaging import reestimated
 from hessflat.training.losses import targets_of
+from hessflat.utils.errors import InputError
 
 # Features of the layer alone: random directions of the inputs, whose variances are of order 1.
 CHANNELS = 16

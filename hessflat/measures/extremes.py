@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
 from hessflat.measures.spectra import named, operator_of
 from hessflat.measures.subject import Measured, Subject
+from hessflat.utils.errors import InputError
 
 
 def extremes(subject: Subject) -> Measured:

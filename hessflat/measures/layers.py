@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 import hessflat.curvature as cv
-from hessflat.curvature import trees
+from hessflat.curvature.numerics import trees
 from hessflat.measures.subject import Measured, Scalars, Subject, as_float64, curvature_data, functions_of, state_of
 from hessflat.models import Model, apply_by_layer
 

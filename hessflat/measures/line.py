@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.errors import InputError
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.measures.subject import Measured, Scalars, Subject
+from hessflat.utils.errors import InputError
 
 
 def line(subject: Subject) -> Measured:

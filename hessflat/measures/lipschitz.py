@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import precision
+from hessflat.curvature.numerics import precision
 from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
-from hessflat.errors import InputError
 from hessflat.measures.subject import Measured, Scalars, Subject, functions_of
+from hessflat.utils.errors import InputError
 
 # By how much of the supremum a sample may miss it.
 MISSES = (0.02, 0.05, 0.1, 0.2, 0.4)

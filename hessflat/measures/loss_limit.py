@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
 from hessflat.measures.subject import Measured, Subject, as_float64, chunk_size, curvature_data, functions_of, state_of
+from hessflat.utils.errors import InputError
 
 SMALLEST_LOSS = 1e-12
 

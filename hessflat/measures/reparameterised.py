@@ -13,7 +13,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
 from hessflat.measures.subject import (
     Measured,
     Subject,
@@ -24,6 +23,7 @@ from hessflat.measures.subject import (
     state_of,
 )
 from hessflat.models import num_params
+from hessflat.utils.errors import InputError
 
 LARGEST = 200
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.curvature.hutchinson import quadratic_samples
+from hessflat.curvature.stochtrace.hutchinson import quadratic_samples
 from hessflat.measures.subject import Measured, Subject, as_float64, batches_of, functions_of, modes_of, state_of
 
 

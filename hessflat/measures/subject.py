@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat import distributed
-from hessflat.errors import InputError
 from hessflat.models import Model
+from hessflat.training import sharding
 from hessflat.training.losses import LOSSES, targets_of
+from hessflat.utils.errors import InputError
 
 Scalars = dict[str, float | int | None]
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -104,7 +104,7 @@ def curvature_data(subject: Subject) -> dict[str, jax.Array]:
         raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     targets = targets_of(subject.splits["train"]["labels"][:count], subject.num_classes, subject.label_smoothing)
     data = {"inputs": subject.splits["train"]["inputs"][:count], "targets": targets}
-    return distributed.placed(data, distributed.mesh_of(subject.devices))
+    return sharding.placed(data, sharding.mesh_of(subject.devices))
 
 
 def batches_of(subject: Subject, mode: str) -> cv.Batches:

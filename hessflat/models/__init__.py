@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
-from hessflat.errors import require_known
+from hessflat.config.validators import require, settings_of
 from hessflat.models.alexnet import alexnet
 from hessflat.models.cnn9 import cnn9
 from hessflat.models.coordinate_network import coordinate_network
@@ -26,7 +26,7 @@ from hessflat.models.softmax_regression import softmax_regression
 from hessflat.models.two_convolutions import two_convolutions
 from hessflat.models.vgg import vgg
 from hessflat.models.wide_resnet import wide_resnet
-from hessflat.rules import require, settings_of
+from hessflat.utils.errors import require_known
 
 __all__ = [
     "MODELS",

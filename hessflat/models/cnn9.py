@@ -9,9 +9,9 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
+from hessflat.config.validators import at_least, one_of
 from hessflat.models.images import require_side
 from hessflat.models.initialisers import ConvInit, conv
-from hessflat.rules import at_least, one_of
 
 
 class CNN9(nn.Module):

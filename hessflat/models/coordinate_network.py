@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from hessflat.config.validators import at_least, each, one_of, positive
 from hessflat.models.initialisers import INITIALISERS, dense
-from hessflat.rules import at_least, each, one_of, positive
 
 
 class CoordinateNetwork(nn.Module):

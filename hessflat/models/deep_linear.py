@@ -5,8 +5,8 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
+from hessflat.config.validators import at_least, each, one_of
 from hessflat.models.initialisers import INITIALISERS, dense
-from hessflat.rules import at_least, each, one_of
 
 
 class DeepLinear(nn.Module):

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def require_images(model: str, inputs: jax.Array) -> int:

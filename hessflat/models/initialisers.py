@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hessflat.rules import anything, one_of
+from hessflat.config.validators import anything, one_of
 
 
 class Initialiser(NamedTuple):

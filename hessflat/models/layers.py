@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 class Layer(NamedTuple):

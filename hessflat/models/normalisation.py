@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 import jax
 from flax import linen as nn
 
-from hessflat.rules import anything, below, positive
+from hessflat.config.validators import anything, below, positive
 
 UseBatchNorm = Annotated[bool, anything, "whether there is batch normalisation"]
 Momentum = Annotated[float, below(0, 1), "share of the old running average that stays, 1 - PyTorch's momentum"]

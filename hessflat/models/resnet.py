@@ -10,11 +10,11 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
+from hessflat.config.validators import at_least, one_of
 from hessflat.models.images import require_images
 from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
 from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
 from hessflat.models.stages import residual_stages
-from hessflat.rules import at_least, one_of
 
 # Blocks of each stage by depth.
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

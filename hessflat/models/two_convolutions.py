@@ -5,9 +5,9 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
+from hessflat.config.validators import at_least, one_of
 from hessflat.models.images import max_pool, require_side
 from hessflat.models.initialisers import ConvInit, conv, dense
-from hessflat.rules import at_least, one_of
 
 
 class TwoConvolutions(nn.Module):

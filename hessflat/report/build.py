@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hessflat.errors import InputError
-from hessflat.files import write_atomically
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
 from hessflat.report.section import correlations, make_section
 from hessflat.report.terminal import print_summary
 from hessflat.report.verdicts import Entry, Record
+from hessflat.utils.errors import InputError
+from hessflat.utils.files import write_atomically
 
 __all__ = ["Entry", "build", "print_summary"]
 

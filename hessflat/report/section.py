@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import correlation_table, regulariser_tables
 from hessflat.analysis.experiment import Drawing, Table
-from hessflat.errors import InputError
-from hessflat.report.style import as_png, as_svg
+from hessflat.report.figures.style import as_png, as_svg
 from hessflat.report.verdicts import Entry, Record, judge
+from hessflat.utils.errors import InputError
 
 CORRELATIONS = "Which measures follow the generalisation gap?"
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from hessflat.analysis.experiment import Claim, Evidence, Experiment
 from hessflat.analysis.results import Run
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "not run")
 Record = dict[str, Any]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.convolution import canonical
 from hessflat.models import Model
 from hessflat.training.losses import Loss, cross_entropy
+from hessflat.utils.convolution import canonical
 
 # JAX's names for what accelerators do to the factors of a product; sums are in float32.
 PRECISIONS: Mapping[str, str | None] = {

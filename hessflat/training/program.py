@@ -12,16 +12,16 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from hessflat import distributed, models
+from hessflat import models
 from hessflat.config import chosen_settings, get, override
-from hessflat.errors import InputError
-from hessflat.fold import Loop, choose_loop
-from hessflat.training import averaging, sam
+from hessflat.training import averaging, sam, sharding
 from hessflat.training.augmentation import augment, mixup
 from hessflat.training.gradients import gradient_of
 from hessflat.training.losses import LOSSES, targets_of
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
+from hessflat.utils.errors import InputError
+from hessflat.utils.loops import Loop, choose_loop
 
 Split = Mapping[str, jax.Array]
 
@@ -135,7 +135,7 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
             f"config.train.augment is for images [n, h, w, c]; data set {config.data.name!r} has inputs of shape "
             f"{tuple(shape[1:])}; set it to 0"
         )
-    mesh = distributed.mesh_of(config.devices)
+    mesh = sharding.mesh_of(config.devices)
     ghost_batch_size = _ghost_batch_size(config, batch_size, last_batch_size)
     gradient = gradient_of(model, config.train.precision, ghost_batch_size, LOSSES[config.train.loss])
 
@@ -164,7 +164,7 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
         augment_key, mixup_key = jax.random.split(
             jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), 0), state.step)
         )
-        inputs, labels = distributed.spread((train["inputs"][indices], train["labels"][indices]), mesh)
+        inputs, labels = sharding.spread((train["inputs"][indices], train["labels"][indices]), mesh)
         targets = targets_of(labels, num_classes, hyper.label_smoothing)
         if switched["augment"]:
             inputs = augment(augment_key, inputs, hyper.augment)

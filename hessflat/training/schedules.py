@@ -10,8 +10,8 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from hessflat.errors import InputError
-from hessflat.rules import Rule, between, positive
+from hessflat.config.validators import Rule, between, positive
+from hessflat.utils.errors import InputError
 
 Schedule = Callable[[jax.Array], jax.Array]
 

@@ -37,7 +37,7 @@ def write_run(
     written = {
         "status": status,
         "reason": reason,
-        "command": f"python -m hessflat.train --config=configs/{experiment}.py --config.optim.l2={l2:g}",
+        "command": f"python -m hessflat train --config=configs/{experiment}.py --config.optim.l2={l2:g}",
         "versions": {"jax": "0.10.2", "numpy": "2.4.6"},
         "device": "cpu",
         "matmul_precision": "highest",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from experiments import s_basin
+from experiments.sagun2017 import s_basin
 from hessflat.analysis.results import load_run
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 ALPHAS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0])
 

@@ -19,7 +19,7 @@ from hessflat.analysis.claims import (
 )
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.results import load_run
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from experiments import m_coordinate, m_input_scale
+from experiments.macdonald2023 import m_coordinate, m_input_scale
 from hessflat.analysis.results import load_run
 
 

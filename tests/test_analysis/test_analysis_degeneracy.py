@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from experiments import g_degeneracy
+from experiments.granziol2020 import g_degeneracy
 from hessflat.analysis.results import load_run
 
 SPLIT = (np.array([-2.0, -0.1, 0.3, 5.0]), np.array([0.1, 0.6, 0.2, 0.1]))

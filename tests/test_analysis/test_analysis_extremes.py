@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from experiments import _extremes as extremes
-from experiments import s_width
+from experiments.sagun2017 import _extremes as extremes
+from experiments.sagun2017 import s_width
 from hessflat.analysis.results import load_run
 
 LARGEST = np.concatenate([np.geomspace(2.0, 1.0, 9), np.geomspace(0.1, 0.05, 11)])

@@ -5,7 +5,7 @@ import pytest
 from fabricated_runs import EPOCHS, write_run, write_sweep
 
 from hessflat.analysis.results import by_setting, finished, load_run
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def test_a_run_is_read_back_as_written(tmp_path):

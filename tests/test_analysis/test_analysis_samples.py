@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import m_bn_modes, m_lipschitz
+from experiments.macdonald2023 import m_bn_modes, m_lipschitz
 from hessflat.analysis import lipschitz
 from hessflat.analysis.results import Run
 

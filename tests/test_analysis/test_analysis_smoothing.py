@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import m_sharpening, m_smoothing_90
-from experiments._smoothing import JACOBIAN, NORM, SHARPNESS, first_crossing, growth, less_growth
+from experiments.macdonald2023 import m_sharpening, m_smoothing_90
+from experiments.macdonald2023._smoothing import JACOBIAN, NORM, SHARPNESS, first_crossing, growth, less_growth
 from hessflat.analysis.results import Run
 
 

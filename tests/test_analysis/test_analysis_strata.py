@@ -5,7 +5,7 @@ from fabricated_runs import write_run
 
 from hessflat.analysis.results import load_run
 from hessflat.analysis.strata import chosen, follows, follows_closer, mean_taus, measured
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture

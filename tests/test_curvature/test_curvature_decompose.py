@@ -8,10 +8,10 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.kept import keep
+from hessflat.curvature.operators.linearize import keep
 
 # The package has a function of the module's name.
-JOINT_PRODUCT = importlib.import_module("hessflat.curvature.decompose").joint_product
+JOINT_PRODUCT = importlib.import_module("hessflat.curvature.decomposition").joint_product
 PARAMS, DATA = mlp_params(6, 8, 4), cv.Batches(examples(60, 6, 4), 25)
 
 

@@ -18,9 +18,10 @@ from curvature_cases import loss as softmax_loss
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import gram, operators
-from hessflat.curvature.dense import exact_spectrum
-from hessflat.errors import InputError
+from hessflat.curvature.exact import gram
+from hessflat.curvature.exact.dense import exact_spectrum
+from hessflat.curvature.operators import operator
+from hessflat.utils.errors import InputError
 
 
 def linear(params, batch):
@@ -211,7 +212,7 @@ def test_the_gram_side_of_statistics_over_batches():
 def test_other_operators_are_solved_densely():
     params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
     G = cv.gauss_newton(predict, criterion, params, batch)
-    for op in (cv.hessian(softmax_loss, params, batch) - G, operators.keep(G)):
+    for op in (cv.hessian(softmax_loss, params, batch) - G, operator.keep(G)):
         found = exact_spectrum(op)
         assert found.method == "dense"
         assert_allclose(found.values, dense_float64(op), atol=3e-6)

@@ -11,8 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import basis, krylov, operators
-from hessflat.errors import InputError
+from hessflat.curvature.krylov import basis, recurrence
+from hessflat.curvature.operators import operator
+from hessflat.utils.errors import InputError
 
 GATHERS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -46,7 +47,7 @@ def test_products_are_those_of_one_device_and_one_sum(problem, batch_size):
     one, many = (everything(cv.Batches(data, batch_size)) for data in (batch, spread))
     for op in (many, cv.keep(many)):
         assert_allclose(op(vector), one(vector), atol=2e-6)
-        counts = collectives(jax.jit(operators.matvec).lower(op, vector).compile())
+        counts = collectives(jax.jit(operator.matvec).lower(op, vector).compile())
         assert counts == {"all-reduce": 1} | dict.fromkeys(GATHERS, 0)
 
 
@@ -69,11 +70,11 @@ def test_measurements_are_those_of_one_device(problem):
 def test_no_vector_of_the_basis_is_gathered(problem):
     params, _, spread = problem
     op = cv.hessian(loss, params, spread)
-    devices = operators.devices_of(op)
-    state = krylov.begin(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
+    devices = operator.devices_of(op)
+    state = recurrence.begin(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
     assert all(len(slab.sharding.device_set) == 8 for slab in state.slabs)
     assert {shard.data.shape for slab in state.slabs for shard in slab.addressable_shards} == {(3, op.size)}
-    compiled = krylov.run_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
+    compiled = recurrence.run_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
     counts = collectives(compiled)
     assert counts["all-reduce"] == 1 + len(state.slabs)  # the two passes of Gram-Schmidt are one loop
     assert not any(counts[name] for name in GATHERS)

@@ -6,7 +6,7 @@ from curvature_cases import mlp_params
 from numpy.testing import assert_allclose
 
 from hessflat.curvature.directions import random_direction
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def network(dtype=np.float32):

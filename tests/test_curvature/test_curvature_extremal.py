@@ -6,7 +6,7 @@ from curvature_cases import conv_loss, conv_problem, examples, loss, mlp_params,
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([[-4, -1], np.zeros(50), np.linspace(0.1, 1, 40), [2, 3, 3.9]])
 ORDERED = {

@@ -7,31 +7,31 @@ from curvature_cases import criterion, examples, mlp_params, operator_of, predic
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 20), np.zeros(40)])
 EXACT = {
-    "log_determinant": (lambda s: s.log_determinant(0.1), cv.eigenvalues.log_determinant(TRUE, 0.1)),
-    "effective_dimension": (lambda s: s.effective_dimension(0.1), cv.eigenvalues.effective_dimension(TRUE, 0.1)),
-    "participation_ratio": (lambda s: s.participation_ratio, cv.eigenvalues.participation_ratio(TRUE)),
-    "effective_rank": (lambda s: s.effective_rank("gauss_newton"), cv.eigenvalues.effective_rank(TRUE)),
+    "log_determinant": (lambda s: s.log_determinant(0.1), cv.functionals.log_determinant(TRUE, 0.1)),
+    "effective_dimension": (lambda s: s.effective_dimension(0.1), cv.functionals.effective_dimension(TRUE, 0.1)),
+    "participation_ratio": (lambda s: s.participation_ratio, cv.functionals.participation_ratio(TRUE)),
+    "effective_rank": (lambda s: s.effective_rank("gauss_newton"), cv.functionals.effective_rank(TRUE)),
 }
 
 
 def test_closed_forms_of_eigenvalues():
     values = np.array([3.0, 3.0, 3.0, 0.0, 0.0])
-    assert cv.eigenvalues.effective_rank(values) == 3
-    assert cv.eigenvalues.zero_mass(values) == 0.4
-    assert_allclose(cv.eigenvalues.participation_ratio(values), 3)
-    assert_allclose(cv.eigenvalues.effective_dimension(values, 1.0), 9 / 4)
-    assert_allclose(cv.eigenvalues.log_determinant(values, 1.0), 3 * np.log(4))
-    assert_allclose(cv.eigenvalues.log_determinant(values[:3]), 3 * np.log(3))
-    assert_allclose(cv.eigenvalues.noise_floor(values), 3 * np.finfo(np.float32).eps)
+    assert cv.functionals.effective_rank(values) == 3
+    assert cv.functionals.zero_mass(values) == 0.4
+    assert_allclose(cv.functionals.participation_ratio(values), 3)
+    assert_allclose(cv.functionals.effective_dimension(values, 1.0), 9 / 4)
+    assert_allclose(cv.functionals.log_determinant(values, 1.0), 3 * np.log(4))
+    assert_allclose(cv.functionals.log_determinant(values[:3]), 3 * np.log(3))
+    assert_allclose(cv.functionals.noise_floor(values), 3 * np.finfo(np.float32).eps)
 
 
 def test_zeros_alone():
     zeros = np.zeros(4)
-    assert cv.eigenvalues.participation_ratio(zeros) == cv.eigenvalues.effective_rank(zeros) == 0
+    assert cv.functionals.participation_ratio(zeros) == cv.functionals.effective_rank(zeros) == 0
     spectrum = cv.spectrum(operator_of(np.zeros((4, 4))), jax.random.key(0), 3, 2)
     assert spectrum.participation_ratio[:2] == spectrum.effective_rank("hessian")[:2] == (0, 0)
     assert spectrum.largest[:2] == (0, 0)
@@ -68,13 +68,13 @@ def test_a_gauss_newton_matrix_beside_its_exact_eigenvalues(seed):
     op = cv.gauss_newton(predict, criterion, mlp_params(5, 4, 3, seed=seed), examples(40, 5, 3, seed=seed))
     values = cv.eigvalsh(op)
     direct = cv.log_determinant(op, jax.random.key(seed), 0.05, num_steps=39, num_probes=20)
-    assert abs(direct.value - cv.eigenvalues.log_determinant(values, 0.05)) < 4 * direct.standard_error
+    assert abs(direct.value - cv.functionals.log_determinant(values, 0.05)) < 4 * direct.standard_error
     spectrum = cv.spectrum(op, jax.random.key(seed), 39, 20)
     dimension = spectrum.effective_dimension(0.05)
-    assert abs(dimension.value - cv.eigenvalues.effective_dimension(values, 0.05)) < 4 * dimension.standard_error
+    assert abs(dimension.value - cv.functionals.effective_dimension(values, 0.05)) < 4 * dimension.standard_error
     # Lanczos does not tell eigenvalues below the noise floor from one another, and both count them as zeros.
     rank = spectrum.effective_rank("gauss_newton")
-    assert abs(rank.value - cv.eigenvalues.effective_rank(values)) < 4 * rank.standard_error + 1
+    assert abs(rank.value - cv.functionals.effective_rank(values)) < 4 * rank.standard_error + 1
 
 
 def test_the_function_is_the_spectrums_own_number():
@@ -131,7 +131,7 @@ def test_no_residual_is_below_rounding():
 @pytest.mark.parametrize("values", [[1.0, -0.5, 0.0], [0.0, 0.0], [-1e-9, 1.0]])
 def test_a_damping_too_small_is_refused_with_one_that_would_do(name, values):
     spectrum = cv.spectrum(operator_of(np.diag(values)), jax.random.key(0), 3)
-    for compute in (getattr(spectrum, name), lambda d: getattr(cv.eigenvalues, name)(np.array(values), d)):
+    for compute in (getattr(spectrum, name), lambda d: getattr(cv.functionals, name)(np.array(values), d)):
         with pytest.raises(InputError, match=f"{name} needs eigenvalues \\+ damping above") as refusal:
             compute(0.0)
         assert "\n" not in str(refusal.value)
@@ -141,4 +141,4 @@ def test_a_damping_too_small_is_refused_with_one_that_would_do(name, values):
 @pytest.mark.parametrize("damping", [np.nan, np.inf, "1", True, np.ones(2), 1j])
 def test_a_damping_is_one_number(damping):
     with pytest.raises(InputError, match="damping must be one finite number"):
-        cv.eigenvalues.log_determinant(np.ones(2), damping)
+        cv.functionals.log_determinant(np.ones(2), damping)

@@ -5,7 +5,7 @@ from curvature_cases import conv_loss, conv_problem, operator_of, symmetric
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 30), np.zeros(20), [-0.5, -0.1]])
 TRUTH = {

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature import jacobian
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def apply(params, inputs):

@@ -8,9 +8,9 @@ from curvature_cases import conv_loss, conv_problem, criterion, examples, loss, 
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.convolution import equations_of
-from hessflat.curvature import operators
-from hessflat.curvature.kept import KeptTerm
+from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import KeptTerm
+from hessflat.utils.convolution import equations_of
 
 
 def kept(op):
@@ -43,7 +43,7 @@ def test_the_network_is_not_run_again():
     op = cv.hessian(loss, params, batch)
 
     def names(op):
-        jaxpr = jax.make_jaxpr(operators.matvec)(op, jnp.ones(op.size)).jaxpr
+        jaxpr = jax.make_jaxpr(operator.matvec)(op, jnp.ones(op.size)).jaxpr
         return [e.primitive.name for e in equations_of(jaxpr.eqns)]
 
     assert {"tanh", "exp"} <= set(names(op))

@@ -5,9 +5,9 @@ import pytest
 from curvature_cases import examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
-from hessflat.curvature.batches import Batches
 from hessflat.curvature.landscape import along, line, plane
-from hessflat.errors import InputError
+from hessflat.curvature.operators.batches import Batches
+from hessflat.utils.errors import InputError
 
 
 def loss_and_accuracy(params, batch):

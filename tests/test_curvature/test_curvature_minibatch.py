@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.minibatch import gradient_covariance, minibatch_products, minibatch_sharpness
-from hessflat.curvature.restrict import restrict
-from hessflat.errors import InputError
+from hessflat.curvature.operators.restrict import restrict
+from hessflat.utils.errors import InputError
 
 
 def squares(params, batch):

@@ -19,8 +19,8 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import operators
-from hessflat.errors import InputError
+from hessflat.curvature.operators import operator
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_unequal_batches_give_the_full_batch(batch_size, loop):
     op = cv.hessian(loss, params, cv.Batches(batch, batch_size))
     vector = np.random.default_rng(0).normal(size=op.size)
     vector32 = jnp.asarray(vector, np.float32)
-    product = op(vector32) if loop == "scan" else operators.matvec(op, vector32, loop)
+    product = op(vector32) if loop == "scan" else operator.matvec(op, vector32, loop)
     assert_allclose(product, expected @ vector, atol=3e-6)
 
 
@@ -136,10 +136,10 @@ def test_astype_takes_products_in_float64(problem):
 def test_convolutions_are_compiled_into_the_loop_and_agree():
     params, batch = conv_problem()
     op = cv.hessian(conv_loss, params, cv.Batches(batch, 5))
-    assert operators.loop_for(op) == "scan"
+    assert operator.loop_for(op) == "scan"
     vector = jnp.asarray(np.random.default_rng(0).normal(size=op.size), np.float32)
     whole = cv.hessian(conv_loss, params, batch)
-    assert_allclose(op(vector), jax.jit(operators.matvec)(op, vector), atol=1e-6)
+    assert_allclose(op(vector), jax.jit(operator.matvec)(op, vector), atol=1e-6)
     assert_allclose(op(vector), whole(vector), atol=1e-6)
     assert_allclose(op.to_dense() @ vector, whole(vector), atol=1e-5)
 

@@ -4,8 +4,8 @@ import pytest
 from curvature_cases import criterion, examples, loss, mlp_params, operator_of, predict, symmetric
 
 import hessflat.curvature as cv
-from hessflat import memory
-from hessflat.errors import InputError
+from hessflat.utils import memory
+from hessflat.utils.errors import InputError
 
 
 @pytest.mark.slow

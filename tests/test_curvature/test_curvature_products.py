@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 PARAMS, BATCH = mlp_params(5, 4, 3), examples(11, 5, 3)
 FLAT, UNRAVEL = ravel_pytree(PARAMS)

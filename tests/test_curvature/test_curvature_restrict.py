@@ -6,8 +6,8 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.restrict import name_of
-from hessflat.errors import InputError
+from hessflat.curvature.operators.restrict import name_of
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature import krylov, saved
-from hessflat.errors import InputError
+from hessflat.curvature.krylov import checkpoint, recurrence
+from hessflat.utils.errors import InputError
 
 KEY = jax.random.key(0)
 # The package has a function of the same name.
-LANCZOS = importlib.import_module("hessflat.curvature.lanczos")
+LANCZOS = importlib.import_module("hessflat.curvature.krylov.lanczos")
 VALUES = np.concatenate([np.zeros(20), np.random.default_rng(0).uniform(-1, 1, 40)])
 
 
@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 def killed_after(blocks, monkeypatch, run):
     """A `krylov` function that stops the process's work when it is called once too often."""
-    original, calls = getattr(krylov, run), []
+    original, calls = getattr(recurrence, run), []
 
     def limited(*args, **kwargs):
         if len(calls) == blocks:
@@ -37,7 +37,7 @@ def killed_after(blocks, monkeypatch, run):
         calls.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(krylov, run, limited)
+    monkeypatch.setattr(recurrence, run, limited)
 
 
 @pytest.mark.parametrize("storage", ["device", "half", "host"])
@@ -93,5 +93,5 @@ def test_identity_sees_data_parameters_and_functions():
         cv.hessian(loss, params, cv.Batches(batch, 7)),
         cv.hessian(other, params, batch),
     ]
-    assert len({saved.identity(op) for op in ops}) == len(ops)
-    assert saved.identity(ops[0]) == saved.identity(cv.hessian(loss, params, batch))
+    assert len({checkpoint.identity(op) for op in ops}) == len(ops)
+    assert checkpoint.identity(ops[0]) == checkpoint.identity(cv.hessian(loss, params, batch))

@@ -8,8 +8,8 @@ from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature import precision, probes
-from hessflat.errors import InputError
+from hessflat.curvature.numerics import precision, probes
+from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 30), np.zeros(60), [-0.5, -0.1]])
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import probes, sums
+from hessflat.curvature.numerics import probes, sums
 
 LONG = 2**20 + 3  # no whole number of pieces
 

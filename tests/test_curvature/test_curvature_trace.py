@@ -6,8 +6,9 @@ from curvature_cases import conv_loss, conv_problem, examples, loss, mlp_params,
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import probes, sketch
-from hessflat.errors import InputError
+from hessflat.curvature.numerics import probes
+from hessflat.curvature.stochtrace import sketch
+from hessflat.utils.errors import InputError
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]
 DEFLATING = METHODS[1:]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hessflat.data import cache, load, prepared
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hessflat.data import ORDERS, SCALINGS, SOURCES, Source, load
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 def as_rows(split):

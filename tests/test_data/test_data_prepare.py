@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from original_files import known, mnist_files, write
 
+from hessflat.cli.data import main
 from hessflat.data import catalogue, load, prepared
-from hessflat.data.__main__ import main
 from hessflat.data.prepare import prepare
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hessflat import models
-from hessflat.errors import InputError
 from hessflat.measures import Subject, measure
 from hessflat.measures.batch_norm import compared
 from hessflat.measures.subject import functions_of
+from hessflat.utils.errors import InputError
 
 SETTINGS = {"sample_sizes": (12,), "blocks": 12, "operators": ("hessian",), "seed": 0, "rtol": 1e-6}
 

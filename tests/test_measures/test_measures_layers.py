@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hessflat import models
-from hessflat.errors import InputError
 from hessflat.measures import Subject, measure
+from hessflat.utils.errors import InputError
 
 SETTINGS = {
     "examples": 0, "batch_size": 0, "layer_examples": 7, "modes": ("train", "eval"), "statistics_batch": 0,

@@ -7,9 +7,9 @@ import pytest
 
 from hessflat import data, models
 from hessflat.data import generator as generators
-from hessflat.errors import InputError
 from hessflat.measures import Subject, measure
 from hessflat.measures.lipschitz import MISSES, local_matrices, local_values
+from hessflat.utils.errors import InputError
 
 SOURCE = {"latent": 2, "dimension": 5, "num_outputs": 3, "frequency": 1.0, "seed": 3}
 

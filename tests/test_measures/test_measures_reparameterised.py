@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import g_deep_linear
+from experiments.granziol2020 import g_deep_linear
 from hessflat import models
-from hessflat.errors import InputError
 from hessflat.measures import Subject, measure
+from hessflat.utils.errors import InputError
 
 SETTINGS = {"examples": 0, "batch_size": 0, "scales": (1.0, 3.0)}
 

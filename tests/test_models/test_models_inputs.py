@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from hessflat import models
-from hessflat.errors import InputError
+from hessflat.utils.errors import InputError
 
 CONVOLUTIONAL = ("cnn9", "two_convolutions", "alexnet", "vgg", "resnet", "preresnet", "wide_resnet")
 SMALL_IMAGES = {

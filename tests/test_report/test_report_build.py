@@ -9,9 +9,9 @@ from hessflat.analysis.claims import compare, increases
 from hessflat.analysis.experiment import Claim, Experiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
-from hessflat.errors import InputError
 from hessflat.report.build import Entry, build, print_summary
 from hessflat.report.figures import over_training, panels_against
+from hessflat.utils.errors import InputError
 
 KEYS = "experiment claim paper where statement paper_value value spread seeds rule verdict scale runs explanation"
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"

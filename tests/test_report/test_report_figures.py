@@ -6,7 +6,6 @@ from fabricated_runs import EPOCHS, write_run, write_sweep
 from matplotlib.collections import LineCollection
 
 from hessflat.analysis.results import load_run
-from hessflat.errors import InputError
 from hessflat.report.figures import (
     RankPanel,
     degeneracy_over_training,
@@ -16,8 +15,9 @@ from hessflat.report.figures import (
     panels_against,
     spectra_by,
 )
+from hessflat.report.figures.style import as_png, as_svg
 from hessflat.report.section import as_csv
-from hessflat.report.style import as_png, as_svg
+from hessflat.utils.errors import InputError
 
 
 @pytest.fixture

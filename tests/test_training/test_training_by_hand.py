@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessflat import config, schema
+from hessflat import config
+from hessflat.runs import schema
 from hessflat.training.program import hyper_of, make_program
 
 NUMBER, INPUTS, CLASSES, STEPS = 12, 5, 3, 7

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessflat.errors import InputError
 from hessflat.training import sam
 from hessflat.training.augmentation import PADDING, augment, mixup
 from hessflat.training.losses import LOSSES, targets_of
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
 from hessflat.training.schedules import SCHEDULES
+from hessflat.utils.errors import InputError
 
 
 def test_linear_decay_is_the_papers_equation():

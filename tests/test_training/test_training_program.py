@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessflat import config, schema
-from hessflat.errors import InputError
+from hessflat import config
+from hessflat.runs import schema
 from hessflat.training import program as programs
 from hessflat.training.losses import LOSSES
 from hessflat.training.program import hyper_of, make_program
+from hessflat.utils.errors import InputError
 
 
 def settings(**overrides):
@@ -113,7 +114,7 @@ def test_convolutions_are_driven_from_the_host_on_a_cpu():
     def convolve(x):
         return jax.lax.scan(lambda c, _: (jax.lax.conv(c, jnp.ones((1, 1, 1, 1)), (1, 1), "SAME"), None), x, None, 2)[0]
 
-    from hessflat.fold import choose_loop
+    from hessflat.utils.loops import choose_loop
 
     assert choose_loop(convolve, jnp.ones((1, 1, 4, 4))) == "host"
     assert choose_loop(jnp.sin, jnp.ones(3)) == "scan"

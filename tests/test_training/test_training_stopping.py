@@ -2,7 +2,8 @@
 
 import pytest
 
-from hessflat import config, schema
+from hessflat import config
+from hessflat.runs import schema
 from hessflat.training.stopping import reason_to_stop, steps_to_look
 
 

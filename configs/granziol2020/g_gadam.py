@@ -1,0 +1,77 @@
+"""SGD and Gadam, whose better solutions are the sharper ones: *Flatness is a False Friend*, section 5, figures 8 to 10.
+
+    make sweep CONFIG=g_gadam:small
+
+smoke: seconds, 2 runs. small: a narrow VGG-11 on scikit-learn's digits, P = 38,994, 10 runs. paper: VGG-16 with batch
+norm, P = 15,299,748, on CIFAR-100 and CIFAR-10 after `make data DATASETS="cifar10 cifar100"`, 12 runs, on an
+accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.granziol2020.g_wrn import CIFAR, FEW_DIGITS, TINY
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
+
+SEEDS = {"smoke": (0,), "small": (2, 3, 4, 5, 6), "paper": (0, 1, 2)}
+
+
+def sgd(l2: float) -> Overrides:
+    """The paper's rate and schedule; the decay is added to the gradient."""
+    return {"optim.name": "sgd", "optim.lr": 0.1, "optim.l2": l2, "schedule.name": "linear_decay"}
+
+
+def gadam(lr: float, decay: float, average_from: int) -> Overrides:
+    """Adam with decoupled decay, w ← w − lr (step + decay w), and the mean of the iterates from an epoch on."""
+    return {
+        "optim.name": "adamw",
+        "optim.lr": lr,
+        "optim.l2": decay,
+        "schedule.name": "iterate_averaging",
+        "train.average_from": average_from,
+    }
+
+
+# The paper writes "CIFAR-10/100", "0.35/0.25" and "3/5 × 10⁻⁴"; the orders are taken to be the same. It does not say
+# when averaging starts: here after 161 of 300 epochs, as in the code of Izmailov et al. (2018), which it builds on.
+# On digits both are tuned by mean validation accuracy on seeds 0 and 1, which are not among those compared: Gadam's
+# rate and decay are the best of ten pairs (92.8 %), SGD's L2 is the best of three values (95.0 %).
+PAIRS: dict[str, list[Overrides]] = {
+    "smoke": [sgd(5e-4), gadam(5e-4, 0.25, 1)],
+    "small": [sgd(5e-3), gadam(1e-2, 1.0, 60)],
+    "paper": [
+        {"data.name": data} | optimiser
+        for data, pair in {
+            "cifar100": (sgd(5e-4), gadam(5e-4, 0.25, 161)),
+            "cifar10": (sgd(3e-4), gadam(5e-4, 0.35, 161)),
+        }.items()
+        for optimiser in pair
+    ],
+}
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """One run, with SGD."""
+    settings: Overrides = {
+        "experiment": "g_gadam",
+        "model.name": "vgg",
+        "measure.operators": ("hessian",),
+        "checkpoint.keep": "end",
+    }
+    narrow: Overrides = {
+        "model.vgg.depth": 11,
+        "model.vgg.width": 4,
+        "model.vgg.head": (32, 32),
+        "model.vgg.poolings": 3,
+    }
+    at_scale: dict[str, Overrides] = {
+        "smoke": TINY | narrow | {"model.vgg.width": 2, "model.vgg.head": (4,), "train.epochs": 2},
+        "small": FEW_DIGITS | narrow | {"train.epochs": 120},
+        "paper": CIFAR,
+    }
+    return override(base_config(scale), settings | at_scale[scale] | PAIRS[scale][0])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Each optimiser, on each data set, with every seed."""
+    return product(PAIRS[scale], {"seed": SEEDS[scale]})

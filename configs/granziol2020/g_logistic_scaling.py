@@ -1,0 +1,35 @@
+"""Which scaling of the pixels gives the numbers of *Flatness is a False Friend*, figure 2? The paper does not say.
+
+    make data DATASETS=mnist
+    make sweep CONFIG=g_logistic_scaling:paper
+
+smoke: seconds, 4 runs. small: digits, 12 runs, half a minute. paper: MNIST, 18 runs, some twenty minutes on two cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.granziol2020 import g_logistic
+from hessflat.config import Overrides, override, product
+
+SCALINGS = ("unit", "symmetric", "standardised")
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """Softmax regression as in `g_logistic`, its curvature measured once, at the end."""
+    config = g_logistic.get_config(scale)
+    at_the_end = {
+        "measure.scaled_sharpness": "never",
+        "measure.spectra": "end",
+        "measure.jacobian": "end",
+        "measure.exact": "never",
+        "measure.operators": ("hessian",),
+    }
+    return override(config, {"experiment": "g_logistic_scaling", "measure.probes": 1, **at_the_end})
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Each scaling with each L2 of the paper, for the 50 epochs of its schedule and the 1,000 of its figure."""
+    if scale == "smoke":
+        return product({"data.scaling": SCALINGS[:2], "optim.l2": g_logistic.L2["smoke"]})
+    epochs = (50, 1000) if scale == "paper" else (50, 200)
+    return product({"train.epochs": epochs, "data.scaling": SCALINGS, "optim.l2": g_logistic.L2["paper"]})

@@ -1,0 +1,87 @@
+"""Jacobians with batch norm in train and in eval mode: *On progressive sharpening*, appendix A.1, theorem A.1.
+
+    make sweep CONFIG=m_bn_modes:small
+
+smoke: seconds, 1 run of a perceptron. small: a perceptron and a narrow VGG-11 on scikit-learn's digits, up to 1,000
+examples, 10 runs. paper: both on CIFAR-10 after `make data DATASETS=cifar10`, the perceptron with up to 10,000
+examples, the VGG with up to 316 and after training only, 8 runs.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, chain, override, product
+from hessflat.runs.schema import base_config
+
+SIZES = (10, 32, 100, 316, 1_000)
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """One run of a perceptron with batch norm, measured at its initial weights and after training.
+
+    The theorem is about a layer, and has no setting of its own. The networks are trained, as those whose Jacobians the
+    paper measures, by momentum with a step that decays; the convolutional one is the paper's VGG-11, narrow, for the
+    derivatives of a whole batch are taken in float64. There N counts examples: a channel's statistics are those of N
+    times the number of pixels.
+    """
+    settings: Overrides = {
+        "experiment": "m_bn_modes",
+        "model.name": "mlp",
+        "model.mlp.hidden": (64, 64, 64),
+        "model.mlp.batch_norm": True,
+        "data.scaling": "standardised",
+        "train.batch_size": 128,
+        "optim.lr": 0.05,
+        "checkpoint.keep": "end",
+        "measure.performance": "start",
+        "measure.spectra": "never",
+        "measure.jacobian": "never",
+        "measure.batch_norm": "start",
+        "measure.sample_sizes": SIZES,
+        "measure.operators": ("hessian",),
+    }
+    at_scale: dict[str, Overrides] = {
+        "smoke": {
+            "model.mlp.hidden": (6, 6),
+            "data.train_size": 200.0,
+            "train.epochs": 2,
+            "measure.sample_sizes": (10, 100),
+            "measure.batch_norm": "end",
+            "measure.blocks": 2,
+            "measure.operators": (),
+        },
+        "small": {
+            "model.mlp.hidden": (32, 32, 32),
+            "data.validation_size": 0.0,
+            "train.epochs": 30,
+        },
+        "paper": {
+            "data.name": "cifar10",
+            "data.train_size": 10_000.0,
+            "data.validation_size": 0.0,
+            "train.epochs": 10,
+            "measure.sample_sizes": (*SIZES, 3_162, 10_000),
+        },
+    }
+    return override(base_config(scale), settings | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """The perceptron and, but at scale smoke, the convolutional network, whose larger batches would take an hour."""
+    perceptron: Overrides = {"model.name": "mlp"}
+    if scale == "smoke":
+        return [perceptron]
+    convolutional: Overrides = {
+        "model.name": "vgg",
+        "model.mlp.hidden": (100,),
+        "model.mlp.batch_norm": False,
+        "model.vgg.depth": 11,
+        "model.vgg.width": 4,
+        "model.vgg.head": (16,),
+        "model.vgg.poolings": 3 if scale == "small" else 5,
+        "measure.sample_sizes": (10, 100, 1_000) if scale == "small" else SIZES[:-1],
+        "measure.batch_norm": "start" if scale == "small" else "end",
+        "measure.operators": (),
+    }
+    # Other examples are measured with every seed; three seeds left exponents open.
+    seeds: list[Overrides] = [{"seed": seed, "measure.seed": seed} for seed in range(5)]
+    return chain(product([perceptron], seeds), product([convolutional], seeds[:3] if scale == "paper" else seeds))

@@ -1,0 +1,61 @@
+"""Inputs times a factor: *On progressive sharpening*, C.2, figures 30 and 31.
+
+    make sweep CONFIG=m_input_scale:small
+
+smoke: seconds, 2 runs. small: digits of scikit-learn in place of CIFAR-10, layers of 50 units, 18 runs. paper: CIFAR-10
+after `make data DATASETS=cifar10`, layers of 200 units, 30 runs.
+
+What the paper does not say, and what is taken: a three-layer network has three layers of weights, so two hidden ones.
+Curvature and Jacobian norms are measured on the first 2,500 of the 5,000 training examples, as many as in its section
+5, and of both the logits and the softmaxed model.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
+
+SCALES = (0.5, 1.0, 1.5)
+ACTIVATIONS = ("relu", "tanh")
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """A ReLU network on inputs as they are: full-batch gradient descent without momentum, no regulariser."""
+    settings: Overrides = {
+        "experiment": "m_input_scale",
+        "model.name": "mlp",
+        "data.scaling": "pixelwise",
+        "data.scaling_over": "stored",
+        "data.order": "stored",
+        "data.validation_size": 0.0,
+        "train.batch_size": 0,
+        "train.steps": 300,
+        "optim.lr": 0.2,
+        "optim.sgd.momentum": 0.0,
+        "schedule.name": "constant",
+        "checkpoint.keep": "end",
+        "measure.operators": ("hessian",),
+        "measure.spectra": "never",
+        "measure.rtol": 1e-2,
+    }
+    times = {"smoke": "every 5 steps", "small": "every 10 steps", "paper": "every 20 steps"}[scale]
+    settings |= {f"measure.{name}": times for name in ("performance", "sharpness", "jacobian", "features")}
+    at_scale: dict[str, Overrides] = {
+        "smoke": {"model.mlp.hidden": (8, 8), "data.train_size": 100.0, "train.steps": 10},
+        "small": {"model.mlp.hidden": (50, 50), "data.train_size": 1_000.0},
+        "paper": {
+            "model.mlp.hidden": (200, 200),
+            "data.name": "cifar10",
+            "data.train_size": 5_000.0,
+            "measure.examples": 2_500,
+        },
+    }
+    return override(base_config(scale), settings | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Each activation with each factor; trials differ in the initial weights."""
+    if scale == "smoke":
+        return product({"data.input_scale": SCALES[:2]})
+    seeds = range({"small": 3, "paper": 5}[scale])
+    return product({"model.mlp.activation": ACTIVATIONS, "data.input_scale": SCALES, "seed": tuple(seeds)})

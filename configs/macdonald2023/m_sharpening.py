@@ -1,0 +1,111 @@
+"""Label smoothing and progressive sharpening: *On progressive sharpening*, section 5, figure 1, and B.1, figures 6-11.
+
+    make sweep CONFIG=m_sharpening:small
+
+smoke: seconds, 2 runs. small: scikit-learn's digits and two perceptrons, one of them with batch norm, 54 runs. paper:
+VGG-11 and ResNet-18 on CIFAR-10 after `make data DATASETS=cifar10`, 90 runs, on an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
+
+SMOOTHING = (0.0, 0.5, 0.75)
+ACCURACY = 0.99
+SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
+
+# At small scale rates for which 2/η lies above the sharpness at the start and below that which training with a small
+# rate reaches: without batch norm between 0.3 and 17, with it only between 9 and 25. How often is measured is the same
+# for all rates, so that they share a program.
+RATES = {False: (0.6, 0.3, 0.15), True: (0.16, 0.12, 0.08)}
+STEPS = {False: 8, True: 3}
+LAYERS = {False: 4, True: 2}
+# Of the paper, whose sharpness is measured "every 5, 10 or 20 iterations depending on the number" needed.
+PAPER_RATES = {0.08: 5, 0.04: 10, 0.02: 20}
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """One run without smoothing: gradient descent on the whole training split until 99 % of it are right.
+
+    The paper gives neither batch-norm settings nor initial weights: those of PyTorch, with which its codes start.
+    Full-batch descent by ghost batches updates the running averages ten times a step; where all examples go through at
+    once, one update with momentum 0.35 = 0.9¹⁰ forgets as much.
+    """
+    settings: Overrides = {
+        "experiment": "m_sharpening",
+        "data.scaling": "pixelwise",
+        "data.validation_size": 0.0,
+        "optim.sgd.momentum": 0.0,
+        "schedule.name": "constant",
+        "train.batch_size": 0,
+        "train.epochs": 5_000,
+        "stop.train_accuracy": ACCURACY,
+        "measure.modes": ("train",),
+        "measure.performance": "end",
+        "measure.spectra": "never",
+        "checkpoint.keep": "end",
+    }
+    at_scale: dict[str, Overrides] = {
+        "smoke": {
+            "model.name": "mlp",
+            "model.mlp.hidden": (6,),
+            "data.train_size": 60.0,
+            "optim.lr": 0.5,
+            "train.epochs": 20,
+            "stop.every": 5,
+            "measure.layer_examples": 5,
+        },
+        "small": {
+            "model.name": "mlp",
+            "model.mlp.hidden": (24, 24, 24, 24, 24, 24),
+            "model.mlp.activation": "tanh",
+            "model.mlp.bn_momentum": 0.35,
+            "train.epochs": 1_000,
+            "data.train_size": 1_000.0,
+            "measure.layer_examples": 30,
+        },
+        "paper": {
+            "data.name": "cifar10",
+            "train.ghost_batch_size": 5_000,
+            "measure.examples": 2_500,
+            "measure.batch_size": 2_500,
+            "measure.layer_examples": 25,
+        },
+    }
+    return override(base_config(scale), settings | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Each kind of network with each rate, smoothing and seed; what is measured is measured as often as the paper does.
+
+    Smoothed runs take as many steps as the one without smoothing that is otherwise the same.
+    """
+    smoothed = {"stop.train_accuracy": 0.0, "stop.with_run": f"train.label_smoothing=0,stop.train_accuracy={ACCURACY}"}
+    smoothings: list[Overrides] = [
+        {"train.label_smoothing": alpha} | (smoothed if alpha else {}) for alpha in SMOOTHING
+    ]
+    if scale == "smoke":
+        return product([measured_every(5, layers=1)], smoothings[:2], {"seed": SEEDS[scale]})
+    if scale == "small":
+        kinds: list[Overrides] = [
+            {"model.mlp.batch_norm": normed, "optim.lr": rate} | measured_every(STEPS[normed], LAYERS[normed])
+            for normed, rates in RATES.items()
+            for rate in rates
+        ]
+        return product(kinds, smoothings, {"seed": SEEDS[scale]})
+    networks: list[Overrides] = [{"model.name": "vgg", "model.vgg.depth": 11}, {"model.name": "resnet"}]
+    rates = [{"optim.lr": rate} | measured_every(steps, layers=20) for rate, steps in PAPER_RATES.items()]
+    return product(networks, rates, smoothings, {"seed": SEEDS[scale]})
+
+
+def measured_every(steps: int, layers: int) -> Overrides:
+    """Timetables, and looks at the training accuracy: every `steps` steps, and of layers every `layers` of these."""
+    when = f"every {steps} steps"
+    return {
+        "stop.every": steps,
+        "measure.outputs": when,
+        "measure.sharpness": when,
+        "measure.jacobian": when,
+        "measure.layers": f"every {layers * steps} steps",
+    }

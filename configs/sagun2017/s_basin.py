@@ -1,0 +1,81 @@
+"""Large batches, then small ones from there: *Empirical Analysis of the Hessian*, section 4.1, figures 8 and 9.
+
+    make sweep CONFIG=s_basin:small
+
+smoke: seconds, 2 runs. small: scikit-learn's digits and a narrow AlexNet, 20 runs. paper: CIFAR-10 after
+`make data DATASETS=cifar10`, batches of 1,000 and then of 32, 25,000 steps each, 6 runs, for an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, override
+from hessflat.runs.schema import base_config
+
+# Part I, from which Part II goes on with the same learning rate.
+LARGE = {"smoke": 64, "small": 256, "paper": 1_000}
+SMALL = {"smoke": 8, "small": 16, "paper": 32}
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """Part I of one seed: large batches, no momentum, losses and accuracies recorded 250 times."""
+    settings: Overrides = {
+        "experiment": "s_basin",
+        "model.name": "alexnet",
+        # With PyTorch's uniform weights, a third of these in variance, a network of eight layers without batch norm and
+        # without momentum stays at a loss of ln 10 for thousands of steps.
+        "model.alexnet.init": "he",
+        "optim.sgd.momentum": 0.0,
+        "schedule.name": "constant",
+        "data.validation_size": 0.0,
+        "train.batch_size": LARGE[scale],
+        "checkpoint.keep": "end",
+        "measure.spectra": "never",
+        "measure.jacobian": "never",
+    }
+    at_scale: dict[str, Overrides] = {
+        "smoke": {
+            "optim.lr": 0.05,
+            "train.steps": 20,
+            "data.train_size": 128.0,
+            "model.alexnet.width": 2,
+            "model.alexnet.head": (8,),
+            "model.alexnet.poolings": 1,
+            "measure.performance": "every 2 steps",
+            "measure.line_points": 7,
+        },
+        "small": {
+            # Rate, sizes of batches and the shorter number of steps are the first few tried at which the switch shows
+            # and Part II learns again; hence the longer parts beside them, in `get_sweep`.
+            "optim.lr": 0.03,
+            "train.steps": 1_500,
+            # Half of the examples, so that 1 % of test accuracy is nine of them.
+            "data.test_size": 0.5,
+            "model.alexnet.width": 8,
+            "model.alexnet.head": (64, 64),
+            "model.alexnet.poolings": 2,
+            "measure.performance": "every 6 steps",
+        },
+        "paper": {
+            # The paper gives no rate. AlexNet's own, 0.01 with momentum 0.9 and batches of 128, moves as far as 0.1
+            # without momentum; in batches of 32 a step is as noisy, by rate over batch size, at a quarter of that.
+            "optim.lr": 0.025,
+            "train.steps": 25_000,
+            "data.name": "cifar10",
+            "measure.performance": "every 100 steps",
+            "measure.batch_size": 10_000,
+        },
+    }
+    return override(base_config(scale), settings | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Part I and Part II of each seed; at scale small also of twice as many steps, for a lower loss of Part I."""
+    seeds = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}[scale]
+    second: Overrides = {
+        "train.batch_size": SMALL[scale],
+        "train.from_run": f"train.batch_size={LARGE[scale]},measure.line=never",
+        "measure.line": "end",
+    }
+    longer: Overrides = {"train.steps": 3_000, "measure.performance": "every 12 steps"}
+    lengths: tuple[Overrides, ...] = ({}, longer) if scale == "small" else ({},)
+    return [length | part | {"seed": seed} for length in lengths for part in ({}, second) for seed in seeds]

@@ -1,0 +1,63 @@
+"""One hidden layer of growing width on 1,000 examples: *Empirical Analysis of the Hessian*, section 3.2, figures 3, 5.
+
+    make sweep CONFIG=s_width:small
+
+smoke: seconds, 2 runs. small: scikit-learn's digits, 10 to 40 hidden units, P = 760 to 3,010, 12 runs. paper: MNIST
+after `make data DATASETS=mnist`, 10 to 70 hidden units, P = 7,960 to 55,660, 12 runs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.sagun2017.s_spectrum import DESCENT
+from hessflat.config import Overrides, override
+from hessflat.runs.schema import base_config
+
+WIDTHS = {"smoke": (4, 6), "small": (10, 20, 30, 40), "paper": (10, 30, 50, 70)}
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """One run: gradient descent on the same 1,000 examples, both ends of H afterwards.
+
+    The paper names neither algorithm nor step here. Gradient descent has no noise of batches, so that seeds differ in
+    the initial weights alone; all widths descend with steps of 0.1.
+    """
+    settings: Overrides = {
+        "experiment": "s_width",
+        "model.name": "mlp",
+        "model.mlp.hidden": (10,),
+        "data.train_size": 1_000.0,
+        "data.validation_size": 0.0,
+        "checkpoint.keep": "end",
+        "measure.performance": "start, at 0.01, at 0.03, at 0.1, at 0.3",
+        "measure.spectra": "never",
+        "measure.jacobian": "never",
+        "measure.extremes": "end",
+        "measure.operators": ("hessian",),
+        "measure.exact_float64": True,
+    }
+    at_scale: dict[str, Overrides] = {
+        "smoke": {"data.train_size": 100.0, "train.epochs": 20, "measure.largest": 20, "measure.smallest_share": 0.05},
+        # (C - 1) h negative eigenvalues are 11 % of so small a network.
+        "small": {"data.scaling": "unit", "train.epochs": 5_000, "measure.smallest_share": 0.05},
+        "paper": {
+            "data.name": "mnist",
+            "data.scaling": "overall",
+            "train.epochs": 3_000,
+            # A pair takes the more products the smaller it is beside the largest; at h = 70 these take some 1,100.
+            "measure.smallest_share": 0.002,
+            "measure.extremes_products": 1_600,
+            "measure.rtol": 1e-2,
+        },
+    }
+    return override(base_config(scale), settings | DESCENT | at_scale[scale])
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Widths, each with every seed; every eigenvalue, too, where P allows it (at scale paper once)."""
+    seeds = (0,) if scale == "smoke" else (0, 1, 2)
+    entries: list[Overrides] = []
+    for width in WIDTHS[scale]:
+        for seed in seeds:
+            known = scale != "paper" or (width == 10 and seed == 0)
+            entries.append({"model.mlp.hidden": (width,), "seed": seed, "measure.exact": "end" if known else "never"})
+    return entries

@@ -1,0 +1,233 @@
+"""Does what is concluded from sharpness depend on how it was measured? Batch norm, probes, precision."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+
+from hessflat.analysis import claims, wording
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
+from hessflat.analysis.names import number
+from hessflat.analysis.pairing import pairs_by_seed
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import Interval, mean_interval
+from hessflat.report import figures
+from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+
+L2 = "optim.l2"
+QUANTITIES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}
+COUNTS = (1, 2, 5, 10, 20)
+
+
+def rows_of(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
+    """What was measured, by mode, examples that share statistics (0 is all), and whether in float64."""
+    found = run.spectrum("sensitivity")
+    ways = zip(found["mode"].tolist(), found["statistics_batch"].tolist(), found["float64"].tolist(), strict=True)
+    return {way: {name: column[index] for name, column in found.items()} for index, way in enumerate(ways)}
+
+
+def way_name(way: tuple[str, int, bool]) -> str:
+    mode, shared, double = way
+    statistics = f", statistics of {shared or 'all'}" if mode == "train" else ""
+    return f"{mode} mode{statistics}, {'float64' if double else 'float32'}"
+
+
+def short_name(way: tuple[str, int, bool]) -> str:
+    mode, shared, double = way
+    statistics = f", {shared or 'all'}" if mode == "train" else ""
+    return f"{mode}{statistics}{', float64' if double else ''}"
+
+
+def pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs without L2 and with the largest, by seed; none where there are not both."""
+    groups = by_setting(finished(runs), L2)
+    return pairs_by_seed(groups[min(groups)], groups[max(groups)], L2) if len(groups) > 1 else []
+
+
+def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], Interval]:
+    """For every way, log of the quantity with L2 over that without, with its interval over seeds."""
+    logs: dict[tuple[str, int, bool], list[float]] = {}
+    for before, after in pairs(runs):
+        rows = rows_of(before), rows_of(after)
+        for way in rows[0]:
+            first, second = (float(np.mean(side[way][quantity])) for side in rows)
+            logs.setdefault(way, []).append(float(np.log(second / first)))
+    return {way: mean_interval(values) for way, values in logs.items()}
+
+
+def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
+    """How often single probes order the runs as the means of all do, in the first way; NaN without pairs.
+
+    `shared`: both runs have the same probe, as here; otherwise each its own, as where two papers are compared.
+    """
+    right = []
+    for before, after in pairs(runs):
+        first, second = (next(iter(rows_of(run).values()))[quantity] for run in (before, after))
+        wanted = np.sign(second.mean() - first.mean())
+        chosen = zip(first, second, strict=True) if shared else itertools.product(first, second)
+        right += [np.sign(b - a) == wanted for a, b in chosen]
+    return float(np.mean(right)) if right else float("nan")
+
+
+def relative_errors(run: Run, quantity: str) -> np.ndarray:
+    """Relative standard error of a mean of as many probes as `COUNTS` says, in the first way."""
+    samples = next(iter(rows_of(run).values()))[quantity]
+    return samples.std(ddof=1) / samples.mean() / np.sqrt(COUNTS)
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """What L2 does by every way of measuring, and what the probes leave open."""
+    figure, axes = new_figure(1, 3, 2.6)
+    data: dict[str, list[object]] = {name: [] for name in ("quantity", "way", "ratio", "low", "high")}
+    with matplotlib.rc_context(STYLE):
+        for axis, quantity in zip(axes, ("lambda_max", "trace"), strict=False):
+            found = effects(runs, quantity)
+            for place, (way, change) in enumerate(found.items()):
+                mean, low, high = np.exp(np.clip(change, -50, 50))
+                axis.plot([low, high], [place, place], color=PALETTE[0], linewidth=1)
+                axis.plot([mean], [place], "o", color=PALETTE[0], markersize=4)
+                cells = (QUANTITIES[quantity], way_name(way), float(mean), float(low), float(high))
+                for column, cell in zip(data.values(), cells, strict=True):
+                    column.append(cell)
+            axis.axvline(1.0, color="black", linewidth=0.7, linestyle="--")
+            axis.set_xscale("log")
+            axis.set_ylim(max(len(found), 1) - 0.5, -0.5)
+            axis.set_yticks(range(len(found)), [short_name(way) for way in found] if quantity == "lambda_max" else [])
+            symbol = {"lambda_max": r"\lambda_{\max}(H)", "trace": r"\mathrm{Tr}\,H"}[quantity]
+            axis.set_xlabel(f"${symbol}$ with L2 over without")
+        for colour, (quantity, symbol) in enumerate(
+            (("trace", r"$\mathrm{Tr}\,H$"), ("second_moment", r"$\|H\|_F^2$"))
+        ):
+            errors = 100 * np.array([relative_errors(run, quantity) for run in finished(runs)])
+            axes[2].plot(COUNTS, errors.mean(0), "o-", markersize=3, color=PALETTE[colour], label=symbol)
+            axes[2].fill_between(COUNTS, errors.min(0), errors.max(0), color=PALETTE[colour], alpha=0.18, linewidth=0)
+        axes[2].set_xscale("log")
+        axes[2].set_ylim(0, None)
+        axes[2].set_xticks(COUNTS, map(str, COUNTS))
+        axes[2].minorticks_off()
+        axes[2].set_xlabel("probes")
+        axes[2].set_ylabel("relative standard error (%)")
+        axes[2].legend()
+    letter(axes)
+    caption = (
+        "What L2 does to the Hessian by the way of measuring it: (a) largest eigenvalue, (b) trace, with L2 over "
+        "without, mean and 95 % interval over seeds, paired, by mode of batch norm and, in train mode, by how many "
+        "examples share statistics. (c) Standard error of the means of so many probes; bands: the range over runs. "
+        f"{figures.context(runs)}"
+    )
+    return [Drawing("ways", caption, figure, data)]
+
+
+def num_probes(runs: Sequence[Run]) -> int:
+    return int(finished(runs)[0].setting("measure.trace_probes"))
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Each way's numbers without and with L2, means over seeds."""
+    rows = []
+    for value, group in by_setting(finished(runs), L2).items():
+        found = [rows_of(run) for run in group]
+        for way in found[0]:
+            means = [
+                float(np.mean([np.mean(rows[way][name]) for rows in found])) for name in ("lambda_min", *QUANTITIES)
+            ]
+            rows.append((number(value), way_name(way), *(number(mean, 5) for mean in means), str(len(group))))
+    header = ("L2", "way", "λ_min(H)", *QUANTITIES.values(), "seeds")
+    return [Table("The Hessian of the same weights in every way of measuring. Means over seeds.", header, tuple(rows))]
+
+
+def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[str, int, bool]], bool]) -> Evidence:
+    """Does L2 move the quantity to the same side of 1 in all of these ways, by 95 % t-intervals over seeds?"""
+    found = {way: change for way, change in effects(runs, quantity).items() if among(way)}
+    if not found:
+        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
+    sides = {1 if change.low > 0 else -1 if change.high < 0 else 0 for change in found.values()}
+    verdict: Verdict = "fails" if {1, -1} <= sides else "undecided" if 0 in sides else "holds"
+    told = {way_name(way): number(float(np.exp(change.mean)), 3) for way, change in found.items()}
+    ends = [f"[{', '.join(number(wording.exp_or_inf(end), 3) for end in change[1:])}]" for change in found.values()]
+    reasons: dict[Verdict, str] = {
+        "holds": "every interval lies on the same side of 1",
+        "fails": "two intervals lie on opposite sides of 1",
+    }
+    return Evidence(
+        f"{QUANTITIES[quantity]} with L2 over without: " + ", ".join(f"{ratio} ({way})" for way, ratio in told.items()),
+        f"95 % intervals {', '.join(ends)}, {wording.seed_count(len(pairs(runs)))}",
+        len(pairs(runs)),
+        verdict,
+        reasons.get(verdict, "an interval includes 1") + wording.left_out(runs),
+    )
+
+
+def one_probe(runs: Sequence[Run]) -> Evidence:
+    """One probe for each run, and another for every run: how often is the order of traces right?"""
+    seeds = len(pairs(runs))
+    if not seeds:
+        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
+    own, same = (share_right(runs, "trace", shared) for shared in (False, True))
+    verdict: Verdict = "undecided" if seeds < 2 else "holds" if own >= 0.95 else "fails"
+    return Evidence(
+        f"right in {100 * own:.1f} % of pairs of probes, {100 * same:.1f} % where both runs have the same probe",
+        f"over {seeds} seeds and {num_probes(runs)} probes",
+        seeds,
+        verdict,
+        "share of pairs of single probes that order the traces as the means over all probes do"
+        + wording.left_out(runs),
+    )
+
+
+def rounding(run: Run) -> float:
+    """The largest relative difference of λ_max between the precisions, over the ways that were measured in both."""
+    rows = rows_of(run)
+    both = [way for way in rows if (*way[:2], True) in rows and not way[2]]
+    values = [(rows[way]["lambda_max"], rows[(*way[:2], True)]["lambda_max"]) for way in both]
+    return max(abs(float(single / double) - 1) for single, double in values)
+
+
+ACROSS = "λ_max(H) with L2 over without, paired by seed: all 95 % t-intervals on the same side of 1"
+EXPERIMENT = Experiment(
+    id="h_measurement",
+    paper="hessflat",
+    question="Batch norm, L2: does what is concluded depend on how curvature is measured?",
+    config="h_measurement",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "batch-norm-mode",
+            "hessflat",
+            "beyond the papers; G §4, figs 6, 7",
+            "L2 moves λ_max to the same side in both modes of batch norm",
+            "in G larger with L2 in both: 30 times in train mode, 1,000 times in eval mode",
+            ACROSS,
+            lambda runs: same_conclusion(runs, "lambda_max", lambda way: way[1:] == (0, False)),
+        ),
+        Claim(
+            "statistics-batch",
+            "hessflat",
+            "beyond the papers",
+            "L2 moves λ_max to the same side whatever number of examples share statistics",
+            "not in a paper: G takes the training batch, M the whole sample",
+            ACROSS,
+            lambda runs: same_conclusion(runs, "lambda_max", lambda way: way[0] == "train" and not way[2]),
+        ),
+        Claim(
+            "one-probe",
+            "hessflat",
+            "beyond the papers; G app. D",
+            "one random probe for each network is enough to order their traces",
+            "G takes one probe",
+            "right order in at least 95 % of pairs of single probes",
+            one_probe,
+        ),
+        Claim(
+            "float32",
+            "hessflat",
+            "beyond the papers",
+            "float32 gives the λ_max of float64",
+            "not in a paper",
+            "relative difference at most 1e-3 in every run, in each mode",
+            lambda runs: claims.in_every_run(runs, rounding, 1e-3, "relative difference of λ_max"),
+        ),
+    ),
+)

@@ -1,0 +1,223 @@
+"""What the weight-decay experiments of *Flatness is a False Friend* share: their figures, their tables, their rules."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from experiments.granziol2020._beyond import beyond
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Table
+from hessflat.analysis.names import metric_name
+from hessflat.analysis.results import Run
+from hessflat.analysis.tables import table_by
+from hessflat.report import figures
+from hessflat.report.figures.captions import mode_words
+
+Column = tuple[str, str, str]
+
+PERFORMANCE = (
+    ("train loss", "train_loss", ".4f"),
+    ("test loss", "test_loss", ".4f"),
+    ("gap (loss)", "gap_loss", ".4f"),
+    ("train acc", "train_accuracy", ".2%"),
+    ("val acc", "validation_accuracy", ".2%"),
+    ("test acc", "test_accuracy", ".2%"),
+    ("‖w‖", "weight_norm", ".3g"),
+)
+CURVATURE = (
+    ("λ_max(H)", "hessian.lambda_max", ".4g"),
+    ("± bound", "hessian.lambda_max_bound", ".1g"),
+    ("λ_min(H)", "hessian.lambda_min", ".2g"),
+    ("Tr H", "hessian.trace", ".4g"),
+    ("± s.e.", "hessian.trace_se", ".1g"),
+    ("Tr H / P", "hessian.mean_eigenvalue", ".3g"),
+    ("‖H‖_F", "hessian.frobenius", ".4g"),
+    ("‖H‖_F²/P", "hessian.second_moment", ".3g"),
+    ("λ_max(G)", "gauss_newton.lambda_max", ".4g"),
+)
+DEGENERACY = (
+    ("zero mass H", "hessian.zero_mass", ".4f"),
+    ("at λ =", "hessian.zero_value", ".1e"),
+    ("zero mass G", "gauss_newton.zero_mass", ".4f"),
+    ("at λ =", "gauss_newton.zero_value", ".1e"),
+    ("1 − rank bound/P", "zero_mass_bound", ".4f"),
+)
+JACOBIAN = (
+    ("max ‖J‖", "jacobian.max", ".3g"),
+    ("mean ‖J‖", "jacobian.mean", ".3g"),
+    ("max ‖J‖, softmaxed", "softmax_jacobian.max", ".3g"),
+    ("mean ‖J‖, softmaxed", "softmax_jacobian.mean", ".3g"),
+)
+SCALED = (
+    ("λ_max(H)", "hessian.lambda_max", ".4g"),
+    ("λ_max(H)·‖w‖²", "hessian.norm_scaled_lambda_max", ".4g"),
+    ("adaptive", "hessian.adaptive_lambda_max", ".4g"),
+    ("filter-normalised", "hessian.filter_lambda_max", ".4g"),
+    ("‖w‖", "weight_norm", ".3g"),
+    ("gap (loss)", "gap_loss", ".4f"),
+)
+EXACT = (
+    ("λ_max(H)", "hessian.lambda_max", ".4g"),
+    ("exact", "hessian.exact.lambda_max", ".4g"),
+    ("Tr H", "hessian.trace", ".4g"),
+    ("exact", "hessian.exact.trace", ".4g"),
+    ("‖H‖_F", "hessian.frobenius", ".4g"),
+    ("exact", "hessian.exact.frobenius", ".4g"),
+    ("zero mass", "hessian.zero_mass", ".4f"),
+    ("exact", "hessian.exact.zero_mass", ".4f"),
+)
+
+SHARPNESS = (
+    ("hessian.lambda_max", r"$\lambda_{\max}(H)$, train mode", "log"),
+    ("hessian_eval.lambda_max", r"$\lambda_{\max}(H)$, eval mode", "log"),
+)
+
+
+def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
+    """Spectra by a setting as in the paper, what it does to flatness and generalisation, and the way there.
+
+    Of models with batch norm, spectra and sharpness in both of its modes.
+    """
+    hessians = [name for name in ("hessian", "hessian_eval") if times_measured(runs, f"{name}.lambda_max")]
+    # Sharpness in two modes differs by too much for linear axes.
+    sharpness = SHARPNESS if len(hessians) > 1 else (("hessian.lambda_max",),)
+    panels = [panel for panel in (*sharpness, ("jacobian.max",), ("gap_loss",)) if times_measured(runs, panel[0])]
+    histories = ("train_loss", "test_error", "weight_norm", "hessian.lambda_max", "hessian.trace", "jacobian.max")
+    drawings = [figures.spectra_by(runs, by, operator=name) for name in hessians]
+    drawings += [
+        figures.panels_against(runs, by, panels=panels, name="flatness-and-gap"),
+        figures.over_training(runs, by, metrics=[name for name in histories if times_measured(runs, name) > 1]),
+    ]
+    operators = [name for name in ("hessian", "gauss_newton") if times_measured(runs, f"{name}.zero_mass") > 1]
+    return drawings + ([figures.degeneracy_over_training(runs, by, operators)] if operators else [])
+
+
+def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
+    """Performance, curvature, degeneracy and Jacobians by a setting; the exact spectrum too, where it is known."""
+    table = partial(measured_table, runs, by)
+    tables = [table(PERFORMANCE, "Losses in nats and accuracies on clean examples.")]
+    for suffix in ("", "_eval"):
+        mode = mode_words(runs, f"hessian{suffix}")
+        zero = f"Mass at zero{mode}, against the bound that G's rank bound implies."
+        curvature, degeneracy = (in_mode(columns, suffix) for columns in (CURVATURE, DEGENERACY))
+        tables += [
+            table(curvature, f"Curvature of the training loss{mode}, L2 term left out."),
+            table(degeneracy, zero),
+            table(
+                in_mode(SCALED, suffix),
+                f"Sharpness scaled by the weights{mode}, beside the gap.",
+                f"hessian{suffix}.lambda_max",
+            ),
+        ]
+    tables += [
+        table(JACOBIAN, "Input-output Jacobian norms over the training examples."),
+        table(EXACT, "Lanczos quadrature beside every exact eigenvalue.", "hessian.exact.lambda_max"),
+    ]
+    return [made for made in tables if made is not None]
+
+
+def in_mode(columns: Sequence[Column], suffix: str) -> tuple[Column, ...]:
+    """The same columns of operators whose names end in `suffix`."""
+    return tuple((label, metric.replace(".", f"{suffix}."), style) for label, metric, style in columns)
+
+
+def measured_table(
+    runs: Sequence[Run], by: str, columns: Sequence[Column], caption: str, needed: str = ""
+) -> Table | None:
+    """The columns that something was measured for; none where the first, or the `needed` one, was not."""
+    if not times_measured(runs, needed or columns[0][1]):
+        return None
+    return table_by(runs, by, [column for column in columns if times_measured(runs, column[1])], caption)
+
+
+def times_measured(runs: Sequence[Run], metric: str) -> int:
+    """At how many steps of a run a metric was measured, at most."""
+    return max((sum(map(math.isfinite, run.history(metric))) for run in runs), default=0)
+
+
+COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % t-interval"
+
+
+def better(where: str, paper_value: str) -> Claim:
+    """L2 raises the accuracy on examples that are not trained on."""
+    rule = f"test accuracy, {COMPARED}: difference above 0"
+    decide = partial(claims.compare, metric="test_accuracy", scale="difference")
+    return Claim("accuracy", "G", where, "L2 improves generalisation", paper_value, rule, decide)
+
+
+def sharper(id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
+    """L2 raises a measure of the Hessian, `what` in words; in batch norm's eval mode where its name says so."""
+    rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
+    return Claim(id, "G", where, f"{what} grows with L2", paper_value, rule, partial(claims.compare, metric=metric))
+
+
+def sharper_and_better(where: str, paper_value: str, operator: str = "hessian") -> Claim:
+    """The paper's title: the solution that generalises better is the sharper one."""
+    sharpness = f"{operator}.lambda_max"
+    return Claim(
+        "sharper-and-better" + ("-eval" if operator.endswith("_eval") else ""),
+        "G",
+        f"title, {where}",
+        "the solution that generalises better is the sharper one",
+        paper_value,
+        f"{metric_name(sharpness)}, and test accuracy, {COMPARED}: both larger",
+        partial(claims.sharper_and_better, sharpness=sharpness),
+    )
+
+
+def learnt_by_heart(where: str, paper_value: str) -> Claim:
+    """The question is about networks that make no mistakes where they were trained."""
+    return Claim(
+        "train-accuracy",
+        "G",
+        where,
+        "with and without L2 the network learns its training examples by heart",
+        paper_value,
+        "training error at most 0.01 in every run",
+        partial(claims.in_every_run, value_of=lambda run: run.final("train_error"), limit=0.01, what="training error"),
+    )
+
+
+SHARED_CLAIMS = (
+    Claim(
+        "weight-norm",
+        "G",
+        "§3.1",
+        "L2 reduces the weight norm",
+        "a figure without numbers",
+        "Kendall τ of ‖w‖ with L2 in each seed below 0, 95 % t-interval",
+        partial(claims.increases, metric="weight_norm", expect="decreases"),
+    ),
+    *beyond(COMPARED),
+    Claim(
+        "zero-mass",
+        "G",
+        "§3.2, eq. 11",
+        "the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P",
+        "0.9639 for VGG-16, largely respected",
+        "worst measured step of each seed, margin above 0 by a 95 % t-interval",
+        partial(claims.at_least, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
+    ),
+)
+
+# Of models with batch norm, whose curvature is measured in both of its modes.
+BATCH_NORM_CLAIMS = (
+    Claim(
+        "magnified-in-eval-mode",
+        "G",
+        "§4, contributions",
+        "batch norm in eval mode magnifies how much sharper the solution with L2 is",
+        "≈ 30 times sharper in train mode, ≈ 1000 times in eval mode (figs. 6, 7)",
+        f"λ_max(H) in eval mode over that in train mode, {COMPARED}: ratio above 1",
+        partial(claims.compare, metric="hessian.eval_over_train_lambda_max"),
+    ),
+    Claim(
+        "zero-mass-eval",
+        "G",
+        "§3.2, eq. 11",
+        "the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P in eval mode, too",
+        "a figure without numbers",
+        "worst measured step of each seed, margin above 0 by a 95 % t-interval",
+        partial(claims.at_least, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"),
+    ),
+)

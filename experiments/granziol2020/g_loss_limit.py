@@ -1,0 +1,141 @@
+"""Does the curvature vanish with the loss? *Flatness is a False Friend*, §3.1 and appendix A."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import matplotlib
+import numpy as np
+
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, finished
+from hessflat.report import figures
+from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+
+WAYS = {"last": "last layer × t", "all": "all layers × t^(1/layers)"}
+MEASURES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "frobenius": "‖H‖_F"}
+# The largest scales, beyond which the exponential should have outgrown the polynomial.
+TAIL = 4
+
+
+def curves(run: Run, way: str) -> dict[str, np.ndarray]:
+    return run.spectrum(f"loss_limit-{way}")
+
+
+def rate(run: Run, way: str, measure: str) -> float:
+    """−d log(measure) / dt over the largest scales, by least squares."""
+    found = curves(run, way)
+    return -float(np.polyfit(found["scale"][-TAIL:], np.log(found[measure][-TAIL:]), 1)[0])
+
+
+def straightness(run: Run, way: str, measure: str) -> float:
+    """R² of that fit."""
+    found = curves(run, way)
+    return float(np.corrcoef(found["scale"][-TAIL:], np.log(found[measure][-TAIL:]))[0, 1] ** 2)
+
+
+def exponent(run: Run, way: str, measure: str) -> float:
+    """How log(measure) grows with log(loss) over the largest scales: 1 where the measure falls as the loss."""
+    found = curves(run, way)
+    return float(np.polyfit(np.log(found["loss"][-TAIL:]), np.log(found[measure][-TAIL:]), 1)[0])
+
+
+def worst(run: Run, of: Callable[[Run, str, str], float]) -> float:
+    """The smallest over measures and ways of scaling."""
+    return min(of(run, way, measure) for way in WAYS for measure in MEASURES)
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Each measure against t, and against the loss, for both ways of scaling."""
+    done = finished(runs)
+    figure, axes = new_figure(2, 2, 2.2)
+    data: dict[str, list[object]] = {name: [] for name in ("way", "seed", "measure", "scale", "loss", "value")}
+    with matplotlib.rc_context(STYLE):
+        for column, (way, words) in enumerate(WAYS.items()):
+            over_scale, over_loss = axes[column], axes[2 + column]
+            for run in done:
+                found = curves(run, way)
+                for index, (measure, label) in enumerate(MEASURES.items()):
+                    for axis, x in ((over_scale, "scale"), (over_loss, "loss")):
+                        axis.plot(found[x], found[measure], ".-", color=PALETTE[index], linewidth=0.8, label=label)
+                    for scale, loss, value in zip(found["scale"], found["loss"], found[measure], strict=True):
+                        cells = (way, run.seed, label, float(scale), float(loss), float(value))
+                        for column_of, cell in zip(data.values(), cells, strict=True):
+                            column_of.append(cell)
+                over_scale.plot(
+                    found["scale"], found["loss"], color="black", linestyle="--", linewidth=0.8, label="loss"
+                )
+            for axis in (over_scale, over_loss):
+                axis.set_ylabel("measure of $H$")
+            over_scale.set_title(words)
+            over_scale.set_xlabel("$t$")
+            over_scale.set_yscale("log")
+            over_loss.set_xlabel("training loss (nats)")
+            over_loss.set_xscale("log")
+            over_loss.set_yscale("log")
+        handles, labels = axes[0].get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        axes[0].legend(unique.values(), unique.keys(), fontsize=6)
+    letter(axes)
+    caption = (
+        "Largest eigenvalue, trace and Frobenius norm of the Hessian as weights are multiplied, without training: (a), "
+        "(b) against the factor t, with the loss; (c), (d) against the loss. In float64; trace and Frobenius norm from "
+        f"{done[0].setting('measure.trace_probes')} probes, the same at every t. Every seed. {figures.context(runs)}"
+    )
+    return [Drawing("loss-limit", caption, figure, data)]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Fitted rates, means over seeds."""
+    done, rows = finished(runs), []
+    for way, words in WAYS.items():
+        loss = np.mean([rate(run, way, "loss") for run in done])
+        for measure, label in MEASURES.items():
+            fits = [np.mean([of(run, way, measure) for run in done]) for of in (rate, straightness, exponent)]
+            rows.append((words, label, *(number(float(fit), 4) for fit in (fits[0], loss, *fits[1:])), str(len(done))))
+    caption = f"Fits over the {TAIL} largest scales: log of each against t (rate, R²), and against the log of the loss."
+    header = ("scaling", "measure", "rate", "rate of the loss", "R²", "exponent of the loss", "seeds")
+    return [Table(f"{caption} Means over seeds.", header, tuple(rows))]
+
+
+def exponentially(runs: Sequence[Run]) -> Evidence:
+    return claims.all_of(
+        claims.beyond(runs, partial(worst, of=rate), 0.0, "smallest rate"),
+        claims.beyond(runs, partial(worst, of=straightness), 0.98, "smallest R²"),
+    )
+
+
+def as_the_loss(runs: Sequence[Run]) -> Evidence:
+    return claims.beyond(runs, partial(worst, of=exponent), 0.75, "smallest exponent of the loss")
+
+
+EXPERIMENT = Experiment(
+    id="g_loss_limit",
+    paper="G",
+    question="Do trace, Frobenius norm and λ_max vanish with the loss, exponentially in the size of the logits?",
+    config="g_loss_limit",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "exponentially",
+            "G",
+            "§3.1, app. A",
+            "as weights grow and the loss falls, λ_max, trace and Frobenius norm fall exponentially",
+            "an argument without numbers",
+            f"log against t over the {TAIL} largest scales: slope below 0 and R² above 0.98, 95 % t-intervals",
+            exponentially,
+        ),
+        Claim(
+            "exponential-outgrows-polynomial",
+            "G",
+            "§3.1",
+            "the exponential goes to zero faster than the polynomial in the weights grows",
+            "an argument without numbers",
+            "d log(measure) / d log(loss) over the same scales above 0.75, 95 % t-interval; the polynomial lowers it",
+            as_the_loss,
+        ),
+    ),
+    notes="The weights that are scaled are those of a trained network, which separates its training data.",
+)

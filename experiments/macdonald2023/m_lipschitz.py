@@ -1,0 +1,437 @@
+"""Does the maximum over a sample find the supremum? *On progressive sharpening*, section 4, theorems 4.4 to 4.6."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from hessflat.analysis import claims, lipschitz, wording
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import kendall_tau, mean_interval
+from hessflat.report import figures
+from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure, ordered_colours
+
+Record = Callable[[str, str, np.ndarray, np.ndarray], None]  # of a panel and a series, what is drawn
+
+LATENT, RATE = "data.generator.latent", "optim.lr"
+# Of the sample sizes the nearest to the paper's 1,000 to 2,500 examples.
+PAPER_SAMPLE = 1_024
+# Probability of failure at which deviations and their bounds are compared, and the quantile that is measured.
+FAILURE = 0.05
+# Gaps follow a power of N where several examples are near the largest.
+FIRST = 32
+# Rates are fitted to shares of samples that rest on so many samples that missed, and that did not.
+COUNTED = 20
+
+
+def scalar(run: Run, name: str) -> float:
+    return run.final(f"lipschitz.{name}")
+
+
+def measured(run: Run) -> dict[str, np.ndarray]:
+    return run.spectrum("lipschitz")
+
+
+def dimension(run: Run) -> int:
+    return int(run.setting(LATENT))
+
+
+def slope_of_theorem(run: Run) -> float:
+    """‖Jf‖_Lip ‖F‖_Lip, by which theorem 4.4 bounds the Lipschitz constant of the Jacobian norm on the cube."""
+    return scalar(run, "jacobian") * scalar(run, "generator")
+
+
+def bound(run: Run, slope: float, sizes: np.ndarray) -> np.ndarray:
+    """[N, ε] Theorem 4.5's bound on the probability of missing the supremum, for a Lipschitz constant on the cube."""
+    epsilon = measured(run)["misses"] * scalar(run, "norm")
+    return lipschitz.miss_bound(epsilon[None], slope, dimension(run), sizes[:, None])
+
+
+def excess(run: Run) -> float:
+    """By how many standard errors the probability of missing is above its bound, at most, over all N and ε."""
+    found = measured(run)
+    limit = bound(run, scalar(run, "norm_slope"), found["size"])
+    error = np.sqrt(np.maximum(limit * (1 - limit), 1e-12) / found["samples"][:, None])
+    one = 1 - lipschitz.within_share(found["misses"] * scalar(run, "norm") / scalar(run, "norm_slope"), dimension(run))
+    error_of_one = np.sqrt(np.maximum(one * (1 - one), 1e-12) / found["draws"])
+    return float(max(((found["missed"] - limit) / error).max(), ((found["miss"] - one) / error_of_one).max()))
+
+
+def rate_ratio(run: Run) -> float:
+    """The fitted rate at which samples cease to miss the supremum, over −log P[one example misses it]; mean over ε.
+
+    By weighted least squares of log share on N, through the origin; the two come from different examples.
+    """
+    found, ratios = measured(run), []
+    for index, miss in enumerate(found["miss"]):
+        share, samples = found["missed"][:, index], found["samples"]
+        used = (share * samples >= COUNTED) & ((1 - share) * samples >= COUNTED)
+        if used.any() and miss < 1:
+            size, weight = found["size"][used], (share * samples / (1 - share))[used]
+            fitted = -np.sum(weight * size * np.log(share[used])) / np.sum(weight * size**2)
+            ratios.append(fitted / -np.log(miss))
+    return float(np.mean(ratios)) if ratios else float("nan")
+
+
+def gap_exponent(run: Run) -> float:
+    """Of N in the mean of 1 − max ν / sup ν, by least squares in logarithms."""
+    found = measured(run)
+    fitted = (found["size"] >= FIRST) & (found["gap"] > 0)
+    return float(np.polyfit(np.log(found["size"][fitted]), np.log(found["gap"][fitted]), 1)[0])
+
+
+def gap_at(run: Run, size: int = PAPER_SAMPLE) -> float:
+    """Mean of 1 − max ν / sup ν at a sample size."""
+    found = measured(run)
+    return float(found["gap"][found["size"] == size][0])
+
+
+def deviation_bounds(run: Run, sizes: np.ndarray) -> np.ndarray:
+    """[N] The deviation that eq. 10 allows with probability 95 %, for a sample with the mean of largest norms."""
+    found = measured(run)
+    largest = np.interp(np.log(sizes), np.log(found["size"]), scalar(run, "norm") * (1 - found["gap"]))
+    jacobian, generator, pair = (scalar(run, name) for name in ("jacobian", "generator", "pair"))
+    return np.array(
+        [
+            lipschitz.deviation_of_theorem(int(size), float(one), jacobian, generator, pair, dimension(run), FAILURE)
+            for size, one in zip(sizes, largest, strict=True)
+        ]
+    )
+
+
+def widest(run: Run) -> float:
+    """The largest deviation that there can be."""
+    cost = scalar(run, "cost")
+    return max(scalar(run, "cost_largest") - cost, cost - scalar(run, "cost_smallest"))
+
+
+def says_something_from(run: Run) -> float:
+    """The smallest N, to a few per cent, from which eq. 10 allows less than the largest deviation that there can be."""
+    sizes = np.unique(np.geomspace(10, 1e10, 600).astype(np.int64))
+    below = deviation_bounds(run, sizes) < widest(run)
+    return float(sizes[below][0]) if below.any() else float("inf")
+
+
+def looseness(run: Run) -> np.ndarray:
+    """[N] The bound of eq. 10 over the 95 % quantile of deviations seen."""
+    found = measured(run)
+    return deviation_bounds(run, found["size"]) / found["deviation"][:, -1]
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """A figure for every dimension of the cube."""
+    return [_drawing(own, latent) for latent, own in by_setting(finished(runs), LATENT).items()]
+
+
+def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
+    figure, axes = new_figure(2, 2, 2.7)
+    groups = by_setting(runs, RATE)
+    colours = ordered_colours(len(groups))
+    middle = list(groups)[len(groups) // 2]
+    data: dict[str, list[object]] = {name: [] for name in ("panel", "series", "size", "value")}
+
+    def record(panel: str, series: str, sizes: np.ndarray, values: np.ndarray) -> None:
+        for size, value in zip(sizes, values, strict=True):
+            for column, cell in zip(data.values(), (panel, series, float(size), float(value)), strict=True):
+                column.append(cell)
+
+    with matplotlib.rc_context(STYLE):
+        _misses(axes[0], groups[middle], record)
+        for (rate, own), colour in zip(groups.items(), colours, strict=True):
+            found = [measured(run) for run in own]
+            sizes, quantiles = found[0]["size"], np.mean([one["largest"] for one in found], axis=0)
+            axes[1].plot(sizes, quantiles[:, 1], ".-", color=colour, linewidth=1, markersize=4, label=number(rate))
+            axes[1].fill_between(sizes, quantiles[:, 0], quantiles[:, 2], color=colour, alpha=0.18, linewidth=0)
+            record("largest norm", f"learning rate {number(rate)}, median", sizes, quantiles[:, 1])
+            slopes, gaps = [scalar(run, "jacobian") for run in own], [100 * gap_at(run) for run in own]
+            axes[3].plot(slopes, gaps, "o", color=colour, markersize=4, label=number(rate))
+            record(
+                "gap (%) against the Jacobian's Lipschitz constant",
+                f"learning rate {number(rate)}",
+                np.array(slopes),
+                np.array(gaps),
+            )
+        axes[1].axhline(1.0, color="black", linewidth=0.6)
+        axes[1].set_ylabel(r"$\max_i\,\|Jf(x_i)\|_2$ over supremum")
+        axes[1].legend(title="learning rate", loc="lower right")
+        _deviations(axes[2], groups[middle], record)
+        axes[3].set_xlabel("Lipschitz constant of the Jacobian, $\\|Jf\\|_{Lip}$")
+        axes[3].set_ylabel(f"mean gap to supremum, $N$ = {PAPER_SAMPLE:,} (%)")
+        axes[3].set_ylim(0, None)
+        axes[3].legend(title="learning rate")
+        for axis in axes[:3]:
+            axis.set_xscale("log")
+            axis.set_xlabel("examples in a sample, $N$")
+    letter(axes)
+    seeds = len({run.seed for run in runs})
+    caption = (
+        f"Samples of N fresh examples, pushed forward from a cube of dimension {latent}. (a) Share of samples whose "
+        "largest Jacobian norm misses the supremum by more than a share ε of it: points, counted; solid, from the "
+        "share of single examples; dashed, theorem 4.5 with the Lipschitz constant of the norm on the cube; dotted, "
+        f"with the product of theorem 4.4; learning rate {number(middle)}. (b) The largest norm: median and 5 to 95 % "
+        "of samples. (c) How far mean costs are from their expectation: 95 % quantile of samples, theorem 4.6, the "
+        "same with the Lipschitz constant of the cost itself, and the largest deviation that there can be; the star "
+        f"is the training sample, of which the theorem does not speak; learning rate {number(middle)}. (d) How far "
+        "samples fall short against the Lipschitz constant of the Jacobian, every run. Means over "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {figures.context(runs)}"
+    )
+    return Drawing(f"samples-{latent}", caption, figure, data)
+
+
+def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
+    found = [measured(run) for run in runs]
+    sizes, misses = found[0]["size"], found[0]["misses"]
+    fine = np.geomspace(sizes[0], sizes[-1], 100)
+    for index, (share, colour) in enumerate(zip(misses, PALETTE, strict=False)):
+        counted = np.mean([one["missed"][:, index] for one in found], axis=0)
+        exact = np.mean([one["miss"][index] ** fine for one in found], axis=0)
+        axis.plot(sizes[counted > 0], counted[counted > 0], ".", color=colour, markersize=4)
+        axis.plot(fine, exact, color=colour, linewidth=1, label=f"{100 * share:g} %")
+        record("misses", f"counted, ε {share:g}", sizes, counted)
+        for slope_of, style in ((lambda run: scalar(run, "norm_slope"), "--"), (slope_of_theorem, ":")):
+            limits = np.mean([bound(run, slope_of(run), fine)[:, index] for run in runs], axis=0)
+            axis.plot(fine, limits, style, color=colour, linewidth=0.9)
+            kind = "sharper bound" if style == "--" else "bound"
+            record("misses", f"{kind}, ε {share:g}", fine, limits)
+    axis.set_yscale("log")
+    axis.set_ylim(1e-4, 1.6)
+    axis.set_ylabel("probability of missing the supremum")
+    axis.set_xlim(sizes[0] / 30, None)
+    axis.legend(title="ε / supremum", loc="lower left")
+
+
+def _deviations(axis: Axes, runs: Sequence[Run], record: Record) -> None:
+    found = [measured(run) for run in runs]
+    sizes = found[0]["size"]
+    fine = np.unique(np.geomspace(sizes[0], 1e7, 80).astype(np.int64))
+    seen = np.mean([one["deviation"][:, -1] for one in found], axis=0)
+    theorem = np.array([deviation_bounds(run, fine) for run in runs])
+    finite = np.isfinite(theorem).all(0)
+    sharper = np.mean([lipschitz.deviation_within(fine, scalar(run, "cost_slope"), FAILURE) for run in runs], axis=0)
+    axis.plot(sizes, seen, ".-", color=PALETTE[0], label="seen, 95 %")
+    axis.plot(fine[finite], theorem.mean(0)[finite], ":", color=PALETTE[1], label="theorem 4.6")
+    axis.plot(fine, sharper, "--", color=PALETTE[2], label="with the cost's own slope")
+    axis.axhline(float(np.mean([widest(run) for run in runs])), color=GREY, linewidth=0.9, label="largest there can be")
+    number_of = runs[0].manifest["examples"]["train"]
+    own = np.mean([abs(scalar(run, "own_cost") - scalar(run, "cost")) for run in runs])
+    axis.plot([number_of], [own], "*", color="black", markersize=6, label="training sample")
+    for name, places, values in (
+        ("seen", sizes, seen),
+        ("theorem 4.6", fine[finite], theorem.mean(0)[finite]),
+        ("with the cost's own slope", fine, sharper),
+        ("training sample", np.array([number_of]), np.array([own])),
+    ):
+        record("deviation", name, places, values)
+    axis.set_yscale("log")
+    axis.set_ylabel("deviation of mean cost")
+    axis.legend(loc="upper right", ncols=1)
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Constants, what samples find and what the bounds say, by dimension and learning rate; means over seeds."""
+    constants, found = [], []
+    for latent, group in by_setting(finished(runs), LATENT).items():
+        for rate, own in by_setting(group, RATE).items():
+            label = (str(latent), number(rate))
+            names = ("norm", "norm_slope", "jacobian", "generator", "pair", "cost_slope", "cost")
+            means = [float(np.mean([scalar(run, name) for run in own])) for name in names]
+            product = float(np.mean([slope_of_theorem(run) for run in own]))
+            constants.append((*label, *(number(mean, 3) for mean in means), number(product, 3), str(len(own))))
+            values = [
+                (
+                    100 * gap_at(run),
+                    100 * (1 - scalar(run, "own_norm") / scalar(run, "norm")),
+                    gap_exponent(run),
+                    rate_ratio(run),
+                    looseness(run)[-1],
+                    says_something_from(run),
+                    abs(scalar(run, "own_cost") - scalar(run, "cost")),
+                )
+                for run in own
+            ]
+            cells = np.mean(values, axis=0)
+            found.append((*label, *(number(float(cell), 3) for cell in cells), str(len(own))))
+    return [
+        Table(
+            "Suprema over the cube: the Jacobian norm, its slope on the cube, the Lipschitz constants of the Jacobian "
+            "along the data, of the map to inputs and of that to inputs and targets, and of the cost; the mean cost. "
+            "Means over seeds.",
+            (
+                "n",
+                "lr",
+                "sup ‖Jf‖",
+                "its slope",
+                "‖Jf‖_Lip",
+                "‖F‖_Lip",
+                "‖(F, T)‖_Lip",
+                "‖ℓ‖_Lip",
+                "E ℓ",
+                "‖Jf‖_Lip ‖F‖_Lip",
+                "seeds",
+            ),
+            tuple(constants),
+        ),
+        Table(
+            f"How far the largest norm of {PAPER_SAMPLE:,} examples, and of the training sample, is below the "
+            "supremum; exponent of N in that gap; rate of missing, counted over expected; bound of eq. 10 over the "
+            "deviation seen at the largest N, and the N from which it says something; deviation of the training "
+            "sample. Means over seeds.",
+            (
+                "n",
+                "lr",
+                "gap (%)",
+                "own gap (%)",
+                "exponent",
+                "rate",
+                "eq. 10 over seen",
+                "from N",
+                "own deviation",
+                "seeds",
+            ),
+            tuple(found),
+        ),
+    ]
+
+
+def never_violated(runs: Sequence[Run]) -> Evidence:
+    what = "largest excess over the bound, in standard errors over all N and ε,"
+    return claims.in_every_run(runs, excess, 4.0, what)
+
+
+def exponential(runs: Sequence[Run]) -> Evidence:
+    what = "fitted rate over −log P[one example misses]"
+    above = claims.beyond(runs, rate_ratio, 0.9, what)
+    return claims.all_of(above, claims.beyond(runs, rate_ratio, 1.1, what, "smaller"))._replace(
+        value=above.value, spread=above.spread
+    )
+
+
+def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
+    """The bound lets the gap fall as N^(−1/n)."""
+    groups = by_setting(finished(runs), LATENT)
+    if not groups:
+        return claims.beyond(runs, gap_exponent, -1.0, "exponent", "smaller")
+    return claims.all_of(
+        *(
+            claims.beyond(own, gap_exponent, -1 / latent, f"exponent of N in the gap (n = {latent})", "smaller")
+            for latent, own in groups.items()
+        )
+    )
+
+
+def deviations_within(runs: Sequence[Run]) -> Evidence:
+    what = "deviation seen (95 %) over that of eq. 10, at the worst N,"
+    return claims.in_every_run(runs, lambda run: float(1 / looseness(run).min()), 1.0, what)
+
+
+def says_something(runs: Sequence[Run]) -> Evidence:
+    what = f"log₁₀ of the deviation that eq. 10 allows a sample of {PAPER_SAMPLE:,} over the largest there can be"
+
+    def ratio(run: Run) -> float:
+        # Where no δ makes the first term small, nothing is allowed for; a finite number stands for that.
+        return float(np.log10(min(deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / widest(run), 1e6)))
+
+    found = claims.beyond(runs, ratio, 0.0, what, "smaller")
+    if found.verdict == "not run":
+        return found
+    first = float(np.median([says_something_from(run) for run in finished(runs)]))
+    return found._replace(explanation=f"{found.explanation}; from N = {number(first, 2)} on (median) it is below")
+
+
+def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
+    """Over learning rates, within a seed and a dimension: Kendall's tau of ‖Jf‖_Lip and the relative gap."""
+    taus = []
+    for own in by_setting(finished(runs), "seed").values():
+        groups = [group for group in by_setting(own, LATENT).values() if len(group) > 1]
+        if groups:
+            pairs = [([scalar(run, "jacobian") for run in group], [gap_at(run) for run in group]) for group in groups]
+            taus.append(float(np.mean([kendall_tau(slopes, gaps) for slopes, gaps in pairs])))
+    if not taus:
+        return Evidence("", "", 0, "not run", "no seed has finished runs at two learning rates")
+    found = mean_interval(taus)
+    verdict: Verdict = "undecided"
+    if len(taus) > 1:
+        verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+    return Evidence(
+        f"Kendall τ {number(found.mean, 2)}",
+        wording.interval(found, len(taus), number),
+        len(taus),
+        verdict,
+        f"of ‖Jf‖_Lip and of the mean gap at {PAPER_SAMPLE:,} examples, over learning rates; "
+        f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}" + wording.left_out(runs),
+    )
+
+
+EXPERIMENT = Experiment(
+    id="m_lipschitz",
+    paper="M",
+    question="Does the largest Jacobian norm of a sample find the supremum, and does it bound the generalisation gap?",
+    config="m_lipschitz",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "maximum-bound",
+            "M",
+            "§4, theorems 4.4 and 4.5",
+            "the probability that a sample's largest Jacobian norm misses the supremum by ε is at most (1 − h)^N",
+            "a proof",
+            "shares of samples and of single examples at most 4 standard errors above the bound, every N and ε and run",
+            never_violated,
+        ),
+        Claim(
+            "exponential",
+            "M",
+            "§4, theorem 4.5",
+            "the probability of missing the supremum falls exponentially in the size of the sample",
+            "a proof",
+            "fitted rate of log share on N within 10 % of −log P[one example misses], 95 % t-interval over seeds",
+            exponential,
+        ),
+        Claim(
+            "deviation-bound",
+            "M",
+            "§4, theorem 4.6, eq. 10",
+            "the mean cost of a sample is as near its expectation as the largest Jacobian norm of the sample allows",
+            "a proof, with a constant that is not given",
+            "95 % quantile of deviations over fresh samples at most what eq. 10 allows, every N and run",
+            deviations_within,
+        ),
+        Claim(
+            "rougher-misses-more",
+            "M",
+            "§6.2",
+            "where the Jacobian has a larger Lipschitz constant, its largest norm over a sample falls shorter",
+            "a speculation about large learning rates",
+            f"Kendall's τ over learning rates of ‖Jf‖_Lip and the gap at {PAPER_SAMPLE:,} examples, 95 % t-interval",
+            rougher_misses_more,
+        ),
+        Claim(
+            "gap-exponent",
+            "hessflat",
+            "beyond the paper; theorem 4.5",
+            "the gap between a sample's largest norm and the supremum falls faster than the N^(−1/n) of the bound",
+            "not in the paper",
+            f"fitted exponent of N below −1/n, N of {FIRST} and more, 95 % t-interval over seeds, each dimension",
+            as_fast_as_promised,
+        ),
+        Claim(
+            "says-something",
+            "hessflat",
+            "beyond the paper; theorem 4.6",
+            "for samples such as the paper's, eq. 10 allows less than the largest deviation that there can be",
+            "not in the paper, which gives no constant",
+            f"log of the ratio of the two at {PAPER_SAMPLE:,} examples below 0, 95 % t-interval over seeds",
+            says_something,
+        ),
+    ),
+    notes="The network is fixed before the samples are drawn, as theorem 4.6 has it; it was trained on another "
+    "sample, whose own deviation is shown apart. The bounds are evaluated on the cube, which is convex: on curved data "
+    "the mean value theorem in the proof of theorem 4.4 gives the length of the way along the data, not the distance. "
+    "C' is π / (‖c‖ ‖(F, T)‖)², the square of a Lipschitz constant, where the proof of theorem 4.6 divides by it once, "
+    "and beside the norm of f stands that of the identity of the targets, 1. The Jacobian's Lipschitz constant is that "
+    "of its derivative along the data, whose pieces are stacked, which is an upper bound; suprema are of a grid.",
+)

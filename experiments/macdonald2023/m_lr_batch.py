@@ -1,0 +1,129 @@
+"""Learning rate and batch size at one training loss: *On progressive sharpening*, §6.2, B.2, figures 3, 4, 12 to 19."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from experiments.macdonald2023._end_of_training import (
+    COLUMNS,
+    GAP,
+    JACOBIAN,
+    MEASURED,
+    SHARPNESS,
+    SIX,
+    by_network,
+    gap_goes_with,
+    network_words,
+    trend,
+)
+from hessflat.analysis.claims import Order
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.results import Run, finished
+from hessflat.analysis.strata import follows, measured
+from hessflat.analysis.tables import table_of
+from hessflat.report import figures
+
+RATE, BATCH = "optim.lr", "train.batch_size"
+PANELS = (*(panel for panel in SIX if panel[0] != "validation_accuracy"), ("test_accuracy", "test accuracy (%)"))
+WITHOUT_NUMBERS = "a figure without numbers"
+METRICS = {
+    "sharpness": (SHARPNESS, "λ_max(H)"),
+    "jacobian": (JACOBIAN, "max ‖∂f/∂x‖₂"),
+    "gap": (GAP, "|train − test loss|"),
+}
+
+
+def reached(runs: Sequence[Run]) -> list[Run]:
+    """The runs that ended at the loss they were to be trained to; others are not comparable."""
+    return [run for run in finished(runs) if run.manifest.get("reason")]
+
+
+def missed(runs: Sequence[Run]) -> str:
+    count = len(runs) - len(reached(runs))
+    return f"{count} of {len(runs)} runs did not reach the loss to stop at, and are left out." if count else ""
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figures 3, 4 and 12 to 19: against the rate with a line for each batch, and the other way round."""
+    drawings = []
+    for words, group in by_network(runs).items():
+        for x, lines in ((RATE, BATCH), (BATCH, RATE)):
+            name = f"{words.lower()}-against-{'rate' if x == RATE else 'batch'}"
+            if compared := reached(group):
+                drawing = figures.panels_against(compared, x, PANELS, name, lines)
+                drawings.append(drawing._replace(caption=f"{words}. {drawing.caption} {missed(group)}"))
+    return drawings
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """The six numbers by rate and batch, and at which step the loss was reached, a table for each network."""
+    tables = []
+    for words, group in by_network(runs).items():
+        cells: dict[tuple, list[Run]] = {}
+        for run in reached(group):
+            cells.setdefault((run.setting(RATE), run.setting(BATCH)), []).append(run)
+        columns = (*COLUMNS, ("steps", "step", ".0f"))
+        caption = f"{words}, trained to one loss. {missed(group)} {MEASURED}"
+        tables.append(table_of(dict(sorted(cells.items())), (RATE, BATCH), columns, caption))
+    return tables
+
+
+def on_reached(decide: Callable[[Sequence[Run]], Evidence], runs: Sequence[Run]) -> Evidence:
+    """The rule on the runs that reached the loss; how many did not is said."""
+    found = decide(reached(runs) or runs)
+    return found._replace(explanation=f"{found.explanation}; {missed(runs)}" if missed(runs) else found.explanation)
+
+
+def at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
+    """ResNets at the largest rate: does the gap fall where the Jacobian norm rises, as the batch changes?"""
+    chosen = [run for run in runs if run.setting("model.name") != "vgg"]
+    largest = max((run.setting(RATE) for run in chosen), default=None)
+    chosen = [run for run in chosen if run.setting(RATE) == largest]
+    return follows(chosen, measured(GAP), measured(JACOBIAN), network_words, "decreases")
+
+
+def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:
+    where = "§6.2, figs. 3, 12-15" if setting == RATE else "§6.2, figs. 4, 16-19"
+    name = "rate" if setting == RATE else "batch"
+    found = [
+        trend(
+            f"{name}-{what}", where, f"{statement}: {called}", WITHOUT_NUMBERS, metric, setting, expect, called, words
+        )
+        for what, (metric, called) in METRICS.items()
+    ]
+    found.append(
+        gap_goes_with(
+            f"{name}-gap-follows-jacobian",
+            where,
+            f"as {words} changes the gap goes with the Jacobian norm",
+            WITHOUT_NUMBERS,
+            setting,
+            words,
+        )
+    )
+    return [claim._replace(decide=partial(on_reached, claim.decide)) for claim in found]
+
+
+EXPERIMENT = Experiment(
+    id="m_lr_batch",
+    paper="M",
+    question="Do larger rates and smaller batches end flatter, with smaller Jacobians and gaps, at one training loss?",
+    config="m_lr_batch",
+    regularisers=(RATE, BATCH),
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        *claims_on(RATE, "the learning rate", "larger rates lower it", "decreases"),
+        *claims_on(BATCH, "the batch size", "smaller batches lower it", "increases"),
+        Claim(
+            "resnet-at-the-largest-rate",
+            "M",
+            "§6.2, fig. 4",
+            "for ResNet at the largest rate the gap falls where the Jacobian norm rises",
+            "the inverse of what is expected",
+            "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, by seed, 95 % "
+            "t-interval, below 0",
+            partial(on_reached, at_the_largest_rate),
+        ),
+    ),
+    notes="Runs that do not reach the training loss to stop at are left out, for the paper compares at one loss.",
+)

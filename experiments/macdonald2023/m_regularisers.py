@@ -1,0 +1,158 @@
+"""What do regularisers control, the Jacobian or the Hessian? *On progressive sharpening*, §6.3, B.3, figs. 5, 20-27."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from experiments.macdonald2023._end_of_training import (
+    COLUMNS,
+    GAP,
+    JACOBIAN,
+    MEASURED,
+    SHARPNESS,
+    SIX,
+    by_network,
+    gap_goes_with,
+    network_words,
+    trend,
+)
+from hessflat.analysis import claims
+from hessflat.analysis.correlation import differing_alone
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.results import Run
+from hessflat.analysis.strata import follows_closer, measured
+from hessflat.analysis.tables import table_of
+from hessflat.report import figures
+
+# By the setting that has their degree: a name, and what a sentence calls the degree.
+REGULARISERS = {
+    "optim.l2": ("weight-decay", "weight decay"),
+    "train.label_smoothing": ("label-smoothing", "label smoothing α"),
+    "train.mixup": ("mixup", "mixup β"),
+    "train.augment": ("augmentation", "augmentation p"),
+    "optim.sam_radius": ("sam", "SAM's ρ"),
+}
+RATE = "optim.lr"
+CORRELATED = "much better correlated with the gap than the Hessian's norm (figures without numbers)"
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figures 5 and 20 to 27: for each network a column for each regulariser, a row for each of six numbers."""
+    return [
+        figures.grid_against(
+            [(setting, own) for setting in REGULARISERS if (own := differing_alone(group, setting)[0])],
+            SIX,
+            RATE,
+            words.lower(),
+            f"{words}: the gap, λ_max(H), Jacobian norm, λ_max(G), training loss and validation "
+            f"accuracy at the end of training, against the degree of each regulariser. Points: seeds; lines and bars: "
+            f"mean ± 1 std over seeds. Crosses: runs that did not finish. {MEASURED} {figures.context(group)}",
+        )
+        for words, group in by_network(runs).items()
+    ]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """The six numbers of every regulariser, degree and initial rate, a table for each network."""
+    return [
+        table_of(groups_of(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
+        for words, group in by_network(runs).items()
+    ]
+
+
+def groups_of(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+    """Runs by regulariser, its degree and the initial rate; those that several share stand with weight decay."""
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        used = [setting for setting in REGULARISERS if setting != "optim.l2" and run.setting(setting)]
+        setting = used[0] if used else "optim.l2"
+        key = (REGULARISERS[setting][1], run.setting(setting), run.setting(RATE))
+        found.setdefault(key, []).append(run)
+    order = [words for _, words in REGULARISERS.values()]
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), *item[0][1:])))
+
+
+def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
+    """Over every regulariser: runs of one network and one initial rate."""
+    return follows_closer(
+        runs,
+        measured(GAP),
+        measured(JACOBIAN),
+        measured(SHARPNESS),
+        lambda run: (network_words(run), run.setting(RATE)),
+    )
+
+
+def claims_on(setting: str) -> list[Claim]:
+    """Of one regulariser: the gap goes with the Jacobian norm, which it lowers; sharpness it lowers if it is SAM."""
+    name, words = REGULARISERS[setting]
+    flattens = setting == "optim.sam_radius"
+    found = [
+        gap_goes_with(
+            f"{name}-jacobian",
+            "§6.3, fig. 5",
+            f"with {words} the Jacobian norm follows the gap",
+            CORRELATED,
+            setting,
+            words,
+        ),
+        trend(
+            f"{name}-lowers-jacobian",
+            "§6.3, fig. 5",
+            f"{words} lowers the Jacobian norm",
+            "the Jacobian norm is regularised across all techniques",
+            JACOBIAN,
+            setting,
+            "decreases",
+            "max ‖∂f/∂x‖₂",
+            words,
+        ),
+    ]
+    if flattens:
+        statement, paper_value = f"{words} lowers sharpness", "only in SAM is sharpness regularised"
+    else:
+        statement, paper_value = (
+            f"{words} does not lower sharpness, but raises it",
+            "only in SAM is sharpness regularised",
+        )
+    expect: claims.Order = "decreases" if flattens else "increases"
+    found.append(
+        trend(f"{name}-sharpness", "§6.3", statement, paper_value, SHARPNESS, setting, expect, "λ_max(H)", words)
+    )
+    return found
+
+
+EXPERIMENT = Experiment(
+    id="m_regularisers",
+    paper="M",
+    question="Five regularisers: does the gap go with the Jacobian norm for all, with sharpness for SAM alone?",
+    config="m_regularisers",
+    regularisers=tuple(REGULARISERS),
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "jacobian-rather-than-sharpness",
+            "M",
+            "§6.3, B.3",
+            "the gap goes with the Jacobian norm rather than with sharpness",
+            CORRELATED,
+            "Kendall τ of the gap with max ‖∂f/∂x‖₂ less that with λ_max(H), over all regularisers and degrees of one "
+            "network and initial rate; the mean over these by seed, 95 % t-interval, above 0",
+            closer_to_the_jacobian,
+        ),
+        Claim(
+            "gauss-newton",
+            "M",
+            "§3.1, B.3",
+            "the norm of the Gauss-Newton matrix is very similar to that of the Hessian",
+            "(almost) always very similar",
+            "λ_max(G) / λ_max(H), geometric mean over a seed's runs, within 10 % of 1 by a 95 % t-interval over seeds",
+            partial(claims.agrees, metric="gauss_newton.lambda_max", other="hessian.lambda_max", within=0.1),
+        ),
+        *(claim for setting in REGULARISERS for claim in claims_on(setting)),
+    ),
+    notes=(
+        "That a regulariser does not lower sharpness is decided by whether it raises it: no order in either direction "
+        "leaves the claim undecided."
+    ),
+)

@@ -1,0 +1,476 @@
+"""Do closer labels sharpen less? *On progressive sharpening*, §3.2, §5, figure 1, and B.1, figures 6 to 11."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.lines import Line2D
+
+from experiments.macdonald2023._smoothing import (
+    JACOBIAN,
+    LOSS,
+    SHARPNESS,
+    SMOOTHING,
+    edge_of,
+    first_crossing,
+    growth,
+    in_each,
+    less_growth,
+    mark_edge,
+    panels_by_smoothing,
+    series,
+)
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import kendall_tau, mean_interval
+from hessflat.report import figures
+from hessflat.report.figures.axes import Panel, legend_below, metric_axis
+from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure, ordered_colours
+
+RATE = "optim.lr"
+GGN = "gauss_newton.lambda_max"
+# What eq. 4 suggests to follow λ_max(G), by the names of `hessflat.measures.layers`.
+FOLLOWERS = {
+    "layers.after_first": "‖Jf_L ⋯ Jf_2‖",
+    "layers.product": "Π ‖Jf_l‖, l ≥ 2",
+    "layers.input_output": "‖Jf_L ⋯ Jf_1‖",
+    JACOBIAN: "softmaxed ‖Jf_L ⋯ Jf_1‖",
+}
+PANELS = (Panel(LOSS, "loss less label\nentropy (nats)", "log"), Panel(SHARPNESS), Panel(JACOBIAN, "", "log"))
+NAMES = {"vgg": "VGG-11", "resnet": "ResNet-18"}
+
+
+def kind_of(run: Run) -> str:
+    """What a network is called."""
+    name = run.setting("model.name")
+    if name != "mlp":
+        return NAMES.get(name, name)
+    return "MLP with batch norm" if run.setting("model.mlp.batch_norm") else "MLP"
+
+
+def kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(kind_of(run), []).append(run)
+    return found
+
+
+def kinds_and_rates(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    return {
+        f"{kind}, η = {number(rate)}": group
+        for kind, own in kinds(runs).items()
+        for rate, group in reversed(by_setting(own, RATE).items())
+    }
+
+
+def unsmoothed(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.setting(SMOOTHING) == 0]
+
+
+def edge_ratio(run: Run) -> float:
+    """Mean sharpness over 2/η from where it first reaches 2/η to the end; its largest where it never does."""
+    steps, values = series(run, SHARPNESS)
+    crossing = first_crossing(run)
+    held = values.max() if crossing is None else values[steps >= crossing].mean()
+    return float(held / edge_of(run))
+
+
+def tau(run: Run, metric: str, other: str) -> float:
+    """Kendall's rank correlation of two metrics over the steps at which both were measured."""
+    a, b = run.history(metric), run.history(other)
+    both = np.isfinite(a) & np.isfinite(b)
+    return kendall_tau(a[both], b[both])
+
+
+def tau_with_ggn(run: Run, metric: str) -> float:
+    """Of a product of layer Jacobians and λ_max(G), both on the examples of `measure.layers` but for the softmaxed."""
+    return tau(run, metric, "layers.lambda_max")
+
+
+def ggn_ratios(run: Run) -> np.ndarray:
+    """λ_max(G) / λ_max(H) at every step at which both were measured."""
+    ratios = run.history(GGN) / run.history(SHARPNESS)
+    return ratios[np.isfinite(ratios)]
+
+
+def layer_names(run: Run) -> list[str]:
+    """In the order from input to output."""
+    last = run.metrics[-1]
+    return [key.split(".")[1] for key in last if key.startswith("layers.") and key.endswith(".jacobian")]
+
+
+def share(run: Run, layer: str) -> np.ndarray:
+    """λ_max of a layer's summand of eq. 4 over λ_max(G), where measured."""
+    shares = run.history(f"layers.{layer}.lambda_max") / run.history("layers.lambda_max")
+    return shares[np.isfinite(shares)]
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figure 1 with 6 to 11, one drawing for each kind of network; and what eq. 4 says of each, without smoothing."""
+    drawings = []
+    for kind, own in kinds(runs).items():
+        rates = reversed(by_setting(own, RATE).items())
+        caption = (
+            f"Gradient descent on all examples with labels smoothed more and less ({kind}): loss less label entropy, "
+            "sharpness, and the largest input-output Jacobian norm of the softmaxed network in batch norm's eval mode, "
+            "on the measured examples; a row for each learning rate η. Runs without smoothing end at 99 % training "
+            "accuracy, the others after as many iterations. Dashed: 2/η; triangles: where a run first reaches it, the "
+            f"edge of stability. Mean over seeds up to where the first of them ends, band ± 1 std. "
+            f"{figures.context(own)}"
+        )
+        rows = {f"η = {number(rate)}": group for rate, group in rates}
+        name = f"sharpening-{kind.replace(' ', '-').lower()}"
+        drawings.append(panels_by_smoothing(rows, PANELS, name, caption, marks=mark_edge))
+    return [*drawings, _draw_layers(runs)]
+
+
+def middle_rate(runs: Sequence[Run]) -> list[Run]:
+    rates = sorted({run.setting(RATE) for run in runs})
+    return [run for run in runs if run.setting(RATE) == rates[len(rates) // 2]]
+
+
+def _draw_layers(runs: Sequence[Run]) -> Drawing:
+    """λ_max(H) and λ_max(G), each layer's share of it, and products of layer Jacobians, over iterations."""
+    groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in kinds(runs).items()}
+    groups = {kind: own for kind, own in groups.items() if own}
+    figure, axes = new_figure(max(len(groups), 1), 3, 2.4)
+    data: dict[str, list[Any]] = {key: [] for key in ("network", "curve", "step", "seeds", "mean", "low", "high")}
+    shown = list(FOLLOWERS)[:3]
+    colours = dict(zip((SHARPNESS, GGN, *shown), PALETTE, strict=False))
+    deepest = max((len(layer_names(own[0])) for own in groups.values()), default=1)
+    with matplotlib.rc_context(STYLE):
+        for row, (kind, own) in enumerate(groups.items()):
+            left, middle, right = axes[3 * row : 3 * row + 3]
+            for metric in (SHARPNESS, GGN):
+                _curve(left, own, partial(_history, metric=metric), kind, metric, colours[metric], data)
+            names = layer_names(own[0])
+            for name, colour in zip(names, ordered_colours(len(names)), strict=True):
+                _curve(middle, own, partial(_share_history, layer=name), kind, name, colour, data)
+            for metric in shown:
+                _curve(right, own, partial(_history, metric=metric), kind, metric, colours[metric], data)
+            metric_axis(left, (SHARPNESS,), r"$\lambda_{\max}$", "linear")
+            metric_axis(
+                middle, ("share",), r"$\lambda_{\max}$ of a layer's summand" + "\n" + r"over $\lambda_{\max}(G)$", "log"
+            )
+            metric_axis(right, ("norm",), "norm, max over examples", "log")
+            left.set_title(f"{kind}, η = {number(own[0].setting(RATE))}", loc="left", fontweight="bold")
+            for axis in (left, middle, right):
+                axis.set_xlabel("iteration")
+    handles = [Line2D([], [], color=colour) for colour in colours.values()]
+    handles += [Line2D([], [], color=colour) for colour in (ordered_colours(deepest)[0], ordered_colours(deepest)[-1])]
+    labels = ["λ_max(H)", "λ_max(G)", *(FOLLOWERS[name] for name in shown), "middle: first layer", "… last layer"]
+    legend_below(figure, handles, labels)
+    letter(axes)
+    count = max((min(run.setting("measure.layer_examples"), 10**9) for run in runs), default=0)
+    caption = (
+        "Eq. 4 during training without label smoothing. Left: λ_max of the Hessian and of the Gauss-Newton matrix on "
+        "all measured examples, batch norm in train mode. Middle: λ_max of the summand of each layer over that of "
+        f"their sum, the Gauss-Newton matrix on {count} examples, batch norm in eval mode; a normalisation is a layer "
+        "of its own. Right: the largest norm over these examples of the derivative of the logits by what the first "
+        "layer puts out, of the product of the norms between neighbouring layers, and of the input-output Jacobian. "
+        "Mean over seeds (geometric on logarithmic axes), band from smallest to largest. "
+        f"{figures.context(runs)}"
+    )
+    return Drawing("layers", caption, figure, data)
+
+
+def _history(run: Run, metric: str) -> dict[float, float]:
+    return dict(zip(*series(run, metric), strict=True))
+
+
+def _share_history(run: Run, layer: str) -> dict[float, float]:
+    return dict(zip(series(run, "layers.lambda_max")[0], share(run, layer), strict=True))
+
+
+def _curve(
+    axis: Any,
+    runs: Sequence[Run],
+    values_of: Callable[[Run], dict[float, float]],
+    kind: str,
+    name: str,
+    colour: str,
+    data: dict[str, list[Any]],
+) -> None:
+    found = [values_of(run) for run in runs]
+    steps = sorted(set.intersection(*(set(one) for one in found)))
+    values = np.array([[one[step] for step in steps] for one in found])
+    log = name not in (SHARPNESS, GGN)
+    mean = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
+    axis.plot(steps, mean, color=colour)
+    axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    for step, one, low, high in zip(steps, mean, values.min(axis=0), values.max(axis=0), strict=True):
+        row = (kind, name, float(step), len(values), float(one), float(low), float(high))
+        for column, cell in zip(data.values(), row, strict=True):
+            column.append(cell)
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Growth of each run's sharpness and Jacobian; how well eq. 4's parts follow G; the shares of layers."""
+    return [_growth_table(runs), _follower_table(runs), _share_table(runs)]
+
+
+def _growth_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for label, group in kinds_and_rates(finished(runs)).items():
+        for alpha, own in by_setting(group, SMOOTHING).items():
+            first, largest = ([f(series(run, SHARPNESS)[1]) for run in own] for f in (lambda values: values[0], np.max))
+            crossings = [step for run in own if (step := first_crossing(run)) is not None]
+            cells = (
+                _mean([run.metrics[-1]["step"] for run in own]),
+                f"{100 * np.mean([run.final('train_accuracy') for run in own]):.1f} %",
+                _mean([run.final(LOSS) for run in own]),
+                f"{_mean(first)} → {_mean(largest)} → {_mean([run.final(SHARPNESS) for run in own])}",
+                number(edge_of(own[0]), 3),
+                f"{_mean(crossings)} ({len(crossings)} of {len(own)})" if crossings else "never",
+                f"× {_mean([growth(run, JACOBIAN) for run in own])}",
+                number(float(np.mean([tau(run, JACOBIAN, SHARPNESS) for run in own])), 2),
+            )
+            rows.append((label, number(alpha), *cells, str(len(own))))
+    header = (
+        "network", "smoothing", "iterations", "train accuracy", "loss − entropy", "λ_max(H) start → largest → end",
+        "2/η", "first reaches 2/η", "growth of softmaxed ‖∂σ(f)/∂x‖", "their Kendall τ", "seeds",
+    )  # fmt: skip
+    return Table("Progressive sharpening under label smoothing. Means over seeds.", header, tuple(rows))
+
+
+def _mean(values: Sequence[float]) -> str:
+    return number(float(np.mean(values)), 3)
+
+
+def _follower_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for label, group in kinds_and_rates(finished(runs)).items():
+        for alpha, own in by_setting(group, SMOOTHING).items():
+            ratios = np.concatenate([ggn_ratios(run) for run in own])
+            difference = max(np.nanmax(run.history("layers.difference")) for run in own)
+            taus = [mean_interval([tau_with_ggn(run, name) for run in own]) for name in FOLLOWERS]
+            rows.append(
+                (
+                    label,
+                    number(alpha),
+                    f"{difference:.0e}",
+                    f"{number(float(np.median(ratios)), 2)} ({number(float(ratios.min()), 2)} to "
+                    f"{number(float(ratios.max()), 2)})",
+                    f"{100 * np.mean(np.abs(ratios - 1) <= 0.1):.0f} %",
+                    *(
+                        f"{one.mean:.2f} ± {one.high - one.mean:.2f}" if len(own) > 1 else f"{one.mean:.2f}"
+                        for one in taus
+                    ),
+                )
+            )
+    header = ("network", "smoothing", "eq. 4, largest difference", "λ_max(G)/λ_max(H)", "within 10 %",
+              *(f"τ of {words}" for words in FOLLOWERS.values()))  # fmt: skip
+    caption = (
+        "Eq. 4 through training. Difference: of the eigenvalues of the two sides, over the largest. Ratios: median "
+        "(range) over steps and seeds, on all measured examples. τ: Kendall's rank correlation with λ_max(G) over the "
+        "steps of a run, mean and half width of its 95 % t-interval over seeds."
+    )
+    return Table(caption, header, tuple(rows))
+
+
+def _share_table(runs: Sequence[Run]) -> Table:
+    rows = []
+    for kind, own in kinds(unsmoothed(finished(runs))).items():
+        group = middle_rate(own)
+        for name in layer_names(group[0]):
+            shares = np.array([share(run, name)[[0, -1]] for run in group])
+            jacobians = np.array([series(run, f"layers.{name}.jacobian")[1][[0, -1]] for run in group])
+            cells = (f"{100 * shares[:, when].mean():.0f} %" for when in (0, 1))
+            norms = (number(float(jacobians[:, when].mean()), 3) for when in (0, 1))
+            rows.append((f"{kind}, η = {number(group[0].setting(RATE))}", name, *cells, *norms))
+    header = ("network", "layer l", "share, start", "share, end", "max ‖Jf_L ⋯ Jf_{l+1}‖, start", "end")
+    caption = "λ_max of each layer's summand of eq. 4 over λ_max(G), without label smoothing. Means over seeds."
+    return Table(caption, header, tuple(rows))
+
+
+def sharpens(runs: Sequence[Run]) -> Evidence:
+    rule = partial(
+        claims.beyond, value_of=lambda run: growth(run, SHARPNESS), limit=1.0, what="largest λ_max(H) over the first"
+    )
+    return in_each(kinds_and_rates(unsmoothed(runs)), rule)
+
+
+def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
+    """On the edge: mean sharpness from the first crossing on within 25 % of 2/η, by the interval over seeds."""
+
+    def rule(group: Sequence[Run]) -> Evidence:
+        what = "mean λ_max(H) over 2/η from the first crossing on"
+        above = claims.beyond(group, edge_ratio, 0.75, what, "larger")
+        below = claims.beyond(group, edge_ratio, 1.25, what, "smaller")
+        reached = sum(first_crossing(run) is not None for run in finished(group))
+        both = claims.all_of(above, below)
+        return both._replace(
+            value=f"{above.value}, reached in {reached} of {len(finished(group))} runs", spread=above.spread
+        )
+
+    return in_each(kinds_and_rates(unsmoothed(runs)), rule)
+
+
+def ansatz(runs: Sequence[Run]) -> Evidence:
+    """Kendall's τ over training of the softmaxed Jacobian norm and sharpness, for each smoothing."""
+    groups = {
+        f"{kind}, smoothing {number(alpha)}": group
+        for kind, own in kinds(runs).items()
+        for alpha, group in by_setting(own, SMOOTHING).items()
+    }
+    rule = partial(claims.beyond, value_of=lambda run: tau(run, JACOBIAN, SHARPNESS), limit=0.0, what="Kendall τ")
+    return in_each(groups, rule)
+
+
+def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
+    def rule(group: Sequence[Run]) -> Evidence:
+        found = claims.in_every_run(
+            group, lambda run: float(np.abs(ggn_ratios(run) - 1).max()), 0.1, "|λ_max(G)/λ_max(H) − 1|"
+        )
+        done = finished(group)
+        if not done:
+            return found
+        ratios = np.concatenate([ggn_ratios(run) for run in done])
+        within = f"within 10 % at {100 * np.mean(np.abs(ratios - 1) <= 0.1):.0f} % of the steps"
+        by_smoothing = ", ".join(
+            f"{number(float(np.median(np.concatenate([ggn_ratios(run) for run in own]))), 2)} at {number(alpha)}"
+            for alpha, own in by_setting(done, SMOOTHING).items()
+        )
+        return found._replace(
+            value=f"λ_max(G)/λ_max(H) {number(float(np.median(ratios)), 2)} (median), {within}",
+            spread=f"largest |ratio − 1| of a run {found.spread}",
+            explanation=f"{found.explanation}; medians by label smoothing: {by_smoothing}",
+        )
+
+    return in_each(kinds(runs), rule)
+
+
+def product_follows(runs: Sequence[Run]) -> Evidence:
+    rule = partial(
+        claims.beyond,
+        value_of=lambda run: tau_with_ggn(run, "layers.after_first"),
+        limit=0.0,
+        what="Kendall τ of ‖Jf_L ⋯ Jf_2‖ and λ_max(G)",
+    )
+    return in_each(kinds(runs), rule)
+
+
+def product_follows_better(runs: Sequence[Run]) -> Evidence:
+    rule = partial(
+        claims.beyond,
+        value_of=lambda run: tau_with_ggn(run, "layers.after_first") - tau_with_ggn(run, "layers.input_output"),
+        limit=0.0,
+        what="Kendall τ with λ_max(G), that of ‖Jf_L ⋯ Jf_2‖ less that of ‖Jf_L ⋯ Jf_1‖",
+    )
+    return in_each(kinds(runs), rule)
+
+
+EXPERIMENT = Experiment(
+    id="m_sharpening",
+    paper="M",
+    question="Does gradient descent sharpen less where labels are closer, and is it the Jacobian that sharpens?",
+    config="m_sharpening",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "sharpening",
+            "M",
+            "§2, §5, fig. 1",
+            "sharpness grows during training without label smoothing",
+            "figures without numbers",
+            "largest λ_max(H) of a run over that at the start, above 1 by a 95 % t-interval over seeds, for every "
+            "network and learning rate",
+            sharpens,
+        ),
+        Claim(
+            "smoothing-less-sharpening",
+            "M",
+            "§5, fig. 1, figs 6-11",
+            "the smoother the labels, the less sharpness grows",
+            "so in all six figures",
+            "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
+            "over seeds, for every network and learning rate",
+            lambda runs: in_each(
+                kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), "no runs"
+            ),
+        ),
+        Claim(
+            "smoothing-less-jacobian",
+            "M",
+            "§5, fig. 1, figs 6-11",
+            "the smoother the labels, the less the softmaxed input-output Jacobian grows",
+            "so in all six figures",
+            "the same of max ‖∂σ(f)/∂x‖",
+            lambda runs: in_each(
+                kinds_and_rates(runs), lambda group: less_growth(group, JACOBIAN, "max ‖∂σ(f)/∂x‖"), "no runs"
+            ),
+        ),
+        Claim(
+            "edge-of-stability",
+            "M",
+            "§2 (Cohen et al. 2021)",
+            "sharpness without label smoothing grows up to 2/η and stays about there",
+            "“halted at around 2/η”",
+            "mean λ_max(H) from the first crossing of 2/η on within 25 % of 2/η by a 95 % t-interval over seeds, for "
+            "every network and learning rate",
+            reaches_the_edge,
+        ),
+        Claim(
+            "ansatz",
+            "M",
+            "§3.2, ansatz 3.1",
+            "sharpness and the input-output Jacobian grow together",
+            "an ansatz, “under certain conditions”",
+            "Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H), above 0 by a 95 % t-interval over seeds, for "
+            "every network and smoothing",
+            ansatz,
+        ),
+        Claim(
+            "eq-4",
+            "M",
+            "§3.2, eq. 4",
+            "the non-zero eigenvalues of G are those of the sum over layers",
+            "a theorem (chain rule)",
+            "largest difference of eigenvalues, over the largest, at most 1e-10 in every run",
+            lambda runs: claims.in_every_run(
+                runs,
+                lambda run: float(np.nanmax(run.history("layers.difference"))),
+                1e-10,
+                "difference of the eigenvalues of both sides",
+            ),
+        ),
+        Claim(
+            "g-is-h",
+            "M",
+            "§3.1",
+            "λ_max(H) is almost identical to λ_max(G) throughout training",
+            "“almost identical”",
+            "their ratio within 10 % of 1 at every measured step of every run",
+            ggn_carries_all,
+        ),
+        Claim(
+            "layers-follow",
+            "M",
+            "§3.2",
+            "λ_max(G) follows the product of the Jacobians of the layers after the first",
+            "an argument without numbers",
+            "Kendall τ over training of max ‖Jf_L ⋯ Jf_2‖ and λ_max(G), above 0 by a 95 % t-interval over seeds, for "
+            "every network",
+            product_follows,
+        ),
+        Claim(
+            "layers-follow-better",
+            "hessflat",
+            "beyond the paper; §3.2",
+            "without the first layer's Jacobian, which eq. 4 does not have, the product follows λ_max(G) better",
+            "not in the paper",
+            "difference of these τ and those of the whole input-output Jacobian, above 0 by a 95 % t-interval over "
+            "seeds, for every network",
+            product_follows_better,
+        ),
+    ),
+    notes=(
+        "At scale small two perceptrons stand in for VGG-11 and ResNet-18. λ_max(G) and λ_max(H) of g-is-h and of the "
+        "figures are on all measured examples with batch norm in train mode; eq. 4 is on a few of them in eval mode."
+    ),
+)

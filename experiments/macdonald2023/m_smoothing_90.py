@@ -1,0 +1,207 @@
+"""When labels are not smoothed and training goes on: *On progressive sharpening*, appendix C.1, figures 28 and 29."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from experiments.macdonald2023._smoothing import (
+    JACOBIAN,
+    LOSS,
+    NORM,
+    SHARPNESS,
+    SMOOTHING,
+    labelled,
+    less_growth,
+    panels_by_smoothing,
+    series,
+)
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.report import figures
+from hessflat.report.figures.axes import Panel
+
+LOGITS = "jacobian.max"
+PANELS = (Panel(SHARPNESS), Panel(JACOBIAN), Panel(NORM, r"$\|F(X)\|_F$"))
+LATER = (
+    Panel(SHARPNESS, "", "log"),
+    Panel(JACOBIAN, "", "log"),
+    Panel(NORM, r"$\|F(X)\|_F$", "log"),
+    Panel(LOSS, "loss less label\nentropy (nats)", "log"),
+)
+# A late value is a mean over this many measurements, for stochastic steps scatter it.
+LATE = 3
+
+
+def late(run: Run, metric: str) -> float:
+    return float(series(run, metric)[1][-LATE:].mean())
+
+
+def remains(run: Run, metric: str) -> float:
+    """What is left at the end of the largest value of a metric."""
+    return late(run, metric) / float(series(run, metric)[1].max())
+
+
+def late_growth(run: Run, metric: str) -> float:
+    """The value at the end over the one halfway, each a mean over a few measurements."""
+    steps, values = series(run, metric)
+    halfway = int(np.searchsorted(steps, steps[-1] / 2))
+    return late(run, metric) / float(values[max(halfway - LATE // 2, 0) :][:LATE].mean())
+
+
+def split(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Without label smoothing and with it."""
+    return [run for run in runs if not run.setting(SMOOTHING)], [run for run in runs if run.setting(SMOOTHING)]
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figures 28 and 29."""
+    modes = (
+        "Sharpness is λ_max(H) of the measured loss, label smoothing included, with batch norm in train mode, as is "
+        "the Frobenius norm of the logits of all measured examples; the Jacobian norm is that of the softmaxed network "
+        "in batch norm's eval mode, the largest over these examples. Mean over seeds, band ± 1 std"
+    )
+    first = (
+        f"The first epoch of SGD with labels smoothed more and less, measured every five steps. {modes}. "
+        f"{figures.context(runs)}"
+    )
+    whole = (
+        f"All epochs of SGD with labels smoothed more and less; bands end at the smallest value. {modes}. "
+        f"{figures.context(runs)}"
+    )
+    return [
+        panels_by_smoothing({"": runs}, PANELS, "first-epoch", first, to_epoch=1),
+        panels_by_smoothing({"": runs}, LATER[:3], "all-epochs", whole, x="epoch"),
+        panels_by_smoothing(
+            {"": runs},
+            (LATER[3], Panel(LOGITS, "", "log"), Panel(JACOBIAN, "", "log")),
+            "loss-and-jacobians",
+            "Loss less label entropy, and the largest input-output Jacobian norm of the logits and of the softmaxed "
+            f"network. {modes}. {figures.context(runs)}",
+            x="epoch",
+        ),
+    ]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    rows = []
+    for alpha, group in by_setting(finished(runs), SMOOTHING).items():
+        cells = [f"{100 * np.mean([run.final('train_accuracy') for run in group]):.1f} %"]
+        cells.append(number(float(np.mean([late(run, LOSS) for run in group])), 3))
+        for metric in (SHARPNESS, JACOBIAN, LOGITS, NORM):
+            first, largest, last = (
+                number(float(np.mean([function(run) for run in group])), 3)
+                for function in (
+                    lambda run, m=metric: series(run, m)[1][0],
+                    lambda run, m=metric: series(run, m)[1].max(),
+                    lambda run, m=metric: late(run, m),
+                )
+            )
+            cells.append(f"{first} → {largest} → {last}")
+        growth = [late_growth(run, NORM) for run in group]
+        rows.append((number(alpha), *cells, f"× {number(float(np.mean(growth)), 3)}", str(len(group))))
+    header = (
+        "smoothing", "train accuracy", "loss − entropy", "λ_max(H)", "softmaxed ‖∂σ(f)/∂x‖", "‖∂f/∂x‖", "‖F(X)‖_F",
+        "‖F(X)‖_F, end over halfway", "seeds",
+    )  # fmt: skip
+    caption = f"Start → largest → end; an end is the mean of the last {LATE} measurements. Means over seeds."
+    return [Table(caption, header, tuple(rows))]
+
+
+def both(runs: Sequence[Run], plain: partial, smoothed: partial) -> Evidence:
+    """One rule for the runs without smoothing, another for those with it."""
+    without, with_it = split(runs)
+    return claims.all_of(labelled("without smoothing", plain(without)), labelled("with it", smoothed(with_it)))
+
+
+def outputs_grow(runs: Sequence[Run]) -> Evidence:
+    rule = partial(
+        claims.beyond, value_of=lambda run: late_growth(run, NORM), limit=1.05, what="‖F(X)‖_F, end over halfway"
+    )
+    return both(runs, partial(rule, expect="larger"), partial(rule, expect="smaller"))
+
+
+def collapses(runs: Sequence[Run], metric: str, what: str) -> Evidence:
+    """Is less than a tenth left of the largest value without smoothing, and more than a quarter with it?"""
+    rule = partial(claims.beyond, value_of=lambda run: remains(run, metric), what=f"{what}, end over largest")
+    return both(runs, partial(rule, limit=0.1, expect="smaller"), partial(rule, limit=0.25, expect="larger"))
+
+
+EXPERIMENT = Experiment(
+    id="m_smoothing_90",
+    paper="M",
+    question="When does the ansatz break: what becomes of sharpness and Jacobian when outputs grow without end?",
+    config="m_smoothing_90",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "first-epoch-sharpness",
+            "M",
+            "C.1, fig. 28",
+            "in the first epoch sharpness grows less, the smoother the labels",
+            "a figure without numbers",
+            "Kendall τ of label smoothing and growth of λ_max(H) within the first epoch, largest over start, below 0 "
+            "by a 95 % t-interval over seeds",
+            lambda runs: less_growth(runs, SHARPNESS, "λ_max(H)", to_epoch=1),
+        ),
+        Claim(
+            "first-epoch-jacobian",
+            "M",
+            "C.1, fig. 28",
+            "in the first epoch the softmaxed Jacobian grows less, the smoother the labels",
+            "a figure without numbers",
+            "the same of max ‖∂σ(f)/∂x‖",
+            lambda runs: less_growth(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖", to_epoch=1),
+        ),
+        Claim(
+            "outputs-grow",
+            "M",
+            "C.1, fig. 29",
+            "the outputs go on growing without label smoothing and stop with it",
+            "“grows to infinity in the unsmoothed case”",
+            "‖F(X)‖_F at the end over that halfway, above 1.05 without smoothing and below 1.05 with it, by 95 % "
+            "t-intervals over seeds",
+            outputs_grow,
+        ),
+        Claim(
+            "sharpness-collapses",
+            "M",
+            "C.1, fig. 29",
+            "sharpness collapses without label smoothing and plateaus above zero with it",
+            "“ultimately causing the sharpness with unsmoothed labels to collapse to zero”",
+            "λ_max(H) at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by 95 % "
+            "t-intervals over seeds",
+            lambda runs: collapses(runs, SHARPNESS, "λ_max(H)"),
+        ),
+        Claim(
+            "jacobian-collapses",
+            "M",
+            "C.1, fig. 29",
+            "the growth of the outputs drives the softmaxed Jacobian to zero",
+            "a figure without numbers",
+            "max ‖∂σ(f)/∂x‖ at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by 95 % "
+            "t-intervals over seeds",
+            lambda runs: collapses(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖"),
+        ),
+        Claim(
+            "logits-do-not",
+            "hessflat",
+            "beyond the paper; C.1",
+            "it is the softmax that collapses: the Jacobian of the logits does not",
+            "not in the paper, which argues it",
+            "max ‖∂f/∂x‖ at the end over its largest, without label smoothing, above 0.5 by a 95 % t-interval over "
+            "seeds",
+            lambda runs: claims.beyond(
+                split(runs)[0], lambda run: remains(run, LOGITS), 0.5, "max ‖∂f/∂x‖, end over largest"
+            ),
+        ),
+    ),
+    notes=(
+        "The paper gives neither learning rate, momentum nor weight decay: here a constant rate, momentum 0.9 and no "
+        "decay. A small network with batch norm on digits begins so sharp that sharpness hardly grows in the first "
+        "epoch: the claim's value says by how much, and m_sharpening shows where it grows."
+    ),
+)

@@ -1,0 +1,145 @@
+"""What experiments on the two ends of a spectrum share: the ends of runs, drawn, counted and compared."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments._exact import eigenvalues, negatives_are_small
+from hessflat.analysis import claims, outliers
+from hessflat.analysis.experiment import Claim, Evidence, Verdict
+from hessflat.analysis.names import number, setting_name
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.utils.errors import InputError
+
+# Negative eigenvalues of R are far above rounding in float64, which is some 1e-16 of the largest of H.
+BELOW_ROUNDING = 1e-10
+
+
+def ends(run: Run) -> dict[str, np.ndarray]:
+    """The largest and smallest eigenvalues of H at the end, with residuals and P."""
+    return run.spectrum("hessian-extremes")
+
+
+def is_known_exactly(run: Run) -> bool:
+    return run.has_spectrum("hessian-exact")
+
+
+def curves_by(runs: Sequence[Run], by: str, end: str, name: str) -> dict[str, np.ndarray]:
+    """`[seeds, k]` eigenvalues at an end, by the value of a setting, `name` in labels."""
+    groups = by_setting(finished(runs), by)
+    return {f"{name} {number(value)}": np.stack([ends(run)[end] for run in group]) for value, group in groups.items()}
+
+
+def sizes_by(runs: Sequence[Run], by: str, name: str) -> dict[str, int]:
+    """P, by the same labels."""
+    return {
+        f"{name} {number(value)}": int(ends(group[0])["num_params"])
+        for value, group in by_setting(finished(runs), by).items()
+    }
+
+
+def accuracy_words(runs: Sequence[Run]) -> str:
+    """How far the values drawn may be from eigenvalues, in the words of a caption."""
+    done = finished(runs)
+    if not done:
+        raise InputError(f"a figure needs a finished run, got {len(runs)} that are not; let them end")
+    worst = max(
+        float(
+            max(ends(run)["largest_residuals"].max(), ends(run)["smallest_residuals"].max()) / ends(run)["largest"][0]
+        )
+        for run in done
+    )
+    total = sum(len(ends(run)["largest"]) + len(ends(run)["smallest"]) for run in done)
+    left = int(sum(run.final("hessian.extremes.unconverged") for run in done))
+    which = "all" if not left else f"all but {left}"
+    return f"By Lanczos: {which} of {total} values converged, with residuals up to {number(worst, 2)} λ_max."
+
+
+def num_outliers(run: Run) -> int:
+    """How many lie above the elbow of the scree plot."""
+    return outliers.above_elbow(ends(run)["largest"])[0]
+
+
+def num_before_drop(run: Run) -> int:
+    """How many lie above the largest ratio of neighbours among the largest."""
+    return outliers.above_ratio(ends(run)["largest"])
+
+
+def below_zero_over_largest(run: Run) -> float:
+    return -run.final("hessian.extremes.lambda_min") / run.final("hessian.extremes.lambda_max")
+
+
+def share_below_zero(run: Run) -> float:
+    """Of all eigenvalues, from the exact spectrum."""
+    values = eigenvalues(run)
+    return float(np.mean(values < -BELOW_ROUNDING * values.max()))
+
+
+def error_of_ends(run: Run) -> float:
+    """The largest error of the ends by Lanczos, rank by rank, relative to the eigenvalue of the exact spectrum there.
+
+    A residual says that an eigenvalue is near, not that none before it was missed; this does. What is below 1e-5 of
+    λ_max, rounding in float32 with a margin, is compared with that.
+    """
+    found, true = ends(run), eigenvalues(run)
+    floor = 1e-5 * true.max()
+    pairs = (found["largest"], true[::-1][: len(found["largest"])]), (found["smallest"], true[: len(found["smallest"])])
+    return float(max(np.max(np.abs(ours - exact) / np.maximum(np.abs(exact), floor)) for ours, exact in pairs))
+
+
+def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], within: int, what: str) -> Evidence:
+    """Do the medians over seeds of a count, at all values of a setting, lie within `within` of one another?"""
+    groups = by_setting(finished(runs), by)
+    if len(groups) < 2:
+        return Evidence("", "", 0, "not run", f"finished runs at fewer than two values of {setting_name(by)}")
+    counts = {value: [count_of(run) for run in group] for value, group in groups.items()}
+    medians = [float(np.median(own)) for own in counts.values()]
+    seeds = min(map(len, counts.values()))
+    apart = max(medians) - min(medians)
+    verdict: Verdict = "undecided" if seeds < 2 else "holds" if apart <= within else "fails"
+    values = ", ".join(map(number, counts))
+    each = [one for own in counts.values() for one in own]
+    return Evidence(
+        f"{what} {', '.join(map(number, medians))} at {setting_name(by)} {values}",
+        f"from {min(each)} to {max(each)} over settings and seeds",
+        seeds,
+        verdict,
+        f"the medians over seeds are {number(apart)} apart; at most {within} is claimed",
+    )
+
+
+def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
+    """Two claims that there are as many outliers at all values of a setting, counted in two ways."""
+
+    def claim(method: str, count_of: Callable[[Run], int], words: str) -> Claim:
+        return Claim(
+            f"as-many-by-{method}",
+            "S",
+            where,
+            f"{statement}, by {words}",
+            "a figure without numbers",
+            f"eigenvalues above {words}: medians over seeds within 1 of one another",
+            lambda runs: same_count(runs, by, count_of, 1, f"above {words}"),
+        )
+
+    return (
+        claim("elbow", num_outliers, "the elbow of the scree plot"),
+        claim("ratio", num_before_drop, "the largest ratio of neighbours"),
+    )
+
+
+AGREEMENT = Claim(
+    "ends-agree-with-all",
+    "hessflat",
+    "",
+    "both ends by Lanczos are those of the exact spectrum, where it is known",
+    "not in the paper",
+    "relative error at every rank measured, of eigenvalues beyond 1e-5 λ_max, at most 0.05 in every run",
+    lambda runs: claims.in_every_run(
+        [run for run in finished(runs) if is_known_exactly(run)],
+        error_of_ends,
+        0.05,
+        "relative error at every rank",
+    ),
+)
+NEGATIVES_ARE_SMALL = negatives_are_small(below_zero_over_largest)

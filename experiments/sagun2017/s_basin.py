@@ -1,0 +1,323 @@
+"""Large batches, then small ones from there: one basin? *Empirical Analysis of the Hessian*, §4.1, figures 8, 9."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.tables import table_by
+from hessflat.report import figures
+from hessflat.utils.errors import InputError
+
+SPLITS = ("train", "test")
+METRICS = tuple(f"{split}_{quantity}" for split in SPLITS for quantity in ("loss", "accuracy"))
+BY = "train.batch_size"
+# The loss of a guess among ten classes, in nats: what a barrier is measured by.
+GUESS = math.log(10)
+PERFORMANCE = tuple(
+    (f"{split} {'acc' if quantity == 'accuracy' else quantity}", f"{split}_{quantity}", style)
+    for quantity, style in (("loss", ".3g"), ("accuracy", ".2%"))
+    for split in SPLITS
+)
+
+
+class Parts(NamedTuple):
+    """The two parts of one seed: LB, in large batches, and SB, in small ones from where LB ends."""
+
+    large: Run
+    small: Run
+
+
+def by_steps(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """The runs by the number of steps of a part, the fewest first: those are the paper's experiment."""
+    return by_setting(runs, "train.steps")
+
+
+def published(runs: Sequence[Run]) -> list[Run]:
+    return next(iter(by_steps(runs).values()), [])
+
+
+def longer(runs: Sequence[Run]) -> list[Run]:
+    """Those of more steps, of which Part I reaches a lower loss."""
+    return [run for own in list(by_steps(runs).values())[1:] for run in own]
+
+
+def is_second(run: Run) -> bool:
+    return bool(run.setting("train.from_run"))
+
+
+def parts_of(runs: Sequence[Run]) -> dict[int, Parts]:
+    """Both parts of every seed that has finished both, in the order of seeds."""
+    done = finished(runs)
+    large = {run.seed: run for run in done if not is_second(run)}
+    small = {run.seed: run for run in done if is_second(run)}
+    return {seed: Parts(large[seed], small[seed]) for seed in sorted(large.keys() & small.keys())}
+
+
+def jump(parts: Parts, metric: str) -> tuple[float, float]:
+    """The worst of the last tenth of Part I's records, and of as many right after the switch.
+
+    Worst is the largest loss, or the smallest accuracy. As many records on both sides: the extreme of many is worse.
+    """
+    before, after = parts.large.history(metric), parts.small.history(metric)
+    worst = np.min if metric.endswith("accuracy") else np.max
+    # Part II's first record is of the weights of Part I's last.
+    count = max(1, (len(after) - 1) // 10)
+    return float(worst(before[-count:])), float(worst(after[1 : 1 + count]))
+
+
+def rises(line: dict[str, np.ndarray], split: str = "train") -> tuple[float, float]:
+    """By how much the loss is higher beyond LB (α < 0) than at LB, and beyond SB (α > 1) than at SB, on average.
+
+    Means over the positions measured there, up to one distance of the two away.
+    """
+    alphas, losses = line["alphas"], line[f"{split}_loss"]
+    at = {end: losses[alphas == end][0] for end in (0, 1)}
+    beyond = (alphas < 0) & (alphas >= -1), (alphas > 1) & (alphas <= 2)
+    return float(losses[beyond[0]].mean() - at[0]), float(losses[beyond[1]].mean() - at[1])
+
+
+def asymmetry(run: Run) -> float:
+    """(rise beyond LB − rise beyond SB) / (|…| + |…|), from −1 to 1: however steep the walls, seeds count alike."""
+    large, small = rises(run.spectrum("line"))
+    return (large - small) / (abs(large) + abs(small))
+
+
+def loss_barrier(run: Run) -> float:
+    return run.final("line.train_barrier") / GUESS
+
+
+def error_barrier(run: Run) -> float:
+    """The most by which the training error between the two exceeds the mean of theirs (Frankle et al. 2020, §2)."""
+    line = run.spectrum("line")
+    alphas, errors = line["alphas"], 1 - line["train_accuracy"]
+    ends = (errors[alphas == 0][0] + errors[alphas == 1][0]) / 2
+    return float(errors[(alphas >= 0) & (alphas <= 1)].max() - ends)
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figures 8 and 9, and the same of longer parts where there are some."""
+    complete = [own for own in by_steps(runs).values() if parts_of(own)]
+    if not complete:
+        _some([])
+    return [drawing for own in complete for drawing in _draw(own, "" if own is complete[0] else "-longer")]
+
+
+def _draw(runs: Sequence[Run], suffix: str) -> list[Drawing]:
+    parts = _some(runs)
+    sizes = _sizes(parts)
+    first = parts[min(parts)]
+    steps = first.large.history("step"), first.small.history("step")
+    places = np.concatenate([steps[0], steps[0][-1] + steps[1][1:]])
+    joined = {metric: np.array([_joined(pair, metric) for pair in parts.values()]) for metric in METRICS}
+    lines = [pair.small.spectrum("line") for pair in parts.values()]
+    along = {name: np.array([line[name] for line in lines]) for name in METRICS}
+    seeds = "one seed" if len(parts) == 1 else f"mean (of losses: geometric) and range over {len(parts)} seeds"
+    lengths = np.mean([line["distance"] for line in lines])
+    every = int(steps[0][1] - steps[0][0])
+    return [
+        figures.curves_with_bands(
+            _panels(places, joined),
+            "iterations",
+            f"two-parts{suffix}",
+            f"(a) Loss and (b) accuracy on both splits every {every} iterations: Part I in batches of {sizes[0]}, "
+            f"then, from its end point, Part II in batches of {sizes[1]} at the same constant learning rate "
+            f"{number(first.large.setting('optim.lr'))}; {seeds}. {figures.context(runs)}",
+            {"switch": float(steps[0][-1])},
+        ),
+        figures.curves_with_bands(
+            _panels(lines[0]["alphas"], along),
+            "interpolation coefficient α",
+            f"line{suffix}",
+            f"(a) Loss and (b) accuracy on both splits at (1 − α) LB + α SB, the straight line through the end point "
+            f"of Part I (LB, batches of {sizes[0]}) and that of Part II (SB, batches of {sizes[1]}), and beyond them. "
+            f"One unit of α is ‖SB − LB‖₂, {number(lengths, 3)} on average; {seeds}. {figures.context(runs)}",
+            {"LB": 0.0, "SB": 1.0},
+        ),
+    ]
+
+
+def _joined(parts: Parts, metric: str) -> np.ndarray:
+    """Both parts' records; the switch is recorded by both."""
+    return np.concatenate([parts.large.history(metric), parts.small.history(metric)[1:]])
+
+
+def _panels(places: np.ndarray, values: dict[str, np.ndarray]) -> list[figures.CurvePanel]:
+    losses, accuracies = ({split: values[f"{split}_{what}"] for split in SPLITS} for what in ("loss", "accuracy"))
+    return [
+        figures.CurvePanel("train_loss", places, losses, "loss (nats)", "log"),
+        figures.CurvePanel("train_accuracy", places, accuracies, "accuracy"),
+    ]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Both end points, and the line between them seed by seed."""
+    rows = []
+    for steps, own in by_steps(runs).items():
+        for seed, parts in parts_of(own).items():
+            line = parts.small.spectrum("line")
+            large, small = rises(line)
+            barriers = parts.small.final("line.train_barrier"), parts.small.final("line.test_barrier")
+            losses = (number(loss, 3) for loss in (*jump(parts, "train_loss"), *barriers))
+            error = f"{100 * error_barrier(parts.small):.2f} points"
+            rest = (number(x, 3) for x in (large, small, float(line["distance"])))
+            rows.append((f"{steps:,}", str(seed), *losses, error, *rest))
+    if not rows:
+        _some([])
+    header = (
+        "steps a part", "seed", "train loss before", "and after the switch", "barrier, train loss",
+        "barrier, test loss", "barrier, train error", "rise beyond LB", "rise beyond SB", "‖SB − LB‖",
+    )  # fmt: skip
+    caption = (
+        "The switch and the straight line by seed, losses in nats. Before and after the switch: the largest of as many "
+        "records, a tenth of a part. Barrier: the most by which the loss between LB and SB exceeds the chord, and the "
+        "error the mean of the two. Rise: mean training loss up to one distance beyond an end, less that at the end."
+    )
+    ends = [
+        table_by(own, BY, PERFORMANCE, f"End points of Part I and Part II of {steps:,} steps each. Losses in nats.")
+        for steps, own in by_steps(runs).items()
+    ]
+    return [*ends, Table(caption, header, tuple(rows))]
+
+
+def _some(runs: Sequence[Run]) -> dict[int, Parts]:
+    found = parts_of(runs)
+    if not found:
+        raise InputError("no seed has finished both parts; run them first")
+    return found
+
+
+def _sizes(parts: dict[int, Parts]) -> tuple[int, int]:
+    first = parts[min(parts)]
+    return first.large.setting(BY), first.small.setting(BY)
+
+
+def jumps(runs: Sequence[Run]) -> Evidence:
+    """Are both losses higher and both accuracies lower right after the switch than right before it?"""
+    parts = parts_of(published(runs))
+    second = [pair.small for pair in parts.values()]
+
+    def factor(run: Run, split: str) -> float:
+        before, after = jump(parts[run.seed], f"{split}_loss")
+        return math.log(after / before)
+
+    def drop(run: Run, split: str) -> float:
+        before, after = jump(parts[run.seed], f"{split}_accuracy")
+        return before - after
+
+    evidence = claims.all_of(
+        *(
+            claims.beyond(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
+            for split in SPLITS
+        ),
+        *(claims.beyond(second, partial(drop, split=split), 0.0, f"drop of the {split} accuracy") for split in SPLITS),
+    )
+    if not parts:
+        return evidence
+    pairs = [jump(pair, "train_loss") for pair in parts.values()]
+    own = sum(before >= after for before, after in pairs)
+    told = (
+        f"; Part I's own last tenth has a training loss as high as that after the switch in {own} of {len(pairs)} seeds"
+    )
+    return evidence._replace(explanation=evidence.explanation + told)
+
+
+def better(runs: Sequence[Run]) -> Evidence:
+    runs = published(runs)
+    parts = parts_of(runs)
+    if not parts:
+        return Evidence("", "", 0, "not run", "no seed has finished both parts")
+    large, small = _sizes(parts)
+    return claims.compare(runs, "test_accuracy", BY, large, small, "larger", "difference")
+
+
+def no_barrier(runs: Sequence[Run]) -> Evidence:
+    parts = parts_of(runs)
+    second = [pair.small for pair in parts.values()]
+    evidence = claims.all_of(
+        claims.beyond(second, loss_barrier, 0.02, "barrier in training loss over ln 10", "smaller"),
+        claims.beyond(second, error_barrier, 0.02, "barrier in training error", "smaller"),
+    )
+    if not parts:
+        return evidence
+    before, after = zip(*(jump(pair, "train_loss") for pair in parts.values()), strict=True)
+    told = (
+        f"; at the switch the largest train loss is {number(min(before), 2)} to {number(max(before), 2)} nats before, "
+        f"{number(min(after), 2)} to {number(max(after), 2)} after it, {number(GUESS, 3)} being that of a guess"
+    )
+    return evidence._replace(explanation=evidence.explanation + told)
+
+
+def sharper(runs: Sequence[Run]) -> Evidence:
+    second = [run for run in published(runs) if is_second(run)]
+    return claims.beyond(second, asymmetry, 0.0, "asymmetry of the rises beyond LB and beyond SB")
+
+
+EXPERIMENT = Experiment(
+    id="s_basin",
+    paper="S",
+    question="Large batches, then small ones from there: are the two solutions in one basin?",
+    config="s_basin",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "jump-at-the-switch",
+            "S",
+            "§4.1, figure 8",
+            "right after the switch to small batches both losses jump and both accuracies drop",
+            "a figure without numbers",
+            "worst of the tenth of Part II's records after the switch against the worst of as many before it: ln of "
+            "the ratio of losses and the drop of accuracies above 0, all four by 95 % t-intervals over seeds",
+            jumps,
+        ),
+        Claim(
+            "small-batches-better",
+            "S",
+            "§4.1, figure 8",
+            "the solution of small batches has the better test accuracy",
+            "about 1 % better",
+            "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
+            "t-interval with the sampling of test examples counted in",
+            better,
+        ),
+        Claim(
+            "no-barrier",
+            "S",
+            "§4.1, figure 9",
+            "there is no barrier on the straight line between the two solutions",
+            "a figure without numbers",
+            "the most by which the training loss on the segment exceeds the chord, over ln 10, below 0.02, and the "
+            "most by which the training error exceeds the mean of the two, below 2 points, by 95 % t-intervals",
+            lambda runs: no_barrier(published(runs)),
+        ),
+        Claim(
+            "large-batches-sharper",
+            "S",
+            "§4.1, figure 9",
+            "the loss rises faster beyond the solution of large batches than beyond that of small ones",
+            "a figure without numbers",
+            "(rise beyond LB − rise beyond SB) / their sum, of the mean training loss up to one distance beyond each, "
+            "above 0 by a 95 % t-interval over seeds",
+            sharper,
+        ),
+        Claim(
+            "no-barrier-at-lower-loss",
+            "hessflat",
+            "beyond the paper",
+            "there is no barrier either where Part I was trained on, to a far lower loss, before the switch",
+            "not in the paper",
+            "as for no-barrier, of parts of twice as many steps",
+            lambda runs: no_barrier(longer(runs)),
+        ),
+    ),
+    notes=(
+        "The paper gives neither the learning rate nor the sizes of its AlexNet; the configuration says what is taken."
+    ),
+)

@@ -1,0 +1,134 @@
+"""What do G and R = H − G each carry of the Hessian? *Empirical Analysis of the Hessian*, §2.2 and §3.4."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from experiments._exact import eigenvalues, first_step, overlap
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, finished
+from hessflat.report import figures
+
+OPERATORS = ("hessian", "gauss_newton", "residual")
+# As many as there are classes, in the data of the configuration.
+OUTLIERS = 10
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """The three spectra by rank: the outliers and the tail below zero, at the start and at the end."""
+    run = finished(runs)[0]
+    panels = []
+    for when, step in (("start", first_step(run)), ("end", None)):
+        curves = {symbol: eigenvalues(run, name, step) for symbol, name in zip("HGR", OPERATORS, strict=True)}
+        panels.append(figures.RankPanel(f"{when}, largest", curves, "largest", 40))
+        panels.append(figures.RankPanel(f"{when}, below zero", {k: curves[k] for k in "HR"}, "negative"))
+    caption = (
+        "The Hessian H, its Gauss-Newton part G and the rest R = H − G, every eigenvalue exactly: the 40 largest and "
+        f"those below zero, at the initial weights and after training. Seed {run.seed}. {figures.context(runs)}"
+    )
+    return [figures.eigenvalues_by_rank(panels, "parts", caption, "H, G, R")]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """One line for each time at which the spectra are known, of the first seed."""
+    run = finished(runs)[0]
+    lines = [line for line in run.metrics if "residual.exact.frobenius" in line]
+    rows = []
+    for line in lines:
+        largest = [line[f"{name}.exact.lambda_max"] for name in OPERATORS]
+        smallest = [line[f"{name}.exact.lambda_min"] for name in ("hessian", "residual")]
+        share = line["residual.exact.frobenius"] / line["hessian.exact.frobenius"]
+        cells = (line.get("train_loss"), *largest, *smallest, share)
+        rows.append((str(line["step"]), *(number(cell, 3) for cell in cells)))
+    header = ("step", "train loss", "λ_max(H)", "λ_max(G)", "λ_max(R)", "λ_min(H)", "λ_min(R)", "‖R‖_F / ‖H‖_F")
+    return [Table(f"H = G + R during training, every eigenvalue exactly, seed {run.seed}.", header, tuple(rows))]
+
+
+def outliers_apart(run: Run) -> float:
+    return overlap(eigenvalues(run), eigenvalues(run, "gauss_newton"), OUTLIERS)
+
+
+def share_of_residual(run: Run) -> float:
+    return run.final("residual.exact.frobenius") / run.final("hessian.exact.frobenius")
+
+
+def fall_of_residual(run: Run) -> float:
+    first = run.metrics[0]
+    return share_of_residual(run) / (first["residual.exact.frobenius"] / first["hessian.exact.frobenius"])
+
+
+def below_residual(run: Run) -> float:
+    """How far λ_min(H) is below λ_min(R), over λ_max(H); by Weyl's inequality it is not."""
+    gap = run.final("residual.exact.lambda_min") - run.final("hessian.exact.lambda_min")
+    return gap / run.final("hessian.exact.lambda_max")
+
+
+def smallest_of_g(run: Run) -> float:
+    return -run.final("gauss_newton.exact.lambda_min") / run.final("gauss_newton.exact.lambda_max")
+
+
+EXPERIMENT = Experiment(
+    id="s_decomposition",
+    paper="S",
+    question="H = G + R: are the outliers those of G, the negative eigenvalues those of R, and does R vanish?",
+    config="s_spectrum",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "outliers-are-g's",
+            "S",
+            "§2.2, §3.1",
+            "at the end of training the large eigenvalues of H are those of G",
+            "an argument without numbers",
+            f"largest relative difference of the {OUTLIERS} largest, below 0.05 by a 95 % t-interval over seeds",
+            partial(
+                claims.beyond,
+                value_of=outliers_apart,
+                limit=0.05,
+                what=f"relative difference of the {OUTLIERS} largest eigenvalues of H and G",
+                expect="smaller",
+            ),
+        ),
+        Claim(
+            "negatives-are-r's",
+            "S",
+            "§3.4",
+            "negative eigenvalues can only come from R: G has none, and those of H are bounded by R's",
+            "follows from eq. 4",
+            "−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-12, rounding, in every run",
+            lambda runs: claims.all_of(
+                claims.in_every_run(runs, smallest_of_g, 1e-12, "−λ_min(G) / λ_max(G)"),
+                claims.in_every_run(runs, below_residual, 1e-12, "(λ_min(R) − λ_min(H)) / λ_max(H)"),
+            ),
+        ),
+        Claim(
+            "r-is-small",
+            "S",
+            "§2.2, eq. 5",
+            "at the end of training R can be left out",
+            "an argument without numbers",
+            "‖R‖_F / ‖H‖_F, below 0.1 by a 95 % t-interval over seeds",
+            partial(
+                claims.beyond, value_of=share_of_residual, limit=0.1, what="‖R‖_F / ‖H‖_F at the end", expect="smaller"
+            ),
+        ),
+        Claim(
+            "r-falls",
+            "S",
+            "§2.2",
+            "training makes R small beside G",
+            "an argument without numbers",
+            "‖R‖_F / ‖H‖_F at the end over that at the start, below 1 by a 95 % t-interval over seeds",
+            partial(
+                claims.beyond,
+                value_of=fall_of_residual,
+                limit=1.0,
+                what="‖R‖_F / ‖H‖_F, end over start",
+                expect="smaller",
+            ),
+        ),
+    ),
+    notes="The runs are those of s_spectrum.",
+)

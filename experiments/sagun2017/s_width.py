@@ -1,0 +1,238 @@
+"""Does width change the right edge of the spectrum? *Empirical Analysis of the Hessian*, §3.2 and 3.4, figures 3, 5."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from experiments.sagun2017 import _extremes as extremes
+from hessflat.analysis import claims, outliers
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.report import figures
+
+WIDTH = "model.mlp.hidden"
+# As many as there are classes in digits and in MNIST.
+CLASSES = 10
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """Figure 3, as it is and over the training loss, and figure 5."""
+    groups = by_setting(finished(runs), WIDTH)
+    curves = {
+        end: extremes.curves_by(runs, WIDTH, end, "hidden units:") for end in ("largest", "smallest")
+    }  # fmt: skip
+    per_loss = {
+        label: values / np.array([[run.final("train_loss")] for run in group])
+        for (label, values), group in zip(curves["largest"].items(), groups.values(), strict=True)
+    }
+    sizes = extremes.sizes_by(runs, WIDTH, "hidden units:")
+    accuracy = extremes.accuracy_words(runs)
+    right = [
+        figures.RankPanel("right edge", curves["largest"], "largest"),
+        figures.RankPanel("over the loss", per_loss, "largest", y_name="eigenvalue / loss (1/nat)"),
+    ]
+    below = [figures.RankPanel("below zero", curves["smallest"], "negative", sizes=sizes)]
+    return [
+        figures.eigenvalues_by_rank(
+            right,
+            "right-edge",
+            "The largest eigenvalues of the Hessian after training networks of one hidden layer on the same examples, "
+            "with the same step and number of steps: (a) as they are, (b) over the training loss of each. "
+            f"Mean over seeds, band ± 1 std. {accuracy} {figures.context(runs)}",
+        ),
+        figures.eigenvalues_by_rank(
+            below,
+            "below-zero",
+            "The smallest eigenvalues of the Hessian against their rank in per cent of P, for the same networks. "
+            f"Mean over seeds, band ± 1 std. {accuracy} {figures.context(runs)}",
+        ),
+    ]
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    rows = []
+    for width, group in by_setting(finished(runs), WIDTH).items():
+        exact = [extremes.share_below_zero(run) for run in group if extremes.is_known_exactly(run)]
+        size = int(extremes.ends(group[0])["num_params"])
+        cells = [number(width), f"{size:,}"]
+        cells += [_spread([run.final("train_loss") for run in group])]
+        cells += [_spread([run.final("hessian.extremes.lambda_max") for run in group])]
+        cells += [
+            _spread([mean_outlier(run) for run in group]),
+            _spread([mean_outlier_over_loss(run) for run in group]),
+        ]
+        counts = [
+            [extremes.num_outliers(run) for run in group],
+            [outliers.above_gap(extremes.ends(run)["largest"]) for run in group],
+            [outliers.above_ratio(extremes.ends(run)["largest"]) for run in group],
+        ]
+        cells += [", ".join(map(str, each)) for each in counts]
+        cells += [_spread([run.final("hessian.extremes.lambda_min") for run in group])]
+        cells += [f"{100 * most_negative(width, size):.2f} %", f"{100 * np.mean(exact):.2f} %" if exact else "–"]
+        cells += [str(int(sum(run.final("hessian.extremes.unconverged") for run in group)))]
+        rows.append(tuple(cells))
+    header = (
+        "hidden units", "P", "train loss", "λ_max(H)", f"mean of {CLASSES} largest", "the same / train loss",
+        "above elbow", "above gap", "above ratio", "λ_min(H)", "(C − 1) h / P", "share below zero", "not converged",
+    )  # fmt: skip
+    caption = (
+        "Both ends of the spectrum by width, mean ± std over seeds at the end of training; counts of every seed. At "
+        "most (C − 1) h eigenvalues can be negative; how many are is known where every eigenvalue is."
+    )
+    return [Table(caption, header, tuple(rows))]
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {number(float(np.std(values, ddof=1)), 2)}" if len(values) > 1 else ""
+    return f"{number(float(np.mean(values)), 3)}{spread}"
+
+
+def most_negative(width: tuple[int, ...], size: int) -> float:
+    """The largest share of eigenvalues that can be negative with one hidden layer; see `measures.extremes`."""
+    return (CLASSES - 1) * width[0] / size
+
+
+def mean_outlier(run: Run) -> float:
+    """The mean of the C largest eigenvalues."""
+    return float(extremes.ends(run)["largest"][:CLASSES].mean())
+
+
+def mean_outlier_over_loss(run: Run) -> float:
+    return mean_outlier(run) / run.final("train_loss")
+
+
+def tail_at(run: Run, share: float) -> float:
+    """|λ| at a share of the ranks of the tail measured: 1 is its end, at `measure.smallest_share` of P."""
+    tail = extremes.ends(run)["smallest"]
+    return -float(np.interp(share * len(tail), np.arange(1, len(tail) + 1), tail))
+
+
+def fall_of_tail(run: Run) -> float:
+    """λ at the end of the tail that is measured over λ at a quarter of the way, in per cent of P."""
+    return tail_at(run, 1.0) / tail_at(run, 0.25)
+
+
+def size_of_tail(run: Run) -> float:
+    return tail_at(run, 0.5)
+
+
+def narrowest_to_widest(runs: Sequence[Run]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    widths = sorted({run.setting(WIDTH) for run in runs})
+    return widths[0], widths[-1]
+
+
+def unchanged(value_of, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
+    low, high = narrowest_to_widest(runs)
+    return claims.unchanged(runs, value_of, WIDTH, low, high, factor, what)
+
+
+def right_edge(runs: Sequence[Run]) -> Evidence:
+    """With what the data say of a change: is it that of the narrowest alone, and how far has the loss fallen?"""
+    evidence = unchanged(mean_outlier, 1.25, f"mean of the {CLASSES} largest", runs)
+    loss = unchanged(lambda run: run.final("train_loss"), 1.25, "training loss", runs)
+    others = [run for run in runs if run.setting(WIDTH) != narrowest_to_widest(runs)[0]]
+    if len({run.setting(WIDTH) for run in others}) < 2:
+        return evidence
+    rest = unchanged(mean_outlier, 1.25, "", others)
+    return evidence._replace(
+        explanation=f"{evidence.explanation}; without the narrowest:{rest.value}; meanwhile {loss.value}"
+    )
+
+
+def share_below_zero(runs: Sequence[Run]) -> Evidence:
+    known = [run for run in finished(runs) if extremes.is_known_exactly(run)]
+    if len({run.setting(WIDTH) for run in known}) < 2:
+        return Evidence("", "", 0, "not run", "every eigenvalue is known at one width only")
+    return unchanged(extremes.share_below_zero, 1.1, "share of eigenvalues below zero", known)
+
+
+def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
+    known = [run for run in finished(runs) if extremes.is_known_exactly(run)]
+
+    def over_bound(run: Run) -> float:
+        return extremes.share_below_zero(run) / most_negative(run.setting(WIDTH), int(extremes.ends(run)["num_params"]))
+
+    return claims.in_every_run(known, over_bound, 1.0, "negative eigenvalues over (C − 1) h")
+
+
+EXPERIMENT = Experiment(
+    id="s_width",
+    paper="S",
+    question="Does the width of a network change the right edge of its spectrum, or only its bulk?",
+    config="s_width",
+    draw=draw,
+    tabulate=tabulate,
+    claims=(
+        Claim(
+            "right-edge-stays",
+            "S",
+            "§3.2, fig. 3",
+            "the right edge of the spectrum does not change as parameters are added",
+            "a figure without numbers",
+            f"mean of the {CLASSES} largest eigenvalues (as many as classes), widest over narrowest and paired by "
+            "seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to sevenfold",
+            right_edge,
+        ),
+        *extremes.as_many(
+            WIDTH, "§3.2, fig. 3", "the number of large eigenvalues does not change as parameters are added"
+        ),
+        Claim(
+            "right-edge-at-equal-loss",
+            "hessflat",
+            "§3.2, fig. 3",
+            "the right edge is the same but for the training loss, in proportion to which it falls",
+            "not in the paper",
+            f"mean of the {CLASSES} largest eigenvalues over the training loss, widest over narrowest and paired by "
+            "seed: 1 within a factor of 1.25 by a 95 % t-interval",
+            partial(unchanged, mean_outlier_over_loss, 1.25, f"mean of the {CLASSES} largest over training loss"),
+        ),
+        Claim(
+            "tail-has-one-shape",
+            "S",
+            "§3.4, fig. 5",
+            "the negative eigenvalues converge to the same shape against rank in per cent of P",
+            "a figure without numbers",
+            "λ at the end of the measured tail over λ a quarter of the way there, widest over narrowest and paired by "
+            "seed: 1 within a factor of 1.25 by a 95 % t-interval",
+            partial(unchanged, fall_of_tail, 1.25, "fall of the negative tail"),
+        ),
+        Claim(
+            "tail-has-one-size",
+            "S",
+            "fig. 5",
+            "the negative eigenvalues at the same per cent of P are the same at all widths",
+            "a figure without numbers",
+            "|λ| half-way along the measured tail, widest over narrowest and paired by seed: 1 within a factor of 1.25 "
+            "by a 95 % t-interval",
+            partial(unchanged, size_of_tail, 1.25, "|λ| half-way along the tail"),
+        ),
+        Claim(
+            "share-of-negatives-stays",
+            "S",
+            "§3.4",
+            "the ratio of negative eigenvalues remains the same as parameters are added",
+            "an observation without numbers",
+            "share of eigenvalues below zero, from exact spectra, widest over narrowest and paired by seed: 1 within a "
+            "factor of 1.1 by a 95 % t-interval",
+            share_below_zero,
+        ),
+        Claim(
+            "negatives-by-rank",
+            "hessflat",
+            "§3.4",
+            "the ratio remains because at most (C − 1) h eigenvalues of H can be negative with one hidden layer of "
+            "ReLU, which grows as P does",
+            "not in the paper",
+            "negative eigenvalues, from exact spectra, over (C − 1) h: at most 1 in every run",
+            at_most_by_rank,
+        ),
+        extremes.NEGATIVES_ARE_SMALL,
+        extremes.AGREEMENT,
+    ),
+    notes=(
+        "The paper gives neither algorithm nor step here: gradient descent with a step of 0.1, until every width has "
+        "learned every example and the loss is some 1e-3."
+    ),
+)

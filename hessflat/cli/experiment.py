@@ -1,0 +1,93 @@
+"""Run an experiment end to end: `python -m hessflat experiment --exp=g_logistic --scale=small`."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hessflat.analysis.experiment import Experiment
+from hessflat.analysis.results import load_run
+from hessflat.analysis.tables import as_text
+from hessflat.cli import flags, sweep
+from hessflat.config import SCALES, find_module, load_module
+from hessflat.report.build import Entry, build, print_summary
+from hessflat.runs import cost_model, jobs, pool
+from hessflat.utils import progress
+from hessflat.utils.errors import InputError, require_known
+
+FOLDER = Path("experiments")
+
+
+def names() -> list[str]:
+    """The experiments there are: every module in `experiments/` whose name does not start with an underscore."""
+    found = sorted(path.stem for path in FOLDER.rglob("*.py") if not path.stem.startswith("_"))
+    if not found:
+        raise InputError(f"no experiments in {FOLDER.absolute()}; run from the project's folder")
+    return found
+
+
+def load(name: str) -> Experiment:
+    """The `EXPERIMENT` of the file `<name>.py` in `experiments/`."""
+    require_known("experiment", [name], names())
+    path = find_module(str(FOLDER), name)
+    experiment = load_module(path, "EXPERIMENT").EXPERIMENT
+    if experiment.id != name:
+        raise InputError(f"{path} has id {experiment.id!r}; an experiment is called like its file")
+    return experiment
+
+
+def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
+    """The runs that answer the experiment's question at a scale."""
+    return jobs.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
+
+
+def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
+    """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
+    folders = [job.folder for job in jobs_of(experiment, scale, root)]
+    runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
+    return Entry(experiment, scale, runs, len(folders) - len(runs))
+
+
+def report_all(root: Path, out: Path) -> list[Entry]:
+    """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
+    # What a scale would take is long to list where nothing of it is there.
+    scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
+    entries = [collect(load(name), scale, root) for name in names() for scale in scales]
+    entries = [entry for entry in entries if entry.runs]
+    if not entries:
+        raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
+    with progress.reporting(len(entries)) as reporter:
+        build(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"))
+    return entries
+
+
+def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[Experiment]]:
+    """The arguments of a command that runs experiments, and those named in `--exp`, separated by spaces or commas."""
+    common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto"}
+    own, settings = flags.parse(argv, {**common, **defaults})
+    if settings:
+        raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
+    require_known("scale", [own["scale"]], SCALES)
+    return own, [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the experiments named in `--exp`, then redraw the report."""
+    own, experiments = parse(argv, {"exp": None})
+    if not experiments:
+        raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
+    root, out = Path(own["root"]), Path(own["out"])
+    # Experiments may ask different questions of the same runs.
+    by_folder = {job.folder: job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)}
+    wanted = list(by_folder.values())
+    with progress.reporting(sum(cost_model.cost_of(job.config).of_run() for job in wanted)) as reporter:
+        pool.run_all(wanted, reporter, own["workers"])
+    entries = report_all(root, out)
+    ran = {experiment.id for experiment in experiments}
+    shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
+    for shown_entry in shown:
+        with contextlib.suppress(InputError):  # the report says it
+            for table in shown_entry.experiment.tabulate(shown_entry.runs):
+                print(f"\n{shown_entry.experiment.id}, {shown_entry.scale} scale. {as_text(table)}")
+    print()
+    print_summary(shown)
+    print(f"report: {out / 'index.html'} and {out / 'report.md'}")

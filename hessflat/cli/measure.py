@@ -1,0 +1,58 @@
+"""Measure a run's checkpoints again with other settings, without training: `python -m hessflat measure --run=…`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from hessflat import config
+from hessflat.cli import flags
+from hessflat.runs import checkpoints, jsonl, loop, restore, run_folder, schema
+from hessflat.runs.compiled import prepared
+from hessflat.runs.jobs import Job, due_at_end
+from hessflat.utils import progress
+from hessflat.utils.errors import InputError
+from hessflat.utils.files import write_atomically
+
+
+def main(argv: Sequence[str]) -> None:
+    """`--config.measure.NAME=VALUE` changes how, or what: all is measured whose timetable is not `never`.
+
+    `--steps=all`, `last` or `0,100` says which checkpoints. The run may still be running. Results go to
+    `<run>/measurements/<hash8>/`, named by the settings, beside the run's own; what is there already is kept and not
+    measured again.
+    """
+    own, settings = flags.parse(argv, {"run": None, "steps": "all"})
+    folder = Path(own["run"])
+    stored = restore.stored_config(folder)
+    changed = schema.validate(config.with_arguments(stored, _only_measure(settings)))
+    manifest = run_folder.read_manifest(folder)
+    shared = prepared(changed)
+    dataset = shared.dataset
+    if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
+        raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
+
+    out = folder / "measurements" / config.fingerprint(changed.measure.to_dict())
+    with run_folder.locked(out), checkpoints.reading(folder / "checkpoints") as manager:
+        jsonl.truncate(out / "metrics.jsonl", sys.maxsize)  # drops a line that a killed process left unfinished
+        write_atomically(out / "settings.json", json.dumps(changed.measure.to_dict(), indent=1, sort_keys=True) + "\n")
+        wanted = restore.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
+        done = {record["step"] for record in jsonl.read(out / "metrics.jsonl")}
+        with progress.reporting(len(wanted)) as reporter:
+            for step in wanted:
+                if step not in done:
+                    # What is searched for is found anew, for the operators that are wanted now.
+                    state = restore.stored_position(stored, shared.program, manager, step).state
+                    first_params = partial(restore.first_params, Job(stored, folder.absolute()), shared.program)
+                    subject = loop.subject_of(changed, shared, restore.position_of(changed, state), first_params)
+                    loop.record_measurement(out, subject, due_at_end(changed), step, shared.program)
+                reporter.advance(1.0, f"step {step}")
+    print(out)
+
+
+def _only_measure(settings: Sequence[str]) -> Sequence[str]:
+    for setting in settings:
+        if not setting.startswith("--config.measure."):
+            raise InputError(f"{setting} would change the run itself; only --config.measure.… can be measured again")
+    return settings

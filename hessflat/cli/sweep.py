@@ -1,0 +1,38 @@
+"""Run every entry of a configuration's `get_sweep`: `python -m hessflat sweep --config=g_mlp:small`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hessflat import config
+from hessflat.cli import flags
+from hessflat.runs import cost_model, pool
+from hessflat.runs.jobs import jobs_of
+from hessflat.utils import progress
+from hessflat.utils.errors import InputError
+
+
+def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
+    """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
+    path, scale = config.split_target(target)
+    base = config.from_command_line(target, settings)
+    sweep = config.load_module(path, "get_config", "get_sweep").get_sweep(scale)
+    given = {setting.removeprefix("--config.").partition("=")[0] for setting in settings}
+    for name in sorted(given & {name for overrides in sweep for name in overrides}):
+        raise InputError(f"config.{name} is what the sweep of {path} varies; leave it out, or use make train")
+    return [config.override(base, overrides) for overrides in sweep]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued.
+
+    `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
+    """
+    own, settings = flags.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
+    jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
+    with progress.reporting(sum(cost_model.cost_of(job.config).of_run() for job in jobs)) as reporter:
+        compiled = pool.run_all(jobs, reporter, own["workers"])
+    for job in jobs:
+        print(job.folder)
+    print(compiled)

@@ -1,0 +1,25 @@
+"""Train and measure one configuration: `python -m hessflat train --config=g_mlp:small`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hessflat import config
+from hessflat.cli import flags
+from hessflat.runs import cost_model, loop
+from hessflat.runs.jobs import jobs_of
+from hessflat.utils import progress
+
+
+def main(argv: Sequence[str]) -> None:
+    """Settings are changed by `--config.NAME=VALUE`; `--root=FOLDER` says where runs are kept.
+
+    `--from=RUN[@STEP]` starts from the weights of another run, at its end or at a step that it has a checkpoint of.
+    """
+    own, settings = flags.parse(argv, {"config": None, "root": "runs", "from": ""})
+    chosen = config.from_command_line(own["config"], settings)
+    if own["from"]:
+        chosen = config.override(chosen, {"train.from_run": own["from"]})
+    jobs = jobs_of([chosen], Path(own["root"]))
+    with progress.reporting(sum(cost_model.cost_of(job.config).of_run() for job in jobs)) as reporter:
+        loop.run_all(jobs, reporter)
+    print(jobs[0].folder)

@@ -1,0 +1,176 @@
+"""H = G + R measured in one call: what each of the two terms of the Hessian carries (Sagun et al. 2017, eq. 4)."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.exact.dense import ExactSpectrum, eigenvalues_of, require_dense
+from hessflat.curvature.krylov import basis, recurrence
+from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, require_basis
+from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
+from hessflat.curvature.numerics import estimates, precision, probes
+from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.matrices import (
+    gauss_newton,
+    gauss_newton_product,
+    hessian_product,
+    residual_product,
+)
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.stochtrace.hutchinson import Moments, moments_of, quadratic
+from hessflat.utils import progress
+
+
+class Part(NamedTuple):
+    """One of the three matrices."""
+
+    spectrum: Spectrum | None
+    moments: Moments | None
+    exact: ExactSpectrum | None
+
+
+class Decomposition(NamedTuple):
+    """The Hessian and its two terms, from the same probes."""
+
+    hessian: Part
+    gauss_newton: Part
+    residual: Part
+    num_products: int  # with one of the three matrices
+    seconds: float
+    precision: str
+
+
+def decompose(
+    predict: Callable,
+    criterion: Callable,
+    params: Any,
+    data: Any,
+    key: Array,
+    num_steps: int = 100,
+    num_probes: int = 1,
+    trace_probes: int = 20,
+    exact: bool = False,
+    state: Any = None,
+    show_progress: bool = True,
+) -> Decomposition:
+    """Spectra and moments of H, G and R = H − G, or all their eigenvalues.
+
+    The three share what can be shared: one forward and backward pass, kept, for all recurrences, which run side by
+    side in one compiled loop; for moments and dense matrices two products and not three, since H = G + R.
+
+    Args:
+        predict: `predict(params, batch)` -> outputs, as in `gauss_newton`.
+        criterion: `criterion(outputs, batch)` -> the mean loss of the batch.
+        params: pytree of floating arrays with P numbers in all.
+        data: pytree of arrays [N, ...], or `Batches`.
+        key: a JAX random key.
+        num_steps: Lanczos steps for each probe and matrix; 0 leaves spectra out. The three bases take 3 m P numbers.
+        num_probes: probes of the quadrature.
+        trace_probes: probes of the moments; 0 leaves them out.
+        exact: every eigenvalue, for P up to 20,000.
+        state: a third argument of both functions, if given.
+        show_progress: a bar with the time left, on a terminal.
+
+    Raises:
+        InputError: as `gauss_newton`, `lanczos`, `moments` and `exact_spectrum`.
+    """
+    began = time.perf_counter()
+    G = gauss_newton(predict, criterion, params, data, state)
+    (term,) = G.terms
+    R = dataclasses.replace(G, terms=(dataclasses.replace(term, product=residual_product),))
+    quadrature_key, moments_key = jax.random.split(key)
+    spectra: tuple = (None, None, None)
+    if num_steps:
+        results = _tridiagonals(G, quadrature_key, num_steps, num_probes, show_progress)
+        spectra = tuple(quadrature(result, G.size, G.dtype) for result in results)
+    measured = _moments(G, R, moments_key, trace_probes) if trace_probes else (None, None, None)
+    dense = _exact(G, R) if exact else (None, None, None)
+    num_products = sum(s.num_products for s in spectra if s) + (2 * trace_probes) + (2 * G.size if exact else 0)
+    of_h, of_g, of_r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
+    return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, precision.name())
+
+
+def joint_product(functions: tuple[Callable, ...], params: Any, batch: Any, vectors: Any) -> Any:
+    """(H u, G v, R w) for `vectors` (u, v, w); all three are taken at the first of `params`."""
+    predict, criterion = functions
+
+    def loss(p: Any, batch: Any) -> Array:
+        return criterion(predict(p, batch), batch)
+
+    return (
+        hessian_product((loss,), params[0], batch, vectors[0]),
+        gauss_newton_product(functions, params[0], batch, vectors[1]),
+        residual_product(functions, params[0], batch, vectors[2]),
+    )
+
+
+def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show_progress: bool) -> list[Tridiagonals]:
+    """Of H, G and R, from the same probes."""
+    began = time.perf_counter()
+    (term,) = G.terms
+    joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
+    num_steps = min(num_steps, G.size)
+    require_basis(joint, num_steps, "device")
+    joint, length, each = operator.keep(joint), block_length(num_steps), []
+    with precision.chosen(), progress.counting(num_steps * num_probes, "Lanczos steps", show_progress) as advance:
+        for number in range(num_probes):
+            vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
+            state = jax.vmap(lambda v: recurrence.begin(v, num_steps, True))(jnp.stack([vector] * 3))
+            for first in range(0, num_steps, length):
+                state = _run(joint, state, first, length)
+                advance(length)
+            loss = basis.orthogonality_loss(state.slabs, state.num_valid, None)
+            each.append((state.alphas, state.betas, state.num_valid, loss))
+    seconds = time.perf_counter() - began
+    # [matrix, probe, ...] of every field.
+    fields = [np.stack([np.asarray(x) for x in column], axis=1) for column in zip(*each, strict=True)]
+    return [
+        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, precision.name())
+        for alphas, betas, valid, loss in zip(*fields, strict=True)
+    ]
+
+
+def _steps(joint: Operator, state: recurrence.State, first: int, num_steps: int) -> recurrence.State:
+    size = state.vector.shape[1]
+    advance = jax.vmap(
+        lambda state, step, product: recurrence.advance(state, step, product, "full"), in_axes=(0, None, 0)
+    )
+
+    def body(state: recurrence.State, step: Array) -> tuple[recurrence.State, None]:
+        products = operator.matvec(joint, state.vector.reshape(-1)).reshape(3, size)
+        return advance(state, step, products), None
+
+    return jax.lax.scan(body, state, first + jnp.arange(num_steps))[0]
+
+
+_run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
+
+
+def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
+    began = time.perf_counter()
+    probes.require_count("trace_probes", num_probes)
+    G, R = operator.keep(G), operator.keep(R)
+    with precision.chosen():
+        vectors = (probes.draw(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
+        samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)
+    cost = estimates.cost_since(began, num_probes)
+    return tuple(moments_of(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
+
+
+@jax.jit
+def _samples(G: Operator, R: Operator, vector: Array) -> Array:
+    g, r = operator.matvec(G, vector), operator.matvec(R, vector)
+    return jnp.stack([quadratic(vector, product) for product in (g + r, g, r)])
+
+
+def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, ExactSpectrum]:
+    require_dense(G, copies=3)
+    began = time.perf_counter()
+    g, r = np.array(G.to_dense(), np.float64), np.array(R.to_dense(), np.float64)
+    return tuple(eigenvalues_of(matrix, G.dtype, began) for matrix in (g + r, g, r))  # type: ignore[return-value]

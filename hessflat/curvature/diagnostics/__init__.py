@@ -1,0 +1,1 @@
+"""What an operator would cost, and whether its loss can be differentiated twice."""

@@ -1,0 +1,157 @@
+"""Is this operator what the measurements take it for: deterministic, symmetric, a derivative, a mean over examples?"""
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.diagnostics import finite_differences
+from hessflat.curvature.numerics import estimates, precision, probes
+from hessflat.curvature.operators.matrices import matvec_product
+from hessflat.curvature.operators.operator import Operator, require_finite
+from hessflat.curvature.operators.terms import Term
+from hessflat.utils.errors import InputError
+
+# Examples that differences and pieces of the data are taken over.
+_EXAMPLES = 256
+
+
+class Check(NamedTuple):
+    """Relative errors, all within their tolerances; None where there is nothing to check, and `notes` says why."""
+
+    repeat: float  # ‖A v − A v‖ of the same product done twice
+    asymmetry: float  # |v·A w − w·A v| for unit v, w
+    finite_difference: float | None  # products against central differences, in float64
+    batch_weights: float | None  # a product against the mean, weighted by size, of those over two pieces of the data
+    tolerance: float  # 1e-4 at least for differences
+    num_products: int  # over all the data or some
+    seconds: float
+    precision: str
+    notes: tuple[str, ...] = ()
+
+
+def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
+    """Test `op` with a few products along random unit vectors, and refuse it in one line that says what is wrong.
+
+    - Two products with one vector are the same.
+    - v·A w = w·A v.
+    - Derivatives are those of the functions: H v against central differences of the gradient, and the gradient against
+      those of the loss; v·G v against differences of the outputs and of the criterion's gradient. All in float64 and
+      on at most 256 examples, at several step widths of which the best counts: in float32, and across the kinks of
+      ReLU, differences prove nothing. Left out where a function does not run in float64, or rounds on the way.
+    - The product over those examples is the mean, weighted by size, of the products over two unequal pieces of them.
+      It is not for a loss that is a sum over the batch, nor where examples are coupled, as by batch norm in train
+      mode, unless `Batches(statistics_batch=...)` says so.
+
+    Args:
+        op: any operator; one whose linearisation is kept, and a known map, are only repeated and transposed.
+        key: a JAX random key.
+        tolerance: relative; 1,000 roundings of the operator's type by default.
+
+    Raises:
+        InputError: products that are not finite, or any of these that does not hold.
+    """
+    began = time.perf_counter()
+    probes.require_key(key)
+    tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
+    v, w = (probes.draw(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
+    repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
+    found: dict[str, list[float]] = {"difference": [], "weights": []}
+    notes: dict[str, None] = {}
+    num_products = 3
+    for term in op.terms:
+        if not isinstance(term, Term) or term.product is matvec_product:
+            what = "a known map" if isinstance(term, Term) else "an operator whose linearisation is kept"
+            notes[f"{what} is neither differentiated nor taken apart"] = None
+            continue
+        for name, result in (
+            ("difference", _difference(term, v, tolerance)),
+            ("weights", _weights(term, v, tolerance)),
+        ):
+            if isinstance(result, str):
+                notes[result] = None
+            else:
+                found[name].append(result)
+                num_products += 1 if name == "difference" else 3
+    errors = [max(values) if values else None for values in found.values()]
+    cost = estimates.cost_since(began, num_products)
+    return Check(repeat, asymmetry, errors[0], errors[1], tolerance, *cost, tuple(notes))
+
+
+def _require_symmetric(op: Operator, v: Array, w: Array, tolerance: float) -> tuple[float, float]:
+    av, again, aw = op(v), op(v), op(w)
+    require_finite(av, aw)
+    scale = jnp.linalg.norm(av) + jnp.linalg.norm(aw)
+    scale = jnp.where(scale > 0, scale, 1)
+    repeat = float(jnp.linalg.norm(av - again) / scale)
+    if repeat > tolerance:
+        raise InputError(
+            f"the operator must be deterministic: the same product came out {repeat:.1e} (relative) apart; "
+            "fix dropout, augmentation and order of the data"
+        )
+    asymmetry = float(jnp.abs(jnp.vdot(v, aw) - jnp.vdot(w, av)) / scale)
+    if asymmetry > tolerance:
+        raise InputError(
+            f"the operator must be symmetric: v·Aw and w·Av are {asymmetry:.1e} (relative) apart, "
+            f"tolerance {tolerance:.1e}; look for custom derivatives or a map that is not symmetric"
+        )
+    return repeat, asymmetry
+
+
+def _difference(term: Term, v: Array, tolerance: float) -> float | str:
+    """The relative error of products against differences, or why it is not known."""
+    unit = term.batches.statistics_batch or 1
+    number = min(term.batches.num_examples, max(_EXAMPLES - _EXAMPLES % unit, unit))
+    term = _over(term, 0, number)
+    with jax.enable_x64(True), precision.chosen():
+        found = finite_differences.relative_error(term, v)
+    if isinstance(found, str):
+        return found
+    error, where = found
+    if error > max(tolerance, finite_differences.TOLERANCE):
+        raise InputError(
+            f"derivatives must be those of the function: {where} and central differences are {error:.1e} (relative) "
+            "apart in float64; look for custom_jvp, custom_vjp and stop_gradient"
+        )
+    return error
+
+
+def _weights(term: Term, v: Array, tolerance: float) -> float | str:
+    """The relative error of the weighted mean of products over two pieces of the data, or why it is not known."""
+    unit = term.batches.statistics_batch or 1
+    units = min(term.batches.num_examples, max(_EXAMPLES, 3 * unit)) // unit
+    if units < 2:
+        return "one example, or one batch that shares statistics, cannot be taken apart"
+    number, first = units * unit, max(1, units // 3) * unit
+    whole, *parts = (
+        Operator((_over(term, start, size),), (1.0,))(v)
+        for start, size in ((0, number), (0, first), (first, number - first))
+    )
+    shares = first / number, 1 - first / number
+    scale = sum(share * jnp.linalg.norm(part) for share, part in zip(shares, parts, strict=True))
+    scale = jnp.where(scale > 0, scale, 1)
+    error = float(jnp.linalg.norm(whole - shares[0] * parts[0] - shares[1] * parts[1]) / scale)
+    if not error > tolerance:
+        return error
+    function = "criterion" if len(term.functions) > 1 else "loss"
+    if float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance:
+        raise InputError(
+            f"the {function} of a batch must be the mean over its examples, but products over two pieces of the data "
+            f"add up as those of a sum do; divide by the number of examples, {error:.1e} (relative) is what it matters"
+        )
+    raise InputError(
+        f"examples must not depend on one another: the product over {number} examples and the mean over two pieces of "
+        f"them are {error:.1e} (relative) apart; put batch norm in eval mode or name the batch that shares statistics, "
+        "Batches(statistics_batch=...), and divide by nothing that is taken from the batch but its size"
+    )
+
+
+def _over(term: Term, start: int, size: int) -> Term:
+    """The term over some of its examples, at once and on one device."""
+    batches = term.batches
+    arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x[start : start + size])), batches.arrays)
+    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, batch_size=None, devices=None))

@@ -1,0 +1,173 @@
+"""What a measurement will take, before it is started: memory by XLA's own analysis, time from one timed product."""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.basis import Storage
+from hessflat.curvature.krylov.recurrence import Reorthogonalise
+from hessflat.curvature.numerics import precision
+from hessflat.curvature.numerics.probes import require_count
+from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.operator import Operator, matvec_compiled
+from hessflat.curvature.operators.terms import Term
+from hessflat.utils import memory
+
+# The share of free memory that is planned with: other things need some, too.
+_SHARE = 0.8
+
+# Rows that re-orthogonalisation is timed with.
+_ROWS = 20
+
+
+class Plan(NamedTuple):
+    """Bytes and seconds of Lanczos runs with k probes, m steps each; `print` shows it as a table."""
+
+    size: int  # P
+    num_examples: int
+    batch_size: int  # examples in one product
+    num_products: int  # k m
+    basis_bytes: int
+    kept_bytes: int  # what is kept of the forward and backward pass for all products; 0 where too large
+    product_bytes: int  # temporary, during one product
+    free_bytes: int
+    largest_batch: int  # examples in one product that would fit
+    compile_seconds: float
+    product_seconds: float
+    orthogonalise_seconds: float  # over all steps and probes
+    seconds: float  # all of it
+    fits: bool
+    advice: str  # what would fit, where this does not
+
+    def __str__(self) -> str:
+        rows = {
+            "parameters": f"{self.size:,}",
+            "examples": f"{self.num_examples:,}, {self.batch_size:,} in one product",
+            "products": f"{self.num_products:,}",
+            "basis": memory.text(self.basis_bytes),
+            "kept linearisation": memory.text(self.kept_bytes),
+            "during a product": memory.text(self.product_bytes),
+            "free memory": memory.text(self.free_bytes),
+            "largest batch": f"{self.largest_batch:,} examples would fit",
+            "one product": f"{self.product_seconds:.3g} s",
+            "re-orthogonalisation": f"{self.orthogonalise_seconds:.3g} s",
+            "compilation": f"{self.compile_seconds:.3g} s",
+            "altogether": f"{self.seconds:.3g} s",
+            "fits": "yes" if self.fits else f"no: {self.advice}",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def plan(
+    op: Operator,
+    num_steps: int = 100,
+    num_probes: int = 1,
+    storage: Storage = "device",
+    reorthogonalise: Reorthogonalise = "full",
+) -> Plan:
+    """What `lanczos` or `spectrum` with these arguments would take.
+
+    One product is compiled and timed, and compiled for two smaller batches, from which its memory at other batch sizes
+    follows. Nothing large is allocated unless it fits.
+
+    Raises:
+        InputError: counts below 1.
+    """
+    require_count("num_steps", num_steps)
+    require_count("num_probes", num_probes)
+    num_steps = min(num_steps, op.size)
+    free = memory.available()
+    rows = num_steps if reorthogonalise != "none" else 3
+    basis_bytes = basis.num_bytes(rows, op.size, op.dtype, storage)
+    began = time.perf_counter()
+    product_bytes = _temporary_bytes(op)
+    compile_seconds = time.perf_counter() - began
+    largest = _largest_batch(op, product_bytes, _SHARE * free - basis_bytes)
+    fits = basis_bytes + product_bytes < _SHARE * free
+    kept, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
+    if product_bytes < _SHARE * free:
+        ready = operator.keep(op)
+        kept = memory.size_of(ready) - memory.size_of(op) if ready is not op else 0
+        product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
+        if reorthogonalise != "none":
+            orthogonalise_seconds = num_probes * num_steps * (num_steps + 1) / 2 * _seconds_for_a_row(op)
+    products = num_steps * num_probes
+    batches = max((term.batches for term in op.terms), key=lambda b: b.num_examples)
+    return Plan(
+        size=op.size,
+        num_examples=batches.num_examples,
+        batch_size=batches.size,
+        num_products=products,
+        basis_bytes=basis_bytes,
+        kept_bytes=max(kept, 0),
+        product_bytes=product_bytes,
+        free_bytes=free,
+        largest_batch=largest,
+        compile_seconds=compile_seconds,
+        product_seconds=product_seconds,
+        orthogonalise_seconds=orthogonalise_seconds,
+        seconds=compile_seconds + products * product_seconds + orthogonalise_seconds,
+        fits=fits,
+        advice="" if fits else _advice(op, basis_bytes, product_bytes, largest, _SHARE * free, num_steps),
+    )
+
+
+def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, free: float, num_steps: int) -> str:
+    if largest:
+        return f"take batches of {largest} examples"
+    if product_bytes >= free:
+        return "not even a product with one example fits: take a larger device"
+    vector = op.size * op.dtype.itemsize
+    steps = int((free - product_bytes) / vector)
+    choices = [f"{steps} steps" if steps > 1 else "", 'reorthogonalise="none"']
+    if product_bytes + basis_bytes / 2 < free:
+        choices.insert(0, 'storage="half"')
+    if jax.default_backend() != "cpu":
+        choices.insert(0, 'storage="host"')
+    return "take " + " or ".join(filter(None, choices))
+
+
+def _temporary_bytes(op: Operator) -> int:
+    """What one product allocates beside its arguments, by XLA's analysis of the compiled program."""
+    with precision.chosen():
+        vector = jax.ShapeDtypeStruct((op.size,), op.dtype)
+        analysis = matvec_compiled.lower(op, vector).compile().memory_analysis()
+    return int(getattr(analysis, "temp_size_in_bytes", 0)) + op.size * op.dtype.itemsize
+
+
+def _largest_batch(op: Operator, product_bytes: int, room: float) -> int:
+    """Examples in one product that fit into `room` bytes, by a line through the memory of two small batches."""
+    number = max(term.batches.num_examples for term in op.terms)
+    step = max((getattr(term.batches, "statistics_batch", None) or 1) for term in op.terms)
+    small = min(max(step, number // 16 // step * step), number)
+    if not all(isinstance(term, Term) for term in op.terms) or 2 * small > number:
+        return number if product_bytes < room else 0
+    first, second = (_temporary_bytes(_with_batch(op, size)) for size in (small, 2 * small))
+    slope = max(second - first, 1) / small
+    fitting = int((room - (first - slope * small)) / slope)
+    return max(min(fitting // step * step, number), 0)
+
+
+def _with_batch(op: Operator, size: int) -> Operator:
+    batches = (dataclasses.replace(term.batches, batch_size=size) for term in op.terms)
+    terms = tuple(dataclasses.replace(t, batches=b) for t, b in zip(op.terms, batches, strict=True))
+    return dataclasses.replace(op, terms=terms)
+
+
+def _seconds_for_a_row(op: Operator) -> float:
+    """What re-orthogonalisation against one stored vector takes."""
+    slabs = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.devices_of(op))
+    orthogonalise = jax.jit(lambda slabs, v: basis.orthogonalise(slabs, _ROWS, v, operator.devices_of(op)))
+    return _time(lambda v: orthogonalise(slabs, v), jnp.ones(op.size, op.dtype)) / _ROWS
+
+
+def _time(function: Any, *args: Any) -> float:
+    jax.block_until_ready(function(*args))
+    began = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - began

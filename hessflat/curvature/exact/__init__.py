@@ -1,0 +1,1 @@
+"""Every eigenvalue, where the size allows."""

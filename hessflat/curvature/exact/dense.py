@@ -1,0 +1,151 @@
+"""Every eigenvalue, exactly: from the dense matrix, or from the smaller Gram side of a Gauss-Newton matrix."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from hessflat.curvature.exact import functionals, gram
+from hessflat.curvature.numerics import precision
+from hessflat.curvature.operators.operator import Operator, require_finite
+from hessflat.utils import memory
+from hessflat.utils.errors import InputError
+
+# A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
+_LARGEST = 20_000
+
+
+class ExactSpectrum(NamedTuple):
+    """All eigenvalues of an operator, as exact as its products."""
+
+    values: np.ndarray  # [P] float64, ascending
+    method: str  # "dense" or "gram"
+    noise_floor: float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be told from zero
+    num_products: int  # P, or the N C rows of the Jacobian
+    seconds: float
+    precision: str
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.values)
+
+    @property
+    def trace(self) -> float:
+        """Σ λ."""
+        return float(self.values.sum())
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Σ λ / P."""
+        return float(self.values.mean())
+
+    @property
+    def frobenius(self) -> float:
+        """(Σ λ²)^½."""
+        return float(np.linalg.norm(self.values))
+
+    @property
+    def second_moment(self) -> float:
+        """Σ λ² / P."""
+        return float(np.mean(self.values**2))
+
+    @property
+    def rank(self) -> int:
+        """How many eigenvalues are above the noise floor in magnitude."""
+        return int(np.count_nonzero(np.abs(self.values) > self.noise_floor))
+
+    def zero_mass(self) -> float:
+        """The share of eigenvalues within the noise floor."""
+        return 1 - self.rank / self.size
+
+
+def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
+    """All P eigenvalues of `op`.
+
+    Dense: the matrix is made from P products in the operator's own precision, and solved in float64.
+
+    Gram: a Gauss-Newton matrix Jᵀ D J (a Fisher matrix too) with fewer outputs N C than parameters has the non-zero
+    eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is made in the operator's
+    precision, J Jᵀ is summed in float64, in pieces: J is never held as a whole.
+
+    Args:
+        op: dense up to P = 20,000, Gram up to N C = 20,000 at any P.
+        float64: make the products in float64, too. Data and parameters are cast, so `op` itself may be in float32.
+
+    Raises:
+        InputError: an operator that is too large either way (use `spectrum` or `eigenpairs`), a matrix that does not
+            fit into memory, or products that are not finite.
+    """
+    if float64:
+        with jax.enable_x64(True):
+            return exact_spectrum(op.astype(np.float64))
+    began = time.perf_counter()
+    outputs = gram.num_outputs(op)
+    if outputs is None or outputs >= op.size or outputs > _LARGEST:
+        require_dense(op)
+        return eigenvalues_of(np.array(op.to_dense(), np.float64), op.dtype, began)
+    with precision.chosen():
+        values = _from_gram(op)
+    floor = functionals.noise_floor(values, op.dtype, precision.name())
+    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, precision.name())
+
+
+def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
+    """All P eigenvalues, ascending, float64 [P]: `exact_spectrum(op, float64).values`."""
+    return exact_spectrum(op, float64).values
+
+
+def eigenvalues_of(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
+    """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
+    values = _solve(matrix)
+    floor = functionals.noise_floor(values, dtype, precision.name())
+    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, precision.name())
+
+
+def require_dense(op: Operator, copies: int = 1) -> None:
+    """Refuse an operator whose matrix, `copies` of it in float64, is too large.
+
+    Raises:
+        InputError: above 20,000 parameters, or more bytes than are free.
+    """
+    if op.size > _LARGEST:
+        raise InputError(
+            f"all eigenvalues take an operator of size up to {_LARGEST}, got {op.size}; "
+            "use spectrum or eigenpairs instead"
+        )
+    memory.require(
+        op.size**2 * (2 * op.dtype.itemsize + 8 * copies),
+        f"the matrix of {op.size} parameters",
+        "use spectrum or eigenpairs instead",
+    )
+
+
+def _from_gram(op: Operator) -> np.ndarray:
+    inner, signs = gram.matrix(op.terms[0])
+    if (signs < 0).any():
+        # The non-zero eigenvalues of S Σ Sᵀ J Jᵀ, with the signs Σ between the halves.
+        root = _square_root(inner)
+        inner = (root * signs) @ root
+    values = np.concatenate([_solve(inner), np.zeros(op.size - len(signs))])
+    return np.sort(float(op.coefficients[0]) * values + float(op.shift))
+
+
+def _square_root(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive semi-definite matrix; negative rounding is cut."""
+    values, vectors = scipy.linalg.eigh(_checked(matrix), driver="evd", check_finite=False)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _solve(matrix: np.ndarray) -> np.ndarray:
+    """The eigenvalues of a matrix that is symmetric up to rounding; it is overwritten."""
+    # SciPy wants columns in a row, and reads one triangle: the upper one of ours is the lower one of its transpose.
+    return scipy.linalg.eigh(_checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False)
+
+
+def _checked(matrix: np.ndarray) -> np.ndarray:
+    # A sum is finite only where all is, unless it overflows, which sixteen digits below the largest number cannot.
+    require_finite(matrix.sum())
+    return matrix

@@ -1,0 +1,75 @@
+"""Numbers of a set of eigenvalues: sums of functions of them, and how many of them count.
+
+They take an array of eigenvalues, such as that of `eigvalsh`, and are exact for it. `Spectrum` has the same numbers by
+the same rules as estimates with standard errors.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from hessflat.curvature.numerics.precision import epsilon
+from hessflat.utils.errors import InputError
+
+
+def noise_floor(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
+    """ε |λ|_max: smaller eigenvalues cannot be told from zero.
+
+    `dtype` and `precision` are those of the products, the latter as records tell it; with TF32, ε is 2⁻¹⁰.
+    """
+    return epsilon(dtype, precision) * float(np.abs(values).max())
+
+
+def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
+    """The share of eigenvalues [P] within the noise floor."""
+    return float(np.mean(np.abs(values) <= noise_floor(values, dtype, precision)))
+
+
+def effective_rank(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> int:
+    """P (1 − mass at zero): how many eigenvalues [P] are above the noise floor in magnitude."""
+    return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype, precision)))
+
+
+def participation_ratio(values: np.ndarray) -> float:
+    """(Σ λ)² / Σ λ²: n for n equal eigenvalues and zeros, 0 for zeros alone; meant for eigenvalues of one sign."""
+    square = float(np.sum(np.square(values, dtype=np.float64)))
+    return float(np.sum(values, dtype=np.float64)) ** 2 / square if square > 0 else 0.0
+
+
+def effective_dimension(values: np.ndarray, damping: float) -> float:
+    """Σ λ / (λ + damping), the directions that the data and not the prior determine (MacKay 1992; Maddox et al. 2020).
+
+    `damping` is the precision of the prior, in the units of the eigenvalues.
+
+    Raises:
+        InputError: an eigenvalue plus damping that is not above 0.
+    """
+    require_positive("effective_dimension", values, damping)
+    values = np.asarray(values, np.float64)
+    return float(np.sum(values / (values + damping)))
+
+
+def log_determinant(values: np.ndarray, damping: float = 0.0) -> float:
+    """Σ log(λ + damping), in nats.
+
+    Raises:
+        InputError: an eigenvalue plus damping that is not above 0.
+    """
+    require_positive("log_determinant", values, damping)
+    return float(np.sum(np.log(np.asarray(values, np.float64) + damping)))
+
+
+def require_positive(what: str, values: np.ndarray, damping: float, floor: float = 0.0, error: float = 0.0) -> None:
+    """Refuse a damping that leaves a value not above `floor`; an eigenvalue may lie `error` below the smallest."""
+    number = isinstance(damping, (int, float, np.integer, np.floating)) and not isinstance(damping, bool)
+    if not number or not np.isfinite(damping):
+        raise InputError(f"damping must be one finite number, got {damping!r}")
+    smallest = float(np.min(values))
+    if smallest + damping > floor:
+        return
+    least = max(floor, error) - smallest
+    enough = least + 0.1 * abs(least) if least else 1.0
+    raise InputError(
+        f"{what} needs eigenvalues + damping above {floor:.2g}{', the noise floor' if floor else ''}, "
+        f"got the eigenvalue {smallest:.3g} with damping {damping:.3g}; a damping of {enough:.2g} would do"
+    )

@@ -1,0 +1,242 @@
+"""The small side of a Gauss-Newton matrix: J Jᵀ between outputs instead of Jᵀ J between parameters.
+
+Where examples do not affect one another, which is looked at and not assumed, the rows of J that belong to one example
+take one pass over that example alone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.numerics import trees
+from hessflat.curvature.operators.matrices import gauss_newton_product
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Term, functions_of
+from hessflat.utils import loops, memory
+from hessflat.utils.convolution import canonical
+from hessflat.utils.errors import InputError
+
+# Of J, held twice at most; of what a device makes of it at once; and of the float64 copies that are multiplied.
+_BLOCK_BYTES = 3 << 30
+_DEVICE_BYTES = 1 << 25
+_COPY_BYTES = 1 << 27
+
+# Rows of J side by side in one pass, and examples that are looked at for how they depend on their batch.
+_ROWS = 16
+_LOOKED_AT = 16
+
+
+class _Part(NamedTuple):
+    """`number` pieces of `size` examples each, one after the other, each with `rows` outputs."""
+
+    start: int
+    size: int
+    number: int
+    rows: int
+
+
+def num_outputs(op: Operator) -> int | None:
+    """N C where `op` is one Gauss-Newton matrix, scaled and shifted at most; None elsewhere."""
+    if len(op.terms) != 1 or not isinstance(op.terms[0], Term) or op.terms[0].product is not gauss_newton_product:
+        return None
+    (term,) = op.terms
+    whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
+    return _count(jax.eval_shape(_outputs, whole))
+
+
+def matrix(term: Term) -> tuple[np.ndarray, np.ndarray]:
+    """M = Sᵀ J Jᵀ S [N C, N C] and signs σ [N C], both float64, with D = S diag(σ) Sᵀ the criterion's curvature.
+
+    The non-zero eigenvalues of Jᵀ D J are those of diag(σ) M.
+    """
+    term = _on_one_device(term)
+    parts = _parts(term)
+    halves = [_split(block) for part in parts for block in _curvatures(term, part)]
+    result = _gram(term, parts)
+    ends = np.cumsum([len(signs) for _, signs in halves])
+    for end, (factor, signs) in zip(ends, halves, strict=True):
+        rows = slice(end - len(signs), end)
+        result[rows] = factor.T @ result[rows]
+        result[:, rows] = result[:, rows] @ factor
+    return result, np.concatenate([signs for _, signs in halves])
+
+
+def _gram(term: Term, parts: list[_Part]) -> np.ndarray:
+    """J Jᵀ. Rows of J are made again for every pair of parts, in an order that keeps one of two from pair to pair."""
+    ends = np.cumsum([part.number * part.rows for part in parts])
+    places = [slice(end - part.number * part.rows, end) for end, part in zip(ends, parts, strict=True)]
+    result = np.zeros((ends[-1], ends[-1]))
+    waiting = list(range(len(parts)))
+    current = waiting.pop()
+    rows = _rows(term, parts[current])
+    while True:
+        here, other = places[current], rows
+        _add_product(result[here, here], rows, rows)
+        for i in waiting:
+            del other  # three of them would not fit
+            other = _rows(term, parts[i])
+            _add_product(result[here, places[i]], rows, other)
+            result[places[i], here] = result[here, places[i]].T
+        if not waiting:
+            return result
+        current, rows = waiting.pop(), other
+
+
+def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """Add a bᵀ, in float64, to `total`."""
+    width = max(1, _COPY_BYTES // (8 * (len(a) + len(b))))
+    for start in range(0, a.shape[1], width):
+        left = a[:, start : start + width].astype(np.float64)
+        right = left if b is a else b[:, start : start + width].astype(np.float64)
+        total += left @ right.T
+
+
+def _rows(term: Term, part: _Part) -> np.ndarray:
+    """The rows of J that belong to a part: [r, P]."""
+    size = _count(term.params)
+    result = np.empty((part.number * part.rows, size), trees.dtype_of(term.params))
+    for first in range(0, part.number, together := _together(term, part)):
+        count = min(together, part.number - first)
+        rows = _jacobian(term, part.start + first * part.size, part.size, count)
+        result[first * part.rows :][: count * part.rows] = rows
+    return result
+
+
+def _together(term: Term, part: _Part) -> int:
+    """How many pieces a device does at once: one where XLA is slow for several, else what memory allows."""
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(term)]
+    piece = jax.tree.unflatten(jax.tree.structure(term), shapes)
+    if part.number > 1 and loops.choose_loop(lambda t: _jacobian(t, 0, part.size, 2), piece) == "host":
+        return 1
+    return max(1, _DEVICE_BYTES // (part.rows * memory.size_of(term.params)))
+
+
+@partial(jax.jit, static_argnames=("size", "count"))
+def _jacobian(term: Term, start: Any, size: int, count: int) -> Array:
+    def rows(arrays: Any) -> Array:
+        piece = _with(term, arrays)
+        outputs, pull = jax.vjp(lambda p: _outputs(dataclasses.replace(piece, params=p)), term.params)
+        return _each_row(lambda row: trees.flatten(pull(trees.unflatten(outputs, row))[0]), outputs)
+
+    return _over_pieces(rows, term.batches.take(start, size * count), size).reshape(-1, _count(term.params))
+
+
+def _curvatures(term: Term, part: _Part) -> Iterator[np.ndarray]:
+    """The criterion's second derivative in the outputs of each piece, weighted by its size: float64 [rows, rows]."""
+    together = max(1, term.batches.size // part.size)
+    for first in range(0, part.number, together):
+        count = min(together, part.number - first)
+        blocks = _curvature(term, part.start + first * part.size, part.size, count)
+        yield from np.asarray(blocks, np.float64) * (part.size / term.batches.num_examples)
+
+
+@partial(jax.jit, static_argnames=("size", "count"))
+def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
+    def block(arrays: Any) -> Array:
+        piece = _with(term, arrays)
+        outputs, gradient = _outputs(piece), jax.grad(functions_of(piece)[1])
+
+        def row(direction: Array) -> Array:
+            along = trees.unflatten(outputs, direction)
+            return trees.flatten(jax.jvp(lambda f: gradient(f, arrays), (outputs,), (along,))[1])
+
+        return _each_row(row, outputs)
+
+    return _over_pieces(block, term.batches.take(start, size * count), size)
+
+
+def _each_row(function: Callable, outputs: Any) -> Array:
+    """`function` of every unit vector over the outputs; a few side by side."""
+    unit = jnp.eye(_count(outputs), dtype=trees.dtype_of(outputs))
+    return jax.lax.map(function, unit, batch_size=_ROWS) if len(unit) > _ROWS else jax.vmap(function)(unit)
+
+
+def _over_pieces(function: Callable, arrays: Any, size: int) -> Array:
+    pieces = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arrays)
+    if jax.tree.leaves(pieces)[0].shape[0] == 1:
+        return canonical(function)(arrays)[None]
+    return canonical(jax.vmap(function))(pieces)
+
+
+def _split(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """S and σ with S diag(σ) Sᵀ = `block`; what is within rounding of zero becomes zero."""
+    if not np.isfinite(block).all():
+        raise InputError("the criterion's second derivative is not finite; look at the loss at these parameters")
+    values, vectors = np.linalg.eigh((block + block.T) / 2)
+    size = np.abs(values)
+    values = np.where(size > np.finfo(np.float32).eps * size.max(), values, 0)
+    return vectors * np.sqrt(np.abs(values)), np.where(values < 0, -1.0, 1.0)
+
+
+def _parts(term: Term) -> list[_Part]:
+    """The data in pieces that go through the network each on its own, as many to a part as a block has room for."""
+    batches, width = term.batches, memory.size_of(term.params)
+    total = batches.num_examples
+    size = min(batches.statistics_batch or (1 if _is_separate(term) else batches.size), total)
+    whole = total - total % size
+    parts = []
+    for begin, end, length in ((0, whole, size), (whole, total, total - whole)):
+        if begin == end:
+            continue
+        rows = _count(jax.eval_shape(_outputs, _with(term, _shapes(batches.arrays, length))))
+        step = length * max(1, _BLOCK_BYTES // (rows * width))
+        starts = range(begin, end, step)
+        parts += [_Part(start, length, (min(start + step, end) - start) // length, rows) for start in starts]
+    return parts
+
+
+def _is_separate(term: Term) -> bool:
+    """Whether outputs, and the criterion's gradient in them, are for an example alone what they are in its batch."""
+    arrays = term.batches.take(0, term.batches.size)
+    size, looked_at = term.batches.size, min(_LOOKED_AT, term.batches.size)
+    try:
+        whole = _sides(term, arrays)
+        alone = jax.lax.map(lambda one: _sides(term, one), jax.tree.map(lambda x: x[:looked_at, None], arrays))
+    except (TypeError, ValueError):  # a function that takes no batch of one
+        return False
+    # The gradient of a mean is that of one example over their number.
+    pairs = []
+    for factor, together, single in zip((1, size), whole, alone, strict=True):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(single), strict=True):
+            if a.shape[:1] != (size,) or b.shape != (looked_at, 1, *a.shape[1:]):
+                return False
+            pairs.append((factor * a[:looked_at], jnp.squeeze(b, 1)))
+    tolerance = 1e3 * float(jnp.finfo(trees.dtype_of(whole[0])).eps)
+    return all(float(jnp.abs(a - b).max()) <= tolerance * float(jnp.abs(a).max()) for a, b in pairs)
+
+
+@jax.jit
+def _sides(term: Term, arrays: Any) -> tuple[Any, Any]:
+    piece = _with(term, arrays)
+    outputs = _outputs(piece)
+    return outputs, jax.grad(functions_of(piece)[1])(outputs, arrays)
+
+
+def _outputs(term: Term) -> Any:
+    return functions_of(term)[0](term.params, term.batches.arrays)
+
+
+def _with(term: Term, arrays: Any) -> Term:
+    """The term over these examples."""
+    return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, batch_size=None))
+
+
+def _on_one_device(term: Term) -> Term:
+    if term.batches.devices is None:
+        return term
+    arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), term.batches.arrays)
+    return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, devices=None))
+
+
+def _shapes(arrays: Any, size: int) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), arrays)
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,1 @@
+"""Lanczos recurrences, and what is read off them: spectra and extremal eigenpairs."""

@@ -1,0 +1,274 @@
+"""Eigenpairs at the ends of the spectrum, by thick-restart Lanczos that stops when they have converged."""
+
+import time
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.exact import functionals
+from hessflat.curvature.krylov import basis, recurrence
+from hessflat.curvature.krylov.lanczos import require_basis
+from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature.numerics.estimates import RitzValue
+from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.batches import Devices
+from hessflat.curvature.operators.operator import Operator
+from hessflat.utils import loops, progress
+from hessflat.utils.errors import InputError, nearest
+
+Which = Literal["largest", "smallest", "magnitude", "both"]
+
+# Products are made two at a time. A look at the residuals takes the eigenvectors of a matrix as large as the basis:
+# well under a millisecond while that is small; later it must not come to more than the products, so looks get rarer.
+_STEPS = 2
+_LOOKS = 32
+
+
+class EigenPairs(NamedTuple):
+    """Ritz pairs with ‖A x − θ x‖ = residual, so some eigenvalue of A lies within `residuals` of each value."""
+
+    values: np.ndarray  # [k] the sought end first; "both": the k largest, descending, then the k smallest, ascending
+    vectors: Any  # tree like params with a leading axis [k], unit length
+    residuals: np.ndarray  # [k], at least the rounding of the largest value
+    converged: np.ndarray  # [k] residual within rtol |value|, or within rounding at the scale of the operator
+    num_products: int
+    seconds: float
+    precision: str
+
+
+def eigenpairs(
+    op: Operator,
+    key: Array,
+    k: int | tuple[int, int] = 1,
+    which: Which = "largest",
+    rtol: float = 1e-3,
+    max_steps: int = 200,
+    start: Any = None,
+    num_vectors: int | None = None,
+    loop: loops.Loop | None = None,
+    show_progress: bool = True,
+) -> EigenPairs:
+    """The k eigenpairs at one end of the spectrum (or at both), stopping as soon as they have converged.
+
+    Lanczos with full re-orthogonalisation that restarts from the best Ritz vectors when `num_vectors` are stored (Wu
+    and Simon 2000). A repeated eigenvalue shows once, unless fewer than k distinct ones exist: then the recurrence
+    goes on from a fresh direction and copies appear as they should.
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        k: how many, at each end asked for; for "both" also (largest, smallest).
+        which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
+        rtol: a pair has converged when its residual is at most `rtol` |value|.
+        max_steps: products, at most (an even number of them).
+        start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
+            first vector stays random, so that an eigenvalue which has overtaken the others is still found.
+        num_vectors: P-vectors to store; None takes 20 more than are wanted. More of them need fewer products.
+        loop: "scan", "host" or None to choose.
+        show_progress: a bar of the products used, on a terminal.
+
+    Raises:
+        InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into
+            memory, products that are not finite.
+    """
+    began = time.perf_counter()
+    _require_options(op, key, k, which, rtol, max_steps)
+    counts = (k, k) if isinstance(k, int) else k
+    wanted = min(sum(counts) if which == "both" else counts[0], op.size)
+    num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
+    require_basis(op, num_vectors + wanted, "device")
+    loop, devices = operator.loop_for(op, loop), operator.devices_of(op)
+    given = None if start is None else _as_rows(op, start)
+    op = operator.keep(op)
+    num_products, projected = 0, np.zeros((num_vectors, num_vectors))
+    with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress) as advance:
+        first = probes.draw(key, op.size, op.dtype, "gaussian")
+        if given is not None:
+            first = _mixed(first, given)
+        state, step, restarted = recurrence.begin(first, num_vectors, True, "device", devices), 0, 0
+        next_look = wanted
+        while True:
+            before = int(state.num_valid)
+            state = _run(op, state, step, loop, devices)
+            valid = int(state.num_valid)
+            num_products, step = num_products + valid - before, valid
+            advance(valid - before)
+            exhausted = not bool(jnp.any(state.vector != 0))
+            over = num_products + _STEPS > max_steps or exhausted
+            if valid < min(next_look, num_vectors) and not over:
+                continue
+            next_look = valid + max(_STEPS, valid // _LOOKS)
+            _fill(projected, state, restarted, valid)
+            values, coefficients = np.linalg.eigh(projected[:valid, :valid])
+            residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
+            residuals = np.maximum(residuals, functionals.noise_floor(values, op.dtype, precision.name()))
+            order = _by_preference(values, which, counts)
+            chosen = _presented(order[:wanted], values, counts[0], which)
+            converged = _converged(values, residuals, chosen, rtol, op.dtype)
+            if len(chosen) == wanted and converged.all():
+                break
+            if num_products + _STEPS > max_steps or (exhausted and valid == op.size):
+                break
+            if valid == num_vectors:
+                restarted = _num_kept(wanted, num_vectors)
+                kept = order[:restarted]
+                projected[:] = 0
+                projected[np.arange(restarted), np.arange(restarted)] = values[kept]
+                border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, kept]
+                projected[:restarted, restarted] = projected[restarted, :restarted] = border
+                state = _restart(state, jnp.asarray(coefficients[:, kept].T, op.dtype), devices)
+                step = next_look = restarted
+            if exhausted:
+                fresh = probes.draw(key, op.size, op.dtype, "gaussian", num_products)
+                state = _from_fresh_direction(state, fresh, devices)
+        rows = np.zeros((len(chosen), num_vectors))
+        rows[:, :valid] = coefficients[:, chosen].T
+        vectors = trees.unflatten(op.params, _combine(state.slabs, jnp.asarray(rows, op.dtype), devices))
+    seconds = time.perf_counter() - began
+    return EigenPairs(values[chosen], vectors, residuals[chosen], converged, num_products, seconds, precision.name())
+
+
+def sharpness(
+    op: Operator,
+    key: Array,
+    rtol: float = 1e-3,
+    max_steps: int = 200,
+    start: Any = None,
+    loop: loops.Loop | None = None,
+) -> RitzValue:
+    """λ_max and the residual that bounds its error; the arguments are those of `eigenpairs`."""
+    pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop)
+    cost = (pairs.num_products, pairs.seconds, pairs.precision)
+    return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]), *cost)
+
+
+@jax.jit
+def _mixed(random: Array, given: Array) -> Array:
+    """Half of it random, half the mean of `given` [r, P]."""
+    total = given.sum(axis=0)
+    length = jnp.linalg.norm(total)
+    mixed = random + total / jnp.where(length > 0, length, 1)
+    return mixed / jnp.linalg.norm(mixed)
+
+
+def _as_rows(op: Operator, start: Any) -> Array:
+    """[r, P] from a tree, a flat vector, or a tree with a leading axis."""
+    if isinstance(start, (jax.Array, np.ndarray)) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
+        return jnp.atleast_2d(jnp.asarray(start, op.dtype))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(op.params)]
+    leaves = jax.tree.leaves(start)
+    single = [jnp.shape(leaf) for leaf in leaves] == shapes
+    if not single and [jnp.shape(leaf)[1:] for leaf in leaves] != shapes:
+        raise InputError("start must be a tree like params, with or without a leading axis, or flat of shape (P,)")
+    rows = [jnp.reshape(leaf, (1 if single else jnp.shape(leaf)[0], -1)) for leaf in leaves]
+    return jnp.concatenate(rows, axis=1).astype(op.dtype)
+
+
+def _num_vectors(op: Operator, wanted: int, max_steps: int, num_vectors: int | None) -> int:
+    """An even number of rows: steps are done two at a time."""
+    if num_vectors is None:
+        num_vectors = wanted + 20
+    else:
+        probes.require_count("num_vectors", num_vectors)
+        if num_vectors < min(wanted + 4, op.size):
+            raise InputError(f"num_vectors must be at least 4 more than the {wanted} wanted, got {num_vectors}")
+    number = min(num_vectors, max_steps, op.size)
+    return number + number % 2
+
+
+def _num_kept(wanted: int, num_vectors: int) -> int:
+    """How many Ritz vectors a restart keeps: the wanted, and half of the others."""
+    number = wanted + (num_vectors - wanted) // 2
+    return number - number % 2
+
+
+def _run(
+    op: Operator, state: recurrence.State, step: int, loop: loops.Loop, devices: Devices | None
+) -> recurrence.State:
+    run = recurrence.run_compiled if loop == "scan" else recurrence.run
+    return run(op, state, step, _STEPS, loop, "full", False, devices)
+
+
+def _fill(projected: np.ndarray, state: recurrence.State, restarted: int, valid: int) -> None:
+    """Put what the recurrence has found since the last restart into Qᵀ A Q."""
+    alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
+    operator.require_finite(alphas, betas)
+    for i in range(restarted, valid):
+        projected[i, i] = alphas[i]
+        if i + 1 < valid:
+            projected[i, i + 1] = projected[i + 1, i] = betas[i]
+
+
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def _restart(state: recurrence.State, coefficients: Array, devices: Devices | None) -> recurrence.State:
+    """The basis becomes `coefficients` [l, m] times it; the next vector stays."""
+    rows = basis.combine(state.slabs, coefficients, devices)
+    # Re-orthogonalisation reads whole slabs, so nothing of the old basis may stay.
+    slabs = jax.tree.map(jnp.zeros_like, state.slabs)
+    for number, row in enumerate(rows):
+        slabs = basis.write(slabs, jnp.asarray(number), row, devices)
+    kept = jnp.asarray(len(rows), state.num_valid.dtype)
+    # What the next product has along the kept vectors is taken out by re-orthogonalisation.
+    return state._replace(
+        slabs=slabs, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=kept
+    )
+
+
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def _from_fresh_direction(state: recurrence.State, vector: Array, devices: Devices | None) -> recurrence.State:
+    """Go on from a random direction orthogonal to the exhausted space: T falls apart into blocks there."""
+    vector = basis.orthogonalise(state.slabs, state.num_valid, vector, devices)
+    last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
+    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
+
+
+_combine = jax.jit(basis.combine, static_argnums=2)
+
+
+def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:
+    """Positions among ascending values, the most wanted first; both ends take turns, by how many are wanted of each."""
+    ascending = np.arange(len(values))
+    if which == "magnitude":
+        return np.argsort(-np.abs(values), kind="stable")
+    if which == "smallest":
+        return ascending
+    if which == "largest":
+        return ascending[::-1]
+    turns = np.minimum(ascending[::-1] / counts[0], (ascending + 0.5) / counts[1])
+    return np.argsort(turns, kind="stable")
+
+
+def _presented(wanted: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
+    """In the order of the result: for both ends the k largest, descending, before the smallest, ascending."""
+    if which != "both":
+        return wanted
+    descending = np.sort(wanted)[::-1]
+    return np.concatenate([descending[:k], descending[k:][::-1]])
+
+
+def _converged(
+    values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
+) -> np.ndarray:
+    rounding = recurrence.breakdown_tolerance(dtype) * np.abs(values).max()
+    return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
+
+
+def _require_options(
+    op: Operator, key: Array, k: int | tuple[int, int], which: str, rtol: float, max_steps: int
+) -> None:
+    probes.require_key(key)
+    if isinstance(k, tuple) and which != "both":
+        raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
+    for count in k if isinstance(k, tuple) else (k,):
+        probes.require_count("k", count)
+        if count > op.size:
+            raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
+    probes.require_count("max_steps", max_steps)
+    if which not in get_args(Which):
+        raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
+    if not rtol > 0:
+        raise InputError(f"rtol must be above 0, got {rtol!r}")

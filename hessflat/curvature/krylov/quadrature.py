@@ -1,0 +1,246 @@
+"""The spectral density by stochastic Lanczos quadrature, and what can be read off it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.exact import functionals
+from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
+from hessflat.curvature.krylov.tridiagonal import ritz
+from hessflat.curvature.numerics import estimates
+from hessflat.curvature.numerics.estimates import Cost, Estimate, RitzValue
+from hessflat.curvature.operators.operator import Operator
+from hessflat.utils.errors import InputError
+
+
+class ZeroMass(NamedTuple):
+    """The share of eigenvalues at zero, as the weight of the Ritz values nearest to it."""
+
+    weight: Estimate
+    value: Estimate  # the weighted mean of those Ritz values
+    weights: np.ndarray  # [k] per probe
+    values: np.ndarray  # [k] per probe
+    num_products: int
+    seconds: float
+    precision: str
+
+
+class Density(NamedTuple):
+    """A smoothed density on a grid, with its standard error over probes."""
+
+    grid: np.ndarray  # [g]
+    mean: np.ndarray  # [g] integrates to one over the whole line
+    standard_error: np.ndarray  # [g]
+    width: float
+    num_products: int
+    seconds: float
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Nodes and weights of k probes with m steps: Σ_i weights f(nodes) estimates Tr f(A) / P.
+
+    Per probe v the quadrature is exact for vᵀ p(A) v where the degree of p is at most 2m − 1. From `num_valid` on,
+    where the Krylov space was exhausted, nodes, weights and residuals are zero.
+    """
+
+    nodes: np.ndarray  # [k, m] Ritz values, ascending
+    weights: np.ndarray  # [k, m] sum to one per probe
+    residuals: np.ndarray  # [k, m] |β_m s_mi|
+    num_valid: np.ndarray  # [k]
+    orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|
+    size: int  # P
+    num_products: int
+    seconds: float  # wall time of the measurement, compilation included
+    precision: str  # of matrix products
+    dtype: str
+
+    @property
+    def trace(self) -> Estimate:
+        """Tr A."""
+        return self._mean(self.size * self._integral(self.nodes))
+
+    @property
+    def mean_eigenvalue(self) -> Estimate:
+        """Tr A / P."""
+        return self._mean(self._integral(self.nodes))
+
+    @property
+    def second_moment(self) -> Estimate:
+        """Σ λ² / P, the number that Granziol (2020) lists as a Frobenius norm."""
+        return self._mean(self._integral(self.nodes**2))
+
+    @property
+    def frobenius(self) -> Estimate:
+        """‖A‖_F = (Σ λ²)^½."""
+        return estimates.square_root(self._mean(self.size * self._integral(self.nodes**2)))
+
+    @property
+    def participation_ratio(self) -> Estimate:
+        """(Tr A)² / ‖A‖²_F: n for n equal eigenvalues and zeros; both moments come from the same probes."""
+        trace, square = (self.size * self._integral(values) for values in (self.nodes, self.nodes**2))
+        return estimates.square_over(trace, square, self._cost)
+
+    @property
+    def largest(self) -> RitzValue:
+        """The largest Ritz value over probes: λ_max is at least that, up to rounding.
+
+        The bound is |β s|, or where that is more the noise floor or what the loss of orthogonality, times the largest
+        |λ|, may have changed: a residual can be smaller than either lets an eigenvalue be known.
+        """
+        return self._extreme(np.argmax, -np.inf)
+
+    @property
+    def smallest(self) -> RitzValue:
+        """The smallest Ritz value over probes: λ_min is at most that, up to rounding; bounded as `largest` is."""
+        return self._extreme(np.argmin, np.inf)
+
+    @property
+    def noise_floor(self) -> float:
+        """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be told from zero."""
+        return functionals.noise_floor(self.nodes, self.dtype, self.precision)
+
+    def log_determinant(self, damping: float) -> Estimate:
+        """Log det(A + damping I) in nats; the standard error does not hold what the quadrature leaves out.
+
+        Raises:
+            InputError: a Ritz value plus damping that is not above the noise floor.
+        """
+        self._require_positive("log_determinant", damping)
+        return self._mean(self.size * self._integral(np.log(self._valid_nodes + damping)))
+
+    def effective_dimension(self, damping: float) -> Estimate:
+        """Σ λ / (λ + damping), the directions that data and not the prior determine (MacKay 1992; Maddox et al. 2020).
+
+        Raises:
+            InputError: a Ritz value plus damping that is not above the noise floor.
+        """
+        self._require_positive("effective_dimension", damping)
+        return self._mean(self.size * self._integral(self._valid_nodes / (self._valid_nodes + damping)))
+
+    def effective_rank(self, kind: Literal["hessian", "gauss_newton"]) -> Estimate:
+        """P (1 − mass at zero), by the rule of `zero_mass`."""
+        return self._mean(self.size * (1 - self.zero_mass(kind).weights))
+
+    def zero_mass(self, kind: Literal["hessian", "gauss_newton"]) -> ZeroMass:
+        """The weight at zero (Granziol 2020, 3.2 and appendix D).
+
+        For a Hessian the two Ritz values nearest zero are combined, since Lanczos splits the one peak in two; for a
+        Gauss-Newton matrix the nearest stands alone. We depart in one point: Ritz values within the noise floor are
+        zero as far as can be told, so they all count.
+        """
+        if kind not in ("hessian", "gauss_newton"):
+            raise InputError(f"kind must be 'hessian' or 'gauss_newton', got {kind!r}")
+        count = 2 if kind == "hessian" else 1
+        pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
+        weights, values = pairs.T
+        return ZeroMass(self._mean(weights), self._mean(values), weights, values, *self._cost)
+
+    def density(self, grid: np.ndarray, width: float | None = None) -> Density:
+        """The density broadened by Gaussians of standard deviation `width` (default: 1 % of the range of nodes)."""
+        if width is None:
+            width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
+        if not width > 0:
+            raise InputError(f"width must be above 0, got {width!r}")
+        grid = np.asarray(grid, np.float64)
+        offsets = (grid[:, None, None] - self.nodes[None]) / width
+        bumps = np.exp(-0.5 * offsets**2) / (width * np.sqrt(2 * np.pi))
+        each = np.einsum("gkm,km->gk", bumps, self.weights)
+        return Density(grid, each.mean(axis=1), estimates.standard_error(each), float(width), *self._cost)
+
+    @property
+    def _cost(self) -> Cost:
+        return Cost(self.num_products, self.seconds, self.precision)
+
+    @property
+    def _in_use(self) -> np.ndarray:
+        return np.arange(self.nodes.shape[1])[None, :] < self.num_valid[:, None]
+
+    @property
+    def _valid_nodes(self) -> np.ndarray:
+        """[k, m], with a node that is in use, and no weight, in place of those that are not."""
+        return np.where(self._in_use, self.nodes, self.nodes[:, :1])
+
+    def _integral(self, values: np.ndarray) -> np.ndarray:
+        """Per probe [k], of the function that has `values` [k, m] at the nodes."""
+        return (self.weights * values).sum(axis=1)
+
+    def _mean(self, samples: np.ndarray) -> Estimate:
+        return estimates.mean(samples, self._cost)
+
+    def _extreme(self, choose: Callable[[np.ndarray], np.intp], invalid: float) -> RitzValue:
+        position = choose(np.where(self._in_use, self.nodes, invalid))
+        loss = np.nan_to_num(self.orthogonality[position // self.nodes.shape[1]]) * np.abs(self.nodes).max()
+        residual = max(float(self.residuals.flat[position]), self.noise_floor, float(loss))
+        return RitzValue(float(self.nodes.flat[position]), residual, *self._cost)
+
+    def _require_positive(self, what: str, damping: float) -> None:
+        error = self.smallest.residual
+        functionals.require_positive(what, self._valid_nodes, damping, self.noise_floor, error)
+
+    def _near_zero(self, probe: int, count: int) -> tuple[float, float]:
+        valid = self.num_valid[probe]
+        nodes, weights = self.nodes[probe, :valid], self.weights[probe, :valid]
+        chosen = np.argsort(np.abs(nodes))[: max(count, int((np.abs(nodes) <= self.noise_floor).sum()))]
+        weight = weights[chosen].sum()
+        value = (weights[chosen] * nodes[chosen]).sum() / weight if weight > 0 else nodes[chosen].mean()
+        return float(weight), float(value)
+
+
+def spectrum(op: Operator, key: Array, num_steps: int = 100, num_probes: int = 1, **options: Any) -> Spectrum:
+    """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        num_steps: m nodes for each probe.
+        num_probes: k.
+        **options: all others that `lanczos` takes: where the basis lies, a folder to continue from, and so on.
+
+    Raises:
+        InputError: as `lanczos`.
+    """
+    return quadrature(lanczos(op, key, num_steps, num_probes, **options), op.size, op.dtype)
+
+
+def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
+    """Nodes and weights from the tridiagonal matrices of an operator of that size and floating type."""
+    nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
+    for k, valid in enumerate(result.num_valid):
+        solved = ritz(result.alphas[k], result.betas[k], valid)
+        nodes[k, :valid], weights[k, :valid], residuals[k, :valid] = solved.values, solved.weights, solved.residuals
+    return Spectrum(
+        nodes,
+        weights,
+        residuals,
+        num_valid=result.num_valid,
+        orthogonality=result.orthogonality,
+        size=size,
+        num_products=result.num_products,
+        seconds=result.seconds,
+        precision=result.precision,
+        dtype=str(dtype),
+    )
+
+
+def spectrum_to_arrays(spectrum: Spectrum) -> dict[str, np.ndarray]:
+    """Every field as a plain NumPy array, for `np.savez`."""
+    return {field.name: np.asarray(getattr(spectrum, field.name)) for field in dataclasses.fields(Spectrum)}
+
+
+def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
+    """The inverse of `spectrum_to_arrays`; takes what `np.load` gives.
+
+    Raises:
+        InputError: fields that are missing.
+    """
+    names = [field.name for field in dataclasses.fields(Spectrum)]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(f"a stored spectrum must hold {', '.join(names)}; missing: {', '.join(missing)}")
+    values: dict[str, Any] = {name: np.asarray(arrays[name]) for name in names}
+    return Spectrum(**{name: value if value.ndim else value.item() for name, value in values.items()})

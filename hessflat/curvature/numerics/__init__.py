@@ -1,0 +1,1 @@
+"""Arithmetic on parameter trees, probes, sums and estimates."""

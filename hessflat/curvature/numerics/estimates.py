@@ -1,0 +1,80 @@
+"""What a measurement gives back: a value, how far off it may be, and what it took to get it.
+
+`Estimate` is for means over random probes (a standard error), `RitzValue` for eigenvalues (a bound). Both end with the
+three fields of `Cost`, as does every other record of a measurement.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from hessflat.curvature.numerics import precision
+
+
+class Cost(NamedTuple):
+    """What a measurement took."""
+
+    num_products: int  # products with the operator
+    seconds: float  # wall time, compilation included
+    precision: str  # of matrix products, as `precision.name` tells it
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error over probes; the error is nan where one probe leaves it unknown."""
+
+    value: float
+    standard_error: float
+    num_products: int
+    seconds: float
+    precision: str
+
+
+class RitzValue(NamedTuple):
+    """An eigenvalue estimate: some eigenvalue of the operator lies within `residual` of `value`."""
+
+    value: float
+    residual: float
+    num_products: int
+    seconds: float
+    precision: str
+
+
+def cost_since(began: float, num_products: int) -> Cost:
+    """The cost of what started at `began`, a reading of `time.perf_counter`, and used the precision of now."""
+    return Cost(num_products, time.perf_counter() - began, precision.name())
+
+
+def mean(samples: np.ndarray, cost: Cost) -> Estimate:
+    """The mean of independent samples [k] and its standard error s / √k."""
+    samples = np.asarray(samples, np.float64)
+    return Estimate(float(samples.mean()), float(standard_error(samples)), *cost)
+
+
+def standard_error(samples: np.ndarray) -> np.ndarray:
+    """S / √k of the mean over the last axis, [..., k] -> [...]; nan where k is 1."""
+    count = samples.shape[-1]
+    if count == 1:
+        return np.full(samples.shape[:-1], np.nan)
+    return samples.std(axis=-1, ddof=1) / np.sqrt(count)
+
+
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """The estimate of `factor` times the same thing."""
+    return estimate._replace(value=factor * estimate.value, standard_error=abs(factor) * estimate.standard_error)
+
+
+def square_root(estimate: Estimate) -> Estimate:
+    """√ of an estimate, its error by the delta method: σ / (2 √value)."""
+    value = np.sqrt(max(estimate.value, 0.0))
+    error = estimate.standard_error / (2 * value) if value > 0 else estimate.standard_error
+    return estimate._replace(value=float(value), standard_error=float(error))
+
+
+def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: Cost) -> Estimate:
+    """(mean a)² / mean b of samples [k] in pairs, its error by the delta method; 0 where b is 0 throughout."""
+    a, b = float(numerators.mean()), float(denominators.mean())
+    if b == 0:
+        return Estimate(0.0, 0.0, *cost)
+    influence = 2 * a / b * numerators - (a / b) ** 2 * denominators
+    return Estimate(a**2 / b, float(standard_error(influence)), *cost)

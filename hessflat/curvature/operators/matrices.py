@@ -1,0 +1,283 @@
+"""The curvature matrices, each as one product composed from jvp and vjp, and the operators made of them.
+
+In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` a pytree of arrays [N, ...] or
+`Batches(arrays, batch_size)`. With `state`, any pytree of arrays, the functions take it as a third argument: running
+statistics of batch norm, for instance. It is a constant of the operator, and nothing ever changes it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature.operators.batches import Batches, as_batches
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Term
+from hessflat.utils.errors import InputError
+
+
+def hessian(loss: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+    """The Hessian ∇²L of the example-weighted mean L of `loss` over `data`.
+
+    Products are forward over reverse: the derivative of the gradient along the vector (Pearlmutter 1994).
+
+    Args:
+        loss: `loss(params, batch)` -> the mean loss of the batch, a scalar. Name it once: a new function object (a
+            lambda made in a loop) is compiled anew, the same one never is.
+        params: where the curvature is taken.
+        data: what it is the mean over.
+        state: a third argument of `loss`, if given.
+
+    Raises:
+        InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
+    """
+    params, batches, extra = _checked(params, data, state)
+    _require_scalar("loss(params, batch)", loss, params, batches.arrays, *extra)
+    return _single(hessian_product, (loss,), (True,), params, batches, state)
+
+
+def gauss_newton(predict: Callable, criterion: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+    """The generalised Gauss-Newton matrix G = (1/N) Σ J_iᵀ (∇²_f ℓ_i) J_i, with J_i = ∂f(w, x_i)/∂w.
+
+    Args:
+        predict: `predict(params, batch)` -> outputs f, an array or a tree of arrays [n, ...].
+        criterion: `criterion(outputs, batch)` -> the mean loss of the batch, a scalar.
+        params: where the curvature is taken.
+        data: what it is the mean over.
+        state: a third argument of `predict` and `criterion`, if given.
+
+    Raises:
+        InputError: as `hessian`; outputs that are not floating point.
+    """
+    return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
+
+
+def residual(predict: Callable, criterion: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+    """R = H − G = (1/N) Σ_i Σ_c ∂ℓ_i/∂f_c ∇²f_c(w, x_i), the second term of Sagun et al. (2017), eq. 4.
+
+    It is taken directly, as the Hessian of f along the loss's gradient held fixed, and not as a difference: near an
+    interpolating minimum H and G agree to most of their digits. The arguments are those of `gauss_newton`.
+
+    Raises:
+        InputError: as `gauss_newton`.
+    """
+    return _of_outputs(residual_product, predict, criterion, params, data, state)
+
+
+def fisher(losses: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+    """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
+
+    It uses the labels of the data; the Fisher of the model itself, labels drawn from its predictions, is
+    `model_fisher`.
+
+    Args:
+        losses: `losses(params, batch)` -> per-example losses [n].
+        params: where the gradients are taken.
+        data: what it is the mean over.
+        state: a third argument of `losses`, if given.
+
+    Raises:
+        InputError: as `hessian`; losses that are not one number per example.
+    """
+    params, batches, extra = _checked(params, data, state)
+    shape = getattr(trees.output_of("losses(params, batch)", losses, params, batches.arrays, *extra), "shape", None)
+    if shape != (batches.num_examples,):
+        raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},), got {shape}")
+    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, batches, state)
+
+
+def model_fisher(
+    predict: Callable,
+    params: Any,
+    data: Any,
+    likelihood: Literal["softmax"] | tuple[Callable, Callable] = "softmax",
+    key: Array | None = None,
+    num_samples: int = 1,
+    state: Any = None,
+) -> Operator:
+    """The Fisher of the model, (1/N) Σ_i E_{y ~ p(y|f_i)} [g_i(y) g_i(y)ᵀ], with g_i(y) = −∇ log p(y | f(w, x_i)).
+
+    For a softmax it is exact, (1/N) Σ J_iᵀ (diag p − p pᵀ) J_i, and the same matrix as the `gauss_newton` of the
+    cross-entropy with any labels. For another likelihood the expectation is the mean over `num_samples` labels drawn
+    for each example, once, from `key`: the same matrix at every product, however the data are cut.
+
+    Args:
+        predict: `predict(params, batch)` -> outputs, an array [n, ...] (logits [n, C] for "softmax").
+        params: where the curvature is taken.
+        data: what it is the mean over.
+        likelihood: "softmax", or `(sample, log_likelihood)` for one example: `sample(key, outputs)` -> a label, and
+            `log_likelihood(outputs, label)` -> log p, a scalar.
+        key: for drawing labels.
+        num_samples: labels for each example.
+        state: a third argument of `predict`, if given.
+
+    Raises:
+        InputError: as `gauss_newton`; no key where one is needed; statistics over batches with drawn labels.
+    """
+    if likelihood == "softmax":
+        criterion = _cross_entropy if state is None else _cross_entropy_with_state
+        return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
+    if not isinstance(likelihood, tuple) or len(likelihood) != 2:
+        raise InputError(f"likelihood must be 'softmax' or (sample, log_likelihood), got {likelihood!r}")
+    probes.require_count("num_samples", num_samples)
+    if key is None:
+        raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
+    probes.require_key(key)
+    sample, log_likelihood = likelihood
+    params, batches, _ = _checked(params, data, state)
+    if batches.statistics_batch is not None:
+        raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
+    losses = SampledLosses(predict, log_likelihood)
+    with precision.chosen():
+        labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
+    drawn = dataclasses.replace(batches, arrays=(batches.arrays, labels))
+    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, drawn, state)
+
+
+def from_matvec(matvec: Callable, params: Any, *arrays: Any) -> Operator:
+    """The operator of a known symmetric linear map: `matvec(vector, *arrays)` -> a tree like `vector`.
+
+    Args:
+        matvec: linear and symmetric in a tree like `params`.
+        params: pytree of floating arrays (their values do not matter), or a flat array [P].
+        *arrays: what the map is made of. Passing it here, and not by closure, keeps it out of the compiled program.
+
+    Raises:
+        InputError: a product that is not a tree like `params`.
+    """
+    params = trees.as_arrays("params", params)
+    trees.require_floating("params", params)
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    result = trees.output_of("matvec(vector, *arrays)", matvec, params, *arrays)
+    if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
+        raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
+    # There are no examples: one stands for the whole map, and what the map is made of is constant.
+    return _single(matvec_product, (KnownMap(matvec),), (False,), params, Batches(jnp.zeros(1)), arrays)
+
+
+def hessian_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+    """∇²L v as the derivative of ∇L along v."""
+    (loss,) = functions
+    return jax.jvp(lambda p: jax.grad(loss)(p, batch), (params,), (vector,))[1]
+
+
+def gauss_newton_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+    """Jᵀ (∇²_f ℓ) J v: one forward pass serves J and Jᵀ."""
+    predict, criterion = functions
+    outputs, push = jax.linearize(lambda p: predict(p, batch), params)
+    curved = jax.jvp(lambda f: jax.grad(criterion)(f, batch), (outputs,), (push(vector),))[1]
+    return jax.linear_transpose(push, params)(curved)[0]
+
+
+def residual_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+    """The derivative along v of Jᵀ g, with g = ∇_f ℓ held fixed."""
+    predict, criterion = functions
+
+    def pulled(p: Any) -> Any:
+        outputs, pull = jax.vjp(lambda q: predict(q, batch), p)
+        return pull(jax.lax.stop_gradient(jax.grad(criterion)(outputs, batch)))[0]
+
+    return jax.jvp(pulled, (params,), (vector,))[1]
+
+
+def matvec_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+    """The user's own map, of which the leaves that vectors are over are kept."""
+    (known,) = functions
+    return trees.select(known(vector, batch), params)
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownMap:
+    """`matvec` with its arrays as the state; equal where `matvec` is the same."""
+
+    matvec: Callable
+
+    def __call__(self, vector: Any, batch: Any, arrays: Any) -> Any:
+        return self.matvec(vector, *arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledLosses:
+    """−log p of the drawn labels, [n, num_samples]; equal where the functions are the same."""
+
+    predict: Callable
+    log_likelihood: Callable
+
+    def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
+        data, labels = batch
+        outputs = self.predict(params, data, *state)
+        one = jax.vmap(self.log_likelihood, in_axes=(None, 0))
+        return -jax.vmap(one)(outputs, labels)
+
+
+def _draw_labels(
+    predict: Callable, sample: Callable, params: Any, batches: Batches, state: Any, key: Array, num_samples: int
+) -> Any:
+    """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
+    extra = () if state is None else (state,)
+
+    def for_one(key: Array, outputs: Any) -> Any:
+        return jax.vmap(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
+
+    @jax.jit
+    def for_batch(params: Any, batch: Any, extra: Any, start: Array) -> Any:
+        outputs = predict(params, batch, *extra)
+        numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
+        return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
+
+    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]
+    return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
+
+
+def half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
+    """Its second derivative is the identity over n, so the Gauss-Newton matrix becomes the mean of g gᵀ."""
+    return 0.5 * jnp.mean(losses**2)
+
+
+def _cross_entropy(logits: Array, batch: Any) -> Array:
+    """Against class 0: the second derivative in the logits is that for any label."""
+    return -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+
+
+def _cross_entropy_with_state(logits: Array, batch: Any, state: Any) -> Array:
+    return _cross_entropy(logits, batch)
+
+
+def _of_outputs(
+    product: Callable, predict: Callable, criterion: Callable, params: Any, data: Any, state: Any
+) -> Operator:
+    params, batches, extra = _checked(params, data, state)
+    outputs = trees.output_of("predict(params, batch)", predict, params, batches.arrays, *extra)
+    trees.require_floating("predict(params, batch)", outputs)
+    _require_scalar("criterion(outputs, batch)", criterion, outputs, batches.arrays, *extra)
+    return _single(product, (predict, criterion), (False, True), params, batches, state)
+
+
+def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple]:
+    params = trees.as_arrays("params", params)
+    trees.require_floating("params", params)
+    extra = () if state is None else (trees.as_arrays("state", state),)
+    return params, as_batches(data), extra
+
+
+def _require_scalar(what: str, function: Callable, *args: Any) -> None:
+    result = trees.output_of(what, function, *args)
+    shape = getattr(result, "shape", None)
+    if shape != ():
+        came = "a tree" if shape is None else f"shape {shape}"
+        raise InputError(f"{what} must be a scalar, the mean over the batch, got {came}")
+
+
+def _single(
+    product: Callable,
+    functions: tuple[Callable, ...],
+    averages: tuple[bool, ...],
+    params: Any,
+    batches: Batches,
+    state: Any = None,
+) -> Operator:
+    return Operator((Term(product, functions, averages, params, batches, state=state),), (1.0,))

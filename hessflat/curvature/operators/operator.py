@@ -1,0 +1,249 @@
+"""Symmetric linear maps on parameter trees: sums of curvature terms, each a mean over a data set.
+
+An `Operator` is a pytree. What it does is static (module-level product functions, the user's loss), what it does it
+with is dynamic (parameters, data): it goes through `jax.jit` as an argument, nothing is captured, and a measurement
+compiled for one checkpoint serves every other checkpoint of the same loss function and shapes.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from hessflat.curvature.numerics import precision, trees
+from hessflat.curvature.operators.batches import Devices
+from hessflat.curvature.operators.linearize import KeptTerm, add_kept, is_slow_in_loops
+from hessflat.curvature.operators.linearize import keep as keep_term
+from hessflat.curvature.operators.terms import Term, product_of
+from hessflat.utils import loops, memory
+from hessflat.utils.convolution import canonical
+from hessflat.utils.errors import InputError
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["terms", "coefficients", "shift"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """The symmetric matrix Σ_j c_j A_j + s I on trees like `params`. Made by `hessian`, `gauss_newton` and others.
+
+    Operators add, subtract and scale: `H - G`, `0.5 * H`, `H + 1e-2` (a number stands for that multiple of the
+    identity, which is also the exact Hessian of half that number times the squared norm of the parameters).
+    """
+
+    terms: tuple[Any, ...]
+    coefficients: tuple[Any, ...]
+    shift: Any = 0.0
+
+    @property
+    def params(self) -> Any:
+        """The point at which the curvature is taken; vectors are trees like it."""
+        return self.terms[0].params
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The floating type that products are taken in."""
+        return trees.dtype_of(self.params)
+
+    def __call__(self, vector: Any) -> Any:
+        """The product with `vector`: a tree like `params`, or flat [P]; what comes back is of the same kind.
+
+        Raises:
+            InputError: a vector of another structure, shape or type.
+        """
+        flat = self._is_flat(vector)
+        loop = "scan" if trees.is_traced((self, vector)) else loop_for(self)
+        with precision.chosen():
+            tree = trees.unflatten(self.params, jnp.asarray(vector)) if flat else self._as_vector(vector)
+            result = _apply_compiled(self, tree) if loop == "scan" else apply(self, tree, loop)
+            return trees.flatten(result) if flat else result
+
+    def to_dense(self) -> Array:
+        """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
+        with precision.chosen():
+            if loop_for(self) == "scan":
+                return _columns_compiled(keep(self))
+            columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "host") for i in range(self.size)]
+            return jnp.stack(columns, axis=1)
+
+    def astype(self, dtype: Any) -> "Operator":
+        """The same operator with parameters and floating data in `dtype` (float64 needs `jax.enable_x64`)."""
+        if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+            raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
+        return Operator(tuple(trees.cast(term, dtype) for term in self.terms), self.coefficients, self.shift)
+
+    # NumPy scalars on the left would otherwise try to make an array of the operator.
+    __array_ufunc__ = None
+
+    def __add__(self, other: Any) -> "Operator":
+        if isinstance(other, Operator):
+            trees.require_like("the params of the second operator", other.params, self.params)
+            return Operator(self.terms + other.terms, self.coefficients + other.coefficients, self.shift + other.shift)
+        return dataclasses.replace(self, shift=self.shift + _number("+", other))
+
+    def __mul__(self, factor: Any) -> "Operator":
+        factor = _number("*", factor)
+        return Operator(self.terms, tuple(c * factor for c in self.coefficients), self.shift * factor)
+
+    def __neg__(self) -> "Operator":
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> "Operator":
+        return self + (-other if isinstance(other, Operator) else -_number("-", other))
+
+    def __rsub__(self, other: Any) -> "Operator":
+        return -self + other
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def _is_flat(self, vector: Any) -> bool:
+        if trees.same_structure(vector, self.params) or not isinstance(vector, jax.Array | np.ndarray):
+            return False
+        if jnp.shape(vector) != (self.size,):
+            raise InputError(f"a flat vector must have shape ({self.size},), got {jnp.shape(vector)}")
+        trees.require_floating("vector", jnp.asarray(vector))
+        return True
+
+    def _as_vector(self, tree: Any) -> Any:
+        trees.require_like("vector", tree, self.params)
+        return jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), tree, self.params)
+
+
+def apply(op: Operator, vector: Any, loop: loops.Loop = "scan") -> Any:
+    """The product of `op` with a tree, without checks. With `loop="host"` batches are driven from Python.
+
+    Where examples lie on several devices each takes the product over its own, and one sum over devices follows.
+    """
+    total = jax.tree.map(lambda v: jnp.asarray(op.shift, v.dtype) * v, vector)
+    terms = list(zip(op.coefficients, op.terms, strict=True))
+    for coefficient, term in terms:
+        if term.batches.devices is None:
+            total = _add_term(total, coefficient, term, vector, loop)
+    for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
+        spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
+        total = jax.tree.map(jnp.add, total, _apply_spread(devices, spread, vector))
+    return total
+
+
+def matvec(op: Operator, vector: Array, loop: loops.Loop = "scan") -> Array:
+    """The product of `op` with a flat vector [P], without checks."""
+    return trees.flatten(apply(op, trees.unflatten(op.params, vector), loop))
+
+
+def require_finite(*products: Any) -> None:
+    """Refuse products, or numbers made from them, that are not finite.
+
+    Raises:
+        InputError: a value that is not.
+    """
+    if not all(np.isfinite(np.asarray(product)).all() for product in products):
+        raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+
+
+def keep(op: Operator, limit: int | None = None) -> Operator:
+    """The same operator with all that does not depend on the vector computed and kept, for many products.
+
+    It takes the memory of the activations of every batch. Where that is more than `limit` bytes (default: a quarter of
+    what is free), inside a transformation, and where batches are driven from Python, `op` comes back as it is.
+    """
+    if trees.is_traced(op) or loop_for(op) == "host":
+        return op
+    limit = memory.available() // 4 if limit is None else limit
+    with precision.chosen():
+        terms = []
+        for term in op.terms:
+            kept = term if isinstance(term, KeptTerm) else keep_term(term, limit)
+            limit -= memory.size_of(kept) - memory.size_of(term)
+            terms.append(kept)
+    return dataclasses.replace(op, terms=tuple(terms))
+
+
+def devices_of(op: Operator) -> Devices | None:
+    """The devices that the examples are spread over; they also share the basis."""
+    return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
+
+
+def loop_for(op: Operator, loop: loops.Loop | None = None) -> loops.Loop:
+    """`loop` if given; else the one that suits what `op` is made of (traced once per functions and shapes)."""
+    if loop is None:
+        with precision.chosen():
+            return "host" if any(map(is_slow_in_loops, op.terms)) else "scan"
+    if loop not in ("scan", "host"):
+        raise InputError(f"loop must be 'scan', 'host' or None to choose, got {loop!r}")
+    return loop
+
+
+def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
+    def local(terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
+        total = jax.tree.map(jnp.zeros_like, vector)
+        for coefficient, term in terms:
+            total = _add_term(total, coefficient / devices.pieces, term.on_one_device(), vector, "scan")
+        # One vector, so that there is one sum.
+        return trees.unflatten(total, jax.lax.psum(trees.flatten(total), devices.axes))
+
+    whole, example = PartitionSpec(), PartitionSpec(devices.axes)
+    placed = tuple((whole, term.partition(whole, example)) for _, term in terms)
+    spread = jax.shard_map(local, mesh=devices.mesh, in_specs=(placed, whole), out_specs=whole, check_vma=False)
+    return spread(terms, vector)
+
+
+def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: loops.Loop) -> Any:
+    if isinstance(term, KeptTerm):
+        return add_kept(total, coefficient, term, vector)
+    batches = term.batches
+    number, size, count = batches.num_examples, batches.size, batches.count
+    if size == number:
+        return _add_product(total, coefficient, term, vector)
+
+    def body(total: Any, start: Array) -> tuple[Any, None]:
+        return _add_batch(total, coefficient * (size / number), term, start, vector, size), None
+
+    total, _ = loops.scan(body, total, size * jnp.arange(count), loop)
+    for start, rest in batches.rest:
+        total = _add_batch(total, coefficient * (rest / number), term, start, vector, rest)
+    return total
+
+
+@partial(jax.jit, static_argnames="size")
+def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, size: int) -> Any:
+    batches = dataclasses.replace(term.batches, arrays=term.batches.take(start, size), batch_size=None)
+    return _add_product(total, weight, dataclasses.replace(term, batches=batches), vector)
+
+
+@jax.jit
+def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
+    product = canonical(product_of)(term, vector)
+    return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
+
+
+_apply_compiled = jax.jit(apply)
+matvec_compiled = jax.jit(matvec, static_argnames="loop")
+
+# Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.
+_COLUMNS = 8
+
+
+@jax.jit
+def _columns_compiled(op: Operator) -> Array:
+    def column(i: Array) -> Array:
+        return matvec(op, jnp.zeros(op.size, op.dtype).at[i].set(1))
+
+    # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
+    count = -(-op.size // _COLUMNS)
+    groups = jax.lax.map(jax.vmap(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
+    return groups.reshape(-1, op.size)[: op.size].T
+
+
+def _number(sign: str, value: Any) -> Any:
+    if isinstance(value, (int, float, np.number)) or (isinstance(value, jax.Array | np.ndarray) and value.ndim == 0):
+        return value
+    raise InputError(f"an operator {sign} takes another operator or a number, got {type(value).__name__}")

@@ -1,0 +1,70 @@
+"""Curvature of a part of the parameters: the blocks of a matrix that stand on its diagonal."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hessflat.curvature.numerics import trees
+from hessflat.curvature.operators.matrices import matvec_product
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Term
+from hessflat.utils.errors import InputError, nearest
+
+
+def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -> Operator:
+    """The block of `op` that belongs to some leaves of the parameters, all others held fixed.
+
+    Vectors are trees like `params` with None in place of the others. Only those leaves are differentiated, so a
+    product is cheaper than one with the whole matrix.
+
+    Args:
+        op: an operator of one of the curvature matrices, or of several.
+        names: which leaves: a pattern such as `"dense_0/*"` or `"*/kernel"` for the path of a leaf, keys joined by
+            "/", several patterns, or a function of the path.
+
+    Raises:
+        InputError: a pattern that no leaf matches, naming the nearest path.
+    """
+    paths = [name_of(path) for path, _ in jax.tree.leaves_with_path(op.params)]
+    if callable(names):
+        chosen = {path for path in paths if names(path)}
+        if not chosen:
+            raise InputError(f"no leaf of params was chosen; the paths are {', '.join(paths)}")
+    else:
+        chosen = set()
+        for pattern in (names,) if isinstance(names, str) else names:
+            matching = fnmatch.filter(paths, pattern)
+            if not matching:
+                raise InputError(f"no leaf of params matches {pattern!r}; {nearest(pattern, paths)}")
+            chosen.update(matching)
+    return dataclasses.replace(op, terms=tuple(_restricted(term, chosen) for term in op.terms))
+
+
+def blocks(op: Operator) -> dict[str, Operator]:
+    """The operator of every part at the top of `params` (a layer, usually), by name, in order."""
+    tops = dict.fromkeys(name_of(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
+    return {top: restrict(op, partial(_is_below, top)) for top in tops}
+
+
+def _is_below(top: str, path: str) -> bool:
+    return path == top or path.startswith(top + "/")
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as text: `dense_0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _restricted(term: Term, chosen: set[str]) -> Term:
+    if not isinstance(term, Term):
+        raise InputError("restrict the operator before its linearisation is kept, not after")
+    inside, outside = trees.split(term.params, lambda path: name_of(path) in chosen)
+    if term.product is matvec_product:
+        outside = jax.tree.map(jnp.zeros_like, outside)
+    rest = outside if term.rest is None else trees.merge(term.rest, outside)
+    return dataclasses.replace(term, params=inside, rest=rest)

@@ -1,0 +1,81 @@
+"""What a figure's caption says of its runs: the panels, the seeds, what was lost, and the context to read it in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hessflat.analysis.names import metric_name, plain
+from hessflat.analysis.results import Run, finished
+from hessflat.report.figures.axes import Panel
+
+
+def context(runs: Sequence[Run]) -> str:
+    """What must be known to read a curvature number: model, data, precision, batch-norm mode."""
+    normed = [run for run in runs if has_batch_norm(run)]
+    facts = [
+        ("model", [run.config.get("model", {}).get("name") for run in runs]),
+        ("data", [run.config.get("data", {}).get("name") for run in runs]),
+        ("P =", [run.manifest.get("num_params") for run in runs]),
+        ("matmul precision", [run.manifest.get("matmul_precision") for run in runs]),
+        ("batch norm in mode", [run.manifest.get("batch_norm_mode") for run in normed]),
+        ("with statistics of a batch of", [run.manifest.get("statistics_batch") for run in normed]),
+        ("scale", [run.config.get("scale") for run in runs]),
+    ]
+    told = []
+    for what, found in facts:
+        values = sorted({plain(value) for value in found} - {""})
+        if values:
+            told.append(f"{what} {' or '.join(values)}")
+    return f"({'; '.join(told)})" if told else ""
+
+
+def has_batch_norm(run: Run) -> bool:
+    """Whether the manifest names modes of batch norm that curvature was measured in."""
+    modes = plain(run.manifest.get("batch_norm_mode"))
+    return bool(modes) and not modes.startswith("none")
+
+
+def mode_words(runs: Sequence[Run], operator: str) -> str:
+    """Where models have batch norm, the mode that an operator was measured in; numbers in eval mode end in `_eval`."""
+    if not any(has_batch_norm(run) for run in runs):
+        return ""
+    return f" with batch norm in {'eval' if operator.endswith('_eval') else 'train'} mode"
+
+
+def listed(words: Sequence[str]) -> str:
+    """What the panels show, by their letters where there are several."""
+    if len(words) > 1:
+        return ", ".join(f"({chr(ord('a') + index)}) {word}" for index, word in enumerate(words))
+    return words[0][:1].upper() + words[0][1:] if words[0][:1].isascii() else words[0]
+
+
+def panel_words(panel: Panel) -> str:
+    metrics = (panel.metric,) if isinstance(panel.metric, str) else panel.metric
+    return " and ".join(metric_name(metric) for metric in metrics)
+
+
+def seed_range(groups: dict[Any, list[Run]]) -> str:
+    counts = sorted({len(finished(group)) for group in groups.values()} - {0})
+    if not counts:
+        return "no seeds"
+    if counts == [1]:
+        return "one seed (no spread)"
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def band_words(groups: dict[Any, list[Run]]) -> str:
+    words = seed_range(groups)
+    return "One seed, no band." if words.startswith("one") else f"Band: ± 1 std over {words}."
+
+
+def diverged_words(runs: Sequence[Run]) -> str:
+    lost = [run for run in runs if run.status == "diverged"]
+    return f" {_runs(len(lost))} diverged and end early." if lost else ""
+
+
+def lost_words(runs: Sequence[Run]) -> str:
+    lost = [run for run in runs if run.status in ("diverged", "failed")]
+    return f" Crosses: settings where runs did not finish ({_runs(len(lost))} in all)." if lost else ""
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"

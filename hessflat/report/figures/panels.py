@@ -1,0 +1,158 @@
+"""The figure of final metrics against a setting, with every seed's point and what did not finish."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from hessflat.analysis.experiment import Drawing
+from hessflat.analysis.names import setting_name
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.report.figures.axes import (
+    Panel,
+    grid_shape,
+    grouped_runs,
+    legend_above,
+    metric_axis,
+    setting_axis,
+    setting_legend,
+)
+from hessflat.report.figures.captions import context, listed, lost_words, panel_words, seed_range
+from hessflat.report.figures.style import LOST, PALETTE, STYLE, letter, new_figure, ordered_colours
+
+
+def panels_against(
+    runs: Sequence[Run],
+    x: str = "optim.l2",
+    panels: Sequence[tuple] = (),
+    name: str = "",
+    lines: str = "",
+) -> Drawing:
+    """Final metrics against a setting: mean ± standard deviation over seeds, and a point per seed.
+
+    A setting that starts at 0 gets a symlog axis that is linear below its smallest positive value. With a second
+    setting `lines`, a panel has one metric, and a line for each value of that setting.
+    """
+    groups = grouped_runs(runs, x)
+    wanted = [Panel(*panel) for panel in panels]
+    rows, columns = grid_shape(len(wanted))
+    figure, axes = new_figure(rows, columns, 2.1)
+    data: dict[str, list[Any]] = {column: [] for column in ("metric", x, *([lines] if lines else []), "seed", "value")}
+    by_line = by_setting(runs, lines) if lines else {}
+    colours = ordered_colours(len(by_line))
+    with matplotlib.rc_context(STYLE):
+        for axis, panel in zip(axes, wanted, strict=False):
+            metrics = (panel.metric,) if isinstance(panel.metric, str) else panel.metric
+            if lines:
+                for colour, group in zip(colours, by_line.values(), strict=True):
+                    _means_with_points(axis, by_setting(group, x), metrics[0], colour, data, (x, lines))
+            else:
+                for index, metric in enumerate(metrics):
+                    _means_with_points(axis, groups, metric, PALETTE[index], data, (x,))
+            _mark_lost(axis, groups)
+            setting_axis(axis, list(groups), x)
+            metric_axis(axis, metrics, panel.label, panel.scale)
+            if len(metrics) > 1:
+                legend_above(axis, metrics)
+    for axis in axes[len(wanted) :]:
+        axis.set_visible(False)
+    if lines:
+        setting_legend(figure, by_line, colours, lines)
+    letter(axes[: len(wanted)])
+    each = f" for each {setting_name(lines)}" if lines else ""
+    shown = [group for line in by_line.values() for group in by_setting(line, x).values()] or groups.values()
+    caption = (
+        f"{listed([panel_words(panel) for panel in wanted])} against {setting_name(x)}{each} at the end of training. "
+        f"Points: single seeds; line and error bars: mean ± 1 std over {seed_range(dict(enumerate(shown)))}."
+        f"{lost_words(runs)} {context(runs)}"
+    )
+    return Drawing(name or f"against-{x.rpartition('.')[2]}", caption, figure, data)
+
+
+def grid_against(
+    columns: Sequence[tuple[str, Sequence[Run]]],
+    panels: Sequence[tuple],
+    lines: str,
+    name: str,
+    caption: str,
+) -> Drawing:
+    """A column of panels for each setting and the runs that differ in it, a row for each metric, a line by `lines`.
+
+    Means ± standard deviation over seeds, and a point per seed, as in `panels_against`; a row shares its axis.
+    """
+    wanted = [Panel(*panel) for panel in panels]
+    figure, axes = new_figure(len(wanted), len(columns), 1.25, sharey="row")
+    by_line = by_setting([run for _, runs in columns for run in runs], lines)
+    colours = ordered_colours(len(by_line))
+    data: dict[str, list[Any]] = {column: [] for column in ("metric", "setting", "at", lines, "seed", "value")}
+    with matplotlib.rc_context(STYLE):
+        for row, panel in enumerate(wanted):
+            metric = panel.metric if isinstance(panel.metric, str) else panel.metric[0]
+            for column, (setting, runs) in enumerate(columns):
+                axis = axes[row * len(columns) + column]
+                drawn: dict[str, list[Any]] = {key: [] for key in ("metric", "at", lines, "seed", "value")}
+                for value, colour in zip(by_line, colours, strict=True):
+                    chosen = [run for run in runs if run.setting(lines) == value]
+                    _means_with_points(axis, by_setting(chosen, setting), metric, colour, drawn, (setting, lines))
+                for key, cells in {**drawn, "setting": [setting] * len(drawn["at"])}.items():
+                    data[key].extend(cells)
+                groups = by_setting(runs, setting)
+                _mark_lost(axis, groups)
+                setting_axis(axis, list(groups), setting)
+                axis.tick_params(axis="x", labelbottom=row == len(wanted) - 1, labelsize=6, rotation=45)
+                if row < len(wanted) - 1:
+                    axis.set_xlabel("")
+                if column == 0:
+                    metric_axis(axis, (metric,), panel.label, panel.scale)
+    figure.align_xlabels()
+    setting_legend(figure, by_line, colours, lines)
+    return Drawing(name, caption, figure, data)
+
+
+def _means_with_points(
+    axis: Axes,
+    groups: dict[Any, list[Run]],
+    metric: str,
+    colour: str,
+    data: dict[str, list[Any]],
+    settings: tuple[str, ...],
+) -> None:
+    places, means, spreads = [], [], []
+    for value, group in groups.items():
+        points = [(run, run.final_or_nan(metric)) for run in finished(group)]
+        points = [(run, point) for run, point in points if math.isfinite(point)]
+        for run, point in points:
+            cells = (metric, *(run.setting(setting) for setting in settings), run.seed, point)
+            for column, cell in zip(data.values(), cells, strict=True):
+                column.append(cell)
+        if points:
+            numbers = np.array([point for _, point in points])
+            axis.plot([value] * len(points), numbers, "o", color=colour, alpha=0.45, markersize=3, markeredgewidth=0)
+            places.append(value)
+            means.append(numbers.mean())
+            spreads.append(numbers.std(ddof=1) if numbers.size > 1 else 0.0)
+    axis.errorbar(
+        places,
+        means,
+        yerr=spreads,
+        color=colour,
+        marker="_",
+        markersize=6,
+        capsize=2,
+        linewidth=1,
+        label=metric,
+    )
+
+
+def _mark_lost(axis: Axes, groups: dict[Any, list[Run]]) -> None:
+    """A cross near the upper edge at a setting where runs did not finish, with how many of them."""
+    for value, group in groups.items():
+        lost = [run for run in group if run.status in ("diverged", "failed")]
+        if lost:
+            across = axis.get_xaxis_transform()
+            axis.plot([value], [0.94], "x", color=LOST, markersize=4, transform=across)
+            text = f"{len(lost)} of {len(group)}"
+            axis.text(value, 0.89, text, transform=across, ha="center", va="top", color=LOST, fontsize=6)

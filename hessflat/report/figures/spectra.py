@@ -1,0 +1,179 @@
+"""The figure of spectra: Ritz values against their weights, over the exact eigenvalues where these are known."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from hessflat.analysis.experiment import Drawing
+from hessflat.analysis.names import OPERATOR_NAMES, OPERATORS, axis_name, metric_name, number, quantity, setting_name
+from hessflat.analysis.results import Run, finished
+from hessflat.report.figures.axes import grid_shape, grouped_runs, legend_below
+from hessflat.report.figures.captions import context, mode_words
+from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure
+
+# Weights can be as small as float64 allows; further down the log axis shows nothing new.
+WEIGHT_FLOOR = 1e-12
+
+# Where extreme eigenvalues of the panels differ by more, one axis would show some spectra as a line at zero.
+MOST_ON_ONE_AXIS = 20.0
+
+
+def spectra_by(
+    runs: Sequence[Run],
+    by: str = "optim.l2",
+    operator: str = "hessian",
+    exact: bool = True,
+    accuracy: str = "validation_accuracy",
+) -> Drawing:
+    """Ritz values against their weights (log), one panel per value of the setting, as G draws them (figs. 2-7).
+
+    One probe of the first seed: a stem plot shows what Lanczos found, without smoothing. `operator` ends in `_eval`
+    for batch norm in eval mode. Panels share their horizontal axis unless their spectra differ in size too much to be
+    seen on one. Where the exact spectrum was measured, its histogram (as a fraction of all P eigenvalues, the same unit
+    as the weights) lies behind it and every eigenvalue is a tick along the upper edge.
+    """
+    groups = grouped_runs(runs, by)
+    rows, columns = grid_shape(len(groups))
+    figure, panels = new_figure(rows, columns, 2.2, sharey=True)
+    data: dict[str, list[Any]] = {name: [] for name in (by, "seed", "step", "kind", "value", "weight")}
+    drawn, ends, clipped, any_exact = [], [], False, False
+    floor = 1.0
+    for panel, (value, group) in zip(panels, groups.items(), strict=False):
+        shown = next((run for run in finished(group) if run.has_spectrum(operator)), None)
+        if shown is None:
+            _say(panel, _fates(group) or "no spectrum measured")
+            panel.set_title(f"{setting_name(by)} = {number(value)}", fontsize=STYLE["axes.titlesize"])
+            continue
+        spectrum = shown.spectrum(operator)
+        count = int(spectrum["num_valid"][0]) if "num_valid" in spectrum else spectrum["nodes"].shape[1]
+        nodes, weights = (spectrum[name][0][:count].astype(float) for name in ("nodes", "weights"))
+        known = np.array([])
+        if exact and shown.has_spectrum(f"{operator}-exact"):
+            known = shown.spectrum(f"{operator}-exact")["eigenvalues"].astype(float)
+            any_exact = True
+        drawn.append((panel, shown, nodes, weights, known))
+        reach = np.concatenate([nodes, known, [0.0]])
+        ends.append((float(reach.min()), float(reach.max())))
+        floor = min(floor, weights.min(), *([1 / known.size] if known.size else []))
+        step = shown.metrics[-1]["step"]
+        each = np.full(known.size, 1 / max(known.size, 1))
+        for kind, values, masses in (("ritz", nodes, weights), ("exact", known, each)):
+            _extend(data, by, value, shown.seed, step, kind, values, masses)
+    clipped = floor < WEIGHT_FLOOR
+    floor = 10.0 ** math.floor(math.log10(max(floor, WEIGHT_FLOOR)) - 0.3)
+    sizes = [max(-low, high) for low, high in ends] or [0.0]
+    one_axis = max(sizes) <= MOST_ON_ONE_AXIS * min(sizes)
+    if one_axis:
+        ends = [(min(low for low, _ in ends), max(high for _, high in ends)) for _ in ends]
+    with matplotlib.rc_context(STYLE):
+        for (panel, shown, nodes, weights, known), (low, high) in zip(drawn, ends, strict=True):
+            margin = 0.04 * (high - low or 1.0)
+            panel.set_xlim(low - margin, high + margin)
+            if known.size:
+                _exact_spectrum(panel, known, np.linspace(low, high, 121), floor)
+            heights = np.maximum(weights, floor)
+            panel.vlines(nodes, floor, heights, color=PALETTE[0], linewidth=0.7, label="stems")
+            panel.plot(nodes, heights, "o", color=PALETTE[0], markersize=2.4, linestyle="none", label="Ritz values")
+            panel.set_title(_spectrum_title(shown, by, operator, accuracy))
+        panels[0].set_yscale("log")
+        panels[0].set_ylim(floor, 3.0)
+    symbol, mode = OPERATORS[operator.removesuffix("_eval")], mode_words(runs, operator)
+    _label_edges(panels, len(groups), columns, rf"eigenvalue of ${symbol}$", "weight", one_axis)
+    for panel in panels[len(groups) :]:
+        panel.set_visible(False)
+    if any_exact:
+        legend_below(
+            figure,
+            [
+                Line2D([], [], color=PALETTE[0], marker="o", markersize=3, linewidth=0.7),
+                Patch(color="#D9D9D9"),
+                Line2D([], [], color=PALETTE[1], marker="|", markersize=6, linestyle="none"),
+            ],
+            [
+                "Ritz value and its weight (one probe)",
+                "all eigenvalues, exact: histogram",
+                "each exact eigenvalue",
+            ],
+        )
+    letter(panels[: len(groups)])
+    seeds = sorted({shown.seed for _, shown, *_ in drawn})
+    caption = (
+        f"Spectrum of the {OPERATOR_NAMES[operator.removesuffix('_eval')]}{mode} at the end of training for each "
+        f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
+        f"{', '.join(map(str, seeds)) or '–'}. "
+        + (
+            "Behind: every eigenvalue, exact, as a histogram (fraction of all) and as ticks along the upper edge. "
+            if any_exact
+            else ""
+        )
+        + (f"Weights below {number(floor)} are drawn there. " if clipped else "")
+        + ("" if one_axis else "Each panel has a horizontal axis of its own. ")
+        + f"In the titles: λ_max({symbol}) ± its residual bound. "
+        + context(runs)
+    )
+    return Drawing(f"spectra-{operator}", caption, figure, data)
+
+
+def _extend(data: dict[str, list[Any]], by: str, value: Any, seed: int, step: int, kind: str, x: Any, y: Any) -> None:
+    fixed = {by: value, "seed": seed, "step": step, "kind": kind}
+    for name, constant in fixed.items():
+        data[name] += [constant] * len(x)
+    data["value"] += [float(one) for one in x]
+    data["weight"] += [float(one) for one in y]
+
+
+def _exact_spectrum(panel: Axes, known: np.ndarray, edges: np.ndarray, floor: float) -> None:
+    counts, _ = np.histogram(known, edges)
+    panel.stairs(np.maximum(counts / known.size, floor), edges, baseline=floor, fill=True, color="#D9D9D9", zorder=0.5)
+    # Eigenvalues closer than the drawing resolves share a tick: thousands of equal ticks only make the file large.
+    cells = np.unique(np.round((known - edges[0]) / (edges[-1] - edges[0]) * 1000).astype(int))
+    ticks = edges[0] + cells / 1000 * (edges[-1] - edges[0])
+    panel.plot(
+        ticks,
+        np.full(ticks.size, 0.97),
+        "|",
+        color=PALETTE[1],
+        markersize=4,
+        markeredgewidth=0.5,
+        transform=panel.get_xaxis_transform(),
+        label="exact eigenvalues",
+    )
+
+
+def _spectrum_title(run: Run, by: str, operator: str, accuracy: str) -> str:
+    """Two lines: the setting and the accuracy, then λ_max with the bound of its Lanczos residual."""
+    if math.isnan(run.final_or_nan(accuracy)):
+        accuracy = "test_accuracy"
+    reached = run.final_or_nan(accuracy)
+    first = f"{setting_name(by)} = {number(run.setting(by))}"
+    if not math.isnan(reached):
+        first += f", {metric_name(accuracy).replace('validation', 'val.')} {quantity(accuracy, reached)}"
+    metric = f"{operator}.lambda_max"
+    bound = run.final_or_nan(f"{metric}_bound")
+    error = "" if math.isnan(bound) else rf" $\pm$ {number(bound, 1)}"
+    return f"{first}\n{axis_name(metric.replace('_eval.', '.'))} = {number(run.final_or_nan(metric), 5)}{error}"
+
+
+def _label_edges(panels: Sequence[Axes], shown: int, columns: int, x: str, y: str, one_axis: bool) -> None:
+    """Labels on the outer edge only; a column's last panel carries its tick labels where panels share one axis."""
+    for index, panel in enumerate(panels[:shown]):
+        if index + columns >= shown:
+            panel.set_xlabel(x)
+        elif one_axis:
+            panel.tick_params(axis="x", labelbottom=False)
+        if index % columns == 0:
+            panel.set_ylabel(y)
+
+
+def _say(panel: Axes, text: str) -> None:
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=GREY, fontsize=8)
+
+
+def _fates(group: Sequence[Run]) -> str:
+    return "\n".join(f"seed {run.seed}: {run.status}" for run in group if run.status != "done")

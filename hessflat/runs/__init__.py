@@ -1,0 +1,1 @@
+"""One run folder, from its configuration to its last measurement."""

@@ -1,0 +1,196 @@
+"""Several runs at once on a CPU, each in a process of its own.
+
+A network without convolutions keeps one core busy, so a sweep of such runs takes as many processes as there are cores.
+Threads would not do: XLA's CPU client can wait for itself when two of them solve small eigenproblems at once.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from threadpoolctl import threadpool_limits
+
+from hessflat.config import canonical_json
+from hessflat.runs import loop, run_folder, schema
+from hessflat.runs.compiled import prepared
+from hessflat.runs.dependencies import waves
+from hessflat.runs.jobs import Job, chunks_of, claim, groups_of
+from hessflat.runs.schema import effective
+from hessflat.utils.errors import InputError
+from hessflat.utils.progress import Reporter
+
+
+class Chunk(NamedTuple):
+    """Runs that train together."""
+
+    jobs: list[Job]
+    program: int  # a number of its own for each training program
+    network: str  # whose measures are compiled once a process
+
+
+def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
+    """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
+    wanted = _number(workers)
+    for job in jobs:
+        claim(job)
+    told = [_run_wave(wave, reporter, wanted) for wave in waves(jobs)]
+    return f"{len(jobs)} runs, " + "; then ".join(told)
+
+
+def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> str:
+    """Runs that need no other of them finished."""
+    done: list[Chunk] = []
+    unfinished: list[Chunk] = []
+    groups = groups_of(jobs)
+    for number, group in enumerate(groups):
+        for together in chunks_of(group):
+            chunk = Chunk(together, number, canonical_json(effective(together[0].config)["model"]))
+            (done if all(run_folder.is_finished(job.folder) for job in together) else unfinished).append(chunk)
+    loop.run_all([job for chunk in done for job in chunk.jobs], reporter)
+    count = 1
+    if unfinished:
+        # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same
+        # command must give every run the same share, first time or continued.
+        count = min(_affordable(groups) if wanted is None else wanted, len(done) + len(unfinished))
+    if count > 1:
+        _run_in_processes(unfinished, reporter, count)
+    else:
+        loop.run_all([job for chunk in unfinished for job in chunk.jobs], reporter)
+    programs = len({chunk.program for chunk in unfinished})
+    each = f", at most once in each of {count} processes" if count > 1 else ""
+    return f"{programs} training program{'' if programs == 1 else 's'} compiled{each}"
+
+
+def _number(workers: str) -> int | None:
+    if workers == "auto":
+        return None
+    if not workers.isdecimal() or int(workers) < 1:
+        raise InputError(f"--workers must be auto or a whole number of at least 1, got {workers!r}")
+    return int(workers)
+
+
+def _affordable(groups: Sequence[Sequence[Job]]) -> int:
+    """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
+    if jax.default_backend() != "cpu" or groups[0][0].config.scale == "smoke":
+        return 1
+    if any(prepared(group[0].config).program.loop == "host" for group in groups):
+        return 1
+    return len(run_folder.cores())
+
+
+def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.SimpleQueue()
+    settings = {name: getattr(jax.config, name) for name in _CARRIED}
+    listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
+    listener.start()
+    shares = [run_folder.cores()[i::count] or run_folder.cores() for i in range(count)][: len(chunks)]
+    pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
+    try:
+        _share_out(chunks, pools)
+    except BaseException as error:
+        # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
+        # A pool that is shutting down no longer knows its processes.
+        processes = [process for pool in pools for process in (pool._processes or {}).values()]
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                f"one of {count} processes was killed, perhaps for memory; the same command continues, "
+                "with ARGS=--workers=1 one run at a time"
+            ) from error
+        raise
+    for pool in pools:
+        pool.shutdown()
+    messages.put(None)
+    listener.join()
+
+
+def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor]) -> None:
+    """Give each process that waits what it is the best one for, until all is run."""
+    left = list(chunks)
+    had: list[list[Chunk]] = [[] for _ in pools]
+    running: dict[Future, int] = {}
+    while left or running:
+        for number in sorted(set(range(len(pools))) - set(running.values())):
+            if left:
+                others = [chunk for other in had if other is not had[number] for chunk in other]
+                chunk = left.pop(best_for(had[number], others, left))
+                had[number].append(chunk)
+                pairs = [(effective(job.config), job.folder) for job in chunk.jobs]
+                running[pools[number].submit(_run_chunk, pairs)] = number
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            future.result()
+            del running[future]
+
+
+def best_for(own: Sequence[Chunk], others: Sequence[Chunk], left: Sequence[Chunk]) -> int:
+    """Which of `left` a process that has run `own` takes: what it has compiled already, else what no other has."""
+
+    def foreign(index: int) -> tuple[bool, ...]:
+        chunk = left[index]
+        return (
+            chunk.program not in {one.program for one in own},
+            chunk.network not in {one.network for one in own},
+            chunk.network in {one.network for one in others},
+            chunk.program in {one.program for one in others},
+        )
+
+    return min(range(len(left)), key=foreign)
+
+
+def _listen(messages: Any, reporter: Reporter) -> None:
+    while (message := messages.get()) is not None:
+        name, arguments = message
+        getattr(reporter, name)(*arguments)
+
+
+# Settings of JAX that decide speed or numbers, which a new process does not inherit.
+_CARRIED = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+)
+_messages: Any = None
+
+
+def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
+    """What each process does first: keep to its share of the cores, for XLA's threads would fight over all of them."""
+    global _messages  # the one thing that a process of the pool is born with
+    _messages = messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    # NumPy's BLAS started a thread for every core when it was imported.
+    threadpool_limits(len(share))
+    logging.set_verbosity(logging.ERROR)  # as in the process that started this one
+    for name, value in settings.items():
+        jax.config.update(name, value)
+
+
+def _end_with_parent() -> None:
+    """A command that is killed must not leave processes behind that hold its runs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by a pool"
+    parent.join()
+    os._exit(1)
+
+
+def _run_chunk(pairs: Sequence[tuple[dict[str, Any], Path]]) -> None:
+    def tell(name: str) -> Callable[..., None]:
+        return lambda *arguments: _messages.put((name, arguments))
+
+    reporter = Reporter(*(tell(name) for name in Reporter._fields))
+    loop.run_all([Job(schema.from_plain(plain), folder) for plain, folder in pairs], reporter)

@@ -1,0 +1,1 @@
+"""Errors, files, memory, progress and loops: what knows nothing of the project."""

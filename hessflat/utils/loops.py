@@ -1,0 +1,40 @@
+"""One loop, two ways to run it: compiled into `jax.lax`, or driven from Python over a jitted body.
+
+XLA's CPU compiler runs the gradients of convolutions 20 to 60 times slower inside a loop body than outside one, so
+on a CPU a loop over convolutions that are not `convolution.canonical` is driven from Python; everything else is
+compiled. `choose_loop` decides.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from hessflat.utils import convolution
+
+Loop = Literal["scan", "host"]
+
+
+def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any, Any]:
+    """`jax.lax.scan(body, carry, xs)`; with `loop="host"` the same from Python.
+
+    In the host form `body` runs eagerly once per element of `xs`, so it should be jitted, or call jitted functions.
+    """
+    if loop == "scan":
+        return jax.lax.scan(body, carry, xs)
+    ys = []
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, y = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def choose_loop(function: Callable, *args: Any) -> Loop:
+    """`"host"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
+
+    `args` may be shapes.
+    """
+    if jax.default_backend() != "cpu":
+        return "scan"
+    return "host" if convolution.has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"

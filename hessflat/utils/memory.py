@@ -1,0 +1,79 @@
+"""How much memory there is, asked before something large is made."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hessflat.utils.errors import InputError
+
+
+def available() -> int:
+    """Bytes that are free now on the device that computations run on (on a CPU: in this machine, or its container)."""
+    device = jax.devices()[0]
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics:
+        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+    return min(_free_in_machine(), _free_in_container())
+
+
+def size_of(tree: Any) -> int:
+    """Bytes in the leaves of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+
+
+def release_programs() -> None:
+    """Let go of compiled programs where they have taken most of the memory mappings that Linux allows a process.
+
+    XLA's CPU compiler makes hundreds for a convolutional network, and ends the process where there are no more; a
+    sweep over many networks comes to that. What is needed again is read from the cache on disk.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        taken = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return  # not Linux, which alone has this limit
+    if taken > allowed / 2:
+        jax.clear_caches()
+
+
+def require(needed: int, what: str, instead: str) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        InputError: `needed` bytes are not free; the line says `what` needs them and what to do `instead`.
+    """
+    free = available()
+    if needed > free:
+        raise InputError(f"{what} needs {text(needed)} and {text(free)} are free; {instead}")
+
+
+def text(count: float) -> str:
+    """Bytes as people read them: `14.6 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _free_in_machine() -> int:
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_in_container() -> int:
+    folder = "/sys/fs/cgroup/"
+    try:
+        with (
+            open(folder + "memory.max", encoding="ascii") as limit,
+            open(folder + "memory.current", encoding="ascii") as used,
+        ):
+            return int(limit.read()) - int(used.read())
+    except (OSError, ValueError):
+        return 2**63
