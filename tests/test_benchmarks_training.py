@@ -107,7 +107,7 @@ def test_what_only_an_accelerator_can_say(stored):
     assert report.goals(pipeline) == []
     pipeline["machine"] = pipeline["machine"] | {"device": "GPU"}
     assert [goal.met for goal in report.goals(pipeline)] == [True, True]
-    host = [row | {"loop": "host"} for row in pipeline["rows"]]
+    host = [row | {"loop": "python"} for row in pipeline["rows"]]
     assert [goal.met for goal in report.goals(pipeline | {"rows": host})] == [True, False]
     sweep = with_seconds(stored, "sweep", **{"together": 1.0, "in turn": 4.0})
     sweep["machine"] = pipeline["machine"]

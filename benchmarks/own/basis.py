@@ -54,7 +54,7 @@ class Basis(Ours):
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 
     def run(self) -> Result:
-        op = operator.keep(self.operator("hessian"))
+        op = operator.linearize(self.operator("hessian"))
         products = [seconds_of(lambda: jax.block_until_ready(op(self.vector))) for _ in range(1 + _NUM_PRODUCTS)]
         parts = {
             "run": seconds_of(lambda: cv.spectrum(self.operator("hessian"), self.key, num_steps=self.steps)),

@@ -18,7 +18,7 @@ class Products(Ours):
 
     def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
         super().__init__(problem, arrays, workload, steps)
-        self.kept = {matrix: operator.keep(self.operator(matrix)) for matrix in ("hessian", "gauss_newton")}
+        self.kept = {matrix: operator.linearize(self.operator(matrix)) for matrix in ("hessian", "gauss_newton")}
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 
     def run(self) -> Result:

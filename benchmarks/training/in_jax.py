@@ -181,7 +181,7 @@ class RunsInTurn(RunsTogether):
 class ByHand(JaxSetting):
     """One jitted step that overwrites its state, called from a loop over a NumPy permutation."""
 
-    loop = "host"
+    loop = "python"
 
     def build(self) -> None:
         jax.config.update("jax_default_matmul_precision", "highest")

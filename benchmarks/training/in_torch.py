@@ -160,7 +160,7 @@ def set_weights(module: nn.Module, problem: Problem) -> None:
 class PyTorch:
     """`torch.optim.SGD`, the data in memory, a permutation for each epoch; float32 without TF32."""
 
-    loop = "host"
+    loop = "python"
 
     def __init__(self, network: Network, scale: str, problem: Problem, overrides: Mapping[str, Any]) -> None:
         torch.backends.cudnn.allow_tf32 = False

@@ -5,7 +5,7 @@ Contender(network, scale, problem, overrides)
     advance(steps)         that many steps, waited for
     check()                numbers to compare, from the problem's weights and its first examples
     parts()                what else a row shows; where there is a choice, the faster way is taken from here on
-    loop                   "scan" where steps run without the host, "host" where each is started from Python
+    loop                   "scan" where steps run without the host, "python" where each is started from Python
     device_kind()
 """
 

@@ -45,7 +45,7 @@ from hessflat.curvature.minibatch import (
 from hessflat.curvature.numerics.estimates import Estimate, RitzValue
 from hessflat.curvature.operators.batches import Batches
 from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
-from hessflat.curvature.operators.operator import Operator, keep
+from hessflat.curvature.operators.operator import Operator, linearize
 from hessflat.curvature.operators.restrict import blocks, restrict
 from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
@@ -86,9 +86,9 @@ __all__ = [
     "gradient_covariance",
     "hessian",
     "jacobian_norms",
-    "keep",
     "lanczos",
     "line",
+    "linearize",
     "log_determinant",
     "minibatch_products",
     "minibatch_sharpness",

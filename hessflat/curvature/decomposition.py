@@ -117,7 +117,7 @@ def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
     num_steps = min(num_steps, G.size)
     require_basis(joint, num_steps, "device")
-    joint, length, each = operator.keep(joint), block_length(num_steps), []
+    joint, length, each = operator.linearize(joint), block_length(num_steps), []
     with precision.chosen(), progress.counting(num_steps * num_probes, "Lanczos steps", show_progress) as advance:
         for number in range(num_probes):
             vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
@@ -155,7 +155,7 @@ _run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
     probes.require_count("trace_probes", num_probes)
-    G, R = operator.keep(G), operator.keep(R)
+    G, R = operator.linearize(G), operator.linearize(R)
     with precision.chosen():
         vectors = (probes.draw(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
         samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)

@@ -223,7 +223,7 @@ def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[
 
 def _has_examples(term: Any) -> bool:
     if not isinstance(term, Term):
-        raise InputError("take mini-batches of the operator before its linearisation is kept, not after")
+        raise InputError("take mini-batches of the operator before its linearisation is made, not after")
     return term.product is not matrices.matvec_product
 
 

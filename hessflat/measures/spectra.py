@@ -28,7 +28,7 @@ def spectra(subject: Subject) -> Measured:
     found = Measured({}, {})
     settings = subject.settings
     for operator, (name, mode) in named(subject.settings, subject.statistics, "operators").items():
-        op = cv.keep(operator_of(subject, name, mode))
+        op = cv.linearize(operator_of(subject, name, mode))
         spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
         spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
         moments = cv.moments(op, moments_key, settings["trace_probes"])

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from hessflat.utils import convolution
 
-Loop = Literal["scan", "host"]
+Loop = Literal["scan", "python"]
 
 
 def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any, Any]:
-    """`jax.lax.scan(body, carry, xs)`; with `loop="host"` the same from Python.
+    """`jax.lax.scan(body, carry, xs)`; with `loop="python"` the same from Python.
 
     In the host form `body` runs eagerly once per element of `xs`, so it should be jitted, or call jitted functions.
     """
@@ -31,10 +31,10 @@ def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any,
 
 
 def choose_loop(function: Callable, *args: Any) -> Loop:
-    """`"host"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
+    """`"python"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
 
     `args` may be shapes.
     """
     if jax.default_backend() != "cpu":
         return "scan"
-    return "host" if convolution.has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"
+    return "python" if convolution.has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"

@@ -8,7 +8,7 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.operators.linearize import keep
+from hessflat.curvature.operators.linearize import linearize
 
 # The package has a function of the module's name.
 JOINT_PRODUCT = importlib.import_module("hessflat.curvature.decomposition").joint_product
@@ -63,7 +63,7 @@ def test_the_network_is_kept_once_for_all_three(separate):
     (term,) = separate["gauss_newton"].terms
     joint = dataclasses.replace(term, product=JOINT_PRODUCT, params=(term.params,) * 3)
 
-    def kept_bytes(term):
-        return sum(x.nbytes for x in keep(term, 10**9).each)
+    def residual_bytes(term):
+        return sum(x.nbytes for x in linearize(term, 10**9).each)
 
-    assert kept_bytes(joint) < 0.6 * sum(kept_bytes(op.terms[0]) for op in separate.values())
+    assert residual_bytes(joint) < 0.6 * sum(residual_bytes(op.terms[0]) for op in separate.values())

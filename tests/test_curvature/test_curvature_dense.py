@@ -212,7 +212,7 @@ def test_the_gram_side_of_statistics_over_batches():
 def test_other_operators_are_solved_densely():
     params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
     G = cv.gauss_newton(predict, criterion, params, batch)
-    for op in (cv.hessian(softmax_loss, params, batch) - G, operator.keep(G)):
+    for op in (cv.hessian(softmax_loss, params, batch) - G, operator.linearize(G)):
         found = exact_spectrum(op)
         assert found.method == "dense"
         assert_allclose(found.values, dense_float64(op), atol=3e-6)

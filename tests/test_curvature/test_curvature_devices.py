@@ -45,7 +45,7 @@ def test_products_are_those_of_one_device_and_one_sum(problem, batch_size):
         return cv.hessian(loss, params, data) + G - 2 * cv.fisher(losses, params, data) + 0.5
 
     one, many = (everything(cv.Batches(data, batch_size)) for data in (batch, spread))
-    for op in (many, cv.keep(many)):
+    for op in (many, cv.linearize(many)):
         assert_allclose(op(vector), one(vector), atol=2e-6)
         counts = collectives(jax.jit(operator.matvec).lower(op, vector).compile())
         assert counts == {"all-reduce": 1} | dict.fromkeys(GATHERS, 0)

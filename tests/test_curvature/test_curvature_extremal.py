@@ -23,7 +23,7 @@ def op():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "python"])
 @pytest.mark.parametrize("which", ORDERED)
 def test_ends_of_a_known_spectrum(op, which, loop):
     pairs = cv.eigenpairs(op, jax.random.key(0), 3, which, rtol=1e-4, loop=loop)

@@ -48,7 +48,7 @@ def test_float32_gives_no_false_eigenvalues(name, rotate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "python"])
 def test_low_rank_gauss_newton_of_a_network(loop):
     params, batch = mlp_params(20, 20, 5), examples(4, 20, 5)
     op = cv.gauss_newton(predict, criterion, params, batch)
@@ -102,7 +102,7 @@ def test_loops_and_probes_together_agree(reorthogonalise):
     settings = {"num_steps": 8, "num_probes": 3, "reorthogonalise": reorthogonalise}
     host, scan, together = (
         cv.lanczos(op, jax.random.key(2), **settings, **how)
-        for how in ({"loop": "host"}, {"loop": "scan"}, {"loop": "scan", "together": True})
+        for how in ({"loop": "python"}, {"loop": "scan"}, {"loop": "scan", "together": True})
     )
     assert_array_equal(host.num_valid, scan.num_valid)
     for other in (scan, together):

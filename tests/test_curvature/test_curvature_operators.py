@@ -72,7 +72,7 @@ def test_fisher_is_the_mean_of_gradient_outer_products(problem):
     assert_allclose(cv.fisher(losses, params, cv.Batches(batch, 4))(vector), expected @ vector, atol=3e-6)
 
 
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "python"])
 @pytest.mark.parametrize("batch_size", [32, 500])
 def test_unequal_batches_give_the_full_batch(batch_size, loop):
     params, batch = mlp_params(6, 4), examples(101, 6, 4)

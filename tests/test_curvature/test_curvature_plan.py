@@ -20,7 +20,7 @@ def test_a_plan_counts_what_a_measurement_takes():
     assert plan.seconds >= plan.compile_seconds + 150 * plan.product_seconds
     # At least the hidden layer's activations of a batch, at most a hundred times that.
     assert 100 * 30 * 4 < plan.product_bytes < 100 * 100 * 30 * 4
-    assert plan.kept_bytes > 400 * 30 * 4
+    assert plan.residual_bytes > 400 * 30 * 4
     assert plan.fits
     assert "altogether" in str(plan)
 

@@ -58,7 +58,7 @@ def test_statistics_are_over_batches_of_their_own_size(batch_size):
     op = cv.hessian(loss_in_train_mode, PARAMS, cv.Batches(BATCH, batch_size, statistics_batch=4))
     expected = dense_hessian(mean_over_batches)
     assert_allclose(op.to_dense(), expected, atol=1e-6)
-    assert_allclose(cv.keep(op)(jnp.ones(op.size)), expected.sum(axis=1), atol=2e-6)
+    assert_allclose(cv.linearize(op)(jnp.ones(op.size)), expected.sum(axis=1), atol=2e-6)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_running_statistics_are_a_constant_argument(batch_size):
     expected = dense_hessian(lambda p: loss_in_eval_mode(p, BATCH, statistics))
     G = cv.gauss_newton(predict_in_eval_mode, criterion_with_state, PARAMS, data, state=statistics)
     R = cv.residual(predict_in_eval_mode, criterion_with_state, PARAMS, data, state=statistics)
-    for op in (H, cv.keep(H), G + R):
+    for op in (H, cv.linearize(H), G + R):
         assert_allclose(op.to_dense(), expected, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, statistics, before)
 

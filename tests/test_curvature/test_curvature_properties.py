@@ -198,7 +198,7 @@ def test_a_kept_linearisation_gives_the_same_products(kind, case, seed):
     with jax.enable_x64(case[-1] == "float64"):
         problem = Problem(case, seed)
         op = KINDS[kind](problem.params, problem.data)
-        kept, v = operator.keep(op, limit=1 << 30), problem.vector()
+        kept, v = operator.linearize(op, limit=1 << 30), problem.vector()
         assert_allclose(kept(v), op(v), atol=problem.tolerance * problem.scale * np.linalg.norm(v))
         assert_allclose(kept(v), problem.matrix(kind) @ v, atol=problem.tolerance * problem.scale * np.linalg.norm(v))
 

@@ -42,7 +42,7 @@ def test_blocks_are_principal_submatrices(problem, names, paths):
         expected = np.asarray(op.to_dense())[np.ix_(rows, rows)]
         assert part.size == len(rows)
         assert_allclose(part.to_dense(), expected, atol=1e-6)
-        assert_allclose(cv.keep(part).to_dense(), expected, atol=1e-6)
+        assert_allclose(cv.linearize(part).to_dense(), expected, atol=1e-6)
 
 
 def test_vectors_are_trees_with_none_in_the_other_places(problem):
@@ -93,5 +93,5 @@ def test_what_is_not_there_is_named(problem):
         cv.restrict(H, "2/kernel")
     with pytest.raises(InputError, match="no leaf of params was chosen"):
         cv.restrict(H, lambda path: False)
-    with pytest.raises(InputError, match="before its linearisation is kept"):
-        cv.restrict(cv.keep(H), "0/0")
+    with pytest.raises(InputError, match="before its linearisation is made"):
+        cv.restrict(cv.linearize(H), "0/0")

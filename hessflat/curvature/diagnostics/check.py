@@ -48,7 +48,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
       mode, unless `Batches(statistics_batch=...)` says so.
 
     Args:
-        op: any operator; one whose linearisation is kept, and a known map, are only repeated and transposed.
+        op: any operator; one whose linearisation is made, and a known map, are only repeated and transposed.
         key: a JAX random key.
         tolerance: relative; 1,000 roundings of the operator's type by default.
 
@@ -65,7 +65,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
     num_products = 3
     for term in op.terms:
         if not isinstance(term, Term) or term.product is matvec_product:
-            what = "a known map" if isinstance(term, Term) else "an operator whose linearisation is kept"
+            what = "a known map" if isinstance(term, Term) else "an operator whose linearisation is made"
             notes[f"{what} is neither differentiated nor taken apart"] = None
             continue
         for name, result in (

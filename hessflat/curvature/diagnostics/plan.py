@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     batch_size: int  # examples in one product
     num_products: int  # k m
     basis_bytes: int
-    kept_bytes: int  # what is kept of the forward and backward pass for all products; 0 where too large
+    residual_bytes: int  # what is kept of the forward and backward pass for all products; 0 where too large
     product_bytes: int  # temporary, during one product
     free_bytes: int
     largest_batch: int  # examples in one product that would fit
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
             "examples": f"{self.num_examples:,}, {self.batch_size:,} in one product",
             "products": f"{self.num_products:,}",
             "basis": memory.text(self.basis_bytes),
-            "kept linearisation": memory.text(self.kept_bytes),
+            "linearisation": memory.text(self.residual_bytes),
             "during a product": memory.text(self.product_bytes),
             "free memory": memory.text(self.free_bytes),
             "largest batch": f"{self.largest_batch:,} examples would fit",
@@ -91,7 +91,7 @@ def plan(
     fits = basis_bytes + product_bytes < _SHARE * free
     kept, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
     if product_bytes < _SHARE * free:
-        ready = operator.keep(op)
+        ready = operator.linearize(op)
         kept = memory.size_of(ready) - memory.size_of(op) if ready is not op else 0
         product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
         if reorthogonalise != "none":
@@ -104,7 +104,7 @@ def plan(
         batch_size=batches.size,
         num_products=products,
         basis_bytes=basis_bytes,
-        kept_bytes=max(kept, 0),
+        residual_bytes=max(kept, 0),
         product_bytes=product_bytes,
         free_bytes=free,
         largest_batch=largest,

@@ -112,7 +112,7 @@ def _together(term: Term, part: _Part) -> int:
     """How many pieces a device does at once: one where XLA is slow for several, else what memory allows."""
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(term)]
     piece = jax.tree.unflatten(jax.tree.structure(term), shapes)
-    if part.number > 1 and loops.choose_loop(lambda t: _jacobian(t, 0, part.size, 2), piece) == "host":
+    if part.number > 1 and loops.choose_loop(lambda t: _jacobian(t, 0, part.size, 2), piece) == "python":
         return 1
     return max(1, _DEVICE_BYTES // (part.rows * memory.size_of(term.params)))
 

@@ -68,7 +68,7 @@ def eigenpairs(
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
             first vector stays random, so that an eigenvalue which has overtaken the others is still found.
         num_vectors: P-vectors to store; None takes 20 more than are wanted. More of them need fewer products.
-        loop: "scan", "host" or None to choose.
+        loop: "scan", "python" or None to choose.
         show_progress: a bar of the products used, on a terminal.
 
     Raises:
@@ -83,7 +83,7 @@ def eigenpairs(
     require_basis(op, num_vectors + wanted, "device")
     loop, devices = operator.loop_for(op, loop), operator.devices_of(op)
     given = None if start is None else _as_rows(op, start)
-    op = operator.keep(op)
+    op = operator.linearize(op)
     num_products, projected = 0, np.zeros((num_vectors, num_vectors))
     with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress) as advance:
         first = probes.draw(key, op.size, op.dtype, "gaussian")

@@ -80,7 +80,7 @@ def lanczos(
             host's memory, where it is also worked with.
         folder: where to store the recurrence, every 30 seconds and at the end of each probe. The same call after a
             kill goes on from there, to the same bits.
-        loop: "scan" compiles the recurrence, "host" drives it from Python; None chooses.
+        loop: "scan" compiles the recurrence, "python" drives it from Python; None chooses.
         together: probes side by side in every product: memory times k. None does so on an accelerator, where it fits;
             on a CPU it is no faster.
         show_progress: a bar with the time left, on a terminal.
@@ -109,7 +109,7 @@ def lanczos(
     if folder is not None:
         owner = checkpoint.identity(op, *how[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
     if how.num_steps * num_probes >= _STEPS_BETWEEN_LOOKS:
-        op = operator.keep(op)
+        op = operator.linearize(op)
     total = how.num_steps * num_probes
     with precision.chosen(), progress.counting(total, "Lanczos steps", show_progress) as advance:
         vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))

@@ -59,7 +59,7 @@ class Stages:
     meta_fields=["stages", "remainder_stages"],
 )
 @dataclasses.dataclass(frozen=True)
-class KeptTerm:
+class LinearizedTerm:
     """A `Term` with the first two stages done."""
 
     params: Any
@@ -71,11 +71,11 @@ class KeptTerm:
     stages: Stages
     remainder_stages: tuple[Stages, ...]
 
-    def on_one_device(self) -> "KeptTerm":
+    def on_one_device(self) -> "LinearizedTerm":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
         return dataclasses.replace(self, batches=self.batches.on_one_device())
 
-    def partition(self, whole: Any, example: Any) -> "KeptTerm":
+    def partition(self, whole: Any, example: Any) -> "LinearizedTerm":
         """How each array lies on the devices: what there is for each batch is spread, all else is everywhere."""
         specs = jax.tree.map(lambda _: whole, self)
         spread = lambda tree: jax.tree.map(lambda _: example, tree)  # noqa: E731
@@ -87,7 +87,7 @@ class KeptTerm:
         )
 
 
-def keep(term: Term, limit: int) -> Term | KeptTerm:
+def linearize(term: Term, limit: int) -> Term | LinearizedTerm:
     """`term` with its first stages done, or as it is where what would be kept takes more than `limit` bytes."""
     batches = _batches_of_one_device(term)
     stages = _stages_for(term, batches, batches.size)
@@ -98,18 +98,18 @@ def keep(term: Term, limit: int) -> Term | KeptTerm:
     if memory.size_of(jax.eval_shape(run, term)) > limit:
         return term
     constants, once, each, rest = run(term)
-    return KeptTerm(term.params, constants, term.batches, once, each, rest, stages, remainders)
+    return LinearizedTerm(term.params, constants, term.batches, once, each, rest, stages, remainders)
 
 
-def is_slow_in_loops(term: Term | KeptTerm) -> bool:
+def is_slow_in_loops(term: Term | LinearizedTerm) -> bool:
     """Whether products of `term` had better be driven from Python; what was kept is made for compiled loops."""
-    if isinstance(term, KeptTerm) or jax.default_backend() != "cpu":
+    if isinstance(term, LinearizedTerm) or jax.default_backend() != "cpu":
         return False
     batches = _batches_of_one_device(term)
     return _stages_for(term, batches, batches.size).is_slow_in_loops
 
 
-def add_kept(total: Any, coefficient: Any, term: KeptTerm, vector: Any) -> Any:
+def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
     """`total` and the coefficient times the product, batch by batch."""
     batches = term.batches
     number, size, count = batches.num_examples, batches.size, batches.count

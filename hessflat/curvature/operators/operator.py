@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec
 
 from hessflat.curvature.numerics import precision, trees
 from hessflat.curvature.operators.batches import Devices
-from hessflat.curvature.operators.linearize import KeptTerm, add_kept, is_slow_in_loops
-from hessflat.curvature.operators.linearize import keep as keep_term
+from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, is_slow_in_loops
+from hessflat.curvature.operators.linearize import linearize as linearize_term
 from hessflat.curvature.operators.terms import Term, product_of
 from hessflat.utils import loops, memory
 from hessflat.utils.convolution import canonical
@@ -70,8 +70,8 @@ class Operator:
         """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
         with precision.chosen():
             if loop_for(self) == "scan":
-                return _columns_compiled(keep(self))
-            columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "host") for i in range(self.size)]
+                return _columns_compiled(linearize(self))
+            columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "python") for i in range(self.size)]
             return jnp.stack(columns, axis=1)
 
     def astype(self, dtype: Any) -> "Operator":
@@ -119,7 +119,7 @@ class Operator:
 
 
 def apply(op: Operator, vector: Any, loop: loops.Loop = "scan") -> Any:
-    """The product of `op` with a tree, without checks. With `loop="host"` batches are driven from Python.
+    """The product of `op` with a tree, without checks. With `loop="python"` batches are driven from Python.
 
     Where examples lie on several devices each takes the product over its own, and one sum over devices follows.
     """
@@ -149,19 +149,19 @@ def require_finite(*products: Any) -> None:
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
 
 
-def keep(op: Operator, limit: int | None = None) -> Operator:
+def linearize(op: Operator, limit: int | None = None) -> Operator:
     """The same operator with all that does not depend on the vector computed and kept, for many products.
 
     It takes the memory of the activations of every batch. Where that is more than `limit` bytes (default: a quarter of
     what is free), inside a transformation, and where batches are driven from Python, `op` comes back as it is.
     """
-    if trees.is_traced(op) or loop_for(op) == "host":
+    if trees.is_traced(op) or loop_for(op) == "python":
         return op
     limit = memory.available() // 4 if limit is None else limit
     with precision.chosen():
         terms = []
         for term in op.terms:
-            kept = term if isinstance(term, KeptTerm) else keep_term(term, limit)
+            kept = term if isinstance(term, LinearizedTerm) else linearize_term(term, limit)
             limit -= memory.size_of(kept) - memory.size_of(term)
             terms.append(kept)
     return dataclasses.replace(op, terms=tuple(terms))
@@ -176,9 +176,9 @@ def loop_for(op: Operator, loop: loops.Loop | None = None) -> loops.Loop:
     """`loop` if given; else the one that suits what `op` is made of (traced once per functions and shapes)."""
     if loop is None:
         with precision.chosen():
-            return "host" if any(map(is_slow_in_loops, op.terms)) else "scan"
-    if loop not in ("scan", "host"):
-        raise InputError(f"loop must be 'scan', 'host' or None to choose, got {loop!r}")
+            return "python" if any(map(is_slow_in_loops, op.terms)) else "scan"
+    if loop not in ("scan", "python"):
+        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
     return loop
 
 
@@ -197,8 +197,8 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
 
 
 def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: loops.Loop) -> Any:
-    if isinstance(term, KeptTerm):
-        return add_kept(total, coefficient, term, vector)
+    if isinstance(term, LinearizedTerm):
+        return add_linearized(total, coefficient, term, vector)
     batches = term.batches
     number, size, count = batches.num_examples, batches.size, batches.count
     if size == number:

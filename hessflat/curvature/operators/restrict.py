@@ -62,7 +62,7 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 def _restricted(term: Term, chosen: set[str]) -> Term:
     if not isinstance(term, Term):
-        raise InputError("restrict the operator before its linearisation is kept, not after")
+        raise InputError("restrict the operator before its linearisation is made, not after")
     inside, outside = trees.split(term.params, lambda path: name_of(path) in chosen)
     if term.product is matvec_product:
         outside = jax.tree.map(jnp.zeros_like, outside)

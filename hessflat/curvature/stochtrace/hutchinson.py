@@ -12,7 +12,7 @@ from jax import Array
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.numerics.estimates import Cost, Estimate
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, keep, loop_for, matvec, require_finite
+from hessflat.curvature.operators.operator import Operator, linearize, loop_for, matvec, require_finite
 from hessflat.utils import loops
 
 
@@ -72,7 +72,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     probes.require_key(key)
     probes.require_count("num_probes", num_probes)
     probes.require_probe(probe)
-    loop, op = loop_for(op, loop), keep(op)
+    loop, op = loop_for(op, loop), linearize(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with precision.chosen():
         vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))

@@ -10,7 +10,7 @@ from jax import Array
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.numerics.estimates import Estimate
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, keep, loop_for, require_finite
+from hessflat.curvature.operators.operator import Operator, linearize, loop_for, require_finite
 from hessflat.curvature.stochtrace.hutchinson import quadratic_samples
 from hessflat.curvature.stochtrace.hutchpp import hutchpp
 from hessflat.curvature.stochtrace.sketch import TraceParts
@@ -50,7 +50,7 @@ def trace(
         method: "hutchinson", "hutch++" or "xtrace".
         probe: of "hutchinson": "rademacher" (the default) or "gaussian". The others need the symmetry of the sphere,
             and take "gaussian" alone.
-        loop: "scan", "host" or None to choose.
+        loop: "scan", "python" or None to choose.
 
     Raises:
         InputError: an unknown method or probe, fewer products than it needs, or products that are not finite.
@@ -59,7 +59,7 @@ def trace(
     probes.require_key(key)
     _require_budget(num_products, method)
     _require_probe(method, probe)
-    loop, op = loop_for(op, loop), keep(op)
+    loop, op = loop_for(op, loop), linearize(op)
     with precision.chosen():
         if num_products >= op.size:
             result = _diagonal(op)

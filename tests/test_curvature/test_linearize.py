@@ -9,13 +9,13 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.linearize import KeptTerm
+from hessflat.curvature.operators.linearize import LinearizedTerm
 from hessflat.utils.convolution import equations_of
 
 
 def kept(op):
-    result = cv.keep(op)
-    assert all(isinstance(term, KeptTerm) for term in result.terms)
+    result = cv.linearize(op)
+    assert all(isinstance(term, LinearizedTerm) for term in result.terms)
     return result
 
 
@@ -70,10 +70,10 @@ def test_what_only_repeats_numbers_is_made_again():
 def test_a_limit_and_a_transformation_leave_the_operator_alone():
     params, batch = mlp_params(5, 4, 3), examples(11, 5, 3)
     op = cv.hessian(loss, params, batch)
-    assert cv.keep(op, limit=10) is not None
-    assert not any(isinstance(term, KeptTerm) for term in cv.keep(op, limit=10).terms)
+    assert cv.linearize(op, limit=10) is not None
+    assert not any(isinstance(term, LinearizedTerm) for term in cv.linearize(op, limit=10).terms)
     vector = jnp.ones(op.size)
-    assert_allclose(jax.jit(lambda op, v: cv.keep(op)(v))(op, vector), op(vector), atol=1e-6)
+    assert_allclose(jax.jit(lambda op, v: cv.linearize(op)(v))(op, vector), op(vector), atol=1e-6)
 
 
 def test_measurements_take_what_is_kept():
