@@ -33,13 +33,13 @@ def overlap(values: np.ndarray, others: np.ndarray, count: int) -> float:
 def negatives_are_small(below_zero_over_largest: Callable[[Run], float]) -> Claim:
     """The paper's claim on |λ_min(H)| / λ_max(H) at the end of training, which the function gives."""
     return Claim(
-        "negatives-are-small",
-        "S",
-        "§3.4",
-        "the negative eigenvalues at the end are orders of magnitude smaller than the large ones",
-        "a figure without numbers",
-        "|λ_min(H)| / λ_max(H), below 0.01 by a 95 % t-interval over seeds",
-        partial(
+        id="negatives-are-small",
+        paper="S",
+        where="§3.4",
+        statement="the negative eigenvalues at the end are orders of magnitude smaller than the large ones",
+        paper_value="a figure without numbers",
+        rule="|λ_min(H)| / λ_max(H), below 0.01 by a 95 % t-interval over seeds",
+        decide=partial(
             claims.beyond,
             value_of=below_zero_over_largest,
             limit=0.01,

@@ -28,25 +28,28 @@ def beyond(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Cla
     """The claims on two settings, which `paired` gives to `claims.compare` and `compared` says in words."""
     scaled = tuple(
         Claim(
-            name.replace("_", "-"),
-            "hessflat",
-            "beyond the paper",
-            f"{words} is smaller for the solution that generalises better: it sets right what raw sharpness gets wrong",
-            "not in the paper",
-            f"the measure and test accuracy, {compared}: the first smaller, the second larger",
-            partial(flatter_and_better, metric=f"{operator}.{name}", **paired),
+            id=name.replace("_", "-"),
+            paper="hessflat",
+            where="beyond the paper",
+            statement=(
+                f"{words} is smaller for the solution that generalises better: it sets right what raw sharpness gets "
+                "wrong"
+            ),
+            paper_value="not in the paper",
+            rule=f"the measure and test accuracy, {compared}: the first smaller, the second larger",
+            decide=partial(flatter_and_better, metric=f"{operator}.{name}", **paired),
         )
         for name, words in SCALED.items()
     )
     return (
         Claim(
-            "sharper-with-smaller-gap",
-            "hessflat",
-            "beyond the paper",
-            "the solution with the smaller generalisation gap in loss is the sharper one",
-            "not in the paper for this network",
-            f"λ_max(H) and |train − test loss|, {compared}: the first larger, the second smaller",
-            partial(
+            id="sharper-with-smaller-gap",
+            paper="hessflat",
+            where="beyond the paper",
+            statement="the solution with the smaller generalisation gap in loss is the sharper one",
+            paper_value="not in the paper for this network",
+            rule=f"λ_max(H) and |train − test loss|, {compared}: the first larger, the second smaller",
+            decide=partial(
                 claims.sharper_and_better,
                 sharpness=f"{operator}.lambda_max",
                 quality="gap_loss",
@@ -56,12 +59,14 @@ def beyond(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Cla
         ),
         *scaled,
         Claim(
-            "jacobian-norm",
-            "hessflat",
-            "beyond the paper",
-            "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness",
-            "not in the paper",
-            f"max ‖∂f/∂x‖₂ and test accuracy, {compared}: the first smaller, the second larger",
-            partial(flatter_and_better, metric="jacobian.max", **paired),
+            id="jacobian-norm",
+            paper="hessflat",
+            where="beyond the paper",
+            statement=(
+                "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness"
+            ),
+            paper_value="not in the paper",
+            rule=f"max ‖∂f/∂x‖₂ and test accuracy, {compared}: the first smaller, the second larger",
+            decide=partial(flatter_and_better, metric="jacobian.max", **paired),
         ),
     )

@@ -138,86 +138,104 @@ def times_measured(runs: Sequence[Run], metric: str) -> int:
 COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % t-interval"
 
 
-def better(where: str, paper_value: str) -> Claim:
+def better(*, where: str, paper_value: str) -> Claim:
     """L2 raises the accuracy on examples that are not trained on."""
     rule = f"test accuracy, {COMPARED}: difference above 0"
     decide = partial(claims.compare, metric="test_accuracy", scale="difference")
-    return Claim("accuracy", "G", where, "L2 improves generalisation", paper_value, rule, decide)
-
-
-def sharper(id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
-    """L2 raises a measure of the Hessian, `what` in words; in batch norm's eval mode where its name says so."""
-    rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
-    return Claim(id, "G", where, f"{what} grows with L2", paper_value, rule, partial(claims.compare, metric=metric))
-
-
-def sharper_and_better(where: str, paper_value: str, operator: str = "hessian") -> Claim:
-    """The paper's title: the solution that generalises better is the sharper one."""
-    sharpness = f"{operator}.lambda_max"
     return Claim(
-        "sharper-and-better" + ("-eval" if operator.endswith("_eval") else ""),
-        "G",
-        f"title, {where}",
-        "the solution that generalises better is the sharper one",
-        paper_value,
-        f"{metric_name(sharpness)}, and test accuracy, {COMPARED}: both larger",
-        partial(claims.sharper_and_better, sharpness=sharpness),
+        id="accuracy",
+        paper="G",
+        where=where,
+        statement="L2 improves generalisation",
+        paper_value=paper_value,
+        rule=rule,
+        decide=decide,
     )
 
 
-def learnt_by_heart(where: str, paper_value: str) -> Claim:
+def sharper(*, id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
+    """L2 raises a measure of the Hessian, `what` in words; in batch norm's eval mode where its name says so."""
+    rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
+    return Claim(
+        id=id,
+        paper="G",
+        where=where,
+        statement=f"{what} grows with L2",
+        paper_value=paper_value,
+        rule=rule,
+        decide=partial(claims.compare, metric=metric),
+    )
+
+
+def sharper_and_better(*, where: str, paper_value: str, operator: str = "hessian") -> Claim:
+    """The paper's title: the solution that generalises better is the sharper one."""
+    sharpness = f"{operator}.lambda_max"
+    return Claim(
+        id="sharper-and-better" + ("-eval" if operator.endswith("_eval") else ""),
+        paper="G",
+        where=f"title, {where}",
+        statement="the solution that generalises better is the sharper one",
+        paper_value=paper_value,
+        rule=f"{metric_name(sharpness)}, and test accuracy, {COMPARED}: both larger",
+        decide=partial(claims.sharper_and_better, sharpness=sharpness),
+    )
+
+
+def learnt_by_heart(*, where: str, paper_value: str) -> Claim:
     """The question is about networks that make no mistakes where they were trained."""
     return Claim(
-        "train-accuracy",
-        "G",
-        where,
-        "with and without L2 the network learns its training examples by heart",
-        paper_value,
-        "training error at most 0.01 in every run",
-        partial(claims.in_every_run, value_of=lambda run: run.final("train_error"), limit=0.01, what="training error"),
+        id="train-accuracy",
+        paper="G",
+        where=where,
+        statement="with and without L2 the network learns its training examples by heart",
+        paper_value=paper_value,
+        rule="training error at most 0.01 in every run",
+        decide=partial(
+            claims.in_every_run, value_of=lambda run: run.final("train_error"), limit=0.01, what="training error"
+        ),
     )
 
 
 SHARED_CLAIMS = (
     Claim(
-        "weight-norm",
-        "G",
-        "§3.1",
-        "L2 reduces the weight norm",
-        "a figure without numbers",
-        "Kendall τ of ‖w‖ with L2 in each seed below 0, 95 % t-interval",
-        partial(claims.increases, metric="weight_norm", expect="decreases"),
+        id="weight-norm",
+        paper="G",
+        where="§3.1",
+        statement="L2 reduces the weight norm",
+        paper_value="a figure without numbers",
+        rule="Kendall τ of ‖w‖ with L2 in each seed below 0, 95 % t-interval",
+        decide=partial(claims.increases, metric="weight_norm", expect="decreases"),
     ),
     *beyond(COMPARED),
     Claim(
-        "zero-mass",
-        "G",
-        "§3.2, eq. 11",
-        "the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P",
-        "0.9639 for VGG-16, largely respected",
-        "worst measured step of each seed, margin above 0 by a 95 % t-interval",
-        partial(claims.at_least, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
+        id="zero-mass",
+        paper="G",
+        where="§3.2, eq. 11",
+        statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P",
+        paper_value="0.9639 for VGG-16, largely respected",
+        rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
+        decide=partial(claims.at_least, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
     ),
 )
 
 # Of models with batch norm, whose curvature is measured in both of its modes.
 BATCH_NORM_CLAIMS = (
     Claim(
-        "magnified-in-eval-mode",
-        "G",
-        "§4, contributions",
-        "batch norm in eval mode magnifies how much sharper the solution with L2 is",
-        "≈ 30 times sharper in train mode, ≈ 1000 times in eval mode (figs. 6, 7)",
-        f"λ_max(H) in eval mode over that in train mode, {COMPARED}: ratio above 1",
-        partial(claims.compare, metric="hessian.eval_over_train_lambda_max"),
+        id="magnified-in-eval-mode",
+        paper="G",
+        where="§4, contributions",
+        statement="batch norm in eval mode magnifies how much sharper the solution with L2 is",
+        paper_value="≈ 30 times sharper in train mode, ≈ 1000 times in eval mode (figs. 6, 7)",
+        rule=f"λ_max(H) in eval mode over that in train mode, {COMPARED}: ratio above 1",
+        decide=partial(claims.compare, metric="hessian.eval_over_train_lambda_max"),
     ),
     Claim(
-        "zero-mass-eval",
-        "G",
-        "§3.2, eq. 11",
-        "the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P in eval mode, too",
-        "a figure without numbers",
-        "worst measured step of each seed, margin above 0 by a 95 % t-interval",
-        partial(claims.at_least, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"),
+        id="zero-mass-eval",
+        paper="G",
+        where="§3.2, eq. 11",
+        statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P in eval mode, too",
+        paper_value="a figure without numbers",
+        rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
+        decide=partial(claims.at_least, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"),
     ),
 )

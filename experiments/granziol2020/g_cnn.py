@@ -15,13 +15,13 @@ from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Experiment
 
 SMALLER_GAP = Claim(
-    "sharper-with-smaller-gap",
-    "G",
-    "§4, fig. 4",
-    "the solution with the smaller gap between training and test loss is the sharper one",
-    "gap 1.89 → 1.57 nats with second moment 0.01 → 0.02",
-    f"λ_max(H) and |train − test loss|, {COMPARED}: the first larger, the second smaller",
-    partial(claims.sharper_and_better, quality="gap_loss", expect_quality="smaller"),
+    id="sharper-with-smaller-gap",
+    paper="G",
+    where="§4, fig. 4",
+    statement="the solution with the smaller gap between training and test loss is the sharper one",
+    paper_value="gap 1.89 → 1.57 nats with second moment 0.01 → 0.02",
+    rule=f"λ_max(H) and |train − test loss|, {COMPARED}: the first larger, the second smaller",
+    decide=partial(claims.sharper_and_better, quality="gap_loss", expect_quality="smaller"),
 )
 
 EXPERIMENT = Experiment(
@@ -33,25 +33,31 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        better("§4, fig. 4", "a figure without numbers"),
+        better(where="§4, fig. 4", paper_value="a figure without numbers"),
         Claim(
-            "train-accuracy",
-            "G",
-            "§4, fig. 4",
-            "L2 does not keep the network from its training data",
-            "training accuracy 82.2 → 87.2 %",
-            f"training accuracy, {COMPARED}: difference above 0",
-            partial(claims.compare, metric="train_accuracy", scale="difference"),
+            id="train-accuracy",
+            paper="G",
+            where="§4, fig. 4",
+            statement="L2 does not keep the network from its training data",
+            paper_value="training accuracy 82.2 → 87.2 %",
+            rule=f"training accuracy, {COMPARED}: difference above 0",
+            decide=partial(claims.compare, metric="train_accuracy", scale="difference"),
         ),
-        sharper("spectral-norm", "§4, fig. 4", "the spectral norm", "hessian.lambda_max", "a figure without numbers"),
         sharper(
-            "second-moment",
-            "§4, fig. 4",
-            "the second moment (the paper's Frobenius norm)",
-            "hessian.second_moment",
-            "0.01 → 0.02",
+            id="spectral-norm",
+            where="§4, fig. 4",
+            what="the spectral norm",
+            metric="hessian.lambda_max",
+            paper_value="a figure without numbers",
         ),
-        sharper_and_better("§4, fig. 4", "second moment 0.02 against 0.01; a figure without numbers"),
+        sharper(
+            id="second-moment",
+            where="§4, fig. 4",
+            what="the second moment (the paper's Frobenius norm)",
+            metric="hessian.second_moment",
+            paper_value="0.01 → 0.02",
+        ),
+        sharper_and_better(where="§4, fig. 4", paper_value="second moment 0.02 against 0.01; a figure without numbers"),
         # The shared claim of that name is not in the paper for the other networks; here it is.
         SMALLER_GAP,
         *(claim for claim in SHARED_CLAIMS if claim.id != SMALLER_GAP.id),

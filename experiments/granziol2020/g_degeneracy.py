@@ -328,61 +328,65 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "hessian-bound",
-            "G",
-            "§3.2, fig. 1; app. D, fig. 12",
-            "VGG: the mass at zero of H, two Ritz values combined, is at least 1 − 4 d_y (Σ N_l + d_x) / P",
-            "largely respected",
-            f"neurons and inputs of the network itself; {ALWAYS}",
-            partial(reaches_bound, family="vgg", operator="hessian"),
+            id="hessian-bound",
+            paper="G",
+            where="§3.2, fig. 1; app. D, fig. 12",
+            statement="VGG: the mass at zero of H, two Ritz values combined, is at least 1 − 4 d_y (Σ N_l + d_x) / P",
+            paper_value="largely respected",
+            rule=f"neurons and inputs of the network itself; {ALWAYS}",
+            decide=partial(reaches_bound, family="vgg", operator="hessian"),
         ),
         Claim(
-            "gauss-newton-bound",
-            "G",
-            "app. D, fig. 12",
-            "VGG: the mass at zero of G, one Ritz value, is extremely high, too",
-            "a figure without numbers",
-            f"at least the same bound; {ALWAYS}",
-            partial(reaches_bound, family="vgg", operator="gauss_newton"),
+            id="gauss-newton-bound",
+            paper="G",
+            where="app. D, fig. 12",
+            statement="VGG: the mass at zero of G, one Ritz value, is extremely high, too",
+            paper_value="a figure without numbers",
+            rule=f"at least the same bound; {ALWAYS}",
+            decide=partial(reaches_bound, family="vgg", operator="gauss_newton"),
         ),
         Claim(
-            "paper's-bound",
-            "G",
-            "§3.2, fig. 1",
-            "VGG-16 on CIFAR-10: the mass at zero of H is at least the paper's bound",
-            f"1 − 577,600 / 1.6e7 = {number(PAPER_BOUND)}",
-            "smallest mass of the two nearest Ritz values over measured steps above it, 95 % t-interval",
-            reaches_papers_bound,
+            id="paper's-bound",
+            paper="G",
+            where="§3.2, fig. 1",
+            statement="VGG-16 on CIFAR-10: the mass at zero of H is at least the paper's bound",
+            paper_value=f"1 − 577,600 / 1.6e7 = {number(PAPER_BOUND)}",
+            rule="smallest mass of the two nearest Ritz values over measured steps above it, 95 % t-interval",
+            decide=reaches_papers_bound,
         ),
         Claim(
-            "preresnet-degenerate",
-            "G",
-            "app. D, figs. 13, 14",
-            "PreResNet: in both modes of batch norm, spectra of H are consistent with large rank degeneracy",
-            "figures without numbers",
-            "smallest mass of the two nearest Ritz values over measured steps and modes above 0.5, 95 % t-interval; "
-            "the bound says nothing for PreResNet-110 with 100 classes",
-            degenerate,
+            id="preresnet-degenerate",
+            paper="G",
+            where="app. D, figs. 13, 14",
+            statement="PreResNet: in both modes of batch norm, spectra of H are consistent with large rank degeneracy",
+            paper_value="figures without numbers",
+            rule=(
+                "smallest mass of the two nearest Ritz values over measured steps and modes above 0.5, 95 % "
+                "t-interval; the bound says nothing for PreResNet-110 with 100 classes"
+            ),
+            decide=degenerate,
         ),
         Claim(
-            "peak-splits",
-            "G",
-            "app. D, figs. 11, 12",
-            "the Ritz value at zero splits in two for H, and not for G",
-            "figures without numbers",
-            "largest share of the second nearest in the two nearest's mass, H less G, above 0 by a 95 % t-interval",
-            partial(
+            id="peak-splits",
+            paper="G",
+            where="app. D, figs. 11, 12",
+            statement="the Ritz value at zero splits in two for H, and not for G",
+            paper_value="figures without numbers",
+            rule=(
+                "largest share of the second nearest in the two nearest's mass, H less G, above 0 by a 95 % t-interval"
+            ),
+            decide=partial(
                 claims.beyond, value_of=splitting, limit=0.0, what="largest share of the second Ritz value, H less G,"
             ),
         ),
         Claim(
-            "combining-steadies",
-            "G",
-            "app. D, figs. 11, 12, 14",
-            "the mass of H's two nearest Ritz values together has none of the drops of the nearest alone",
-            "figures without numbers",
-            "range of the mass over measured steps, of the two less that of the one, below 0 by a 95 % t-interval",
-            partial(
+            id="combining-steadies",
+            paper="G",
+            where="app. D, figs. 11, 12, 14",
+            statement="the mass of H's two nearest Ritz values together has none of the drops of the nearest alone",
+            paper_value="figures without numbers",
+            rule="range of the mass over measured steps, of the two less that of the one, below 0 by a 95 % t-interval",
+            decide=partial(
                 claims.beyond,
                 value_of=steadier,
                 limit=0.0,
@@ -391,13 +395,16 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "combining-centres",
-            "G",
-            "app. D, figs. 11, 12",
-            "the weighted mean of H's two nearest Ritz values is nearer zero than the nearest alone",
-            "much closer to the origin",
-            "|mean of the two| over |the nearest|, geometric mean over steps and modes, below 1 by a 95 % t-interval",
-            partial(
+            id="combining-centres",
+            paper="G",
+            where="app. D, figs. 11, 12",
+            statement="the weighted mean of H's two nearest Ritz values is nearer zero than the nearest alone",
+            paper_value="much closer to the origin",
+            rule=(
+                "|mean of the two| over |the nearest|, geometric mean over steps and modes, below 1 by a 95 % "
+                "t-interval"
+            ),
+            decide=partial(
                 claims.beyond,
                 value_of=nearer,
                 limit=1.0,
@@ -406,13 +413,15 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "gauss-newton-noise",
-            "G",
-            "app. D, fig. 12",
-            "the Ritz value that is taken for G's zero is extremely close to the threshold of precision",
-            "a figure without numbers",
-            "|Ritz value| over float32's noise, geometric mean over steps and modes, below 10 by a 95 % t-interval",
-            partial(
+            id="gauss-newton-noise",
+            paper="G",
+            where="app. D, fig. 12",
+            statement="the Ritz value that is taken for G's zero is extremely close to the threshold of precision",
+            paper_value="a figure without numbers",
+            rule=(
+                "|Ritz value| over float32's noise, geometric mean over steps and modes, below 10 by a 95 % t-interval"
+            ),
+            decide=partial(
                 claims.beyond,
                 value_of=above_noise,
                 limit=10.0,

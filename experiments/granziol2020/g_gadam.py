@@ -1,6 +1,7 @@
 """Do better solutions of an adaptive optimiser sit in sharper minima? *Flatness is a False Friend*, §5, figs. 8-10."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,13 +49,21 @@ def on(second: bool, rule: Callable[..., Evidence], **settings: Any) -> Callable
 
 
 def larger(
-    id: str, where: str, what: str, metric: str, paper_value: str, second: bool = False, scale: str = "ratio"
+    *, id: str, where: str, what: str, metric: str, paper_value: str, second: bool = False, scale: str = "ratio"
 ) -> Claim:
     """`what`, in words, is larger for Gadam."""
     above = "difference above 0" if scale == "difference" else "ratio above 1"
     rule = f"{metric_name(metric)}, {COMPARED}: {above}"
     statement = f"{what} of Gadam's solution is larger than that of SGD's"
-    return Claim(id, "G", where, statement, paper_value, rule, on(second, claims.compare, metric=metric, scale=scale))
+    return Claim(
+        id=id,
+        paper="G",
+        where=where,
+        statement=statement,
+        paper_value=paper_value,
+        rule=rule,
+        decide=on(second, claims.compare, metric=metric, scale=scale),
+    )
 
 
 def on_first(decide: Callable[[Sequence[Run]], Evidence]) -> Callable[[Sequence[Run]], Evidence]:
@@ -75,43 +84,58 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         larger(
-            "accuracy", "§5, fig. 8", "the accuracy", "test_accuracy", "a figure without numbers", scale="difference"
+            id="accuracy",
+            where="§5, fig. 8",
+            what="the accuracy",
+            metric="test_accuracy",
+            paper_value="a figure without numbers",
+            scale="difference",
         ),
         Claim(
-            "train-accuracy",
-            "G",
-            "§5, fig. 8",
-            "both give similar training performance",
-            "training accuracy 99.81 % with Gadam, 99.64 % with SGD",
-            "training error at most 0.01 in every run",
-            partial(claims.in_every_run, value_of=training_errors, limit=0.01, what="training error"),
+            id="train-accuracy",
+            paper="G",
+            where="§5, fig. 8",
+            statement="both give similar training performance",
+            paper_value="training accuracy 99.81 % with Gadam, 99.64 % with SGD",
+            rule="training error at most 0.01 in every run",
+            decide=partial(claims.in_every_run, value_of=training_errors, limit=0.01, what="training error"),
         ),
         larger(
-            "spectral-norm", "§5, fig. 8", "the spectral norm", "hessian.lambda_max", "almost 40 times (abstract: 30)"
+            id="spectral-norm",
+            where="§5, fig. 8",
+            what="the spectral norm",
+            metric="hessian.lambda_max",
+            paper_value="almost 40 times (abstract: 30)",
         ),
         larger(
-            "spectral-norm-eval",
-            "§5, fig. 10",
-            "in batch norm's eval mode the spectral norm",
-            "hessian_eval.lambda_max",
-            "35 times",
+            id="spectral-norm-eval",
+            where="§5, fig. 10",
+            what="in batch norm's eval mode the spectral norm",
+            metric="hessian_eval.lambda_max",
+            paper_value="35 times",
         ),
-        larger("second-moment", "§5, fig. 8", "the second moment", "hessian.second_moment", "0.02 against 1e-4"),
         larger(
-            "second-moment-eval",
-            "§5, fig. 10",
-            "in batch norm's eval mode the second moment",
-            "hessian_eval.second_moment",
-            "0.04 against 1.3e-5",
+            id="second-moment",
+            where="§5, fig. 8",
+            what="the second moment",
+            metric="hessian.second_moment",
+            paper_value="0.02 against 1e-4",
+        ),
+        larger(
+            id="second-moment-eval",
+            where="§5, fig. 10",
+            what="in batch norm's eval mode the second moment",
+            metric="hessian_eval.second_moment",
+            paper_value="0.04 against 1.3e-5",
         ),
         Claim(
-            "sharper-and-better",
-            "G",
-            "§5, figs. 8, 10",
-            "the solution that generalises better is the sharper one, in both modes of batch norm",
-            "almost 40 and 35 times sharper",
-            f"λ_max(H) in each mode, and test accuracy, {COMPARED}: all larger",
-            lambda runs: claims.all_of(
+            id="sharper-and-better",
+            paper="G",
+            where="§5, figs. 8, 10",
+            statement="the solution that generalises better is the sharper one, in both modes of batch norm",
+            paper_value="almost 40 and 35 times sharper",
+            rule=f"λ_max(H) in each mode, and test accuracy, {COMPARED}: all larger",
+            decide=lambda runs: claims.all_of(
                 *(
                     on(False, claims.sharper_and_better, sharpness=f"{operator}.lambda_max")(runs)
                     for operator in ("hessian", "hessian_eval")
@@ -119,32 +143,32 @@ EXPERIMENT = Experiment(
             ),
         ),
         larger(
-            "cifar10-accuracy",
-            "§5, fig. 9",
-            "on CIFAR-10 the accuracy",
-            "test_accuracy",
-            "a smaller gain than on CIFAR-100",
+            id="cifar10-accuracy",
+            where="§5, fig. 9",
+            what="on CIFAR-10 the accuracy",
+            metric="test_accuracy",
+            paper_value="a smaller gain than on CIFAR-100",
             second=True,
             scale="difference",
         ),
         larger(
-            "cifar10-moment",
-            "§5, fig. 9",
-            "on CIFAR-10 the second moment",
-            "hessian.second_moment",
-            "1.55e-3 against 1.43e-5",
+            id="cifar10-moment",
+            where="§5, fig. 9",
+            what="on CIFAR-10 the second moment",
+            metric="hessian.second_moment",
+            paper_value="1.55e-3 against 1.43e-5",
             second=True,
         ),
         larger(
-            "cifar10-moment-eval",
-            "§5",
-            "on CIFAR-10, in batch norm's eval mode, the second moment",
-            "hessian_eval.second_moment",
-            "0.012 against 7.7e-7",
+            id="cifar10-moment-eval",
+            where="§5",
+            what="on CIFAR-10, in batch norm's eval mode, the second moment",
+            metric="hessian_eval.second_moment",
+            paper_value="0.012 against 7.7e-7",
             second=True,
         ),
         *(
-            claim._replace(decide=on_first(claim.decide))
+            replace(claim, decide=on_first(claim.decide))
             for claim in beyond(COMPARED, by="optim.name", low="sgd", high="adamw")
         ),
     ),

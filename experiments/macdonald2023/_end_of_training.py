@@ -65,6 +65,7 @@ def with_gap(runs: Sequence[Run], metric: str, setting: str) -> Evidence:
 
 
 def trend(
+    *,
     id: str,
     where: str,
     statement: str,
@@ -78,24 +79,24 @@ def trend(
     """A metric, `name` in words, increases or decreases with a setting, `degree` in words."""
     side = "above" if expect == "increases" else "below"
     return Claim(
-        id,
-        "M",
-        where,
-        statement,
-        paper_value,
-        f"Kendall τ of {name} with {degree} {BY_TAU}, {side} 0",
-        partial(with_setting, metric=metric, setting=setting, expect=expect),
+        id=id,
+        paper="M",
+        where=where,
+        statement=statement,
+        paper_value=paper_value,
+        rule=f"Kendall τ of {name} with {degree} {BY_TAU}, {side} 0",
+        decide=partial(with_setting, metric=metric, setting=setting, expect=expect),
     )
 
 
-def gap_goes_with(id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
+def gap_goes_with(*, id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
     """As a setting varies, the gap goes with the Jacobian norm."""
     return Claim(
-        id,
-        "M",
-        where,
-        statement,
-        paper_value,
-        f"Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ as {degree} varies, {BY_TAU}, above 0",
-        partial(with_gap, metric=JACOBIAN, setting=setting),
+        id=id,
+        paper="M",
+        where=where,
+        statement=statement,
+        paper_value=paper_value,
+        rule=f"Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ as {degree} varies, {BY_TAU}, above 0",
+        decide=partial(with_gap, metric=JACOBIAN, setting=setting),
     )

@@ -350,60 +350,69 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "gaussian-smoother-is-sharper",
-            "M",
-            "C.3, table 1",
-            "with Gaussian activations the fit from low frequencies has the smaller Jacobian norm and is the sharper",
-            "Jacobian norm 84.07 against 326.80, sharpness 18,354 against 13,518",
-            BY_TRIAL,
-            partial(opposite, "gaussian", "larger"),
+            id="gaussian-smoother-is-sharper",
+            paper="M",
+            where="C.3, table 1",
+            statement=(
+                "with Gaussian activations the fit from low frequencies has the smaller Jacobian norm and is the "
+                "sharper"
+            ),
+            paper_value="Jacobian norm 84.07 against 326.80, sharpness 18,354 against 13,518",
+            rule=BY_TRIAL,
+            decide=partial(opposite, "gaussian", "larger"),
         ),
         Claim(
-            "relu-smoother-is-flatter",
-            "M",
-            "C.3, table 2",
-            "with ReLU the fit from low frequencies has the smaller Jacobian norm and is the flatter",
-            "Jacobian norm 42.96 against 121.59, sharpness 9,922 against 14,211",
-            BY_TRIAL,
-            partial(opposite, "relu", "smaller"),
+            id="relu-smoother-is-flatter",
+            paper="M",
+            where="C.3, table 2",
+            statement="with ReLU the fit from low frequencies has the smaller Jacobian norm and is the flatter",
+            paper_value="Jacobian norm 42.96 against 121.59, sharpness 9,922 against 14,211",
+            rule=BY_TRIAL,
+            decide=partial(opposite, "relu", "smaller"),
         ),
         Claim(
-            "first-layer-norm",
-            "M",
-            "C.3, tables 1 and 2",
-            "the norm of the first layer's weights, whose Jacobian is not in eq. 4, differs by the start for the "
-            "Gaussian networks, of which the smooth ones are sharp, and not for ReLU",
-            "9.09 and 0.56 for Gaussian, 9.61 and 9.56 for ReLU",
-            f"from low over from high frequencies: below 0.5 for Gaussian and within a factor of {ALIKE:g} of 1 for "
-            "ReLU, by 95 % t-intervals of the logarithm over trials",
-            first_layers,
+            id="first-layer-norm",
+            paper="M",
+            where="C.3, tables 1 and 2",
+            statement=(
+                "the norm of the first layer's weights, whose Jacobian is not in eq. 4, differs by the start for the "
+                "Gaussian networks, of which the smooth ones are sharp, and not for ReLU"
+            ),
+            paper_value="9.09 and 0.56 for Gaussian, 9.61 and 9.56 for ReLU",
+            rule=(
+                f"from low over from high frequencies: below 0.5 for Gaussian and within a factor of {ALIKE:g} of 1 "
+                "for ReLU, by 95 % t-intervals of the logarithm over trials"
+            ),
+            decide=first_layers,
         ),
         Claim(
-            "table-1",
-            "M",
-            "C.3, table 1",
-            "the six means of the Gaussian networks",
-            "Jacobian norm 326.80 and 84.07, sharpness 13,518 and 18,354, first layer 9.09 and 0.56",
-            "none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
-            partial(reproduced, "gaussian"),
+            id="table-1",
+            paper="M",
+            where="C.3, table 1",
+            statement="the six means of the Gaussian networks",
+            paper_value="Jacobian norm 326.80 and 84.07, sharpness 13,518 and 18,354, first layer 9.09 and 0.56",
+            rule="none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
+            decide=partial(reproduced, "gaussian"),
         ),
         Claim(
-            "table-2",
-            "M",
-            "C.3, table 2",
-            "the six means of the ReLU networks",
-            "Jacobian norm 121.59 and 42.96, sharpness 14,211 and 9,922, first layer 9.61 and 9.56",
-            "none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
-            partial(reproduced, "relu"),
+            id="table-2",
+            paper="M",
+            where="C.3, table 2",
+            statement="the six means of the ReLU networks",
+            paper_value="Jacobian norm 121.59 and 42.96, sharpness 14,211 and 9,922, first layer 9.61 and 9.56",
+            rule="none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
+            decide=partial(reproduced, "relu"),
         ),
         Claim(
-            "below-the-stability-limit",
-            "hessflat",
-            "beyond the paper",
-            "no run ends sharper than gradient descent with momentum ρ and rate η is stable at, 2(1 + ρ)/η = 38,000",
-            "not in the paper",
-            "λ_max(H) at the end at most 2(1 + ρ)/η in every run",
-            stable,
+            id="below-the-stability-limit",
+            paper="hessflat",
+            where="beyond the paper",
+            statement=(
+                "no run ends sharper than gradient descent with momentum ρ and rate η is stable at, 2(1 + ρ)/η = 38,000"
+            ),
+            paper_value="not in the paper",
+            rule="λ_max(H) at the end at most 2(1 + ρ)/η in every run",
+            decide=stable,
         ),
     ),
     notes=(

@@ -374,58 +374,73 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "maximum-bound",
-            "M",
-            "§4, theorems 4.4 and 4.5",
-            "the probability that a sample's largest Jacobian norm misses the supremum by ε is at most (1 − h)^N",
-            "a proof",
-            "shares of samples and of single examples at most 4 standard errors above the bound, every N and ε and run",
-            never_violated,
+            id="maximum-bound",
+            paper="M",
+            where="§4, theorems 4.4 and 4.5",
+            statement=(
+                "the probability that a sample's largest Jacobian norm misses the supremum by ε is at most (1 − h)^N"
+            ),
+            paper_value="a proof",
+            rule=(
+                "shares of samples and of single examples at most 4 standard errors above the bound, every N and ε "
+                "and run"
+            ),
+            decide=never_violated,
         ),
         Claim(
-            "exponential",
-            "M",
-            "§4, theorem 4.5",
-            "the probability of missing the supremum falls exponentially in the size of the sample",
-            "a proof",
-            "fitted rate of log share on N within 10 % of −log P[one example misses], 95 % t-interval over seeds",
-            exponential,
+            id="exponential",
+            paper="M",
+            where="§4, theorem 4.5",
+            statement="the probability of missing the supremum falls exponentially in the size of the sample",
+            paper_value="a proof",
+            rule="fitted rate of log share on N within 10 % of −log P[one example misses], 95 % t-interval over seeds",
+            decide=exponential,
         ),
         Claim(
-            "deviation-bound",
-            "M",
-            "§4, theorem 4.6, eq. 10",
-            "the mean cost of a sample is as near its expectation as the largest Jacobian norm of the sample allows",
-            "a proof, with a constant that is not given",
-            "95 % quantile of deviations over fresh samples at most what eq. 10 allows, every N and run",
-            deviations_within,
+            id="deviation-bound",
+            paper="M",
+            where="§4, theorem 4.6, eq. 10",
+            statement=(
+                "the mean cost of a sample is as near its expectation as the largest Jacobian norm of the sample allows"
+            ),
+            paper_value="a proof, with a constant that is not given",
+            rule="95 % quantile of deviations over fresh samples at most what eq. 10 allows, every N and run",
+            decide=deviations_within,
         ),
         Claim(
-            "rougher-misses-more",
-            "M",
-            "§6.2",
-            "where the Jacobian has a larger Lipschitz constant, its largest norm over a sample falls shorter",
-            "a speculation about large learning rates",
-            f"Kendall's τ over learning rates of ‖Jf‖_Lip and the gap at {PAPER_SAMPLE:,} examples, 95 % t-interval",
-            rougher_misses_more,
+            id="rougher-misses-more",
+            paper="M",
+            where="§6.2",
+            statement=(
+                "where the Jacobian has a larger Lipschitz constant, its largest norm over a sample falls shorter"
+            ),
+            paper_value="a speculation about large learning rates",
+            rule=(
+                f"Kendall's τ over learning rates of ‖Jf‖_Lip and the gap at {PAPER_SAMPLE:,} examples, 95 % t-interval"
+            ),
+            decide=rougher_misses_more,
         ),
         Claim(
-            "gap-exponent",
-            "hessflat",
-            "beyond the paper; theorem 4.5",
-            "the gap between a sample's largest norm and the supremum falls faster than the N^(−1/n) of the bound",
-            "not in the paper",
-            f"fitted exponent of N below −1/n, N of {FIRST} and more, 95 % t-interval over seeds, each dimension",
-            as_fast_as_promised,
+            id="gap-exponent",
+            paper="hessflat",
+            where="beyond the paper; theorem 4.5",
+            statement=(
+                "the gap between a sample's largest norm and the supremum falls faster than the N^(−1/n) of the bound"
+            ),
+            paper_value="not in the paper",
+            rule=f"fitted exponent of N below −1/n, N of {FIRST} and more, 95 % t-interval over seeds, each dimension",
+            decide=as_fast_as_promised,
         ),
         Claim(
-            "says-something",
-            "hessflat",
-            "beyond the paper; theorem 4.6",
-            "for samples such as the paper's, eq. 10 allows less than the largest deviation that there can be",
-            "not in the paper, which gives no constant",
-            f"log of the ratio of the two at {PAPER_SAMPLE:,} examples below 0, 95 % t-interval over seeds",
-            says_something,
+            id="says-something",
+            paper="hessflat",
+            where="beyond the paper; theorem 4.6",
+            statement=(
+                "for samples such as the paper's, eq. 10 allows less than the largest deviation that there can be"
+            ),
+            paper_value="not in the paper, which gives no constant",
+            rule=f"log of the ratio of the two at {PAPER_SAMPLE:,} examples below 0, 95 % t-interval over seeds",
+            decide=says_something,
         ),
     ),
     notes="The network is fixed before the samples are drawn, as theorem 4.6 has it; it was trained on another "

@@ -1,6 +1,7 @@
 """Learning rate and batch size at one training loss: *On progressive sharpening*, §6.2, B.2, figures 3, 4, 12 to 19."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from experiments.macdonald2023._end_of_training import (
@@ -86,21 +87,29 @@ def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[C
     name = "rate" if setting == RATE else "batch"
     found = [
         trend(
-            f"{name}-{what}", where, f"{statement}: {called}", WITHOUT_NUMBERS, metric, setting, expect, called, words
+            id=f"{name}-{what}",
+            where=where,
+            statement=f"{statement}: {called}",
+            paper_value=WITHOUT_NUMBERS,
+            metric=metric,
+            setting=setting,
+            expect=expect,
+            name=called,
+            degree=words,
         )
         for what, (metric, called) in METRICS.items()
     ]
     found.append(
         gap_goes_with(
-            f"{name}-gap-follows-jacobian",
-            where,
-            f"as {words} changes the gap goes with the Jacobian norm",
-            WITHOUT_NUMBERS,
-            setting,
-            words,
+            id=f"{name}-gap-follows-jacobian",
+            where=where,
+            statement=f"as {words} changes the gap goes with the Jacobian norm",
+            paper_value=WITHOUT_NUMBERS,
+            setting=setting,
+            degree=words,
         )
     )
-    return [claim._replace(decide=partial(on_reached, claim.decide)) for claim in found]
+    return [replace(claim, decide=partial(on_reached, claim.decide)) for claim in found]
 
 
 EXPERIMENT = Experiment(
@@ -115,14 +124,16 @@ EXPERIMENT = Experiment(
         *claims_on(RATE, "the learning rate", "larger rates lower it", "decreases"),
         *claims_on(BATCH, "the batch size", "smaller batches lower it", "increases"),
         Claim(
-            "resnet-at-the-largest-rate",
-            "M",
-            "§6.2, fig. 4",
-            "for ResNet at the largest rate the gap falls where the Jacobian norm rises",
-            "the inverse of what is expected",
-            "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, by seed, 95 % "
-            "t-interval, below 0",
-            partial(on_reached, at_the_largest_rate),
+            id="resnet-at-the-largest-rate",
+            paper="M",
+            where="§6.2, fig. 4",
+            statement="for ResNet at the largest rate the gap falls where the Jacobian norm rises",
+            paper_value="the inverse of what is expected",
+            rule=(
+                "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, by seed, 95 "
+                "% t-interval, below 0"
+            ),
+            decide=partial(on_reached, at_the_largest_rate),
         ),
     ),
     notes="Runs that do not reach the training loss to stop at are left out, for the paper compares at one loss.",

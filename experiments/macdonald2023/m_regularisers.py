@@ -88,23 +88,23 @@ def claims_on(setting: str) -> list[Claim]:
     flattens = setting == "optim.sam_radius"
     found = [
         gap_goes_with(
-            f"{name}-jacobian",
-            "§6.3, fig. 5",
-            f"with {words} the Jacobian norm follows the gap",
-            CORRELATED,
-            setting,
-            words,
+            id=f"{name}-jacobian",
+            where="§6.3, fig. 5",
+            statement=f"with {words} the Jacobian norm follows the gap",
+            paper_value=CORRELATED,
+            setting=setting,
+            degree=words,
         ),
         trend(
-            f"{name}-lowers-jacobian",
-            "§6.3, fig. 5",
-            f"{words} lowers the Jacobian norm",
-            "the Jacobian norm is regularised across all techniques",
-            JACOBIAN,
-            setting,
-            "decreases",
-            "max ‖∂f/∂x‖₂",
-            words,
+            id=f"{name}-lowers-jacobian",
+            where="§6.3, fig. 5",
+            statement=f"{words} lowers the Jacobian norm",
+            paper_value="the Jacobian norm is regularised across all techniques",
+            metric=JACOBIAN,
+            setting=setting,
+            expect="decreases",
+            name="max ‖∂f/∂x‖₂",
+            degree=words,
         ),
     ]
     if flattens:
@@ -116,7 +116,17 @@ def claims_on(setting: str) -> list[Claim]:
         )
     expect: claims.Order = "decreases" if flattens else "increases"
     found.append(
-        trend(f"{name}-sharpness", "§6.3", statement, paper_value, SHARPNESS, setting, expect, "λ_max(H)", words)
+        trend(
+            id=f"{name}-sharpness",
+            where="§6.3",
+            statement=statement,
+            paper_value=paper_value,
+            metric=SHARPNESS,
+            setting=setting,
+            expect=expect,
+            name="λ_max(H)",
+            degree=words,
+        )
     )
     return found
 
@@ -131,23 +141,28 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "jacobian-rather-than-sharpness",
-            "M",
-            "§6.3, B.3",
-            "the gap goes with the Jacobian norm rather than with sharpness",
-            CORRELATED,
-            "Kendall τ of the gap with max ‖∂f/∂x‖₂ less that with λ_max(H), over all regularisers and degrees of one "
-            "network and initial rate; the mean over these by seed, 95 % t-interval, above 0",
-            closer_to_the_jacobian,
+            id="jacobian-rather-than-sharpness",
+            paper="M",
+            where="§6.3, B.3",
+            statement="the gap goes with the Jacobian norm rather than with sharpness",
+            paper_value=CORRELATED,
+            rule=(
+                "Kendall τ of the gap with max ‖∂f/∂x‖₂ less that with λ_max(H), over all regularisers and degrees of "
+                "one network and initial rate; the mean over these by seed, 95 % t-interval, above 0"
+            ),
+            decide=closer_to_the_jacobian,
         ),
         Claim(
-            "gauss-newton",
-            "M",
-            "§3.1, B.3",
-            "the norm of the Gauss-Newton matrix is very similar to that of the Hessian",
-            "(almost) always very similar",
-            "λ_max(G) / λ_max(H), geometric mean over a seed's runs, within 10 % of 1 by a 95 % t-interval over seeds",
-            partial(claims.agrees, metric="gauss_newton.lambda_max", other="hessian.lambda_max", within=0.1),
+            id="gauss-newton",
+            paper="M",
+            where="§3.1, B.3",
+            statement="the norm of the Gauss-Newton matrix is very similar to that of the Hessian",
+            paper_value="(almost) always very similar",
+            rule=(
+                "λ_max(G) / λ_max(H), geometric mean over a seed's runs, within 10 % of 1 by a 95 % t-interval over "
+                "seeds"
+            ),
+            decide=partial(claims.agrees, metric="gauss_newton.lambda_max", other="hessian.lambda_max", within=0.1),
         ),
         *(claim for setting in REGULARISERS for claim in claims_on(setting)),
     ),

@@ -373,66 +373,74 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "sharpening",
-            "M",
-            "§2, §5, fig. 1",
-            "sharpness grows during training without label smoothing",
-            "figures without numbers",
-            "largest λ_max(H) of a run over that at the start, above 1 by a 95 % t-interval over seeds, for every "
-            "network and learning rate",
-            sharpens,
+            id="sharpening",
+            paper="M",
+            where="§2, §5, fig. 1",
+            statement="sharpness grows during training without label smoothing",
+            paper_value="figures without numbers",
+            rule=(
+                "largest λ_max(H) of a run over that at the start, above 1 by a 95 % t-interval over seeds, for every "
+                "network and learning rate"
+            ),
+            decide=sharpens,
         ),
         Claim(
-            "smoothing-less-sharpening",
-            "M",
-            "§5, fig. 1, figs 6-11",
-            "the smoother the labels, the less sharpness grows",
-            "so in all six figures",
-            "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
-            "over seeds, for every network and learning rate",
-            lambda runs: in_each(
+            id="smoothing-less-sharpening",
+            paper="M",
+            where="§5, fig. 1, figs 6-11",
+            statement="the smoother the labels, the less sharpness grows",
+            paper_value="so in all six figures",
+            rule=(
+                "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
+                "over seeds, for every network and learning rate"
+            ),
+            decide=lambda runs: in_each(
                 kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), "no runs"
             ),
         ),
         Claim(
-            "smoothing-less-jacobian",
-            "M",
-            "§5, fig. 1, figs 6-11",
-            "the smoother the labels, the less the softmaxed input-output Jacobian grows",
-            "so in all six figures",
-            "the same of max ‖∂σ(f)/∂x‖",
-            lambda runs: in_each(
+            id="smoothing-less-jacobian",
+            paper="M",
+            where="§5, fig. 1, figs 6-11",
+            statement="the smoother the labels, the less the softmaxed input-output Jacobian grows",
+            paper_value="so in all six figures",
+            rule="the same of max ‖∂σ(f)/∂x‖",
+            decide=lambda runs: in_each(
                 kinds_and_rates(runs), lambda group: less_growth(group, JACOBIAN, "max ‖∂σ(f)/∂x‖"), "no runs"
             ),
         ),
         Claim(
-            "edge-of-stability",
-            "M",
-            "§2 (Cohen et al. 2021)",
-            "sharpness without label smoothing grows up to 2/η and stays about there",
-            "“halted at around 2/η”",
-            "mean λ_max(H) from the first crossing of 2/η on within 25 % of 2/η by a 95 % t-interval over seeds, for "
-            "every network and learning rate",
-            reaches_the_edge,
+            id="edge-of-stability",
+            paper="M",
+            where="§2 (Cohen et al. 2021)",
+            statement="sharpness without label smoothing grows up to 2/η and stays about there",
+            paper_value="“halted at around 2/η”",
+            rule=(
+                "mean λ_max(H) from the first crossing of 2/η on within 25 % of 2/η by a 95 % t-interval over seeds, "
+                "for every network and learning rate"
+            ),
+            decide=reaches_the_edge,
         ),
         Claim(
-            "ansatz",
-            "M",
-            "§3.2, ansatz 3.1",
-            "sharpness and the input-output Jacobian grow together",
-            "an ansatz, “under certain conditions”",
-            "Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H), above 0 by a 95 % t-interval over seeds, for "
-            "every network and smoothing",
-            ansatz,
+            id="ansatz",
+            paper="M",
+            where="§3.2, ansatz 3.1",
+            statement="sharpness and the input-output Jacobian grow together",
+            paper_value="an ansatz, “under certain conditions”",
+            rule=(
+                "Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H), above 0 by a 95 % t-interval over seeds, for "
+                "every network and smoothing"
+            ),
+            decide=ansatz,
         ),
         Claim(
-            "eq-4",
-            "M",
-            "§3.2, eq. 4",
-            "the non-zero eigenvalues of G are those of the sum over layers",
-            "a theorem (chain rule)",
-            "largest difference of eigenvalues, over the largest, at most 1e-10 in every run",
-            lambda runs: claims.in_every_run(
+            id="eq-4",
+            paper="M",
+            where="§3.2, eq. 4",
+            statement="the non-zero eigenvalues of G are those of the sum over layers",
+            paper_value="a theorem (chain rule)",
+            rule="largest difference of eigenvalues, over the largest, at most 1e-10 in every run",
+            decide=lambda runs: claims.in_every_run(
                 runs,
                 lambda run: float(np.nanmax(run.history("layers.difference"))),
                 1e-10,
@@ -440,33 +448,39 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "g-is-h",
-            "M",
-            "§3.1",
-            "λ_max(H) is almost identical to λ_max(G) throughout training",
-            "“almost identical”",
-            "their ratio within 10 % of 1 at every measured step of every run",
-            ggn_carries_all,
+            id="g-is-h",
+            paper="M",
+            where="§3.1",
+            statement="λ_max(H) is almost identical to λ_max(G) throughout training",
+            paper_value="“almost identical”",
+            rule="their ratio within 10 % of 1 at every measured step of every run",
+            decide=ggn_carries_all,
         ),
         Claim(
-            "layers-follow",
-            "M",
-            "§3.2",
-            "λ_max(G) follows the product of the Jacobians of the layers after the first",
-            "an argument without numbers",
-            "Kendall τ over training of max ‖Jf_L ⋯ Jf_2‖ and λ_max(G), above 0 by a 95 % t-interval over seeds, for "
-            "every network",
-            product_follows,
+            id="layers-follow",
+            paper="M",
+            where="§3.2",
+            statement="λ_max(G) follows the product of the Jacobians of the layers after the first",
+            paper_value="an argument without numbers",
+            rule=(
+                "Kendall τ over training of max ‖Jf_L ⋯ Jf_2‖ and λ_max(G), above 0 by a 95 % t-interval over seeds, "
+                "for every network"
+            ),
+            decide=product_follows,
         ),
         Claim(
-            "layers-follow-better",
-            "hessflat",
-            "beyond the paper; §3.2",
-            "without the first layer's Jacobian, which eq. 4 does not have, the product follows λ_max(G) better",
-            "not in the paper",
-            "difference of these τ and those of the whole input-output Jacobian, above 0 by a 95 % t-interval over "
-            "seeds, for every network",
-            product_follows_better,
+            id="layers-follow-better",
+            paper="hessflat",
+            where="beyond the paper; §3.2",
+            statement=(
+                "without the first layer's Jacobian, which eq. 4 does not have, the product follows λ_max(G) better"
+            ),
+            paper_value="not in the paper",
+            rule=(
+                "difference of these τ and those of the whole input-output Jacobian, above 0 by a 95 % t-interval over "
+                "seeds, for every network"
+            ),
+            decide=product_follows_better,
         ),
     ),
     notes=(

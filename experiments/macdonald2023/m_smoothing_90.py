@@ -138,63 +138,73 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "first-epoch-sharpness",
-            "M",
-            "C.1, fig. 28",
-            "in the first epoch sharpness grows less, the smoother the labels",
-            "a figure without numbers",
-            "Kendall τ of label smoothing and growth of λ_max(H) within the first epoch, largest over start, below 0 "
-            "by a 95 % t-interval over seeds",
-            lambda runs: less_growth(runs, SHARPNESS, "λ_max(H)", to_epoch=1),
+            id="first-epoch-sharpness",
+            paper="M",
+            where="C.1, fig. 28",
+            statement="in the first epoch sharpness grows less, the smoother the labels",
+            paper_value="a figure without numbers",
+            rule=(
+                "Kendall τ of label smoothing and growth of λ_max(H) within the first epoch, largest over start, "
+                "below 0 by a 95 % t-interval over seeds"
+            ),
+            decide=lambda runs: less_growth(runs, SHARPNESS, "λ_max(H)", to_epoch=1),
         ),
         Claim(
-            "first-epoch-jacobian",
-            "M",
-            "C.1, fig. 28",
-            "in the first epoch the softmaxed Jacobian grows less, the smoother the labels",
-            "a figure without numbers",
-            "the same of max ‖∂σ(f)/∂x‖",
-            lambda runs: less_growth(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖", to_epoch=1),
+            id="first-epoch-jacobian",
+            paper="M",
+            where="C.1, fig. 28",
+            statement="in the first epoch the softmaxed Jacobian grows less, the smoother the labels",
+            paper_value="a figure without numbers",
+            rule="the same of max ‖∂σ(f)/∂x‖",
+            decide=lambda runs: less_growth(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖", to_epoch=1),
         ),
         Claim(
-            "outputs-grow",
-            "M",
-            "C.1, fig. 29",
-            "the outputs go on growing without label smoothing and stop with it",
-            "“grows to infinity in the unsmoothed case”",
-            "‖F(X)‖_F at the end over that halfway, above 1.05 without smoothing and below 1.05 with it, by 95 % "
-            "t-intervals over seeds",
-            outputs_grow,
+            id="outputs-grow",
+            paper="M",
+            where="C.1, fig. 29",
+            statement="the outputs go on growing without label smoothing and stop with it",
+            paper_value="“grows to infinity in the unsmoothed case”",
+            rule=(
+                "‖F(X)‖_F at the end over that halfway, above 1.05 without smoothing and below 1.05 with it, by 95 % "
+                "t-intervals over seeds"
+            ),
+            decide=outputs_grow,
         ),
         Claim(
-            "sharpness-collapses",
-            "M",
-            "C.1, fig. 29",
-            "sharpness collapses without label smoothing and plateaus above zero with it",
-            "“ultimately causing the sharpness with unsmoothed labels to collapse to zero”",
-            "λ_max(H) at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by 95 % "
-            "t-intervals over seeds",
-            lambda runs: collapses(runs, SHARPNESS, "λ_max(H)"),
+            id="sharpness-collapses",
+            paper="M",
+            where="C.1, fig. 29",
+            statement="sharpness collapses without label smoothing and plateaus above zero with it",
+            paper_value="“ultimately causing the sharpness with unsmoothed labels to collapse to zero”",
+            rule=(
+                "λ_max(H) at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by 95 % "
+                "t-intervals over seeds"
+            ),
+            decide=lambda runs: collapses(runs, SHARPNESS, "λ_max(H)"),
         ),
         Claim(
-            "jacobian-collapses",
-            "M",
-            "C.1, fig. 29",
-            "the growth of the outputs drives the softmaxed Jacobian to zero",
-            "a figure without numbers",
-            "max ‖∂σ(f)/∂x‖ at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by 95 % "
-            "t-intervals over seeds",
-            lambda runs: collapses(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖"),
+            id="jacobian-collapses",
+            paper="M",
+            where="C.1, fig. 29",
+            statement="the growth of the outputs drives the softmaxed Jacobian to zero",
+            paper_value="a figure without numbers",
+            rule=(
+                "max ‖∂σ(f)/∂x‖ at the end over its largest, below 0.1 without smoothing and above 0.25 with it, by "
+                "95 % t-intervals over seeds"
+            ),
+            decide=lambda runs: collapses(runs, JACOBIAN, "max ‖∂σ(f)/∂x‖"),
         ),
         Claim(
-            "logits-do-not",
-            "hessflat",
-            "beyond the paper; C.1",
-            "it is the softmax that collapses: the Jacobian of the logits does not",
-            "not in the paper, which argues it",
-            "max ‖∂f/∂x‖ at the end over its largest, without label smoothing, above 0.5 by a 95 % t-interval over "
-            "seeds",
-            lambda runs: claims.beyond(
+            id="logits-do-not",
+            paper="hessflat",
+            where="beyond the paper; C.1",
+            statement="it is the softmax that collapses: the Jacobian of the logits does not",
+            paper_value="not in the paper, which argues it",
+            rule=(
+                "max ‖∂f/∂x‖ at the end over its largest, without label smoothing, above 0.5 by a 95 % t-interval over "
+                "seeds"
+            ),
+            decide=lambda runs: claims.beyond(
                 split(runs)[0], lambda run: remains(run, LOGITS), 0.5, "max ‖∂f/∂x‖, end over largest"
             ),
         ),

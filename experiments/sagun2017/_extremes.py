@@ -113,13 +113,13 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
 
     def claim(method: str, count_of: Callable[[Run], int], words: str) -> Claim:
         return Claim(
-            f"as-many-by-{method}",
-            "S",
-            where,
-            f"{statement}, by {words}",
-            "a figure without numbers",
-            f"eigenvalues above {words}: medians over seeds within 1 of one another",
-            lambda runs: same_count(runs, by, count_of, 1, f"above {words}"),
+            id=f"as-many-by-{method}",
+            paper="S",
+            where=where,
+            statement=f"{statement}, by {words}",
+            paper_value="a figure without numbers",
+            rule=f"eigenvalues above {words}: medians over seeds within 1 of one another",
+            decide=lambda runs: same_count(runs, by, count_of, 1, f"above {words}"),
         )
 
     return (
@@ -129,13 +129,13 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
 
 
 AGREEMENT = Claim(
-    "ends-agree-with-all",
-    "hessflat",
-    "",
-    "both ends by Lanczos are those of the exact spectrum, where it is known",
-    "not in the paper",
-    "relative error at every rank measured, of eigenvalues beyond 1e-5 λ_max, at most 0.05 in every run",
-    lambda runs: claims.in_every_run(
+    id="ends-agree-with-all",
+    paper="hessflat",
+    where="",
+    statement="both ends by Lanczos are those of the exact spectrum, where it is known",
+    paper_value="not in the paper",
+    rule="relative error at every rank measured, of eigenvalues beyond 1e-5 λ_max, at most 0.05 in every run",
+    decide=lambda runs: claims.in_every_run(
         [run for run in finished(runs) if is_known_exactly(run)],
         error_of_ends,
         0.05,

@@ -268,53 +268,61 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "jump-at-the-switch",
-            "S",
-            "§4.1, figure 8",
-            "right after the switch to small batches both losses jump and both accuracies drop",
-            "a figure without numbers",
-            "worst of the tenth of Part II's records after the switch against the worst of as many before it: ln of "
-            "the ratio of losses and the drop of accuracies above 0, all four by 95 % t-intervals over seeds",
-            jumps,
+            id="jump-at-the-switch",
+            paper="S",
+            where="§4.1, figure 8",
+            statement="right after the switch to small batches both losses jump and both accuracies drop",
+            paper_value="a figure without numbers",
+            rule=(
+                "worst of the tenth of Part II's records after the switch against the worst of as many before it: ln "
+                "of the ratio of losses and the drop of accuracies above 0, all four by 95 % t-intervals over seeds"
+            ),
+            decide=jumps,
         ),
         Claim(
-            "small-batches-better",
-            "S",
-            "§4.1, figure 8",
-            "the solution of small batches has the better test accuracy",
-            "about 1 % better",
-            "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
-            "t-interval with the sampling of test examples counted in",
-            better,
+            id="small-batches-better",
+            paper="S",
+            where="§4.1, figure 8",
+            statement="the solution of small batches has the better test accuracy",
+            paper_value="about 1 % better",
+            rule=(
+                "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
+                "t-interval with the sampling of test examples counted in"
+            ),
+            decide=better,
         ),
         Claim(
-            "no-barrier",
-            "S",
-            "§4.1, figure 9",
-            "there is no barrier on the straight line between the two solutions",
-            "a figure without numbers",
-            "the most by which the training loss on the segment exceeds the chord, over ln 10, below 0.02, and the "
-            "most by which the training error exceeds the mean of the two, below 2 points, by 95 % t-intervals",
-            lambda runs: no_barrier(published(runs)),
+            id="no-barrier",
+            paper="S",
+            where="§4.1, figure 9",
+            statement="there is no barrier on the straight line between the two solutions",
+            paper_value="a figure without numbers",
+            rule=(
+                "the most by which the training loss on the segment exceeds the chord, over ln 10, below 0.02, and the "
+                "most by which the training error exceeds the mean of the two, below 2 points, by 95 % t-intervals"
+            ),
+            decide=lambda runs: no_barrier(published(runs)),
         ),
         Claim(
-            "large-batches-sharper",
-            "S",
-            "§4.1, figure 9",
-            "the loss rises faster beyond the solution of large batches than beyond that of small ones",
-            "a figure without numbers",
-            "(rise beyond LB − rise beyond SB) / their sum, of the mean training loss up to one distance beyond each, "
-            "above 0 by a 95 % t-interval over seeds",
-            sharper,
+            id="large-batches-sharper",
+            paper="S",
+            where="§4.1, figure 9",
+            statement="the loss rises faster beyond the solution of large batches than beyond that of small ones",
+            paper_value="a figure without numbers",
+            rule=(
+                "(rise beyond LB − rise beyond SB) / their sum, of the mean training loss up to one distance beyond "
+                "each, above 0 by a 95 % t-interval over seeds"
+            ),
+            decide=sharper,
         ),
         Claim(
-            "no-barrier-at-lower-loss",
-            "hessflat",
-            "beyond the paper",
-            "there is no barrier either where Part I was trained on, to a far lower loss, before the switch",
-            "not in the paper",
-            "as for no-barrier, of parts of twice as many steps",
-            lambda runs: no_barrier(longer(runs)),
+            id="no-barrier-at-lower-loss",
+            paper="hessflat",
+            where="beyond the paper",
+            statement="there is no barrier either where Part I was trained on, to a far lower loss, before the switch",
+            paper_value="not in the paper",
+            rule="as for no-barrier, of parts of twice as many steps",
+            decide=lambda runs: no_barrier(longer(runs)),
         ),
     ),
     notes=(

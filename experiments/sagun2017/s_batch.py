@@ -80,24 +80,26 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "larger-outliers",
-            "S",
-            "§3.3, fig. 4",
-            "the large batch ends where the positive eigenvalues are larger",
-            "a figure without numbers",
-            "ratio of λ_max(H), batch 512 over batch 10 and paired by seed, above 1 by a 95 % t-interval",
-            larger_outliers,
+            id="larger-outliers",
+            paper="S",
+            where="§3.3, fig. 4",
+            statement="the large batch ends where the positive eigenvalues are larger",
+            paper_value="a figure without numbers",
+            rule="ratio of λ_max(H), batch 512 over batch 10 and paired by seed, above 1 by a 95 % t-interval",
+            decide=larger_outliers,
         ),
         *extremes.as_many(BATCH, "§1.2, fig. 4", "the large batch produces the same number of outliers"),
         Claim(
-            "right-edge-at-equal-loss",
-            "hessflat",
-            "§3.3, fig. 4",
-            "the right edge differs by the training loss alone, in proportion to which it falls",
-            "not in the paper",
-            f"mean of the {CLASSES} largest eigenvalues over the training loss, batch 512 over batch 10 and paired by "
-            "seed: 1 within a factor of 1.25 by a 95 % t-interval",
-            larger_over_loss,
+            id="right-edge-at-equal-loss",
+            paper="hessflat",
+            where="§3.3, fig. 4",
+            statement="the right edge differs by the training loss alone, in proportion to which it falls",
+            paper_value="not in the paper",
+            rule=(
+                f"mean of the {CLASSES} largest eigenvalues over the training loss, batch 512 over batch 10 and paired "
+                "by seed: 1 within a factor of 1.25 by a 95 % t-interval"
+            ),
+            decide=larger_over_loss,
         ),
         extremes.NEGATIVES_ARE_SMALL,
         extremes.AGREEMENT,

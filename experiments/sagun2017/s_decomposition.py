@@ -77,13 +77,13 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "outliers-are-g's",
-            "S",
-            "§2.2, §3.1",
-            "at the end of training the large eigenvalues of H are those of G",
-            "an argument without numbers",
-            f"largest relative difference of the {OUTLIERS} largest, below 0.05 by a 95 % t-interval over seeds",
-            partial(
+            id="outliers-are-g's",
+            paper="S",
+            where="§2.2, §3.1",
+            statement="at the end of training the large eigenvalues of H are those of G",
+            paper_value="an argument without numbers",
+            rule=f"largest relative difference of the {OUTLIERS} largest, below 0.05 by a 95 % t-interval over seeds",
+            decide=partial(
                 claims.beyond,
                 value_of=outliers_apart,
                 limit=0.05,
@@ -92,36 +92,36 @@ EXPERIMENT = Experiment(
             ),
         ),
         Claim(
-            "negatives-are-r's",
-            "S",
-            "§3.4",
-            "negative eigenvalues can only come from R: G has none, and those of H are bounded by R's",
-            "follows from eq. 4",
-            "−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-12, rounding, in every run",
-            lambda runs: claims.all_of(
+            id="negatives-are-r's",
+            paper="S",
+            where="§3.4",
+            statement="negative eigenvalues can only come from R: G has none, and those of H are bounded by R's",
+            paper_value="follows from eq. 4",
+            rule="−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-12, rounding, in every run",
+            decide=lambda runs: claims.all_of(
                 claims.in_every_run(runs, smallest_of_g, 1e-12, "−λ_min(G) / λ_max(G)"),
                 claims.in_every_run(runs, below_residual, 1e-12, "(λ_min(R) − λ_min(H)) / λ_max(H)"),
             ),
         ),
         Claim(
-            "r-is-small",
-            "S",
-            "§2.2, eq. 5",
-            "at the end of training R can be left out",
-            "an argument without numbers",
-            "‖R‖_F / ‖H‖_F, below 0.1 by a 95 % t-interval over seeds",
-            partial(
+            id="r-is-small",
+            paper="S",
+            where="§2.2, eq. 5",
+            statement="at the end of training R can be left out",
+            paper_value="an argument without numbers",
+            rule="‖R‖_F / ‖H‖_F, below 0.1 by a 95 % t-interval over seeds",
+            decide=partial(
                 claims.beyond, value_of=share_of_residual, limit=0.1, what="‖R‖_F / ‖H‖_F at the end", expect="smaller"
             ),
         ),
         Claim(
-            "r-falls",
-            "S",
-            "§2.2",
-            "training makes R small beside G",
-            "an argument without numbers",
-            "‖R‖_F / ‖H‖_F at the end over that at the start, below 1 by a 95 % t-interval over seeds",
-            partial(
+            id="r-falls",
+            paper="S",
+            where="§2.2",
+            statement="training makes R small beside G",
+            paper_value="an argument without numbers",
+            rule="‖R‖_F / ‖H‖_F at the end over that at the start, below 1 by a 95 % t-interval over seeds",
+            decide=partial(
                 claims.beyond,
                 value_of=fall_of_residual,
                 limit=1.0,

@@ -162,13 +162,13 @@ def _claim(method: str, words: str) -> Claim:
     right = sum(abs(count - row.blobs) <= 1 for row, count in known.items())
     legible = "" if len(known) == len(counts) else " legible"
     return Claim(
-        f"as-many-as-blobs-by-{method}",
-        "S",
-        "§3.1, table 1",
-        f"with ReLU as many eigenvalues stand out as there are classes, by {words}",
-        f"within ± 1 in {right} of {len(known)}{legible} rows",
-        "median over seeds within ± 1 of the number of blobs in every row with ReLU",
-        matched(method, "relu"),
+        id=f"as-many-as-blobs-by-{method}",
+        paper="S",
+        where="§3.1, table 1",
+        statement=f"with ReLU as many eigenvalues stand out as there are classes, by {words}",
+        paper_value=f"within ± 1 in {right} of {len(known)}{legible} rows",
+        rule="median over seeds within ± 1 of the number of blobs in every row with ReLU",
+        decide=matched(method, "relu"),
     )
 
 
@@ -184,13 +184,13 @@ EXPERIMENT = Experiment(
         _claim("gap", "the largest gap"),
         _claim("ratio", "the largest ratio"),
         Claim(
-            "not-with-tanh",
-            "S",
-            "table 1",
-            "with tanh the largest gap does not count the classes",
-            "2, 2, 2 and 3 for 2, 5, 10 and 20 blobs",
-            "median over seeds within ± 1 of the number of blobs in every row with tanh: claimed to fail",
-            lambda runs: _reversed(matched("gap", "tanh")(runs)),
+            id="not-with-tanh",
+            paper="S",
+            where="table 1",
+            statement="with tanh the largest gap does not count the classes",
+            paper_value="2, 2, 2 and 3 for 2, 5, 10 and 20 blobs",
+            rule="median over seeds within ± 1 of the number of blobs in every row with tanh: claimed to fail",
+            decide=lambda runs: _reversed(matched("gap", "tanh")(runs)),
         ),
     ),
     notes=(

@@ -166,67 +166,81 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         Claim(
-            "right-edge-stays",
-            "S",
-            "§3.2, fig. 3",
-            "the right edge of the spectrum does not change as parameters are added",
-            "a figure without numbers",
-            f"mean of the {CLASSES} largest eigenvalues (as many as classes), widest over narrowest and paired by "
-            "seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to sevenfold",
-            right_edge,
+            id="right-edge-stays",
+            paper="S",
+            where="§3.2, fig. 3",
+            statement="the right edge of the spectrum does not change as parameters are added",
+            paper_value="a figure without numbers",
+            rule=(
+                f"mean of the {CLASSES} largest eigenvalues (as many as classes), widest over narrowest and paired by "
+                "seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to sevenfold"
+            ),
+            decide=right_edge,
         ),
         *extremes.as_many(
             WIDTH, "§3.2, fig. 3", "the number of large eigenvalues does not change as parameters are added"
         ),
         Claim(
-            "right-edge-at-equal-loss",
-            "hessflat",
-            "§3.2, fig. 3",
-            "the right edge is the same but for the training loss, in proportion to which it falls",
-            "not in the paper",
-            f"mean of the {CLASSES} largest eigenvalues over the training loss, widest over narrowest and paired by "
-            "seed: 1 within a factor of 1.25 by a 95 % t-interval",
-            partial(unchanged, mean_outlier_over_loss, 1.25, f"mean of the {CLASSES} largest over training loss"),
+            id="right-edge-at-equal-loss",
+            paper="hessflat",
+            where="§3.2, fig. 3",
+            statement="the right edge is the same but for the training loss, in proportion to which it falls",
+            paper_value="not in the paper",
+            rule=(
+                f"mean of the {CLASSES} largest eigenvalues over the training loss, widest over narrowest and paired "
+                "by seed: 1 within a factor of 1.25 by a 95 % t-interval"
+            ),
+            decide=partial(
+                unchanged, mean_outlier_over_loss, 1.25, f"mean of the {CLASSES} largest over training loss"
+            ),
         ),
         Claim(
-            "tail-has-one-shape",
-            "S",
-            "§3.4, fig. 5",
-            "the negative eigenvalues converge to the same shape against rank in per cent of P",
-            "a figure without numbers",
-            "λ at the end of the measured tail over λ a quarter of the way there, widest over narrowest and paired by "
-            "seed: 1 within a factor of 1.25 by a 95 % t-interval",
-            partial(unchanged, fall_of_tail, 1.25, "fall of the negative tail"),
+            id="tail-has-one-shape",
+            paper="S",
+            where="§3.4, fig. 5",
+            statement="the negative eigenvalues converge to the same shape against rank in per cent of P",
+            paper_value="a figure without numbers",
+            rule=(
+                "λ at the end of the measured tail over λ a quarter of the way there, widest over narrowest and "
+                "paired by seed: 1 within a factor of 1.25 by a 95 % t-interval"
+            ),
+            decide=partial(unchanged, fall_of_tail, 1.25, "fall of the negative tail"),
         ),
         Claim(
-            "tail-has-one-size",
-            "S",
-            "fig. 5",
-            "the negative eigenvalues at the same per cent of P are the same at all widths",
-            "a figure without numbers",
-            "|λ| half-way along the measured tail, widest over narrowest and paired by seed: 1 within a factor of 1.25 "
-            "by a 95 % t-interval",
-            partial(unchanged, size_of_tail, 1.25, "|λ| half-way along the tail"),
+            id="tail-has-one-size",
+            paper="S",
+            where="fig. 5",
+            statement="the negative eigenvalues at the same per cent of P are the same at all widths",
+            paper_value="a figure without numbers",
+            rule=(
+                "|λ| half-way along the measured tail, widest over narrowest and paired by seed: 1 within a factor of "
+                "1.25 by a 95 % t-interval"
+            ),
+            decide=partial(unchanged, size_of_tail, 1.25, "|λ| half-way along the tail"),
         ),
         Claim(
-            "share-of-negatives-stays",
-            "S",
-            "§3.4",
-            "the ratio of negative eigenvalues remains the same as parameters are added",
-            "an observation without numbers",
-            "share of eigenvalues below zero, from exact spectra, widest over narrowest and paired by seed: 1 within a "
-            "factor of 1.1 by a 95 % t-interval",
-            share_below_zero,
+            id="share-of-negatives-stays",
+            paper="S",
+            where="§3.4",
+            statement="the ratio of negative eigenvalues remains the same as parameters are added",
+            paper_value="an observation without numbers",
+            rule=(
+                "share of eigenvalues below zero, from exact spectra, widest over narrowest and paired by seed: 1 "
+                "within a factor of 1.1 by a 95 % t-interval"
+            ),
+            decide=share_below_zero,
         ),
         Claim(
-            "negatives-by-rank",
-            "hessflat",
-            "§3.4",
-            "the ratio remains because at most (C − 1) h eigenvalues of H can be negative with one hidden layer of "
-            "ReLU, which grows as P does",
-            "not in the paper",
-            "negative eigenvalues, from exact spectra, over (C − 1) h: at most 1 in every run",
-            at_most_by_rank,
+            id="negatives-by-rank",
+            paper="hessflat",
+            where="§3.4",
+            statement=(
+                "the ratio remains because at most (C − 1) h eigenvalues of H can be negative with one hidden layer of "
+                "ReLU, which grows as P does"
+            ),
+            paper_value="not in the paper",
+            rule="negative eigenvalues, from exact spectra, over (C − 1) h: at most 1 in every run",
+            decide=at_most_by_rank,
         ),
         extremes.NEGATIVES_ARE_SMALL,
         extremes.AGREEMENT,

@@ -1,6 +1,7 @@
 """What an experiment is: a question, the runs that answer it, the figures that show it, its claims."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
@@ -21,8 +22,13 @@ class Evidence(NamedTuple):
     explanation: str = ""
 
 
-class Claim(NamedTuple):
-    """A statement of a paper (or one of our own), with the rule that decides it from finished runs."""
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement of a paper (or one of our own), with the rule that decides it from finished runs.
+
+    `where` and `paper_value` say where the paper makes the statement and what numbers it gives; `rule` says in a
+    sentence what `decide` does.
+    """
 
     id: str
     paper: str
