@@ -1,4 +1,7 @@
-"""Compiled programs are let go of before Linux runs out of memory mappings for them."""
+"""Free memory; compiled programs are let go of before Linux runs out of memory mappings for them."""
+
+import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,16 @@ import pytest
 
 from hessflat import models
 from hessflat.utils import memory
+
+
+def test_free_memory_is_asked_of_psutil_where_it_is_installed():
+    psutil = pytest.importorskip("psutil")
+    assert 0.5 < memory._free_in_machine() / psutil.virtual_memory().available < 2
+
+
+def test_without_psutil_free_memory_is_all_there_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert memory._free_in_machine() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(("taken", "cleared"), [(40, False), (60, True)])

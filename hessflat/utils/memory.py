@@ -61,19 +61,15 @@ def text(count: float) -> str:
 
 def _free_in_machine() -> int:
     try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        import psutil
+    except ImportError:  # without it, all the memory that there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**63
+    return int(psutil.virtual_memory().available)
 
 
 def _free_in_container() -> int:
     folder = "/sys/fs/cgroup/"
     try:
-        with (
-            open(folder + "memory.max", encoding="ascii") as limit,
-            open(folder + "memory.current", encoding="ascii") as used,
-        ):
-            return int(limit.read()) - int(used.read())
+        return int(Path(folder + "memory.max").read_text()) - int(Path(folder + "memory.current").read_text())
     except (OSError, ValueError):
         return 2**63

@@ -1,19 +1,20 @@
-"""One line that says what is running and how long it will take: live in a terminal, now and then in a log."""
+"""One line that says what is running and how long it will take: live in a terminal, now and then in a log.
+
+The live line is drawn by rich, which is imported where it is drawn; without rich a terminal gets the lines of a log.
+"""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import NamedTuple, TextIO
 
 SECONDS_BETWEEN_LOG_LINES = 10.0
 
 
 class Reporter(NamedTuple):
-    """How work tells what it does.
+    """How work reports what it does.
 
     `advance(work, doing)` adds finished work, in the unit of the total, and says what runs; `skip(work)` takes off
     what was finished before, so that it does not count as having taken no time; `note` prints a line.
@@ -24,19 +25,77 @@ class Reporter(NamedTuple):
     note: Callable[[str], None]
 
 
+class _Screen(NamedTuple):
+    """Where a report goes: `show(done, total, elapsed, doing)` and `note(line)`."""
+
+    show: Callable[[float, float, float, str], None]
+    note: Callable[[str], None]
+
+
 def silent() -> Reporter:
     """A reporter that shows nothing."""
     return Reporter(lambda work, doing: None, lambda work: None, lambda line: None)
 
 
 @contextlib.contextmanager
-def reporting(total: float, console: Console | None = None) -> Iterator[Reporter]:
-    """A reporter of `total` units of work, any unit; time left is what the finished share took, scaled."""
-    console = console or Console(stderr=True, highlight=False)
+def reporting(total: float, stream: TextIO | None = None, terminal: bool | None = None) -> Iterator[Reporter]:
+    """A reporter of `total` units of work, any unit; time left is what the finished share took, scaled.
+
+    Args:
+        total: work in all.
+        stream: where it is shown; None is standard error.
+        terminal: whether to draw a live line; None asks the stream.
+    """
+    stream = stream or sys.stderr
     started = time.monotonic()
     done = 0.0
-    last_line = started
-    lock = threading.Lock()  # what worker processes tell arrives in a thread of its own
+    lock = threading.Lock()  # messages of worker processes arrive in a thread of their own
+    with _screen(total, stream, stream.isatty() if terminal is None else terminal) as screen:
+
+        def advance(work: float, doing: str) -> None:
+            nonlocal done
+            with lock:
+                done += work
+                screen.show(done, total, time.monotonic() - started, doing)
+
+        def skip(work: float) -> None:
+            nonlocal total
+            with lock:
+                total -= work
+
+        yield Reporter(advance, skip, screen.note)
+
+
+@contextlib.contextmanager
+def counting(total: int, doing: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A function that adds finished steps of `total`: a bar with the time left, on a terminal, if `shown`."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    with reporting(total) as reporter:
+        yield lambda steps: reporter.advance(steps, doing)
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _screen(total: float, stream: TextIO, terminal: bool) -> contextlib.AbstractContextManager[_Screen]:
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import rich.progress  # noqa: F401  a library without it has no bar
+
+            return _live_line(total, stream)
+    return contextlib.nullcontext(_log_lines(stream))
+
+
+@contextlib.contextmanager
+def _live_line(total: float, stream: TextIO) -> Iterator[_Screen]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         BarColumn(bar_width=24),
@@ -45,39 +104,31 @@ def reporting(total: float, console: Console | None = None) -> Iterator[Reporter
         TextColumn("{task.fields[left]:>12}"),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    console = Console(file=stream, highlight=False, force_terminal=True)
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=total, left="")
 
-        def advance(work: float, doing: str) -> None:
-            nonlocal done, last_line
-            with lock:
-                done += work
-                elapsed = time.monotonic() - started
-                left = _time_left(elapsed, done, total)
-                bar.update(task, completed=done, description=doing, left=left)
-                if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
-                    last_line = time.monotonic()
-                    share = done / max(total, done, 1e-12)
-                    console.print(f"{share:4.0%}  {clock(elapsed)}  {left}  {doing}", soft_wrap=True)
+        def show(done: float, total: float, elapsed: float, doing: str) -> None:
+            bar.update(task, total=total, completed=done, description=doing, left=_time_left(elapsed, done, total))
 
-        def skip(work: float) -> None:
-            nonlocal total
-            with lock:
-                total -= work
-                bar.update(task, total=total)
-
-        yield Reporter(advance, skip, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
+        yield _Screen(show, lambda line: bar.console.print(line, soft_wrap=True, markup=False))
 
 
-@contextlib.contextmanager
-def counting(total: int, doing: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A function that adds finished steps of `total`: a bar with the time left, on a terminal, if `shown`."""
-    console = Console(stderr=True, highlight=False)
-    if not shown or not console.is_terminal:
-        yield lambda steps: None
-        return
-    with reporting(total, console) as reporter:
-        yield lambda steps: reporter.advance(steps, doing)
+def _log_lines(stream: TextIO) -> _Screen:
+    """A line every `SECONDS_BETWEEN_LOG_LINES`."""
+    last_line = time.monotonic()
+
+    def show(done: float, total: float, elapsed: float, doing: str) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line > SECONDS_BETWEEN_LOG_LINES:
+            last_line = time.monotonic()
+            share = done / max(total, done, 1e-12)
+            note(f"{share:4.0%}  {clock(elapsed)}  {_time_left(elapsed, done, total)}  {doing}")
+
+    def note(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    return _Screen(show, note)
 
 
 def _time_left(elapsed: float, done: float, total: float) -> str:
@@ -85,10 +136,3 @@ def _time_left(elapsed: float, done: float, total: float) -> str:
     if done <= 0 or done < 0.05 * total:
         return ""
     return f"{clock(elapsed * max(total - done, 0.0) / done)} left"
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
