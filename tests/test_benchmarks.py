@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from benchmarks import agreement, document, goals, large, layouts, results, run,
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.problems import FULL, SMOKE
 from benchmarks.workloads import WORKLOADS, chosen
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
@@ -17,7 +17,7 @@ from hessflat.utils.errors import InputError
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmarks") / "run.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", compat.setting("jax_compilation_cache_dir"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         run.main(["--only=W1,W5", "--peers=JAX by hand", "--repeats=2", "--scale=smoke", f"--out={path}"])
     return json.loads(path.read_text())

@@ -23,6 +23,7 @@ from benchmarks.training.workloads import (
 from hessflat import models
 from hessflat.config.validators import settings_of
 from hessflat.models import MODELS
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
@@ -30,7 +31,7 @@ from hessflat.utils.errors import InputError
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmarks") / "run.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", compat.setting("jax_compilation_cache_dir"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         run.main(["--only=mlp", "--repeats=2", "--scale=smoke", f"--out={path}"])
     return json.loads(path.read_text())

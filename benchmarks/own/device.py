@@ -14,6 +14,7 @@ from benchmarks.contenders import Result
 from benchmarks.own.basis import bytes_moved, diagonal, seconds_beyond_recurrence
 from benchmarks.own.products import Products
 from benchmarks.timing import seconds_per_call
+from hessflat.utils import compat
 
 PRECISIONS = ("default", "tensorfloat32", "highest")
 _PROBES = 8
@@ -115,7 +116,7 @@ def _with_precision(name: str, call: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _precision(name: str) -> Iterator[None]:
-    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    before = compat.setting("jax_default_matmul_precision")
     jax.config.update("jax_default_matmul_precision", name)
     try:
         yield

@@ -11,6 +11,7 @@ import numpy as np
 import hessflat.curvature as cv
 from hessflat import data
 from hessflat.runs import run_folder
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
         "built-in data": ", ".join(data.SOURCES),
         "prepared data": ", ".join(data.prepared()) or 'none; run: make data DATASETS="mnist"',
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
-        "compiled code": jax.config.values["jax_compilation_cache_dir"] or "not kept",
+        "compiled code": compat.setting("jax_compilation_cache_dir") or "not kept",
     }
     for name, value in lines.items():
         print(f"{name:14} {value}")

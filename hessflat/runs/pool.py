@@ -24,6 +24,7 @@ from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import waves
 from hessflat.runs.jobs import Job, chunks_of, claim, groups_of
 from hessflat.runs.schema import effective
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import Reporter
 
@@ -89,20 +90,19 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
 def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
     context = multiprocessing.get_context("spawn")
     messages: Any = context.SimpleQueue()
-    settings = {name: getattr(jax.config, name) for name in _CARRIED}
+    settings = {name: compat.setting(name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
     shares = [run_folder.cores()[i::count] or run_folder.cores() for i in range(count)][: len(chunks)]
+    others = set(multiprocessing.active_children())
     pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
     try:
         _share_out(chunks, pools)
     except BaseException as error:
         # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
-        # A pool that is shutting down no longer knows its processes.
-        processes = [process for pool in pools for process in (pool._processes or {}).values()]
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise InputError(

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -14,8 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named, read_object, write_atomically
 
@@ -50,12 +51,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    with file:
+        # Never by a file's mere presence, which would outlive a process that is killed.
+        lock = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held = lock.acquire()
+        except filelock.Timeout as error:
             raise InputError(f"{folder} is in use by another process; wait for it, or stop it first") from error
+    with held:
         yield
 
 
@@ -90,7 +92,7 @@ def environment() -> dict[str, Any]:
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         # How many cores a run has decides how its sums are rounded.
         "cores": len(cores()),
-        "x64": bool(jax.config.values["jax_enable_x64"]),
+        "x64": compat.setting("jax_enable_x64"),
         "git_commit": git_commit(),
     }
 

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend import core as jex_core
+
+from hessflat.utils import compat
 
 # Bytes of patches made at a time: what the caches hold, with the rest of the operands.
 _PATCH_BYTES = 1 << 20
@@ -33,7 +34,7 @@ def canonical(function: Callable) -> Callable:
     return rewritten
 
 
-def evaluate(jaxpr: jex_core.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def evaluate(jaxpr: compat.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
     run_equations(jaxpr.eqns, values)
@@ -55,7 +56,7 @@ def has_slow(equations: Iterable[Any]) -> bool:
 
 def values_of(variables: Iterable[Any], values: Mapping[Any, Any]) -> list[Any]:
     """What stands for `variables`, some of which may be literals."""
-    return [v.val if isinstance(v, jex_core.Literal) else values[v] for v in variables]
+    return [v.val if isinstance(v, compat.Literal) else values[v] for v in variables]
 
 
 def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
@@ -66,8 +67,7 @@ def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
     if name == "conv_general_dilated" and jax.default_backend() == "cpu" and _is_ungrouped(equation.params):
         return [_convolve(*inputs, **equation.params)]
     params = {key: _rewritten_inside(value) for key, value in equation.params.items()}
-    result = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
-    return list(result) if equation.primitive.multiple_results else [result]
+    return compat.bind(equation, inputs, params)
 
 
 def is_canonical(params: Mapping[str, Any]) -> bool:
@@ -82,14 +82,14 @@ def _is_ungrouped(params: Mapping[str, Any]) -> bool:
 
 def _rewritten_inside(value: Any) -> Any:
     """Bodies of loops and branches, rewritten like the rest."""
-    if isinstance(value, tuple) and any(isinstance(v, jex_core.ClosedJaxpr) for v in value):
+    if isinstance(value, tuple) and any(isinstance(v, compat.ClosedJaxpr) for v in value):
         return tuple(map(_rewritten_inside, value))
-    if not isinstance(value, jex_core.ClosedJaxpr) or not _has_convolution(value.jaxpr):
+    if not isinstance(value, compat.ClosedJaxpr) or not _has_convolution(value.jaxpr):
         return value
     return jax.make_jaxpr(lambda *args: evaluate(value.jaxpr, value.consts, args))(*value.in_avals)
 
 
-def _has_convolution(jaxpr: jex_core.Jaxpr) -> bool:
+def _has_convolution(jaxpr: compat.Jaxpr) -> bool:
     return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr.eqns))
 
 
@@ -99,9 +99,9 @@ def equations_of(equations: Iterable[Any]) -> Iterable[Any]:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(inner, jex_core.ClosedJaxpr):
+                if isinstance(inner, compat.ClosedJaxpr):
                     yield from equations_of(inner.jaxpr.eqns)
-                elif isinstance(inner, jex_core.Jaxpr):
+                elif isinstance(inner, compat.Jaxpr):
                     yield from equations_of(inner.eqns)
 
 

@@ -20,6 +20,7 @@ from curvature_cases import (
 
 import hessflat.curvature as cv
 from hessflat.curvature.operators import operator
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
@@ -34,7 +35,7 @@ def test_curvature_matrices_pass(batch_size, seed):
     assert found.finite_difference < 1e-6
     assert found.batch_weights < found.tolerance
     assert (found.notes, found.num_products, found.precision) == ((), 15, "highest")
-    assert not jax.config.jax_enable_x64
+    assert not compat.setting("jax_enable_x64")
 
 
 @pytest.mark.slow

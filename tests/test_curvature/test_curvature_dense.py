@@ -21,6 +21,7 @@ import hessflat.curvature as cv
 from hessflat.curvature.exact import gram
 from hessflat.curvature.exact.dense import exact_spectrum
 from hessflat.curvature.operators import operator
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
@@ -135,7 +136,7 @@ def test_the_gram_side_in_float64_of_a_float32_operator():
     op, x = least_squares(11, 50)
     x = np.asarray(x, np.float64)
     assert_allclose(exact_spectrum(op, float64=True).values[-11:], np.linalg.eigvalsh(x @ x.T / 11), rtol=1e-13)
-    assert not jax.config.jax_enable_x64
+    assert not compat.setting("jax_enable_x64")
 
 
 def test_a_dense_matrix_in_float64_of_a_float32_operator():

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend import core as jex_core
 
 from hessflat.curvature.numerics import trees
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
 from hessflat.curvature.operators.terms import Term, functions_of, product_of
+from hessflat.utils import compat
 from hessflat.utils.convolution import canonical, equations_of
 
 # Steps relative to the size of what is varied.
@@ -168,7 +168,7 @@ def _rounds(term: Term, vector: Any) -> bool:
     jaxpr = jax.make_jaxpr(canonical(product))(term.params, vector).jaxpr
     depends = set(jaxpr.invars)
     for equation in jaxpr.eqns:
-        if not depends.isdisjoint(v for v in equation.invars if not isinstance(v, jex_core.Literal)):
+        if not depends.isdisjoint(v for v in equation.invars if not isinstance(v, compat.Literal)):
             depends.update(equation.outvars)
             if any(_is_narrow(variable) for e in equations_of([equation]) for variable in e.outvars):
                 return True

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from hessflat.utils import compat
+
 # JAX's settings, from the fastest to the most exact, and what each is on a backend. A CPU knows only the last.
 _LEVELS = {
     **dict.fromkeys(("default", "fastest", "bfloat16"), 0),
@@ -49,4 +51,4 @@ def epsilon(dtype: Any, precision: str) -> float:
 
 
 def _asked() -> str:
-    return str(jax.config.jax_default_matmul_precision or "highest")  # type: ignore[attr-defined]
+    return str(compat.setting("jax_default_matmul_precision") or "highest")

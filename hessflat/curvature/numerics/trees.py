@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 Tree = Any
@@ -113,7 +114,7 @@ def shapes_of(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 def is_traced(tree: Tree) -> bool:
     """Whether any leaf stands for a value that is not known yet."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(compat.is_traced(leaf) for leaf in jax.tree.leaves(tree))
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,13 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend import core as jex_core
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature.numerics import trees
 from hessflat.curvature.operators.batches import Batches
 from hessflat.curvature.operators.terms import Term, product_of
-from hessflat.utils import convolution, memory
+from hessflat.utils import compat, convolution, memory
 from hessflat.utils.convolution import canonical, run_equations, values_of
 
 # Results that are cheaper to make again than to keep: they only move or repeat numbers.
@@ -93,7 +92,7 @@ def linearize(term: Term, limit: int) -> Term | LinearizedTerm:
     stages = _stages_for(term, batches, batches.size)
     remainders = tuple(_stages_for(term, batches, size) for _, size in batches.rest)
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
-    if any(isinstance(value, jax.core.Tracer) for s in (stages, *remainders) for value in s.captured.values()):
+    if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
     if memory.size_of(jax.eval_shape(run, term)) > limit:
         return term
@@ -204,7 +203,7 @@ def _stages_for(term: Term, batches: Batches, size: int) -> Stages:
     arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
     batch = dataclasses.replace(batches, arrays=arrays, batch_size=None)
     leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch))
-    return _stages(structure, trees.shapes_of(leaves), str(jax.config.jax_default_matmul_precision))  # type: ignore[attr-defined]
+    return _stages(structure, trees.shapes_of(leaves), str(compat.setting("jax_default_matmul_precision")))
 
 
 @functools.lru_cache(maxsize=256)
@@ -279,13 +278,13 @@ def _cut(closed: Any, groups: tuple[tuple, tuple, tuple], structure: Any) -> Sta
     )
 
 
-def _without_repeats(jaxpr: jex_core.Jaxpr) -> tuple[list, list]:
+def _without_repeats(jaxpr: compat.Jaxpr) -> tuple[list, list]:
     """Equations and results with what is computed twice computed, and so kept, once: H, G and R share a network."""
     same: dict[Any, Any] = {}
     seen: dict[Any, Any] = {}
     equations = []
     for equation in jaxpr.eqns:
-        inputs = [v if isinstance(v, jex_core.Literal) else same.get(v, v) for v in equation.invars]
+        inputs = [v if isinstance(v, compat.Literal) else same.get(v, v) for v in equation.invars]
         equation = equation.replace(invars=inputs)
         names = tuple((v.val.item(), v.aval) if _is_number(v) else id(v) for v in inputs)
         try:
@@ -297,11 +296,11 @@ def _without_repeats(jaxpr: jex_core.Jaxpr) -> tuple[list, list]:
             equations.append(equation)
         else:
             same.update(zip(equation.outvars, first.outvars, strict=True))
-    return equations, [v if isinstance(v, jex_core.Literal) else same.get(v, v) for v in jaxpr.outvars]
+    return equations, [v if isinstance(v, compat.Literal) else same.get(v, v) for v in jaxpr.outvars]
 
 
 def _is_number(atom: Any) -> bool:
-    return isinstance(atom, jex_core.Literal) and hasattr(atom.val, "item") and getattr(atom.val, "ndim", 0) == 0
+    return isinstance(atom, compat.Literal) and hasattr(atom.val, "item") and getattr(atom.val, "ndim", 0) == 0
 
 
 def _in_order(equations: list, wanted: list) -> list:
@@ -310,4 +309,4 @@ def _in_order(equations: list, wanted: list) -> list:
 
 
 def _variables(atoms: Iterable[Any]) -> Iterable[Any]:
-    return (atom for atom in atoms if not isinstance(atom, jex_core.Literal))
+    return (atom for atom in atoms if not isinstance(atom, compat.Literal))
