@@ -5,21 +5,19 @@ from pathlib import Path
 import numpy as np
 
 from hessflat import config
-from hessflat.runs import checkpoints, jsonl, loop, restore
+from hessflat.runs import checkpoints, jsonl, loop, restore, schema
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import jobs_of
 from hessflat.runs.restore import stored_config
 from hessflat.utils import progress
 
-TINY = ("--config.train.epochs=5", "--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
+TINY = {"train.epochs": 5, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4}
 
 
 def tiny(*arguments, keep="measured"):
     """The MLP of `configs/granziol2020/g_mlp.py`, five hidden units, measured at epochs 0, 1, 2 and 5."""
-    given = {argument.partition("=")[0] for argument in arguments}
-    defaults = [argument for argument in TINY if argument.partition("=")[0] not in given]
-    kept = f"--config.checkpoint.keep={keep}"
-    return config.from_command_line("g_mlp:smoke", [*defaults, kept, *arguments])
+    base = config.override(config.from_command_line("g_mlp:smoke"), TINY | {"checkpoint.keep": keep})
+    return schema.freeze(config.with_arguments(base, arguments))
 
 
 def run_all(configs, root, reporter=None):

@@ -15,7 +15,16 @@ import runs
 from hessflat.runs import run_folder
 
 EVERY_TEN = [f"--config.measure.{name}=every 10 epochs" for name in ("performance", "spectra", "jacobian")]
-COMMAND = [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", *runs.TINY[1:]]
+TINY = ("--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
+COMMAND = [
+    sys.executable,
+    "-m",
+    "hessflat",
+    "train",
+    "--config=g_mlp:smoke",
+    "--config.model.mlp.hidden=(5,)",
+    "--config.measure.lanczos_steps=4",
+]
 
 
 def killed_when(condition, root, *arguments):
@@ -84,7 +93,13 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, 
 def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     root = tmp_path / "runs"
     command = [sys.executable, "-m", "hessflat", "sweep", "--config=g_mlp:smoke", "--workers=2"]
-    command += [f"--root={root}", "--config.train.epochs=500", *EVERY_TEN, *runs.TINY[1:]]
+    command += [
+        f"--root={root}",
+        "--config.train.epochs=500",
+        *EVERY_TEN,
+        "--config.model.mlp.hidden=(5,)",
+        "--config.measure.lanczos_steps=4",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len([path for path in root.glob("*/*/metrics.jsonl") if runs.metrics(path.parent)]) < 2:

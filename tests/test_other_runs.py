@@ -10,7 +10,6 @@ import pytest
 import runs
 from test_runner import run_until_killed
 
-from hessflat import config
 from hessflat.cli import measure
 from hessflat.measures import Subject
 from hessflat.measures.line import barrier, line
@@ -175,7 +174,7 @@ def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.long
 def test_parts_of_several_seeds_in_processes_side_by_side(tmp_path):
-    chosen = [config.override(part, {"seed": seed}) for part in (second(), first()) for seed in (0, 1)]
+    chosen = [schema.replace(part, {"seed": seed}) for part in (second(), first()) for seed in (0, 1)]
     jobs = jobs_of(chosen, tmp_path)
     said = pool.run_all(jobs, silent(), "2")
     assert said == "4 runs, " + "; then ".join(["1 training program compiled, at most once in each of 2 processes"] * 2)

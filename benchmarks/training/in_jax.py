@@ -28,7 +28,7 @@ from benchmarks.training.workloads import (
 from hessflat import models
 from hessflat.config import override
 from hessflat.runs import checkpoints, restore
-from hessflat.runs.schema import base_config
+from hessflat.runs.schema import base_config, freeze, replace
 from hessflat.training.gradients import PRECISIONS, gradient_of
 from hessflat.training.losses import targets_of
 from hessflat.training.program import hyper_of, make_program
@@ -81,7 +81,7 @@ class Hessflat(JaxSetting):
         settings |= {"model.name": model, "optim.lr": LEARNING_RATE, "optim.sgd.momentum": MOMENTUM}
         settings |= {"schedule.name": "constant", "train.batch_size": BATCH_SIZES[scale]}
         # A CPU has only this precision, and on a GPU it is the one that peers are compared in.
-        self.config = override(base_config("small"), settings | {"train.precision": "float32", **overrides})
+        self.config = freeze(override(base_config("small"), settings | {"train.precision": "float32", **overrides}))
 
     @property
     def loop(self) -> str:
@@ -99,7 +99,7 @@ class Hessflat(JaxSetting):
 
     def check(self) -> dict[str, float]:
         """The gradient is what momentum holds after a first step."""
-        config = override(self.config, {"train.batch_size": len(self.checked["labels"])})
+        config = replace(self.config, {"train.batch_size": len(self.checked["labels"])})
         program, hyper = make_program(config, NUM_CLASSES, self.checked), hyper_of(config)
         params, statistics = self.weights()
         state = program.init(hyper).replace(params=params, statistics=statistics)
@@ -157,7 +157,7 @@ class RunsTogether(Hessflat):
         super().build()
         number = RUNS[self.scale]
         entries = [{"seed": i, "optim.lr": LEARNING_RATE * (1 + i) / number} for i in range(number)]
-        self.hypers = [hyper_of(override(self.config, entry)) for entry in entries]
+        self.hypers = [hyper_of(replace(self.config, entry)) for entry in entries]
         self.states = [self.program.init(hyper) for hyper in self.hypers]
         self.stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(self.states, self.hypers, strict=True))
 

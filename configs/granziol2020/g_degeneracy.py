@@ -10,8 +10,8 @@ CIFAR-10 and CIFAR-100 and PreResNet-110 on CIFAR-100, P = 1.5e7 and 1.2e6, 9 ru
 from ml_collections import ConfigDict
 
 from configs.granziol2020.g_wrn import CIFAR, FEW_DIGITS, TINY
-from hessflat.config import Overrides, flatten, override, product
-from hessflat.runs.schema import SCHEMA, base_config
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
 
 # The paper gives neither learning rates nor L2, but that its rates are searched in 0.01, 0.03, 0.1. VGG-16 is without
 # batch norm, as the paper speaks of its two modes for the other network alone, and then 0.1 is too much.
@@ -73,8 +73,4 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """Each network with every seed."""
-    first = NETWORKS[scale][0]
-    # Settings of a network that is not chosen must be at their defaults.
-    defaults = {name: setting.default for name, setting in flatten(SCHEMA).items() if name in first}
-    networks = [defaults | network for network in NETWORKS[scale]]
-    return product(networks, {"seed": (0,) if scale == "smoke" else (0, 1, 2)})
+    return product(NETWORKS[scale], {"seed": (0,) if scale == "smoke" else (0, 1, 2)})

@@ -28,7 +28,6 @@ def get_config(scale: str = "small") -> ConfigDict:
         "experiment": "m_lr_batch",
         "optim.l2": 1e-4,
         "schedule.name": "constant",
-        "schedule.step_decay.after": (50, 80),  # its default: a setting of a schedule that is not chosen is refused
         "stop.train_loss": 0.01,
     }
     at_scale: dict[str, Overrides] = {

@@ -26,17 +26,19 @@ def main(argv: Sequence[str]) -> None:
     own, settings = flags.parse(argv, {"run": None, "steps": "all"})
     folder = Path(own["run"])
     stored = restore.stored_config(folder)
-    changed = schema.validate(config.with_arguments(stored, _only_measure(settings)))
+    changed = schema.freeze(config.with_arguments(config.thaw(stored), _only_measure(settings)))
     manifest = run_folder.read_manifest(folder)
     shared = prepared(changed)
     dataset = shared.dataset
     if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
         raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
 
-    out = folder / "measurements" / config.fingerprint(changed.measure.to_dict())
+    out = folder / "measurements" / config.fingerprint(config.plain(changed.measure))
     with run_folder.locked(out), checkpoints.reading(folder / "checkpoints") as manager:
         jsonl.truncate(out / "metrics.jsonl", sys.maxsize)  # drops a line that a killed process left unfinished
-        write_atomically(out / "settings.json", json.dumps(changed.measure.to_dict(), indent=1, sort_keys=True) + "\n")
+        write_atomically(
+            out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
+        )
         wanted = restore.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
         done = {record["step"] for record in jsonl.read(out / "metrics.jsonl")}
         with progress.reporting(len(wanted)) as reporter:

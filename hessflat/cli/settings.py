@@ -11,5 +11,5 @@ def main(argv: Sequence[str]) -> None:
     """Print name, default, meaning and range of every setting."""
     if argv:
         raise InputError(f"settings takes no arguments, got {argv[0]!r}")
-    for name, setting in config.flatten(schema.SCHEMA).items():
+    for name, setting in config.flatten(config.schema(schema.RunConfig)).items():
         print(f"{'--config.' + name:44} {setting.default!r:32} {setting.doc}; {setting.rule.says}")

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from hessflat import config
 from hessflat.cli import flags
-from hessflat.runs import cost_model, pool
+from hessflat.runs import cost_model, pool, schema
 from hessflat.runs.jobs import jobs_of
+from hessflat.runs.schema import RunConfig
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
 
-def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
+def configs_of(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
     """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
     path, scale = config.split_target(target)
     base = config.from_command_line(target, settings)
@@ -21,7 +20,7 @@ def configs_of(target: str, settings: Sequence[str] = ()) -> list[ConfigDict]:
     given = {setting.removeprefix("--config.").partition("=")[0] for setting in settings}
     for name in sorted(given & {name for overrides in sweep for name in overrides}):
         raise InputError(f"config.{name} is what the sweep of {path} varies; leave it out, or use make train")
-    return [config.override(base, overrides) for overrides in sweep]
+    return [schema.freeze(config.override(base, overrides)) for overrides in sweep]
 
 
 def main(argv: Sequence[str]) -> None:

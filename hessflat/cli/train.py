@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hessflat import config
 from hessflat.cli import flags
-from hessflat.runs import cost_model, loop
+from hessflat.runs import cost_model, loop, schema
 from hessflat.runs.jobs import jobs_of
 from hessflat.utils import progress
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = config.from_command_line(own["config"], settings)
     if own["from"]:
         chosen = config.override(chosen, {"train.from_run": own["from"]})
-    jobs = jobs_of([chosen], Path(own["root"]))
+    jobs = jobs_of([schema.freeze(chosen)], Path(own["root"]))
     with progress.reporting(sum(cost_model.cost_of(job.config).of_run() for job in jobs)) as reporter:
         loop.run_all(jobs, reporter)
     print(jobs[0].folder)

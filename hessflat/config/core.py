@@ -1,123 +1,125 @@
-"""Configurations: a schema of settings, locked ConfigDicts made from it, their validation, identity and sweeps."""
+"""Configurations: frozen dataclasses that declare settings, and the ConfigDicts from which they are made.
 
+    @dataclass(frozen=True)
+    class OptimConfig:
+        name: Annotated[str, builders(OPTIMISERS), "the optimiser"] = "sgd"
+        settings: Settings = ()
+        lr: Annotated[float, positive, "initial learning rate"] = 0.03
+
+A dataclass like this is a block of settings: each has a default, which fixes its type, a rule and a meaning. `name`
+picks one of several builders; `settings` holds the keyword-only arguments of that builder. A configuration file sets
+them in a `ConfigDict` that holds the settings of every builder, as `optim.sgd.momentum`. `freeze` checks it and makes
+the dataclass, which is hashable, so that it is a key by itself.
+"""
+
+import dataclasses
+import functools
 import hashlib
-import importlib.util
-import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from hessflat.config.validators import Setting, one_of, require, settings_of
-from hessflat.utils.errors import InputError, nearest, require_known
-
-SCALES = ("smoke", "small", "paper")
+from hessflat.config.validators import Rule, Setting, one_of, require, settings_of
+from hessflat.utils.errors import InputError, nearest
 
 Schema = Mapping[str, "Setting | Schema"]
-Overrides = dict[str, Any]
+Settings = tuple[tuple[str, Any], ...]  # of the builder that a block names: names with their values
+Overrides = dict[str, Any]  # values by dotted name
+Block = TypeVar("Block")
 
 
-def choice(registry: Mapping[str, Callable], default: str, doc: str) -> Schema:
-    """A block that picks one builder by `name` and holds the settings of each under the builder's own name.
+class Builders(NamedTuple):
+    """What the `name` of a block picks from, and which names are allowed."""
 
-    Only the chosen builder's settings belong to a configuration: changing another's is refused, see `validate`.
-    """
-    blocks = {name: settings_of(builder) for name, builder in registry.items()}
-    return {"name": Setting(default, one_of(registry), doc)} | {n: block for n, block in blocks.items() if block}
+    registry: Mapping[str, Callable]
+    rule: Rule
 
 
-def from_schema(schema: Schema) -> ConfigDict:
-    """The locked configuration that holds every default of `schema`."""
-    config = ConfigDict(
-        {name: entry.default if isinstance(entry, Setting) else from_schema(entry) for name, entry in schema.items()},
-        convert_dict=True,
-    )
-    return config.lock()
+def builders(registry: Mapping[str, Callable], rule: Rule | None = None) -> Builders:
+    """The builders of a registry. `rule` says which names are allowed; those of the registry where it is None."""
+    return Builders(registry, rule or one_of(registry))
 
 
-def flatten(schema: Schema, prefix: str = "") -> dict[str, Setting]:
-    """The settings of `schema` by dotted name."""
-    flat: dict[str, Setting] = {}
-    for name, entry in schema.items():
-        flat |= {prefix + name: entry} if isinstance(entry, Setting) else flatten(entry, f"{prefix}{name}.")
-    return flat
+def make_block(name: str, settings: Mapping[str, Setting], module: str, *bases: type) -> Any:
+    """A dataclass as one writes it by hand, of settings that are registered elsewhere; `module` is where it stands."""
+    fields = [(key, Annotated[type(own.default), own.rule, own.doc], own.default) for key, own in settings.items()]
+    made = dataclasses.make_dataclass(name, fields, bases=bases, frozen=True)
+    made.__module__ = module  # so that it can be pickled
+    return made
 
 
-def validate(config: ConfigDict, schema: Schema) -> None:
-    """Refuse a value that breaks its rule, or a setting of a builder that was not chosen."""
-    settings = flatten(schema)
-    for name, setting in settings.items():
-        value = get(config, name)
-        if not _same_type(value, setting.default):
-            raise InputError(f"config.{name} must be {_kind(setting.default)}, got {value!r}")
-        require(f"config.{name}", value, setting.rule)
-    for block, other, settings_of_other in _unchosen(config, schema):
-        for name, setting in flatten(settings_of_other, f"{block}.{other}.").items():
-            if get(config, name) != setting.default:
-                own = ", ".join(chosen_settings(config[block])) or "no settings of its own"
-                raise InputError(
-                    f"config.{name} is a setting of {other!r}, but config.{block}.name is {config[block].name!r}, "
-                    f"which has {own}; set config.{block}.name={other} or leave config.{name} at {setting.default!r}"
-                )
-
-
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def _same_type(value: Any, default: Any) -> bool:
-    """Tuples are of one element type, that of the default's first element."""
-    if not isinstance(default, tuple) or not isinstance(value, tuple):
-        return type(value) is type(default)
-    return all(type(element) is type(default[0]) for element in value)
-
-
-def _kind(default: Any) -> str:
-    return f"a tuple, each {_KINDS[type(default[0])]}" if isinstance(default, tuple) else _KINDS[type(default)]
-
-
-def _unchosen(config: ConfigDict, schema: Schema) -> Iterable[tuple[str, str, Schema]]:
-    """Block, builder and settings of every builder that a `choice` block did not choose."""
-    for block, entry in schema.items():
-        if isinstance(entry, Setting) or "name" not in entry:
+def schema(cls: type) -> Schema:
+    """The settings that a dataclass declares, those of every builder under the builder's name."""
+    entries: dict[str, Setting | Schema] = {}
+    for name, inner, rule, doc, default in _entries(typing.cast(Any, cls)):
+        if inner is not None:
+            entries[name] = schema(inner)
             continue
-        for name, settings in entry.items():
-            if name != config[block].name and not isinstance(settings, Setting):
-                yield block, name, settings
+        if isinstance(rule, Builders):
+            entries |= {key: own for key, builder in rule.registry.items() if (own := settings_of(builder))}
+            rule = rule.rule
+        entries[name] = Setting(default, rule, doc)
+    return entries
 
 
-def chosen_settings(block: ConfigDict) -> dict[str, Any]:
-    """The settings of the builder that a `choice` block names."""
-    return dict(block[block.name]) if block.name in block else {}
+def config_dict(cls: type) -> ConfigDict:
+    """The locked ConfigDict that holds every default of a dataclass."""
+
+    def nested(entries: Schema) -> dict[str, Any]:
+        return {name: own.default if isinstance(own, Setting) else nested(own) for name, own in entries.items()}
+
+    return ConfigDict(nested(schema(cls)), convert_dict=True).lock()
 
 
-def get(config: ConfigDict, name: str) -> Any:
-    """A value by dotted name; an unknown name gets the nearest right one."""
-    value: Any = config
-    for part in name.split("."):
-        if not isinstance(value, ConfigDict) or part not in value:
-            raise InputError(f"unknown setting config.{name}; {nearest(name, flatten_values(config))}")
-        value = value[part]
-    return value
+def freeze(config: ConfigDict, cls: type[Block], prefix: str = "config") -> Block:
+    """The dataclass that holds the values of `config`; settings of builders that it does not name are left out.
+
+    Raises:
+        InputError: a value of another type than its default, or one that breaks its rule.
+    """
+    values: dict[str, Any] = {}
+    for name, inner, rule, doc, default in _entries(typing.cast(Any, cls)):
+        if inner is not None:
+            values[name] = freeze(config[name], inner, f"{prefix}.{name}")
+            continue
+        allowed = rule.rule if isinstance(rule, Builders) else rule
+        values[name] = _checked(f"{prefix}.{name}", config[name], Setting(default, allowed, doc))
+        if isinstance(rule, Builders) and values[name] in rule.registry:
+            own, at = settings_of(rule.registry[values[name]]), f"{prefix}.{values[name]}"
+            chosen = config[values[name]] if own else {}
+            values["settings"] = tuple((key, _checked(f"{at}.{key}", chosen[key], own[key])) for key in own)
+    return cls(**values)
 
 
-def flatten_values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Every leaf of a configuration by dotted name."""
+def thaw(block: Any) -> ConfigDict:
+    """The ConfigDict that `freeze` makes `block` of; settings of builders that it does not name have their defaults."""
+    return override(config_dict(type(block)), flatten(plain(block)))
+
+
+def plain(block: Any) -> dict[str, Any]:
+    """A frozen configuration as nested plain data, the settings of a builder under its name."""
+    nested: dict[str, Any] = {}
+    for name, inner, *_ in _entries(typing.cast(Any, type(block))):
+        nested[name] = getattr(block, name) if inner is None else plain(getattr(block, name))
+    if settings := getattr(block, "settings", ()):
+        nested[block.name] = dict(settings)
+    return nested
+
+
+def from_plain(nested: Mapping[str, Any], cls: type[Block]) -> Block:
+    """The frozen configuration that `plain` wrote, also after a way through JSON, which makes lists of tuples."""
+    return freeze(override(config_dict(cls), flatten(nested)), cls)
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted name, lists as tuples."""
     flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flatten_values(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
-    return flat
-
-
-def flatten_plain(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a configuration read from JSON, lists as the tuples they were."""
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            flat |= flatten_plain(value, f"{prefix}{name}.")
+    for name, value in nested.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = tuple(value) if isinstance(value, list) else value
     return flat
@@ -132,137 +134,61 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         try:
             (get(changed, parent) if parent else changed)[leaf] = value
         except (TypeError, ValueError) as error:
-            raise InputError(f"config.{name} must be {_kind(old)}, got {value!r}") from error
+            raise InputError(f"config.{name} must be {kind(old)}, got {value!r}") from error
     return changed.lock()
 
 
-def effective(config: ConfigDict, schema: Schema) -> dict[str, Any]:
-    """The configuration as plain nested data, without the settings of builders that were not chosen."""
-    plain = config.to_dict()
-    for block, other, _ in _unchosen(config, schema):
-        del plain[block][other]
-    return plain
+def get(config: ConfigDict, name: str) -> Any:
+    """A value by dotted name; an unknown name gets the nearest right one."""
+    value: Any = config
+    for part in name.split("."):
+        if not isinstance(value, ConfigDict) or part not in value:
+            raise InputError(f"unknown setting config.{name}; {nearest(name, flatten(config))}")
+        value = value[part]
+    return value
 
 
-def canonical_json(plain: Mapping[str, Any]) -> str:
+def canonical_json(nested: Mapping[str, Any]) -> str:
     """One text for one configuration, whatever the order of its keys."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(nested, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def fingerprint(plain: Mapping[str, Any]) -> str:
+def fingerprint(nested: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that name a configuration."""
-    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical_json(nested).encode()).hexdigest()[:8]
 
 
-def product(*grids: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> list[Overrides]:
-    """Every combination: of the values of each setting in a mapping, and of the entries of several sweeps.
-
-    `product({"optim.l2": (0.0, 1e-4), "seed": (0, 1)})` has four entries, the last setting running fastest.
-    """
-    return [
-        {name: value for entry in entries for name, value in entry.items()}
-        for entries in itertools.product(*(_entries(grid) for grid in grids))
-    ]
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def zip_(grid: Mapping[str, Sequence[Any]]) -> list[Overrides]:
-    """The first values together, then the second ones, and so on; all of one length."""
-    lengths = {name: len(values) for name, values in grid.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"zip_ needs value lists of one length, got {lengths}; use product for every combination")
-    return [dict(zip(grid, values, strict=True)) for values in zip(*grid.values(), strict=True)]
+def kind(default: Any) -> str:
+    """What a value must be, in words, to be of the type of `default`; tuples have one element type."""
+    return f"a tuple, each {_KINDS[type(default[0])]}" if isinstance(default, tuple) else _KINDS[type(default)]
 
 
-def chain(*sweeps: Sequence[Overrides]) -> list[Overrides]:
-    """One sweep after another."""
-    return [entry for sweep in sweeps for entry in sweep]
+@functools.cache
+def _entries(cls: Any) -> list[tuple[str, type | None, Any, str, Any]]:
+    """Name, inner block or None, rule, meaning and default of each field but `settings`."""
+    entries: list[tuple[str, type | None, Any, str, Any]] = []
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        if dataclasses.is_dataclass(field.default_factory):
+            entries.append((field.name, typing.cast(type, field.default_factory), None, "", None))
+        elif field.name != "settings":
+            rule, doc = hints[field.name].__metadata__
+            entries.append((field.name, None, rule, doc, field.default))
+    return entries
 
 
-def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequence[Overrides]:
-    if not isinstance(grid, Mapping):
-        return grid
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+def _checked(name: str, value: Any, setting: Setting) -> Any:
+    if not _same_type(value, setting.default):
+        raise InputError(f"{name} must be {kind(setting.default)}, got {value!r}")
+    require(name, value, setting.rule)
+    return value
 
 
-def load_module(path: str | Path, *needed: str) -> ModuleType:
-    """The Python file at `path` as a module; it must define every name of `needed`."""
-    path = Path(path)
-    if path.suffix != ".py":
-        raise InputError(f"expected a Python file such as configs/granziol2020/g_mlp.py, got {path}")
-    if not path.is_file():
-        found = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise InputError(f"no file {path}; {nearest(str(path), found) if found else 'run from the project folder'}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None, path
-    assert spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name in needed:
-        if not hasattr(module, name):
-            raise InputError(f"{path} must define {name}; see any file in {path.parent} for its form")
-    return module
-
-
-def find_module(folder: str, name: str) -> Path:
-    """The file `folder/**/name.py`, whichever paper's folder it stands in.
-
-    Raises:
-        InputError: no such file, or several.
-    """
-    known: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).rglob("*.py")):
-        if not path.name.startswith("_"):
-            known.setdefault(path.stem, []).append(path)
-    if not known:
-        raise InputError(f"no Python files in {Path(folder).absolute()}; run from the project's folder")
-    if name not in known:
-        raise InputError(f"no {name}.py in {folder}/; {nearest(name, known)}")
-    if len(known[name]) > 1:
-        raise InputError(f"{name} is the name of {' and of '.join(map(str, known[name]))}; rename one")
-    return known[name][0]
-
-
-def split_target(target: str) -> tuple[Path, str]:
-    """`g_mlp:paper` -> (`configs/granziol2020/g_mlp.py`, `paper`); the scale is `small` where none is given.
-
-    A path, such as `elsewhere/x.py:smoke`, stands for itself.
-    """
-    name, _, scale = target.partition(":")
-    scale = scale or "small"
-    require_known("scale", [scale], SCALES)
-    return (Path(name) if name.endswith(".py") else find_module("configs", name)), scale
-
-
-def from_command_line(target: str, arguments: Sequence[str]) -> ConfigDict:
-    """The configuration of `name:scale` with `--config.name=value` arguments applied."""
-    path, scale = split_target(target)
-    return with_arguments(load_module(path, "get_config").get_config(scale), arguments)
-
-
-def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
-    """A locked copy with `--config.name=value` arguments applied, names and types checked."""
-    for argument in arguments:
-        name, equals, _ = argument.removeprefix("--config.").partition("=")
-        if isinstance(get(config, name), ConfigDict):
-            raise InputError(f"config.{name} is a group of settings; {nearest(name + '.', flatten_values(config))}")
-        if not equals:
-            raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
-    values = flags.FlagValues()
-    program = ["hessflat", *arguments]
-    copy = config.copy_and_resolve_references()
-    # This declares one typed flag per setting, so that absl parses and refuses the values.
-    config_flags.DEFINE_config_dict("config", copy, flag_values=values, sys_argv=program)
-    try:
-        values(program)
-    except flags.Error as error:
-        raise InputError(_plain_flag_error(str(error), config)) from error
-    return values.config.lock()
-
-
-def _plain_flag_error(message: str, config: ConfigDict) -> str:
-    line = message.replace("flag --", "").split("\n")[0]
-    name = line.partition("=")[0].removeprefix("config.")
-    if name in flatten_values(config):
-        value = line.partition("=")[2].partition(":")[0]
-        return f"config.{name} must be {_kind(get(config, name))}, got {value}"
-    return line
+def _same_type(value: Any, default: Any) -> bool:
+    """Tuples are of one element type, that of the default's first element."""
+    if not isinstance(default, tuple) or not isinstance(value, tuple):
+        return type(value) is type(default)
+    return all(type(element) is type(default[0]) for element in value)

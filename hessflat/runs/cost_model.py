@@ -3,7 +3,6 @@
 For plans, and for sharing out the time left. Nothing is trained, and published data sets need not be there.
 """
 
-import json
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
@@ -11,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from hessflat import models
-from hessflat.config import canonical_json, chosen_settings
 from hessflat.data.splits import count_of
 from hessflat.runs.compiled import load_data
 from hessflat.runs.jobs import due_at
-from hessflat.runs.schema import effective, from_plain
+from hessflat.runs.schema import RunConfig
+from hessflat.training.config import ModelConfig
 from hessflat.training.losses import LOSSES, targets_of
 
 # Training examples, shape and classes of published data sets, so that a plan needs none of them.
@@ -80,15 +78,14 @@ class Cost(NamedTuple):
         return AROUND + self.of_rest(0) + self.of_measuring(self.due.get(0, ()))
 
 
-def cost_of(config: ConfigDict, speed: Speed = TYPICAL) -> Cost:
+def cost_of(config: RunConfig, speed: Speed = TYPICAL) -> Cost:
     """A product of curvature with a vector is counted as two gradients.
 
     Raises:
         InputError: data that are neither published nor there.
     """
     data = data_of(config)
-    block = {"model": effective(config)["model"], "train": {"loss": config.train.loss}}
-    num_params, flops = gradient(canonical_json(block), data)
+    num_params, flops = gradient(config.model, config.train.loss, data)
     batch = min(config.train.batch_size or data.num_examples, data.num_examples)
     steps_per_epoch = -(-data.num_examples // batch)
     num_steps = config.train.steps or config.train.epochs * steps_per_epoch
@@ -103,32 +100,28 @@ def cost_of(config: ConfigDict, speed: Speed = TYPICAL) -> Cost:
     )
 
 
-def data_of(config: ConfigDict) -> Data:
+def data_of(config: RunConfig) -> Data:
     """Of data sets that have to be prepared, as published; of built-in sources, as made."""
     name = config.data.name
     if name not in PUBLISHED:
-        return _made(canonical_json({"data": effective(config)["data"]}))
+        return _made(config.data)
     available, shape, num_classes = PUBLISHED[name]
     available -= count_of("validation_size", config.data.validation_size, available)
     return Data(count_of("train_size", config.data.train_size, available) or available, shape, num_classes, True)
 
 
 @cache
-def _made(block: str) -> Data:
-    dataset = load_data(from_plain(json.loads(block)))
+def _made(config: Any) -> Data:
+    dataset = load_data(config)
     labels = dataset.train["labels"]
     classes = bool(np.issubdtype(labels.dtype, np.integer))
     return Data(len(labels), dataset.train["inputs"].shape[1:], dataset.num_classes, classes)
 
 
 @cache
-def gradient(block: str, data: Data) -> tuple[int, float]:
-    """P, and the floating-point operations of the gradient of one example's loss, both from shapes alone.
-
-    `block` is the canonical JSON of a configuration's `model` and `train.loss`.
-    """
-    config = from_plain(json.loads(block))
-    model = models.build(config.model.name, data.num_classes, **chosen_settings(config.model))
+def gradient(network: ModelConfig, loss_name: str, data: Data) -> tuple[int, float]:
+    """P, and the floating-point operations of the gradient of one example's loss, both from shapes alone."""
+    model = models.build(network.name, data.num_classes, **dict(network.settings))
     inputs = jax.ShapeDtypeStruct((_EXAMPLES, *data.shape), jnp.float32)
     labels = jax.ShapeDtypeStruct(
         (_EXAMPLES,) if data.classes else (_EXAMPLES, data.num_classes), jnp.int32 if data.classes else jnp.float32
@@ -137,13 +130,13 @@ def gradient(block: str, data: Data) -> tuple[int, float]:
 
     def loss(params: Any, statistics: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
         outputs, _ = model.apply(params, statistics, inputs, True)
-        return jnp.mean(LOSSES[config.train.loss](outputs, targets_of(labels, data.num_classes)))
+        return jnp.mean(LOSSES[loss_name](outputs, targets_of(labels, data.num_classes)))
 
     lowered = jax.jit(jax.grad(loss)).lower(params, statistics, inputs, labels)
     return models.num_params(params), (lowered.cost_analysis() or {}).get("flops", 0.0) / _EXAMPLES
 
 
-def _products(config: ConfigDict, num_params: int) -> dict[str, float]:
+def _products(config: RunConfig, num_params: int) -> dict[str, float]:
     """Of curvature with a vector, over all measured examples, that each measure takes, or as long as them."""
     settings, operators = config.measure, len(config.measure.operators)
     return {

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hessflat.config import flatten_values, get, override, with_arguments
+from hessflat.config import flatten, plain, thaw, with_arguments
 from hessflat.runs import run_folder
 from hessflat.runs.jobs import Job
-from hessflat.runs.schema import effective, identity, validate
+from hessflat.runs.schema import freeze, identity, replace
 from hessflat.utils.errors import InputError
 
 # The settings that name another run.
@@ -31,18 +31,18 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     By settings it is the run that differs from `job` in these alone, and in that it names no run by `setting`, so that
     one text serves every seed of a sweep. Raises `InputError` where that is `job` itself.
     """
-    name, at = get(job.config, setting), ""
+    name, at = flatten(plain(job.config))[setting], ""
     if setting == "train.from_run" and (found := re.fullmatch(r"(.*)@([\w,]*)", name)):
         name, at = found.groups()
-    if name.partition("=")[0].strip() not in flatten_values(job.config):
+    if name.partition("=")[0].strip() not in flatten(thaw(job.config)):
         return OtherRun(Path(name), at) if name else None
     # A comma also stands in tuples; between settings a name and = follow it.
     settings = [f"--config.{part.strip()}" for part in re.split(r",(?=\s*[a-z][\w.]*=)", name)]
-    plain = override(job.config, {setting: ""})
-    other = with_arguments(plain, settings)
-    if other == plain:
+    alone = replace(job.config, {setting: ""})
+    other = freeze(with_arguments(thaw(alone), settings))
+    if other == alone:
         raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
-    return OtherRun(run_folder.folder_of(effective(validate(other)), identity(other), job.folder.parents[1]), at)
+    return OtherRun(run_folder.folder_of(plain(other), identity(other), job.folder.parents[1]), at)
 
 
 def manifest_of_finished(folder: Path, setting: str) -> dict[str, Any]:

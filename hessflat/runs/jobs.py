@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
-from hessflat.config import canonical_json, flatten_values
+from hessflat.config import flatten, plain
 from hessflat.config.timetable import steps_of
 from hessflat.measures import MEASURES
 from hessflat.runs import run_folder
 from hessflat.runs.compiled import prepared
-from hessflat.runs.schema import effective, from_plain, identity, validate
+from hessflat.runs.schema import RunConfig, from_plain, identity
 from hessflat.training.program import shared_by
 from hessflat.utils.errors import InputError
 
@@ -26,7 +25,7 @@ MOST_PARAMS_TOGETHER = 1_000_000
 class Job(NamedTuple):
     """One configuration with the folder that is its own."""
 
-    config: ConfigDict
+    config: RunConfig
     folder: Path
 
     @property
@@ -34,13 +33,11 @@ class Job(NamedTuple):
         return f"{self.config.experiment} l2={self.config.optim.l2:g} seed={self.config.seed}"
 
 
-def jobs_of(configs: Sequence[ConfigDict], root: Path) -> list[Job]:
+def jobs_of(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
     if not configs:
         raise InputError("the sweep is empty; get_sweep must return at least one entry (an empty one changes nothing)")
-    jobs = [
-        Job(config, run_folder.folder_of(effective(validate(config)), identity(config), root)) for config in configs
-    ]
+    jobs = [Job(c, run_folder.folder_of(plain(c), identity(c), root)) for c in configs]
     seen: set[Path] = set()
     for job in jobs:
         if job.folder in seen:
@@ -53,10 +50,10 @@ def claim(job: Job) -> None:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
     found = run_folder.read_config(job.folder)
     if found is None:
-        run_folder.claim(job.folder, effective(job.config))
+        run_folder.claim(job.folder, plain(job.config))
         return
-    ours, theirs = (flatten_values(config) for config in (job.config, from_plain(found)))
-    differing = sorted(name for name in ours if ours[name] != theirs[name])
+    ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(found)))
+    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if differing:
         raise InputError(
             f"{job.folder} belongs to another configuration (they differ in {', '.join(differing)}); "
@@ -66,9 +63,9 @@ def claim(job: Job) -> None:
 
 def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
-    groups: dict[str, list[Job]] = {}
+    groups: dict[RunConfig, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(canonical_json(flatten_values(shared_by(job.config))), []).append(job)
+        groups.setdefault(shared_by(job.config), []).append(job)
     return list(groups.values())
 
 
@@ -82,13 +79,13 @@ def chunks_of(group: list[Job]) -> list[list[Job]]:
     return [group] if execution == "vectorised" else [[job] for job in group]
 
 
-def due_at(config: ConfigDict, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
+def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
-    steps = {name: set(steps_of(config.measure[name], steps_per_epoch, last)) for name in TIMED}
+    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in TIMED}
     union = sorted({step for found in steps.values() for step in found} | {last})
     return {step: frozenset(name for name in TIMED if step in steps[name]) for step in union}
 
 
-def due_at_end(config: ConfigDict) -> frozenset[str]:
+def due_at_end(config: RunConfig) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
-    return frozenset(name for name in TIMED if config.measure[name] != "never")
+    return frozenset(name for name in TIMED if getattr(config.measure, name) != "never")

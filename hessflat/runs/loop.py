@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from hessflat import data
+from hessflat.config import plain
 from hessflat.curvature.numerics import precision
 from hessflat.measures import Subject, measure
 from hessflat.measures.performance import losses_and_accuracies
@@ -26,6 +26,7 @@ from hessflat.runs.cost_model import Cost
 from hessflat.runs.dependencies import manifest_of_finished, named_run, waves
 from hessflat.runs.jobs import Job, chunks_of, claim, due_at, due_at_end, groups_of
 from hessflat.runs.restore import Position
+from hessflat.runs.schema import RunConfig
 from hessflat.training.program import Hyper, Program, TrainState, hyper_of
 from hessflat.training.stopping import reason_to_stop, steps_to_look
 from hessflat.utils import memory
@@ -227,7 +228,7 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(config: ConfigDict, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> Subject:
+def subject_of(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> Subject:
     """What the measures see at a position of a run; `first_params` makes the weights that it started from."""
     program = shared.program
     params, statistics = program.evaluated(position.state, shared.splits["train"])
@@ -239,11 +240,11 @@ def subject_of(config: ConfigDict, shared: Prepared, position: Position, first_p
         program.num_classes,
         config.train.loss,
         config.train.label_smoothing,
-        config.measure.to_dict(),
+        plain(config.measure),
         position.starts,
         config.devices,
         first_params,
-        config.data.to_dict(),
+        plain(config.data),
     )
 
 

@@ -11,19 +11,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 from threadpoolctl import threadpool_limits
 
-from hessflat.config import canonical_json
-from hessflat.runs import loop, run_folder, schema
+from hessflat.runs import loop, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import waves
 from hessflat.runs.jobs import Job, chunks_of, claim, groups_of
-from hessflat.runs.schema import effective
+from hessflat.training.config import ModelConfig
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import Reporter
@@ -34,7 +32,7 @@ class Chunk(NamedTuple):
 
     jobs: list[Job]
     program: int  # a number of its own for each training program
-    network: str  # whose measures are compiled once a process
+    network: ModelConfig  # whose measures are compiled once a process
 
 
 def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
@@ -53,7 +51,7 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     groups = groups_of(jobs)
     for number, group in enumerate(groups):
         for together in chunks_of(group):
-            chunk = Chunk(together, number, canonical_json(effective(together[0].config)["model"]))
+            chunk = Chunk(together, number, together[0].config.model)
             (done if all(run_folder.is_finished(job.folder) for job in together) else unfinished).append(chunk)
     loop.run_all([job for chunk in done for job in chunk.jobs], reporter)
     count = 1
@@ -127,8 +125,7 @@ def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor]) ->
                 others = [chunk for other in had if other is not had[number] for chunk in other]
                 chunk = left.pop(best_for(had[number], others, left))
                 had[number].append(chunk)
-                pairs = [(effective(job.config), job.folder) for job in chunk.jobs]
-                running[pools[number].submit(_run_chunk, pairs)] = number
+                running[pools[number].submit(_run_chunk, chunk.jobs)] = number
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             future.result()
             del running[future]
@@ -188,9 +185,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_chunk(pairs: Sequence[tuple[dict[str, Any], Path]]) -> None:
+def _run_chunk(jobs: Sequence[Job]) -> None:
     def tell(name: str) -> Callable[..., None]:
         return lambda *arguments: _messages.put((name, arguments))
 
     reporter = Reporter(*(tell(name) for name in Reporter._fields))
-    loop.run_all([Job(schema.from_plain(plain), folder) for plain, folder in pairs], reporter)
+    loop.run_all(jobs, reporter)

@@ -1,6 +1,7 @@
 """Where a run starts: from nothing, from its own last checkpoint, or from the end of another run."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -8,15 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
-from hessflat.config import override
+from hessflat.config import plain
 from hessflat.measures.spectra import no_starts
 from hessflat.runs import checkpoints, jsonl, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import manifest_of_finished, named_run
 from hessflat.runs.jobs import Job
-from hessflat.runs.schema import from_plain
+from hessflat.runs.schema import RunConfig, from_plain
 from hessflat.training import sharding
 from hessflat.training.program import Program, TrainState, hyper_of
 from hessflat.utils.errors import InputError
@@ -29,31 +29,31 @@ class Position(NamedTuple):
     starts: Mapping[str, Any]
 
 
-def first_position(config: ConfigDict, program: Program) -> Position:
+def first_position(config: RunConfig, program: Program) -> Position:
     """Before the first step."""
     return _placed(config, position_of(config, program.init(hyper_of(config))))
 
 
-def position_of(config: ConfigDict, state: TrainState) -> Position:
+def position_of(config: RunConfig, state: TrainState) -> Position:
     """A state for which no eigenvectors are known yet."""
     if config.measure.sharpness == "never":
         return Position(state, {})
-    return Position(state, no_starts(config.measure.to_dict(), state.params, state.statistics))
+    return Position(state, no_starts(plain(config.measure), state.params, state.statistics))
 
 
-def stored_position(config: ConfigDict, program: Program, manager: Any, step: int) -> Position:
+def stored_position(config: RunConfig, program: Program, manager: Any, step: int) -> Position:
     """What the checkpoint of `step` holds, which a run of `config` has left."""
     state = jax.eval_shape(program.init, hyper_of(config))
     like = jax.eval_shape(partial(position_of, config), state)
     return _placed(config, checkpoints.restore(manager, step, like))
 
 
-def stored_config(folder: Path) -> ConfigDict:
+def stored_config(folder: Path) -> RunConfig:
     """The configuration that a run folder belongs to."""
-    plain = run_folder.read_config(folder)
-    if plain is None:
+    stored = run_folder.read_config(folder)
+    if stored is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
-    return from_plain(plain)
+    return from_plain(stored)
 
 
 def started_from(job: Job, program: Program) -> Position:
@@ -68,7 +68,7 @@ def started_from(job: Job, program: Program) -> Position:
     folder, at = named
     if not at:
         at = str(manifest_of_finished(folder, "train.from_run")["steps"])
-    other = override(stored_config(folder), {"devices": job.config.devices})
+    other = dataclasses.replace(stored_config(folder), devices=job.config.devices)
     with checkpoints.reading(folder / "checkpoints") as manager:
         step = chosen_steps(at, checkpoints.steps(manager), folder)[-1]
         state = stored_position(other, prepared(other).program, manager, step).state
@@ -140,7 +140,7 @@ def managers_of(jobs: Sequence[Job]) -> Iterator[list[Any]]:
             manager.close()
 
 
-def saver(config: ConfigDict, kept: Sequence[int]) -> Callable[[Any, int, Position], None]:
+def saver(config: RunConfig, kept: Sequence[int]) -> Callable[[Any, int, Position], None]:
     """`save(manager, step, position)`: write it, and remove all but the last few that are not `kept`."""
 
     def save(manager: Any, step: int, position: Position) -> None:
@@ -182,5 +182,5 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
     return sorted(set(chosen))
 
 
-def _placed(config: ConfigDict, position: Position) -> Position:
+def _placed(config: RunConfig, position: Position) -> Position:
     return sharding.everywhere(position, sharding.mesh_of(config.devices))

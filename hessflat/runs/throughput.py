@@ -1,6 +1,5 @@
 """The speed of this device, timed: what plans of runs count with."""
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessflat import models
-from hessflat.config import canonical_json, chosen_settings
 from hessflat.runs import cost_model
-from hessflat.runs.schema import from_plain
+from hessflat.training.config import ModelConfig
 from hessflat.training.losses import cross_entropy, targets_of
 
 
@@ -20,10 +18,9 @@ def probe() -> cost_model.Speed:
     """Time a ResNet's gradient, and the steps of a loop that hardly computes."""
     # As wide as a network for CIFAR, so that the speed is that of its matrix products.
     data = cost_model.Data(32, (32, 32, 3), 10, True)
-    block = canonical_json({"model": {"name": "resnet", "resnet": {"depth": 10, "width": 32}}})
-    _, flops = cost_model.gradient(block, data)
-    config = from_plain(json.loads(block))
-    model = models.build("resnet", 10, **chosen_settings(config.model))
+    network = ModelConfig("resnet", (("depth", 10), ("width", 32)))
+    _, flops = cost_model.gradient(network, "cross_entropy", data)
+    model = models.build(network.name, 10, **dict(network.settings))
     inputs = jnp.ones((data.num_examples, *data.shape))
     targets = targets_of(jnp.zeros(data.num_examples, jnp.int32), 10)
     params, statistics = jax.jit(model.init)(jax.random.key(0), inputs[:1])

@@ -3,19 +3,19 @@
 What differs between the runs of a sweep is in `Hyper`, as traced numbers; everything else is baked into the program.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from ml_collections import ConfigDict
 
 from hessflat import models
-from hessflat.config import chosen_settings, get, override
 from hessflat.training import averaging, sam, sharding
 from hessflat.training.augmentation import augment, mixup
+from hessflat.training.config import TrainingConfig
 from hessflat.training.gradients import gradient_of
 from hessflat.training.losses import LOSSES, targets_of
 from hessflat.training.optimisers import DECAYED, OPTIMISERS
@@ -25,18 +25,7 @@ from hessflat.utils.loops import Loop, choose_loop
 
 Split = Mapping[str, jax.Array]
 
-# The settings that are traced: runs that differ in these alone share one compiled program.
-TRACED = {
-    "learning_rate": "optim.lr",
-    "l2": "optim.l2",
-    "sam_radius": "optim.sam_radius",
-    "label_smoothing": "train.label_smoothing",
-    "mixup": "train.mixup",
-    "augment": "train.augment",
-    "seed": "seed",
-}
-# Those of them that cost time: a program without them is another one.
-SWITCHED = ("sam_radius", "mixup", "augment")
+AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
 
 
 class Hyper(NamedTuple):
@@ -91,20 +80,37 @@ class Program(NamedTuple):
         return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
 
 
-def hyper_of(config: ConfigDict) -> Hyper:
-    """The traced settings of a configuration."""
-    values = {name: get(config, setting) for name, setting in TRACED.items()}
-    return Hyper(**{name: jnp.uint32(v) if name == "seed" else jnp.float32(v) for name, v in values.items()})
+def hyper_of(config: TrainingConfig) -> Hyper:
+    """The traced settings of a configuration: runs that differ in these alone share one compiled program."""
+    optim, train = config.optim, config.train
+    return Hyper(
+        jnp.float32(optim.lr),
+        jnp.float32(optim.l2),
+        jnp.float32(optim.sam_radius),
+        jnp.float32(train.label_smoothing),
+        jnp.float32(train.mixup),
+        jnp.float32(train.augment),
+        jnp.uint32(config.seed),
+    )
 
 
-def shared_by(config: ConfigDict) -> ConfigDict:
-    """One configuration for all that have the same program: traced settings at 0 or 1, the learning rate at 1."""
-    plain = {setting: 0.0 for setting in TRACED.values()} | {"seed": 0, "optim.lr": 1.0}
-    switched = {TRACED[name]: float(get(config, TRACED[name]) > 0) for name in SWITCHED}
-    return override(config, plain | switched)
+def shared_by(config: AnyConfig) -> AnyConfig:
+    """One configuration for all that have the same program: traced settings at 0, the learning rate at 1.
+
+    SAM, mixup and augmentation cost time, so a program with one of them is another one: there it is at 1.
+    """
+    optim, train = config.optim, config.train
+    return dataclasses.replace(
+        config,
+        seed=0,
+        optim=dataclasses.replace(optim, lr=1.0, l2=0.0, sam_radius=float(optim.sam_radius > 0)),
+        train=dataclasses.replace(
+            train, label_smoothing=0.0, mixup=float(train.mixup > 0), augment=float(train.augment > 0)
+        ),
+    )
 
 
-def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
+def make_program(config: TrainingConfig, num_classes: int, train: Split) -> Program:
     """The program of every run whose configuration is the same by `shared_by`.
 
     Args:
@@ -112,7 +118,7 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
         num_classes: C, the number of outputs.
         train: the training inputs `[N, ...]` and labels, or their shapes.
     """
-    model = models.build(config.model.name, num_classes, **chosen_settings(config.model))
+    model = models.build(config.model.name, num_classes, **dict(config.model.settings))
     shape = train["inputs"].shape
     num_examples = shape[0]
     batch_size = _batch_size(config, num_examples)
@@ -128,12 +134,16 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
             f"config.train.average_from must be below {num_epochs}, the epochs of the run, so that there is something "
             f"to average, got {config.train.average_from}"
         )
-    factor = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **chosen_settings(config.schedule))
-    switched = {name: get(config, TRACED[name]) > 0 for name in SWITCHED}
+    factor = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **dict(config.schedule.settings))
+    switched = {
+        "sam_radius": config.optim.sam_radius > 0,
+        "mixup": config.train.mixup > 0,
+        "augment": config.train.augment > 0,
+    }
     if switched["augment"] and len(shape) != 4:
         raise InputError(
-            f"config.train.augment is for images [n, h, w, c]; data set {config.data.name!r} has inputs of shape "
-            f"{tuple(shape[1:])}; set it to 0"
+            f"config.train.augment is for images [n, h, w, c]; this data set has inputs of shape {tuple(shape[1:])}; "
+            "set it to 0"
         )
     mesh = sharding.mesh_of(config.devices)
     ghost_batch_size = _ghost_batch_size(config, batch_size, last_batch_size)
@@ -144,7 +154,7 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
             return hyper.learning_rate * factor(step // steps_per_epoch)
 
         make, decayed = OPTIMISERS[config.optim.name], DECAYED[config.optim.decayed]
-        return make(learning_rate, hyper.l2, decayed, **chosen_settings(config.optim))
+        return make(learning_rate, hyper.l2, decayed, **dict(config.optim.settings))
 
     def init(hyper: Hyper) -> TrainState:
         example = jnp.zeros((1, *shape[1:]), jnp.float32)
@@ -253,7 +263,7 @@ def make_program(config: ConfigDict, num_classes: int, train: Split) -> Program:
     )
 
 
-def _batch_size(config: ConfigDict, num_examples: int) -> int:
+def _batch_size(config: TrainingConfig, num_examples: int) -> int:
     batch_size = config.train.batch_size or num_examples
     if batch_size > num_examples:
         raise InputError(
@@ -262,7 +272,7 @@ def _batch_size(config: ConfigDict, num_examples: int) -> int:
     return batch_size
 
 
-def _ghost_batch_size(config: ConfigDict, *batch_sizes: int) -> int | None:
+def _ghost_batch_size(config: TrainingConfig, *batch_sizes: int) -> int | None:
     """Examples that one forward pass takes; None is the whole batch."""
     size = config.train.ghost_batch_size
     for batch_size in batch_sizes:

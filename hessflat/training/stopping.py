@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from ml_collections import ConfigDict
+from hessflat.training.config import TrainingConfig
 
 Look = Mapping[str, float]
 
 
-def steps_to_look(config: ConfigDict, last: int) -> list[int]:
+def steps_to_look(config: TrainingConfig, last: int) -> list[int]:
     """The steps at which the training split is looked at; none where nothing depends on it."""
     if not (config.stop.train_accuracy or config.stop.train_loss):
         return []
     return list(range(config.stop.every, last + 1, config.stop.every))
 
 
-def reason_to_stop(config: ConfigDict, looks: Sequence[Look]) -> str | None:
+def reason_to_stop(config: TrainingConfig, looks: Sequence[Look]) -> str | None:
     """What `looks`, each with `train_loss` and `train_accuracy`, have reached; None to go on.
 
     The rules are those of *On progressive sharpening, flat minima and generalisation*: 99 % of the training examples

@@ -48,18 +48,16 @@ def by_hand(weights, optimiser):
 @pytest.mark.parametrize("ghost", [0, 4])
 def test_the_weights_are_those_of_numpy(optimiser, ghost):
     name = {"sam": "sgd", "gadam": "adamw"}.get(optimiser, optimiser)
-    chosen = config.override(
-        schema.base_config("smoke"),
-        {
+    overrides = {
             "model.name": "softmax_regression", "optim.name": name, "optim.lr": RATE, "optim.l2": L2,
             "optim.sam_radius": RADIUS if optimiser == "sam" else 0.0, "train.label_smoothing": SMOOTHING,
             "train.batch_size": 0, "train.ghost_batch_size": ghost, "train.epochs": STEPS,
             "train.average_from": 3 if optimiser == "gadam" else 0, "schedule.name": "constant",
-        },
-    )  # fmt: skip
+    }  # fmt: skip
+    chosen = schema.freeze(config.override(schema.base_config("smoke"), overrides))
     x, labels = data()
     train = {"inputs": jnp.array(x, np.float32), "labels": jnp.array(labels, np.int32)}
-    program, hyper = make_program(schema.validate(chosen), CLASSES, train), hyper_of(chosen)
+    program, hyper = make_program(chosen, CLASSES, train), hyper_of(chosen)
 
     def matrix(params):
         return np.vstack([params["Dense_0"]["kernel"], params["Dense_0"]["bias"][None]])

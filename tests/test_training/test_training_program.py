@@ -15,7 +15,7 @@ from hessflat.utils.errors import InputError
 
 def settings(**overrides):
     base = {"model.name": "mlp", "model.mlp.hidden": (6,), "train.epochs": 3, "train.batch_size": 4}
-    return config.override(schema.base_config("smoke"), base | overrides)
+    return schema.freeze(config.override(schema.base_config("smoke"), base | overrides))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from hessflat.training.stopping import reason_to_stop, steps_to_look
 
 
 def settings(**overrides):
-    return config.override(schema.base_config("smoke"), {f"stop.{name}": value for name, value in overrides.items()})
+    changed = {f"stop.{name}": value for name, value in overrides.items()}
+    return schema.freeze(config.override(schema.base_config("smoke"), changed))
 
 
 def looks(*losses, accuracy=0.5):

@@ -1,0 +1,95 @@
+"""The settings of training, as frozen dataclasses."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from hessflat.config import Settings, builders
+from hessflat.config.validators import anything, at_least, below, between, one_of, positive, single, whole
+from hessflat.models import MODELS
+from hessflat.training.gradients import PRECISIONS
+from hessflat.training.losses import LOSSES
+from hessflat.training.optimisers import DECAYED, OPTIMISERS
+from hessflat.training.schedules import SCHEDULES
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: Annotated[str, builders(MODELS), "the network"] = "softmax_regression"
+    settings: Settings = ()
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser."""
+
+    name: Annotated[str, builders(OPTIMISERS), "the optimiser"] = "sgd"
+    settings: Settings = ()
+    lr: Annotated[float, single(positive), "initial learning rate"] = 0.03
+    l2: Annotated[float, single(at_least(0)), "weight decay: in the gradient of sgd and adam, decoupled in adamw"] = 0.0
+    decayed: Annotated[str, one_of(DECAYED), "what l2 is for; kernels: not biases, not normalisation"] = "all"
+    sam_radius: Annotated[float, single(at_least(0)), "ρ of sharpness-aware minimisation; 0 is without it"] = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate's schedule."""
+
+    name: Annotated[str, builders(SCHEDULES), "how the learning rate changes"] = "linear_decay"
+    settings: Settings = ()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and on what batches a run trains, and what is done to them."""
+
+    epochs: Annotated[int, at_least(1), "passes over the training split"] = 50
+    steps: Annotated[int, at_least(0), "optimiser steps in place of train.epochs; 0 is all of its steps"] = 0
+    batch_size: Annotated[int, at_least(0), "examples a step; an epoch's last batch may be smaller; 0 is all"] = 128
+    ghost_batch_size: Annotated[int, at_least(0), "examples a forward pass, gradients averaged over them; 0 is all"] = 0
+    loss: Annotated[str, one_of(LOSSES), "of an example; exponential: real targets alone"] = "cross_entropy"
+    label_smoothing: Annotated[float, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"] = 0.0
+    mixup: Annotated[float, single(at_least(0)), "β: pairs of examples mixed by Beta(β, β); 0 is without it"] = 0.0
+    augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
+    average_from: Annotated[int, at_least(0), "epoch from which iterates are averaged and measured so; 0: never"] = 0
+    precision: Annotated[str, one_of(PRECISIONS), "of products in training; default is the backend's"] = "default"
+    from_run: Annotated[
+        str,
+        anything,
+        "RUN or RUN@STEP: start from the weights of another run, its folder or the settings that it has in place of "
+        "this run's, such as train.batch_size=1000",
+    ] = ""
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """When a run ends before its last step."""
+
+    train_accuracy: Annotated[float, between(0, 1), "end once this share of the training split is right; 0: never"] = (
+        0.0
+    )
+    train_loss: Annotated[float, at_least(0), "end once the mean of the last stop.losses looks is below; 0: never"] = (
+        0.0
+    )
+    losses: Annotated[int, at_least(1), "how many looks stop.train_loss is a mean over"] = 10
+    every: Annotated[int, at_least(1), "steps between two looks at the whole training split"] = 100
+    with_run: Annotated[
+        str,
+        anything,
+        "take as many steps as another run: its folder, or the settings that it has in place of this run's, such as "
+        "train.label_smoothing=0",
+    ] = ""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that a training run depends on besides its data."""
+
+    seed: Annotated[int, whole(0, 2**32 - 1), "of the initial weights and of the order of examples"] = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    devices: Annotated[int, at_least(0), "devices that a batch is spread over; 0 is all accelerators, or one CPU"] = 0
