@@ -1,17 +1,16 @@
 """Does what is concluded from sharpness depend on how it was measured? Batch norm, probes, precision."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
 
-from hessflat.analysis import claims, wording
+from hessflat.analysis import claims
+from hessflat.analysis.evidence import exp_or_inf, left_out, seed_count
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
 from hessflat.analysis.names import number
-from hessflat.analysis.pairing import pairs_by_seed
-from hessflat.analysis.results import Run, by_setting, finished
-from hessflat.analysis.statistics import Interval, mean_interval
+from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
+from hessflat.analysis.statistics import Interval, in_same_order, mean_interval
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
 
@@ -64,9 +63,7 @@ def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
     right = []
     for before, after in pairs(runs):
         first, second = (next(iter(rows_of(run).values()))[quantity] for run in (before, after))
-        wanted = np.sign(second.mean() - first.mean())
-        chosen = zip(first, second, strict=True) if shared else itertools.product(first, second)
-        right += [np.sign(b - a) == wanted for a, b in chosen]
+        right += in_same_order(first, second, paired=shared)
     return float(np.mean(right)) if right else float("nan")
 
 
@@ -145,17 +142,17 @@ def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[s
     sides = {1 if change.low > 0 else -1 if change.high < 0 else 0 for change in found.values()}
     verdict: Verdict = "fails" if {1, -1} <= sides else "undecided" if 0 in sides else "holds"
     told = {way_name(way): number(float(np.exp(change.mean)), 3) for way, change in found.items()}
-    ends = [f"[{', '.join(number(wording.exp_or_inf(end), 3) for end in change[1:])}]" for change in found.values()]
+    ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change[1:])}]" for change in found.values()]
     reasons: dict[Verdict, str] = {
         "holds": "every interval lies on the same side of 1",
         "fails": "two intervals lie on opposite sides of 1",
     }
     return Evidence(
         f"{QUANTITIES[quantity]} with L2 over without: " + ", ".join(f"{ratio} ({way})" for way, ratio in told.items()),
-        f"95 % intervals {', '.join(ends)}, {wording.seed_count(len(pairs(runs)))}",
+        f"95 % intervals {', '.join(ends)}, {seed_count(len(pairs(runs)))}",
         len(pairs(runs)),
         verdict,
-        reasons.get(verdict, "an interval includes 1") + wording.left_out(runs),
+        reasons.get(verdict, "an interval includes 1") + left_out(runs),
     )
 
 
@@ -171,8 +168,7 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
         f"over {seeds} seeds and {num_probes(runs)} probes",
         seeds,
         verdict,
-        "share of pairs of single probes that order the traces as the means over all probes do"
-        + wording.left_out(runs),
+        "share of pairs of single probes that order the traces as the means over all probes do" + left_out(runs),
     )
 
 

@@ -191,7 +191,7 @@ def learnt_by_heart(*, where: str, paper_value: str) -> Claim:
         paper_value=paper_value,
         rule="training error at most 0.01 in every run",
         decide=partial(
-            claims.in_every_run, value_of=lambda run: run.final("train_error"), limit=0.01, what="training error"
+            claims.in_every_run, statistic=lambda run: run.final("train_error"), limit=0.01, what="training error"
         ),
     )
 

@@ -1,9 +1,9 @@
 """How much of the spectrum is zero, through training? *Flatness is a False Friend*, §3.2, app. D, figs. 1, 11-14."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -14,7 +14,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
-from hessflat.analysis.results import Run, finished
+from hessflat.analysis.results import Run, finished, grouped
+from hessflat.analysis.spectra import zero_mass_history
+from hessflat.analysis.statistics import geometric_mean
 from hessflat.measures.size import rank_bound
 from hessflat.report import figures
 from hessflat.report.figures.axes import epoch_axis, grid_shape
@@ -28,47 +30,10 @@ PAPER_NEURONS, PAPER_INPUTS, PAPER_PARAMETERS = 13_416, 1_024, 1.6e7
 PAPER_BOUND = 1 - rank_bound(10, PAPER_NEURONS, PAPER_INPUTS) / PAPER_PARAMETERS
 
 
-class Track(NamedTuple):
-    """The Ritz values taken for zero at each measured step of a run; means over probes."""
-
-    epochs: np.ndarray
-    mass: np.ndarray
-    value: np.ndarray  # their weighted mean
-    second: np.ndarray  # share of the second nearest in the mass of the two nearest
-
-
-def track(run: Run, operator: str, count: int) -> Track:
-    """Of the `count` Ritz values nearest zero, by the paper's rule to the letter: no noise floor widens it."""
-    lines = [line for line in run.metrics if run.has_spectrum(operator, line["step"])]
-    rows = []
-    for line in lines:
-        spectrum = run.spectrum(operator, line["step"])
-        probes = zip(spectrum["nodes"], spectrum["weights"], spectrum["num_valid"], strict=True)
-        found = [near_zero(nodes[:valid], weights[:valid], count) for nodes, weights, valid in probes]
-        rows.append((float(line["epoch"]), *np.mean(found, axis=0)))
-    return Track(*np.array(rows).reshape(-1, 4).T)
-
-
-def near_zero(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[float, float, float]:
-    """Mass and weighted mean of the `count` nodes nearest zero, and the second's share of the two nearest's mass."""
-    order = np.argsort(np.abs(nodes))
-    chosen, two = order[:count], order[:2]
-    mass = weights[chosen].sum()
-    second = weights[two[1]] / weights[two].sum() if len(two) > 1 else 0.0
-    return float(mass), float((weights[chosen] * nodes[chosen]).sum() / mass), float(second)
-
-
 def network(run: Run) -> str:
     """Such as `VGG-16 on cifar10`."""
     name = run.setting("model.name")
     return f"{FAMILIES[name]}-{run.setting(f'model.{name}.depth')} on {run.setting('data.name')}"
-
-
-def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(network(run), []).append(run)
-    return groups
 
 
 def modes_of(runs: Sequence[Run]) -> dict[str, str]:
@@ -92,7 +57,7 @@ BOUND_LINES: tuple[Literal["--", ":"], ...] = ("--", ":")
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """For each network: mass and Ritz value over epochs (figs. 1d, 11-14), and spectra on the way (fig. 1b, c)."""
-    groups = by_network(finished(runs))
+    groups = grouped(finished(runs), network)
     return [make(name, group) for name, group in groups.items() for make in (draw_tracks, draw_spectra)]
 
 
@@ -108,7 +73,7 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
             masses, values = axes[column], axes[len(modes) + column]
             for colour, (label, operator, count) in zip(PALETTE, FOLLOWED, strict=False):
                 for run in runs:
-                    found = track(run, f"{operator}{suffix}", count)
+                    found = zero_mass_history(run, f"{operator}{suffix}", count)
                     for axis, shown in ((masses, found.mass), (values, np.abs(found.value))):
                         axis.plot(found.epochs, shown, marker="o", markersize=2.2, color=colour, linewidth=0.8)
                     for epoch, mass, value in zip(found.epochs, found.mass, found.value, strict=True):
@@ -210,12 +175,12 @@ def draw_spectra(name: str, runs: Sequence[Run]) -> Drawing:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """A row for each network, mode and rule: the smallest mass over measured steps, and the value taken for zero."""
     rows = []
-    for name, group in by_network(finished(runs)).items():
+    for name, group in grouped(finished(runs), network).items():
         own, bounds = group[0].final("zero_mass_bound"), bounds_of(group[0])
         paper = number(bounds.get("bound from the paper's count", math.nan))
         for suffix, mode in modes_of(group).items():
             for label, operator, count in FOLLOWED:
-                tracks = [track(run, f"{operator}{suffix}", count) for run in group]
+                tracks = [zero_mass_history(run, f"{operator}{suffix}", count) for run in group]
                 rows.append(
                     (
                         name,
@@ -245,12 +210,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}{deviation}"
 
 
-def geometric_mean(values: Iterable[np.ndarray]) -> float:
-    """Zeros count as the smallest float."""
-    together = np.maximum(np.concatenate([np.atleast_1d(value) for value in values]), np.finfo(float).tiny)
-    return float(np.exp(np.log(together).mean()))
-
-
 def operators_of(run: Run, operator: str) -> list[str]:
     """The operator in each mode of batch norm in which it was measured."""
     return [f"{operator}{suffix}" for suffix in modes_of([run])]
@@ -258,13 +217,13 @@ def operators_of(run: Run, operator: str) -> list[str]:
 
 def smallest_mass(run: Run, count: int = 2) -> float:
     """Of the Hessian, over measured steps and modes."""
-    return min(track(run, operator, count).mass.min() for operator in operators_of(run, "hessian"))
+    return min(zero_mass_history(run, operator, count).mass.min() for operator in operators_of(run, "hessian"))
 
 
 def splitting(run: Run) -> float:
     """The largest share that H's second nearest Ritz value has in the mass of the two nearest, less the same of G."""
     largest = [
-        max(track(run, name, 2).second.max() for name in operators_of(run, operator))
+        max(zero_mass_history(run, name, 2).second.max() for name in operators_of(run, operator))
         for operator in ("hessian", "gauss_newton")
     ]
     return float(largest[0] - largest[1])
@@ -273,7 +232,7 @@ def splitting(run: Run) -> float:
 def nearer(run: Run) -> float:
     """The size of the two nearest's mean value over that of the nearest's alone, geometric mean over steps."""
     sizes = [
-        geometric_mean(np.abs(track(run, name, count).value) for name in operators_of(run, "hessian"))
+        geometric_mean(np.abs(zero_mass_history(run, name, count).value) for name in operators_of(run, "hessian"))
         for count in (2, 1)
     ]
     return sizes[0] / sizes[1]
@@ -282,7 +241,7 @@ def nearer(run: Run) -> float:
 def steadier(run: Run) -> float:
     """The range of the mass over steps, of the two nearest less that of the nearest alone; the worst mode."""
     return max(
-        float(np.ptp(track(run, name, 2).mass) - np.ptp(track(run, name, 1).mass))
+        float(np.ptp(zero_mass_history(run, name, 2).mass) - np.ptp(zero_mass_history(run, name, 1).mass))
         for name in operators_of(run, "hessian")
     )
 
@@ -292,7 +251,7 @@ def above_noise(run: Run) -> float:
     ratios = []
     for name in operators_of(run, "gauss_newton"):
         floors = run.history(f"{name}.noise_floor")
-        ratios.append(np.abs(track(run, name, 1).value) / floors[np.isfinite(floors)])
+        ratios.append(np.abs(zero_mass_history(run, name, 1).value) / floors[np.isfinite(floors)])
     return geometric_mean(ratios)
 
 
@@ -308,11 +267,11 @@ def reaches_bound(runs: Sequence[Run], family: str, operator: str) -> Evidence:
 
 def reaches_papers_bound(runs: Sequence[Run]) -> Evidence:
     chosen = [run for run in runs if is_papers(run)]
-    return claims.beyond(chosen, smallest_mass, PAPER_BOUND, "smallest mass at zero of H over the measured steps")
+    return claims.exceeds(chosen, smallest_mass, PAPER_BOUND, "smallest mass at zero of H over the measured steps")
 
 
 def degenerate(runs: Sequence[Run]) -> Evidence:
-    return claims.beyond(
+    return claims.exceeds(
         of_family(runs, "preresnet"), smallest_mass, 0.5, "smallest mass at zero of H over the measured steps and modes"
     )
 
@@ -376,7 +335,7 @@ EXPERIMENT = Experiment(
                 "largest share of the second nearest in the two nearest's mass, H less G, above 0 by a 95 % t-interval"
             ),
             decide=partial(
-                claims.beyond, value_of=splitting, limit=0.0, what="largest share of the second Ritz value, H less G,"
+                claims.exceeds, statistic=splitting, limit=0.0, what="largest share of the second Ritz value, H less G,"
             ),
         ),
         Claim(
@@ -387,11 +346,10 @@ EXPERIMENT = Experiment(
             paper_value="figures without numbers",
             rule="range of the mass over measured steps, of the two less that of the one, below 0 by a 95 % t-interval",
             decide=partial(
-                claims.beyond,
-                value_of=steadier,
+                claims.falls_below,
+                statistic=steadier,
                 limit=0.0,
                 what="range of the mass, of the two nearest less that of the nearest,",
-                expect="smaller",
             ),
         ),
         Claim(
@@ -405,11 +363,10 @@ EXPERIMENT = Experiment(
                 "t-interval"
             ),
             decide=partial(
-                claims.beyond,
-                value_of=nearer,
+                claims.falls_below,
+                statistic=nearer,
                 limit=1.0,
                 what="|mean of the two nearest| over |the nearest|",
-                expect="smaller",
             ),
         ),
         Claim(
@@ -422,11 +379,10 @@ EXPERIMENT = Experiment(
                 "|Ritz value| over float32's noise, geometric mean over steps and modes, below 10 by a 95 % t-interval"
             ),
             decide=partial(
-                claims.beyond,
-                value_of=above_noise,
+                claims.falls_below,
+                statistic=above_noise,
                 limit=10.0,
                 what="|Ritz value of G| over float32's noise",
-                expect="smaller",
             ),
         ),
     ),

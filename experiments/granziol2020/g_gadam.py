@@ -98,7 +98,7 @@ EXPERIMENT = Experiment(
             statement="both give similar training performance",
             paper_value="training accuracy 99.81 % with Gadam, 99.64 % with SGD",
             rule="training error at most 0.01 in every run",
-            decide=partial(claims.in_every_run, value_of=training_errors, limit=0.01, what="training error"),
+            decide=partial(claims.in_every_run, statistic=training_errors, limit=0.01, what="training error"),
         ),
         larger(
             id="spectral-norm",

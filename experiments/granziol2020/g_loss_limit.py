@@ -10,6 +10,7 @@ from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
+from hessflat.analysis.statistics import exponential_r_squared, exponential_rate, power_law_exponent
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
 
@@ -23,27 +24,29 @@ def curves(run: Run, way: str) -> dict[str, np.ndarray]:
     return run.spectrum(f"loss_limit-{way}")
 
 
+def tail(run: Run, way: str) -> dict[str, np.ndarray]:
+    """The same at the largest scales."""
+    return {name: values[-TAIL:] for name, values in curves(run, way).items()}
+
+
 def rate(run: Run, way: str, measure: str) -> float:
-    """−d log(measure) / dt over the largest scales, by least squares."""
-    found = curves(run, way)
-    return -float(np.polyfit(found["scale"][-TAIL:], np.log(found[measure][-TAIL:]), 1)[0])
+    """−d log(measure) / dt over the largest scales."""
+    return -exponential_rate(tail(run, way)["scale"], tail(run, way)[measure])
 
 
 def straightness(run: Run, way: str, measure: str) -> float:
     """R² of that fit."""
-    found = curves(run, way)
-    return float(np.corrcoef(found["scale"][-TAIL:], np.log(found[measure][-TAIL:]))[0, 1] ** 2)
+    return exponential_r_squared(tail(run, way)["scale"], tail(run, way)[measure])
 
 
 def exponent(run: Run, way: str, measure: str) -> float:
     """How log(measure) grows with log(loss) over the largest scales: 1 where the measure falls as the loss."""
-    found = curves(run, way)
-    return float(np.polyfit(np.log(found["loss"][-TAIL:]), np.log(found[measure][-TAIL:]), 1)[0])
+    return power_law_exponent(tail(run, way)["loss"], tail(run, way)[measure])
 
 
-def worst(run: Run, of: Callable[[Run, str, str], float]) -> float:
-    """The smallest over measures and ways of scaling."""
-    return min(of(run, way, measure) for way in WAYS for measure in MEASURES)
+def smallest(run: Run, fit: Callable[[Run, str, str], float]) -> float:
+    """The smallest of a fit over measures and ways of scaling."""
+    return min(fit(run, way, measure) for way in WAYS for measure in MEASURES)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -92,7 +95,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     for way, words in WAYS.items():
         loss = np.mean([rate(run, way, "loss") for run in done])
         for measure, label in MEASURES.items():
-            fits = [np.mean([of(run, way, measure) for run in done]) for of in (rate, straightness, exponent)]
+            fits = [np.mean([fit(run, way, measure) for run in done]) for fit in (rate, straightness, exponent)]
             rows.append((words, label, *(number(float(fit), 4) for fit in (fits[0], loss, *fits[1:])), str(len(done))))
     caption = f"Fits over the {TAIL} largest scales: log of each against t (rate, R²), and against the log of the loss."
     header = ("scaling", "measure", "rate", "rate of the loss", "R²", "exponent of the loss", "seeds")
@@ -101,13 +104,13 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def exponentially(runs: Sequence[Run]) -> Evidence:
     return claims.all_of(
-        claims.beyond(runs, partial(worst, of=rate), 0.0, "smallest rate"),
-        claims.beyond(runs, partial(worst, of=straightness), 0.98, "smallest R²"),
+        claims.exceeds(runs, partial(smallest, fit=rate), 0.0, "smallest rate"),
+        claims.exceeds(runs, partial(smallest, fit=straightness), 0.98, "smallest R²"),
     )
 
 
 def as_the_loss(runs: Sequence[Run]) -> Evidence:
-    return claims.beyond(runs, partial(worst, of=exponent), 0.75, "smallest exponent of the loss")
+    return claims.exceeds(runs, partial(smallest, fit=exponent), 0.75, "smallest exponent of the loss")
 
 
 EXPERIMENT = Experiment(

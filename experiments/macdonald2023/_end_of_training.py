@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from hessflat.analysis.claims import Order
-from hessflat.analysis.correlation import differing_alone
+from hessflat.analysis.correlation import differing_only_in
 from hessflat.analysis.experiment import Claim, Evidence
-from hessflat.analysis.results import Run, finished
-from hessflat.analysis.strata import chosen, follows, measured
+from hessflat.analysis.results import Run, finished, grouped
+from hessflat.analysis.strata import final_metric, follows, setting_value
 
 GAP, SHARPNESS, JACOBIAN = "smoothed_gap_loss", "hessian.lambda_max", "jacobian.max"
 # The panels of figures 20 to 27. Label smoothing counts in the losses, as the paper has it.
@@ -46,22 +46,19 @@ def network_words(run: Run) -> str:
 
 def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by network and data set, in words."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(network_words(run), []).append(run)
-    return dict(sorted(found.items()))
+    return dict(sorted(grouped(runs, network_words).items()))
 
 
 def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: Order) -> Evidence:
     """Does a metric increase (or decrease) with a setting, among runs that differ in it and the seed alone?"""
-    varied, alike = differing_alone(finished(runs), setting)
-    return follows(varied or runs, measured(metric), chosen(setting), alike, expect)
+    varied, stratum = differing_only_in(finished(runs), setting)
+    return follows(varied or runs, final_metric(metric), setting_value(setting), stratum, expect)
 
 
 def with_gap(runs: Sequence[Run], metric: str, setting: str) -> Evidence:
     """Does the gap go with a metric, among runs that differ in a setting and the seed alone?"""
-    varied, alike = differing_alone(finished(runs), setting)
-    return follows(varied or runs, measured(GAP), measured(metric), alike)
+    varied, stratum = differing_only_in(finished(runs), setting)
+    return follows(varied or runs, final_metric(GAP), final_metric(metric), stratum)
 
 
 def trend(

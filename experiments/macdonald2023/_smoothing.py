@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Drawing, Evidence
+from hessflat.analysis.histories import first_crossing, growth_factor, series, stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.report.figures.axes import Panel, legend_below, metric_axis
@@ -23,44 +24,16 @@ NORM = "outputs.frobenius"
 _LINES = ("-", "--", ":", "-.")
 
 
-def series(run: Run, metric: str, to_epoch: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, where it was measured, up to an epoch."""
-    values = run.history(metric)
-    known = np.isfinite(values) & (run.history("epoch") <= to_epoch)
-    return run.history("step")[known], values[known]
-
-
-def growth(run: Run, metric: str, to_epoch: float = np.inf) -> float:
-    """The largest value over the first one."""
-    values = series(run, metric, to_epoch)[1]
-    return float(values.max() / values[0])
-
-
 def less_growth(runs: Sequence[Run], metric: str, what: str, to_epoch: float = np.inf) -> Evidence:
     """Does a metric grow less, the more labels are smoothed?"""
     return claims.in_order(
         runs,
-        lambda run: growth(run, metric, to_epoch),
+        lambda run: growth_factor(run, metric, to_epoch),
         f"the growth of {what}",
         SMOOTHING,
         "decreases",
         lambda x: f"× {number(x, 3)}",
     )
-
-
-def labelled(label: str, found: Evidence) -> Evidence:
-    """Evidence of a part of the runs, told apart by a label."""
-    value, spread = (f"{label}: {text}" if text else "" for text in (found.value, found.spread))
-    return found._replace(value=value, spread=spread)
-
-
-def in_each(
-    groups: Mapping[str, Sequence[Run]], decide: Callable[[Sequence[Run]], Evidence], nothing: str = "no runs"
-) -> Evidence:
-    """The rule for every group of runs, all of which must hold."""
-    if not groups:
-        return Evidence("", "", 0, "not run", nothing)
-    return claims.all_of(*(labelled(label, decide(group)) for label, group in groups.items()))
 
 
 def panels_by_smoothing(
@@ -129,16 +102,9 @@ def _band(
             column.append(cell)
 
 
-def edge_of(run: Run) -> float:
+def edge_of_stability(run: Run) -> float:
     """2/η: gradient descent is stable on a quadratic whose largest curvature is below."""
-    return 2 / run.setting("optim.lr")
-
-
-def first_crossing(run: Run) -> float | None:
-    """The first measured step at which sharpness is 2/η or more; None where it never is."""
-    steps, values = series(run, SHARPNESS)
-    above = steps[values >= edge_of(run)]
-    return float(above[0]) if len(above) else None
+    return stability_limit(run.setting("optim.lr"))
 
 
 def mark_edge(axis: Axes, runs: Sequence[Run]) -> None:
@@ -146,13 +112,13 @@ def mark_edge(axis: Axes, runs: Sequence[Run]) -> None:
     done = finished(runs)
     alphas = sorted({run.setting(SMOOTHING) for run in runs})
     colours = dict(zip(alphas, ordered_colours(len(alphas)), strict=True))
-    for edge in sorted({edge_of(run) for run in done}):
+    for edge in sorted({edge_of_stability(run) for run in done}):
         axis.axhline(edge, color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0.5)
         axis.annotate(
             r"$2/\eta$", (1, edge), xycoords=("axes fraction", "data"), xytext=(2, 0), textcoords="offset points",
             fontsize=7, va="center", color=GREY,
         )  # fmt: skip
     for run in done:
-        step = first_crossing(run)
+        step = first_crossing(run, SHARPNESS, edge_of_stability(run))
         if step is not None:
-            axis.plot(step, edge_of(run), "v", color=colours[run.setting(SMOOTHING)], markersize=4, alpha=0.8)
+            axis.plot(step, edge_of_stability(run), "v", color=colours[run.setting(SMOOTHING)], markersize=4, alpha=0.8)

@@ -13,6 +13,7 @@ from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import power_law_exponent
 from hessflat.report import figures
 from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure
 
@@ -39,12 +40,12 @@ def measured(run: Run, what: str = "network", step: int | None = None) -> dict[s
 
 
 def exponent(run: Run, quantity: str, what: str = "network", step: int | None = None) -> float:
-    """Of N in what is measured, by least squares in logarithms, for N of 30 and more."""
+    """Of N in what is measured, for N of 30 and more."""
     found = measured(run, what, step)
     fitted = found["examples"] >= FIRST
     if fitted.sum() < 2:
         fitted = np.ones_like(fitted)
-    return float(np.polyfit(np.log(found["examples"][fitted]), np.log(found[quantity][fitted]), 1)[0])
+    return power_law_exponent(found["examples"][fitted], found[quantity][fitted])
 
 
 def norms_apart(run: Run, step: int | None = None) -> np.ndarray:
@@ -233,13 +234,14 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
     groups = by_network(runs)
     own = longest(groups) if groups and what == "layer" else groups.get(what, [])
     if not own:
-        return claims.beyond([], at_paper_sample, 0.0, "exponent")
+        return claims.exceeds([], at_paper_sample, 0.0, "exponent")
     parts = []
     for quantity in FALLING:
         of = "layer" if what == "layer" else "network"
         words = f"exponent of the {DIFFERENCES[quantity]}"
-        upper = claims.beyond(own, partial(exponent, quantity=quantity, what=of), -1 + ALLOWED, words, "smaller")
-        lower = claims.beyond(own, partial(exponent, quantity=quantity, what=of), -1 - ALLOWED, words, "larger")
+        fitted = partial(exponent, quantity=quantity, what=of)
+        upper = claims.falls_below(own, fitted, -1 + ALLOWED, words)
+        lower = claims.exceeds(own, fitted, -1 - ALLOWED, words)
         parts.append(claims.all_of(upper, lower)._replace(value=upper.value, spread=upper.spread))
     return claims.all_of(*parts)
 
@@ -247,9 +249,9 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
 def does_not_fall(runs: Sequence[Run]) -> Evidence:
     groups = by_network(runs)
     if not groups:
-        return claims.beyond(runs, lambda run: 0.0, 0.0, "exponent")
+        return claims.exceeds(runs, lambda run: 0.0, 0.0, "exponent")
     networks = [
-        claims.beyond(
+        claims.exceeds(
             own,
             lambda run: exponent(run, "operator"),
             -ALLOWED,
@@ -257,7 +259,7 @@ def does_not_fall(runs: Sequence[Run]) -> Evidence:
         )
         for name, own in groups.items()
     ]
-    alone = claims.beyond(
+    alone = claims.exceeds(
         longest(groups), lambda run: exponent(run, "operator", "layer"), -ALLOWED, "exponent of ‖J_T − J_V‖₂ (layer)"
     )
     return claims.all_of(alone, *networks)
@@ -265,13 +267,13 @@ def does_not_fall(runs: Sequence[Run]) -> Evidence:
 
 def norms_agree(runs: Sequence[Run]) -> Evidence:
     what = f"relative difference of ‖J_T‖₂ and ‖J_V‖₂ at the largest N up to {PAPER_SAMPLE:,}"
-    return claims.beyond(runs, at_paper_sample, 0.01, what, "smaller")
+    return claims.falls_below(runs, at_paper_sample, 0.01, what)
 
 
 def sharpness_differs(runs: Sequence[Run]) -> Evidence:
     own = [run for run in finished(runs) if "hessian_train" in measured(run)]
     what = "|log| of λ_max(H) in eval over train mode at the largest N"
-    return claims.beyond(own, modes_apart, float(np.log(1.2)), what)
+    return claims.exceeds(own, modes_apart, float(np.log(1.2)), what)
 
 
 WITHIN = f"fitted exponent of N −1 within {ALLOWED:g}, 95 % t-interval over seeds, N of {FIRST} and more"

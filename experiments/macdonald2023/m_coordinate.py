@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from scipy import stats
 
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
+from hessflat.analysis.histories import stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
+from hessflat.analysis.statistics import welch_p_value
 from hessflat.report import figures
 from hessflat.report.figures.axes import legend_below
 from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure
@@ -233,7 +234,7 @@ def _trials(runs: Sequence[Run]) -> Drawing:
 
 def _limit(run: Run) -> float:
     """2(1 + ρ)/η of gradient descent with heavy-ball momentum."""
-    return 2 * (1 + run.setting("optim.sgd.momentum")) / run.setting("optim.lr")
+    return stability_limit(run.setting("optim.lr"), run.setting("optim.sgd.momentum"))
 
 
 def ratio(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run], Callable[[Run], float]]:
@@ -250,9 +251,9 @@ def ratio(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run],
 
 
 def lower(metric: str, activation: str, runs: Sequence[Run], expect: claims.Expect) -> Evidence:
-    pairs, value_of = ratio(metric, activation, runs)
+    pairs, log_ratio = ratio(metric, activation, runs)
     what = f"ln of {METRICS[metric]}, {NAMES[activation]}, from low over from high frequencies"
-    return claims.beyond(pairs, value_of, 0.0, what, expect)
+    return claims.against_limit(pairs, log_ratio, 0.0, what, expect)
 
 
 def _told_by(evidence: Evidence, activation: str, runs: Sequence[Run]) -> Evidence:
@@ -279,23 +280,13 @@ def opposite(activation: str, sharpness: claims.Expect, runs: Sequence[Run]) -> 
 
 def first_layers(runs: Sequence[Run]) -> Evidence:
     """Do the norms of first layers differ by far for the Gaussian networks, and not for ReLU?"""
-    pairs, value_of = ratio("kernel.Dense_0.norm", "relu", runs)
-    gaussian, ln_of = ratio("kernel.Dense_0.norm", "gaussian", runs)
+    relu, relu_ratio = ratio("kernel.Dense_0.norm", "relu", runs)
+    gaussian, gaussian_ratio = ratio("kernel.Dense_0.norm", "gaussian", runs)
     what = "ln of first layer weight norm, {}, from low over from high frequencies"
     return claims.all_of(
-        claims.beyond(gaussian, ln_of, math.log(0.5), what.format("Gaussian"), "smaller"),
-        claims.beyond(
-            pairs, lambda run: abs(value_of(run)), math.log(ALIKE), f"size of {what.format('ReLU')}", "smaller"
-        ),
+        claims.falls_below(gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian")),
+        claims.falls_below(relu, lambda run: abs(relu_ratio(run)), math.log(ALIKE), f"size of {what.format('ReLU')}"),
     )
-
-
-def p_value(ours: Sequence[float], theirs: Published) -> float:
-    """Of Welch's test that our trials and the paper's ten have one mean."""
-    found = stats.ttest_ind_from_stats(
-        np.mean(ours), np.std(ours, ddof=1), len(ours), theirs.mean, theirs.std, TRIALS, equal_var=False
-    )
-    return float(found.pvalue)
 
 
 def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
@@ -314,7 +305,7 @@ def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
     for net in nets:
         for place, (metric, name) in enumerate(METRICS.items()):
             ours, theirs = [run.final(metric) for run in good[net].values()], PAPER[net][place]
-            p = p_value(ours, theirs)
+            p = welch_p_value(ours, *theirs, TRIALS)
             told.append(f"{name}, {net.start}: {_told(float(np.mean(ours)), math.nan)}, p = {number(p, 2)}")
             if p < LEVEL:
                 off.append(
@@ -325,7 +316,7 @@ def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
     slopes = {net.start: [steepest(run) for run in good[net].values()] for net in nets}
     told_slopes = ", ".join(
         f"{number(float(np.mean(slopes[net.start])), 3)} from {net.start} frequencies "
-        f"(p = {number(p_value(slopes[net.start], PAPER[net][0]), 2)})"
+        f"(p = {number(welch_p_value(slopes[net.start], *PAPER[net][0], TRIALS), 2)})"
         for net in nets
     )
     explanation += f"; the paper's Jacobian norms against the largest slopes anywhere on [0, 1]: {told_slopes}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.histories import first_value, increase, largest_value, stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import kendall_tau
@@ -39,20 +40,6 @@ def of(activation: str, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.setting("model.mlp.activation") == activation]
 
 
-def first(run: Run, metric: str) -> float:
-    return float(run.history(metric)[0])
-
-
-def largest(run: Run, metric: str) -> float:
-    """Over training: of sharpness that oscillates, and of a softmaxed model that saturates, the end says less."""
-    return float(np.nanmax(run.history(metric)))
-
-
-def growth(run: Run, metric: str) -> float:
-    """From the first weights to the largest value in training."""
-    return largest(run, metric) - first(run, metric)
-
-
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 30 and 31, with the norms that are to explain them."""
     found = [_over_iterations(of(activation, runs), activation) for activation in NAMES if of(activation, runs)]
@@ -63,7 +50,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 def _over_iterations(runs: Sequence[Run], activation: str) -> Drawing:
     drawing = figures.over_training(runs, BY, PANELS, f"input-scale-{activation}")
-    edge = 2 / runs[0].setting("optim.lr")
+    edge = stability_limit(runs[0].setting("optim.lr"))
     axes = drawing.figure.axes[: len(PANELS)]
     with matplotlib.rc_context(STYLE):
         for axis in axes:
@@ -92,7 +79,10 @@ def _table(runs: Sequence[Run], activation: str) -> Table:
             if metric == "train_loss":
                 cells.append(_told([run.final(metric) for run in own]))
             else:
-                cells += [_told([first(run, metric) for run in own]), _told([largest(run, metric) for run in own])]
+                cells += [
+                    _told([first_value(run, metric) for run in own]),
+                    _told([largest_value(run, metric) for run in own]),
+                ]
         rows.append((*cells, str(len(own))))
     header = ["input scale"]
     for name, metric in COLUMNS.items():
@@ -112,7 +102,7 @@ def _told(values: Sequence[float]) -> str:
 def ordered(
     activation: str,
     what: str,
-    value_of: Callable[[Run], float],
+    statistic: Callable[[Run], float],
     expect: claims.Expect,
     runs: Sequence[Run],
 ) -> Evidence:
@@ -120,10 +110,10 @@ def ordered(
     done = finished(of(activation, runs))
     trials = {seed: own for seed, own in by_setting(done, "seed").items() if len(own) > 1}
     taus = {
-        seed: kendall_tau([run.setting(BY) for run in own], [value_of(run) for run in own])
+        seed: kendall_tau([run.setting(BY) for run in own], [statistic(run) for run in own])
         for seed, own in trials.items()
     }
-    evidence = claims.beyond(
+    evidence = claims.against_limit(
         [own[0] for own in trials.values()],
         lambda run: taus[run.seed],
         0.0,
@@ -133,13 +123,13 @@ def ordered(
     if not taus:
         return evidence
     tau = evidence.value.split()[-1]
-    return evidence._replace(value=f"{what}, {NAMES[activation]}: {_by_scale(done, value_of)}; τ {tau}")
+    return evidence._replace(value=f"{what}, {NAMES[activation]}: {_by_scale(done, statistic)}; τ {tau}")
 
 
-def _by_scale(runs: Sequence[Run], value_of: Callable[[Run], float]) -> str:
+def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
     """Means over trials for each factor."""
     return ", ".join(
-        f"{number(float(np.mean([value_of(run) for run in own])), 3)} at {number(scale)}"
+        f"{number(float(np.mean([statistic(run) for run in own])), 3)} at {number(scale)}"
         for scale, own in by_setting(runs, BY).items()
     )
 
@@ -148,11 +138,11 @@ def grows(metric: str, what: str, expect: claims.Expect) -> Callable[[Sequence[R
     """The growth of a metric against the factor, for both activations."""
 
     def decide(runs: Sequence[Run]) -> Evidence:
-        value_of = partial(growth, metric=metric)
-        parts = [ordered(activation, f"growth of {what}", value_of, expect, runs) for activation in _known(runs)]
+        statistic = partial(increase, metric=metric)
+        parts = [ordered(activation, f"growth of {what}", statistic, expect, runs) for activation in _known(runs)]
         evidence = claims.all_of(*parts)
         at_first = [
-            f"{NAMES[activation]} {_by_scale(finished(of(activation, runs)), partial(first, metric=metric))}"
+            f"{NAMES[activation]} {_by_scale(finished(of(activation, runs)), partial(first_value, metric=metric))}"
             for activation in _known(runs)
             if finished(of(activation, runs))
         ]
@@ -164,14 +154,14 @@ def grows(metric: str, what: str, expect: claims.Expect) -> Callable[[Sequence[R
 
 
 def sharper(runs: Sequence[Run]) -> Evidence:
-    value_of = partial(largest, metric="hessian.lambda_max")
-    return claims.all_of(*(ordered(name, "largest λ_max(H)", value_of, "larger", runs) for name in _known(runs)))
+    statistic = partial(largest_value, metric="hessian.lambda_max")
+    return claims.all_of(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in _known(runs)))
 
 
 def features(runs: Sequence[Run]) -> Evidence:
     parts = [
         ordered(
-            activation, f"largest ‖f_{layer}(X)‖₂", partial(largest, metric=f"features.Dense_{layer}.norm"),
+            activation, f"largest ‖f_{layer}(X)‖₂", partial(largest_value, metric=f"features.Dense_{layer}.norm"),
             "larger", runs,
         )
         for activation in _known(runs)

@@ -6,8 +6,27 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from hessflat.analysis import claims, lipschitz, wording
+from hessflat.analysis import claims
+from hessflat.analysis.evidence import interval_text, left_out, reason
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
+from hessflat.analysis.lipschitz_bounds import (
+    FAILURE,
+    FIRST_SIZE,
+    PAPER_SAMPLE,
+    cost_deviation_bounds,
+    excess_over_miss_bound,
+    gap_at,
+    gap_exponent,
+    informative_from,
+    largest_deviation,
+    looseness,
+    mean_deviation_bound,
+    miss_bounds,
+    miss_rate_ratio,
+    sample_arrays,
+    scalar,
+    theorem_slope,
+)
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import kendall_tau, mean_interval
@@ -17,108 +36,6 @@ from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figu
 Record = Callable[[str, str, np.ndarray, np.ndarray], None]  # of a panel and a series, what is drawn
 
 LATENT, RATE = "data.generator.latent", "optim.lr"
-# Of the sample sizes the nearest to the paper's 1,000 to 2,500 examples.
-PAPER_SAMPLE = 1_024
-# Probability of failure at which deviations and their bounds are compared, and the quantile that is measured.
-FAILURE = 0.05
-# Gaps follow a power of N where several examples are near the largest.
-FIRST = 32
-# Rates are fitted to shares of samples that rest on so many samples that missed, and that did not.
-COUNTED = 20
-
-
-def scalar(run: Run, name: str) -> float:
-    return run.final(f"lipschitz.{name}")
-
-
-def measured(run: Run) -> dict[str, np.ndarray]:
-    return run.spectrum("lipschitz")
-
-
-def dimension(run: Run) -> int:
-    return int(run.setting(LATENT))
-
-
-def slope_of_theorem(run: Run) -> float:
-    """‖Jf‖_Lip ‖F‖_Lip, by which theorem 4.4 bounds the Lipschitz constant of the Jacobian norm on the cube."""
-    return scalar(run, "jacobian") * scalar(run, "generator")
-
-
-def bound(run: Run, slope: float, sizes: np.ndarray) -> np.ndarray:
-    """[N, ε] Theorem 4.5's bound on the probability of missing the supremum, for a Lipschitz constant on the cube."""
-    epsilon = measured(run)["misses"] * scalar(run, "norm")
-    return lipschitz.miss_bound(epsilon[None], slope, dimension(run), sizes[:, None])
-
-
-def excess(run: Run) -> float:
-    """By how many standard errors the probability of missing is above its bound, at most, over all N and ε."""
-    found = measured(run)
-    limit = bound(run, scalar(run, "norm_slope"), found["size"])
-    error = np.sqrt(np.maximum(limit * (1 - limit), 1e-12) / found["samples"][:, None])
-    one = 1 - lipschitz.within_share(found["misses"] * scalar(run, "norm") / scalar(run, "norm_slope"), dimension(run))
-    error_of_one = np.sqrt(np.maximum(one * (1 - one), 1e-12) / found["draws"])
-    return float(max(((found["missed"] - limit) / error).max(), ((found["miss"] - one) / error_of_one).max()))
-
-
-def rate_ratio(run: Run) -> float:
-    """The fitted rate at which samples cease to miss the supremum, over −log P[one example misses it]; mean over ε.
-
-    By weighted least squares of log share on N, through the origin; the two come from different examples.
-    """
-    found, ratios = measured(run), []
-    for index, miss in enumerate(found["miss"]):
-        share, samples = found["missed"][:, index], found["samples"]
-        used = (share * samples >= COUNTED) & ((1 - share) * samples >= COUNTED)
-        if used.any() and miss < 1:
-            size, weight = found["size"][used], (share * samples / (1 - share))[used]
-            fitted = -np.sum(weight * size * np.log(share[used])) / np.sum(weight * size**2)
-            ratios.append(fitted / -np.log(miss))
-    return float(np.mean(ratios)) if ratios else float("nan")
-
-
-def gap_exponent(run: Run) -> float:
-    """Of N in the mean of 1 − max ν / sup ν, by least squares in logarithms."""
-    found = measured(run)
-    fitted = (found["size"] >= FIRST) & (found["gap"] > 0)
-    return float(np.polyfit(np.log(found["size"][fitted]), np.log(found["gap"][fitted]), 1)[0])
-
-
-def gap_at(run: Run, size: int = PAPER_SAMPLE) -> float:
-    """Mean of 1 − max ν / sup ν at a sample size."""
-    found = measured(run)
-    return float(found["gap"][found["size"] == size][0])
-
-
-def deviation_bounds(run: Run, sizes: np.ndarray) -> np.ndarray:
-    """[N] The deviation that eq. 10 allows with probability 95 %, for a sample with the mean of largest norms."""
-    found = measured(run)
-    largest = np.interp(np.log(sizes), np.log(found["size"]), scalar(run, "norm") * (1 - found["gap"]))
-    jacobian, generator, pair = (scalar(run, name) for name in ("jacobian", "generator", "pair"))
-    return np.array(
-        [
-            lipschitz.deviation_of_theorem(int(size), float(one), jacobian, generator, pair, dimension(run), FAILURE)
-            for size, one in zip(sizes, largest, strict=True)
-        ]
-    )
-
-
-def widest(run: Run) -> float:
-    """The largest deviation that there can be."""
-    cost = scalar(run, "cost")
-    return max(scalar(run, "cost_largest") - cost, cost - scalar(run, "cost_smallest"))
-
-
-def says_something_from(run: Run) -> float:
-    """The smallest N, to a few per cent, from which eq. 10 allows less than the largest deviation that there can be."""
-    sizes = np.unique(np.geomspace(10, 1e10, 600).astype(np.int64))
-    below = deviation_bounds(run, sizes) < widest(run)
-    return float(sizes[below][0]) if below.any() else float("inf")
-
-
-def looseness(run: Run) -> np.ndarray:
-    """[N] The bound of eq. 10 over the 95 % quantile of deviations seen."""
-    found = measured(run)
-    return deviation_bounds(run, found["size"]) / found["deviation"][:, -1]
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -141,7 +58,7 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
     with matplotlib.rc_context(STYLE):
         _misses(axes[0], groups[middle], record)
         for (rate, own), colour in zip(groups.items(), colours, strict=True):
-            found = [measured(run) for run in own]
+            found = [sample_arrays(run) for run in own]
             sizes, quantiles = found[0]["size"], np.mean([one["largest"] for one in found], axis=0)
             axes[1].plot(sizes, quantiles[:, 1], ".-", color=colour, linewidth=1, markersize=4, label=number(rate))
             axes[1].fill_between(sizes, quantiles[:, 0], quantiles[:, 2], color=colour, alpha=0.18, linewidth=0)
@@ -182,7 +99,7 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
 
 
 def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
-    found = [measured(run) for run in runs]
+    found = [sample_arrays(run) for run in runs]
     sizes, misses = found[0]["size"], found[0]["misses"]
     fine = np.geomspace(sizes[0], sizes[-1], 100)
     for index, (share, colour) in enumerate(zip(misses, PALETTE, strict=False)):
@@ -191,8 +108,8 @@ def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
         axis.plot(sizes[counted > 0], counted[counted > 0], ".", color=colour, markersize=4)
         axis.plot(fine, exact, color=colour, linewidth=1, label=f"{100 * share:g} %")
         record("misses", f"counted, ε {share:g}", sizes, counted)
-        for slope_of, style in ((lambda run: scalar(run, "norm_slope"), "--"), (slope_of_theorem, ":")):
-            limits = np.mean([bound(run, slope_of(run), fine)[:, index] for run in runs], axis=0)
+        for slope_of, style in ((lambda run: scalar(run, "norm_slope"), "--"), (theorem_slope, ":")):
+            limits = np.mean([miss_bounds(run, slope_of(run), fine)[:, index] for run in runs], axis=0)
             axis.plot(fine, limits, style, color=colour, linewidth=0.9)
             kind = "sharper bound" if style == "--" else "bound"
             record("misses", f"{kind}, ε {share:g}", fine, limits)
@@ -204,17 +121,22 @@ def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
 
 
 def _deviations(axis: Axes, runs: Sequence[Run], record: Record) -> None:
-    found = [measured(run) for run in runs]
+    found = [sample_arrays(run) for run in runs]
     sizes = found[0]["size"]
     fine = np.unique(np.geomspace(sizes[0], 1e7, 80).astype(np.int64))
     seen = np.mean([one["deviation"][:, -1] for one in found], axis=0)
-    theorem = np.array([deviation_bounds(run, fine) for run in runs])
+    theorem = np.array([cost_deviation_bounds(run, fine) for run in runs])
     finite = np.isfinite(theorem).all(0)
-    sharper = np.mean([lipschitz.deviation_within(fine, scalar(run, "cost_slope"), FAILURE) for run in runs], axis=0)
+    sharper = np.mean([mean_deviation_bound(fine, scalar(run, "cost_slope"), FAILURE) for run in runs], axis=0)
     axis.plot(sizes, seen, ".-", color=PALETTE[0], label="seen, 95 %")
     axis.plot(fine[finite], theorem.mean(0)[finite], ":", color=PALETTE[1], label="theorem 4.6")
     axis.plot(fine, sharper, "--", color=PALETTE[2], label="with the cost's own slope")
-    axis.axhline(float(np.mean([widest(run) for run in runs])), color=GREY, linewidth=0.9, label="largest there can be")
+    axis.axhline(
+        float(np.mean([largest_deviation(run) for run in runs])),
+        color=GREY,
+        linewidth=0.9,
+        label="largest there can be",
+    )
     number_of = runs[0].manifest["examples"]["train"]
     own = np.mean([abs(scalar(run, "own_cost") - scalar(run, "cost")) for run in runs])
     axis.plot([number_of], [own], "*", color="black", markersize=6, label="training sample")
@@ -238,16 +160,16 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             label = (str(latent), number(rate))
             names = ("norm", "norm_slope", "jacobian", "generator", "pair", "cost_slope", "cost")
             means = [float(np.mean([scalar(run, name) for run in own])) for name in names]
-            product = float(np.mean([slope_of_theorem(run) for run in own]))
+            product = float(np.mean([theorem_slope(run) for run in own]))
             constants.append((*label, *(number(mean, 3) for mean in means), number(product, 3), str(len(own))))
             values = [
                 (
                     100 * gap_at(run),
                     100 * (1 - scalar(run, "own_norm") / scalar(run, "norm")),
                     gap_exponent(run),
-                    rate_ratio(run),
+                    miss_rate_ratio(run),
                     looseness(run)[-1],
-                    says_something_from(run),
+                    informative_from(run),
                     abs(scalar(run, "own_cost") - scalar(run, "cost")),
                 )
                 for run in own
@@ -298,13 +220,13 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def never_violated(runs: Sequence[Run]) -> Evidence:
     what = "largest excess over the bound, in standard errors over all N and ε,"
-    return claims.in_every_run(runs, excess, 4.0, what)
+    return claims.in_every_run(runs, excess_over_miss_bound, 4.0, what)
 
 
 def exponential(runs: Sequence[Run]) -> Evidence:
     what = "fitted rate over −log P[one example misses]"
-    above = claims.beyond(runs, rate_ratio, 0.9, what)
-    return claims.all_of(above, claims.beyond(runs, rate_ratio, 1.1, what, "smaller"))._replace(
+    above = claims.exceeds(runs, miss_rate_ratio, 0.9, what)
+    return claims.all_of(above, claims.falls_below(runs, miss_rate_ratio, 1.1, what))._replace(
         value=above.value, spread=above.spread
     )
 
@@ -313,10 +235,10 @@ def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
     """The bound lets the gap fall as N^(−1/n)."""
     groups = by_setting(finished(runs), LATENT)
     if not groups:
-        return claims.beyond(runs, gap_exponent, -1.0, "exponent", "smaller")
+        return claims.falls_below(runs, gap_exponent, -1.0, "exponent")
     return claims.all_of(
         *(
-            claims.beyond(own, gap_exponent, -1 / latent, f"exponent of N in the gap (n = {latent})", "smaller")
+            claims.falls_below(own, gap_exponent, -1 / latent, f"exponent of N in the gap (n = {latent})")
             for latent, own in groups.items()
         )
     )
@@ -332,12 +254,14 @@ def says_something(runs: Sequence[Run]) -> Evidence:
 
     def ratio(run: Run) -> float:
         # Where no δ makes the first term small, nothing is allowed for; a finite number stands for that.
-        return float(np.log10(min(deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / widest(run), 1e6)))
+        return float(
+            np.log10(min(cost_deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / largest_deviation(run), 1e6))
+        )
 
-    found = claims.beyond(runs, ratio, 0.0, what, "smaller")
+    found = claims.falls_below(runs, ratio, 0.0, what)
     if found.verdict == "not run":
         return found
-    first = float(np.median([says_something_from(run) for run in finished(runs)]))
+    first = float(np.median([informative_from(run) for run in finished(runs)]))
     return found._replace(explanation=f"{found.explanation}; from N = {number(first, 2)} on (median) it is below")
 
 
@@ -357,11 +281,11 @@ def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
         verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
     return Evidence(
         f"Kendall τ {number(found.mean, 2)}",
-        wording.interval(found, len(taus), number),
+        interval_text(found, len(taus), number),
         len(taus),
         verdict,
         f"of ‖Jf‖_Lip and of the mean gap at {PAPER_SAMPLE:,} examples, over learning rates; "
-        f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}" + wording.left_out(runs),
+        f"{reason(verdict, len(taus), 'no order (τ = 0)')}" + left_out(runs),
     )
 
 
@@ -428,7 +352,10 @@ EXPERIMENT = Experiment(
                 "the gap between a sample's largest norm and the supremum falls faster than the N^(−1/n) of the bound"
             ),
             paper_value="not in the paper",
-            rule=f"fitted exponent of N below −1/n, N of {FIRST} and more, 95 % t-interval over seeds, each dimension",
+            rule=(
+                f"fitted exponent of N below −1/n, N of {FIRST_SIZE} and more, 95 % t-interval over seeds, each "
+                "dimension"
+            ),
             decide=as_fast_as_promised,
         ),
         Claim(

@@ -19,7 +19,7 @@ from experiments.macdonald2023._end_of_training import (
 from hessflat.analysis.claims import Order
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run, finished
-from hessflat.analysis.strata import follows, measured
+from hessflat.analysis.strata import final_metric, follows
 from hessflat.analysis.tables import table_of
 from hessflat.report import figures
 
@@ -79,7 +79,7 @@ def at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
     chosen = [run for run in runs if run.setting("model.name") != "vgg"]
     largest = max((run.setting(RATE) for run in chosen), default=None)
     chosen = [run for run in chosen if run.setting(RATE) == largest]
-    return follows(chosen, measured(GAP), measured(JACOBIAN), network_words, "decreases")
+    return follows(chosen, final_metric(GAP), final_metric(JACOBIAN), network_words, "decreases")
 
 
 def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:

@@ -16,10 +16,10 @@ from experiments.macdonald2023._end_of_training import (
     trend,
 )
 from hessflat.analysis import claims
-from hessflat.analysis.correlation import differing_alone
+from hessflat.analysis.correlation import differing_only_in
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run
-from hessflat.analysis.strata import follows_closer, measured
+from hessflat.analysis.strata import final_metric, follows_closer
 from hessflat.analysis.tables import table_of
 from hessflat.report import figures
 
@@ -39,7 +39,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 5 and 20 to 27: for each network a column for each regulariser, a row for each of six numbers."""
     return [
         figures.grid_against(
-            [(setting, own) for setting in REGULARISERS if (own := differing_alone(group, setting)[0])],
+            [(setting, own) for setting in REGULARISERS if (own := differing_only_in(group, setting)[0])],
             SIX,
             RATE,
             words.lower(),
@@ -75,9 +75,9 @@ def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
     """Over every regulariser: runs of one network and one initial rate."""
     return follows_closer(
         runs,
-        measured(GAP),
-        measured(JACOBIAN),
-        measured(SHARPNESS),
+        final_metric(GAP),
+        final_metric(JACOBIAN),
+        final_metric(SHARPNESS),
         lambda run: (network_words(run), run.setting(RATE)),
     )
 

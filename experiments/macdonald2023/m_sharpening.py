@@ -13,20 +13,18 @@ from experiments.macdonald2023._smoothing import (
     LOSS,
     SHARPNESS,
     SMOOTHING,
-    edge_of,
-    first_crossing,
-    growth,
-    in_each,
+    edge_of_stability,
     less_growth,
     mark_edge,
     panels_by_smoothing,
-    series,
 )
-from hessflat.analysis import claims
+from hessflat.analysis import claims, histories
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.histories import growth_factor, series, tau_over_steps
 from hessflat.analysis.names import number
-from hessflat.analysis.results import Run, by_setting, finished
-from hessflat.analysis.statistics import kendall_tau, mean_interval
+from hessflat.analysis.results import Run, by_setting, finished, grouped
+from hessflat.analysis.statistics import mean_interval
+from hessflat.analysis.strata import in_each_group
 from hessflat.report import figures
 from hessflat.report.figures.axes import Panel, legend_below, metric_axis
 from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure, ordered_colours
@@ -52,17 +50,10 @@ def kind_of(run: Run) -> str:
     return "MLP with batch norm" if run.setting("model.mlp.batch_norm") else "MLP"
 
 
-def kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(kind_of(run), []).append(run)
-    return found
-
-
 def kinds_and_rates(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {
         f"{kind}, η = {number(rate)}": group
-        for kind, own in kinds(runs).items()
+        for kind, own in grouped(runs, kind_of).items()
         for rate, group in reversed(by_setting(own, RATE).items())
     }
 
@@ -71,24 +62,19 @@ def unsmoothed(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.setting(SMOOTHING) == 0]
 
 
+def edge_crossing(run: Run) -> float | None:
+    """The first measured step at which sharpness is 2/η or more; None where it never is."""
+    return histories.first_crossing(run, SHARPNESS, edge_of_stability(run))
+
+
 def edge_ratio(run: Run) -> float:
     """Mean sharpness over 2/η from where it first reaches 2/η to the end; its largest where it never does."""
-    steps, values = series(run, SHARPNESS)
-    crossing = first_crossing(run)
-    held = values.max() if crossing is None else values[steps >= crossing].mean()
-    return float(held / edge_of(run))
-
-
-def tau(run: Run, metric: str, other: str) -> float:
-    """Kendall's rank correlation of two metrics over the steps at which both were measured."""
-    a, b = run.history(metric), run.history(other)
-    both = np.isfinite(a) & np.isfinite(b)
-    return kendall_tau(a[both], b[both])
+    return histories.ratio_to_limit(run, SHARPNESS, edge_of_stability(run))
 
 
 def tau_with_ggn(run: Run, metric: str) -> float:
     """Of a product of layer Jacobians and λ_max(G), both on the examples of `measure.layers` but for the softmaxed."""
-    return tau(run, metric, "layers.lambda_max")
+    return tau_over_steps(run, metric, "layers.lambda_max")
 
 
 def ggn_ratios(run: Run) -> np.ndarray:
@@ -112,7 +98,7 @@ def share(run: Run, layer: str) -> np.ndarray:
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figure 1 with 6 to 11, one drawing for each kind of network; and what eq. 4 says of each, without smoothing."""
     drawings = []
-    for kind, own in kinds(runs).items():
+    for kind, own in grouped(runs, kind_of).items():
         rates = reversed(by_setting(own, RATE).items())
         caption = (
             f"Gradient descent on all examples with labels smoothed more and less ({kind}): loss less label entropy, "
@@ -135,7 +121,7 @@ def middle_rate(runs: Sequence[Run]) -> list[Run]:
 
 def _draw_layers(runs: Sequence[Run]) -> Drawing:
     """λ_max(H) and λ_max(G), each layer's share of it, and products of layer Jacobians, over iterations."""
-    groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in kinds(runs).items()}
+    groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in grouped(runs, kind_of).items()}
     groups = {kind: own for kind, own in groups.items() if own}
     figure, axes = new_figure(max(len(groups), 1), 3, 2.4)
     data: dict[str, list[Any]] = {key: [] for key in ("network", "curve", "step", "seeds", "mean", "low", "high")}
@@ -218,16 +204,16 @@ def _growth_table(runs: Sequence[Run]) -> Table:
     for label, group in kinds_and_rates(finished(runs)).items():
         for alpha, own in by_setting(group, SMOOTHING).items():
             first, largest = ([f(series(run, SHARPNESS)[1]) for run in own] for f in (lambda values: values[0], np.max))
-            crossings = [step for run in own if (step := first_crossing(run)) is not None]
+            crossings = [step for run in own if (step := edge_crossing(run)) is not None]
             cells = (
                 _mean([run.metrics[-1]["step"] for run in own]),
                 f"{100 * np.mean([run.final('train_accuracy') for run in own]):.1f} %",
                 _mean([run.final(LOSS) for run in own]),
                 f"{_mean(first)} → {_mean(largest)} → {_mean([run.final(SHARPNESS) for run in own])}",
-                number(edge_of(own[0]), 3),
+                number(edge_of_stability(own[0]), 3),
                 f"{_mean(crossings)} ({len(crossings)} of {len(own)})" if crossings else "never",
-                f"× {_mean([growth(run, JACOBIAN) for run in own])}",
-                number(float(np.mean([tau(run, JACOBIAN, SHARPNESS) for run in own])), 2),
+                f"× {_mean([growth_factor(run, JACOBIAN) for run in own])}",
+                number(float(np.mean([tau_over_steps(run, JACOBIAN, SHARPNESS) for run in own])), 2),
             )
             rows.append((label, number(alpha), *cells, str(len(own))))
     header = (
@@ -274,7 +260,7 @@ def _follower_table(runs: Sequence[Run]) -> Table:
 
 def _share_table(runs: Sequence[Run]) -> Table:
     rows = []
-    for kind, own in kinds(unsmoothed(finished(runs))).items():
+    for kind, own in grouped(unsmoothed(finished(runs)), kind_of).items():
         group = middle_rate(own)
         for name in layer_names(group[0]):
             shares = np.array([share(run, name)[[0, -1]] for run in group])
@@ -289,9 +275,12 @@ def _share_table(runs: Sequence[Run]) -> Table:
 
 def sharpens(runs: Sequence[Run]) -> Evidence:
     rule = partial(
-        claims.beyond, value_of=lambda run: growth(run, SHARPNESS), limit=1.0, what="largest λ_max(H) over the first"
+        claims.exceeds,
+        statistic=lambda run: growth_factor(run, SHARPNESS),
+        limit=1.0,
+        what="largest λ_max(H) over the first",
     )
-    return in_each(kinds_and_rates(unsmoothed(runs)), rule)
+    return in_each_group(kinds_and_rates(unsmoothed(runs)), rule)
 
 
 def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
@@ -299,26 +288,28 @@ def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
 
     def rule(group: Sequence[Run]) -> Evidence:
         what = "mean λ_max(H) over 2/η from the first crossing on"
-        above = claims.beyond(group, edge_ratio, 0.75, what, "larger")
-        below = claims.beyond(group, edge_ratio, 1.25, what, "smaller")
-        reached = sum(first_crossing(run) is not None for run in finished(group))
+        above = claims.exceeds(group, edge_ratio, 0.75, what)
+        below = claims.falls_below(group, edge_ratio, 1.25, what)
+        reached = sum(edge_crossing(run) is not None for run in finished(group))
         both = claims.all_of(above, below)
         return both._replace(
             value=f"{above.value}, reached in {reached} of {len(finished(group))} runs", spread=above.spread
         )
 
-    return in_each(kinds_and_rates(unsmoothed(runs)), rule)
+    return in_each_group(kinds_and_rates(unsmoothed(runs)), rule)
 
 
 def ansatz(runs: Sequence[Run]) -> Evidence:
     """Kendall's τ over training of the softmaxed Jacobian norm and sharpness, for each smoothing."""
     groups = {
         f"{kind}, smoothing {number(alpha)}": group
-        for kind, own in kinds(runs).items()
+        for kind, own in grouped(runs, kind_of).items()
         for alpha, group in by_setting(own, SMOOTHING).items()
     }
-    rule = partial(claims.beyond, value_of=lambda run: tau(run, JACOBIAN, SHARPNESS), limit=0.0, what="Kendall τ")
-    return in_each(groups, rule)
+    rule = partial(
+        claims.exceeds, statistic=lambda run: tau_over_steps(run, JACOBIAN, SHARPNESS), limit=0.0, what="Kendall τ"
+    )
+    return in_each_group(groups, rule)
 
 
 def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
@@ -341,27 +332,27 @@ def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
             explanation=f"{found.explanation}; medians by label smoothing: {by_smoothing}",
         )
 
-    return in_each(kinds(runs), rule)
+    return in_each_group(grouped(runs, kind_of), rule)
 
 
 def product_follows(runs: Sequence[Run]) -> Evidence:
     rule = partial(
-        claims.beyond,
-        value_of=lambda run: tau_with_ggn(run, "layers.after_first"),
+        claims.exceeds,
+        statistic=lambda run: tau_with_ggn(run, "layers.after_first"),
         limit=0.0,
         what="Kendall τ of ‖Jf_L ⋯ Jf_2‖ and λ_max(G)",
     )
-    return in_each(kinds(runs), rule)
+    return in_each_group(grouped(runs, kind_of), rule)
 
 
 def product_follows_better(runs: Sequence[Run]) -> Evidence:
     rule = partial(
-        claims.beyond,
-        value_of=lambda run: tau_with_ggn(run, "layers.after_first") - tau_with_ggn(run, "layers.input_output"),
+        claims.exceeds,
+        statistic=lambda run: tau_with_ggn(run, "layers.after_first") - tau_with_ggn(run, "layers.input_output"),
         limit=0.0,
         what="Kendall τ with λ_max(G), that of ‖Jf_L ⋯ Jf_2‖ less that of ‖Jf_L ⋯ Jf_1‖",
     )
-    return in_each(kinds(runs), rule)
+    return in_each_group(grouped(runs, kind_of), rule)
 
 
 EXPERIMENT = Experiment(
@@ -394,7 +385,7 @@ EXPERIMENT = Experiment(
                 "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
                 "over seeds, for every network and learning rate"
             ),
-            decide=lambda runs: in_each(
+            decide=lambda runs: in_each_group(
                 kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), "no runs"
             ),
         ),
@@ -405,7 +396,7 @@ EXPERIMENT = Experiment(
             statement="the smoother the labels, the less the softmaxed input-output Jacobian grows",
             paper_value="so in all six figures",
             rule="the same of max ‖∂σ(f)/∂x‖",
-            decide=lambda runs: in_each(
+            decide=lambda runs: in_each_group(
                 kinds_and_rates(runs), lambda group: less_growth(group, JACOBIAN, "max ‖∂σ(f)/∂x‖"), "no runs"
             ),
         ),

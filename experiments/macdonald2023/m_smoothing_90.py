@@ -1,6 +1,6 @@
 """When labels are not smoothed and training goes on: *On progressive sharpening*, appendix C.1, figures 28 and 29."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,17 +11,19 @@ from experiments.macdonald2023._smoothing import (
     NORM,
     SHARPNESS,
     SMOOTHING,
-    labelled,
     less_growth,
     panels_by_smoothing,
-    series,
 )
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.histories import LATE, late_growth_factor, late_value, remaining_share, series
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.strata import labelled
 from hessflat.report import figures
 from hessflat.report.figures.axes import Panel
+
+Rule = Callable[[Sequence[Run]], Evidence]
 
 LOGITS = "jacobian.max"
 PANELS = (Panel(SHARPNESS), Panel(JACOBIAN), Panel(NORM, r"$\|F(X)\|_F$"))
@@ -31,24 +33,6 @@ LATER = (
     Panel(NORM, r"$\|F(X)\|_F$", "log"),
     Panel(LOSS, "loss less label\nentropy (nats)", "log"),
 )
-# A late value is a mean over this many measurements, for stochastic steps scatter it.
-LATE = 3
-
-
-def late(run: Run, metric: str) -> float:
-    return float(series(run, metric)[1][-LATE:].mean())
-
-
-def remains(run: Run, metric: str) -> float:
-    """What is left at the end of the largest value of a metric."""
-    return late(run, metric) / float(series(run, metric)[1].max())
-
-
-def late_growth(run: Run, metric: str) -> float:
-    """The value at the end over the one halfway, each a mean over a few measurements."""
-    steps, values = series(run, metric)
-    halfway = int(np.searchsorted(steps, steps[-1] / 2))
-    return late(run, metric) / float(values[max(halfway - LATE // 2, 0) :][:LATE].mean())
 
 
 def split(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -89,18 +73,18 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     rows = []
     for alpha, group in by_setting(finished(runs), SMOOTHING).items():
         cells = [f"{100 * np.mean([run.final('train_accuracy') for run in group]):.1f} %"]
-        cells.append(number(float(np.mean([late(run, LOSS) for run in group])), 3))
+        cells.append(number(float(np.mean([late_value(run, LOSS) for run in group])), 3))
         for metric in (SHARPNESS, JACOBIAN, LOGITS, NORM):
             first, largest, last = (
                 number(float(np.mean([function(run) for run in group])), 3)
                 for function in (
                     lambda run, m=metric: series(run, m)[1][0],
                     lambda run, m=metric: series(run, m)[1].max(),
-                    lambda run, m=metric: late(run, m),
+                    lambda run, m=metric: late_value(run, m),
                 )
             )
             cells.append(f"{first} → {largest} → {last}")
-        growth = [late_growth(run, NORM) for run in group]
+        growth = [late_growth_factor(run, NORM) for run in group]
         rows.append((number(alpha), *cells, f"× {number(float(np.mean(growth)), 3)}", str(len(group))))
     header = (
         "smoothing", "train accuracy", "loss − entropy", "λ_max(H)", "softmaxed ‖∂σ(f)/∂x‖", "‖∂f/∂x‖", "‖F(X)‖_F",
@@ -110,23 +94,29 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     return [Table(caption, header, tuple(rows))]
 
 
-def both(runs: Sequence[Run], plain: partial, smoothed: partial) -> Evidence:
+def both(runs: Sequence[Run], plain: Rule, smoothed: Rule) -> Evidence:
     """One rule for the runs without smoothing, another for those with it."""
     without, with_it = split(runs)
     return claims.all_of(labelled("without smoothing", plain(without)), labelled("with it", smoothed(with_it)))
 
 
 def outputs_grow(runs: Sequence[Run]) -> Evidence:
-    rule = partial(
-        claims.beyond, value_of=lambda run: late_growth(run, NORM), limit=1.05, what="‖F(X)‖_F, end over halfway"
+    growth, what = partial(late_growth_factor, metric=NORM), "‖F(X)‖_F, end over halfway"
+    return both(
+        runs,
+        lambda plain: claims.exceeds(plain, growth, 1.05, what),
+        lambda smoothed: claims.falls_below(smoothed, growth, 1.05, what),
     )
-    return both(runs, partial(rule, expect="larger"), partial(rule, expect="smaller"))
 
 
 def collapses(runs: Sequence[Run], metric: str, what: str) -> Evidence:
     """Is less than a tenth left of the largest value without smoothing, and more than a quarter with it?"""
-    rule = partial(claims.beyond, value_of=lambda run: remains(run, metric), what=f"{what}, end over largest")
-    return both(runs, partial(rule, limit=0.1, expect="smaller"), partial(rule, limit=0.25, expect="larger"))
+    remaining, words = partial(remaining_share, metric=metric), f"{what}, end over largest"
+    return both(
+        runs,
+        lambda plain: claims.falls_below(plain, remaining, 0.1, words),
+        lambda smoothed: claims.exceeds(smoothed, remaining, 0.25, words),
+    )
 
 
 EXPERIMENT = Experiment(
@@ -204,8 +194,8 @@ EXPERIMENT = Experiment(
                 "max ‖∂f/∂x‖ at the end over its largest, without label smoothing, above 0.5 by a 95 % t-interval over "
                 "seeds"
             ),
-            decide=lambda runs: claims.beyond(
-                split(runs)[0], lambda run: remains(run, LOGITS), 0.5, "max ‖∂f/∂x‖, end over largest"
+            decide=lambda runs: claims.exceeds(
+                split(runs)[0], lambda run: remaining_share(run, LOGITS), 0.5, "max ‖∂f/∂x‖, end over largest"
             ),
         ),
     ),

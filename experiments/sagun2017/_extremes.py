@@ -1,18 +1,15 @@
 """What experiments on the two ends of a spectrum share: the ends of runs, drawn, counted and compared."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from experiments._exact import eigenvalues, negatives_are_small
-from hessflat.analysis import claims, outliers
+from hessflat.analysis import claims, spectra
 from hessflat.analysis.experiment import Claim, Evidence, Verdict
 from hessflat.analysis.names import number, setting_name
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.utils.errors import InputError
-
-# Negative eigenvalues of R are far above rounding in float64, which is some 1e-16 of the largest of H.
-BELOW_ROUNDING = 1e-10
 
 
 def ends(run: Run) -> dict[str, np.ndarray]:
@@ -57,12 +54,12 @@ def accuracy_words(runs: Sequence[Run]) -> str:
 
 def num_outliers(run: Run) -> int:
     """How many lie above the elbow of the scree plot."""
-    return outliers.above_elbow(ends(run)["largest"])[0]
+    return spectra.count_above_elbow(ends(run)["largest"])[0]
 
 
 def num_before_drop(run: Run) -> int:
     """How many lie above the largest ratio of neighbours among the largest."""
-    return outliers.above_ratio(ends(run)["largest"])
+    return spectra.count_above_ratio(ends(run)["largest"])
 
 
 def below_zero_over_largest(run: Run) -> float:
@@ -71,20 +68,12 @@ def below_zero_over_largest(run: Run) -> float:
 
 def share_below_zero(run: Run) -> float:
     """Of all eigenvalues, from the exact spectrum."""
-    values = eigenvalues(run)
-    return float(np.mean(values < -BELOW_ROUNDING * values.max()))
+    return spectra.share_below_zero(spectra.exact_eigenvalues(run))
 
 
 def error_of_ends(run: Run) -> float:
-    """The largest error of the ends by Lanczos, rank by rank, relative to the eigenvalue of the exact spectrum there.
-
-    A residual says that an eigenvalue is near, not that none before it was missed; this does. What is below 1e-5 of
-    λ_max, rounding in float32 with a margin, is compared with that.
-    """
-    found, true = ends(run), eigenvalues(run)
-    floor = 1e-5 * true.max()
-    pairs = (found["largest"], true[::-1][: len(found["largest"])]), (found["smallest"], true[: len(found["smallest"])])
-    return float(max(np.max(np.abs(ours - exact) / np.maximum(np.abs(exact), floor)) for ours, exact in pairs))
+    """The largest error of the ends by Lanczos, rank by rank, relative to the exact spectrum."""
+    return spectra.largest_error_of_ends(ends(run)["largest"], ends(run)["smallest"], spectra.exact_eigenvalues(run))
 
 
 def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], within: int, what: str) -> Evidence:
@@ -125,6 +114,24 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
     return (
         claim("elbow", num_outliers, "the elbow of the scree plot"),
         claim("ratio", num_before_drop, "the largest ratio of neighbours"),
+    )
+
+
+def negatives_are_small(negative_share: Callable[[Run], float]) -> Claim:
+    """The paper's claim on |λ_min(H)| / λ_max(H) at the end of training, which the statistic gives."""
+    return Claim(
+        id="negatives-are-small",
+        paper="S",
+        where="§3.4",
+        statement="the negative eigenvalues at the end are orders of magnitude smaller than the large ones",
+        paper_value="a figure without numbers",
+        rule="|λ_min(H)| / λ_max(H), below 0.01 by a 95 % t-interval over seeds",
+        decide=partial(
+            claims.falls_below,
+            statistic=negative_share,
+            limit=0.01,
+            what="|λ_min(H)| / λ_max(H)",
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.analysis import claims
+from hessflat.analysis import claims, interpolation
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -61,32 +61,14 @@ def parts_of(runs: Sequence[Run]) -> dict[int, Parts]:
 
 
 def jump(parts: Parts, metric: str) -> tuple[float, float]:
-    """The worst of the last tenth of Part I's records, and of as many right after the switch.
-
-    Worst is the largest loss, or the smallest accuracy. As many records on both sides: the extreme of many is worse.
-    """
-    before, after = parts.large.history(metric), parts.small.history(metric)
+    """The largest loss, or the smallest accuracy, of Part I's last records and of Part II's first, a tenth of each."""
     worst = np.min if metric.endswith("accuracy") else np.max
-    # Part II's first record is of the weights of Part I's last.
-    count = max(1, (len(after) - 1) // 10)
-    return float(worst(before[-count:])), float(worst(after[1 : 1 + count]))
-
-
-def rises(line: dict[str, np.ndarray], split: str = "train") -> tuple[float, float]:
-    """By how much the loss is higher beyond LB (α < 0) than at LB, and beyond SB (α > 1) than at SB, on average.
-
-    Means over the positions measured there, up to one distance of the two away.
-    """
-    alphas, losses = line["alphas"], line[f"{split}_loss"]
-    at = {end: losses[alphas == end][0] for end in (0, 1)}
-    beyond = (alphas < 0) & (alphas >= -1), (alphas > 1) & (alphas <= 2)
-    return float(losses[beyond[0]].mean() - at[0]), float(losses[beyond[1]].mean() - at[1])
+    return interpolation.extremes_around_switch(parts.large.history(metric), parts.small.history(metric), worst)
 
 
 def asymmetry(run: Run) -> float:
-    """(rise beyond LB − rise beyond SB) / (|…| + |…|), from −1 to 1: however steep the walls, seeds count alike."""
-    large, small = rises(run.spectrum("line"))
-    return (large - small) / (abs(large) + abs(small))
+    """Of the rises beyond LB and beyond SB."""
+    return interpolation.asymmetry(run.spectrum("line"))
 
 
 def loss_barrier(run: Run) -> float:
@@ -94,11 +76,7 @@ def loss_barrier(run: Run) -> float:
 
 
 def error_barrier(run: Run) -> float:
-    """The most by which the training error between the two exceeds the mean of theirs (Frankle et al. 2020, §2)."""
-    line = run.spectrum("line")
-    alphas, errors = line["alphas"], 1 - line["train_accuracy"]
-    ends = (errors[alphas == 0][0] + errors[alphas == 1][0]) / 2
-    return float(errors[(alphas >= 0) & (alphas <= 1)].max() - ends)
+    return interpolation.error_barrier(run.spectrum("line"))
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -162,7 +140,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     for steps, own in by_steps(runs).items():
         for seed, parts in parts_of(own).items():
             line = parts.small.spectrum("line")
-            large, small = rises(line)
+            large, small = interpolation.rises(line)
             barriers = parts.small.final("line.train_barrier"), parts.small.final("line.test_barrier")
             losses = (number(loss, 3) for loss in (*jump(parts, "train_loss"), *barriers))
             error = f"{100 * error_barrier(parts.small):.2f} points"
@@ -213,10 +191,10 @@ def jumps(runs: Sequence[Run]) -> Evidence:
 
     evidence = claims.all_of(
         *(
-            claims.beyond(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
+            claims.exceeds(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
             for split in SPLITS
         ),
-        *(claims.beyond(second, partial(drop, split=split), 0.0, f"drop of the {split} accuracy") for split in SPLITS),
+        *(claims.exceeds(second, partial(drop, split=split), 0.0, f"drop of the {split} accuracy") for split in SPLITS),
     )
     if not parts:
         return evidence
@@ -241,8 +219,8 @@ def no_barrier(runs: Sequence[Run]) -> Evidence:
     parts = parts_of(runs)
     second = [pair.small for pair in parts.values()]
     evidence = claims.all_of(
-        claims.beyond(second, loss_barrier, 0.02, "barrier in training loss over ln 10", "smaller"),
-        claims.beyond(second, error_barrier, 0.02, "barrier in training error", "smaller"),
+        claims.falls_below(second, loss_barrier, 0.02, "barrier in training loss over ln 10"),
+        claims.falls_below(second, error_barrier, 0.02, "barrier in training error"),
     )
     if not parts:
         return evidence
@@ -256,7 +234,7 @@ def no_barrier(runs: Sequence[Run]) -> Evidence:
 
 def sharper(runs: Sequence[Run]) -> Evidence:
     second = [run for run in published(runs) if is_second(run)]
-    return claims.beyond(second, asymmetry, 0.0, "asymmetry of the rises beyond LB and beyond SB")
+    return claims.exceeds(second, asymmetry, 0.0, "asymmetry of the rises beyond LB and beyond SB")
 
 
 EXPERIMENT = Experiment(

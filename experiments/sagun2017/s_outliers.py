@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments._exact import eigenvalues
-from hessflat.analysis import outliers
+from hessflat.analysis import spectra
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
@@ -63,9 +62,10 @@ def row_of(run: Run) -> Row:
 
 
 def counts_of(run: Run) -> Counts:
-    values = eigenvalues(run)
-    elbow, cutoff = outliers.above_elbow(values)
-    return Counts(float(values.mean()), outliers.above_gap(values), outliers.above_ratio(values), elbow, cutoff)
+    values = spectra.exact_eigenvalues(run)
+    elbow, cutoff = spectra.count_above_elbow(values)
+    gap, ratio = spectra.count_above_gap(values), spectra.count_above_ratio(values)
+    return Counts(float(values.mean()), gap, ratio, elbow, cutoff)
 
 
 def rows_of(runs: Sequence[Run]) -> dict[Row, list[Counts]]:
@@ -114,7 +114,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             counts = counts_of(run)
             note = f"gap {counts.gap}, ratio {counts.ratio}, elbow {counts.elbow}"
             k = row_of(run).blobs
-            values = {"H": eigenvalues(run)}
+            values = {"H": spectra.exact_eigenvalues(run)}
             panels.append(figures.RankPanel(f"{k} blobs", values, "largest", max(30, 2 * k), note, counts.cutoff))
         name = f"{group.algorithm}-{group.activation}-{number(group.covariance)}"
         caption = (

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 
-from experiments._exact import eigenvalues, first_step
 from hessflat.analysis import claims, random_matrix
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
+from hessflat.analysis.spectra import exact_eigenvalues
 from hessflat.data.sources import blob_centres
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
@@ -22,7 +22,7 @@ def ratio(run: Run) -> float:
 
 def covariance(run: Run) -> np.ndarray:
     """Eigenvalues of (1/N) Σ x xᵀ, ascending: twice those of H at weights 0, whose other half are zeros."""
-    return 2 * np.sort(eigenvalues(run, step=first_step(run)))[-run.setting("data.blobs.dimension") :]
+    return 2 * np.sort(exact_eigenvalues(run, step=run.first_step))[-run.setting("data.blobs.dimension") :]
 
 
 def spikes(run: Run) -> np.ndarray:
@@ -43,19 +43,18 @@ def norm(run: Run) -> float:
 
 def distance_to_law(run: Run) -> float:
     """The largest difference of the shares of eigenvalues below λ, measured and by Marčenko-Pastur."""
-    values = np.maximum(covariance(run), 0.0)
-    expected = random_matrix.cumulative(values, ratio(run))
-    counted = np.arange(1, values.size + 1) / values.size
-    return float(np.max(np.abs(counted - expected)[values > 1e-4]))
+    return random_matrix.distance_to_bulk(covariance(run), ratio(run))
 
 
 def off_the_edge(run: Run) -> float:
-    return float(abs(covariance(run)[-1] / random_matrix.edges(ratio(run))[1] - 1))
+    return float(abs(covariance(run)[-1] / random_matrix.bulk_edges(ratio(run))[1] - 1))
 
 
 def off_the_outliers(run: Run) -> float:
     """Of the two largest eigenvalues, relative to where the population's show."""
-    return float(np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier(spikes(run), ratio(run)) - 1)))
+    return float(
+        np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier_position(spikes(run), ratio(run)) - 1))
+    )
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -74,16 +73,16 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
     with matplotlib.rc_context(STYLE):
         for axis, run in zip(axes, shown, strict=True):
             values, alpha = covariance(run), ratio(run)
-            low, high = random_matrix.edges(alpha)
+            low, high = random_matrix.bulk_edges(alpha)
             bulk = values[(values > 1e-4) & (values < 1.3 * high)]
             axis.hist(bulk, 40, weights=np.full(bulk.size, 1 / values.size), color="#C9D7E4")
             width = np.ptp(bulk) / 40
             x = np.linspace(low, high, 400)[1:-1]
-            axis.plot(x, width * random_matrix.density(x, alpha), color=PALETTE[1], linewidth=1)
+            axis.plot(x, width * random_matrix.bulk_density(x, alpha), color=PALETTE[1], linewidth=1)
             where = "one blob" if is_one_blob(run) else "two blobs"
             title, predicted = f"{where}, α = {number(alpha, 3)}", np.empty(0)
             if not is_one_blob(run):
-                predicted = random_matrix.outlier(spikes(run), alpha)
+                predicted = random_matrix.outlier_position(spikes(run), alpha)
                 pairs = zip(values[values > 1.3 * high][::-1], predicted, strict=False)
                 title += "\noutliers " + ", ".join(f"{a:.1f} ({b:.1f})" for a, b in pairs)
             axis.set_title(title)
@@ -113,10 +112,14 @@ def _transition(runs: Sequence[Run]) -> Drawing:
     figure, (axis,) = new_figure(1, 1, 2.6)
     with matplotlib.rc_context(STYLE):
         x = np.geomspace(1.001, max(spike for spike, _ in points) * 1.1, 400)
-        axis.plot(x, random_matrix.outlier(x, 1.0), color=PALETTE[1], label="theory")
+        axis.plot(x, random_matrix.outlier_position(x, 1.0), color=PALETTE[1], label="theory")
         axis.plot(*zip(*points, strict=True), "o", color=PALETTE[0], markersize=3, alpha=0.6, label="measured")
         axis.axvline(
-            random_matrix.threshold(1.0), color="black", linestyle="--", linewidth=0.7, label="threshold 1 + √α"
+            random_matrix.detection_threshold(1.0),
+            color="black",
+            linestyle="--",
+            linewidth=0.7,
+            label="threshold 1 + √α",
         )
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -139,7 +142,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             continue
         values, alpha = covariance(run), ratio(run)
         population = spikes(run)
-        expected = random_matrix.outlier(population, alpha)
+        expected = random_matrix.outlier_position(population, alpha)
         cells = [alpha, *population, *values[-2:][::-1], *expected]
         rows.append(("one" if is_one_blob(run) else "two", *(number(float(cell), 4) for cell in cells)))
     header = ("blobs", "α", "population 1", "population 2", "λ₁", "λ₂", "theory 1", "theory 2")
@@ -149,28 +152,32 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 def bulk(runs: Sequence[Run]) -> Evidence:
     one = [run for run in runs if is_one_blob(run)]
     return claims.all_of(
-        claims.beyond(one, distance_to_law, 0.03, "distance to the law", "smaller"),
-        claims.beyond(one, off_the_edge, 0.1, "|λ_max / edge − 1|", "smaller"),
+        claims.falls_below(one, distance_to_law, 0.03, "distance to the law"),
+        claims.falls_below(one, off_the_edge, 0.1, "|λ_max / edge − 1|"),
     )
 
 
 def far_outliers(runs: Sequence[Run]) -> Evidence:
-    own = [run for run in runs if not is_one_blob(run) and spikes(run)[-1] > 2 * random_matrix.threshold(ratio(run))]
-    return claims.beyond(own, off_the_outliers, 0.05, "|outlier / theory − 1|", "smaller")
+    own = [
+        run
+        for run in runs
+        if not is_one_blob(run) and spikes(run)[-1] > 2 * random_matrix.detection_threshold(ratio(run))
+    ]
+    return claims.falls_below(own, off_the_outliers, 0.05, "|outlier / theory − 1|")
 
 
 def transition(runs: Sequence[Run]) -> Evidence:
     own = [run for run in runs if not is_one_blob(run)]
-    below = [run for run in own if spikes(run)[0] < 0.8 * random_matrix.threshold(ratio(run))]
-    above = [run for run in own if spikes(run)[0] > 1.3 * random_matrix.threshold(ratio(run))]
+    below = [run for run in own if spikes(run)[0] < 0.8 * random_matrix.detection_threshold(ratio(run))]
+    above = [run for run in own if spikes(run)[0] > 1.3 * random_matrix.detection_threshold(ratio(run))]
     return claims.all_of(
-        claims.beyond(below, off_the_edge, 0.1, "below the threshold, |λ_max / edge − 1|", "smaller"),
-        claims.beyond(above, off_the_first, 0.1, "above it, |λ_max / theory − 1|", "smaller"),
+        claims.falls_below(below, off_the_edge, 0.1, "below the threshold, |λ_max / edge − 1|"),
+        claims.falls_below(above, off_the_first, 0.1, "above it, |λ_max / theory − 1|"),
     )
 
 
 def off_the_first(run: Run) -> float:
-    return float(abs(covariance(run)[-1] / random_matrix.outlier(spikes(run)[0], ratio(run)) - 1))
+    return float(abs(covariance(run)[-1] / random_matrix.outlier_position(spikes(run)[0], ratio(run)) - 1))
 
 
 EXPERIMENT = Experiment(

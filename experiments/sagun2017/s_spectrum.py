@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-from experiments._exact import eigenvalues, first_step, negatives_are_small, share_near_zero
+from experiments.sagun2017._extremes import negatives_are_small
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table
 from hessflat.analysis.results import Run, finished
+from hessflat.analysis.spectra import exact_eigenvalues, share_near_zero
 from hessflat.analysis.tables import table_by
 from hessflat.report import figures
 
@@ -24,7 +25,7 @@ COLUMNS = (
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Every eigenvalue by rank, at the start and at the end, and the negative ones."""
     run = finished(runs)[0]
-    start, end = eigenvalues(run, step=first_step(run)), eigenvalues(run)
+    start, end = exact_eigenvalues(run, step=run.first_step), exact_eigenvalues(run)
     panels = [
         figures.RankPanel("start", {"start": start}),
         figures.RankPanel("end", {"end": end}),
@@ -42,17 +43,17 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def near_zero_at_end(run: Run) -> float:
-    return share_near_zero(eigenvalues(run))
+    return share_near_zero(exact_eigenvalues(run))
 
 
 def below_zero_over_largest(run: Run) -> float:
-    values = eigenvalues(run)
+    values = exact_eigenvalues(run)
     return -float(values.min() / values.max())
 
 
 def shrinkage_of_negatives(run: Run) -> float:
     """|λ_min| / λ_max at the end over that at the start."""
-    before = eigenvalues(run, step=first_step(run))
+    before = exact_eigenvalues(run, step=run.first_step)
     return below_zero_over_largest(run) / -float(before.min() / before.max())
 
 
@@ -71,7 +72,7 @@ EXPERIMENT = Experiment(
             statement="the bulk of the spectrum is at zero at the end of training",
             paper_value="a figure without numbers",
             rule="share of |λ| below 1 % of the largest, above 0.9 by a 95 % t-interval over seeds",
-            decide=partial(claims.beyond, value_of=near_zero_at_end, limit=0.9, what="share of |λ| < 0.01 λ_max(H)"),
+            decide=partial(claims.exceeds, statistic=near_zero_at_end, limit=0.9, what="share of |λ| < 0.01 λ_max(H)"),
         ),
         negatives_are_small(below_zero_over_largest),
         Claim(
@@ -82,11 +83,10 @@ EXPERIMENT = Experiment(
             paper_value="a figure without numbers",
             rule="|λ_min(H)| / λ_max(H) at the end over that at the start, below 1 by a 95 % t-interval over seeds",
             decide=partial(
-                claims.beyond,
-                value_of=shrinkage_of_negatives,
+                claims.falls_below,
+                statistic=shrinkage_of_negatives,
                 limit=1.0,
                 what="|λ_min| / λ_max, end over start",
-                expect="smaller",
             ),
         ),
     ),

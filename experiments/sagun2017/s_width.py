@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from experiments.sagun2017 import _extremes as extremes
-from hessflat.analysis import claims, outliers
+from hessflat.analysis import claims, spectra
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -65,8 +65,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         ]
         counts = [
             [extremes.num_outliers(run) for run in group],
-            [outliers.above_gap(extremes.ends(run)["largest"]) for run in group],
-            [outliers.above_ratio(extremes.ends(run)["largest"]) for run in group],
+            [spectra.count_above_gap(extremes.ends(run)["largest"]) for run in group],
+            [spectra.count_above_ratio(extremes.ends(run)["largest"]) for run in group],
         ]
         cells += [", ".join(map(str, each)) for each in counts]
         cells += [_spread([run.final("hessian.extremes.lambda_min") for run in group])]
@@ -123,9 +123,9 @@ def narrowest_to_widest(runs: Sequence[Run]) -> tuple[tuple[int, ...], tuple[int
     return widths[0], widths[-1]
 
 
-def unchanged(value_of, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
+def unchanged(statistic: claims.Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
     low, high = narrowest_to_widest(runs)
-    return claims.unchanged(runs, value_of, WIDTH, low, high, factor, what)
+    return claims.unchanged(runs, statistic, WIDTH, low, high, factor, what)
 
 
 def right_edge(runs: Sequence[Run]) -> Evidence:

@@ -3,6 +3,8 @@
 A rule holds when the interval lies wholly on the claimed side, fails when it lies wholly on the other, and is
 undecided otherwise; with fewer than two seeds it is always undecided, for one seed has no spread to judge by.
 Runs that diverged, failed or are still running never decide; each rule says which ones it left out.
+
+A `statistic` is a number of one run, as a function of it.
 """
 
 import math
@@ -11,22 +13,36 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hessflat.analysis import wording
+from hessflat.analysis.evidence import (
+    Expect,
+    change_text,
+    effect_text,
+    exp_or_inf,
+    interval_text,
+    left_out,
+    no_evidence,
+    reason,
+    seed_count,
+    signed,
+    verdict_against_zero,
+    verdict_within,
+)
 from hessflat.analysis.experiment import Evidence, Verdict
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
-from hessflat.analysis.pairing import (
+from hessflat.analysis.results import (
+    Run,
+    by_setting,
     error_bound,
+    finished,
     finite_final,
     num_examples,
     pairs_by_seed,
-    refuse_twins,
-    with_examples,
+    require_unique_pairs,
 )
-from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
 from hessflat.utils.errors import InputError
 
-Expect = Literal["larger", "smaller"]
+Statistic = Callable[[Run], float]
 Order = Literal["increases", "decreases"]
 
 
@@ -58,7 +74,7 @@ def compare(
     if isinstance(high, Best):
         chosen = best_setting(runs, by, high, without=low)
         if chosen is None:
-            return nothing(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
+            return no_evidence(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
         high = chosen
     pairs = _paired(runs, by, low, high)
     if isinstance(pairs, Evidence):
@@ -76,23 +92,23 @@ def compare(
         change = mean_interval(np.log(after / before)).widened(float(np.mean(relative)))
     else:
         change = mean_interval(after - before).widened(float(slack))
-        change = with_examples(change, num_examples(metric, pairs))
-    verdict = side(change, len(pairs), expect)
+        change = change.with_examples(num_examples(metric, pairs))
+    verdict = verdict_against_zero(change, len(pairs), expect)
 
     name = metric_name(metric)
     levels = f"{setting_name(by)} {number(low)} → {number(high)}"
-    effect = wording.effect(metric, change.mean, scale)
+    effect = effect_text(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
-    spread = wording.interval(change, len(pairs), lambda x: wording.end(metric, x, scale))
+    spread = interval_text(change, len(pairs), lambda x: change_text(metric, x, scale))
     agreeing = int(np.sum(after > before if expect == "larger" else after < before))
     explanation = (
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
-        f"in {agreeing} of {wording.seed_count(len(pairs))}; {wording.reason(verdict, len(pairs), 'no change')}"
+        f"in {agreeing} of {seed_count(len(pairs))}; {reason(verdict, len(pairs), 'no change')}"
     )
     if is_fraction(metric) and scale == "difference":
         counted = num_examples(metric, pairs)
         explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
-    return Evidence(value, spread, len(pairs), verdict, explanation + wording.left_out(runs))
+    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs))
 
 
 def increases(
@@ -109,28 +125,28 @@ def increases(
 
 def in_order(
     runs: Sequence[Run],
-    value_of: Callable[[Run], float],
+    statistic: Statistic,
     what: str,
     by: str = "optim.l2",
     expect: Order = "increases",
     write: Callable[[float], str] = number,
 ) -> Evidence:
-    """Does a number of each run, `what` in words, follow the setting in order? As `increases`."""
+    """Does a statistic, `what` in words, follow the setting in order? As `increases`."""
     done = finished(runs)
     settings = by_setting(done, by)
     if len(settings) < 2:
-        return nothing(runs, f"finished runs at fewer than two values of {setting_name(by)}")
-    refuse_twins(done, by)
+        return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}")
+    require_unique_pairs(done, by)
     taus = [
-        kendall_tau([run.setting(by) for run in own], [value_of(run) for run in own])
+        kendall_tau([run.setting(by) for run in own], [statistic(run) for run in own])
         for own in by_setting(done, "seed").values()
         if len(own) > 1
     ]
     if not taus:
-        return nothing(runs, f"no seed has two values of {setting_name(by)}")
+        return no_evidence(runs, f"no seed has two values of {setting_name(by)}")
     change = mean_interval(taus)
-    verdict = side(change, len(taus), "larger" if expect == "increases" else "smaller")
-    means = [float(np.mean([value_of(run) for run in group])) for group in settings.values()]
+    verdict = verdict_against_zero(change, len(taus), "larger" if expect == "increases" else "smaller")
+    means = [float(np.mean([statistic(run) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
         f"{' → '.join(write(mean) for mean in means)} at {setting_name(by)} "
@@ -139,10 +155,10 @@ def in_order(
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
         f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
-        f"{wording.reason(verdict, len(taus), 'no order (τ = 0)')}"
+        f"{reason(verdict, len(taus), 'no order (τ = 0)')}"
     )
-    spread = wording.interval(change.within(-1.0, 1.0), len(taus), number)
-    return Evidence(value, spread, len(taus), verdict, explanation + wording.left_out(runs))
+    spread = interval_text(change.within(-1.0, 1.0), len(taus), number)
+    return Evidence(value, spread, len(taus), verdict, explanation + left_out(runs))
 
 
 def sharper_and_better(
@@ -176,7 +192,7 @@ def at_least(
     """
     done = finished(runs)
     if not done:
-        return nothing(runs, "no run has finished")
+        return no_evidence(runs, "no run has finished")
     worst: list[tuple[float, float, float]] = []
     for own in by_setting(done, "seed").values():
         margins = []
@@ -190,29 +206,29 @@ def at_least(
             raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
         worst.append(min(margins))
     change = mean_interval([margin + tolerance for margin, _, _ in worst])
-    verdict = side(change, len(worst), "larger", or_equal=True)
+    verdict = verdict_against_zero(change, len(worst), "larger", or_equal=True)
     margin, reached, bound = min(worst)
     says_nothing = max(bound for _, _, bound in worst) <= vacuous
     allowance = f" less {number(tolerance)}" if tolerance else ""
     where = "over all measured steps" if when == "always" else "at the end"
-    smallest = wording.signed(margin + tolerance)
+    smallest = signed(margin + tolerance)
     value = f"{quantity(metric, reached)} against {number(bound)}{allowance} (smallest margin {smallest})"
     explanation = (
         f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
-        f"{number(bound)}{allowance}; {wording.reason(verdict, len(worst), 'the bound')}"
+        f"{number(bound)}{allowance}; {reason(verdict, len(worst), 'the bound')}"
     )
     if says_nothing:
         verdict = "undecided"
         explanation = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
-    spread = wording.interval(change, len(worst), wording.signed)
-    return Evidence(value, spread, len(worst), verdict, explanation + wording.left_out(runs))
+    spread = interval_text(change, len(worst), signed)
+    return Evidence(value, spread, len(worst), verdict, explanation + left_out(runs))
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
     """Are two metrics of the same runs equal within a relative difference, averaged over each seed's runs?"""
     done = finished(runs)
     if not done:
-        return nothing(runs, "no run has finished")
+        return no_evidence(runs, "no run has finished")
     per_seed = []
     for own in by_setting(done, "seed").values():
         pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]
@@ -221,26 +237,26 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
     ratio = mean_interval(per_seed)
     low, high = math.log1p(-within), math.log1p(within)
-    verdict = _within(ratio, low, high, len(per_seed))
+    verdict = verdict_within(ratio, low, high, len(per_seed))
     value = f"{metric_name(metric)} / {metric_name(other)} = {number(math.exp(ratio.mean))}"
     explanation = f"the two are claimed equal within {100 * within:g} %; " + {
         "holds": "the interval lies within these limits",
         "fails": "the interval lies outside these limits",
     }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
-    spread = wording.interval(ratio, len(per_seed), lambda x: number(wording.exp_or_inf(x)))
-    return Evidence(value, spread, len(per_seed), verdict, explanation + wording.left_out(runs))
+    spread = interval_text(ratio, len(per_seed), lambda x: number(exp_or_inf(x)))
+    return Evidence(value, spread, len(per_seed), verdict, explanation + left_out(runs))
 
 
 def unchanged(
     runs: Sequence[Run],
-    value_of: Callable[[Run], float],
+    statistic: Statistic,
     by: str,
     low: Any,
     high: Any,
     factor: float,
     what: str,
 ) -> Evidence:
-    """Is a positive number of each run, `what` in words, the same at two values of a setting, within a factor?
+    """Is a positive statistic, `what` in words, the same at two values of a setting, within a factor?
 
     The ratio at `high` to that at `low`, paired by seed: holds when the interval of its logarithm lies within
     ± log `factor`, fails when it lies outside.
@@ -248,12 +264,12 @@ def unchanged(
     pairs = _paired(runs, by, low, high)
     if isinstance(pairs, Evidence):
         return pairs
-    before, after = (np.array([value_of(run) for run in side]) for side in zip(*pairs, strict=True))
+    before, after = (np.array([statistic(run) for run in side]) for side in zip(*pairs, strict=True))
     if not min(before.min(), after.min()) > 0:
         raise InputError(f"a ratio of {what} needs positive values, got {min(before.min(), after.min()):.3g}")
     ratio = mean_interval(np.log(after / before))
     limit = math.log(factor)
-    verdict = _within(ratio, -limit, limit, len(pairs))
+    verdict = verdict_within(ratio, -limit, limit, len(pairs))
     value = (
         f"{what} {number(float(before.mean()), 3)} → {number(float(after.mean()), 3)} "
         f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"
@@ -262,39 +278,45 @@ def unchanged(
         "holds": "the interval lies within",
         "fails": "the interval lies outside",
     }.get(verdict, "the interval reaches across" if len(pairs) > 1 else "one seed cannot decide")
-    spread = wording.interval(ratio, len(pairs), lambda x: f"× {number(wording.exp_or_inf(x), 3)}")
-    return Evidence(value, spread, len(pairs), verdict, explanation + wording.left_out(runs))
+    spread = interval_text(ratio, len(pairs), lambda x: f"× {number(exp_or_inf(x), 3)}")
+    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs))
 
 
-def beyond(
-    runs: Sequence[Run],
-    value_of: Callable[[Run], float],
-    limit: float,
-    what: str,
-    expect: Expect = "larger",
-) -> Evidence:
-    """Is a number of each run, `what` in words, larger (or smaller) than `limit`? Each seed counts with its mean."""
+def exceeds(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
+    """Is a statistic of each run, `what` in words, larger than `limit`? Each seed counts with its mean."""
+    return against_limit(runs, statistic, limit, what, "larger")
+
+
+def falls_below(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
+    """Is a statistic of each run, `what` in words, smaller than `limit`? Each seed counts with its mean."""
+    return against_limit(runs, statistic, limit, what, "smaller")
+
+
+def against_limit(runs: Sequence[Run], statistic: Statistic, limit: float, what: str, expect: Expect) -> Evidence:
+    """`exceeds` or `falls_below`, as is expected."""
     done = finished(runs)
     if not done:
-        return nothing(runs, "no run has finished")
-    values = [float(np.mean([value_of(run) for run in own])) for own in by_setting(done, "seed").values()]
+        return no_evidence(runs, "no run has finished")
+    values = [float(np.mean([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
     if not np.all(np.isfinite(values)):
         raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
-    found = mean_interval(values)
-    verdict = side(Interval(found.mean - limit, found.low - limit, found.high - limit), len(values), expect)
-    explanation = (
-        f"{what} is claimed {expect} than {number(limit)}; {wording.reason(verdict, len(values), number(limit))}"
-    )
-    spread = wording.interval(found, len(values), number)
-    return Evidence(f"{what} {number(found.mean)}", spread, len(values), verdict, explanation + wording.left_out(runs))
+    mean = mean_interval(values)
+    excess = Interval(mean.mean - limit, mean.low - limit, mean.high - limit)
+    verdict = verdict_against_zero(excess, len(values), expect)
+    explanation = f"{what} is claimed {expect} than {number(limit)}; {reason(verdict, len(values), number(limit))}"
+    spread = interval_text(mean, len(values), number)
+    return Evidence(f"{what} {number(mean.mean)}", spread, len(values), verdict, explanation + left_out(runs))
 
 
-def in_every_run(runs: Sequence[Run], value_of: Callable[[Run], float], limit: float, what: str) -> Evidence:
-    """Is a number at most `limit` in every run? For what follows from a theorem: spread over seeds is no matter."""
+def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
+    """Is a statistic, `what` in words, at most `limit` in every run?
+
+    For what follows from a theorem: spread over seeds is no matter.
+    """
     done = finished(runs)
     if not done:
-        return nothing(runs, "no run has finished")
-    values = [value_of(run) for run in done]
+        return no_evidence(runs, "no run has finished")
+    values = [statistic(run) for run in done]
     seeds = len({run.seed for run in done})
     verdict: Verdict = "holds" if max(values) <= limit else "fails"
     return Evidence(
@@ -302,7 +324,7 @@ def in_every_run(runs: Sequence[Run], value_of: Callable[[Run], float], limit: f
         f"from {number(min(values))} to {number(max(values))} over {len(done)} runs",
         seeds,
         verdict,
-        f"{what} is claimed at most {number(limit)} in every run" + wording.left_out(runs),
+        f"{what} is claimed at most {number(limit)} in every run" + left_out(runs),
     )
 
 
@@ -338,35 +360,7 @@ def _paired(runs: Sequence[Run], by: str, low: Any, high: Any) -> list[tuple[Run
     done = by_setting(finished(runs), by)
     for value in (low, high):
         if value not in done:
-            return nothing(_at(runs, by, value), f"no finished run has {setting_name(by)} = {number(value)}")
+            there = [run for run in runs if run.setting(by) == value]
+            return no_evidence(there, f"no finished run has {setting_name(by)} = {number(value)}")
     pairs = pairs_by_seed(done[low], done[high], by)
-    return pairs or nothing(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
-
-
-def _at(runs: Sequence[Run], by: str, value: Any) -> list[Run]:
-    return [run for run in runs if run.setting(by) == value]
-
-
-def side(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
-    """What an interval says of a number that is claimed above (or below) 0."""
-    if seeds < 2:
-        return "undecided"
-    low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
-    if low > 0 or (or_equal and low == 0):
-        return "holds"
-    return "fails" if high < 0 else "undecided"
-
-
-def _within(found: Interval, low: float, high: float, seeds: int) -> Verdict:
-    """Does the interval lie between two limits, outside them, or across one?"""
-    if seeds < 2:
-        return "undecided"
-    if low <= found.low and found.high <= high:
-        return "holds"
-    return "fails" if found.high < low or found.low > high else "undecided"
-
-
-def nothing(runs: Sequence[Run], reason: str) -> Evidence:
-    """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
-    tried = [run for run in runs if run.status in ("diverged", "failed")]
-    return Evidence("", "", 0, "undecided" if tried else "not run", reason + wording.left_out(runs))
+    return pairs or no_evidence(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessflat.analysis.experiment import Experiment, Table
+from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.names import metric_name, setting_name
 from hessflat.analysis.results import Run, finished
 
@@ -35,8 +35,6 @@ MEASURES = (
 )
 _RESAMPLES = 1_000
 
-Asked = tuple[Experiment, str, Sequence[Run]]
-
 
 class Correlation(NamedTuple):
     """Kendall's tau of a measure with the gap over runs, and the ends of its 95 % bootstrap interval."""
@@ -52,9 +50,9 @@ def correlation(
     measure: str,
     target: str = GAP,
     given: str = "",
-    alike: Callable[[Run], Hashable] = lambda run: None,
+    stratum: Callable[[Run], Hashable] = lambda run: None,
 ) -> Correlation | None:
-    """Tau-b over pairs of finished runs that are `alike`; None where four runs or a pair are wanting.
+    """Tau-b over pairs of finished runs of one `stratum`; None where there are fewer than four runs or no pair.
 
     With a measure `given`, partial tau (Kendall, 1942): (τ_mt − τ_mg τ_gt) / √((1 − τ_mg²)(1 − τ_gt²)), what the
     measure says of the target beside the one given.
@@ -67,10 +65,10 @@ def correlation(
     rows = [(run, numbers) for run, numbers in rows if all(map(math.isfinite, numbers))]
     if len(rows) < 4:
         return None
-    keys = [alike(run) for run, _ in rows]
+    keys = [stratum(run) for run, _ in rows]
     compared = np.array([[one == other for other in keys] for one in keys])
-    found = np.array([numbers for _, numbers in rows])
-    signs = [np.sign(np.subtract.outer(column, column)) * compared for column in found.T]
+    values = np.array([numbers for _, numbers in rows])
+    signs = [np.sign(np.subtract.outer(column, column)) * compared for column in values.T]
     generator = np.random.default_rng(0)
     size = len(rows)
     samples = [np.bincount(generator.integers(0, size, size), minlength=size) for _ in range(_RESAMPLES)]
@@ -105,32 +103,32 @@ def _partial(direct: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
     return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > 1e-12)
 
 
-def by_network(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
-    """Of these runs, those are alike that have one network and one data set."""
-    return _alike(runs, lambda name: name.startswith(("data.", "model.")))
+def network_and_data(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
+    """The key of these runs' network and data set: runs are alike that share it."""
+    return _differing_settings(runs, lambda name: name.startswith(("data.", "model.")))
 
 
-def differing_alone(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
-    """The runs that others differ from in `setting`, and perhaps the seed, alone; and what such runs share."""
-    alike = _alike(runs, lambda name: name not in (setting, "seed", "experiment"))
+def differing_only_in(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
+    """The runs that others differ from in `setting`, and perhaps the seed, alone; and the key that such runs share."""
+    key = _differing_settings(runs, lambda name: name not in (setting, "seed", "experiment"))
     values: dict[Hashable, set[Any]] = {}
     for run in runs:
-        values.setdefault(alike(run), set()).add(run.setting(setting))
-    return [run for run in runs if len(values[alike(run)]) > 1], alike
+        values.setdefault(key(run), set()).add(run.setting(setting))
+    return [run for run in runs if len(values[key(run)]) > 1], key
 
 
-def _alike(runs: Sequence[Run], counts: Callable[[str], bool]) -> Callable[[Run], Hashable]:
-    """What of a configuration tells these runs apart, in settings whose name `counts`.
+def _differing_settings(runs: Sequence[Run], counts: Callable[[str], bool]) -> Callable[[Run], Hashable]:
+    """The values of the settings in which these runs differ, of those whose name `counts`.
 
-    A setting that has one value wherever it is there tells nothing: earlier runs may have been without it.
+    A setting that has one value wherever it is there distinguishes nothing: earlier runs may have been without it.
     """
     settings = {run.folder: dict(_flat(run.config)) for run in runs}
     values: dict[str, set[str]] = {}
     for own in settings.values():
         for name, value in own.items():
             values.setdefault(name, set()).add(value)
-    telling = sorted(name for name, found in values.items() if len(found) > 1 and counts(name))
-    return lambda run: tuple(settings[run.folder].get(name) for name in telling)
+    differing = sorted(name for name, own in values.items() if len(own) > 1 and counts(name))
+    return lambda run: tuple(settings[run.folder].get(name) for name in differing)
 
 
 def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -141,16 +139,16 @@ def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", json.dumps(value)
 
 
-def correlation_table(experiments: Iterable[Asked]) -> Table | None:
+def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
     """A column for every experiment and scale whose runs differ in regularisers, a row for every measure.
 
     Measures that none of them has are left out; None where there is no such experiment.
     """
     columns = {
         f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
-            measure: correlation(runs, measure, alike=by_network(runs)) for measure in MEASURES
+            measure: correlation(runs, measure, stratum=network_and_data(runs)) for measure in MEASURES
         }
-        for experiment, scale, runs in experiments
+        for experiment, scale, runs, _ in stored
         if experiment.regularisers
     }
     return _table(
@@ -162,41 +160,41 @@ def correlation_table(experiments: Iterable[Asked]) -> Table | None:
     )
 
 
-def regulariser_tables(experiments: Iterable[Asked]) -> list[Table]:
+def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
     """Over all runs of the experiments of *On progressive sharpening* at a scale: by regulariser, and pooled.
 
     A first table with Kendall's tau, a second with what is left of it beside the measure that it competes with.
     """
     by_scale: dict[str, tuple[dict[str, None], dict[Any, Run]]] = {}
-    for experiment, scale, runs in experiments:
+    for experiment, scale, runs, _ in stored:
         if experiment.paper == "M" and experiment.regularisers:
             settings, together = by_scale.setdefault(scale, ({}, {}))
             settings.update(dict.fromkeys(experiment.regularisers))
             # Experiments may ask different questions of the same runs.
             together.update({run.folder: run for run in finished(runs)})
-    made = []
+    tables = []
     for scale, (settings, together) in by_scale.items():
         runs = list(together.values())
-        groups = {setting_name(setting): differing_alone(runs, setting) for setting in settings}
-        groups["pooled"] = (runs, by_network(runs))
+        groups = {setting_name(setting): differing_only_in(runs, setting) for setting in settings}
+        groups["pooled"] = (runs, network_and_data(runs))
         plain = {
-            name: {measure: correlation(group, measure, alike=alike) for measure in MEASURES}
-            for name, (group, alike) in groups.items()
+            name: {measure: correlation(group, measure, stratum=key) for measure in MEASURES}
+            for name, (group, key) in groups.items()
         }
         beside = {
             name: {
                 measure: correlation(
-                    group, measure, given=SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN, alike=alike
+                    group, measure, given=SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN, stratum=key
                 )
                 for measure in MEASURES
             }
-            for name, (group, alike) in groups.items()
+            for name, (group, key) in groups.items()
         }
         pairs = (
             "Of a regulariser, pairs of runs that differ in it (and the seed) alone; pooled, all pairs of runs of one "
             "network on one data set. 95 % bootstrap intervals over runs; a star: the interval leaves out 0."
         )
-        made += [
+        tables += [
             _table(
                 plain,
                 f"By regulariser, scale {scale}: Kendall τ of each measure with the generalisation gap |train − test "
@@ -208,7 +206,7 @@ def regulariser_tables(experiments: Iterable[Asked]) -> list[Table]:
                 f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. {pairs}",
             ),
         ]
-    return [table for table in made if table is not None]
+    return [table for table in tables if table is not None]
 
 
 def _table(columns: dict[str, dict[str, Correlation | None]], caption: str) -> Table | None:
@@ -217,12 +215,13 @@ def _table(columns: dict[str, dict[str, Correlation | None]], caption: str) -> T
         return None
     shown = [measure for measure in MEASURES if any(column[measure] for column in columns.values())]
     rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns.values())) for measure in shown)
-    counts = [max(found.runs for found in column.values() if found) for column in columns.values()]
+    counts = [max(cell.runs for cell in column.values() if cell) for column in columns.values()]
     return Table(caption, ("measure", *columns), (*rows, ("runs", *map(str, counts))))
 
 
-def _cell(found: Correlation | None) -> str:
-    if found is None:
+def _cell(correlated: Correlation | None) -> str:
+    if correlated is None:
         return "–"
-    star = "*" if found.low > 0 or found.high < 0 else ""
-    return f"{found.tau:+.2f}{star} [{found.low:+.2f}, {found.high:+.2f}]"
+    tau, low, high, _ = correlated
+    star = "*" if low > 0 or high < 0 else ""
+    return f"{tau:+.2f}{star} [{low:+.2f}, {high:+.2f}]"

@@ -72,3 +72,25 @@ class Experiment(NamedTuple):
     claims: tuple[Claim, ...]
     notes: str = ""
     regularisers: tuple[str, ...] = ()
+
+
+class StoredExperiment(NamedTuple):
+    """An experiment at one scale, the runs that are stored, and how many planned ones are missing."""
+
+    experiment: Experiment
+    scale: str
+    runs: Sequence[Run]
+    missing: int = 0
+
+    @property
+    def slug(self) -> str:
+        """`<experiment>-<scale>`: the section's anchor and the start of its figures' names."""
+        return f"{self.experiment.id}-{self.scale}"
+
+    @property
+    def missing_text(self) -> str:
+        """How many planned runs are missing and the command that makes them; empty where none is."""
+        if not self.missing:
+            return ""
+        counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"
+        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}"

@@ -7,39 +7,47 @@ For N examples x ∈ R^d with population covariance Σ, the eigenvalues of (1/N)
 import numpy as np
 
 
-def edges(ratio: float, variance: float = 1.0) -> tuple[float, float]:
+def bulk_edges(ratio: float, variance: float = 1.0) -> tuple[float, float]:
     """Ends of the Marčenko-Pastur bulk, variance (1 ∓ √ratio)², for Σ = variance · I."""
     return variance * (1 - ratio**0.5) ** 2, variance * (1 + ratio**0.5) ** 2
 
 
-def density(x: np.ndarray, ratio: float, variance: float = 1.0) -> np.ndarray:
+def bulk_density(x: np.ndarray, ratio: float, variance: float = 1.0) -> np.ndarray:
     """The Marčenko-Pastur density of the bulk; its mass is min(1, 1 / ratio), the rest is at zero."""
-    low, high = edges(ratio, variance)
+    low, high = bulk_edges(ratio, variance)
     x = np.asarray(x, float)
     inside = (x > low) & (x < high) & (x > 0)
     safe = np.where(inside, x, 1.0)
     return np.where(inside, np.sqrt(np.maximum((high - x) * (x - low), 0)) / (2 * np.pi * variance * ratio * safe), 0)
 
 
-def cumulative(x: np.ndarray, ratio: float, variance: float = 1.0, points: int = 20_001) -> np.ndarray:
+def cumulative_share(x: np.ndarray, ratio: float, variance: float = 1.0, points: int = 20_001) -> np.ndarray:
     """The share of eigenvalues up to each x, zeros included."""
-    low, high = edges(ratio, variance)
+    low, high = bulk_edges(ratio, variance)
     # Angles in place of values: the density is singular at the edges, and at zero where `ratio` is 1.
     angles = np.linspace(0, np.pi, points)
     grid = low + (high - low) * (1 - np.cos(angles)) / 2
     middle = (grid[1:] + grid[:-1]) / 2
-    mass = np.concatenate([[0.0], np.cumsum(density(middle, ratio, variance) * np.diff(grid))])
+    mass = np.concatenate([[0.0], np.cumsum(bulk_density(middle, ratio, variance) * np.diff(grid))])
     mass *= min(1.0, 1 / ratio) / mass[-1]
     return np.where(np.asarray(x) < 0, 0.0, max(0.0, 1 - 1 / ratio) + np.interp(x, grid, mass, left=0.0))
 
 
-def threshold(ratio: float) -> float:
+def detection_threshold(ratio: float) -> float:
     """How large an eigenvalue of Σ must be, over the others, to show: 1 + √ratio (Baik, Ben Arous and Péché, 2005)."""
     return 1 + ratio**0.5
 
 
-def outlier(spike: np.ndarray, ratio: float) -> np.ndarray:
+def outlier_position(spike: np.ndarray, ratio: float) -> np.ndarray:
     """Where an eigenvalue `spike` of Σ, the others being 1, shows: spike (1 + ratio / (spike - 1)), or at the edge."""
     spike = np.asarray(spike, float)
-    beyond = spike > threshold(ratio)
-    return np.where(beyond, spike * (1 + ratio / np.where(beyond, spike - 1, 1.0)), edges(ratio)[1])
+    shows = spike > detection_threshold(ratio)
+    return np.where(shows, spike * (1 + ratio / np.where(shows, spike - 1, 1.0)), bulk_edges(ratio)[1])
+
+
+def distance_to_bulk(eigenvalues: np.ndarray, ratio: float) -> float:
+    """Kolmogorov's distance of ascending eigenvalues to the Marčenko-Pastur law of variance 1, zeros left out."""
+    values = np.maximum(eigenvalues, 0.0)
+    expected = cumulative_share(values, ratio)
+    counted = np.arange(1, values.size + 1) / values.size
+    return float(np.max(np.abs(counted - expected)[values > 1e-4]))

@@ -1,16 +1,17 @@
-"""Finished runs, read back from their folders: data in, no training and no JAX."""
+"""Finished runs, read back from their folders, grouped and paired: data in, no training and no JAX."""
 
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from hessflat.analysis.derived import value_of
 from hessflat.utils.errors import InputError, nearest
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Run(NamedTuple):
@@ -30,6 +31,11 @@ class Run(NamedTuple):
     def seed(self) -> int:
         """The seed that paired comparisons pair by."""
         return self.config["seed"]
+
+    @property
+    def first_step(self) -> int:
+        """The first measured step."""
+        return self.metrics[0]["step"]
 
     @property
     def path(self) -> str:
@@ -55,7 +61,7 @@ class Run(NamedTuple):
         if not self.metrics:
             raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
         try:
-            return as_float(value_of(self.metrics[-1], name))
+            return as_float(read_metric(self.metrics[-1], name))
         except KeyError as error:
             known = nearest(error.args[0], self.metrics[-1])
             raise InputError(f"{self.path}: {error.args[0]!r} was not measured; {known}") from error
@@ -90,6 +96,36 @@ class Run(NamedTuple):
         return self.folder / "spectra" / f"{step}-{operator}.npz"
 
 
+def read_metric(line: Mapping[str, Any], name: str) -> Any:
+    """A metric of a line of `metrics.jsonl`, measured or derived from what was; KeyError where it is neither.
+
+    `<split>_error` is 1 − accuracy. `<operator>.norm_scaled_lambda_max` is λ_max ‖w‖², which multiplying all weights by
+    one factor leaves as it is where the loss does not see that factor; its bound is that of λ_max, scaled alike.
+    `<operator>.eval_over_train_<quantity>` is that quantity in batch norm's eval mode over that in train mode.
+    """
+    if name in line:
+        return line[name]
+    derived = _derived(name)
+    if derived is None:
+        raise KeyError(name)
+    inputs, function = derived
+    values = [line[needed] for needed in inputs]
+    return None if None in values else function(*values)
+
+
+def _derived(name: str) -> tuple[tuple[str, ...], Callable[..., float]] | None:
+    """The metrics that a derived one needs, and the function of them; None where it is not derived."""
+    if name.endswith("_error"):
+        return (f"{name.removesuffix('_error')}_accuracy",), lambda accuracy: 1 - accuracy
+    operator, _, quantity = name.rpartition(".norm_scaled_")
+    if operator and quantity in ("lambda_max", "lambda_max_bound"):
+        return (f"{operator}.{quantity}", "weight_norm"), lambda value, norm: value * norm**2
+    operator, _, quantity = name.rpartition(".eval_over_train_")
+    if operator:
+        return (f"{operator}_eval.{quantity}", f"{operator}.{quantity}"), lambda in_eval, in_train: in_eval / in_train
+    return None
+
+
 def as_float(value: Any) -> float:
     """A number of a JSON line; null and absent (a standard error of one probe, say) are NaN."""
     return math.nan if value is None else float(value)
@@ -97,7 +133,7 @@ def as_float(value: Any) -> float:
 
 def _value_or_nan(line: dict[str, Any], name: str) -> float:
     try:
-        return as_float(value_of(line, name))
+        return as_float(read_metric(line, name))
     except KeyError:
         return math.nan
 
@@ -145,3 +181,55 @@ def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:
     for run in sorted(runs, key=lambda run: (run.setting(name), run.seed)):
         groups.setdefault(run.setting(name), []).append(run)
     return groups
+
+
+def grouped(runs: Sequence[Run], key: Callable[[Run], Key]) -> dict[Key, list[Run]]:
+    """Runs grouped by a key, groups and their runs in the order in which they come."""
+    groups: dict[Key, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def pairs_by_seed(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tuple[Run, Run]]:
+    """The runs at two values of the setting `by`, paired by seed.
+
+    Raises:
+        InputError: two runs share the setting and the seed.
+    """
+    require_unique_pairs([*low, *high], by)
+    after = {run.seed: run for run in high}
+    return [(run, after[run.seed]) for run in low if run.seed in after]
+
+
+def require_unique_pairs(runs: Sequence[Run], by: str) -> None:
+    """Two runs with one seed and one setting differ in something else: pairing them mixes two questions."""
+    seen: dict[tuple[Any, int], Run] = {}
+    for run in runs:
+        other = seen.setdefault((run.setting(by), run.seed), run)
+        if other is not run:
+            raise InputError(
+                f"{run.path} and {other.path} share {by} and seed; compare runs that differ in nothing else"
+            )
+
+
+def finite_final(run: Run, metric: str) -> float:
+    """A metric at the last measured step; one that is not finite is refused."""
+    value = run.final(metric)
+    if not math.isfinite(value):
+        raise InputError(f"{run.path}: {metric} is {value} although the run is done; measure it again")
+    return value
+
+
+def error_bound(run: Run, metric: str) -> float:
+    """The error bound of a metric at the last measured step, 0 where it has none."""
+    value = run.final_or_nan(f"{metric}_bound")
+    return value if math.isfinite(value) else 0.0
+
+
+def num_examples(metric: str, pairs: Sequence[tuple[Run, Run]]) -> int | None:
+    """How many examples an accuracy is a share of; None for other metrics."""
+    split, _, quantity = metric.partition("_")
+    if quantity != "accuracy":
+        return None
+    return min(run.manifest.get("examples", {}).get(split, 0) for pair in pairs for run in pair) or None

@@ -1,15 +1,17 @@
 """Run an experiment end to end: `python -m hessflat experiment --exp=g_logistic --scale=small`."""
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hessflat.analysis.experiment import Experiment
+from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import flags, sweep
 from hessflat.config import SCALES, find_module, load_module
-from hessflat.report.build import Entry, build, print_summary
+from hessflat.report.build import build
+from hessflat.report.terminal import print_summary
 from hessflat.runs import cost_model, jobs, pool
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError, require_known
@@ -18,11 +20,12 @@ FOLDER = Path("experiments")
 
 
 def names() -> list[str]:
-    """The experiments there are: every module in `experiments/` whose name does not start with an underscore."""
-    found = sorted(path.stem for path in FOLDER.rglob("*.py") if not path.stem.startswith("_"))
-    if not found:
+    """The experiments there are: every module in `experiments/` that defines `EXPERIMENT`."""
+    defined = re.compile(r"^EXPERIMENT\b", re.MULTILINE)
+    stems = sorted(path.stem for path in FOLDER.rglob("*.py") if defined.search(path.read_text()))
+    if not stems:
         raise InputError(f"no experiments in {FOLDER.absolute()}; run from the project's folder")
-    return found
+    return stems
 
 
 def load(name: str) -> Experiment:
@@ -40,14 +43,14 @@ def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
     return jobs.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
 
 
-def collect(experiment: Experiment, scale: str, root: Path) -> Entry:
+def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
     """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
     folders = [job.folder for job in jobs_of(experiment, scale, root)]
     runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
-    return Entry(experiment, scale, runs, len(folders) - len(runs))
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs))
 
 
-def report_all(root: Path, out: Path) -> list[Entry]:
+def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
     # What a scale would take is long to list where nothing of it is there.
     scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]

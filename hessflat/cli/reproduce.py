@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jax
 
-from hessflat.analysis.experiment import Experiment, Table
+from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.cli import experiment
-from hessflat.report.verdicts import Entry, Record, judge, tally
+from hessflat.report.verdicts import Record, judge, tally
 from hessflat.runs import cost_model, pool, run_folder, throughput
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
@@ -84,7 +84,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
         raise InputError(f"{len(troubles)} of {len(planned)} experiments could not be run: {'; '.join(troubles)}")
 
 
-def summary(judged: Sequence[tuple[Entry, Sequence[Record]]], taken: dict[str, float]) -> Table:
+def summary(judged: Sequence[tuple[StoredExperiment, Sequence[Record]]], taken: dict[str, float]) -> Table:
     """A row for each experiment: the paper, how many claims have each verdict, and the seconds taken this time."""
     rows = [
         (

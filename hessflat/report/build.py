@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
 from hessflat.report.section import correlations, make_section
-from hessflat.report.terminal import print_summary
-from hessflat.report.verdicts import Entry, Record
+from hessflat.report.verdicts import Record
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
 
-__all__ = ["Entry", "build", "print_summary"]
-
 
 def build(
-    entries: Sequence[Entry | tuple[Any, ...]], out: Path, tell: Callable[[str], None] = lambda slug: None
+    entries: Sequence[StoredExperiment | tuple[Any, ...]], out: Path, tell: Callable[[str], None] = lambda slug: None
 ) -> list[Record]:
     """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
 
@@ -26,7 +24,7 @@ def build(
     The same runs give the same bytes. Each file is replaced whole, the page last, so that a reader never meets half
     of one and the page never shows what its figures do not have yet.
     """
-    listed = [Entry(*entry) for entry in entries]
+    listed = [StoredExperiment(*entry) for entry in entries]
     slugs = [entry.slug for entry in listed]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:

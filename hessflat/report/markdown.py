@@ -46,7 +46,7 @@ def _section(section: Section) -> list[str]:
     if entry.experiment.notes:
         parts.append(entry.experiment.notes)
     absent = [f"- `{run.path}`: {run.status}" for run in entry.runs if run.status != "done"]
-    absent += [f"- {entry.absence}"] if entry.missing else []
+    absent += [f"- {entry.missing_text}"] if entry.missing else []
     absent += [f"- {line}" for line in section.trouble]
     if absent:
         parts.append("\n".join(absent))

@@ -5,12 +5,12 @@ import html
 import re
 from collections.abc import Sequence
 
-from hessflat.analysis.experiment import Table
+from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
 from hessflat.report.provenance import commands, facts, run_table, settings
 from hessflat.report.section import CORRELATIONS, Plate, Section
-from hessflat.report.verdicts import Entry, Record, by_paper, tally
+from hessflat.report.verdicts import Record, by_paper, tally
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
 
@@ -138,19 +138,19 @@ def _section(section: Section) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _place(entry: Entry, part: str, *contents: str) -> str:
+def _place(entry: StoredExperiment, part: str, *contents: str) -> str:
     """A part of a section that a verdict can lead to."""
     return "\n".join([f'<div id="{_text(entry.slug)}-{part}">', *contents, "</div>"])
 
 
-def _absent(entry: Entry) -> str:
+def _absent(entry: StoredExperiment) -> str:
     """Runs that did not finish, and runs that are not there: said before any number."""
     lines = [f"{run.path}: {run.status}" for run in entry.runs if run.status != "done"]
     if not entry.runs:
         lines.append("no runs yet")
     parts = [f'<p class="undecided">{_text(line)}</p>' for line in lines]
     if entry.missing:
-        parts.append(f'<p class="undecided">{_text(entry.absence)}</p>')
+        parts.append(f'<p class="undecided">{_text(entry.missing_text)}</p>')
     return "\n".join(parts)
 
 
@@ -177,7 +177,7 @@ def _figure(plate: Plate) -> str:
     )
 
 
-def _provenance(entry: Entry) -> str:
+def _provenance(entry: StoredExperiment) -> str:
     runs = entry.runs
     if not runs:
         return f'<p class="soft">Configuration: {_text(entry.experiment.config)}</p>'

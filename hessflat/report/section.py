@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import correlation_table, regulariser_tables
-from hessflat.analysis.experiment import Drawing, Table
+from hessflat.analysis.experiment import Drawing, StoredExperiment, Table
 from hessflat.report.figures.style import as_png, as_svg
-from hessflat.report.verdicts import Entry, Record, judge
+from hessflat.report.verdicts import Record, judge
 from hessflat.utils.errors import InputError
 
 CORRELATIONS = "Which measures follow the generalisation gap?"
@@ -30,14 +30,14 @@ class Plate(NamedTuple):
 class Section(NamedTuple):
     """Everything a page or a Markdown file says about one experiment at one scale."""
 
-    entry: Entry
+    entry: StoredExperiment
     records: Sequence[Record]
     plates: Sequence[Plate]
     tables: Sequence[Table]
     trouble: Sequence[str]
 
 
-def make_section(entry: Entry) -> Section:
+def make_section(entry: StoredExperiment) -> Section:
     """Decide, draw and tabulate; what the runs do not allow is told in one line instead of stopping the report."""
     trouble: list[str] = []
     drawings = _attempt(entry, entry.experiment.draw, trouble)
@@ -47,10 +47,9 @@ def make_section(entry: Entry) -> Section:
 
 def correlations(sections: Sequence[Section]) -> list[Table]:
     """What opens the report: each measure against the generalisation gap, over all experiments that ask."""
-    entries = [section.entry for section in sections]
-    asked = [(entry.experiment, entry.scale, entry.runs) for entry in entries]
-    by_experiment = correlation_table(asked)
-    return regulariser_tables(asked) + ([by_experiment] if by_experiment else [])
+    stored = [section.entry for section in sections]
+    by_experiment = correlation_table(stored)
+    return regulariser_tables(stored) + ([by_experiment] if by_experiment else [])
 
 
 def as_csv(data: Any) -> bytes:
@@ -65,7 +64,7 @@ def as_csv(data: Any) -> bytes:
     return text.getvalue().encode()
 
 
-def _attempt(entry: Entry, make: Callable[[Sequence[Any]], list[Made]], trouble: list[str]) -> list[Made]:
+def _attempt(entry: StoredExperiment, make: Callable[[Sequence[Any]], list[Made]], trouble: list[str]) -> list[Made]:
     if not entry.runs:
         return []
     try:
@@ -75,6 +74,6 @@ def _attempt(entry: Entry, make: Callable[[Sequence[Any]], list[Made]], trouble:
         return []
 
 
-def _plate(entry: Entry, drawing: Drawing) -> Plate:
+def _plate(entry: StoredExperiment, drawing: Drawing) -> Plate:
     stem = re.sub(r"[^\w.=-]+", "-", f"{entry.slug}-{drawing.name}")
     return Plate(stem, drawing.caption, as_svg(drawing.figure), as_png(drawing.figure), as_csv(drawing.data))

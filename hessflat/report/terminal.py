@@ -7,15 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hessflat.report.verdicts import Entry, Record, judge, tally
+from hessflat.analysis.experiment import StoredExperiment
+from hessflat.report.verdicts import Record, judge, tally
 
 WIDTH = 100
 _COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
 
 
-def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | None = None) -> None:
+def print_summary(entries: Sequence[StoredExperiment | tuple[Any, ...]], file: TextIO | None = None) -> None:
     """Verdict, claim, the paper's value and ours, per experiment; then how to make what is missing."""
-    listed = [Entry(*entry) for entry in entries]
+    listed = [StoredExperiment(*entry) for entry in entries]
     console = Console(file=file, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -29,7 +30,7 @@ def print_summary(entries: Sequence[Entry | tuple[Any, ...]], file: TextIO | Non
     for entry in listed:
         if entry.missing:
             # Never wrapped, so that it can be copied.
-            console.print(Text(entry.absence), soft_wrap=True)
+            console.print(Text(entry.missing_text), soft_wrap=True)
         for run in entry.runs:
             if run.status != "done":
                 console.print(Text(f"{run.status}, {entry.slug}: {run.path}"), soft_wrap=True)

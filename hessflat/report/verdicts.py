@@ -1,39 +1,16 @@
 """What is reported on, and the verdict of each of its claims as a record for `claims.json`."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-from hessflat.analysis.experiment import Claim, Evidence, Experiment
-from hessflat.analysis.results import Run
+from hessflat.analysis.experiment import Claim, Evidence, StoredExperiment
 from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "not run")
 Record = dict[str, Any]
 
 
-class Entry(NamedTuple):
-    """An experiment at one scale, the runs that are there, and how many planned ones are not."""
-
-    experiment: Experiment
-    scale: str
-    runs: Sequence[Run]
-    missing: int = 0
-
-    @property
-    def slug(self) -> str:
-        """`<experiment>-<scale>`: the section's anchor and the start of its figures' names."""
-        return f"{self.experiment.id}-{self.scale}"
-
-    @property
-    def absence(self) -> str:
-        """How many planned runs are missing and the command that makes them; nothing where none is."""
-        if not self.missing:
-            return ""
-        counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"
-        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}"
-
-
-def judge(entry: Entry) -> list[Record]:
+def judge(entry: StoredExperiment) -> list[Record]:
     """One record per claim, in the order of the experiment."""
     return [_record(entry, claim, _evidence(entry, claim)) for claim in entry.experiment.claims]
 
@@ -58,18 +35,18 @@ def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _evidence(entry: Entry, claim: Claim) -> Evidence:
+def _evidence(entry: StoredExperiment, claim: Claim) -> Evidence:
     if not entry.runs:
-        return Evidence("", "", 0, "not run", entry.absence or "no runs")
+        return Evidence("", "", 0, "not run", entry.missing_text or "no runs")
     try:
         evidence = claim.decide(entry.runs)
     except InputError as error:
         # A measurement that is missing must not keep the other claims from being reported.
         return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
-    return evidence._replace(explanation="; ".join(filter(None, (evidence.explanation, entry.absence))))
+    return evidence._replace(explanation="; ".join(filter(None, (evidence.explanation, entry.missing_text))))
 
 
-def _record(entry: Entry, claim: Claim, evidence: Evidence) -> Record:
+def _record(entry: StoredExperiment, claim: Claim, evidence: Evidence) -> Record:
     return {
         "experiment": entry.experiment.id,
         "claim": claim.id,

@@ -11,8 +11,9 @@ from hessflat.analysis.claims import (
     all_of,
     at_least,
     best_setting,
-    beyond,
     compare,
+    exceeds,
+    falls_below,
     in_every_run,
     increases,
     unchanged,
@@ -173,9 +174,10 @@ def test_sharper_and_better_needs_both(make, tmp_path):
         ([1.0], 0.5, "larger", "undecided"),
     ],
 )
-def test_a_number_of_each_run_is_beyond_a_limit(make, values, limit, expect, verdict):
+def test_a_statistic_exceeds_a_limit_or_falls_below_it(make, values, limit, expect, verdict):
     runs = make({0.0: values})
-    evidence = beyond(runs, lambda run: run.final("m"), limit, "the loss", expect)
+    rule = {"larger": exceeds, "smaller": falls_below}[expect]
+    evidence = rule(runs, lambda run: run.final("m"), limit, "the loss")
     assert (evidence.verdict, evidence.seeds) == (verdict, len(values))
     assert evidence.value.startswith("the loss ")
 

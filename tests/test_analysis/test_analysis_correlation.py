@@ -6,13 +6,13 @@ from fabricated_runs import write_run, write_sweep
 from scipy import stats
 
 from hessflat.analysis.correlation import (
-    by_network,
     correlation,
     correlation_table,
-    differing_alone,
+    differing_only_in,
+    network_and_data,
     regulariser_tables,
 )
-from hessflat.analysis.experiment import Experiment
+from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.names import metric_name
 from hessflat.analysis.results import load_run
 
@@ -47,15 +47,19 @@ def test_the_interval_covers_no_correlation_as_often_as_it_says(tmp_path):
 def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_path):
     runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
     few = runs[:3]
-    entries = [(asking("optim.l2"), "small", runs), (asking(), "paper", runs), (asking("optim.l2"), "smoke", few)]
-    table = correlation_table(entries)
+    stored = [
+        StoredExperiment(asking("optim.l2"), "small", runs),
+        StoredExperiment(asking(), "paper", runs),
+        StoredExperiment(asking("optim.l2"), "smoke", few),
+    ]
+    table = correlation_table(stored)
     assert table.header == ("measure", "toy (L2), small")
     rows = dict(table.rows)
     found = correlation(runs, "hessian.lambda_max")
     assert rows["λ_max(H)"] == f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"
     assert metric_name("hessian.adaptive_lambda_max") not in rows
     assert rows["runs"] == "9"
-    assert correlation_table(entries[1:]) is None
+    assert correlation_table(stored[1:]) is None
 
 
 def made_of(run, lines, **settings):
@@ -90,8 +94,8 @@ def test_only_runs_that_are_alike_are_compared(tmp_path):
     lines = [(x + 10 * (group == 0), x + 10 * (group == 1), 0) for group in (0, 1) for x in range(5)]
     runs = made_of(run, lines, model__name=["mlp"] * 5 + ["vgg"] * 5)
     assert correlation(runs, "a").tau < 0
-    assert correlation(runs, "a", alike=by_network(runs)).tau == 1
-    assert correlation(runs, "a", alike=lambda run: run.seed) is None
+    assert correlation(runs, "a", stratum=network_and_data(runs)).tau == 1
+    assert correlation(runs, "a", stratum=lambda run: run.seed) is None
 
 
 def test_of_a_regulariser_runs_that_differ_in_it_alone_are_compared(tmp_path):
@@ -99,21 +103,25 @@ def test_of_a_regulariser_runs_that_differ_in_it_alone_are_compared(tmp_path):
     # L2 at one rate, another rate beside it, and one that differs in both.
     l2, rates = (0.0, 1e-3, 0.0, 1e-3, 0.0, 1e-2), (0.1, 0.1, 0.1, 0.1, 0.2, 0.3)
     runs = made_of(run, [(i, i, 0) for i in range(6)], optim__l2=l2, optim__lr=rates)
-    chosen, alike = differing_alone(runs, "optim.l2")
+    chosen, key = differing_only_in(runs, "optim.l2")
     assert [run.seed for run in chosen] == [0, 1, 2, 3]
-    assert len({alike(run) for run in chosen}) == 1
-    chosen, alike = differing_alone(runs, "optim.lr")
+    assert len({key(run) for run in chosen}) == 1
+    chosen, key = differing_only_in(runs, "optim.lr")
     assert [run.seed for run in chosen] == [0, 2, 4]
     # A setting that there was not yet when earlier runs were made.
     later = {**runs[1].config, "data": {**runs[1].config["data"], "input_scale": 1.0}}
-    chosen, alike = differing_alone([runs[0], runs[1]._replace(config=later)], "optim.l2")
+    chosen, key = differing_only_in([runs[0], runs[1]._replace(config=later)], "optim.l2")
     assert [run.seed for run in chosen] == [0, 1]
 
 
 def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
     runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
-    asked = [(asking("optim.l2", paper="M"), "small", runs), (asking("optim.l2", "optim.lr", paper="M"), "small", runs)]
-    plain, beside = regulariser_tables([*asked, (asking("optim.l2"), "paper", runs)])
+    of_another = StoredExperiment(asking("optim.l2"), "paper", runs)
+    stored = [
+        StoredExperiment(asking("optim.l2", paper="M"), "small", runs),
+        StoredExperiment(asking("optim.l2", "optim.lr", paper="M"), "small", runs),
+    ]
+    plain, beside = regulariser_tables([*stored, of_another])
     assert plain.header == beside.header == ("measure", "L2", "pooled")
     found = correlation(runs, "hessian.lambda_max")
     assert (
@@ -121,4 +129,4 @@ def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
         == [f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"] * 2
     )
     assert dict((name, cells) for name, *cells in plain.rows)["runs"] == ["9", "9"]
-    assert regulariser_tables([(asking("optim.l2"), "paper", runs)]) == []
+    assert regulariser_tables([of_another]) == []

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from fabricated_runs import EPOCHS, write_run, write_sweep
 
-from hessflat.analysis.results import by_setting, finished, load_run
+from hessflat.analysis.results import (
+    by_setting,
+    error_bound,
+    finished,
+    finite_final,
+    grouped,
+    load_run,
+    num_examples,
+    pairs_by_seed,
+)
 from hessflat.utils.errors import InputError
 
 
@@ -109,3 +118,38 @@ def test_derived_metrics_are_read_like_measured_ones(tmp_path):
     assert math.isnan(run.final_or_nan("hessian_eval.norm_scaled_lambda_max"))
     with pytest.raises(InputError, match=r"'hessian_eval.lambda_max' was not measured; did you mean 'hessian.lambda_m"):
         run.final("hessian_eval.norm_scaled_lambda_max")
+
+
+def test_groups_keep_the_order_in_which_runs_come(tmp_path):
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, l2s=(5e-4, 0.0), seeds=(1, 0), spectra=False)]
+    groups = grouped(runs, lambda run: run.seed)
+    assert {seed: [run.setting("optim.l2") for run in group] for seed, group in groups.items()} == {
+        1: [5e-4, 0.0],
+        0: [5e-4, 0.0],
+    }
+    assert list(groups) == [1, 0]
+
+
+def test_runs_are_paired_by_seed_and_twins_refused(tmp_path):
+    low = [load_run(write_run(tmp_path, 0.0, seed, spectra=False)) for seed in (2, 0, 1)]
+    high = [load_run(write_run(tmp_path, 5e-4, seed, spectra=False)) for seed in (0, 2)]
+    pairs = pairs_by_seed(low, high, "optim.l2")
+    assert [(a.seed, b.seed) for a, b in pairs] == [(2, 2), (0, 0)]
+    assert all(a.setting("optim.l2") < b.setting("optim.l2") for a, b in pairs)
+    twin = load_run(write_run(tmp_path / "twin", 0.0, 0, spectra=False))
+    with pytest.raises(InputError, match=r"share optim\.l2 and seed"):
+        pairs_by_seed([*low, twin], high, "optim.l2")
+
+
+def test_bounds_and_counts_limit_what_a_difference_says(tmp_path):
+    final = {"m": 1.0, "m_bound": 0.25, "bad": None}
+    runs = [
+        load_run(write_run(tmp_path, 0.0, n, final=final, examples={"test": 100 + n}, spectra=False)) for n in (0, 1)
+    ]
+    assert (error_bound(runs[0], "m"), error_bound(runs[0], "train_loss")) == (0.25, 0.0)
+    assert num_examples("test_accuracy", [(runs[1], runs[0])]) == 100
+    assert num_examples("test_loss", [(runs[1], runs[0])]) is None
+    assert num_examples("train_accuracy", [(runs[1], runs[0])]) is None
+    assert finite_final(runs[0], "m") == 1.0
+    with pytest.raises(InputError, match="bad is nan although the run is done"):
+        finite_final(runs[0], "bad")

@@ -3,8 +3,9 @@
 import pytest
 from fabricated_runs import write_run
 
+from hessflat.analysis.claims import falls_below
 from hessflat.analysis.results import load_run
-from hessflat.analysis.strata import chosen, follows, follows_closer, mean_taus, measured
+from hessflat.analysis.strata import final_metric, follows, follows_closer, in_each_group, mean_taus, setting_value
 from hessflat.utils.errors import InputError
 
 
@@ -22,37 +23,50 @@ def runs(tmp_path):
     return made
 
 
-def rate_of(run):
+def rate(run):
     return run.setting("optim.lr")
 
 
 def test_groups_are_compared_within_and_averaged_by_seed(runs):
-    assert mean_taus(runs, measured("a"), chosen("optim.l2"), rate_of) == {0: -1.0, 1: -1.0, 2: -1.0}
-    together = mean_taus(runs, measured("a"), chosen("optim.l2"), lambda run: None)
+    assert mean_taus(runs, final_metric("a"), setting_value("optim.l2"), rate) == {0: -1.0, 1: -1.0, 2: -1.0}
+    together = mean_taus(runs, final_metric("a"), setting_value("optim.l2"), lambda run: None)
     assert all(tau > -1 for tau in together.values())
 
 
 def test_an_order_in_every_seed_holds_its_opposite_fails_and_noise_is_undecided(runs):
-    of = {
-        (metric, expect): follows(runs, measured(metric), chosen("optim.l2"), rate_of, expect)
+    by = {
+        (metric, expect): follows(runs, final_metric(metric), setting_value("optim.l2"), rate, expect)
         for metric in ("a", "b")
         for expect in ("increases", "decreases")
     }
-    assert of["a", "decreases"].verdict == "holds"
-    assert of["a", "increases"].verdict == "fails"
-    assert of["b", "increases"].verdict == of["b", "decreases"].verdict == "undecided"
-    assert of["a", "decreases"].value == "mean Kendall τ of a with L2 -1"
-    assert of["a", "decreases"].seeds == 3
+    assert by["a", "decreases"].verdict == "holds"
+    assert by["a", "increases"].verdict == "fails"
+    assert by["b", "increases"].verdict == by["b", "decreases"].verdict == "undecided"
+    assert by["a", "decreases"].value == "mean Kendall τ of a with L2 -1"
+    assert by["a", "decreases"].seeds == 3
 
 
 def test_one_number_is_followed_closer_than_another(runs):
-    by_l2 = chosen("optim.l2")
-    assert follows_closer(runs, by_l2, measured("c"), measured("a"), rate_of).verdict == "holds"
-    assert follows_closer(runs, by_l2, measured("a"), measured("c"), rate_of).verdict == "fails"
-    assert follows_closer(runs, by_l2, measured("c"), measured("c"), rate_of).verdict == "undecided"
+    by_l2 = setting_value("optim.l2")
+    assert follows_closer(runs, by_l2, final_metric("c"), final_metric("a"), rate).verdict == "holds"
+    assert follows_closer(runs, by_l2, final_metric("a"), final_metric("c"), rate).verdict == "fails"
+    assert follows_closer(runs, by_l2, final_metric("c"), final_metric("c"), rate).verdict == "undecided"
+
+
+def test_a_rule_must_hold_in_every_group_and_says_which_is_which(runs):
+    groups = {f"rate {rate}": [run for run in runs if run.setting("optim.lr") == rate] for rate in (0.1, 0.2)}
+
+    def rule(group):
+        return falls_below(group, lambda run: run.final("c"), 5.0, "c")
+
+    evidence = in_each_group(groups, rule)
+    assert evidence.verdict == "fails"
+    assert evidence.value.startswith("rate 0.1: c ")
+    assert in_each_group({"rate 0.1": groups["rate 0.1"]}, rule).verdict == "holds"
+    assert in_each_group({}, rule).verdict == "not run"
 
 
 def test_what_has_not_been_run_or_measured_is_said(runs):
-    assert follows(runs[:1], measured("a"), chosen("optim.l2"), rate_of).verdict == "not run"
+    assert follows(runs[:1], final_metric("a"), setting_value("optim.l2"), rate).verdict == "not run"
     with pytest.raises(InputError, match="'d' was not measured"):
-        follows(runs, measured("d"), chosen("optim.l2"), rate_of)
+        follows(runs, final_metric("d"), setting_value("optim.l2"), rate)

@@ -1,14 +1,8 @@
-import math
-
-import numpy as np
 import pytest
 from fabricated_runs import write_run
-from scipy import stats
 
 from hessflat.analysis.experiment import Table
-from hessflat.analysis.names import axis_name, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import load_run
-from hessflat.analysis.statistics import kendall_tau, mean_interval
 from hessflat.analysis.tables import as_html, as_markdown, as_text, table_by
 
 
@@ -56,45 +50,3 @@ def test_markdown_and_html_escape_what_would_break_them():
     assert "x\\|y" in as_markdown(table)
     assert "&lt;b&gt;" in as_html(table)
     assert "a &lt; b" in as_html(table)
-
-
-def test_tau_agrees_with_scipy_with_ties_and_is_zero_for_a_constant():
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 5, 30), rng.integers(0, 5, 30)
-    assert kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
-    assert kendall_tau([1, 2, 3], [4, 4, 4]) == 0.0
-
-
-def test_interval_agrees_with_scipy_and_one_value_decides_nothing():
-    values = [1.0, 2.0, 4.0]
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(values)[1:] == pytest.approx(tuple(expected))
-    assert mean_interval([3.0]) == (3.0, -math.inf, math.inf)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (5e-4, "5e-4"),
-        (2.3e-7, "2.3e-7"),
-        (0.0132, "0.0132"),
-        (15.84, "15.84"),
-        (1e-3, "1e-3"),
-        (-1e-4, "-1e-4"),
-    ],
-)
-def test_numbers_are_short(value, text):
-    assert number(value) == text
-
-
-def test_names():
-    assert number(math.nan) == "–"
-    assert number("relu") == "relu"
-    assert metric_name("hessian.lambda_max") == "λ_max(H)"
-    assert metric_name("hessian.exact.trace") == "Tr H, exact"
-    assert metric_name("gauss_newton.zero_mass") == "zero mass of G"
-    assert axis_name("gauss_newton.lambda_max") == r"$\lambda_{\max}(G)$"
-    assert metric_name("my_metric") == "my metric"
-    assert (setting_name("optim.l2"), setting_name("a.batch_size")) == ("L2", "batch size")
-    assert quantity("test_accuracy", 0.9408) == "94.08 %"

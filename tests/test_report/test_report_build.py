@@ -6,11 +6,12 @@ import pytest
 from fabricated_runs import write_run, write_sweep
 
 from hessflat.analysis.claims import compare, increases
-from hessflat.analysis.experiment import Claim, Experiment
+from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
-from hessflat.report.build import Entry, build, print_summary
+from hessflat.report.build import build
 from hessflat.report.figures import over_training, panels_against
+from hessflat.report.terminal import print_summary
 from hessflat.utils.errors import InputError
 
 KEYS = "experiment claim paper where statement paper_value value spread seeds rule verdict scale runs explanation"
@@ -138,7 +139,7 @@ def test_the_same_runs_give_the_same_bytes(entries, tmp_path):
 
 def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
     runs, out = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)], tmp_path / "report"
-    records = build([Entry(TOY, "smoke", runs, 2)], out)
+    records = build([StoredExperiment(TOY, "smoke", runs, 2)], out)
     assert records[0]["verdict"] == records[1]["verdict"] == "undecided"
     assert "one seed cannot decide; 2 planned runs are missing: make experiment" in records[0]["explanation"]
     for name in ("index.html", "report.md"):

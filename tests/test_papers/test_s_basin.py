@@ -85,10 +85,7 @@ def test_numbers_of_one_seed(tmp_path):
     (parts,) = s_basin.parts_of(runs).values()
     assert s_basin.jump(parts, "train_loss") == pytest.approx((0.01, 0.8))
     assert s_basin.jump(parts, "train_accuracy") == pytest.approx((math.exp(-0.01), math.exp(-0.8)))
-    assert s_basin.rises(parts.small.spectrum("line")) == pytest.approx((5.5 - 0.01, 0.25 - 0.005))
     assert s_basin.asymmetry(parts.small) == pytest.approx((5.49 - 0.245) / (5.49 + 0.245))
-    ends = 1 - (math.exp(-0.01) + math.exp(-0.005)) / 2
-    assert s_basin.error_barrier(parts.small) == pytest.approx(1 - math.exp(-0.01) - ends)
 
 
 def test_half_a_pair_is_no_evidence(tmp_path):

@@ -1,0 +1,95 @@
+"""From an interval over seeds to a verdict, and how evidence reads: effects, intervals, reasons, runs left out."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from hessflat.analysis.experiment import Evidence, Verdict
+from hessflat.analysis.names import is_fraction, number
+from hessflat.analysis.results import Run
+from hessflat.analysis.statistics import Interval
+
+Expect = Literal["larger", "smaller"]
+
+
+def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
+    """What an interval says of a number that is claimed above (or below) 0."""
+    if seeds < 2:
+        return "undecided"
+    low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
+    if low > 0 or (or_equal and low == 0):
+        return "holds"
+    return "fails" if high < 0 else "undecided"
+
+
+def verdict_within(interval: Interval, low: float, high: float, seeds: int) -> Verdict:
+    """Does the interval lie between two limits, outside them, or across one?"""
+    if seeds < 2:
+        return "undecided"
+    if low <= interval.low and interval.high <= high:
+        return "holds"
+    return "fails" if interval.high < low or interval.low > high else "undecided"
+
+
+def no_evidence(runs: Sequence[Run], reason: str) -> Evidence:
+    """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
+    tried = [run for run in runs if run.status in ("diverged", "failed")]
+    return Evidence("", "", 0, "undecided" if tried else "not run", reason + left_out(runs))
+
+
+def reason(verdict: Verdict, seeds: int, line: str) -> str:
+    """On which side of `line` the interval lies."""
+    if seeds < 2:
+        return "one seed cannot decide"
+    return {
+        "holds": f"the interval lies on the claimed side of {line}",
+        "fails": f"the interval lies on the other side of {line}",
+    }.get(verdict, f"the interval includes {line}")
+
+
+def left_out(runs: Sequence[Run]) -> str:
+    """The runs that did not finish, by name where they are few."""
+    unfinished = [run for run in runs if run.status != "done"]
+    if len(unfinished) > 4:
+        counts = Counter(run.status for run in unfinished)
+        return f"; left out: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))} runs"
+    if not unfinished:
+        return ""
+    return f"; left out: {', '.join(f'{run.folder.name} ({run.status})' for run in unfinished)}"
+
+
+def effect_text(metric: str, mean: float, scale: str) -> str:
+    """A mean change: a ratio of logarithm `mean`, or a difference."""
+    if scale == "ratio":
+        return f"ratio {exp_or_inf(mean):.3g}"
+    return f"{change_text(metric, mean, scale)}{' points' if is_fraction(metric) else ''}"
+
+
+def change_text(metric: str, value: float, scale: str) -> str:
+    """One end of the interval: a ratio, or a difference, in points where the metric is a fraction."""
+    if scale == "ratio":
+        return number(exp_or_inf(value), 3)
+    return signed(100 * value if is_fraction(metric) else value)
+
+
+def interval_text(interval: Interval, seeds: int, write: Callable[[float], str]) -> str:
+    """`95 % interval [1, 2], 3 seeds`; one seed has none."""
+    if seeds < 2:
+        return "one seed, no interval"
+    return f"95 % interval [{write(interval.low)}, {write(interval.high)}], {seed_count(seeds)}"
+
+
+def seed_count(count: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def signed(value: float) -> str:
+    """Three digits, with a plus where positive."""
+    return f"{'+' if value > 0 else ''}{number(value, 3)}"
+
+
+def exp_or_inf(value: float) -> float:
+    """exp, infinite where it overflows."""
+    return math.exp(value) if value < 700 else math.inf

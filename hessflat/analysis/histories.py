@@ -1,0 +1,83 @@
+"""Numbers of a metric over the training of one run: growth, late values, rank correlation, the edge of stability."""
+
+import math
+
+import numpy as np
+
+from hessflat.analysis.results import Run
+from hessflat.analysis.statistics import kendall_tau
+
+# A late value is a mean over this many measurements, for stochastic steps scatter it.
+LATE = 3
+
+
+def series(run: Run, metric: str, to_epoch: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric, where it was measured, up to an epoch."""
+    values = run.history(metric)
+    known = np.isfinite(values) & (run.history("epoch") <= to_epoch)
+    return run.history("step")[known], values[known]
+
+
+def first_value(run: Run, metric: str) -> float:
+    """A metric at the first measured step."""
+    return float(run.history(metric)[0])
+
+
+def largest_value(run: Run, metric: str) -> float:
+    """Over training: of sharpness that oscillates, and of a softmaxed model that saturates, the end says less."""
+    return float(np.nanmax(run.history(metric)))
+
+
+def increase(run: Run, metric: str) -> float:
+    """The largest value less the first one."""
+    return largest_value(run, metric) - first_value(run, metric)
+
+
+def growth_factor(run: Run, metric: str, to_epoch: float = math.inf) -> float:
+    """The largest value over the first one, up to an epoch."""
+    values = series(run, metric, to_epoch)[1]
+    return float(values.max() / values[0])
+
+
+def late_value(run: Run, metric: str) -> float:
+    """The mean of the last `LATE` measurements."""
+    return float(series(run, metric)[1][-LATE:].mean())
+
+
+def remaining_share(run: Run, metric: str) -> float:
+    """The late value over the largest."""
+    return late_value(run, metric) / float(series(run, metric)[1].max())
+
+
+def late_growth_factor(run: Run, metric: str) -> float:
+    """The late value over the one halfway, each a mean over `LATE` measurements."""
+    steps, values = series(run, metric)
+    halfway = int(np.searchsorted(steps, steps[-1] / 2))
+    return late_value(run, metric) / float(values[max(halfway - LATE // 2, 0) :][:LATE].mean())
+
+
+def tau_over_steps(run: Run, metric: str, other: str) -> float:
+    """Kendall's rank correlation of two metrics over the steps at which both were measured."""
+    first, second = run.history(metric), run.history(other)
+    both = np.isfinite(first) & np.isfinite(second)
+    return kendall_tau(first[both], second[both])
+
+
+def stability_limit(rate: float, momentum: float = 0.0) -> float:
+    """2(1 + ρ)/η: the largest curvature of a quadratic on which gradient descent with heavy-ball momentum is stable."""
+    return 2 * (1 + momentum) / rate
+
+
+def first_crossing(run: Run, metric: str, limit: float) -> float | None:
+    """The first measured step at which a metric is `limit` or more; None where it never is."""
+    steps, values = series(run, metric)
+    above = steps[values >= limit]
+    return float(above[0]) if len(above) else None
+
+
+def ratio_to_limit(run: Run, metric: str, limit: float) -> float:
+    """The mean of a metric over `limit` from its first crossing to the end; its largest where it never crosses."""
+    steps, values = series(run, metric)
+    crossing = first_crossing(run, metric, limit)
+    level = values.max() if crossing is None else values[steps >= crossing].mean()
+    return float(level / limit)

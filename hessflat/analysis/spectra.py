@@ -1,0 +1,112 @@
+"""Numbers of a spectrum: how many eigenvalues stand out, how much lies at zero, how far two spectra are apart.
+
+Eigenvalues are `[P]` in any order unless a function says otherwise.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hessflat.analysis.results import Run
+
+SHOWN = 120
+
+
+def exact_eigenvalues(run: Run, operator: str = "hessian", step: int | None = None) -> np.ndarray:
+    """[P] All eigenvalues of a run at a step, the last one by default, ascending."""
+    return run.spectrum(f"{operator}-exact", step)["eigenvalues"]
+
+
+def largest_positive(eigenvalues: np.ndarray, shown: int = SHOWN) -> np.ndarray:
+    """The positive ones among the `shown` largest, in decreasing order.
+
+    As many as figures of *Empirical Analysis of the Hessian* show: further down, gaps and ratios are those of noise.
+    """
+    ordered = np.sort(eigenvalues)[::-1][:shown]
+    return ordered[ordered > 0]
+
+
+def count_above_gap(eigenvalues: np.ndarray) -> int:
+    """How many lie above the largest gap of neighbours (*Empirical Analysis of the Hessian*, app. A, table 1)."""
+    return _count_before_largest_drop(largest_positive(eigenvalues))
+
+
+def count_above_ratio(eigenvalues: np.ndarray) -> int:
+    """How many lie above the largest ratio of neighbours (ibid.)."""
+    return _count_before_largest_drop(np.log(largest_positive(eigenvalues)))
+
+
+def count_above_elbow(eigenvalues: np.ndarray) -> tuple[int, float]:
+    """How many lie above the elbow of the scree plot, and the cut-off there (ibid.).
+
+    The paper looks for the elbow by eye. Here it is the point of λ against rank that is farthest below the straight
+    line from the largest to the smallest shown; the cut-off is the geometric mean of it and of its larger neighbour.
+    """
+    shown = largest_positive(eigenvalues)
+    if shown.size < 3:
+        return shown.size, 0.0
+    chord = np.linspace(shown[0], shown[-1], shown.size)
+    elbow = max(1, int(np.argmax(chord - shown)))
+    return elbow, float(np.sqrt(shown[elbow - 1] * shown[elbow]))
+
+
+def _count_before_largest_drop(decreasing: np.ndarray) -> int:
+    return decreasing.size if decreasing.size < 2 else int(np.argmin(np.diff(decreasing))) + 1
+
+
+def share_near_zero(eigenvalues: np.ndarray, within: float = 0.01) -> float:
+    """The share of eigenvalues smaller in magnitude than `within` of the largest."""
+    return float(np.mean(np.abs(eigenvalues) < within * np.abs(eigenvalues).max()))
+
+
+def share_below_zero(eigenvalues: np.ndarray, rounding: float = 1e-10) -> float:
+    """The share of eigenvalues below −`rounding` λ_max; rounding in float64 is some 1e-16 of λ_max."""
+    return float(np.mean(eigenvalues < -rounding * eigenvalues.max()))
+
+
+def largest_difference_at_the_top(eigenvalues: np.ndarray, others: np.ndarray, count: int) -> float:
+    """The largest relative difference, rank by rank, among the `count` largest eigenvalues of two matrices."""
+    first, second = (np.sort(side)[::-1][:count] for side in (eigenvalues, others))
+    return float(np.max(np.abs(first - second) / np.abs(first)))
+
+
+def largest_error_of_ends(largest: np.ndarray, smallest: np.ndarray, exact: np.ndarray) -> float:
+    """The largest relative error, rank by rank, of the two ends of a spectrum `[k]` given all of it `[P]`, ascending.
+
+    `largest` is in decreasing order, `smallest` ascending. A residual says that an eigenvalue is near, not that none
+    before it was missed; this does. What is below 1e-5 of λ_max, rounding in float32 with a margin, is compared with
+    that.
+    """
+    floor = 1e-5 * exact.max()
+    ends = (largest, exact[::-1][: len(largest)]), (smallest, exact[: len(smallest)])
+    return float(max(np.max(np.abs(end - true) / np.maximum(np.abs(true), floor)) for end, true in ends))
+
+
+def ritz_mass_near_zero(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[float, float, float]:
+    """Mass and weighted mean of the `count` nodes nearest zero, and the second's share of the two nearest's mass."""
+    order = np.argsort(np.abs(nodes))
+    chosen, two = order[:count], order[:2]
+    mass = weights[chosen].sum()
+    second = weights[two[1]] / weights[two].sum() if len(two) > 1 else 0.0
+    return float(mass), float((weights[chosen] * nodes[chosen]).sum() / mass), float(second)
+
+
+class ZeroMassHistory(NamedTuple):
+    """The Ritz values nearest zero at each measured step of a run, `[steps]`; means over probes."""
+
+    epochs: np.ndarray
+    mass: np.ndarray
+    value: np.ndarray  # their weighted mean
+    second: np.ndarray  # share of the second nearest in the mass of the two nearest
+
+
+def zero_mass_history(run: Run, operator: str, count: int) -> ZeroMassHistory:
+    """Of the `count` Ritz values nearest zero, by the rule of *Flatness is a False Friend*, app. D: no noise floor."""
+    rows = []
+    for line in run.metrics:
+        if run.has_spectrum(operator, line["step"]):
+            spectrum = run.spectrum(operator, line["step"])
+            probes = zip(spectrum["nodes"], spectrum["weights"], spectrum["num_valid"], strict=True)
+            near = [ritz_mass_near_zero(nodes[:valid], weights[:valid], count) for nodes, weights, valid in probes]
+            rows.append((float(line["epoch"]), *np.mean(near, axis=0)))
+    return ZeroMassHistory(*np.array(rows).reshape(-1, 4).T)
