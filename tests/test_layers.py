@@ -22,9 +22,9 @@ FLOORS = {
     "curvature": (
         {"numerics"},
         {"operators"},
-        {"jacobian", "directions", "exact"},
+        {"jacobian", "exact", "landscape"},
         {"krylov", "stochtrace"},
-        {"landscape", "minibatch", "decomposition", "diagnostics"},
+        {"minibatch", "decomposition", "diagnostics"},
     ),
     "runs": (
         {"jsonl", "run_folder", "checkpoints", "schema"},

@@ -19,22 +19,21 @@ True
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
-from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
 from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs, sharpness
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
-from hessflat.curvature.krylov.log_determinant import log_determinant
 from hessflat.curvature.krylov.quadrature import (
     Density,
     Spectrum,
     ZeroMass,
+    log_determinant,
     spectrum,
     spectrum_from_arrays,
     spectrum_to_arrays,
 )
-from hessflat.curvature.landscape import Line, Plane, along, line, plane
+from hessflat.curvature.landscape import Direction, Line, Plane, along, line, plane, random_direction
 from hessflat.curvature.minibatch import (
     MinibatchProducts,
     MinibatchSharpness,
@@ -43,10 +42,10 @@ from hessflat.curvature.minibatch import (
     minibatch_sharpness,
 )
 from hessflat.curvature.numerics.estimates import Estimate, RitzValue
-from hessflat.curvature.operators.batches import Batches
+from hessflat.curvature.operators.blocks import blocks, restrict
 from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
 from hessflat.curvature.operators.operator import Operator, linearize
-from hessflat.curvature.operators.restrict import blocks, restrict
+from hessflat.curvature.operators.terms import Batches
 from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 

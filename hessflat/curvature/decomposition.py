@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature.exact.dense import ExactSpectrum, eigenvalues_of, require_dense
-from hessflat.curvature.krylov import basis, recurrence
-from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, require_basis
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.lanczos import State, Tridiagonals, block_length, initial_state, lanczos_step
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.operators import operator
@@ -58,6 +58,7 @@ def decompose(
     exact: bool = False,
     state: Any = None,
     show_progress: bool = True,
+    on_steps: Callable[[int], None] | None = None,
 ) -> Decomposition:
     """Spectra and moments of H, G and R = H − G, or all their eigenvalues.
 
@@ -76,6 +77,7 @@ def decompose(
         exact: every eigenvalue, for P up to 20,000.
         state: a third argument of both functions, if given.
         show_progress: a bar with the time left, on a terminal.
+        on_steps: called with the number of further Lanczos steps, each with all three matrices, in place of the bar.
 
     Raises:
         InputError: as `gauss_newton`, `lanczos`, `moments` and `exact_spectrum`.
@@ -87,7 +89,9 @@ def decompose(
     quadrature_key, moments_key = jax.random.split(key)
     spectra: tuple = (None, None, None)
     if num_steps:
-        results = _tridiagonals(G, quadrature_key, num_steps, num_probes, show_progress)
+        total = min(num_steps, G.size) * num_probes
+        with progress.counting(total, "Lanczos steps", show_progress, on_steps) as on_steps:
+            results = _tridiagonals(G, quadrature_key, num_steps, num_probes, on_steps)
         spectra = tuple(quadrature(result, G.size, G.dtype) for result in results)
     measured = _moments(G, R, moments_key, trace_probes) if trace_probes else (None, None, None)
     dense = _exact(G, R) if exact else (None, None, None)
@@ -110,22 +114,24 @@ def joint_product(functions: tuple[Callable, ...], params: Any, batch: Any, vect
     )
 
 
-def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show_progress: bool) -> list[Tridiagonals]:
+def _tridiagonals(
+    G: Operator, key: Array, num_steps: int, num_probes: int, on_steps: Callable[[int], None]
+) -> list[Tridiagonals]:
     """Of H, G and R, from the same probes."""
     began = time.perf_counter()
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
     num_steps = min(num_steps, G.size)
-    require_basis(joint, num_steps, "device")
+    basis.require_memory(joint.size, joint.dtype, num_steps, "device")
     joint, length, each = operator.linearize(joint), block_length(num_steps), []
-    with precision.chosen(), progress.counting(num_steps * num_probes, "Lanczos steps", show_progress) as advance:
+    with precision.chosen():
         for number in range(num_probes):
             vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
-            state = jax.vmap(lambda v: recurrence.begin(v, num_steps, True))(jnp.stack([vector] * 3))
+            state = jax.vmap(lambda v: initial_state(v, num_steps, True))(jnp.stack([vector] * 3))
             for first in range(0, num_steps, length):
                 state = _run(joint, state, first, length)
-                advance(length)
-            loss = basis.orthogonality_loss(state.slabs, state.num_valid, None)
+                on_steps(length)
+            loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
             each.append((state.alphas, state.betas, state.num_valid, loss))
     seconds = time.perf_counter() - began
     # [matrix, probe, ...] of every field.
@@ -136,15 +142,13 @@ def _tridiagonals(G: Operator, key: Array, num_steps: int, num_probes: int, show
     ]
 
 
-def _steps(joint: Operator, state: recurrence.State, first: int, num_steps: int) -> recurrence.State:
+def _steps(joint: Operator, state: State, first: int, num_steps: int) -> State:
     size = state.vector.shape[1]
-    advance = jax.vmap(
-        lambda state, step, product: recurrence.advance(state, step, product, "full"), in_axes=(0, None, 0)
-    )
+    step_each = jax.vmap(lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0))
 
-    def body(state: recurrence.State, step: Array) -> tuple[recurrence.State, None]:
+    def body(state: State, step: Array) -> tuple[State, None]:
         products = operator.matvec(joint, state.vector.reshape(-1)).reshape(3, size)
-        return advance(state, step, products), None
+        return step_each(state, step, products), None
 
     return jax.lax.scan(body, state, first + jnp.arange(num_steps))[0]
 

@@ -1,4 +1,5 @@
-"""Loss, and whatever else is a mean over examples, on lines and planes in parameter space.
+"""Loss, and whatever else is a mean over examples, on lines and planes in parameter space, and random directions for
+them, scaled so that landscapes of different networks can be compared.
 
 Every result says how long one unit of its coordinates is, without which two pictures cannot be compared.
 """
@@ -6,16 +7,18 @@ Every result says how long one unit of its coordinates is, without which two pic
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import precision, trees
-from hessflat.curvature.operators.batches import Batches, as_batches
-from hessflat.utils.errors import InputError
+from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature.operators.terms import Batches, as_batches
+from hessflat.utils.errors import InputError, nearest
+
+Normalise = Literal["filter", "layer", "unit"]
 
 
 class Line(NamedTuple):
@@ -40,6 +43,14 @@ class Plane(NamedTuple):
     num_evaluations: int  # passes over the data
     seconds: float
     precision: str
+
+
+class Direction(NamedTuple):
+    """A direction and its scale."""
+
+    vector: Any  # tree like params
+    norm: float  # ‖vector‖
+    normalise: str
 
 
 def line(function: Callable, a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
@@ -122,6 +133,36 @@ def plane(
     return Plane(alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, precision.name())
 
 
+def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -> Direction:
+    """A Gaussian direction, normalised (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
+
+    Args:
+        key: a JAX random key.
+        params: pytree of floating arrays.
+        normalise: "filter" gives every filter of the direction the norm of the matching filter of `params`, so that
+            the rescaling to which ReLU layers are blind changes nothing; a filter is what leads to one output, and
+            the outputs are the last axis of an array, as in Flax kernels (an embedding's filters are its features).
+            "layer" gives every array the norm of the matching array. In both, arrays of one axis or none (biases, the
+            scales of norm layers) get zero, as in the paper. "unit" is uniform on the sphere of all parameters.
+
+    Raises:
+        InputError: an unknown normalisation, or one that leaves nothing: parameters of one axis or none, or all zero.
+    """
+    probes.require_key(key)
+    known = ("filter", "layer", "unit")
+    if normalise not in known:
+        raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
+    params = trees.as_arrays("params", params)
+    trees.require_floating("params", params)
+    vector, norm = _gaussian(key, params, normalise)
+    if not norm > 0:
+        raise InputError(
+            f"normalise={normalise!r} leaves nothing of params, whose arrays of two axes or more are absent or zero; "
+            "use normalise='unit'"
+        )
+    return Direction(vector, float(norm), normalise)
+
+
 def _evaluate(function: Callable, points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
@@ -181,3 +222,30 @@ def _dot(a: Any, b: Any) -> float:
 
 def _norm(a: Any) -> float:
     return float(np.sqrt(_dot(a, a)))
+
+
+@partial(jax.jit, static_argnames="normalise")
+def _gaussian(key: Array, params: Any, normalise: Normalise) -> tuple[Any, Array]:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    if normalise != "unit":
+        noise = [_matched(d, w, normalise) for d, w in zip(noise, leaves, strict=True)]
+    norm = jnp.linalg.norm(jnp.stack([_length(d) for d in noise]))
+    if normalise == "unit":
+        noise, norm = [d / norm.astype(d.dtype) for d in noise], jnp.ones_like(norm)
+    return jax.tree.unflatten(structure, noise), norm
+
+
+def _matched(direction: Array, weights: Array, normalise: Normalise) -> Array:
+    if weights.ndim < 2:
+        return jnp.zeros_like(weights)
+    axes = tuple(range(weights.ndim - 1)) if normalise == "filter" else None
+    ratio = _length(weights, axes) / _length(direction, axes)
+    return jnp.broadcast_to(ratio, direction.shape).astype(direction.dtype) * direction
+
+
+def _length(x: Array, axes: tuple[int, ...] | None = None) -> Array:
+    # A sum of many squares needs more digits than half precision has.
+    squares = x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2
+    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=axes is not None))

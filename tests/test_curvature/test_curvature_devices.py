@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.krylov import basis, recurrence
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.lanczos import initial_state, run_steps_compiled
 from hessflat.curvature.operators import operator
 from hessflat.utils.errors import InputError
 
@@ -71,12 +72,12 @@ def test_no_vector_of_the_basis_is_gathered(problem):
     params, _, spread = problem
     op = cv.hessian(loss, params, spread)
     devices = operator.devices_of(op)
-    state = recurrence.begin(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
-    assert all(len(slab.sharding.device_set) == 8 for slab in state.slabs)
-    assert {shard.data.shape for slab in state.slabs for shard in slab.addressable_shards} == {(3, op.size)}
-    compiled = recurrence.run_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
+    state = initial_state(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
+    assert all(len(block.sharding.device_set) == 8 for block in state.blocks)
+    assert {shard.data.shape for block in state.blocks for shard in block.addressable_shards} == {(3, op.size)}
+    compiled = run_steps_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
     counts = collectives(compiled)
-    assert counts["all-reduce"] == 1 + len(state.slabs)  # the two passes of Gram-Schmidt are one loop
+    assert counts["all-reduce"] == 1 + len(state.blocks)  # the two passes of Gram-Schmidt are one loop
     assert not any(counts[name] for name in GATHERS)
     assert len(basis.allocate(48, op.size, op.dtype, "half", devices)[0].sharding.device_set) == 8
 

@@ -6,7 +6,7 @@ from curvature_cases import conv_loss, conv_problem, criterion, examples, mlp_pa
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature.krylov.tridiagonal import ritz
+from hessflat.curvature.krylov.quadrature import ritz
 from hessflat.utils.errors import InputError
 
 

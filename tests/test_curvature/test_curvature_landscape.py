@@ -6,7 +6,7 @@ from curvature_cases import examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 from hessflat.curvature.landscape import along, line, plane
-from hessflat.curvature.operators.batches import Batches
+from hessflat.curvature.operators.terms import Batches
 from hessflat.utils.errors import InputError
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.minibatch import gradient_covariance, minibatch_products, minibatch_sharpness
-from hessflat.curvature.operators.restrict import restrict
+from hessflat.curvature.operators.blocks import restrict
 from hessflat.utils.errors import InputError
 
 

@@ -6,7 +6,7 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.operators.restrict import name_of
+from hessflat.curvature.operators.blocks import name_of
 from hessflat.utils.errors import InputError
 
 

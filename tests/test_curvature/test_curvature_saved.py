@@ -9,7 +9,7 @@ from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature.krylov import checkpoint, recurrence
+from hessflat.curvature.krylov import checkpoint
 from hessflat.utils.errors import InputError
 
 KEY = jax.random.key(0)
@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 def killed_after(blocks, monkeypatch, run):
     """A `krylov` function that stops the process's work when it is called once too often."""
-    original, calls = getattr(recurrence, run), []
+    original, calls = getattr(LANCZOS, run), []
 
     def limited(*args, **kwargs):
         if len(calls) == blocks:
@@ -37,7 +37,7 @@ def killed_after(blocks, monkeypatch, run):
         calls.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(recurrence, run, limited)
+    monkeypatch.setattr(LANCZOS, run, limited)
 
 
 @pytest.mark.parametrize("storage", ["device", "half", "host"])
@@ -47,11 +47,11 @@ def test_a_killed_run_ends_with_the_same_bits(op, tmp_path, monkeypatch, storage
     whole = cv.lanczos(op, KEY, **settings)
     monkeypatch.setattr(LANCZOS, "_SECONDS_BETWEEN_SAVES", 0.0)
     with monkeypatch.context() as patch:
-        killed_after(blocks, patch, "run_on_host" if storage == "host" else "run_compiled")
+        killed_after(blocks, patch, "run_steps_on_host" if storage == "host" else "run_steps_compiled")
         with pytest.raises(Killed):
             cv.lanczos(op, KEY, folder=tmp_path, **settings)
     with monkeypatch.context() as patch:
-        killed_after(8 - blocks, patch, "run_on_host" if storage == "host" else "run_compiled")
+        killed_after(8 - blocks, patch, "run_steps_on_host" if storage == "host" else "run_steps_compiled")
         resumed = cv.lanczos(op, KEY, folder=tmp_path, **settings)  # no step is done twice
     for name in ("alphas", "betas", "num_valid", "basis", "orthogonality"):
         assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
@@ -59,7 +59,7 @@ def test_a_killed_run_ends_with_the_same_bits(op, tmp_path, monkeypatch, storage
 
 def test_a_finished_run_is_read_and_not_done_again(op, tmp_path, monkeypatch):
     first = cv.spectrum(op, KEY, 30, 2, folder=tmp_path)
-    killed_after(0, monkeypatch, "run_compiled")
+    killed_after(0, monkeypatch, "run_steps_compiled")
     assert_array_equal(cv.spectrum(op, KEY, 30, 2, folder=tmp_path).nodes, first.nodes)
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.numerics import probes, sums
+from hessflat.curvature.numerics import precision, probes
 
 LONG = 2**20 + 3  # no whole number of pieces
 
@@ -23,23 +23,23 @@ def rows():
 def test_dots(rows, storage):
     narrow = (np.sqrt(LONG) * rows).astype(storage)
     exact = narrow.astype(np.float64) @ rows[0].astype(np.float64)
-    found = jax.jit(sums.dots)(narrow, rows[0])
+    found = jax.jit(precision.accurate_dot)(narrow, rows[0])
     assert found.dtype == np.float32
     assert_allclose(found, exact, rtol=1e-6)
     plain = jnp.asarray(narrow, np.float32) @ rows[0]
-    assert np.abs(plain / exact - 1).max() > 1e-5  # what XLA does by itself: without this, `sums` is not needed
+    assert np.abs(plain / exact - 1).max() > 1e-5  # what XLA does by itself: without this, `accurate_dot` is not needed
 
 
 def test_a_combination_of_rows(rows):
     coefficients = np.linspace(-1, 2, 7, dtype=np.float32)
-    assert_allclose(sums.combination(jnp.asarray(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
+    assert_allclose(precision.combination(jnp.asarray(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [50, 2**16, LONG])
 def test_gram(rows, size):
     cut = rows[:, :size]
     exact = cut.astype(np.float64) @ cut.T.astype(np.float64)
-    found = sums.gram((jnp.asarray(cut[:5]), jnp.asarray(cut[5:])))
+    found = precision.gram((jnp.asarray(cut[:5]), jnp.asarray(cut[5:])))
     assert_allclose(found, exact, rtol=1e-6)
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.numerics import probes
-from hessflat.curvature.stochtrace import sketch
+from hessflat.curvature.stochtrace.trace import probe_vector
 from hessflat.utils.errors import InputError
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]
@@ -88,7 +88,7 @@ def test_xtrace_is_that_of_matfree():
         op = operator_of(matrix, np.float64)
         for seed in (1, 2, 3):
             key = jax.random.key(seed)
-            vectors = jnp.stack([sketch.probe_vector(op, key, k) for k in range(12)])
+            vectors = jnp.stack([probe_vector(op, key, k) for k in range(12)])
             theirs = stochtrace.leave_one_out_xtrace()(lambda v, matrix: matrix @ v, vectors, jnp.asarray(matrix))
             ours = cv.trace(op, key, 24, "xtrace")
             assert_allclose(ours.value, np.mean(theirs), rtol=1e-12)

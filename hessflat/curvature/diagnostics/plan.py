@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
-from hessflat.curvature.krylov.recurrence import Reorthogonalise
+from hessflat.curvature.krylov.lanczos import Reorthogonalise
 from hessflat.curvature.numerics import precision
 from hessflat.curvature.numerics.probes import require_count
 from hessflat.curvature.operators import operator
@@ -161,9 +161,9 @@ def _with_batch(op: Operator, size: int) -> Operator:
 
 def _seconds_for_a_row(op: Operator) -> float:
     """What re-orthogonalisation against one stored vector takes."""
-    slabs = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.devices_of(op))
-    orthogonalise = jax.jit(lambda slabs, v: basis.orthogonalise(slabs, _ROWS, v, operator.devices_of(op)))
-    return _time(lambda v: orthogonalise(slabs, v), jnp.ones(op.size, op.dtype)) / _ROWS
+    blocks = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.devices_of(op))
+    orthogonalise = jax.jit(lambda blocks, v: basis.orthogonalise(blocks, _ROWS, v, operator.devices_of(op)))
+    return _time(lambda v: orthogonalise(blocks, v), jnp.ones(op.size, op.dtype)) / _ROWS
 
 
 def _time(function: Any, *args: Any) -> float:

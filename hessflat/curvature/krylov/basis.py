@@ -1,8 +1,8 @@
-"""The vectors that a Lanczos recurrence keeps, and how a new one is made orthogonal to them.
+"""The basis that a Lanczos recurrence stores, and how a new vector is made orthogonal to it.
 
-They are stored in slabs of rows, and only the slabs that hold something are read: a static [m, P] array in a compiled
-loop would be read whole at every step. A slab may be of half precision, and where the examples are spread over
-devices the rows of every slab are, so that no vector ever has to be gathered.
+Vectors are stored in blocks of rows, and only the blocks that hold something are read: a static [m, P] array in a
+compiled loop would be read whole at every step. A block may be of half precision, and where the examples are spread
+over devices the rows of every block are, so that no vector ever has to be gathered.
 """
 
 import math
@@ -16,25 +16,26 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hessflat.curvature.numerics import sums
-from hessflat.curvature.operators.batches import Devices
+from hessflat.curvature.numerics import precision
+from hessflat.curvature.operators.terms import Devices
+from hessflat.utils import memory
 
 Storage = Literal["device", "half", "host"]
-Slabs = tuple[Array, ...]
+Blocks = tuple[Array, ...]
 
 # Rows are read in pieces of this many: fewer would mean more calls, more would mean reading rows that are empty.
 _ROWS = 20
 
 
-def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Slabs:
-    """Zeros for `num_rows` vectors [P]; on several devices the last slab may have some rows to spare."""
+def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Blocks:
+    """Zeros for `num_rows` vectors [P]; on several devices the last block may have some rows to spare."""
     step = _ROWS if devices is None else devices.pieces * math.ceil(_ROWS / devices.pieces)
     dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
-    slabs = []
+    blocks = []
     for start in range(0, num_rows, step):
         rows = min(step, num_rows - start) if devices is None else step
-        slabs.append(jnp.zeros((rows, size), dtype, device=_placement(devices)))
-    return tuple(slabs)
+        blocks.append(jnp.zeros((rows, size), dtype, device=_placement(devices)))
+    return tuple(blocks)
 
 
 def num_bytes(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
@@ -42,120 +43,137 @@ def num_bytes(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> i
     return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
 
 
-def write(slabs: Slabs, step: Array, vector: Array, devices: Devices | None) -> Slabs:
+def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage) -> None:
+    """Refuse a basis of `num_rows` vectors [P] that does not fit, and name what would.
+
+    Raises:
+        InputError: more bytes than are free.
+    """
+    instead = 'take fewer steps, storage="half", or reorthogonalise="none"'
+    if storage == "half":
+        instead = 'take fewer steps, or reorthogonalise="none"'
+    elif jax.default_backend() != "cpu" and storage == "device":
+        instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
+    what = f"a basis of {num_rows} vectors of {size:,} numbers"
+    memory.require(num_bytes(num_rows, size, dtype, storage), what, instead)
+
+
+def write(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:
     """Row `step` becomes `vector`."""
     written, start = [], 0
-    for slab in slabs:
-        value = (vector * _scale(slab)).astype(slab.dtype)
+    for block in blocks:
+        value = (vector * _scale(block)).astype(block.dtype)
         if devices is None:
-            written.append(_write_row(slab, step - start, value))
+            written.append(_write_row(block, step - start, value))
         else:
-            rows = len(slab) // devices.pieces
+            rows = len(block) // devices.pieces
             place = jax.shard_map(
-                lambda slab, row, value, rows=rows: _write_row(slab, row - _position(devices) * rows, value),
+                lambda block, row, value, rows=rows: _write_row(block, row - _position(devices) * rows, value),
                 mesh=devices.mesh,
                 in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
                 out_specs=PartitionSpec(devices.axes),
                 check_vma=False,
             )
-            written.append(place(slab, step - start, value))
-        start += len(slab)
+            written.append(place(block, step - start, value))
+        start += len(block)
     return tuple(written)
 
 
-def orthogonalise(slabs: Slabs, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
-    """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, slab by slab, twice."""
+def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
+    """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, block by block, twice."""
 
-    def once(vector: Array, roughly: bool = False) -> Array:
+    def once(vector: Array, compensated: bool = True) -> Array:
         start = 0
-        for slab in slabs:
+        for block in blocks:
             vector = jax.lax.cond(
                 start < num_rows,
-                lambda slab, v: v - _along(slab, v, devices, roughly),
-                lambda slab, v: v,
-                slab,
+                lambda block, v: v - _along(block, v, devices, compensated),
+                lambda block, v: v,
+                block,
                 vector,
             )
-            start += len(slab)
+            start += len(block)
         return vector
 
-    if sums.is_long(vector):
+    if precision.is_long(vector):
         # The second pass takes out what the rounding of the first has left.
-        return once(once(vector, roughly=True))
+        return once(once(vector, compensated=False))
     return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
 
 
-def combine(slabs: Slabs, coefficients: Array, devices: Devices | None) -> Array:
+def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Array:
     """`coefficients` [k, m] times the rows: [k, P]."""
-    total, start = jnp.zeros((len(coefficients), slabs[0].shape[1]), coefficients.dtype), 0
+    total, start = jnp.zeros((len(coefficients), blocks[0].shape[1]), coefficients.dtype), 0
     by_rows = PartitionSpec(None, devices.axes) if devices else PartitionSpec()
-    for slab in slabs:
-        part = coefficients[:, start : start + len(slab)]
-        part = jnp.pad(part, ((0, 0), (0, len(slab) - part.shape[1]))) / _scale(slab)
-        total = total + _spread(lambda s, c: _matmul(c, s), devices, by_rows)(slab, part)
-        start += len(slab)
+    for block in blocks:
+        part = coefficients[:, start : start + len(block)]
+        part = jnp.pad(part, ((0, 0), (0, len(block) - part.shape[1]))) / _scale(block)
+        total = total + _spread(lambda s, c: _matmul(c, s), devices, by_rows)(block, part)
+        start += len(block)
     return total
 
 
-def rows_of(slabs: Slabs, dtype: jnp.dtype) -> Array:
+def rows_of(blocks: Blocks, dtype: jnp.dtype) -> Array:
     """All rows in one array [m, P] of the working precision."""
-    return jnp.concatenate([slab.astype(dtype) / _scale(slab) for slab in slabs])
+    return jnp.concatenate([block.astype(dtype) / _scale(block) for block in blocks])
 
 
-def orthogonality_loss(slabs: Slabs, num_rows: Array, devices: Devices | None) -> np.ndarray:
-    """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of slabs [..., ., P].
+def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None) -> np.ndarray:
+    """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of blocks [..., ., P].
 
     On several devices it is estimated, from eight combinations of rows with random signs s, as the root mean square
     of Q Qᵀ s − s in its largest entry: comparing every row with every other would gather them.
     """
     if devices is not None:
-        return np.asarray(_estimated_loss(slabs, num_rows, devices))
-    scales = np.concatenate([np.full(slab.shape[-2], _scale(slab)) for slab in slabs])
+        return np.asarray(_estimated_loss(blocks, num_rows, devices))
+    scales = np.concatenate([np.full(block.shape[-2], _scale(block)) for block in blocks])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
-    return np.abs(sums.gram(slabs) / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
+    return np.abs(precision.gram(blocks) / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None]).max(
+        (-2, -1)
+    )
 
 
 @partial(jax.jit, static_argnames="devices")
-def _estimated_loss(slabs: Slabs, num_rows: Array, devices: Devices) -> Array:
-    total = sum(len(slab) for slab in slabs)
+def _estimated_loss(blocks: Blocks, num_rows: Array, devices: Devices) -> Array:
+    total = sum(len(block) for block in blocks)
     signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * (jnp.arange(total) < num_rows)[None]
-    error = _times_rows(slabs, combine(slabs, signs, devices), devices) - signs
+    error = _times_rows(blocks, combine(blocks, signs, devices), devices) - signs
     return jnp.sqrt(jnp.mean(error**2, axis=0).max())
 
 
-def _times_rows(slabs: Slabs, vectors: Array, devices: Devices) -> Array:
+def _times_rows(blocks: Blocks, vectors: Array, devices: Devices) -> Array:
     """[k, m] products of `vectors` [k, P] with every row."""
     columns, start = [], 0
-    total = sum(len(slab) for slab in slabs)
-    for slab in slabs:
-        rows = len(slab) // devices.pieces
+    total = sum(len(block) for block in blocks)
+    for block in blocks:
+        rows = len(block) // devices.pieces
 
-        def products(slab: Array, vectors: Array, start: int = start, rows: int = rows) -> Array:
-            mine = _matmul(vectors, slab.T) / _scale(slab)
+        def products(block: Array, vectors: Array, start: int = start, rows: int = rows) -> Array:
+            mine = _matmul(vectors, block.T) / _scale(block)
             everything = jnp.zeros((len(vectors), total), mine.dtype)
             return jax.lax.dynamic_update_slice(everything, mine, (0, start + _position(devices) * rows))
 
-        columns.append(_spread(products, devices)(slab, vectors))
-        start += len(slab)
+        columns.append(_spread(products, devices)(block, vectors))
+        start += len(block)
     return sum(columns[1:], columns[0])
 
 
-def _along(slab: Array, vector: Array, devices: Devices | None, roughly: bool) -> Array:
-    """What `vector` has along the rows of a slab."""
+def _along(block: Array, vector: Array, devices: Devices | None, compensated: bool) -> Array:
+    """What `vector` has along the rows of a block."""
 
-    def project(slab: Array, vector: Array) -> Array:
-        coefficients = sums.dots(slab, vector, roughly) / _scale(slab) ** 2
-        return sums.combination(coefficients, slab).astype(vector.dtype)
+    def project(block: Array, vector: Array) -> Array:
+        coefficients = precision.accurate_dot(block, vector, compensated) / _scale(block) ** 2
+        return precision.combination(coefficients, block).astype(vector.dtype)
 
-    return _spread(project, devices)(slab, vector)
+    return _spread(project, devices)(block, vector)
 
 
 def _spread(function: Callable, devices: Devices | None, other: PartitionSpec | None = None) -> Callable:
-    """`function(slab, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
+    """`function(block, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
     if devices is None:
         return function
     return jax.shard_map(
-        lambda slab, x: jax.lax.psum(function(slab, x), devices.axes),
+        lambda block, x: jax.lax.psum(function(block, x), devices.axes),
         mesh=devices.mesh,
         in_specs=(PartitionSpec(devices.axes), other or PartitionSpec()),
         out_specs=PartitionSpec(),
@@ -163,22 +181,22 @@ def _spread(function: Callable, devices: Devices | None, other: PartitionSpec | 
     )
 
 
-def _write_row(slab: Array, row: Array, vector: Array) -> Array:
-    """Row `row` of the slab, if it has one; the row is read and written, so that the slab is updated in place."""
-    inside = (row >= 0) & (row < len(slab))
-    row = jnp.clip(row, 0, len(slab) - 1)
-    value = jnp.where(inside, vector[None], jax.lax.dynamic_slice_in_dim(slab, row, 1))
-    return jax.lax.dynamic_update_slice_in_dim(slab, value, row, 0)
+def _write_row(block: Array, row: Array, vector: Array) -> Array:
+    """Row `row` of the block, if it has one; the row is read and written, so that the block is updated in place."""
+    inside = (row >= 0) & (row < len(block))
+    row = jnp.clip(row, 0, len(block) - 1)
+    value = jnp.where(inside, vector[None], jax.lax.dynamic_slice_in_dim(block, row, 1))
+    return jax.lax.dynamic_update_slice_in_dim(block, value, row, 0)
 
 
 def _matmul(a: Array, b: Array) -> Array:
     """A product in single precision at least."""
-    return jnp.matmul(sums.widened(a), sums.widened(b))
+    return jnp.matmul(precision.widened(a), precision.widened(b))
 
 
-def _scale(slab: Array) -> float:
+def _scale(block: Array) -> float:
     """Half precision has few small numbers: there the entries of a unit vector are stored times √P."""
-    return math.sqrt(slab.shape[-1]) if slab.dtype == jnp.float16 else 1.0
+    return math.sqrt(block.shape[-1]) if block.dtype == jnp.float16 else 1.0
 
 
 def _position(devices: Devices) -> Array:

@@ -1,4 +1,4 @@
-"""A Lanczos recurrence on disk: what a killed measurement continues from, to the same bits."""
+"""A stored Lanczos recurrence: what a killed measurement continues from, to the same bits."""
 
 import hashlib
 import os
@@ -10,28 +10,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.curvature.krylov.recurrence import State
 from hessflat.curvature.operators.operator import Operator
 from hessflat.utils import files
 from hessflat.utils.errors import InputError
 
 
-class Place(NamedTuple):
-    """Where the recurrence of one probe is stored, and what it must belong to."""
+class Checkpoint(NamedTuple):
+    """How to store the recurrence of each probe and to continue it; `in_folder` makes one of files.
 
-    folder: Path
-    probe: int
+    A state is `krylov.lanczos.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the basis
+    is `rows` [m, P] instead, and `blocks` is empty.
+    """
+
+    # load(probe, empty state, rows or None) -> the stored state and the number of its next step; the empty state and 0
+    # where nothing is stored. It fills `rows`.
+    load: Callable[[int, Any, np.ndarray | None], tuple[Any, int]]
+    # save(probe, state, rows or None, step, num_saved): the state before step `step`, of whose basis the first
+    # `num_saved` vectors have been saved before.
+    save: Callable[[int, Any, np.ndarray | None, int, int], None]
+
+
+class _Files(NamedTuple):
+    """The two files of one probe, and what they must belong to."""
+
+    state: Path  # everything but the basis; written after the rows, so that what it counts is there
+    rows: Path  # the basis, one vector after the other
     identity: str
 
-    @property
-    def state(self) -> Path:
-        """Everything but the basis; written after the rows, so that what it counts is there."""
-        return self.folder / f"probe-{self.probe:03d}.npz"
 
-    @property
-    def rows(self) -> Path:
-        """The basis, one vector after the other."""
-        return self.folder / f"probe-{self.probe:03d}.rows"
+def in_folder(folder: Path, identity: str) -> Checkpoint:
+    """A checkpoint in two files for each probe; both belong to the measurement with that `identity`.
+
+    Its `load` raises an InputError where what is stored is damaged, or belongs to another measurement.
+    """
+
+    def files_of(probe: int) -> _Files:
+        return _Files(folder / f"probe-{probe:03d}.npz", folder / f"probe-{probe:03d}.rows", identity)
+
+    return Checkpoint(
+        load=lambda probe, empty, rows: _load(files_of(probe), empty, rows),
+        save=lambda probe, state, rows, step, num_saved: _save(files_of(probe), state, rows, step, num_saved),
+    )
 
 
 def identity(op: Operator, *settings: Any) -> str:
@@ -47,68 +66,60 @@ def identity(op: Operator, *settings: Any) -> str:
     return digest.hexdigest()
 
 
-def load(place: Place, empty: State, rows: np.ndarray | None = None) -> tuple[State, int]:
-    """The stored state and the number of its next step; `empty` and 0 where nothing is stored.
-
-    `rows` [m, P] is filled where the basis lies in the host's memory.
-
-    Raises:
-        InputError: what is stored is damaged, or belongs to another operator or other settings.
-    """
-    if not place.state.exists():
+def _load(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int]:
+    if not stored.state.exists():
         return empty, 0
     try:
-        with np.load(place.state) as stored:
-            arrays = dict(stored)
+        with np.load(stored.state) as file:
+            arrays = dict(file)
         owner, step = str(arrays.pop("identity")), int(arrays.pop("step"))
-        fields = {name: jnp.asarray(arrays[name]) for name in State._fields if name != "slabs"}
+        fields = {name: jnp.asarray(arrays[name]) for name in empty._fields if name != "blocks"}
     except Exception as error:
-        raise InputError(f"{place.state} is damaged ({error}); delete it to begin again") from error
-    if owner != place.identity:
+        raise InputError(f"{stored.state} is damaged ({error}); delete it to begin again") from error
+    if owner != stored.identity:
         raise InputError(
-            f"{place.state} belongs to another operator or other settings; give another folder, or delete it"
+            f"{stored.state} belongs to another operator or other settings; give another folder, or delete it"
         )
     if rows is not None:
-        rows[:step] = _read_rows(place, 0, step, rows)
-    slabs, start = [], 0
-    for slab in empty.slabs:
-        stored = _read_rows(place, start, min(max(step - start, 0), len(slab)), slab)
-        slabs.append(jax.device_put(slab.at[: len(stored)].set(stored), slab.sharding))
-        start += len(slab)
-    return State(slabs=tuple(slabs), **fields), step
+        rows[:step] = _read_rows(stored, 0, step, rows)
+    blocks, start = [], 0
+    for block in empty.blocks:
+        vectors = _read_rows(stored, start, min(max(step - start, 0), len(block)), block)
+        blocks.append(jax.device_put(block.at[: len(vectors)].set(vectors), block.sharding))
+        start += len(block)
+    return empty._replace(blocks=tuple(blocks), **fields), step
 
 
-def save(place: Place, state: State, rows: np.ndarray | None, step: int, num_saved: int) -> None:
-    """Store the state before step `step`; the first `num_saved` rows of the basis are there already."""
-    with files.full_disk_named(place.rows):
-        place.folder.mkdir(parents=True, exist_ok=True)
-        _append_rows(place, state.slabs if rows is None else (rows,), step, num_saved)
-    arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name != "slabs"}
-    files.write_arrays(place.state, {**arrays, "identity": np.array(place.identity), "step": np.array(step)})
+def _save(stored: _Files, state: Any, rows: np.ndarray | None, step: int, num_saved: int) -> None:
+    with files.full_disk_named(stored.rows):
+        stored.rows.parent.mkdir(parents=True, exist_ok=True)
+        _append_rows(stored, state.blocks if rows is None else (rows,), step, num_saved)
+    arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name != "blocks"}
+    files.write_arrays(stored.state, {**arrays, "identity": np.array(stored.identity), "step": np.array(step)})
 
 
-def _append_rows(place: Place, slabs: tuple[Any, ...], step: int, num_saved: int) -> None:
+def _append_rows(stored: _Files, blocks: tuple[Any, ...], step: int, num_saved: int) -> None:
     start = 0
-    with open(place.rows, "r+b" if place.rows.exists() else "w+b") as file:
-        for slab in slabs:
-            first, last = max(num_saved - start, 0), min(step - start, len(slab))
+    with open(stored.rows, "r+b" if stored.rows.exists() else "w+b") as file:
+        for block in blocks:
+            first, last = max(num_saved - start, 0), min(step - start, len(block))
             if first < last:
-                file.seek((start + first) * slab.shape[1] * slab.dtype.itemsize)
-                file.write(np.asarray(slab[first:last]).tobytes())
-            start += len(slab)
+                file.seek((start + first) * block.shape[1] * block.dtype.itemsize)
+                file.write(np.asarray(block[first:last]).tobytes())
+            start += len(block)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _read_rows(place: Place, start: int, count: int, like: Any) -> np.ndarray:
+def _read_rows(stored: _Files, start: int, count: int, like: Any) -> np.ndarray:
     length, offset = like.shape[1], start * like.shape[1] * like.dtype.itemsize
     try:
-        return np.fromfile(place.rows, like.dtype, count * length, offset=offset).reshape(count, length)
+        return np.fromfile(stored.rows, like.dtype, count * length, offset=offset).reshape(count, length)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{place.rows} is missing or short; delete it and {place.state.name} to begin again"
+            f"{stored.rows} is missing or short; delete it and {stored.state.name} to begin again"
         ) from error
 
 
-def _name(function: Callable) -> str:
+def _name(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"

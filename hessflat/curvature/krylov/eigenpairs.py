@@ -1,6 +1,7 @@
 """Eigenpairs at the ends of the spectrum, by thick-restart Lanczos that stops when they have converged."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,13 +11,13 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature.exact import functionals
-from hessflat.curvature.krylov import basis, recurrence
-from hessflat.curvature.krylov.lanczos import require_basis
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.lanczos import State, breakdown_tolerance, initial_state, run_steps, run_steps_compiled
 from hessflat.curvature.numerics import precision, probes, trees
 from hessflat.curvature.numerics.estimates import RitzValue
 from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.batches import Devices
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Devices
 from hessflat.utils import loops, progress
 from hessflat.utils.errors import InputError, nearest
 
@@ -51,6 +52,7 @@ def eigenpairs(
     num_vectors: int | None = None,
     loop: loops.Loop | None = None,
     show_progress: bool = True,
+    on_steps: Callable[[int], None] | None = None,
 ) -> EigenPairs:
     """The k eigenpairs at one end of the spectrum (or at both), stopping as soon as they have converged.
 
@@ -70,6 +72,7 @@ def eigenpairs(
         num_vectors: P-vectors to store; None takes 20 more than are wanted. More of them need fewer products.
         loop: "scan", "python" or None to choose.
         show_progress: a bar of the products used, on a terminal.
+        on_steps: called with the number of further products, in place of the bar.
 
     Raises:
         InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into
@@ -80,23 +83,23 @@ def eigenpairs(
     counts = (k, k) if isinstance(k, int) else k
     wanted = min(sum(counts) if which == "both" else counts[0], op.size)
     num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
-    require_basis(op, num_vectors + wanted, "device")
+    basis.require_memory(op.size, op.dtype, num_vectors + wanted, "device")
     loop, devices = operator.loop_for(op, loop), operator.devices_of(op)
     given = None if start is None else _as_rows(op, start)
     op = operator.linearize(op)
     num_products, projected = 0, np.zeros((num_vectors, num_vectors))
-    with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress) as advance:
+    with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress, on_steps) as on_steps:
         first = probes.draw(key, op.size, op.dtype, "gaussian")
         if given is not None:
             first = _mixed(first, given)
-        state, step, restarted = recurrence.begin(first, num_vectors, True, "device", devices), 0, 0
+        state, step, restarted = initial_state(first, num_vectors, True, "device", devices), 0, 0
         next_look = wanted
         while True:
             before = int(state.num_valid)
             state = _run(op, state, step, loop, devices)
             valid = int(state.num_valid)
             num_products, step = num_products + valid - before, valid
-            advance(valid - before)
+            on_steps(valid - before)
             exhausted = not bool(jnp.any(state.vector != 0))
             over = num_products + _STEPS > max_steps or exhausted
             if valid < min(next_look, num_vectors) and not over:
@@ -127,7 +130,7 @@ def eigenpairs(
                 state = _from_fresh_direction(state, fresh, devices)
         rows = np.zeros((len(chosen), num_vectors))
         rows[:, :valid] = coefficients[:, chosen].T
-        vectors = trees.unflatten(op.params, _combine(state.slabs, jnp.asarray(rows, op.dtype), devices))
+        vectors = trees.unflatten(op.params, _combine(state.blocks, jnp.asarray(rows, op.dtype), devices))
     seconds = time.perf_counter() - began
     return EigenPairs(values[chosen], vectors, residuals[chosen], converged, num_products, seconds, precision.name())
 
@@ -186,14 +189,12 @@ def _num_kept(wanted: int, num_vectors: int) -> int:
     return number - number % 2
 
 
-def _run(
-    op: Operator, state: recurrence.State, step: int, loop: loops.Loop, devices: Devices | None
-) -> recurrence.State:
-    run = recurrence.run_compiled if loop == "scan" else recurrence.run
+def _run(op: Operator, state: State, step: int, loop: loops.Loop, devices: Devices | None) -> State:
+    run = run_steps_compiled if loop == "scan" else run_steps
     return run(op, state, step, _STEPS, loop, "full", False, devices)
 
 
-def _fill(projected: np.ndarray, state: recurrence.State, restarted: int, valid: int) -> None:
+def _fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> None:
     """Put what the recurrence has found since the last restart into Qᵀ A Q."""
     alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
     operator.require_finite(alphas, betas)
@@ -204,24 +205,24 @@ def _fill(projected: np.ndarray, state: recurrence.State, restarted: int, valid:
 
 
 @partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def _restart(state: recurrence.State, coefficients: Array, devices: Devices | None) -> recurrence.State:
+def _restart(state: State, coefficients: Array, devices: Devices | None) -> State:
     """The basis becomes `coefficients` [l, m] times it; the next vector stays."""
-    rows = basis.combine(state.slabs, coefficients, devices)
-    # Re-orthogonalisation reads whole slabs, so nothing of the old basis may stay.
-    slabs = jax.tree.map(jnp.zeros_like, state.slabs)
+    rows = basis.combine(state.blocks, coefficients, devices)
+    # Re-orthogonalisation reads whole blocks, so nothing of the old basis may stay.
+    blocks = jax.tree.map(jnp.zeros_like, state.blocks)
     for number, row in enumerate(rows):
-        slabs = basis.write(slabs, jnp.asarray(number), row, devices)
+        blocks = basis.write(blocks, jnp.asarray(number), row, devices)
     kept = jnp.asarray(len(rows), state.num_valid.dtype)
     # What the next product has along the kept vectors is taken out by re-orthogonalisation.
     return state._replace(
-        slabs=slabs, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=kept
+        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=kept
     )
 
 
 @partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def _from_fresh_direction(state: recurrence.State, vector: Array, devices: Devices | None) -> recurrence.State:
+def _from_fresh_direction(state: State, vector: Array, devices: Devices | None) -> State:
     """Go on from a random direction orthogonal to the exhausted space: T falls apart into blocks there."""
-    vector = basis.orthogonalise(state.slabs, state.num_valid, vector, devices)
+    vector = basis.orthogonalise(state.blocks, state.num_valid, vector, devices)
     last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
     return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
 
@@ -253,7 +254,7 @@ def _presented(wanted: np.ndarray, values: np.ndarray, k: int, which: Which) -> 
 def _converged(
     values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
 ) -> np.ndarray:
-    rounding = recurrence.breakdown_tolerance(dtype) * np.abs(values).max()
+    rounding = breakdown_tolerance(dtype) * np.abs(values).max()
     return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
 
 

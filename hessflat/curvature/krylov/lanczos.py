@@ -1,28 +1,36 @@
-"""Lanczos tridiagonalisation from random probes."""
+"""Lanczos tridiagonalisation from random probes: `lanczos`, the state of one recurrence, and one step of it.
+
+A step does `β_i q_{i+1} = A q_i − α_i q_i − β_{i−1} q_{i−1}`, then takes out again what the new vector has along the
+earlier ones (classical Gram-Schmidt twice), and only then measures β_i. When β_i is within rounding of the running size
+of T the Krylov space is exhausted: the recurrence ends, and the steps that follow are zeros and not counted. Going on
+from a remainder that is all rounding is what gives false eigenvalues.
+"""
 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.krylov import basis, checkpoint, recurrence
-from hessflat.curvature.krylov.basis import Storage
-from hessflat.curvature.krylov.recurrence import Reorthogonalise
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.basis import Blocks, Storage
+from hessflat.curvature.krylov.checkpoint import Checkpoint, identity, in_folder
 from hessflat.curvature.numerics import precision, probes
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.batches import Devices
-from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.operator import Operator, devices_of, linearize, loop_for, matvec, require_finite
+from hessflat.curvature.operators.terms import Devices
 from hessflat.utils import loops, memory, progress
 from hessflat.utils.errors import InputError, nearest
 
-# Between two looks at a run: its progress is told, and it ends early if the Krylov space is exhausted.
+Reorthogonalise = Literal["full", "selective", "none"]
+
+# Between two looks at a run: its progress is reported, and it ends early if the Krylov space is exhausted.
 _STEPS_BETWEEN_LOOKS = 12
 _SECONDS_BETWEEN_SAVES = 30.0
 
@@ -33,7 +41,7 @@ class Tridiagonals(NamedTuple):
     alphas: np.ndarray  # [k, m], zero from num_valid on
     betas: np.ndarray  # [k, m]; betas[:, i] couples steps i and i+1, the last valid one measures what is left out
     num_valid: np.ndarray  # [k] steps done before the Krylov space was exhausted
-    orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|; nan where the basis was not kept
+    orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|; nan where the basis was not stored
     basis: Any  # [k, m, P] on request, or None
     num_products: int
     seconds: float  # wall time, compilation included
@@ -58,6 +66,8 @@ def lanczos(
     loop: loops.Loop | None = None,
     together: bool | None = None,
     show_progress: bool = True,
+    on_steps: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Tridiagonals:
     """Lanczos from `num_probes` random unit vectors, one product per step.
 
@@ -71,12 +81,12 @@ def lanczos(
         num_probes: k.
         reorthogonalise: "full" is what eigenvalues and the mass at zero need. "selective" does it where estimated
             overlaps exceed √ε (partial re-orthogonalisation, Simon 1984): T to working precision, for fewer passes
-            over the basis. "none" keeps three vectors and repeats eigenvalues that have converged (the density as a
+            over the basis. "none" stores three vectors and repeats eigenvalues that have converged (the density as a
             whole survives that).
         probe: "rademacher" or "gaussian".
         return_basis: also return the Lanczos vectors [k, m, P].
         storage: where the basis of m P numbers lies: "device"; "half", there in float16, where rounding to about
-            5e-4 / √P an entry takes the place of that of float32 (`orthogonality` tells the loss); "host", in the
+            5e-4 / √P an entry takes the place of that of float32 (`orthogonality` measures the loss); "host", in the
             host's memory, where it is also worked with.
         folder: where to store the recurrence, every 30 seconds and at the end of each probe. The same call after a
             kill goes on from there, to the same bits.
@@ -84,6 +94,8 @@ def lanczos(
         together: probes side by side in every product: memory times k. None does so on an accelerator, where it fits;
             on a CPU it is no faster.
         show_progress: a bar with the time left, on a terminal.
+        on_steps: called with the number of further steps that are done, in place of the bar.
+        checkpoint: how to store the recurrence, in place of `folder`.
 
     Raises:
         InputError: counts below 1, unknown options, a basis that does not fit into memory, a folder of another
@@ -91,98 +103,265 @@ def lanczos(
     """
     began = time.perf_counter()
     _require_options(key, num_steps, num_probes, reorthogonalise, probe, storage)
-    how = _How(
+    options = _Options(
         num_steps=min(num_steps, op.size),
         reorthogonalise=reorthogonalise,
-        keeps=reorthogonalise != "none" or return_basis,
+        stores_basis=reorthogonalise != "none" or return_basis,
         storage=storage,
-        loop=operator.loop_for(op, loop),
-        devices=operator.devices_of(op),
+        loop=loop_for(op, loop),
+        devices=devices_of(op),
         return_basis=return_basis,
     )
-    if how.keeps:
-        require_basis(op, how.num_steps, storage)
-    if together is None:
-        together = folder is None and _fits_together(op, num_probes, how)
-    together = together and num_probes > 1 and how.loop == "scan" and storage != "host" and how.devices is None
-    owner = ""
+    if options.stores_basis:
+        basis.require_memory(op.size, op.dtype, options.num_steps, storage)
     if folder is not None:
-        owner = checkpoint.identity(op, *how[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-    if how.num_steps * num_probes >= _STEPS_BETWEEN_LOOKS:
-        op = operator.linearize(op)
-    total = how.num_steps * num_probes
-    with precision.chosen(), progress.counting(total, "Lanczos steps", show_progress) as advance:
+        settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
+        checkpoint = in_folder(Path(folder), identity(op, *settings))
+    if together is None:
+        together = checkpoint is None and _fits_together(op, num_probes, options)
+    together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None
+    total = options.num_steps * num_probes
+    if total >= _STEPS_BETWEEN_LOOKS:
+        op = linearize(op)
+    with precision.chosen(), progress.counting(total, "Lanczos steps", show_progress, on_steps) as on_steps:
         vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))
         if together:
-            result = _side_by_side(op, jnp.stack(list(vectors)), how, advance)
+            result = _side_by_side(op, jnp.stack(list(vectors)), options, on_steps)
         else:
-            each = []
-            for k, vector in enumerate(vectors):
-                place = None if folder is None else checkpoint.Place(Path(folder), k, owner)
-                each.append(_in_turn(op, vector, how, place, advance))
+            each = [_one_probe(op, k, vector, options, on_steps, checkpoint) for k, vector in enumerate(vectors)]
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
-    operator.require_finite(alphas, betas)
+    require_finite(alphas, betas)
     seconds = time.perf_counter() - began
     return Tridiagonals(alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, precision.name())
 
 
-class _How(NamedTuple):
+class _Options(NamedTuple):
     """The options of one recurrence, checked."""
 
     num_steps: int
     reorthogonalise: Reorthogonalise
-    keeps: bool
+    stores_basis: bool
     storage: Storage
     loop: loops.Loop
     devices: Devices | None
     return_basis: bool
 
 
-def _in_turn(op: Operator, vector: Array, how: _How, place: checkpoint.Place | None, advance: Callable) -> tuple:
-    """One probe [P]; α, β, the number of valid steps, the loss of orthogonality, and the basis or None."""
-    in_host = how.keeps and how.storage == "host"
-    state = recurrence.begin(vector, how.num_steps, how.keeps and not in_host, how.storage, how.devices)
-    rows = np.zeros((how.num_steps, op.size), op.dtype) if in_host else None
+def _one_probe(
+    op: Operator,
+    probe: int,
+    vector: Array,
+    options: _Options,
+    on_steps: Callable[[int], None],
+    checkpoint: Checkpoint | None,
+) -> tuple[Any, ...]:
+    """From one vector [P]: α, β, the number of valid steps, the loss of orthogonality, and the basis or None."""
+    num_steps, storage, devices = options.num_steps, options.storage, options.devices
+    in_host = options.stores_basis and storage == "host"
+    state = initial_state(vector, num_steps, options.stores_basis and not in_host, storage, devices)
+    rows = np.zeros((num_steps, op.size), op.dtype) if in_host else None
     done, num_saved, last_saved = 0, 0, time.monotonic()
-    if place is not None:
-        state, done = checkpoint.load(place, state, rows)
+    if checkpoint is not None:
+        state, done = checkpoint.load(probe, state, rows)
         num_saved = done
-    advance(done)
-    length = block_length(how.num_steps)
-    run = recurrence.run_compiled if how.loop == "scan" else recurrence.run
-    while done < how.num_steps:
+    on_steps(done)
+    length = block_length(num_steps)
+    run = run_steps_compiled if options.loop == "scan" else run_steps
+    while done < num_steps:
         if rows is not None:
-            state = recurrence.run_on_host(op, state, rows, done, length, how.loop)
+            state = run_steps_on_host(op, state, rows, done, length, options.loop)
         else:
-            state = run(op, state, done, length, how.loop, how.reorthogonalise, False, how.devices)
+            state = run(op, state, done, length, options.loop, options.reorthogonalise, False, devices)
         ended = int(state.num_valid) < done + length
-        advance(how.num_steps - done if ended else length)
-        done = how.num_steps if ended else done + length
-        if place is not None and (done == how.num_steps or time.monotonic() - last_saved > _SECONDS_BETWEEN_SAVES):
-            checkpoint.save(place, state, rows, done, num_saved)
+        on_steps(num_steps - done if ended else length)
+        done = num_steps if ended else done + length
+        if checkpoint is not None and (done == num_steps or time.monotonic() - last_saved > _SECONDS_BETWEEN_SAVES):
+            checkpoint.save(probe, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
+    loss: Any = np.nan
+    vectors: Any = rows
     if rows is not None:
-        vectors: Any = rows
         loss = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max()
-    else:
-        loss = basis.orthogonality_loss(state.slabs, state.num_valid, how.devices) if how.keeps else np.nan
-        vectors = basis.rows_of(state.slabs, op.dtype)[: how.num_steps] if how.return_basis else None
-    return *map(np.asarray, (state.alphas, state.betas, state.num_valid, loss)), vectors if how.return_basis else None
+    elif options.stores_basis:
+        loss = basis.orthogonality_loss(state.blocks, state.num_valid, devices)
+        vectors = basis.rows_of(state.blocks, op.dtype)[:num_steps] if options.return_basis else None
+    numbers = map(np.asarray, (state.alphas, state.betas, state.num_valid, loss))
+    return *numbers, vectors if options.return_basis else None
 
 
-def _side_by_side(op: Operator, vectors: Array, how: _How, advance: Callable) -> tuple:
-    """Several probes [k, P] in one recurrence; what `_in_turn` gives, with a leading axis."""
-    state = jax.vmap(lambda vector: recurrence.begin(vector, how.num_steps, how.keeps, how.storage))(vectors)
-    length = block_length(how.num_steps)
-    for first in range(0, how.num_steps, length):
-        state = recurrence.run_compiled(op, state, first, length, "scan", how.reorthogonalise, True)
-        advance(length * len(vectors))
+def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Callable[[int], None]) -> tuple[Any, ...]:
+    """Several probes [k, P] in one recurrence; what `_one_probe` gives, with a leading axis."""
+    num_steps, stores_basis = options.num_steps, options.stores_basis
+    state = jax.vmap(lambda vector: initial_state(vector, num_steps, stores_basis, options.storage))(vectors)
+    length = block_length(num_steps)
+    for first in range(0, num_steps, length):
+        state = run_steps_compiled(op, state, first, length, "scan", options.reorthogonalise, True)
+        on_steps(length * len(vectors))
     loss = np.full(len(vectors), np.nan)
-    if how.keeps:
-        loss = basis.orthogonality_loss(state.slabs, state.num_valid, None)
-    rows = jax.vmap(lambda slabs: basis.rows_of(slabs, op.dtype))(state.slabs) if how.return_basis else None
+    if stores_basis:
+        loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
+    rows = jax.vmap(lambda blocks: basis.rows_of(blocks, op.dtype))(state.blocks) if options.return_basis else None
     return state.alphas, state.betas, state.num_valid, loss, rows
+
+
+class State(NamedTuple):
+    """The recurrence between two steps. With probes side by side every field has a leading probe axis."""
+
+    blocks: Blocks  # the vectors so far, [m, P] in all, or none where they are not stored
+    vector: Array  # [P] q_i; zero once the recurrence has ended
+    previous: Array  # [P] q_{i-1}
+    alphas: Array  # [m]
+    betas: Array  # [m]
+    beta: Array  # [] β_{i-1}
+    scale: Array  # [] largest row sum of |T| so far
+    num_valid: Array  # [] steps done before it ended
+    overlaps: Array  # [2, m] estimates of q_i · q_k and q_{i-1} · q_k, where re-orthogonalisation is selective
+    repeat: Array  # [] whether the next step re-orthogonalises because this one did
+
+
+def initial_state(
+    vector: Array, num_steps: int, stores_basis: bool, storage: Storage = "device", devices: Devices | None = None
+) -> State:
+    """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
+    blocks = basis.allocate(num_steps, vector.size, vector.dtype, storage, devices) if stores_basis else ()
+    return _without_basis(vector, num_steps)._replace(blocks=blocks)
+
+
+@partial(jax.jit, static_argnums=1)
+def _without_basis(vector: Array, num_steps: int) -> State:
+    dtype = vector.dtype
+    return State(
+        blocks=(),
+        vector=vector,
+        previous=jnp.zeros_like(vector),
+        alphas=jnp.zeros(num_steps, dtype),
+        betas=jnp.zeros(num_steps, dtype),
+        beta=jnp.zeros((), dtype),
+        scale=jnp.zeros((), dtype),
+        num_valid=jnp.zeros((), jnp.int32),
+        overlaps=jnp.zeros((2, num_steps), dtype),
+        repeat=jnp.zeros((), bool),
+    )
+
+
+def run_steps(
+    op: Operator,
+    state: State,
+    first: int | Array,
+    num_steps: int,
+    loop: loops.Loop,
+    reorthogonalise: Reorthogonalise = "full",
+    together: bool = False,
+    devices: Devices | None = None,
+) -> State:
+    """Steps `first` to `first + num_steps − 1`; a recurrence that has ended stays as it is."""
+    product = partial(matvec, op, loop=loop)
+    step = partial(lanczos_step, reorthogonalise=reorthogonalise, devices=devices)
+    numbers = first + jnp.arange(num_steps)
+    if loop == "python":
+        for number in numbers:
+            state = _step_compiled(state, number, product(state.vector), reorthogonalise, devices)
+        return state
+    if together:
+        product, step = jax.vmap(product), jax.vmap(step, in_axes=(0, None, 0))
+    return jax.lax.scan(lambda state, number: (step(state, number, product(state.vector)), None), state, numbers)[0]
+
+
+def run_steps_on_host(
+    op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: loops.Loop
+) -> State:
+    """As `run_steps`, fully re-orthogonalised, the basis in the host's memory: `rows` [m, P], filled in place."""
+    for step in range(first, first + num_steps):
+        rows[step] = state.vector
+        if loop == "scan":
+            alpha, rest = _residual_compiled(op, state)
+        else:
+            alpha, rest = three_term_residual(state, matvec(op, state.vector, loop))
+        vector, filled = np.array(rest), rows[: step + 1]
+        for _ in range(2):
+            vector -= (filled @ vector) @ filled
+        state = _normalise_compiled(state, step, alpha, jnp.asarray(vector))
+    return state
+
+
+def lanczos_step(
+    state: State, step: Array, product: Array, reorthogonalise: Reorthogonalise, devices: Devices | None = None
+) -> State:
+    """Step number `step`, given the product of the operator with `state.vector`."""
+    blocks = basis.write(state.blocks, step, state.vector, devices)
+    alpha, rest = three_term_residual(state, product)
+    overlaps, repeat = state.overlaps, state.repeat
+    if reorthogonalise == "full":
+        rest = basis.orthogonalise(blocks, step + 1, rest, devices)
+    elif reorthogonalise == "selective":
+        overlaps = _next_overlaps(state, alpha, step, norm(rest))
+        lost = jnp.abs(overlaps[0]).max() > jnp.sqrt(jnp.finfo(rest.dtype).eps)
+        now = lost | state.repeat
+        rest = basis.orthogonalise(blocks, jnp.where(now, step + 1, 0), rest, devices)
+        fresh = jnp.finfo(rest.dtype).eps * (jnp.arange(state.alphas.size) <= step)
+        overlaps = overlaps.at[0].set(jnp.where(now, fresh.astype(rest.dtype), overlaps[0]))
+        repeat = lost & ~state.repeat
+    return normalise(state, step, alpha, rest)._replace(blocks=blocks, overlaps=overlaps, repeat=repeat)
+
+
+def three_term_residual(state: State, product: Array) -> tuple[Array, Array]:
+    """α_i, and what is left of the product without q_i and q_{i−1}."""
+    alpha = jnp.vdot(state.vector, product)
+    return alpha, product - alpha * state.vector - state.beta * state.previous
+
+
+def normalise(state: State, step: int | Array, alpha: Array, rest: Array) -> State:
+    """The state after a step that has left `rest`, orthogonal to all vectors so far."""
+    q = state.vector
+    alive = jnp.any(q != 0)
+    beta = norm(rest)
+    scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + state.beta)
+    goes_on = alive & (beta > breakdown_tolerance(q.dtype) * scale)
+    return state._replace(
+        vector=jnp.where(goes_on, rest / jnp.where(goes_on, beta, 1), 0),
+        previous=q,
+        alphas=state.alphas.at[step].set(alpha),
+        betas=state.betas.at[step].set(jnp.where(alive, beta, 0)),
+        beta=jnp.where(goes_on, beta, 0),
+        scale=scale,
+        num_valid=state.num_valid + alive,
+    )
+
+
+def breakdown_tolerance(dtype: jnp.dtype) -> float:
+    """The β, relative to the size of T, below which a remainder is the rounding of one product."""
+    return 50 * float(jnp.finfo(dtype).eps)
+
+
+def norm(x: Array) -> Array:
+    """The Euclidean norm without underflow: a saturated network's curvature can be 1e-30."""
+    largest = jnp.abs(x).max()
+    return largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
+
+
+def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Array:
+    """Estimates of q_{i+1} · q_k by the recurrence that rounding errors obey (Simon 1984, eq. 2.7)."""
+    alphas = state.alphas.at[step].set(alpha)
+    number = jnp.arange(alphas.size)
+    eps = jnp.finfo(alphas.dtype).eps
+    now = jnp.where(number == step, 1.0, state.overlaps[0]).astype(alphas.dtype)
+    before = jnp.where(number == step - 1, 1.0, state.overlaps[1]).astype(alphas.dtype)
+    betas, below = state.betas, jnp.roll(state.betas, 1).at[0].set(0)
+    moved = betas * jnp.roll(now, -1) + below * jnp.roll(now, 1) + (alphas - alpha) * now - state.beta * before
+    safe = jnp.where(beta > 0, beta, 1)
+    noise = eps * (betas + beta) / safe
+    moved = moved / safe + jnp.sign(moved) * noise
+    local = eps * jnp.sqrt(jnp.asarray(state.vector.size, alphas.dtype))
+    following = jnp.where(number < step, moved, jnp.where(number == step, local, 0))
+    return jnp.stack([following.astype(alphas.dtype), now.astype(alphas.dtype)])
+
+
+# The old state is handed over, so that the basis is updated in place and not copied at every step.
+run_steps_compiled = jax.jit(run_steps, static_argnums=range(3, 8), donate_argnums=1)
+_step_compiled = jax.jit(lanczos_step, static_argnums=(3, 4), donate_argnums=0)
+_residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
+_normalise_compiled = jax.jit(normalise)
 
 
 def block_length(num_steps: int) -> int:
@@ -191,22 +370,11 @@ def block_length(num_steps: int) -> int:
     return next((num_steps // count for count in counts if num_steps % count == 0), num_steps)
 
 
-def require_basis(op: Operator, num_rows: int, storage: Storage) -> None:
-    """Refuse a basis that does not fit, and name what would."""
-    needed = basis.num_bytes(num_rows, op.size, op.dtype, storage)
-    instead = 'take fewer steps, storage="half", or reorthogonalise="none"'
-    if storage == "half":
-        instead = 'take fewer steps, or reorthogonalise="none"'
-    elif jax.default_backend() != "cpu" and storage == "device":
-        instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
-    memory.require(needed, f"a basis of {num_rows} vectors of {op.size:,} numbers", instead)
-
-
-def _fits_together(op: Operator, num_probes: int, how: _How) -> bool:
+def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
     if jax.default_backend() == "cpu":
         return False
-    rows = num_probes * (how.num_steps if how.keeps else 1)
-    return basis.num_bytes(rows, op.size, op.dtype, how.storage) < memory.available() // 4
+    rows = num_probes * (options.num_steps if options.stores_basis else 1)
+    return basis.num_bytes(rows, op.size, op.dtype, options.storage) < memory.available() // 4
 
 
 def _require_options(

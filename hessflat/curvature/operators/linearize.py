@@ -18,8 +18,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature.numerics import trees
-from hessflat.curvature.operators.batches import Batches
-from hessflat.curvature.operators.terms import Term, product_of
+from hessflat.curvature.operators.terms import Batches, Term, product_of
 from hessflat.utils import compat, convolution, memory
 from hessflat.utils.convolution import canonical, run_equations, values_of
 

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessflat.curvature.numerics import precision, probes, trees
-from hessflat.curvature.operators.batches import Batches, as_batches
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.operators.terms import Batches, Term, as_batches
 from hessflat.utils.errors import InputError
 
 

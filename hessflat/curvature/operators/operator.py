@@ -16,10 +16,9 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature.numerics import precision, trees
-from hessflat.curvature.operators.batches import Devices
 from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, is_slow_in_loops
 from hessflat.curvature.operators.linearize import linearize as linearize_term
-from hessflat.curvature.operators.terms import Term, product_of
+from hessflat.curvature.operators.terms import Devices, Term, product_of
 from hessflat.utils import loops, memory
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError

@@ -1,15 +1,158 @@
-"""One curvature matrix as data: a product function, the user's functions, and what they are evaluated at."""
+"""One curvature matrix as data: a product function, the user's functions, and the examples that it is a mean over, in
+batches: every example counts once, the last batch may be short.
+"""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hessflat.curvature.numerics import trees
-from hessflat.curvature.operators.batches import Batches
+from hessflat.utils.errors import InputError
+
+
+class Devices(NamedTuple):
+    """Where the examples lie: spread over `axes` of a mesh."""
+
+    mesh: Mesh
+    axes: tuple[str, ...]
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces that the examples are in."""
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays"],
+    meta_fields=["batch_size", "statistics_batch", "devices"],
+)
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Arrays with a leading example axis, and how many examples are looked at together.
+
+    The curvature is that of the mean over all examples, whatever the batch size, as long as the loss of a batch is
+    the mean of per-example losses. Batch norm in train mode couples examples: there `statistics_batch` is part of the
+    definition, and the loss is the mean, weighted by size, of the losses of consecutive batches of that many examples.
+
+    Arrays whose examples are spread over the devices of a mesh (`jax.device_put` with a `NamedSharding`) stay where
+    they are; every device computes with its own.
+
+    Args:
+        arrays: pytree of arrays [N, ...].
+        batch_size: examples per product, which bounds memory and changes nothing else; None takes all at once. The
+            last batch holds what remains, and is weighted by its size.
+        statistics_batch: examples that share batch-norm statistics; None where no examples are coupled. `batch_size`
+            must be a multiple of it.
+    """
+
+    arrays: Any
+    batch_size: int | None = None
+    statistics_batch: int | None = None
+    devices: Devices | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return jax.tree.leaves(self.arrays)[0].shape[0]
+
+    @property
+    def size(self) -> int:
+        """Examples in every batch but the last ones."""
+        size = self.num_examples if self.batch_size is None else min(self.batch_size, self.num_examples)
+        step = min(self.statistics_batch or 1, self.num_examples)
+        return size - size % step
+
+    @property
+    def count(self) -> int:
+        """Number of batches of that size."""
+        return self.num_examples // self.size
+
+    @property
+    def rest(self) -> list[tuple[int, int]]:
+        """Start and size of what remains: whole batches of statistics, then a short one."""
+        start = self.count * self.size
+        left = self.num_examples - start
+        whole = left - left % (self.statistics_batch or 1)
+        return [(s, n) for s, n in ((start, whole), (start + whole, left - whole)) if n]
+
+    @property
+    def cuts(self) -> list[tuple[int, int]]:
+        """Start and size of every batch."""
+        return [(i * self.size, self.size) for i in range(self.count)] + self.rest
+
+    def take(self, start: int | Array, size: int) -> Any:
+        """The `size` examples from `start` on."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), self.arrays)
+
+    def on_one_device(self) -> "Batches":
+        """How the piece that one device holds is cut; `arrays` are that piece, inside `jax.shard_map`."""
+        if self.devices is None or self.batch_size is None:
+            return dataclasses.replace(self, devices=None)
+        size = max(self.batch_size // self.devices.pieces, self.statistics_batch or 1)
+        return dataclasses.replace(self, devices=None, batch_size=size)
+
+
+def as_batches(data: Any) -> Batches:
+    """`data`, checked: a `Batches`, or a bare pytree of arrays, which is then one batch.
+
+    Raises:
+        InputError: no arrays, no examples, leading axes that differ, non-finite values, batch sizes below 1 or that do
+            not fit one another, or examples spread unevenly.
+    """
+    batches = data if isinstance(data, Batches) else Batches(data)
+    arrays = trees.as_arrays("data", batches.arrays)
+    sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
+    if None in sizes or len(sizes) > 1:
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
+        raise InputError(f"every array in data must have the same leading example axis, got shapes {shapes}")
+    if sizes == {0}:
+        raise InputError("data must hold at least one example, got 0")
+    size, statistics = batches.batch_size, batches.statistics_batch
+    for name, value in (("batch_size", size), ("statistics_batch", statistics)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    if size is not None and statistics is not None and size % statistics:
+        raise InputError(
+            f"batch_size must be a multiple of statistics_batch, {statistics}, since statistics are taken over whole "
+            f"batches of them; got {size}"
+        )
+    devices = _devices_of(arrays)
+    if devices is not None and statistics is not None and (batches.num_examples // devices.pieces) % statistics:
+        raise InputError(
+            f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
+            f"got {statistics}"
+        )
+    return Batches(arrays, size, statistics, devices)
+
+
+def _devices_of(arrays: Any) -> Devices | None:
+    """The mesh axes over which the examples of `arrays` are spread, if they are."""
+    first, *others = (_axes_of(x) for x in jax.tree.leaves(arrays))
+    if any(other != first for other in others):
+        raise InputError("every array in data must have its examples spread over the same devices in the same way")
+    return first
+
+
+def _axes_of(x: Array) -> Devices | None:
+    sharding = None if trees.is_traced(x) else x.sharding
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None
+    if not len(sharding.spec) or sharding.spec[0] is None:
+        return None
+    if any(kind != AxisType.Auto for kind in sharding.mesh.axis_types):
+        raise InputError("data must lie on a mesh made with axis_types=(AxisType.Auto, ...); got explicit axes")
+    first = sharding.spec[0]
+    devices = Devices(sharding.mesh, first if isinstance(first, tuple) else (first,))
+    return devices if devices.pieces > 1 else None
+
 
 Product = Callable[[tuple[Callable, ...], Any, Any, Any], Any]
 

@@ -1,20 +1,19 @@
 """The trace of an operator from a budget of products, by one of three estimators."""
 
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.numerics.estimates import Estimate
+from hessflat.curvature.numerics.precision import accurate_dot
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, linearize, loop_for, require_finite
-from hessflat.curvature.stochtrace.hutchinson import quadratic_samples
-from hessflat.curvature.stochtrace.hutchpp import hutchpp
-from hessflat.curvature.stochtrace.sketch import TraceParts
-from hessflat.curvature.stochtrace.xtrace import xtrace
+from hessflat.curvature.operators.operator import Operator, linearize, loop_for, matvec, matvec_compiled, require_finite
+from hessflat.curvature.stochtrace.hutchinson import quadratic, quadratic_samples
 from hessflat.utils import loops
 from hessflat.utils.errors import InputError, nearest
 
@@ -22,6 +21,10 @@ Method = Literal["hutchinson", "hutch++", "xtrace"]
 
 # The fewest products that give an estimate.
 _LEAST: dict[str, int] = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
+
+
+# Singular values of a sketch below this many roundings of the largest are rounding of the products.
+_ROUNDINGS = 20
 
 
 def trace(
@@ -73,6 +76,14 @@ def trace(
     return Estimate(float(result.parts.sum()), error, *estimates.cost_since(began, result.num_products))
 
 
+class TraceParts(NamedTuple):
+    """A trace as a sum: its rounding is that of the parts."""
+
+    parts: np.ndarray  # [n], float64
+    standard_error: float
+    num_products: int
+
+
 def _hutchinson(op: Operator, key: Array, num_products: int, probe: Probe, loop: loops.Loop) -> TraceParts:
     first, _, scale = quadratic_samples(op, key, num_products, probe, loop).T
     samples = op.size * scale * first
@@ -96,3 +107,182 @@ def _require_probe(method: str, probe: str | None) -> None:
         probes.require_probe(probe)
     if method != "hutchinson" and probe == "rademacher":
         raise InputError(f"{method} takes probe='gaussian' alone, got 'rademacher'; leave probe out")
+
+
+class Sketch(NamedTuple):
+    """A Ω = Q C for k random vectors Ω, uniform on the sphere of radius √P, with r ≤ k the numerical rank."""
+
+    basis: Array  # [r, P] Qᵀ
+    coefficients: np.ndarray  # [r, k] C, float64; its rows are orthogonal, the largest first
+    key: Array  # from which `probe_vector` draws Ω again
+
+
+def sketch(op: Operator, key: Array, count: int, loop: loops.Loop) -> Sketch:
+    """`count` products. Where A has fewer eigenvalues off zero, as far as rounding lets see, r is below `count`.
+
+    Ω is not kept; for a moment three arrays [count, P] are.
+
+    Raises:
+        InputError: products that are not finite.
+    """
+    rows = jnp.stack([product(op, probe_vector(op, key, number), loop) for number in range(count)])
+    scale = float(jnp.abs(rows).max())
+    require_finite(scale)
+    if scale == 0:
+        return Sketch(rows[:0], np.zeros((0, count)), key)
+    basis, triangle = _qr(rows, scale)
+    left, singular, right = np.linalg.svd(np.asarray(triangle, np.float64))
+    rank = int((singular > _ROUNDINGS * float(jnp.finfo(op.dtype).eps) * singular[0]).sum())
+    coefficients = scale * singular[:rank, None] * right[:rank]
+    return Sketch(_rotate(basis, jnp.asarray(left[:, :rank], op.dtype)), coefficients, key)
+
+
+def probe_vector(op: Operator, key: Array, number: int) -> Array:
+    """ω [P] of length √P, so that E[ω ωᵀ] = I."""
+    return probes.draw(key, op.size, op.dtype, "gaussian", number) * jnp.sqrt(jnp.asarray(op.size, op.dtype))
+
+
+def product(op: Operator, vector: Array, loop: loops.Loop) -> Array:
+    """A v [P], compiled by itself where the loop is, so that one program serves any number of vectors."""
+    return matvec_compiled(op, vector) if loop == "scan" else matvec(op, vector, loop)
+
+
+@jax.jit
+def _qr(rows: Array, scale: Array) -> tuple[Array, Array]:
+    return jnp.linalg.qr((rows / scale).T)
+
+
+@jax.jit
+def _rotate(basis: Array, rotation: Array) -> Array:
+    return rotation.T @ basis.T
+
+
+def hutchpp(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> TraceParts:
+    """Tr A = Tr QᵀAQ + Tr B with B = (I − QQᵀ) A (I − QQᵀ), Q an orthonormal basis of A S for random S.
+
+    Algorithm 1 of Meyer, Musco, Musco & Woodruff 2021: a third of the products each for A S, for A Q and for Tr B.
+    Q does not depend on the probes of Tr B, which are therefore independent and unbiased whatever Q is.
+
+    Departures. Where A S has a numerical rank below its width, Q is cut to that, and the products saved are not made.
+    Probes are uniform on the sphere of the d dimensions that Q leaves, which takes the variance of their lengths out;
+    one of them has the variance 2 d / (d + 2) (‖B‖²_F − Tr² B / d), and as ‖B v‖² estimates ‖B‖²_F from the same
+    products, the standard error comes from that formula: of ten samples it is far steadier than their spread.
+    """
+    width = num_products // 3
+    sketch_key, rest_key = jax.random.split(key)
+    basis = sketch(op, sketch_key, width, loop).basis
+    inside = np.array([jnp.vdot(q, product(op, q, loop)) for q in basis], np.float64)
+    samples = []
+    for number in range(num_products - 2 * width):
+        vector = _draw_outside(basis, probes.draw(rest_key, op.size, op.dtype, "gaussian", number))
+        samples.append(_quadratic_outside(basis, vector, product(op, vector, loop)))
+    first, second, scale = np.array(samples, np.float64).T
+    left = op.size - len(inside)
+    trace, square = left * np.mean(scale * first), left * np.mean(scale**2 * second)
+    variance = 2 * left / (left + 2) * max(square - trace**2 / left, 0.0)
+    error = float(np.sqrt(variance / len(samples)))
+    return TraceParts(np.append(inside, trace), error, len(inside) + num_products - width)
+
+
+@jax.jit
+def _draw_outside(basis: Array, vector: Array) -> Array:
+    """The part of a vector orthogonal to the rows of `basis`, with length 1."""
+    outside = _project(basis, vector)
+    return outside / jnp.linalg.norm(outside)
+
+
+@jax.jit
+def _quadratic_outside(basis: Array, vector: Array, product: Array) -> Array:
+    return quadratic(vector, _project(basis, product))
+
+
+def _project(basis: Array, vector: Array) -> Array:
+    for _ in range(2):  # once leaves rounding that is relative to what is taken out, and not to what stays
+        vector = vector - accurate_dot(basis, vector) @ basis
+    return vector
+
+
+def xtrace(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> TraceParts:
+    """The mean over i of Tr Q_iᵀAQ_i + ω_iᵀ (I − Q_iQ_iᵀ) A (I − Q_iQ_iᵀ) ω_i (Epperly, Tropp & Webber 2024).
+
+    Q_i is an orthonormal basis of A ω_j for all j but i; the k = num_products // 2 vectors ω are uniform on a sphere,
+    and are stretched after the projection to the length that belongs to the dimensions left, as the authors do.
+
+    Departures. The bases come from an SVD of the triangular factor and not from its inverse, so that a sketch of
+    numerical rank r < k needs no special case: then Q_i is Q for every i, and k + r products are made. A ω_i gives
+    Qᵀ A ω_i too, for A is symmetric. The authors' standard error is the spread s of the k estimates over √k; but these
+    share vectors, and come out alike, so that it is a quarter too small. Here the squared error is s² / k + c, where c
+    is the covariance of two estimates. With Δ_ij the change of estimate i when ω_j is taken from its basis as well,
+    c = E[Δ_ij Δ_ji] without bias: each estimate has mean Tr A given all vectors but its own, so that every other term
+    of the covariance is zero.
+    """
+    drawn = sketch(op, key, num_products // 2, loop)
+    rank, count = drawn.coefficients.shape
+    inside = np.array([accurate_dot(drawn.basis, product(op, q, loop)) for q in drawn.basis], np.float64).reshape(
+        rank, rank
+    )
+    omega = np.array([accurate_dot(drawn.basis, probe_vector(op, key, number)) for number in range(count)], np.float64)
+    small = Small(inside, omega, drawn.coefficients.T, op.size)
+    own = _own_directions(small.image)
+    rest = _estimates(small, slice(None), own)
+    variance = estimates.standard_error(rest) ** 2 + _covariance(small, own, rest)
+    error = float(np.sqrt(variance))
+    return TraceParts(np.append(np.diag(inside), rest.mean()), error, count + rank)
+
+
+class Small(NamedTuple):
+    """Everything in the coordinates of Q, float64."""
+
+    inside: np.ndarray  # [r, r] QᵀAQ
+    omega: np.ndarray  # [k, r] Qᵀω_i
+    image: np.ndarray  # [k, r] QᵀAω_i
+    size: int  # P
+
+
+def _own_directions(image: np.ndarray) -> np.ndarray:
+    """What Q has and Q_i has not: one unit vector for each i [k, 1, r], none where the others span all [k, 0, r].
+
+    They are the normalised rows of the pseudo-inverse of `image`, whose columns are orthogonal.
+    """
+    count, rank = image.shape
+    if rank < count:
+        return np.zeros((count, 0, rank))
+    dual = image / np.sum(image**2, axis=0)
+    return (dual / np.linalg.norm(dual, axis=1, keepdims=True))[:, None]
+
+
+def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray:
+    """Of the probes `which`, the estimates less Tr QᵀAQ, [n], where their bases lack `lost` [n, l, r], orthonormal."""
+    omega, image = np.atleast_2d(small.omega[which], small.image[which])
+    along = np.sum(lost * omega[:, None], axis=2)
+    kept = omega - np.sum(along[:, :, None] * lost, axis=1)
+    rank = omega.shape[1]
+    missing = np.sum(
+        (lost.reshape(lost.shape[0] * lost.shape[1], rank) @ small.inside).reshape(lost.shape) * lost, axis=(1, 2)
+    )
+    # ω_iᵀ A x − pᵀ A x, with p = Q `kept` the projection of ω_i and x = ω_i − p.
+    first = np.sum(along * np.sum(lost * image[:, None], axis=2), axis=1)
+    rest = first - np.sum(kept * (image - kept @ small.inside), axis=1)
+    left = small.size - rank + lost.shape[1]
+    return rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
+
+
+def _covariance(small: Small, own: np.ndarray, rest: np.ndarray) -> float:
+    """The mean of Δ_ij Δ_ji over all pairs; what is negative is noise, and 0."""
+    count = len(rest)
+    if not own.size or count == 1:
+        return 0.0
+    changes = np.zeros((count, count))
+    for i in range(count):
+        others = np.arange(count) != i
+        both = _orthonormal_pairs(own[i], own[others, 0])
+        changes[i, others] = rest[i] - _estimates(small, i, both)
+    return max(float(np.sum(changes * changes.T)) / (count * (count - 1)), 0.0)
+
+
+def _orthonormal_pairs(first: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[n, 2, r]: bases of the planes that a unit vector [1, r] spans with each of [n, r]."""
+    for _ in range(2):
+        others = others - (others @ first.T) * first
+        others = others / np.linalg.norm(others, axis=1, keepdims=True)
+    return np.stack([np.broadcast_to(first, others.shape), others], axis=1)
