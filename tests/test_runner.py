@@ -163,7 +163,7 @@ def test_measure_again_with_other_settings(finished, capsys):
         (["--config.seed=3"], "only --config.measure"),
         (["--steps=7"], "no checkpoint of step 7"),
         (["--steps=soon"], "must be all, last or steps"),
-        (["--stepz=all"], "did you mean '--steps'"),
+        (["--stepz=all"], "Did you mean: steps ?"),
     ],
 )
 def test_measure_refuses_in_one_line(finished, arguments, line):

@@ -1,33 +1,37 @@
-"""Arguments of the commands, `name=value` in any order, the names and values checked with a hint for a wrong one."""
+"""Arguments of the commands: flags of absl, written `--name=value`, each of which may be given once."""
 
 from collections.abc import Mapping, Sequence
 
-from hessflat.utils.errors import InputError, require_known
+from absl import flags
+
+from hessflat.utils.errors import InputError
 
 
-def parse(arguments: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """Split `--name=value` arguments into those of the command and `--config.…` ones.
+def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own flags by name, and the `--config.name=value` arguments as they are.
 
     Args:
-        arguments: what stands after the command.
-        defaults: the command's own names; None marks one that must be given.
+        argv: what stands after the command.
+        defaults: the command's flags; None marks one that must be given.
+
+    Raises:
+        InputError: an unknown flag, with the nearest right one, a flag that is given twice, one that is missing.
     """
-    own: dict[str, str] = {name: value for name, value in defaults.items() if value is not None}
-    settings = []
-    seen: set[str] = set()
-    for argument in arguments:
-        if argument.partition("=")[0] in seen:
-            raise InputError(f"{argument.partition('=')[0]} is given twice; leave one out")
-        seen.add(argument.partition("=")[0])
-        if argument.startswith("--config."):
-            settings.append(argument)
-            continue
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals:
-            raise InputError(f"arguments are written --name=value, got {argument!r}")
-        require_known("argument", [f"--{name}"], [f"--{known}" for known in defaults])
-        own[name] = value
-    for name in defaults:
-        if not own.get(name) and defaults[name] is None:
+    names = [argument.partition("=")[0] for argument in argv]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} is given twice; leave one out")
+    values = flags.FlagValues()
+    for name, default in defaults.items():
+        flags.DEFINE_string(name, default, "", flag_values=values)
+    try:
+        rest = values(["hessflat", *(argument for argument in argv if not argument.startswith("--config."))])[1:]
+    except flags.Error as error:
+        raise InputError(str(error)) from error
+    if rest:
+        raise InputError(f"arguments are written --name=value, got {rest[0]!r}")
+    own = {name: values[name].value or "" for name in defaults}
+    for name, default in defaults.items():
+        if default is None and not own[name]:
             raise InputError(f"--{name}=… is missing; it must be given")
-    return own, settings
+    return own, [argument for argument in argv if argument.startswith("--config.")]
