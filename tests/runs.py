@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hessflat import config
-from hessflat.runs import checkpoints, jsonl, loop, restore, schema
+from hessflat.runs import checkpoints, loop, restore, run_folder, schema
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import jobs_of
 from hessflat.runs.restore import stored_config
@@ -46,4 +46,4 @@ def spectra(folder):
 
 
 def metrics(folder):
-    return jsonl.read(Path(folder) / "metrics.jsonl")
+    return run_folder.read_lines(Path(folder) / "metrics.jsonl")

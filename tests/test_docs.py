@@ -24,7 +24,7 @@ from hessflat.cli import experiment
 from hessflat.config import SCALES
 from hessflat.config.validators import Setting, at_least
 from hessflat.data.prepare import prepare
-from hessflat.runs import jsonl, schema
+from hessflat.runs import run_folder, schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -138,7 +138,7 @@ def test_the_walk_through_gives_verdicts(walk_through, capsys):
     }
     assert (walk_through / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()
     folders = list((walk_through / "runs" / "blobs").iterdir())
-    metrics = [jsonl.read(folder / "metrics.jsonl")[-1] for folder in folders]
+    metrics = [run_folder.read_lines(folder / "metrics.jsonl")[-1] for folder in folders]
     assert len(metrics) == 4
     assert all(math.isfinite(line["hessian.lambda_max"]) for line in metrics)
 

@@ -9,7 +9,7 @@ import pytest
 from hessflat import config
 from hessflat.cli import experiment, report, sweep
 from hessflat.config import SCALES, load_module
-from hessflat.runs import jsonl, loop, pool, run_folder, schema
+from hessflat.runs import loop, pool, run_folder, schema
 from hessflat.runs.jobs import due_at, jobs_of
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent
@@ -119,8 +119,8 @@ def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp
     pool.run_all(jobs_of(chosen, continued), silent(), "2")
     assert (continued / second / "metrics.jsonl").read_bytes() == (together / second / "metrics.jsonl").read_bytes()
     for folder in (first, second):
-        for a, b in zip(jsonl.read(alone / folder / "metrics.jsonl"),
-                        jsonl.read(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
+        for a, b in zip(run_folder.read_lines(alone / folder / "metrics.jsonl"),
+                        run_folder.read_lines(together / folder / "metrics.jsonl"), strict=True):  # fmt: skip
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
             assert a["hessian.lambda_max"] == pytest.approx(b["hessian.lambda_max"], rel=1e-4)
 

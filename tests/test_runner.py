@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import runs
 
+from hessflat.analysis.results import load_run
 from hessflat.cli import measure
-from hessflat.runs import checkpoints, jsonl, loop, run_folder
+from hessflat.runs import checkpoints, loop, run_folder
 from hessflat.runs.cost_model import cost_of
 from hessflat.runs.jobs import jobs_of
 from hessflat.utils import progress
@@ -171,6 +173,19 @@ def test_measure_refuses_in_one_line(finished, arguments, line):
         measure.main([f"--run={finished}", *arguments])
 
 
+def test_a_folder_of_another_format_is_refused_in_one_line(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "other")
+    manifest = json.loads((finished / "manifest.json").read_text())
+    for version in (None, run_folder.FORMAT + 1):
+        (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest | {"format": version}))
+        for read in (run_folder.read_config, load_run):
+            with pytest.raises(
+                InputError, match=f"is a run folder of format {version}, this code reads format 1"
+            ) as error:
+                read(tmp_path / "other")
+            assert "\n" not in str(error.value)
+
+
 def test_commands_answer_bad_input_in_one_line(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", "--config.optim.lrr=1"],
@@ -254,7 +269,7 @@ def test_damaged_file_is_one_line(tmp_path, name, content, line):
 def test_full_disk_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="No space left on device; free space"):
-        jsonl.append(tmp_path / "metrics.jsonl", {"step": 0})
+        run_folder.append_line(tmp_path / "metrics.jsonl", {"step": 0})
 
 
 def test_batch_larger_than_the_data_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from test_runner import run_until_killed
 import hessflat.curvature as cv
 from hessflat.measures import subject as subjects
 from hessflat.measures.spectra import operator_of
-from hessflat.runs import jsonl, loop, restore, run_folder
+from hessflat.runs import loop, restore, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import jobs_of
 from hessflat.utils.errors import InputError
@@ -35,7 +35,7 @@ def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp
     stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40"]
     (folder,) = runs.run_all([runs.tiny(*stopping, *NEVER)], tmp_path)
     found = manifest(folder)
-    looks = jsonl.read(folder / "looks.jsonl")
+    looks = run_folder.read_lines(folder / "looks.jsonl")
     assert found["status"] == "done"
     assert found["steps"] == looks[-1]["step"] < 400
     assert found["reason"].startswith("training accuracy")
@@ -105,7 +105,7 @@ def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     )  # fmt: skip
     (straight,) = runs.run_all([chosen], tmp_path / "straight")
     assert manifest(straight)["steps"] < 400
-    number = len(jsonl.read(straight / "looks.jsonl"))
+    number = len(run_folder.read_lines(straight / "looks.jsonl"))
     for killed_at in (number - 1, number):
         root = tmp_path / str(killed_at)
         run_until_killed([chosen], root, monkeypatch, loop, "_look", killed_at)

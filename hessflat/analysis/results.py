@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from hessflat.runs.run_folder import require_format
 from hessflat.utils.errors import InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -150,6 +151,8 @@ def load_run(folder: Path) -> Run:
         config = json.loads((folder / "config.json").read_text())
         manifest = json.loads((folder / "manifest.json").read_text())
         lines = folder / "metrics.jsonl"
+        if isinstance(manifest, dict):
+            require_format(folder, manifest)
         # A run that failed before its first measurement has no metrics: a fact about it, not damage.
         text = lines.read_text() if lines.exists() or manifest.get("status") == "done" else ""
         # Half a last line is what a run that is under way, or was killed, may have.
@@ -163,6 +166,8 @@ def load_run(folder: Path) -> Run:
                 raise ValueError(f"no {name!r} in {'config' if part is config else 'manifest or metrics'}")
         if manifest["status"] == "done" and not metrics:
             raise ValueError("status is done but metrics.jsonl is empty")
+    except InputError:
+        raise
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder} is not a readable run folder ({one_line(error)}); train it again into an empty one"

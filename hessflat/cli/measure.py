@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hessflat import config
 from hessflat.cli import flags
-from hessflat.runs import checkpoints, jsonl, loop, restore, run_folder, schema
+from hessflat.runs import checkpoints, loop, restore, run_folder, schema
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import Job, due_at_end
 from hessflat.utils import progress
@@ -35,12 +35,13 @@ def main(argv: Sequence[str]) -> None:
 
     out = folder / "measurements" / config.fingerprint(config.plain(changed.measure))
     with run_folder.locked(out), checkpoints.reading(folder / "checkpoints") as manager:
-        jsonl.truncate(out / "metrics.jsonl", sys.maxsize)  # drops a line that a killed process left unfinished
+        # A killed process may have left an unfinished line.
+        run_folder.truncate_lines(out / "metrics.jsonl", sys.maxsize)
         write_atomically(
             out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
         )
         wanted = restore.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
-        done = {record["step"] for record in jsonl.read(out / "metrics.jsonl")}
+        done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
         with progress.reporting(len(wanted)) as reporter:
             for step in wanted:
                 if step not in done:

@@ -42,7 +42,7 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     other = freeze(with_arguments(thaw(alone), settings))
     if other == alone:
         raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
-    return OtherRun(run_folder.folder_of(plain(other), identity(other), job.folder.parents[1]), at)
+    return OtherRun(run_folder.path_of(plain(other), identity(other), job.folder.parents[1]), at)
 
 
 def manifest_of_finished(folder: Path, setting: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def jobs_of(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
     if not configs:
         raise InputError("the sweep is empty; get_sweep must return at least one entry (an empty one changes nothing)")
-    jobs = [Job(c, run_folder.folder_of(plain(c), identity(c), root)) for c in configs]
+    jobs = [Job(c, run_folder.path_of(plain(c), identity(c), root)) for c in configs]
     seen: set[Path] = set()
     for job in jobs:
         if job.folder in seen:
@@ -50,7 +50,7 @@ def claim(job: Job) -> None:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
     found = run_folder.read_config(job.folder)
     if found is None:
-        run_folder.claim(job.folder, plain(job.config))
+        run_folder.reserve(job.folder, plain(job.config))
         return
     ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(found)))
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))

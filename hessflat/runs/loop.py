@@ -20,7 +20,7 @@ from hessflat.config import plain
 from hessflat.curvature.numerics import precision
 from hessflat.measures import Subject, measure
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.runs import cost_model, jsonl, restore, run_folder
+from hessflat.runs import cost_model, environment, restore, run_folder
 from hessflat.runs.compiled import Prepared, dataset_of, prepared
 from hessflat.runs.cost_model import Cost
 from hessflat.runs.dependencies import manifest_of_finished, named_run, waves
@@ -125,7 +125,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 subject = None if was_done else subject_of(job.config, shared, positions[index], first_params)
                 if subject and stop in looks:
                     _look(job.folder, subject, stop)
-                reason = reason_to_stop(job.config, jsonl.read(job.folder / "looks.jsonl"))
+                reason = reason_to_stop(job.config, run_folder.read_lines(job.folder / "looks.jsonl"))
                 names = due_at_end(config) if reason or stop == last else due.get(stop, frozenset())
                 if subject and names:
                     reporter.advance(0.0, f"{job.name}: {_where(program, stop, last)}, measuring")
@@ -163,7 +163,7 @@ def _skip(costs: Sequence[Cost], step: int | None, reporter: Reporter) -> None:
 def _look(folder: Path, subject: Subject, step: int) -> None:
     """Look at the whole training split."""
     loss, accuracy = losses_and_accuracies(subject, ["train"])["train"]
-    jsonl.append(folder / "looks.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
+    run_folder.append_line(folder / "looks.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
 
 
 def _end(job: Job, status: str, step: int, reason: str | None) -> None:
@@ -185,7 +185,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
     config, has_batch_norm = job.config, bool(jax.tree.leaves(state.statistics))
     run_folder.write_manifest(
         job.folder,
-        **run_folder.environment(),
+        **environment.environment(),
         status="running",
         reason=None,
         started=old.get("started", run_folder.now()),
@@ -259,5 +259,5 @@ def record_measurement(
     for name, content in found.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
     line = {"step": step, "epoch": step / program.steps_per_epoch, **found.scalars}
-    jsonl.append(folder / "metrics.jsonl", line)
+    run_folder.append_line(folder / "metrics.jsonl", line)
     return subject.starts if found.starts is None else found.starts

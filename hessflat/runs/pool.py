@@ -17,7 +17,7 @@ import jax
 from absl import logging
 from threadpoolctl import threadpool_limits
 
-from hessflat.runs import loop, run_folder
+from hessflat.runs import environment, loop, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import waves
 from hessflat.runs.jobs import Job, chunks_of, claim, groups_of
@@ -82,7 +82,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
         return 1
     if any(prepared(group[0].config).program.loop == "python" for group in groups):
         return 1
-    return len(run_folder.cores())
+    return len(environment.cores())
 
 
 def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
@@ -91,7 +91,7 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -
     settings = {name: compat.setting(name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    shares = [run_folder.cores()[i::count] or run_folder.cores() for i in range(count)][: len(chunks)]
+    shares = [environment.cores()[i::count] or environment.cores() for i in range(count)][: len(chunks)]
     others = set(multiprocessing.active_children())
     pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
     try:

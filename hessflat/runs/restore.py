@@ -12,7 +12,7 @@ import jax
 
 from hessflat.config import plain
 from hessflat.measures.spectra import no_starts
-from hessflat.runs import checkpoints, jsonl, run_folder
+from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import manifest_of_finished, named_run
 from hessflat.runs.jobs import Job
@@ -119,8 +119,8 @@ def restored(
 def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
     """Drop what was logged after `step`; what is left must have every measurement up to it."""
     for name in ("metrics.jsonl", "looks.jsonl"):
-        jsonl.truncate(folder / name, -1 if step is None else step)
-    found = [record["step"] for record in jsonl.read(folder / "metrics.jsonl")]
+        run_folder.truncate_lines(folder / name, -1 if step is None else step)
+    found = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
     missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in found]
     if missing:
         raise InputError(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hessflat.runs.run_folder import FORMAT
+
 EPOCHS = (0, 1, 2, 5, 10, 20, 50)
 PARAMETERS = 650
 
@@ -37,6 +39,7 @@ def write_run(
     written = {
         "status": status,
         "reason": reason,
+        "format": FORMAT,
         "command": f"python -m hessflat train --config=configs/{experiment}.py --config.optim.l2={l2:g}",
         "versions": {"jax": "0.10.2", "numpy": "2.4.6"},
         "device": "cpu",

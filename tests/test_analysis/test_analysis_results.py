@@ -63,7 +63,7 @@ def _write(name, text):
         _write("metrics.jsonl", '{"step": 0}\n{"step": 1, "trai'),
         _write("metrics.jsonl", ""),
         _write("metrics.jsonl", "[1, 2]\n"),
-        _write("manifest.json", "{}"),
+        _write("manifest.json", '{"format": 1}'),
         _write("config.json", "{}"),
         _write("config.json", "[]"),
     ],
