@@ -30,10 +30,10 @@ def run_all(configs, root, reporter=None):
 def final_state(folder):
     """The last checkpoint of a run."""
     chosen = stored_config(folder)
-    program = prepared(chosen).program
+    trainer = prepared(chosen).trainer
     with checkpoints.reading(folder / "checkpoints") as manager:
         last = checkpoints.steps(manager)[-1]
-        return restore.stored_position(chosen, program, manager, last).state
+        return restore.stored_position(chosen, trainer, manager, last).state
 
 
 def spectra(folder):

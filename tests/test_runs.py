@@ -1,6 +1,6 @@
 """What a run can be told: when to stop, where to start, what to measure when, in which mode of batch norm."""
 
-import dataclasses
+import importlib
 
 import jax
 import jax.flatten_util
@@ -11,8 +11,8 @@ import runs
 from test_runner import run_until_killed
 
 import hessflat.curvature as cv
-from hessflat.measures import loss_limit
-from hessflat.measures.eval_state import curvature_data, curvature_operator
+from hessflat.measures import subject as subjects
+from hessflat.measures.spectra import operator_of
 from hessflat.runs import loop, restore, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import jobs_of
@@ -32,23 +32,22 @@ def manifest(folder):
 
 
 def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp_path):
-    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40"]
+    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.eval_every=3", "--config.train.epochs=40"]
     (folder,) = runs.run_all([runs.tiny(*stopping, *NEVER)], tmp_path)
     found = manifest(folder)
-    looks = run_folder.read_lines(folder / "looks.jsonl")
+    evals = run_folder.read_lines(folder / "eval.jsonl")
     assert found["status"] == "done"
-    assert found["steps"] == looks[-1]["step"] < 400
+    assert found["steps"] == evals[-1]["step"] < 400
     assert found["reason"].startswith("training accuracy")
-    assert looks[-1]["train_accuracy"] >= 0.5 > max(look["train_accuracy"] for look in looks[:-1])
+    assert evals[-1]["train_accuracy"] >= 0.5 > max(one["train_accuracy"] for one in evals[:-1])
     assert runs.metrics(folder)[-1]["step"] == found["steps"]
-    assert runs.metrics(folder)[-1]["train_accuracy"] == looks[-1]["train_accuracy"]
+    assert runs.metrics(folder)[-1]["train_accuracy"] == evals[-1]["train_accuracy"]
 
 
-EDGES = ["--config.measure.spectrum_edges=end"]
 SINE = [
-    "--config.data.name=sine", "--config.data.validation_fraction=0.0", "--config.data.scaling=raw",
+    "--config.data.name=sine", "--config.data.validation_size=0.0", "--config.data.scaling=raw",
     "--config.model.name=coordinate_network", "--config.model.mlp.hidden=(100,)",
-    "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0", "--config.data.test_fraction=0.0",
+    "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0.0", "--config.data.test_size=0.0",
     "--config.train.batch_size=0", "--config.train.epochs=20",
 ]  # fmt: skip
 
@@ -56,10 +55,7 @@ SINE = [
 @pytest.mark.slow
 def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     chosen = runs.tiny(
-        *SINE,
-        "--config.train.loss=squared_error",
-        "--config.measure.full_spectrum=end",
-        "--config.measure.lanczos_steps=60",
+        *SINE, "--config.train.loss=squared_error", "--config.measure.exact=end", "--config.measure.lanczos_steps=60"
     )
     (folder,) = runs.run_all([chosen], tmp_path)
     first, last = runs.metrics(folder)[0], runs.metrics(folder)[-1]
@@ -69,7 +65,7 @@ def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     train = shared.splits["train"]
 
     def loss(flat):
-        outputs, _ = shared.program.model.apply(unravel(flat), {}, train["inputs"], False)
+        outputs, _ = shared.trainer.model.apply(unravel(flat), {}, train["inputs"], False)
         return jnp.mean((outputs - jnp.sin(jnp.pi * train["inputs"])) ** 2)
 
     flat, unravel = jax.flatten_util.ravel_pytree(state.params)
@@ -104,25 +100,25 @@ def test_what_needs_real_targets_is_refused_for_classes(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     chosen = runs.tiny(
-        "--config.stop.train_loss=1.0", "--config.stop.losses=4", "--config.stop.every=5", "--config.train.epochs=40",
-        "--config.checkpoint.minutes=1e-9", *NEVER,
+        "--config.stop.train_loss=1.0", "--config.stop.window=4", "--config.stop.eval_every=5",
+        "--config.train.epochs=40", "--config.checkpoint.minutes=1e-9", *NEVER,
     )  # fmt: skip
     (straight,) = runs.run_all([chosen], tmp_path / "straight")
     assert manifest(straight)["steps"] < 400
-    number = len(run_folder.read_lines(straight / "looks.jsonl"))
+    number = len(run_folder.read_lines(straight / "eval.jsonl"))
     for killed_at in (number - 1, number):
         root = tmp_path / str(killed_at)
-        run_until_killed([chosen], root, monkeypatch, loop, "_look", killed_at)
+        run_until_killed([chosen], root, monkeypatch, loop, "_evaluate", killed_at)
         (folder,) = runs.run_all([chosen], root)
         assert manifest(folder)["steps"] == manifest(straight)["steps"]
-        for name in ("looks.jsonl", "metrics.jsonl"):
+        for name in ("eval.jsonl", "metrics.jsonl"):
             assert (folder / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_as_many_steps_as_another_run_took(tmp_path):
-    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.every=3", "--config.train.epochs=40", *NEVER]
+    stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.eval_every=3", "--config.train.epochs=40", *NEVER]
     smoothed = runs.tiny(
-        "--config.train.label_smoothing=0.5", "--config.train.epochs=40", *NEVER, "--config.stop.every=3",
+        "--config.train.label_smoothing=0.5", "--config.train.epochs=40", *NEVER, "--config.stop.eval_every=3",
         "--config.stop.with_run=train.label_smoothing=0,stop.train_accuracy=0.5",
     )  # fmt: skip
     # The follower comes first in the list, and is run after the one it follows.
@@ -192,7 +188,7 @@ def test_each_measurement_has_its_own_timetable(tmp_path):
 @pytest.mark.slow
 def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
     chosen = runs.tiny(
-        "--config.measure.sharpness=every 5 steps", "--config.measure.full_spectrum=every 25 steps", *NEVER,
+        "--config.measure.sharpness=every 5 steps", "--config.measure.exact=every 25 steps", *NEVER,
         "--config.checkpoint.minutes=1e-9",
     )  # fmt: skip
     started = []
@@ -215,7 +211,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize(("float64", "noise"), [(False, 1e-6), (True, 1e-14)])
 def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
-    asked = ["--config.measure.full_spectrum=start", f"--config.measure.exact_float64={float64}"]
+    asked = ["--config.measure.exact=start", f"--config.measure.exact_float64={float64}"]
     parts = "--config.measure.exact_operators=('hessian','gauss_newton','residual')"
     (folder,) = runs.run_all([runs.tiny(*asked, parts, *NEVER)], tmp_path)
     for line in (runs.metrics(folder)[0], runs.metrics(folder)[-1]):
@@ -245,7 +241,7 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
         x = x.astype(jnp.float64)
 
         def loss(flat):
-            log_p = jax.nn.log_softmax(shared.program.model.apply(unravel(flat), {}, x, False)[0])
+            log_p = jax.nn.log_softmax(shared.trainer.model.apply(unravel(flat), {}, x, False)[0])
             return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
         last = {"last": {**params, "Dense_1": jax.tree.map(lambda x: 5 * x, params["Dense_1"])}}
@@ -262,11 +258,7 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
 
 @pytest.mark.slow
 def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
-    asked = [
-        "--config.measure.spectrum_edges=end",
-        "--config.measure.largest=12",
-        "--config.measure.smallest_share=0.05",
-    ]
+    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
     asked += ["--config.measure.operators=('hessian',)", "--config.data.train_size=60", "--config.train.batch_size=0"]
     chosen = runs.tiny(*asked, *NEVER, "--config.measure.rtol=1e-2")
     (folder,) = runs.run_all([chosen], tmp_path)
@@ -285,12 +277,8 @@ def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
 
 @pytest.mark.slow
 def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_how_far_they_are(tmp_path):
-    asked = [
-        "--config.measure.spectrum_edges=end",
-        "--config.measure.largest=12",
-        "--config.measure.smallest_share=0.05",
-    ]
-    asked += ["--config.measure.operators=('hessian',)", "--config.measure.edge_products=40"]
+    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
+    asked += ["--config.measure.operators=('hessian',)", "--config.measure.extremes_products=40"]
     (folder,) = runs.run_all([runs.tiny(*asked, *NEVER)], tmp_path)
     found, line = runs.spectra(folder)["50-hessian-extremes.npz"], runs.metrics(folder)[-1]
     assert line["hessian.extremes.unconverged"] > 0
@@ -309,7 +297,7 @@ def dense_hessian(chosen, folder):
         x = x.astype(jnp.float64)
 
         def loss(flat):
-            log_p = jax.nn.log_softmax(shared.program.model.apply(unravel(flat), {}, x, False)[0])
+            log_p = jax.nn.log_softmax(shared.trainer.model.apply(unravel(flat), {}, x, False)[0])
             return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
         return np.linalg.eigvalsh(jax.hessian(loss)(flat))
@@ -317,7 +305,7 @@ def dense_hessian(chosen, folder):
 
 def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):
     # The package names the function like its module.
-    monkeypatch.setattr(loss_limit, "SMALLEST_LOSS", 1e9)
+    monkeypatch.setattr(importlib.import_module("hessflat.measures.loss_limit"), "SMALLEST_LOSS", 1e9)
     (folder,) = runs.run_all([runs.tiny("--config.measure.loss_limit=end", *NEVER)], tmp_path)
     assert runs.spectra(folder)["50-loss_limit-last.npz"]["trace"].shape == (0,)
 
@@ -335,7 +323,7 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
     (line,) = runs.metrics(normalised)
     assert line["hessian.lambda_max"] != pytest.approx(line["hessian_eval.lambda_max"], rel=0.01)
     assert manifest(normalised)["batch_norm_mode"] == "train and eval"
-    assert manifest(normalised)["batch_stats_size"] == "all measured examples"
+    assert manifest(normalised)["statistics_batch"] == "all measured examples"
 
 
 @pytest.mark.long
@@ -347,15 +335,15 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
     chosen = restore.stored_config(normalised)
     common = prepared(chosen)
     position = restore.position_of(chosen, runs.final_state(normalised))
-    state = loop.eval_state(chosen, common, position, lambda: position.state.params)
-    protocol = dataclasses.replace(state.protocol, batch_stats_size=shared, batch_size=chunk)
-    op = curvature_operator(state._replace(protocol=protocol), "hessian", mode)
-    data = curvature_data(state)
+    subject = loop.subject_of(chosen, common, position, lambda: position.state.params)
+    settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
+    op = operator_of(subject._replace(settings=settings), "hessian", mode)
+    data = subjects.curvature_data(subject)
     groups = [slice(i, i + shared) for i in range(0, 64, shared)] if shared else [slice(None)]
 
     def loss(params, group):
         inputs, targets = data["inputs"][group], data["targets"][group]
-        logits = common.program.model.apply(params, position.state.statistics, inputs, mode == "train")[0]
+        logits = common.trainer.model.apply(params, position.state.batch_stats, inputs, mode == "train")[0]
         return -(targets * jax.nn.log_softmax(logits)).sum(1).mean()
 
     @jax.jit
@@ -363,8 +351,8 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
         return jax.jvp(jax.grad(lambda p: loss(p, group)), (params,), (vector,))[1]
 
     rng = np.random.default_rng(0)
-    vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), np.float32), state.params)
-    each = [product(state.params, vector, np.arange(64)[group]) for group in groups]
+    vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), np.float32), subject.params)
+    each = [product(subject.params, vector, np.arange(64)[group]) for group in groups]
     wanted, found = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each), op(vector))

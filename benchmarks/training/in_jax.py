@@ -1,4 +1,4 @@
-"""hessflat's training program, and the loop that one would write without it."""
+"""hessflat's trainer, and the loop that one would write without it."""
 
 import contextlib
 import tempfile
@@ -29,9 +29,9 @@ from hessflat import models
 from hessflat.config import override
 from hessflat.runs import checkpoints, restore
 from hessflat.runs.schema import base_config, freeze, replace
-from hessflat.training.gradients import PRECISIONS, gradient_of
-from hessflat.training.losses import targets_of
-from hessflat.training.program import hyper_of, make_program
+from hessflat.training.gradients import PRECISIONS, Batch, make_gradient
+from hessflat.training.losses import cross_entropy, make_targets
+from hessflat.training.trainer import make_hyperparams, make_trainer
 
 
 class JaxSetting:
@@ -72,7 +72,7 @@ class JaxSetting:
 
 
 class Hessflat(JaxSetting):
-    """`advance` of the program that a configuration makes."""
+    """`train_steps` of the trainer that a configuration makes."""
 
     def __init__(self, network: Network, scale: str, problem: Problem, overrides: Mapping[str, Any]) -> None:
         super().__init__(network, scale, problem, overrides)
@@ -85,27 +85,27 @@ class Hessflat(JaxSetting):
 
     @property
     def loop(self) -> str:
-        return self.program.loop
+        return self.trainer.loop
 
     def build(self) -> None:
-        self.hyper = hyper_of(self.config)
-        self.program = make_program(self.config, NUM_CLASSES, self.train)
-        self.state = self.program.init(self.hyper)
+        self.hyperparams = make_hyperparams(self.config)
+        self.trainer = make_trainer(self.config, NUM_CLASSES, self.train)
+        self.state = self.trainer.init(self.hyperparams)
 
     def advance(self, steps: int) -> None:
         stop = self.step + steps
-        state = self.program.advance(self.state, self.hyper, self.train, self.step, stop)
+        state = self.trainer.train_steps(self.state, self.hyperparams, self.train, self.step, stop)
         self.state, self.step = jax.block_until_ready(state), stop
 
     def check(self) -> dict[str, float]:
         """The gradient is what momentum holds after a first step."""
         config = replace(self.config, {"train.batch_size": len(self.checked["labels"])})
-        program, hyper = make_program(config, NUM_CLASSES, self.checked), hyper_of(config)
+        trainer, hyperparams = make_trainer(config, NUM_CLASSES, self.checked), make_hyperparams(config)
         params, statistics = self.weights()
-        state = program.init(hyper).replace(params=params, statistics=statistics)
-        state = program.advance(state, hyper, self.checked, 0, 1)
+        state = trainer.init(hyperparams).replace(params=params, batch_stats=statistics)
+        state = trainer.train_steps(state, hyperparams, self.checked, 0, 1)
         norm = optax.global_norm(optax.tree_utils.tree_get(state.opt_state, "trace"))
-        return self.check_of((params, statistics), (state.params, state.statistics), norm)
+        return self.check_of((params, statistics), (state.params, state.batch_stats), norm)
 
 
 class Resumed(Hessflat):
@@ -127,7 +127,7 @@ class Resumed(Hessflat):
     def advance(self, steps: int) -> None:
         for _ in range(steps):
             with self.manager() as manager:
-                jax.block_until_ready(restore.stored_position(self.config, self.program, manager, 0))
+                jax.block_until_ready(restore.stored_position(self.config, self.trainer, manager, 0))
 
     def parts(self) -> dict[str, float]:
         return {"bytes": float(sum(path.stat().st_size for path in Path(self.folder.name).rglob("*")))}
@@ -145,8 +145,9 @@ class InPrecision(Hessflat):
             product(a, a).block_until_ready()
             seconds = seconds_per_call(lambda: product(a, a).block_until_ready(), at_least=0.2)
         inputs, labels = (self.train[key][: BATCH_SIZES[self.scale]] for key in ("inputs", "labels"))
-        gradient = jax.jit(gradient_of(self.model, "float32"))
-        analysis = gradient.lower(*self.weights(), inputs, targets_of(labels, NUM_CLASSES)).cost_analysis() or {}
+        gradient = jax.jit(make_gradient(self.model, cross_entropy, "float32"))
+        batch = Batch(inputs, make_targets(labels, NUM_CLASSES))
+        analysis = gradient.lower(*self.weights(), batch).cost_analysis() or {}
         return {"operations": float(analysis.get("flops", np.nan)), "matrix_rate": 2.0 * size**3 / seconds}
 
 
@@ -157,14 +158,14 @@ class RunsTogether(Hessflat):
         super().build()
         number = RUNS[self.scale]
         entries = [{"seed": i, "optim.lr": LEARNING_RATE * (1 + i) / number} for i in range(number)]
-        self.hypers = [hyper_of(replace(self.config, entry)) for entry in entries]
-        self.states = [self.program.init(hyper) for hyper in self.hypers]
-        self.stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(self.states, self.hypers, strict=True))
+        self.runs = [make_hyperparams(replace(self.config, entry)) for entry in entries]
+        self.states = [self.trainer.init(hyperparams) for hyperparams in self.runs]
+        self.stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(self.states, self.runs, strict=True))
 
     def advance(self, steps: int) -> None:
-        (states, hypers), stop = self.stacked, self.step + steps
-        states = self.program.advance_together(states, hypers, self.train, self.step, stop)
-        self.stacked, self.step = (jax.block_until_ready(states), hypers), stop
+        (states, hyperparams), stop = self.stacked, self.step + steps
+        states = self.trainer.train_steps_together(states, hyperparams, self.train, self.step, stop)
+        self.stacked, self.step = (jax.block_until_ready(states), hyperparams), stop
 
 
 class RunsInTurn(RunsTogether):
@@ -172,8 +173,8 @@ class RunsInTurn(RunsTogether):
 
     def advance(self, steps: int) -> None:
         stop = self.step + steps
-        for i, (state, hyper) in enumerate(zip(self.states, self.hypers, strict=True)):
-            self.states[i] = self.program.advance(state, hyper, self.train, self.step, stop)
+        for i, (state, hyperparams) in enumerate(zip(self.states, self.runs, strict=True)):
+            self.states[i] = self.trainer.train_steps(state, hyperparams, self.train, self.step, stop)
         jax.block_until_ready(self.states)
         self.step = stop
 

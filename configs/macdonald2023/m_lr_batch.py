@@ -31,12 +31,12 @@ def get_config(scale: str = "small") -> ConfigDict:
         "stop.train_loss": 0.01,
     }
     at_scale: dict[str, Overrides] = {
-        "smoke": {"train.epochs": 3, "stop.every": 2, "stop.losses": 2, "stop.train_loss": 3.0},
-        # The loss falls within some hundred steps, in which looks every 100 would find it far below where it is to end.
-        "small": {"train.epochs": 600, "stop.every": 4},
+        "smoke": {"train.epochs": 3, "stop.eval_every": 2, "stop.window": 2, "stop.train_loss": 3.0},
+        # The loss falls within some hundred steps: evaluated every 100, it would be far below where it is to end.
+        "small": {"train.epochs": 600, "stop.eval_every": 4},
         "paper": MEASURED
-        | {"train.epochs": 500, "stop.every": 100, "measure.examples": 2_000}
-        | {"data.train_size": 0, "data.validation_size": 0, "data.validation_fraction": 0.0},
+        | {"train.epochs": 500, "stop.eval_every": 100, "measure.examples": 2_000, "data.train_size": 0.0}
+        | {"data.validation_size": 0.0},
     }
     return override(regularised(scale), settings | at_scale[scale])
 

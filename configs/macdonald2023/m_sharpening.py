@@ -35,7 +35,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     settings: Overrides = {
         "experiment": "m_sharpening",
         "data.scaling": "pixelwise",
-        "data.validation_fraction": 0.0,
+        "data.validation_size": 0.0,
         "optim.sgd.momentum": 0.0,
         "schedule.name": "constant",
         "train.batch_size": 0,
@@ -50,10 +50,10 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": {
             "model.name": "mlp",
             "model.mlp.hidden": (6,),
-            "data.train_size": 60,
+            "data.train_size": 60.0,
             "optim.lr": 0.5,
             "train.epochs": 20,
-            "stop.every": 5,
+            "stop.eval_every": 5,
             "measure.layer_examples": 5,
         },
         "small": {
@@ -62,7 +62,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "model.mlp.activation": "tanh",
             "model.mlp.bn_momentum": 0.35,
             "train.epochs": 1_000,
-            "data.train_size": 1_000,
+            "data.train_size": 1_000.0,
             "measure.layer_examples": 30,
         },
         "paper": {
@@ -100,12 +100,12 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
 
 
 def measured_every(steps: int, layers: int) -> Overrides:
-    """Timetables, and looks at the training accuracy: every `steps` steps, and of layers every `layers` of these."""
+    """Timetables, and when training accuracy is evaluated: every `steps` steps, layers every `layers` of these."""
     when = f"every {steps} steps"
     return {
-        "stop.every": steps,
+        "stop.eval_every": steps,
         "measure.outputs": when,
         "measure.sharpness": when,
         "measure.jacobian": when,
-        "measure.layer_jacobians": f"every {layers * steps} steps",
+        "measure.layers": f"every {layers * steps} steps",
     }

@@ -31,7 +31,7 @@ from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure, or
 
 RATE = "optim.lr"
 GGN = "gauss_newton.lambda_max"
-# What eq. 4 suggests to follow λ_max(G), by the names of `hessflat.measures.layer_jacobians`.
+# What eq. 4 suggests to follow λ_max(G), by the names of `hessflat.measures.layers`.
 FOLLOWERS = {
     "layers.after_first": "‖Jf_L ⋯ Jf_2‖",
     "layers.product": "Π ‖Jf_l‖, l ≥ 2",
@@ -73,7 +73,7 @@ def edge_ratio(run: Run) -> float:
 
 
 def tau_with_ggn(run: Run, metric: str) -> float:
-    """Of a product of layer Jacobians and λ_max(G), both on `measure.layer_examples` but for the softmaxed."""
+    """Of a product of layer Jacobians and λ_max(G), both on the examples of `measure.layers` but for the softmaxed."""
     return tau_over_steps(run, metric, "layers.lambda_max")
 
 

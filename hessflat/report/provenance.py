@@ -16,7 +16,7 @@ _FACTS = {
     "device": "device",
     "matmul_precision": "matmul precision",
     "batch_norm_mode": "batch norm",
-    "batch_stats_size": "batch-norm statistics batch",
+    "statistics_batch": "batch-norm statistics batch",
     "data_checksum": "data checksum",
     "versions": "versions",
     "git_commit": "code",

@@ -1,4 +1,4 @@
-"""What runs share, made once: the training program, the data set, and its splits on the device."""
+"""What runs share, made once: the trainer, the data set, and its splits on the device."""
 
 import dataclasses
 import functools
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from hessflat import data
 from hessflat.runs.schema import RunConfig
 from hessflat.training import sharding
-from hessflat.training.losses import LOSSES_OF_CLASSES, LOSSES_OF_REAL_TARGETS, are_classes
-from hessflat.training.program import Program, make_program, shared_by
+from hessflat.training.losses import LOSSES, are_classes
+from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils.errors import InputError
 
 Splits = dict[str, dict[str, jax.Array]]
@@ -21,19 +21,21 @@ Splits = dict[str, dict[str, jax.Array]]
 class Prepared(NamedTuple):
     """What the runs of a group share."""
 
-    program: Program
+    trainer: Trainer
     dataset: data.Dataset
     splits: Splits
 
 
 def prepared(config: RunConfig) -> Prepared:
-    """The program and the data of a configuration; the same objects for every run that shares them."""
-    shared = _prepared(shared_by(config))
+    """The trainer and the data of a configuration; the same objects for every run that shares them."""
+    shared = _prepared(static_config(config))
+    classes = tuple(name for name, loss in LOSSES.items() if loss.classes)
+    real_targets = tuple(name for name, loss in LOSSES.items() if loss.real_targets)
     if are_classes(shared.splits["train"]["labels"]):
-        _require(config, "whose labels are classes", {"train.loss": (config.train.loss, LOSSES_OF_CLASSES)})
+        _require(config, "whose labels are classes", {"train.loss": (config.train.loss, classes)})
         return shared
     wanted = {
-        "train.loss": (config.train.loss, LOSSES_OF_REAL_TARGETS),
+        "train.loss": (config.train.loss, real_targets),
         "train.label_smoothing": (config.train.label_smoothing, (0.0,)),
         "stop.train_accuracy": (config.stop.train_accuracy, (0.0,)),
     }
@@ -42,7 +44,7 @@ def prepared(config: RunConfig) -> Prepared:
 
 
 def dataset_of(config: RunConfig) -> data.Dataset:
-    """The data of a configuration, where no program is needed."""
+    """The data of a configuration, where no trainer is needed."""
     return _loaded(config.data, config.devices)[0]
 
 
@@ -59,14 +61,14 @@ def _require(config: RunConfig, because: str, wanted: Mapping[str, tuple[Any, tu
 @functools.lru_cache(maxsize=64)
 def _prepared(config: RunConfig) -> Prepared:
     dataset, splits = _loaded(config.data, config.devices)
-    return Prepared(make_program(config, dataset.num_classes, splits["train"]), dataset, splits)
+    return Prepared(make_trainer(config, dataset.num_classes, splits["train"]), dataset, splits)
 
 
 @functools.lru_cache(maxsize=8)
 def _loaded(config: Any, devices: int) -> tuple[data.Dataset, Splits]:
-    """The data of a `DataConfig` on the host and on the device, once for all programs that read it."""
+    """The data of a `DataConfig` on the host and on the device, once for all trainers that read it."""
     dataset = load_data(config)
-    return dataset, sharding.everywhere(device_splits(dataset), sharding.mesh_of(devices))
+    return dataset, sharding.everywhere(device_splits(dataset), sharding.make_mesh(devices))
 
 
 def load_data(config: Any) -> data.Dataset:

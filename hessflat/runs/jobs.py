@@ -1,4 +1,4 @@
-"""What there is to run: configurations with the folders that are theirs, and which of them share a program."""
+"""What there is to run: configurations with the folders that are theirs, and which of them share a trainer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,11 @@ from hessflat.measures import MEASURES
 from hessflat.runs import run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.schema import RunConfig, from_plain, identity
-from hessflat.training.program import shared_by
+from hessflat.training.trainer import static_config
 from hessflat.utils.errors import InputError
+
+# Measurements with a timetable of their own.
+TIMED = tuple(MEASURES)
 
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
@@ -62,7 +65,7 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
     groups: dict[RunConfig, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(shared_by(job.config), []).append(job)
+        groups.setdefault(static_config(job.config), []).append(job)
     return list(groups.values())
 
 
@@ -71,18 +74,18 @@ def chunks_of(group: list[Job]) -> list[list[Job]]:
     config = group[0].config
     execution = config.execution
     if execution == "auto":
-        together = jax.default_backend() != "cpu" and prepared(config).program.num_params <= MOST_PARAMS_TOGETHER
+        together = jax.default_backend() != "cpu" and prepared(config).trainer.num_params <= MOST_PARAMS_TOGETHER
         execution = "vectorised" if together else "turn"
     return [group] if execution == "vectorised" else [[job] for job in group]
 
 
 def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
-    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in MEASURES}
+    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in TIMED}
     union = sorted({step for found in steps.values() for step in found} | {last})
-    return {step: frozenset(name for name in MEASURES if step in steps[name]) for step in union}
+    return {step: frozenset(name for name in TIMED if step in steps[name]) for step in union}
 
 
 def due_at_end(config: RunConfig) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
-    return frozenset(name for name in MEASURES if getattr(config.measure, name) != "never")
+    return frozenset(name for name in TIMED if getattr(config.measure, name) != "never")

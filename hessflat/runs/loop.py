@@ -18,17 +18,18 @@ import numpy as np
 from hessflat import data
 from hessflat.config import plain
 from hessflat.curvature.numerics import precision
-from hessflat.measures import EvalState, measure, protocol
+from hessflat.measures import Subject, measure
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import cost_model, environment, restore, run_folder
 from hessflat.runs.compiled import Prepared, dataset_of, prepared
-from hessflat.runs.cost_model import RunCost
+from hessflat.runs.cost_model import Cost
 from hessflat.runs.dependencies import manifest_of_finished, named_run, waves
 from hessflat.runs.jobs import Job, chunks_of, claim, due_at, due_at_end, groups_of
 from hessflat.runs.restore import Position
 from hessflat.runs.schema import RunConfig
-from hessflat.training.program import Hyper, Program, TrainState, hyper_of
-from hessflat.training.stopping import reason_to_stop, steps_to_look
+from hessflat.training.step import Hyperparams, TrainState
+from hessflat.training.stopping import reason_to_stop, steps_to_evaluate
+from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
 from hessflat.utils import memory
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_arrays
@@ -61,7 +62,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             if manifest.get("data_checksum", checksum) != checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run_folder.is_finished(job.folder):
-                reporter.skip(cost_model.run_cost(job.config).of_run())
+                reporter.skip(cost_model.cost_of(job.config).of_run())
             else:
                 pending.append(job)
         if not pending:
@@ -69,7 +70,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
         shared = prepared(chunk[0].config)
         by_last: dict[int, list[Job]] = {}
         for job in pending:
-            by_last.setdefault(_last_step(job, shared.program), []).append(job)
+            by_last.setdefault(_last_step(job, shared.trainer), []).append(job)
         try:
             for last, jobs in by_last.items():
                 _train_and_measure(jobs, last, shared, reporter)
@@ -83,15 +84,15 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
 
 def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporter: Reporter) -> None:
     """Bring jobs that train together to step `last`, or to where a rule of `stop` ends them before."""
-    config, program, splits = jobs[0].config, shared.program, shared.splits
-    hypers = [hyper_of(job.config) for job in jobs]
-    costs = [cost_model.run_cost(job.config) for job in jobs]
-    due = due_at(config, program.steps_per_epoch, last)
-    looks = steps_to_look(config, last)
+    config, trainer, splits = jobs[0].config, shared.trainer, shared.splits
+    hyperparams = [make_hyperparams(job.config) for job in jobs]
+    costs = [cost_model.cost_of(job.config) for job in jobs]
+    due = due_at(config, trainer.steps_per_epoch, last)
+    eval_steps = steps_to_evaluate(config, last)
     kept = [step for step, names in due.items() if "spectra" in names] if config.checkpoint.keep == "measured" else []
     save, save_is_due = restore.saver(config, kept), restore.is_due(config.checkpoint.minutes * 60)
     with restore.managers_of(jobs) as managers:
-        positions, step = restore.restored(jobs, program, managers, reporter.note)
+        positions, step = restore.restored(jobs, trainer, managers, reporter.note)
         for job, position in zip(jobs, positions, strict=True):
             restore.cut_back(job.folder, step, [stop for stop, names in due.items() if names])
             _start_manifest(job, shared.dataset, position.state, step, together=len(jobs))
@@ -103,12 +104,14 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 save(managers[index], step, positions[index])
 
         at = step or 0
-        for stop in [stop for stop in sorted({*due, *looks}) if step is None or stop >= step]:
-            for block_stop, states in _blocks(program, [p.state for p in positions], hypers, splits["train"], at, stop):
+        for stop in [stop for stop in sorted({*due, *eval_steps}) if step is None or stop >= step]:
+            for block_stop, states in _blocks(
+                trainer, [p.state for p in positions], hyperparams, splits["train"], at, stop
+            ):
                 positions = [p._replace(state=state) for p, state in zip(positions, states, strict=True)]
                 if block_stop < stop and save_is_due():
                     save_all(block_stop)
-                doing = f"{_names(jobs)}: {_where(program, block_stop, last)}"
+                doing = f"{_names(jobs)}: {_where(trainer, block_stop, last)}"
                 reporter.advance(sum(cost.of_training(block_stop - at) for cost in costs), doing)
                 at = block_stop
             for index in list(alive):
@@ -117,19 +120,19 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
                     unmeasured = costs[index].of_measuring(due.get(stop, ()))
-                    reporter.skip(cost_model.OVERHEAD + unmeasured + costs[index].of_rest(stop))
+                    reporter.skip(cost_model.AROUND + unmeasured + costs[index].of_rest(stop))
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over
-                first_params = partial(restore.first_params, job, program)
-                measured = None if was_done else eval_state(job.config, shared, positions[index], first_params)
-                if measured and stop in looks:
-                    _look(job.folder, measured, stop)
-                reason = reason_to_stop(job.config, run_folder.read_lines(job.folder / "looks.jsonl"))
+                first_params = partial(restore.first_params, job, trainer)
+                subject = None if was_done else subject_of(job.config, shared, positions[index], first_params)
+                if subject and stop in eval_steps:
+                    _evaluate(job.folder, subject, stop)
+                reason = reason_to_stop(job.config, run_folder.read_lines(job.folder / "eval.jsonl"))
                 names = due_at_end(config) if reason or stop == last else due.get(stop, frozenset())
-                if measured and names:
-                    reporter.advance(0.0, f"{job.name}: {_where(program, stop, last)}, measuring")
-                    starts = record_measurement(job.folder, job.config, measured, names, stop, program)
+                if subject and names:
+                    reporter.advance(0.0, f"{job.name}: {_where(trainer, stop, last)}, measuring")
+                    starts = record_measurement(job.folder, subject, names, stop, trainer)
                     positions[index] = positions[index]._replace(starts=starts)
                     reporter.advance(costs[index].of_measuring(names), f"{job.name}: measured")
                     if stop in kept or reason or stop == last:
@@ -137,7 +140,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 if reason or stop == last:
                     _end(job, "done", stop, reason)
                     alive.remove(index)
-                    reporter.advance(cost_model.OVERHEAD, f"{job.name}: finished")
+                    reporter.advance(cost_model.AROUND, f"{job.name}: finished")
                     reporter.skip(costs[index].of_rest(stop))
             if not alive:
                 break
@@ -146,24 +149,24 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 save_all(stop)
 
 
-def _last_step(job: Job, program: Program) -> int:
+def _last_step(job: Job, trainer: Trainer) -> int:
     """Where the run ends if no rule of `stop` ends it before."""
     other = named_run(job, "stop.with_run")
     if other is None:
-        return program.num_steps
+        return trainer.num_steps
     manifest = manifest_of_finished(other.folder, "stop.with_run")
-    return min(program.num_steps, manifest["steps"])
+    return min(trainer.num_steps, manifest["steps"])
 
 
-def _skip(costs: Sequence[RunCost], step: int | None, reporter: Reporter) -> None:
+def _skip(costs: Sequence[Cost], step: int | None, reporter: Reporter) -> None:
     if step is not None:
-        reporter.skip(sum(cost.of_run() - cost_model.OVERHEAD - cost.of_rest(step) for cost in costs))
+        reporter.skip(sum(cost.of_run() - cost_model.AROUND - cost.of_rest(step) for cost in costs))
 
 
-def _look(folder: Path, state: EvalState, step: int) -> None:
-    """Look at the whole training split."""
-    loss, accuracy = losses_and_accuracies(state, ["train"])["train"]
-    run_folder.append_line(folder / "looks.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
+def _evaluate(folder: Path, subject: Subject, step: int) -> None:
+    """Evaluate the whole training split."""
+    loss, accuracy = losses_and_accuracies(subject, ["train"])["train"]
+    run_folder.append_line(folder / "eval.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
 
 
 def _end(job: Job, status: str, step: int, reason: str | None) -> None:
@@ -174,15 +177,15 @@ def _names(jobs: Sequence[Job]) -> str:
     return jobs[0].name if len(jobs) == 1 else f"{jobs[0].config.experiment}: {len(jobs)} runs together"
 
 
-def _where(program: Program, step: int, last: int) -> str:
-    if program.steps_per_epoch == 1:
+def _where(trainer: Trainer, step: int, last: int) -> str:
+    if trainer.steps_per_epoch == 1:
         return f"step {step} of {last}"
-    return f"epoch {step // program.steps_per_epoch} of {-(-last // program.steps_per_epoch)}"
+    return f"epoch {step // trainer.steps_per_epoch} of {-(-last // trainer.steps_per_epoch)}"
 
 
 def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: int | None, together: int) -> None:
     old = run_folder.read_manifest(job.folder)
-    config, has_batch_norm = job.config, bool(jax.tree.leaves(state.statistics))
+    config, has_batch_norm = job.config, bool(jax.tree.leaves(state.batch_stats))
     run_folder.write_manifest(
         job.folder,
         **environment.environment(),
@@ -194,30 +197,30 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         data_checksum=dataset.checksum,
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
-        num_params=prepared(job.config).program.num_params,
+        num_params=prepared(job.config).trainer.num_params,
         seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
         matmul_precision=precision.name(),
         training_matmul_precision=config.train.precision,
         batch_norm_mode=" and ".join(config.measure.modes) if has_batch_norm else "none in this model",
-        batch_stats_size=(config.measure.batch_stats_size or "all measured examples") if has_batch_norm else None,
+        statistics_batch=(config.measure.statistics_batch or "all measured examples") if has_batch_norm else None,
         runs_together=together,
     )
 
 
 def _blocks(
-    program: Program,
+    trainer: Trainer,
     states: list[TrainState],
-    hypers: Sequence[Hyper],
+    hyperparams: Sequence[Hyperparams],
     train: dict[str, jax.Array],
     start: int,
     stop: int,
 ) -> Iterator[tuple[int, list[TrainState]]]:
     """Advance from `start` to `stop` in blocks of a few seconds, so that the host can report and save in between."""
-    size = program.steps_per_epoch
+    size = trainer.steps_per_epoch
     while start < stop:
         block_stop = min(start + size, stop)
         began = time.monotonic()
-        states = jax.block_until_ready(program.advance_all(states, hypers, train, start, block_stop))
+        states = jax.block_until_ready(train_runs(trainer, states, hyperparams, train, start, block_stop))
         seconds = max(time.monotonic() - began, 1e-6)
         size = max(1, min(int((block_stop - start) * SECONDS_PER_BLOCK / seconds), 10 * size))
         start = block_stop
@@ -228,19 +231,19 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def eval_state(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> EvalState:
+def subject_of(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> Subject:
     """What the measures see at a position of a run; `first_params` makes the weights that it started from."""
-    program = shared.program
-    params, statistics = program.evaluated(position.state, shared.splits["train"])
-    return EvalState(
-        program.model,
+    trainer = shared.trainer
+    params, statistics = trainer.eval_params(position.state, shared.splits["train"])
+    return Subject(
+        trainer.model,
         params,
         statistics,
         shared.splits,
-        program.num_classes,
+        trainer.num_classes,
         config.train.loss,
         config.train.label_smoothing,
-        protocol(config.measure),
+        plain(config.measure),
         position.starts,
         config.devices,
         first_params,
@@ -249,15 +252,15 @@ def eval_state(config: RunConfig, shared: Prepared, position: Position, first_pa
 
 
 def record_measurement(
-    folder: Path, config: RunConfig, state: EvalState, names: frozenset[str], step: int, program: Program
+    folder: Path, subject: Subject, names: frozenset[str], step: int, trainer: Trainer
 ) -> Mapping[str, jax.Array]:
     """Measure, and write spectra first and the line of metrics last, so that a line's spectra are always there.
 
     Returns where the next search for eigenvectors starts.
     """
-    measurement = measure(state, names, config.measure)
-    for name, content in measurement.arrays.items():
+    found = measure(subject, names)
+    for name, content in found.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
-    line = {"step": step, "epoch": step / program.steps_per_epoch, **measurement.scalars}
+    line = {"step": step, "epoch": step / trainer.steps_per_epoch, **found.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
-    return state.starts if measurement.starts is None else measurement.starts
+    return subject.starts if found.starts is None else found.starts

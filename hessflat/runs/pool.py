@@ -80,7 +80,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
     """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
     if jax.default_backend() != "cpu" or groups[0][0].config.scale == "smoke":
         return 1
-    if any(prepared(group[0].config).program.loop == "python" for group in groups):
+    if any(prepared(group[0].config).trainer.loop == "python" for group in groups):
         return 1
     return len(environment.cores())
 

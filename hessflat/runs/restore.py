@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hessflat.measures import protocol
-from hessflat.measures.sharpness import no_starts
+from hessflat.config import plain
+from hessflat.measures.spectra import no_starts
 from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import manifest_of_finished, named_run
 from hessflat.runs.jobs import Job
 from hessflat.runs.schema import RunConfig, from_plain
 from hessflat.training import sharding
-from hessflat.training.program import Program, TrainState, hyper_of
+from hessflat.training.step import TrainState
+from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils.errors import InputError
 
 
@@ -29,21 +30,21 @@ class Position(NamedTuple):
     starts: Mapping[str, Any]
 
 
-def first_position(config: RunConfig, program: Program) -> Position:
+def first_position(config: RunConfig, trainer: Trainer) -> Position:
     """Before the first step."""
-    return _placed(config, position_of(config, program.init(hyper_of(config))))
+    return _placed(config, position_of(config, trainer.init(make_hyperparams(config))))
 
 
 def position_of(config: RunConfig, state: TrainState) -> Position:
     """A state for which no eigenvectors are known yet."""
     if config.measure.sharpness == "never":
         return Position(state, {})
-    return Position(state, no_starts(protocol(config.measure), state.params, state.statistics))
+    return Position(state, no_starts(plain(config.measure), state.params, state.batch_stats))
 
 
-def stored_position(config: RunConfig, program: Program, manager: Any, step: int) -> Position:
+def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int) -> Position:
     """What the checkpoint of `step` holds, which a run of `config` has left."""
-    state = jax.eval_shape(program.init, hyper_of(config))
+    state = jax.eval_shape(trainer.init, make_hyperparams(config))
     like = jax.eval_shape(partial(position_of, config), state)
     return _placed(config, checkpoints.restore(manager, step, like))
 
@@ -56,12 +57,12 @@ def stored_config(folder: Path) -> RunConfig:
     return from_plain(stored)
 
 
-def started_from(job: Job, program: Program) -> Position:
+def started_from(job: Job, trainer: Trainer) -> Position:
     """`first_position`, with the weights and statistics of another run where `train.from_run` names one.
 
     Without `@STEP` that run must be finished: what it ends with never changes, so a killed run starts there again.
     """
-    position = first_position(job.config, program)
+    position = first_position(job.config, trainer)
     named = named_run(job, "train.from_run")
     if named is None:
         return position
@@ -71,7 +72,7 @@ def started_from(job: Job, program: Program) -> Position:
     other = dataclasses.replace(stored_config(folder), devices=job.config.devices)
     with checkpoints.reading(folder / "checkpoints") as manager:
         step = chosen_steps(at, checkpoints.steps(manager), folder)[-1]
-        state = stored_position(other, prepared(other).program, manager, step).state
+        state = stored_position(other, prepared(other).trainer, manager, step).state
     differing = checkpoints.difference(checkpoints.shapes(state.params), checkpoints.shapes(position.state.params))
     if differing:
         name, there, here = differing
@@ -80,17 +81,17 @@ def started_from(job: Job, program: Program) -> Position:
             "use the same model and data shapes"
         )
     average = state.params if position.state.average else position.state.average
-    state = position.state.replace(params=state.params, statistics=state.statistics, average=average)
+    state = position.state.replace(params=state.params, batch_stats=state.batch_stats, average=average)
     return position._replace(state=state)
 
 
-def first_params(job: Job, program: Program) -> Any:
+def first_params(job: Job, trainer: Trainer) -> Any:
     """The weights of `job` before its first step, made anew."""
-    return started_from(job, program).state.params
+    return started_from(job, trainer).state.params
 
 
 def restored(
-    jobs: Sequence[Job], program: Program, managers: Sequence[Any], note: Callable[[str], None]
+    jobs: Sequence[Job], trainer: Trainer, managers: Sequence[Any], note: Callable[[str], None]
 ) -> tuple[list[Position], int | None]:
     """Where the jobs go on: at their beginning, with step None, or at the last step that all can be read back at.
 
@@ -104,11 +105,11 @@ def restored(
                 if step is None or newer > step:
                     manager.delete(newer)
         if step is None:
-            return [started_from(job, program) for job in jobs], None
+            return [started_from(job, trainer) for job in jobs], None
         positions = []
         for job, manager in zip(jobs, managers, strict=True):
             try:
-                positions.append(stored_position(job.config, program, manager, step))
+                positions.append(stored_position(job.config, trainer, manager, step))
             except checkpoints.DamagedError as error:
                 note(f"{error}; going on from the one before")
                 checkpoints.set_aside(manager, step)
@@ -118,7 +119,7 @@ def restored(
 
 def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
     """Drop what was logged after `step`; what is left must have every measurement up to it."""
-    for name in ("metrics.jsonl", "looks.jsonl"):
+    for name in ("metrics.jsonl", "eval.jsonl"):
         run_folder.truncate_lines(folder / name, -1 if step is None else step)
     found = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
     missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in found]
@@ -183,4 +184,4 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
 
 
 def _placed(config: RunConfig, position: Position) -> Position:
-    return sharding.everywhere(position, sharding.mesh_of(config.devices))
+    return sharding.everywhere(position, sharding.make_mesh(config.devices))

@@ -7,8 +7,8 @@ from hessflat.config import Settings, builders
 from hessflat.config.validators import anything, at_least, below, between, one_of, positive, single, whole
 from hessflat.models import MODELS
 from hessflat.training.gradients import PRECISIONS
-from hessflat.training.losses import LOSSES
-from hessflat.training.optimisers import DECAYED, OPTIMISERS
+from hessflat.training.losses import LOSSES, losses_by_targets
+from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
 from hessflat.training.schedules import SCHEDULES
 
 
@@ -28,7 +28,9 @@ class OptimConfig:
     settings: Settings = ()
     lr: Annotated[float, single(positive), "initial learning rate"] = 0.03
     l2: Annotated[float, single(at_least(0)), "weight decay: in the gradient of sgd and adam, decoupled in adamw"] = 0.0
-    decayed: Annotated[str, one_of(DECAYED), "what l2 is for; kernels: not biases, not normalisation"] = "all"
+    weight_decay_mask: Annotated[
+        str, one_of(WEIGHT_DECAY_MASKS), "parameters that l2 is for; kernels: not biases, not normalisation"
+    ] = "all"
     sam_radius: Annotated[float, single(at_least(0)), "ρ of sharpness-aware minimisation; 0 is without it"] = 0.0
 
 
@@ -48,7 +50,7 @@ class TrainConfig:
     steps: Annotated[int, at_least(0), "optimiser steps in place of train.epochs; 0 is all of its steps"] = 0
     batch_size: Annotated[int, at_least(0), "examples a step; an epoch's last batch may be smaller; 0 is all"] = 128
     ghost_batch_size: Annotated[int, at_least(0), "examples a forward pass, gradients averaged over them; 0 is all"] = 0
-    loss: Annotated[str, one_of(LOSSES), "of an example; exponential: real targets alone"] = "cross_entropy"
+    loss: Annotated[str, one_of(LOSSES), "of an example; " + losses_by_targets()] = "cross_entropy"
     label_smoothing: Annotated[float, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"] = 0.0
     mixup: Annotated[float, single(at_least(0)), "β: pairs of examples mixed by Beta(β, β); 0 is without it"] = 0.0
     augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
@@ -69,11 +71,11 @@ class StopConfig:
     train_accuracy: Annotated[float, between(0, 1), "end once this share of the training split is right; 0: never"] = (
         0.0
     )
-    train_loss: Annotated[float, at_least(0), "end once the mean of the last stop.losses looks is below; 0: never"] = (
+    train_loss: Annotated[float, at_least(0), "end once the mean of the last stop.window losses is below; 0: never"] = (
         0.0
     )
-    losses: Annotated[int, at_least(1), "how many looks stop.train_loss is a mean over"] = 10
-    every: Annotated[int, at_least(1), "steps between two looks at the whole training split"] = 100
+    window: Annotated[int, at_least(1), "how many losses stop.train_loss is a mean over"] = 10
+    eval_every: Annotated[int, at_least(1), "steps between two evaluations of the whole training split"] = 100
     with_run: Annotated[
         str,
         anything,

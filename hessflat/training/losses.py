@@ -1,12 +1,24 @@
-"""Losses of an example by name, and what they compare outputs with. To add one: a function and a line in `LOSSES`."""
+"""Losses of an example by name, and the targets that outputs are compared with.
+
+To add one: a function and its entry in `LOSSES`, below it.
+"""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
+LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Loss(NamedTuple):
+    """A loss and the labels that it can be trained with."""
+
+    function: LossFunction  # of outputs [n, C] and targets [n, C], gives [n]
+    classes: bool  # labels [n] are integers, made one-hot targets
+    real_targets: bool  # labels [n, C] are floats
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -28,13 +40,17 @@ def exponential(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "squared_error": squared_error,
-    "exponential": exponential,
+    "cross_entropy": Loss(cross_entropy, classes=True, real_targets=False),
+    "squared_error": Loss(squared_error, classes=True, real_targets=True),
+    "exponential": Loss(exponential, classes=False, real_targets=True),
 }
-# Which of them can be trained with what kind of labels.
-LOSSES_OF_CLASSES = ("cross_entropy", "squared_error")
-LOSSES_OF_REAL_TARGETS = ("squared_error", "exponential")
+
+
+def losses_by_targets() -> str:
+    """The losses that are for one kind of labels alone, in words."""
+    classes = [name for name, loss in LOSSES.items() if not loss.real_targets]
+    real = [name for name, loss in LOSSES.items() if not loss.classes]
+    return f"{', '.join(classes)}: classes alone; {', '.join(real)}: real targets alone"
 
 
 def are_classes(labels: jax.Array) -> bool:
@@ -42,7 +58,7 @@ def are_classes(labels: jax.Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.integer)
 
 
-def targets_of(labels: jax.Array, num_classes: int, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
+def make_targets(labels: jax.Array, num_classes: int, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
     """(1 − α) one-hot + α / C of classes, α = `label_smoothing`, and real targets as they are: `[n, C]`."""
     if not are_classes(labels):
         return labels

@@ -14,7 +14,7 @@ from hessflat.utils.errors import InputError
 AXIS = "examples"
 
 
-def mesh_of(num_devices: int) -> Mesh | None:
+def make_mesh(num_devices: int) -> Mesh | None:
     """A mesh of the first `num_devices` devices; 0 takes all accelerators, and one CPU. None where one is enough."""
     available = jax.device_count()
     if num_devices > available:

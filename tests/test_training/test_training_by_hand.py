@@ -6,7 +6,7 @@ import pytest
 
 from hessflat import config
 from hessflat.runs import schema
-from hessflat.training.program import hyper_of, make_program
+from hessflat.training.trainer import make_hyperparams, make_trainer
 
 NUMBER, INPUTS, CLASSES, STEPS = 12, 5, 3, 7
 RATE, L2, SMOOTHING, RADIUS = 0.05, 0.03, 0.1, 0.2
@@ -57,15 +57,15 @@ def test_the_weights_are_those_of_numpy(optimiser, ghost):
     chosen = schema.freeze(config.override(schema.base_config("smoke"), overrides))
     x, labels = data()
     train = {"inputs": jnp.array(x, np.float32), "labels": jnp.array(labels, np.int32)}
-    program, hyper = make_program(chosen, CLASSES, train), hyper_of(chosen)
+    trainer, hyperparams = make_trainer(chosen, CLASSES, train), make_hyperparams(chosen)
 
     def matrix(params):
         return np.vstack([params["Dense_0"]["kernel"], params["Dense_0"]["bias"][None]])
 
-    start = program.init(hyper)
-    end = program.advance(start, hyper, train, 0, STEPS)
+    start = trainer.init(hyperparams)
+    end = trainer.train_steps(start, hyperparams, train, 0, STEPS)
     history = by_hand(matrix(start.params), optimiser)
     np.testing.assert_allclose(matrix(end.params), history[-1], rtol=2e-4, atol=1e-5)
     if optimiser == "gadam":
-        params, _ = program.evaluated(end, train)
+        params, _ = trainer.eval_params(end, train)
         np.testing.assert_allclose(matrix(params), np.mean(history[3:], axis=0), rtol=2e-4, atol=1e-5)

@@ -14,11 +14,11 @@ import optax
 import pytest
 
 from hessflat import models
-from hessflat.training import averaging, sam
 from hessflat.training.augmentation import mixup
-from hessflat.training.gradients import gradient_of
-from hessflat.training.losses import targets_of
-from hessflat.training.optimisers import DECAYED, OPTIMISERS
+from hessflat.training.gradients import Batch, make_gradient, sam_perturb
+from hessflat.training.losses import cross_entropy, make_targets
+from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
+from hessflat.training.step import update_average
 
 STORED = Path(__file__).with_name("golden.json")
 FAMILIES = {
@@ -50,13 +50,15 @@ def numbers(family):
     rng = np.random.default_rng(0)
     model = models.build(family, 3, **FAMILIES[family])
     images = jnp.array(rng.normal(size=(6, 8, 8, 1)), np.float32)
-    batch = mixup(jax.random.key(1), images, targets_of(jnp.array(rng.integers(0, 3, 6)), 3, 0.1), 0.4)
-    params, statistics = jax.jit(model.init)(jax.random.key(0), images)
-    gradient = jax.jit(gradient_of(model, "default"))
-    first, _ = gradient(params, statistics, *batch)
-    uphill, _ = gradient(sam.ascended(params, first, 0.05), statistics, *batch)
-    apply = jax.jit(lambda params: model.apply(params, statistics, images, True)[0])
-    return {name: _after(params, uphill if step[2] else first, step, apply, batch[1]) for name, step in STEPS.items()}
+    batch = Batch(*mixup(jax.random.key(1), images, make_targets(jnp.array(rng.integers(0, 3, 6)), 3, 0.1), 0.4))
+    params, batch_stats = jax.jit(model.init)(jax.random.key(0), images)
+    gradient = jax.jit(make_gradient(model, cross_entropy))
+    first, _ = gradient(params, batch_stats, batch)
+    uphill, _ = gradient(sam_perturb(params, first, 0.05), batch_stats, batch)
+    apply = jax.jit(lambda params: model.apply(params, batch_stats, images, True)[0])
+    return {
+        name: _after(params, uphill if step[2] else first, step, apply, batch.targets) for name, step in STEPS.items()
+    }
 
 
 def _after(params, direction, step, apply, targets):
@@ -66,10 +68,10 @@ def _after(params, direction, step, apply, targets):
     def stepped(params, direction):
         # With its usual ε a first step of Adam is the sign of the gradient, which for some weights is rounding.
         settings = {} if name == "sgd" else {"eps": 1e-3}
-        optimiser = OPTIMISERS[name](lambda count: rate, 0.01, DECAYED["all"], **settings)
+        optimiser = OPTIMISERS[name](lambda count: rate, 0.01, WEIGHT_DECAY_MASKS["all"], **settings)
         updates, _ = optimiser.update(direction, optimiser.init(params), params)
         new = optax.apply_updates(params, updates)
-        return averaging.include(params, new, jnp.int32(2)) if averages else new
+        return update_average(params, new, jnp.int32(2)) if averages else new
 
     after = stepped(params, direction)
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(after)]).astype(np.float64)

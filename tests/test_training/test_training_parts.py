@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hessflat.training import sam
 from hessflat.training.augmentation import PADDING, augment, mixup
-from hessflat.training.losses import LOSSES, targets_of
-from hessflat.training.optimisers import DECAYED, OPTIMISERS
+from hessflat.training.gradients import sam_perturb
+from hessflat.training.losses import LOSSES, make_targets
+from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
 from hessflat.training.schedules import SCHEDULES
 from hessflat.utils.errors import InputError
 
@@ -75,7 +75,7 @@ def test_optimiser_takes_the_steps_of_its_definition(name, by_hand):
     w = np.random.default_rng(0).normal(size=5)
     rates = [0.1, 0.05, 0.2, 0.01, 0.1, 0.1]
     with jax.enable_x64(True):
-        optimiser = OPTIMISERS[name](lambda step: jnp.array(rates)[step], 0.03, DECAYED["all"])
+        optimiser = OPTIMISERS[name](lambda step: jnp.array(rates)[step], 0.03, WEIGHT_DECAY_MASKS["all"])
         params = jnp.array(w)
         state = optimiser.init(params)
         for _ in rates:
@@ -94,18 +94,18 @@ def test_losses_and_targets():
     for name, by_hand in wanted.items():
         for smoothing in (0.0, 0.3):
             targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
-            found = LOSSES[name](jnp.array(outputs), targets_of(jnp.array(labels), 3, smoothing))
+            found = LOSSES[name].function(jnp.array(outputs), make_targets(jnp.array(labels), 3, smoothing))
             np.testing.assert_allclose(found, by_hand(targets), rtol=1e-6)
     real = jnp.array([[0.5], [2.0]])
-    assert targets_of(real, 1) is real
+    assert make_targets(real, 1) is real
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))
 def test_decay_can_leave_out_biases_and_normalisation(name):
     """With a zero gradient, and no momentum from before, only what decays moves."""
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(3)}
-    for decayed, moving in (("all", {"kernel", "bias", "scale"}), ("kernels", {"kernel"})):
-        optimiser = OPTIMISERS[name](lambda step: 0.1, 0.5, DECAYED[decayed])
+    for mask, moving in (("all", {"kernel", "bias", "scale"}), ("kernels", {"kernel"})):
+        optimiser = OPTIMISERS[name](lambda step: 0.1, 0.5, WEIGHT_DECAY_MASKS[mask])
         updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params)
         assert {key for key, update in updates.items() if np.any(update)} == moving
 
@@ -113,7 +113,7 @@ def test_decay_can_leave_out_biases_and_normalisation(name):
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))
 def test_zero_gradients_change_nothing(name):
     params = {"kernel": jnp.ones((2, 3))}
-    optimiser = OPTIMISERS[name](lambda step: 0.1, 0.0, DECAYED["all"])
+    optimiser = OPTIMISERS[name](lambda step: 0.1, 0.0, WEIGHT_DECAY_MASKS["all"])
     updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params)
     np.testing.assert_array_equal(updates["kernel"], np.zeros((2, 3)))
 
@@ -123,13 +123,13 @@ def test_sam_goes_uphill_by_its_radius():
     w, g = ({"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)} for _ in range(2))
     norm = np.sqrt(sum((leaf**2).sum() for leaf in g.values()))
     with jax.enable_x64(True):
-        moved = sam.ascended(*(jax.tree.map(jnp.asarray, tree) for tree in (w, g)), 0.3)
+        moved = sam_perturb(*(jax.tree.map(jnp.asarray, tree) for tree in (w, g)), 0.3)
         for name in w:
             np.testing.assert_allclose(moved[name], w[name] + 0.3 * g[name] / norm, rtol=1e-12)
     single = jax.tree.map(jnp.float32, w)
-    jax.tree.map(np.testing.assert_array_equal, sam.ascended(single, jax.tree.map(jnp.float32, g), 0.0), single)
+    jax.tree.map(np.testing.assert_array_equal, sam_perturb(single, jax.tree.map(jnp.float32, g), 0.0), single)
     zeros = jax.tree.map(jnp.zeros_like, single)
-    jax.tree.map(np.testing.assert_array_equal, sam.ascended(single, zeros, 0.3), single)
+    jax.tree.map(np.testing.assert_array_equal, sam_perturb(single, zeros, 0.3), single)
 
 
 def test_mixup_mixes_each_example_with_another_by_its_own_weight():

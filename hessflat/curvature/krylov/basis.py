@@ -8,7 +8,7 @@ over devices the rows of every block are, so that no vector ever has to be gathe
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def write(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -
             written.append(_write_row(block, step - start, value))
         else:
             rows = len(block) // devices.pieces
-            place: Any = jax.shard_map(
+            place = jax.shard_map(
                 lambda block, row, value, rows=rows: _write_row(block, row - _position(devices) * rows, value),
                 mesh=devices.mesh,
                 in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
@@ -98,8 +98,7 @@ def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices:
     if precision.is_long(vector):
         # The second pass takes out what the rounding of the first has left.
         return once(once(vector, compensated=False))
-    result: Array = jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
-    return result
+    return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
 
 
 def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Array:
@@ -129,9 +128,9 @@ def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None)
         return np.asarray(_estimated_loss(blocks, num_rows, devices))
     scales = np.concatenate([np.full(block.shape[-2], _scale(block)) for block in blocks])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
-    products = precision.gram(blocks) / np.outer(scales, scales)
-    loss: np.ndarray = np.abs(products - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
-    return loss
+    return np.abs(precision.gram(blocks) / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None]).max(
+        (-2, -1)
+    )
 
 
 @partial(jax.jit, static_argnames="devices")
@@ -156,8 +155,7 @@ def _times_rows(blocks: Blocks, vectors: Array, devices: Devices) -> Array:
 
         columns.append(_spread(products, devices)(block, vectors))
         start += len(block)
-    result: Array = sum(columns[1:], columns[0])
-    return result
+    return sum(columns[1:], columns[0])
 
 
 def _along(block: Array, vector: Array, devices: Devices | None, compensated: bool) -> Array:
@@ -167,13 +165,10 @@ def _along(block: Array, vector: Array, devices: Devices | None, compensated: bo
         coefficients = precision.accurate_dot(block, vector, compensated) / _scale(block) ** 2
         return precision.combination(coefficients, block).astype(vector.dtype)
 
-    result: Array = _spread(project, devices)(block, vector)
-    return result
+    return _spread(project, devices)(block, vector)
 
 
-def _spread(
-    function: Callable[..., Any], devices: Devices | None, other: PartitionSpec | None = None
-) -> Callable[..., Any]:
+def _spread(function: Callable, devices: Devices | None, other: PartitionSpec | None = None) -> Callable:
     """`function(block, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
     if devices is None:
         return function

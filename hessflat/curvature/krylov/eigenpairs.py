@@ -155,8 +155,7 @@ def _mixed(random: Array, given: Array) -> Array:
     total = given.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
-    result: Array = mixed / jnp.linalg.norm(mixed)
-    return result
+    return mixed / jnp.linalg.norm(mixed)
 
 
 def _as_rows(op: Operator, start: Any) -> Array:
@@ -256,8 +255,7 @@ def _converged(
     values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
 ) -> np.ndarray:
     rounding = breakdown_tolerance(dtype) * np.abs(values).max()
-    result: np.ndarray = residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
-    return result
+    return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
 
 
 def _require_options(

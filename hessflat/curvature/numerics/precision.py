@@ -46,8 +46,7 @@ def chosen() -> AbstractContextManager[None]:
 
     TF32 and bfloat16 passes change small eigenvalues, so they are never taken unasked.
     """
-    result: AbstractContextManager[None] = jax.default_matmul_precision(_asked())
-    return result
+    return jax.default_matmul_precision(_asked())
 
 
 def epsilon(dtype: Any, precision: str) -> float:
@@ -85,14 +84,12 @@ def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
         return total + jnp.matmul(*map(widened, pieces))
 
     rest = widened(rows[:, count * _PIECE :]) @ widened(vector[count * _PIECE :])
-    result: Array = jax.lax.fori_loop(0, count, add, rest)
-    return result
+    return jax.lax.fori_loop(0, count, add, rest)
 
 
 def combination(coefficients: Array, rows: Array) -> Array:
     """`coefficients` [m] times `rows` [m, P], row by row, so that a narrow type is not widened all at once: [P]."""
-    result: Array = sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
-    return result
+    return sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
 
 
 def gram(blocks: tuple[Array, ...]) -> np.ndarray:

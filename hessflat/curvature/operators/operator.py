@@ -69,8 +69,7 @@ class Operator:
         """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
         with precision.chosen():
             if loop_for(self) == "scan":
-                result: Array = _columns_compiled(linearize(self))
-                return result
+                return _columns_compiled(linearize(self))
             columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "python") for i in range(self.size)]
             return jnp.stack(columns, axis=1)
 
@@ -100,8 +99,7 @@ class Operator:
         return self + (-other if isinstance(other, Operator) else -_number("-", other))
 
     def __rsub__(self, other: Any) -> "Operator":
-        result: Operator = -self + other
-        return result
+        return -self + other
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -241,8 +239,7 @@ def _columns_compiled(op: Operator) -> Array:
     # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
     count = -(-op.size // _COLUMNS)
     groups = jax.lax.map(jax.vmap(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
-    result: Array = groups.reshape(-1, op.size)[: op.size].T
-    return result
+    return groups.reshape(-1, op.size)[: op.size].T
 
 
 def _number(sign: str, value: Any) -> Any:

@@ -188,8 +188,7 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> Tr
 def _draw_outside(basis: Array, vector: Array) -> Array:
     """The part of a vector orthogonal to the rows of `basis`, with length 1."""
     outside = _project(basis, vector)
-    result: Array = outside / jnp.linalg.norm(outside)
-    return result
+    return outside / jnp.linalg.norm(outside)
 
 
 @jax.jit
@@ -249,8 +248,7 @@ def _own_directions(image: np.ndarray) -> np.ndarray:
     if rank < count:
         return np.zeros((count, 0, rank))
     dual = image / np.sum(image**2, axis=0)
-    result: np.ndarray = (dual / np.linalg.norm(dual, axis=1, keepdims=True))[:, None]
-    return result
+    return (dual / np.linalg.norm(dual, axis=1, keepdims=True))[:, None]
 
 
 def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray:
@@ -266,8 +264,7 @@ def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray
     first = np.sum(along * np.sum(lost * image[:, None], axis=2), axis=1)
     rest = first - np.sum(kept * (image - kept @ small.inside), axis=1)
     left = small.size - rank + lost.shape[1]
-    result: np.ndarray = rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
-    return result
+    return rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
 
 
 def _covariance(small: Small, own: np.ndarray, rest: np.ndarray) -> float:

@@ -11,15 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hessflat.analysis.experiment import Drawing
-from hessflat.analysis.names import (
-    axis_name,
-    metric_name,
-    number,
-    operator_symbol,
-    operator_title,
-    quantity,
-    setting_name,
-)
+from hessflat.analysis.names import OPERATOR_NAMES, OPERATORS, axis_name, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import Run, finished
 from hessflat.report.figures.axes import grid_shape, grouped_runs, legend_below
 from hessflat.report.figures.captions import context, mode_words
@@ -91,7 +83,7 @@ def spectra_by(
             panel.set_title(_spectrum_title(shown, by, operator, accuracy))
         panels[0].set_yscale("log")
         panels[0].set_ylim(floor, 3.0)
-    symbol, mode = operator_symbol(operator.removesuffix("_eval")), mode_words(runs, operator)
+    symbol, mode = OPERATORS[operator.removesuffix("_eval")], mode_words(runs, operator)
     _label_edges(panels, len(groups), columns, rf"eigenvalue of ${symbol}$", "weight", one_axis)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
@@ -112,7 +104,7 @@ def spectra_by(
     letter(panels[: len(groups)])
     seeds = sorted({shown.seed for _, shown, *_ in drawn})
     caption = (
-        f"Spectrum of the {operator_title(operator.removesuffix('_eval'))}{mode} at the end of training for each "
+        f"Spectrum of the {OPERATOR_NAMES[operator.removesuffix('_eval')]}{mode} at the end of training for each "
         f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
         f"{', '.join(map(str, seeds)) or '–'}. "
         + (
