@@ -12,7 +12,7 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
 from hessflat.analysis.statistics import Interval, in_same_order, mean_interval
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
 
 L2 = "optim.l2"
 QUANTITIES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}
@@ -76,7 +76,7 @@ def relative_errors(run: Run, quantity: str) -> np.ndarray:
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """What L2 does by every way of measuring, and what the probes leave open."""
     figure, axes = new_figure(1, 3, 2.6)
-    data: dict[str, list[object]] = {name: [] for name in ("quantity", "way", "ratio", "low", "high")}
+    data = new_columns("quantity", "way", "ratio", "low", "high")
     with matplotlib.rc_context(STYLE):
         for axis, quantity in zip(axes, ("lambda_max", "trace"), strict=False):
             found = effects(runs, quantity)
@@ -84,9 +84,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
                 mean, low, high = np.exp(np.clip(change, -50, 50))
                 axis.plot([low, high], [place, place], color=PALETTE[0], linewidth=1)
                 axis.plot([mean], [place], "o", color=PALETTE[0], markersize=4)
-                cells = (QUANTITIES[quantity], way_name(way), float(mean), float(low), float(high))
-                for column, cell in zip(data.values(), cells, strict=True):
-                    column.append(cell)
+                append_row(data, QUANTITIES[quantity], way_name(way), float(mean), float(low), float(high))
             axis.axvline(1.0, color="black", linewidth=0.7, linestyle="--")
             axis.set_xscale("log")
             axis.set_ylim(max(len(found), 1) - 0.5, -0.5)

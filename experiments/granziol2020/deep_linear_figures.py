@@ -21,8 +21,18 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.spectra import exact_eigenvalues
 from hessflat.report import figures
-from hessflat.report.figures.axes import legend_below
-from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure, ordered_colours
+from hessflat.report.figures.style import (
+    GREY,
+    PALETTE,
+    STYLE,
+    append_row,
+    legend_below,
+    legend_of_axis,
+    letter,
+    new_columns,
+    new_figure,
+    ordered_colours,
+)
 
 # On axes, the quantities that are drawn of the reparameterised weights.
 AXES = {
@@ -55,8 +65,7 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
     """Loss, gradient norm, λ_max and trace against α for every pair of layers, before and after training."""
     run = without_l2(finished(runs))[0]
     figure, axes = new_figure(2, 4, 1.9, sharex=True)
-    columns = ("weights", "multiplied", "divided", "alpha", "quantity", "value")
-    data: dict[str, list[object]] = {column: [] for column in columns}
+    data = new_columns("weights", "multiplied", "divided", "alpha", "quantity", "value")
     handles: dict[str, Line2D] = {}
     with matplotlib.rc_context(STYLE):
         for row, (when, step) in enumerate((("initial", run.first_step), ("trained", None))):
@@ -74,9 +83,7 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
                     )
                     handles.setdefault(f"$w_{i + 1} α,\\; w_{j + 1} / α$", line)
                     for alpha, value in zip(copies["scale"][at], values[at], strict=True):
-                        cells = (when, i + 1, j + 1, float(alpha), QUANTITIES[quantity].name, float(value))
-                        for column, cell in zip(columns, cells, strict=True):
-                            data[column].append(cell)
+                        append_row(data, when, i + 1, j + 1, float(alpha), QUANTITIES[quantity].name, float(value))
                 axis.set_xscale("log")
                 axis.set_yscale("log")
                 if quantity == "loss":
@@ -104,8 +111,7 @@ def draw_training(runs: Sequence[Run]) -> Drawing:
     groups = by_setting(done, "optim.l2")
     colours = ordered_colours(len(groups))
     figure, axes = new_figure(2, 2, 2.2)
-    columns = ("l2", "seed", "step", "loss", "lambda_1", "lambda_2", "lambda_3")
-    data: dict[str, list[object]] = {column: [] for column in columns}
+    data = new_columns("l2", "seed", "step", "loss", "lambda_1", "lambda_2", "lambda_3")
     with matplotlib.rc_context(STYLE):
         share, ranks, falls, times = axes
         for colour, (l2, group) in zip(colours, groups.items(), strict=True):
@@ -113,8 +119,7 @@ def draw_training(runs: Sequence[Run]) -> Drawing:
                 steps, loss = run.history("step"), run.history("train_loss")
                 spectra = np.array([exact_eigenvalues(run, step=int(step))[::-1] for step in steps])
                 for step, value, triple in zip(steps, loss, spectra, strict=True):
-                    for column, cell in zip(columns, (l2, run.seed, int(step), float(value), *triple), strict=True):
-                        data[column].append(float(cell) if column.startswith("lambda") else cell)
+                    append_row(data, l2, run.seed, int(step), float(value), *map(float, triple))
                 low = loss < LOW_LOSS
                 style: dict[str, Any] = {"color": colour, "marker": ".", "markersize": 3, "linewidth": 0.7}
                 share.plot(loss[low], (spectra[:, 0] / spectra.sum(1))[low], **style)
@@ -150,9 +155,7 @@ def _guides(axes: Sequence[Axes], done: Sequence[Run]) -> None:
     falls.plot(loss, loss / lowest * min(run.final("hessian.exact.trace") for run in done), **dashed)
     falls.set_ylabel(r"$\mathrm{Tr}\,H$")
     ranks.set_ylabel("eigenvalue of $H$, L2 = 0")
-    handles, labels = ranks.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    ranks.legend(unique.values(), unique.keys())
+    legend_of_axis(ranks)
     steps = np.array([1, max(run.metrics[-1]["step"] for run in done)])
     times.plot(steps, 1 / (done[0].setting("optim.lr") * steps), **dashed)
     times.set_ylabel(r"$\lambda_{\max}(H)$")

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from experiments.granziol2020._weight_decay import (
+from experiments.granziol2020.weight_decay import (
     COMPARED,
     SHARED_CLAIMS,
     better,

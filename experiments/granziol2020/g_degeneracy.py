@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
@@ -19,8 +18,7 @@ from hessflat.analysis.spectra import zero_mass_history
 from hessflat.analysis.statistics import geometric_mean
 from hessflat.measures.size import rank_bound
 from hessflat.report import figures
-from hessflat.report.figures.axes import epoch_axis, grid_shape
-from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import PALETTE, STYLE, append_row, epoch_axis, letter, new_columns, new_figure
 
 MODES = {"": "train", "_eval": "eval"}
 FAMILIES = {"vgg": "VGG", "preresnet": "PreResNet"}
@@ -65,7 +63,7 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
     """Mass at zero above, the size of the Ritz value below, a column for each mode of batch norm; a line a seed."""
     modes = modes_of(runs)
     figure, axes = new_figure(2, len(modes), 2.2, sharex=True, sharey="row")
-    data: dict[str, list[object]] = {key: [] for key in ("mode", "followed", "seed", "epoch", "mass", "value")}
+    data = new_columns("mode", "followed", "seed", "epoch", "mass", "value")
     bounds = bounds_of(runs[0])
     normed = len(modes) > 1
     with matplotlib.rc_context(STYLE):
@@ -73,13 +71,11 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
             masses, values = axes[column], axes[len(modes) + column]
             for colour, (label, operator, count) in zip(PALETTE, FOLLOWED, strict=False):
                 for run in runs:
-                    found = zero_mass_history(run, f"{operator}{suffix}", count)
-                    for axis, shown in ((masses, found.mass), (values, np.abs(found.value))):
-                        axis.plot(found.epochs, shown, marker="o", markersize=2.2, color=colour, linewidth=0.8)
-                    for epoch, mass, value in zip(found.epochs, found.mass, found.value, strict=True):
-                        cells = (mode, label, run.seed, float(epoch), float(mass), float(value))
-                        for cells_of, cell in zip(data.values(), cells, strict=True):
-                            cells_of.append(cell)
+                    zeros = zero_mass_history(run, f"{operator}{suffix}", count)
+                    for axis, shown in ((masses, zeros.mass), (values, np.abs(zeros.value))):
+                        axis.plot(zeros.epochs, shown, marker="o", markersize=2.2, color=colour, linewidth=0.8)
+                    for epoch, mass, value in zip(zeros.epochs, zeros.mass, zeros.value, strict=True):
+                        append_row(data, mode, label, run.seed, float(epoch), float(mass), float(value))
             for line, bound in zip(BOUND_LINES, bounds.values(), strict=False):
                 masses.axhline(bound, color="black", linestyle=line, linewidth=0.9)
             draw_noise(values, runs[0], f"gauss_newton{suffix}")
@@ -97,12 +93,12 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
         labels.append("float32 noise of G")
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     letter(axes)
-    told = "; ".join(f"{words} {number(bound)}" for words, bound in bounds.items())
+    listed = "; ".join(f"{words} {number(bound)}" for words, bound in bounds.items())
     caption = (
         f"{name}: mass of the spectrum at zero (above) and size of the Ritz value taken for zero (below) during "
         "training, of the Hessian H and the Gauss-Newton matrix G. H's peak at zero splits in two, and so the two "
         "nearest Ritz values are combined, with the weighted mean of their values. A line for each of "
-        f"{len(runs)} seeds. {told or 'The bound 1 − rank/P is not above 0 here and says nothing'}. "
+        f"{len(runs)} seeds. {listed or 'The bound 1 − rank/P is not above 0 here and says nothing'}. "
         f"{figures.context(runs)}"
     )
     return Drawing(f"degeneracy-{name.replace(' ', '-')}", caption, figure, data)
@@ -129,47 +125,8 @@ def draw_noise(axis: Axes, run: Run, operator: str) -> None:
 
 
 def draw_spectra(name: str, runs: Sequence[Run]) -> Drawing:
-    """Ritz values of H against their weights at up to six measured steps, near zero, of the first seed and probe."""
-    run, operator = runs[0], "hessian"
-    lines = [line for line in run.metrics if run.has_spectrum(operator, line["step"])]
-    shown = [lines[index] for index in sorted({round(i) for i in np.linspace(0, len(lines) - 1, 6)})]
-    rows, columns = grid_shape(len(shown))
-    figure, axes = new_figure(rows, columns, 1.9, sharey=True)
-    data: dict[str, list[object]] = {key: [] for key in ("epoch", "seed", "value", "weight")}
-    with matplotlib.rc_context(STYLE):
-        for axis, line in zip(axes, shown, strict=False):
-            spectrum = run.spectrum(operator, line["step"])
-            count = int(spectrum["num_valid"][0])
-            nodes, weights = spectrum["nodes"][0][:count], spectrum["weights"][0][:count]
-            largest = float(np.abs(nodes).max())
-            decade = 10.0 ** math.floor(math.log10(largest))
-            axis.set_xscale("symlog", linthresh=1e-3 * largest, linscale=1.0)
-            axis.set_xticks([-decade, -decade / 100, 0.0, decade / 100, decade])
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
-            axis.vlines(nodes, 1e-12, np.maximum(weights, 1e-12), color=PALETTE[0], linewidth=0.7)
-            axis.plot(nodes, np.maximum(weights, 1e-12), "o", color=PALETTE[0], markersize=2.4)
-            axis.set_title(f"epoch {line['epoch']:g}")
-            for value, weight in zip(nodes, weights, strict=True):
-                for cells_of, cell in zip(
-                    data.values(), (float(line["epoch"]), run.seed, float(value), float(weight)), strict=True
-                ):
-                    cells_of.append(cell)
-            axis.set_xlabel("eigenvalue of $H$")
-        axes[0].set_yscale("log")
-        axes[0].set_ylim(1e-12, 3.0)
-        for axis in axes[::columns]:
-            axis.set_ylabel("weight")
-        for axis in axes[len(shown) :]:
-            axis.set_visible(False)
-    letter(axes[: len(shown)])
-    normed = " with batch norm in train mode" if len(modes_of(runs)) > 1 else ""
-    caption = (
-        f"{name}: spectrum of the Hessian{normed} during training, Ritz values against their weights, one probe, seed "
-        f"{run.seed}. The horizontal axis is linear within 1e-3 of the largest |eigenvalue| of each panel and "
-        f"logarithmic beyond, so that a split of the peak at zero can be seen. {figures.context(runs)}"
-    )
-    return Drawing(f"spectra-{name.replace(' ', '-')}", caption, figure, data)
+    """Spectra of the first seed."""
+    return figures.spectra_over_training(runs[0], f"spectra-{name.replace(' ', '-')}", name)
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
@@ -186,12 +143,12 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                         name,
                         mode if len(modes_of(group)) > 1 else "–",
                         label,
-                        spread([found.mass.min() for found in tracks]),
-                        spread([found.mass[-1] for found in tracks]),
+                        spread([zeros.mass.min() for zeros in tracks]),
+                        spread([zeros.mass[-1] for zeros in tracks]),
                         f"{own:.4f}" if own > 0 else "≤ 0",
                         paper,
-                        f"{geometric_mean([np.abs(found.value) for found in tracks]):.1e}",
-                        spread([found.second.max() for found in tracks]),
+                        f"{geometric_mean([np.abs(zeros.value) for zeros in tracks]):.1e}",
+                        spread([zeros.second.max() for zeros in tracks]),
                         str(len(group)),
                     )
                 )

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from experiments.granziol2020 import _weight_decay
-from experiments.granziol2020._beyond import beyond
+from experiments.granziol2020 import weight_decay
+from experiments.granziol2020.weight_decay import scaled_sharpness_claims
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import metric_name
@@ -25,7 +25,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             caption=f"{drawing.caption} Gadam is the optimiser called adamw, with the mean of its iterates measured.",
         )
         for data, group in by_setting(runs, "data.name").items()
-        for drawing in _weight_decay.draw(group, "optim.name")
+        for drawing in weight_decay.draw(group, "optim.name")
     ]
 
 
@@ -34,7 +34,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     return [
         table._replace(caption=f"{data}: {table.caption}")
         for data, group in by_setting(runs, "data.name").items()
-        for table in _weight_decay.tabulate(group, "optim.name")
+        for table in weight_decay.tabulate(group, "optim.name")
     ]
 
 
@@ -169,7 +169,7 @@ EXPERIMENT = Experiment(
         ),
         *(
             replace(claim, decide=on_first(claim.decide))
-            for claim in beyond(COMPARED, by="optim.name", low="sgd", high="adamw")
+            for claim in scaled_sharpness_claims(COMPARED, by="optim.name", low="sgd", high="adamw")
         ),
     ),
     notes=(

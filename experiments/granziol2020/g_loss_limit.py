@@ -12,7 +12,7 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.statistics import exponential_r_squared, exponential_rate, power_law_exponent
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import PALETTE, STYLE, append_row, legend_of_axis, letter, new_columns, new_figure
 
 WAYS = {"last": "last layer × t", "all": "all layers × t^(1/layers)"}
 MEASURES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "frobenius": "‖H‖_F"}
@@ -53,21 +53,19 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Each measure against t, and against the loss, for both ways of scaling."""
     done = finished(runs)
     figure, axes = new_figure(2, 2, 2.2)
-    data: dict[str, list[object]] = {name: [] for name in ("way", "seed", "measure", "scale", "loss", "value")}
+    data = new_columns("way", "seed", "measure", "scale", "loss", "value")
     with matplotlib.rc_context(STYLE):
         for column, (way, words) in enumerate(WAYS.items()):
             over_scale, over_loss = axes[column], axes[2 + column]
             for run in done:
-                found = curves(run, way)
+                along = curves(run, way)
                 for index, (measure, label) in enumerate(MEASURES.items()):
                     for axis, x in ((over_scale, "scale"), (over_loss, "loss")):
-                        axis.plot(found[x], found[measure], ".-", color=PALETTE[index], linewidth=0.8, label=label)
-                    for scale, loss, value in zip(found["scale"], found["loss"], found[measure], strict=True):
-                        cells = (way, run.seed, label, float(scale), float(loss), float(value))
-                        for column_of, cell in zip(data.values(), cells, strict=True):
-                            column_of.append(cell)
+                        axis.plot(along[x], along[measure], ".-", color=PALETTE[index], linewidth=0.8, label=label)
+                    for scale, loss, value in zip(along["scale"], along["loss"], along[measure], strict=True):
+                        append_row(data, way, run.seed, label, float(scale), float(loss), float(value))
                 over_scale.plot(
-                    found["scale"], found["loss"], color="black", linestyle="--", linewidth=0.8, label="loss"
+                    along["scale"], along["loss"], color="black", linestyle="--", linewidth=0.8, label="loss"
                 )
             for axis in (over_scale, over_loss):
                 axis.set_ylabel("measure of $H$")
@@ -77,9 +75,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             over_loss.set_xlabel("training loss (nats)")
             over_loss.set_xscale("log")
             over_loss.set_yscale("log")
-        handles, labels = axes[0].get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        axes[0].legend(unique.values(), unique.keys(), fontsize=6)
+        legend_of_axis(axes[0], fontsize=6)
     letter(axes)
     caption = (
         "Largest eigenvalue, trace and Frobenius norm of the Hessian as weights are multiplied, without training: (a), "

@@ -1,11 +1,11 @@
 """Does L2 sharpen a wide residual network, in either mode of batch norm? *Flatness is a False Friend*, figs. 6, 7."""
 
-from experiments.granziol2020._weight_decay import (
+from experiments.granziol2020.weight_decay import (
     BATCH_NORM_CLAIMS,
     SHARED_CLAIMS,
     better,
     draw,
-    learnt_by_heart,
+    interpolates,
     sharper,
     sharper_and_better,
     tabulate,
@@ -22,7 +22,7 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         better(where="§4, fig. 6", paper_value="validation accuracy higher by more than 5 points"),
-        learnt_by_heart(where="§4, fig. 6", paper_value="training accuracy > 99.995 % without, > 99.99 % with L2"),
+        interpolates(where="§4, fig. 6", paper_value="training accuracy > 99.995 % without, > 99.99 % with L2"),
         sharper(
             id="spectral-norm",
             where="§4, fig. 6",

@@ -15,7 +15,16 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import power_law_exponent
 from hessflat.report import figures
-from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import (
+    GREY,
+    PALETTE,
+    STYLE,
+    append_row,
+    draw_mean_and_range,
+    letter,
+    new_columns,
+    new_figure,
+)
 
 # What is measured of J_T − J_V, in words and as the table has it.
 DIFFERENCES = {
@@ -74,7 +83,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """The differences against N, for the layer and each network; norms and λ_max in both modes."""
     groups = by_network(runs)
     figure, axes = new_figure(2, 3, 2.4)
-    data: dict[str, list[object]] = {name: [] for name in ("panel", "quantity", "seed", "examples", "value")}
+    data = new_columns("panel", "quantity", "seed", "examples", "value")
     with matplotlib.rc_context(STYLE):
         panels = [("layer", "layer alone", longest(groups))]
         panels += [(name, NETWORKS.get(name, name), own) for name, own in groups.items()]
@@ -128,12 +137,10 @@ def _spread(axis: Axes, shown: Curve, name: str, values_of: Callable[[Run], np.n
     values = np.array([values_of(run) for run in shown.runs])
     for run, row in zip(shown.runs, values, strict=True):
         for size, value in zip(sizes, row, strict=True):
-            cells = (shown.panel, name, run.seed, int(size), float(value))
-            for column, cell in zip(shown.data.values(), cells, strict=True):
-                column.append(cell)
-    mean = np.exp(np.log(values).mean(0))
-    axis.plot(sizes, mean, color=shown.colour, marker=".", markersize=4, linewidth=1, linestyle=linestyle)
-    axis.fill_between(sizes, values.min(0), values.max(0), color=shown.colour, alpha=0.18, linewidth=0)
+            append_row(shown.data, shown.panel, name, run.seed, int(size), float(value))
+    draw_mean_and_range(
+        axis, sizes, values, shown.colour, True, marker=".", markersize=4, linewidth=1, linestyle=linestyle
+    )
 
 
 def _differences(axis: Axes, data: dict[str, list[object]], panel: str, own: Sequence[Run]) -> None:

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 
 from hessflat.analysis import claims
+from hessflat.analysis.evidence import Expect
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.histories import first_value, increase, largest_value, stability_limit
 from hessflat.analysis.names import number
@@ -103,7 +104,7 @@ def ordered(
     activation: str,
     what: str,
     statistic: Callable[[Run], float],
-    expect: claims.Expect,
+    expect: Expect,
     runs: Sequence[Run],
 ) -> Evidence:
     """Is a number of each run larger (or smaller) the larger the factor? By Kendall's τ of each trial."""
@@ -134,7 +135,7 @@ def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
     )
 
 
-def grows(metric: str, what: str, expect: claims.Expect) -> Callable[[Sequence[Run]], Evidence]:
+def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], Evidence]:
     """The growth of a metric against the factor, for both activations."""
 
     def decide(runs: Sequence[Run]) -> Evidence:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from experiments.macdonald2023._end_of_training import (
+from experiments.macdonald2023.end_of_training import (
     COLUMNS,
     GAP,
     JACOBIAN,

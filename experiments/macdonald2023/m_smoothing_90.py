@@ -5,14 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from experiments.macdonald2023._smoothing import (
+from experiments.macdonald2023.label_smoothing import (
     JACOBIAN,
     LOSS,
     NORM,
     SHARPNESS,
     SMOOTHING,
     less_growth,
-    panels_by_smoothing,
 )
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
@@ -21,7 +20,7 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.strata import labelled
 from hessflat.report import figures
-from hessflat.report.figures.axes import Panel
+from hessflat.report.figures.style import Panel
 
 Rule = Callable[[Sequence[Run]], Evidence]
 
@@ -56,11 +55,12 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         f"{figures.context(runs)}"
     )
     return [
-        panels_by_smoothing({"": runs}, PANELS, "first-epoch", first, to_epoch=1),
-        panels_by_smoothing({"": runs}, LATER[:3], "all-epochs", whole, x="epoch"),
-        panels_by_smoothing(
+        figures.grid_over_training({"": runs}, PANELS, SMOOTHING, "first-epoch", first, to_epoch=1),
+        figures.grid_over_training({"": runs}, LATER[:3], SMOOTHING, "all-epochs", whole, x="epoch"),
+        figures.grid_over_training(
             {"": runs},
             (LATER[3], Panel(LOGITS, "", "log"), Panel(JACOBIAN, "", "log")),
+            SMOOTHING,
             "loss-and-jacobians",
             "Loss less label entropy, and the largest input-output Jacobian norm of the logits and of the softmaxed "
             f"network. {modes}. {figures.context(runs)}",

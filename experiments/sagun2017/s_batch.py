@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.sagun2017 import _extremes as extremes
+from experiments.sagun2017 import spectrum_ends
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run
@@ -26,17 +26,17 @@ CLASSES = 10
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 4 and 6."""
-    curves = {end: extremes.curves_by(runs, BATCH, end, "batch") for end in ("largest", "smallest")}
+    curves = {end: spectrum_ends.curves_by(runs, BATCH, end, "batch") for end in ("largest", "smallest")}
     panels = [
         figures.RankPanel("right edge", curves["largest"], "largest"),
         figures.RankPanel(
-            "below zero", curves["smallest"], "negative", sizes=extremes.sizes_by(runs, BATCH, "batch")
+            "below zero", curves["smallest"], "negative", sizes=spectrum_ends.sizes_by(runs, BATCH, "batch")
         ),
     ]  # fmt: skip
     caption = (
         "The two ends of the spectrum of the Hessian after the same number of steps of the same size with small and "
         "with large batches: (a) the largest eigenvalues, (b) those below zero against their rank in per cent of P. "
-        f"Mean over seeds, band ± 1 std. {extremes.accuracy_words(runs)} {figures.context(runs)}"
+        f"Mean over seeds, band ± 1 std. {spectrum_ends.accuracy_words(runs)} {figures.context(runs)}"
     )
     return [figures.eigenvalues_by_rank(panels, "ends", caption)]
 
@@ -47,7 +47,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def mean_outlier(run: Run) -> float:
     """The mean of the C largest eigenvalues."""
-    return float(extremes.ends(run)["largest"][:CLASSES].mean())
+    return float(spectrum_ends.ends(run)["largest"][:CLASSES].mean())
 
 
 def larger_outliers(runs: Sequence[Run]) -> Evidence:
@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
             rule="ratio of λ_max(H), batch 512 over batch 10 and paired by seed, above 1 by a 95 % t-interval",
             decide=larger_outliers,
         ),
-        *extremes.as_many(BATCH, "§1.2, fig. 4", "the large batch produces the same number of outliers"),
+        *spectrum_ends.as_many(BATCH, "§1.2, fig. 4", "the large batch produces the same number of outliers"),
         Claim(
             id="right-edge-at-equal-loss",
             paper="hessflat",
@@ -101,8 +101,8 @@ EXPERIMENT = Experiment(
             ),
             decide=larger_over_loss,
         ),
-        extremes.NEGATIVES_ARE_SMALL,
-        extremes.AGREEMENT,
+        spectrum_ends.NEGATIVES_ARE_SMALL,
+        spectrum_ends.AGREEMENT,
     ),
     notes=(
         "The paper gives neither the step nor the number of steps: here 0.05, with which small batches converge, as "

@@ -12,7 +12,7 @@ from hessflat.analysis.results import Run, finished
 from hessflat.analysis.spectra import exact_eigenvalues
 from hessflat.data.sources import blob_centres
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
 
 
 def ratio(run: Run) -> float:
@@ -69,7 +69,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 def _histograms(shown: Sequence[Run]) -> Drawing:
     columns = max(1, len(shown) // 2)
     figure, axes = new_figure(2, columns, 2.0)
-    data: dict[str, list[object]] = {name: [] for name in ("blobs", "alpha", "kind", "eigenvalue")}
+    data = new_columns("blobs", "alpha", "kind", "eigenvalue")
     with matplotlib.rc_context(STYLE):
         for axis, run in zip(axes, shown, strict=True):
             values, alpha = covariance(run), ratio(run)
@@ -90,9 +90,7 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
             axis.set_ylabel("share")
             for kind, numbers in (("measured", values), ("predicted outlier", predicted)):
                 for value in numbers:
-                    cells = (where, alpha, kind, float(value))
-                    for column, cell in zip(data.values(), cells, strict=True):
-                        column.append(cell)
+                    append_row(data, where, alpha, kind, float(value))
     letter(axes)
     caption = (
         "Eigenvalues of 2H of logistic regression at weights 0, those of (1/N) Σ x xᵀ, for one Gaussian blob "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from experiments.sagun2017._extremes import negatives_are_small
+from experiments.sagun2017.spectrum_ends import negatives_are_small
 from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table
 from hessflat.analysis.results import Run, finished

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from experiments.sagun2017 import _extremes as extremes
+from experiments.sagun2017 import spectrum_ends
 from hessflat.analysis import claims, spectra
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
@@ -21,14 +21,14 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figure 3, as it is and over the training loss, and figure 5."""
     groups = by_setting(finished(runs), WIDTH)
     curves = {
-        end: extremes.curves_by(runs, WIDTH, end, "hidden units:") for end in ("largest", "smallest")
+        end: spectrum_ends.curves_by(runs, WIDTH, end, "hidden units:") for end in ("largest", "smallest")
     }  # fmt: skip
     per_loss = {
         label: values / np.array([[run.final("train_loss")] for run in group])
         for (label, values), group in zip(curves["largest"].items(), groups.values(), strict=True)
     }
-    sizes = extremes.sizes_by(runs, WIDTH, "hidden units:")
-    accuracy = extremes.accuracy_words(runs)
+    sizes = spectrum_ends.sizes_by(runs, WIDTH, "hidden units:")
+    accuracy = spectrum_ends.accuracy_words(runs)
     right = [
         figures.RankPanel("right edge", curves["largest"], "largest"),
         figures.RankPanel("over the loss", per_loss, "largest", y_name="eigenvalue / loss (1/nat)"),
@@ -54,8 +54,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     rows = []
     for width, group in by_setting(finished(runs), WIDTH).items():
-        exact = [extremes.share_below_zero(run) for run in group if extremes.is_known_exactly(run)]
-        size = int(extremes.ends(group[0])["num_params"])
+        exact = [spectrum_ends.share_below_zero(run) for run in group if spectrum_ends.is_known_exactly(run)]
+        size = int(spectrum_ends.ends(group[0])["num_params"])
         cells = [number(width), f"{size:,}"]
         cells += [_spread([run.final("train_loss") for run in group])]
         cells += [_spread([run.final("hessian.extremes.lambda_max") for run in group])]
@@ -64,9 +64,9 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             _spread([mean_outlier_over_loss(run) for run in group]),
         ]
         counts = [
-            [extremes.num_outliers(run) for run in group],
-            [spectra.count_above_gap(extremes.ends(run)["largest"]) for run in group],
-            [spectra.count_above_ratio(extremes.ends(run)["largest"]) for run in group],
+            [spectrum_ends.num_outliers(run) for run in group],
+            [spectra.count_above_gap(spectrum_ends.ends(run)["largest"]) for run in group],
+            [spectra.count_above_ratio(spectrum_ends.ends(run)["largest"]) for run in group],
         ]
         cells += [", ".join(map(str, each)) for each in counts]
         cells += [_spread([run.final("hessian.extremes.lambda_min") for run in group])]
@@ -96,7 +96,7 @@ def most_negative(width: tuple[int, ...], size: int) -> float:
 
 def mean_outlier(run: Run) -> float:
     """The mean of the C largest eigenvalues."""
-    return float(extremes.ends(run)["largest"][:CLASSES].mean())
+    return float(spectrum_ends.ends(run)["largest"][:CLASSES].mean())
 
 
 def mean_outlier_over_loss(run: Run) -> float:
@@ -105,7 +105,7 @@ def mean_outlier_over_loss(run: Run) -> float:
 
 def tail_at(run: Run, share: float) -> float:
     """|λ| at a share of the ranks of the tail measured: 1 is its end, at `measure.smallest_share` of P."""
-    tail = extremes.ends(run)["smallest"]
+    tail = spectrum_ends.ends(run)["smallest"]
     return -float(np.interp(share * len(tail), np.arange(1, len(tail) + 1), tail))
 
 
@@ -142,17 +142,19 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
 
 
 def share_below_zero(runs: Sequence[Run]) -> Evidence:
-    known = [run for run in finished(runs) if extremes.is_known_exactly(run)]
+    known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
     if len({run.setting(WIDTH) for run in known}) < 2:
         return Evidence("", "", 0, "not run", "every eigenvalue is known at one width only")
-    return unchanged(extremes.share_below_zero, 1.1, "share of eigenvalues below zero", known)
+    return unchanged(spectrum_ends.share_below_zero, 1.1, "share of eigenvalues below zero", known)
 
 
 def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
-    known = [run for run in finished(runs) if extremes.is_known_exactly(run)]
+    known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
 
     def over_bound(run: Run) -> float:
-        return extremes.share_below_zero(run) / most_negative(run.setting(WIDTH), int(extremes.ends(run)["num_params"]))
+        return spectrum_ends.share_below_zero(run) / most_negative(
+            run.setting(WIDTH), int(spectrum_ends.ends(run)["num_params"])
+        )
 
     return claims.in_every_run(known, over_bound, 1.0, "negative eigenvalues over (C − 1) h")
 
@@ -177,7 +179,7 @@ EXPERIMENT = Experiment(
             ),
             decide=right_edge,
         ),
-        *extremes.as_many(
+        *spectrum_ends.as_many(
             WIDTH, "§3.2, fig. 3", "the number of large eigenvalues does not change as parameters are added"
         ),
         Claim(
@@ -242,8 +244,8 @@ EXPERIMENT = Experiment(
             rule="negative eigenvalues, from exact spectra, over (C − 1) h: at most 1 in every run",
             decide=at_most_by_rank,
         ),
-        extremes.NEGATIVES_ARE_SMALL,
-        extremes.AGREEMENT,
+        spectrum_ends.NEGATIVES_ARE_SMALL,
+        spectrum_ends.AGREEMENT,
     ),
     notes=(
         "The paper gives neither algorithm nor step here: gradient descent with a step of 0.1, until every width has "

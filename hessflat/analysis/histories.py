@@ -1,6 +1,7 @@
 """Numbers of a metric over the training of one run: growth, late values, rank correlation, the edge of stability."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,13 @@ def series(run: Run, metric: str, to_epoch: float = math.inf) -> tuple[np.ndarra
     values = run.history(metric)
     known = np.isfinite(values) & (run.history("epoch") <= to_epoch)
     return run.history("step")[known], values[known]
+
+
+def at_common_steps(several: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Series of steps and values: the steps `[n]` that all have, ascending, and their values there `[series, n]`."""
+    known = [dict(zip(steps, values, strict=True)) for steps, values in several]
+    common = sorted(set.intersection(*(set(one) for one in known)))
+    return np.array(common), np.array([[one[step] for step in common] for one in known])
 
 
 def first_value(run: Run, metric: str) -> float:

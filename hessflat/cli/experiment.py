@@ -10,8 +10,7 @@ from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import flags, sweep
 from hessflat.config import SCALES, find_module, load_module
-from hessflat.report.build import build
-from hessflat.report.terminal import print_summary
+from hessflat.report.build import build, print_summary
 from hessflat.runs import cost_model, jobs, pool
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError, require_known

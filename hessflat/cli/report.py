@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hessflat.cli import flags
 from hessflat.cli.experiment import report_all
-from hessflat.report.terminal import print_summary
+from hessflat.report.build import print_summary
 from hessflat.utils.errors import InputError
 
 

@@ -12,7 +12,7 @@ import jax
 from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.cli import experiment
-from hessflat.report.verdicts import Record, judge, tally
+from hessflat.report.sections import Record, judge, tally
 from hessflat.runs import cost_model, pool, run_folder, throughput
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress

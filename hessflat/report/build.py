@@ -1,46 +1,97 @@
-"""Everything in the report folder, from finished runs: claims, page, Markdown, figures and their numbers."""
+"""Everything in the report folder, from finished runs: claims, page, Markdown, figures; and a summary to print."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
-from hessflat.report.section import correlations, make_section
-from hessflat.report.verdicts import Record
+from hessflat.report.sections import Record, correlations, judge, make_section, tally
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
 
+WIDTH = 100
+_COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
+
 
 def build(
-    entries: Sequence[StoredExperiment | tuple[Any, ...]], out: Path, tell: Callable[[str], None] = lambda slug: None
+    stored: Sequence[StoredExperiment], out: Path, on_drawn: Callable[[str], None] = lambda slug: None
 ) -> list[Record]:
     """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
 
-    `tell` hears of each entry when it is drawn.
+    `on_drawn` is called with each experiment's slug when its section is drawn.
 
     The same runs give the same bytes. Each file is replaced whole, the page last, so that a reader never meets half
     of one and the page never shows what its figures do not have yet.
+
+    Raises:
+        InputError: an experiment is listed twice at one scale, or `out` cannot be written.
     """
-    listed = [StoredExperiment(*entry) for entry in entries]
-    slugs = [entry.slug for entry in listed]
+    slugs = [one.slug for one in stored]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
         raise InputError(f"{twice[0]} is listed twice; give all runs of an experiment at one scale in one entry")
     sections = []
-    for entry in listed:
-        sections.append(make_section(entry))
-        tell(entry.slug)
+    for one in stored:
+        sections.append(make_section(one))
+        on_drawn(one.slug)
     tables = correlations(sections)
     records = [record for section in sections for record in section.records]
     out = Path(out)
     for section in sections:
-        for plate in section.plates:
+        for figure in section.figures:
             for ending in ("svg", "png", "csv"):
-                write_atomically(out / "figures" / f"{plate.stem}.{ending}", getattr(plate, ending))
+                write_atomically(out / "figures" / f"{figure.stem}.{ending}", getattr(figure, ending))
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     write_atomically(out / "report.md", markdown(sections, tables))
     write_atomically(out / "index.html", page(sections, tables))
     return records
+
+
+def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None) -> None:
+    """Verdict, claim, the paper's value and ours, per experiment; then how to make what is missing.
+
+    Lines up at 100 columns, and as well when the output is piped.
+    """
+    console = Console(file=file, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    judged = [(one, judge(one)) for one in stored]
+    for one, records in judged:
+        if records:
+            console.print(_verdict_table(f"{one.experiment.id}, {one.scale} scale ({one.experiment.paper})", records))
+            console.print()
+    everything = [record for _, records in judged for record in records]
+    console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
+    for one in stored:
+        if one.missing:
+            # Never wrapped, so that it can be copied.
+            console.print(Text(one.missing_text), soft_wrap=True)
+        for run in one.runs:
+            if run.status != "done":
+                console.print(Text(f"{run.status}, {one.slug}: {run.path}"), soft_wrap=True)
+
+
+def _verdict_table(title: str, records: Sequence[Record]) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    table.add_column("verdict", no_wrap=True, width=9)
+    table.add_column("claim", ratio=3, overflow="fold")
+    table.add_column("paper", ratio=3, overflow="fold")
+    table.add_column("here", ratio=4, overflow="fold")
+    table.add_column("seeds", justify="right", no_wrap=True, width=5)
+    for record in records:
+        verdict = record["verdict"]
+        table.add_row(
+            Text(verdict, style=_COLOURS[verdict]),
+            Text(record["claim"]),
+            Text(record["paper_value"]),
+            Text(record["value"] or "–"),
+            Text(str(record["seeds"])),
+        )
+    return table

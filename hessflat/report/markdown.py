@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
-from hessflat.report.provenance import commands, facts, settings
-from hessflat.report.section import CORRELATIONS, Section
-from hessflat.report.verdicts import Record, by_paper, tally
+from hessflat.report.sections import CORRELATIONS, Record, Section, by_paper, commands, facts, settings, tally
 
 
 def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
@@ -41,27 +39,27 @@ def _summary(records: Sequence[Record]) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    entry = section.entry
-    parts = [f"## {entry.experiment.id} ({entry.scale} scale)", entry.experiment.question]
-    if entry.experiment.notes:
-        parts.append(entry.experiment.notes)
-    absent = [f"- `{run.path}`: {run.status}" for run in entry.runs if run.status != "done"]
-    absent += [f"- {entry.missing_text}"] if entry.missing else []
-    absent += [f"- {line}" for line in section.trouble]
+    stored = section.stored
+    parts = [f"## {stored.experiment.id} ({stored.scale} scale)", stored.experiment.question]
+    if stored.experiment.notes:
+        parts.append(stored.experiment.notes)
+    absent = [f"- `{run.path}`: {run.status}" for run in stored.runs if run.status != "done"]
+    absent += [f"- {stored.missing_text}"] if stored.missing else []
+    absent += [f"- {line}" for line in section.problems]
     if absent:
         parts.append("\n".join(absent))
     parts += [_claim(record) for record in section.records]
-    for plate in section.plates:
-        parts.append(f"![{plate.stem}](figures/{plate.stem}.png)\n\n{plate.caption}")
+    for figure in section.figures:
+        parts.append(f"![{figure.stem}](figures/{figure.stem}.png)\n\n{figure.caption}")
     parts += [as_markdown(table) for table in section.tables]
-    if entry.runs:
-        varied = [f"- varies: {name}: {values}" for name, values in settings(entry.runs)[1] if name != "seed"]
-        told = [
-            f"- configuration: {entry.experiment.config}",
-            *(f"- {name}: {value}" for name, value in facts(entry.runs)),
+    if stored.runs:
+        varied = [f"- varies: {name}: {values}" for name, values in settings(stored.runs)[1] if name != "seed"]
+        lines = [
+            f"- configuration: {stored.experiment.config}",
+            *(f"- {name}: {value}" for name, value in facts(stored.runs)),
         ]
-        parts.append("\n".join(told + varied))
-        parts.append("\n".join(["```", *commands(entry.runs), "```"]))
+        parts.append("\n".join(lines + varied))
+        parts.append("\n".join(["```", *commands(stored.runs), "```"]))
     return parts
 
 

@@ -8,9 +8,18 @@ from collections.abc import Sequence
 from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
-from hessflat.report.provenance import commands, facts, run_table, settings
-from hessflat.report.section import CORRELATIONS, Plate, Section
-from hessflat.report.verdicts import Record, by_paper, tally
+from hessflat.report.sections import (
+    CORRELATIONS,
+    Record,
+    RenderedFigure,
+    Section,
+    by_paper,
+    commands,
+    facts,
+    run_table,
+    settings,
+    tally,
+)
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
 
@@ -89,8 +98,8 @@ def _anchor(record: Record) -> str:
     return _text(f"{record['experiment']}-{record['scale']}-{record['claim']}".replace(" ", "-"))
 
 
-def _ways(record: Record) -> str:
-    """From a verdict to what it rests on."""
+def _links(record: Record) -> str:
+    """From a verdict to its figures, its numbers, its configuration and command."""
     slug = f"{record['experiment']}-{record['scale']}"
     parts = {"figures": "figures", "numbers": "numbers", "configuration and command": "provenance"}
     return " · ".join(f'<a href="#{_text(slug)}-{part}">{words}</a>' for words, part in parts.items())
@@ -100,7 +109,7 @@ def _summary(paper: str, records: Sequence[Record]) -> str:
     rows = "\n".join(
         f"<tr><td>{_verdict(record['verdict'])}</td>"
         f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
-        f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}: {_ways(record)}</span></td>'
+        f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}: {_links(record)}</span></td>'
         f"<td>{_text(record['paper_value'])}</td><td>{_value(record['value']) or '–'}</td>"
         f"<td>{_text(record['scale'])},<br>{_text(_seeds(record['seeds']))}</td></tr>"
         for record in records
@@ -123,34 +132,34 @@ def _seeds(count: int) -> str:
 
 
 def _section(section: Section) -> str:
-    entry = section.entry
+    stored = section.stored
     parts = [
-        f'<h2 id="{_text(entry.slug)}">{_text(entry.experiment.id)} <span class="soft">({_text(entry.scale)} scale)'
-        f"</span></h2>\n<p>{_text(entry.experiment.question)}</p>",
-        f"<p>{_text(entry.experiment.notes)}</p>" if entry.experiment.notes else "",
-        _absent(entry),
-        *(f'<p class="fails">{_text(line)}</p>' for line in section.trouble),
+        f'<h2 id="{_text(stored.slug)}">{_text(stored.experiment.id)} <span class="soft">({_text(stored.scale)} scale)'
+        f"</span></h2>\n<p>{_text(stored.experiment.question)}</p>",
+        f"<p>{_text(stored.experiment.notes)}</p>" if stored.experiment.notes else "",
+        _absent(stored),
+        *(f'<p class="fails">{_text(line)}</p>' for line in section.problems),
         *(_claim(record) for record in section.records),
-        _place(entry, "figures", *(_figure(plate) for plate in section.plates)),
-        _place(entry, "numbers", *(as_html(table) for table in section.tables)),
-        _place(entry, "provenance", _provenance(entry)),
+        _part(stored, "figures", *(_figure(figure) for figure in section.figures)),
+        _part(stored, "numbers", *(as_html(table) for table in section.tables)),
+        _part(stored, "provenance", _provenance(stored)),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _place(entry: StoredExperiment, part: str, *contents: str) -> str:
-    """A part of a section that a verdict can lead to."""
-    return "\n".join([f'<div id="{_text(entry.slug)}-{part}">', *contents, "</div>"])
+def _part(stored: StoredExperiment, part: str, *contents: str) -> str:
+    """A part of a section that verdicts link to."""
+    return "\n".join([f'<div id="{_text(stored.slug)}-{part}">', *contents, "</div>"])
 
 
-def _absent(entry: StoredExperiment) -> str:
+def _absent(stored: StoredExperiment) -> str:
     """Runs that did not finish, and runs that are not there: said before any number."""
-    lines = [f"{run.path}: {run.status}" for run in entry.runs if run.status != "done"]
-    if not entry.runs:
+    lines = [f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"]
+    if not stored.runs:
         lines.append("no runs yet")
     parts = [f'<p class="undecided">{_text(line)}</p>' for line in lines]
-    if entry.missing:
-        parts.append(f'<p class="undecided">{_text(entry.missing_text)}</p>')
+    if stored.missing:
+        parts.append(f'<p class="undecided">{_text(stored.missing_text)}</p>')
     return "\n".join(parts)
 
 
@@ -167,24 +176,24 @@ def _claim(record: Record) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _figure(plate: Plate) -> str:
+def _figure(figure: RenderedFigure) -> str:
     # As an image rather than inline: the element names of one SVG cannot meet those of the next.
-    image = base64.b64encode(plate.svg).decode()
-    caption = _text(plate.caption)
+    image = base64.b64encode(figure.svg).decode()
+    caption = _text(figure.caption)
     return (
         f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{image}">\n'
-        f'<figcaption>{caption} <a href="figures/{_text(plate.stem)}.csv">Numbers (CSV)</a></figcaption></figure>'
+        f'<figcaption>{caption} <a href="figures/{_text(figure.stem)}.csv">Numbers (CSV)</a></figcaption></figure>'
     )
 
 
-def _provenance(entry: StoredExperiment) -> str:
-    runs = entry.runs
+def _provenance(stored: StoredExperiment) -> str:
+    runs = stored.runs
     if not runs:
-        return f'<p class="soft">Configuration: {_text(entry.experiment.config)}</p>'
+        return f'<p class="soft">Configuration: {_text(stored.experiment.config)}</p>'
     shared, varied = settings(runs)
-    told = [("configuration", entry.experiment.config), ("scale", entry.scale), *facts(runs)]
-    told += [(f"varies: {name}", values) for name, values in varied if name != "seed"]
-    listed = "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in told)
+    facts_shown = [("configuration", stored.experiment.config), ("scale", stored.scale), *facts(runs)]
+    facts_shown += [(f"varies: {name}", values) for name, values in varied if name != "seed"]
+    listed = "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts_shown)
     made_by = commands(runs)
     command_text = _text("\n".join(made_by))
     words = (

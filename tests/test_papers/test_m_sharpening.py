@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.macdonald2023 import m_sharpening
-from experiments.macdonald2023._smoothing import JACOBIAN, SHARPNESS, less_growth
+from experiments.macdonald2023.label_smoothing import JACOBIAN, SHARPNESS, less_growth
 from hessflat.analysis.results import Run
 
 

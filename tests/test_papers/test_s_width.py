@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from experiments.sagun2017 import _extremes as extremes
-from experiments.sagun2017 import s_width
+from experiments.sagun2017 import s_width, spectrum_ends
 from hessflat.analysis.results import load_run
 
 LARGEST = np.concatenate([np.geomspace(2.0, 1.0, 9), np.geomspace(0.1, 0.05, 11)])
@@ -31,7 +30,7 @@ def run_of(tmp_path, width, seed, scale=1.0, exact=None):
 def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     runs = [run_of(tmp_path, width, seed, 1.01**seed) for width in (10, 30, 70) for seed in range(3)]
     assert s_width.right_edge(runs).verdict == "holds"
-    by_elbow, by_ratio = (claim.decide(runs) for claim in extremes.as_many(s_width.WIDTH, "", ""))
+    by_elbow, by_ratio = (claim.decide(runs) for claim in spectrum_ends.as_many(s_width.WIDTH, "", ""))
     assert by_elbow.verdict == by_ratio.verdict == "holds"
     assert by_ratio.value == "above the largest ratio of neighbours 9, 9, 9 at hidden units 10, 30, 70"
     assert s_width.share_below_zero(runs).verdict == "not run"
@@ -44,6 +43,6 @@ def test_a_missed_eigenvalue_shows_against_the_exact_spectrum(tmp_path):
     tail = -np.geomspace(1e-3, 1e-4, 6)
     right = run_of(tmp_path / "right", 3, 0, exact=np.concatenate([LARGEST, tail, np.zeros(5)]))
     missed = run_of(tmp_path / "missed", 3, 0, exact=np.concatenate([LARGEST, tail, np.zeros(5), [-5e-4]]))
-    assert extremes.error_of_ends(right) == pytest.approx(0)
-    assert extremes.error_of_ends(missed) > 0.1
-    assert extremes.share_below_zero(right) == pytest.approx(6 / 31)
+    assert spectrum_ends.error_of_ends(right) == pytest.approx(0)
+    assert spectrum_ends.error_of_ends(missed) > 0.1
+    assert spectrum_ends.share_below_zero(right) == pytest.approx(6 / 31)

@@ -9,9 +9,8 @@ from hessflat.analysis.claims import compare, increases
 from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
-from hessflat.report.build import build
+from hessflat.report.build import build, print_summary
 from hessflat.report.figures import over_training, panels_against
-from hessflat.report.terminal import print_summary
 from hessflat.utils.errors import InputError
 
 KEYS = "experiment claim paper where statement paper_value value spread seeds rule verdict scale runs explanation"
@@ -60,16 +59,16 @@ TOY = Experiment(
 
 
 @pytest.fixture
-def entries(tmp_path):
+def stored(tmp_path):
     runs = [load_run(folder) for folder in write_sweep(tmp_path, l2s=(0.0, 5e-4))]
     lost = write_run(
         tmp_path, 5e-3, 0, status="diverged", reason="loss is NaN at step 31", epochs=(0, 1), spectra=False
     )
-    return [(TOY, "small", [*runs, load_run(lost)]), (TOY, "paper", [], 15)]
+    return [StoredExperiment(TOY, "small", [*runs, load_run(lost)]), StoredExperiment(TOY, "paper", [], 15)]
 
 
-def test_claims_are_data(entries, tmp_path):
-    records = build(entries, tmp_path / "report")
+def test_claims_are_data(stored, tmp_path):
+    records = build(stored, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "claims.json").read_text()) == records
     assert [list(record) for record in records] == [KEYS.split()] * 6
     verdicts = {(record["scale"], record["claim"]): record["verdict"] for record in records}
@@ -87,8 +86,8 @@ def test_claims_are_data(entries, tmp_path):
     assert str(tmp_path) not in json.dumps(records)
 
 
-def test_every_figure_has_its_files_and_its_numbers(entries, tmp_path):
-    build(entries, tmp_path / "report")
+def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
+    build(stored, tmp_path / "report")
     names = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
     assert names == [
         f"toy-small-{name}.{ending}" for name in ("against-l2", "over-training") for ending in ("csv", "png", "svg")
@@ -96,14 +95,14 @@ def test_every_figure_has_its_files_and_its_numbers(entries, tmp_path):
     lines = (tmp_path / "report" / "figures" / "toy-small-against-l2.csv").read_text().splitlines()
     expected = [
         f"hessian.lambda_max,{run.setting('optim.l2')},{run.seed},{run.final('hessian.lambda_max')!r}"
-        for run in entries[0][2]
+        for run in stored[0].runs
         if run.status == "done"
     ]
     assert lines == ["metric,optim.l2,seed,value", *expected]
 
 
-def test_the_page_needs_nothing_else(entries, tmp_path):
-    build(entries, tmp_path / "report")
+def test_the_page_needs_nothing_else(stored, tmp_path):
+    build(stored, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
@@ -115,8 +114,8 @@ def test_the_page_needs_nothing_else(entries, tmp_path):
     assert len(re.findall('href="#', page)) == 4 * 6
 
 
-def test_the_page_escapes_and_tells_what_must_be_known(entries, tmp_path):
-    build(entries, tmp_path / "report")
+def test_the_page_escapes_and_tells_what_must_be_known(stored, tmp_path):
+    build(stored, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Does L2 sharpen &lt;the&gt; minimum?" in page
     assert "the gap grows with &lt;L2&gt;" in page
@@ -128,9 +127,9 @@ def test_the_page_escapes_and_tells_what_must_be_known(entries, tmp_path):
         assert fact in text
 
 
-def test_the_same_runs_give_the_same_bytes(entries, tmp_path):
+def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
     for name in ("one", "two"):
-        build(entries, tmp_path / name)
+        build(stored, tmp_path / name)
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
     assert len(files) == 9  # nothing left over from writing
     for file in files:
@@ -154,16 +153,16 @@ def test_what_cannot_be_drawn_does_not_stop_the_report(tmp_path):
         runs[0].spectrum("hessian")
         return []
 
-    build([(TOY._replace(draw=draw), "small", [run])], tmp_path / "report")
+    build([StoredExperiment(TOY._replace(draw=draw), "small", [run])], tmp_path / "report")
     assert "cannot read spectra/" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_bad_requests_are_one_line(entries, tmp_path):
+def test_bad_requests_are_one_line(stored, tmp_path):
     with pytest.raises(InputError, match="toy-small is listed twice"):
-        build([entries[0], entries[0]], tmp_path / "report")
+        build([stored[0], stored[0]], tmp_path / "report")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*choose another folder") as caught:
-        build(entries[1:], tmp_path / "file")
+        build(stored[1:], tmp_path / "file")
     assert "\n" not in str(caught.value)
 
 
@@ -172,9 +171,9 @@ def test_no_entries_give_an_empty_report(tmp_path):
     assert "0 claims: none" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_the_summary_lines_up_when_piped(entries):
+def test_the_summary_lines_up_when_piped(stored):
     out = io.StringIO()
-    print_summary(entries, file=out)
+    print_summary(stored, file=out)
     lines = out.getvalue().splitlines()
     header = next(line for line in lines if line.startswith("verdict"))
     column = header.index("here")

@@ -16,7 +16,7 @@ from hessflat.report.figures import (
     spectra_by,
 )
 from hessflat.report.figures.style import as_png, as_svg
-from hessflat.report.section import as_csv
+from hessflat.report.sections import as_csv
 from hessflat.utils.errors import InputError
 
 

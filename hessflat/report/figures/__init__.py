@@ -1,12 +1,20 @@
-"""The figures that several experiments share: each takes runs and returns a `Drawing` with its numbers."""
+"""The figures that several experiments share: each takes runs and returns a `Drawing` with its numbers.
 
-from hessflat.report.figures.axes import Panel
+`panels`: final metrics against a setting. `curves`: metrics over training, or along a line. `spectra`: spectra and
+ordered eigenvalues. `style` and `captions`: what they and the figures of single experiments are made with.
+"""
+
 from hessflat.report.figures.captions import context
-from hessflat.report.figures.curves import CurvePanel, curves_with_bands
+from hessflat.report.figures.curves import (
+    CurvePanel,
+    curves_with_bands,
+    degeneracy_over_training,
+    grid_over_training,
+    over_training,
+)
 from hessflat.report.figures.panels import grid_against, panels_against
-from hessflat.report.figures.ranked import RankPanel, eigenvalues_by_rank
-from hessflat.report.figures.spectra import spectra_by
-from hessflat.report.figures.training import degeneracy_over_training, over_training
+from hessflat.report.figures.spectra import RankPanel, eigenvalues_by_rank, spectra_by, spectra_over_training
+from hessflat.report.figures.style import Panel
 
 __all__ = [
     "CurvePanel",
@@ -17,7 +25,9 @@ __all__ = [
     "degeneracy_over_training",
     "eigenvalues_by_rank",
     "grid_against",
+    "grid_over_training",
     "over_training",
     "panels_against",
     "spectra_by",
+    "spectra_over_training",
 ]

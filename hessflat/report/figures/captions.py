@@ -5,7 +5,7 @@ from typing import Any
 
 from hessflat.analysis.names import metric_name, plain
 from hessflat.analysis.results import Run, finished
-from hessflat.report.figures.axes import Panel
+from hessflat.report.figures.style import Panel
 
 
 def context(runs: Sequence[Run]) -> str:
@@ -20,12 +20,12 @@ def context(runs: Sequence[Run]) -> str:
         ("with statistics of a batch of", [run.manifest.get("statistics_batch") for run in normed]),
         ("scale", [run.config.get("scale") for run in runs]),
     ]
-    told = []
-    for what, found in facts:
-        values = sorted({plain(value) for value in found} - {""})
+    parts = []
+    for what, of_runs in facts:
+        values = sorted({plain(value) for value in of_runs} - {""})
         if values:
-            told.append(f"{what} {' or '.join(values)}")
-    return f"({'; '.join(told)})" if told else ""
+            parts.append(f"{what} {' or '.join(values)}")
+    return f"({'; '.join(parts)})" if parts else ""
 
 
 def has_batch_norm(run: Run) -> bool:

@@ -11,17 +11,24 @@ from matplotlib.axes import Axes
 from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.names import setting_name
 from hessflat.analysis.results import Run, by_setting, finished
-from hessflat.report.figures.axes import (
+from hessflat.report.figures.captions import context, listed, lost_words, panel_words, seed_range
+from hessflat.report.figures.style import (
+    LOST,
+    PALETTE,
+    STYLE,
     Panel,
+    append_row,
     grid_shape,
     grouped_runs,
     legend_above,
+    letter,
     metric_axis,
+    new_columns,
+    new_figure,
+    ordered_colours,
     setting_axis,
     setting_legend,
 )
-from hessflat.report.figures.captions import context, listed, lost_words, panel_words, seed_range
-from hessflat.report.figures.style import LOST, PALETTE, STYLE, letter, new_figure, ordered_colours
 
 
 def panels_against(
@@ -37,14 +44,14 @@ def panels_against(
     setting `lines`, a panel has one metric, and a line for each value of that setting.
     """
     groups = grouped_runs(runs, x)
-    wanted = [Panel(*panel) for panel in panels]
-    rows, columns = grid_shape(len(wanted))
+    shown = [Panel(*panel) for panel in panels]
+    rows, columns = grid_shape(len(shown))
     figure, axes = new_figure(rows, columns, 2.1)
-    data: dict[str, list[Any]] = {column: [] for column in ("metric", x, *([lines] if lines else []), "seed", "value")}
+    data = new_columns("metric", x, *([lines] if lines else []), "seed", "value")
     by_line = by_setting(runs, lines) if lines else {}
     colours = ordered_colours(len(by_line))
     with matplotlib.rc_context(STYLE):
-        for axis, panel in zip(axes, wanted, strict=False):
+        for axis, panel in zip(axes, shown, strict=False):
             metrics = (panel.metric,) if isinstance(panel.metric, str) else panel.metric
             if lines:
                 for colour, group in zip(colours, by_line.values(), strict=True):
@@ -57,16 +64,16 @@ def panels_against(
             metric_axis(axis, metrics, panel.label, panel.scale)
             if len(metrics) > 1:
                 legend_above(axis, metrics)
-    for axis in axes[len(wanted) :]:
+    for axis in axes[len(shown) :]:
         axis.set_visible(False)
     if lines:
         setting_legend(figure, by_line, colours, lines)
-    letter(axes[: len(wanted)])
+    letter(axes[: len(shown)])
     each = f" for each {setting_name(lines)}" if lines else ""
-    shown = [group for line in by_line.values() for group in by_setting(line, x).values()] or groups.values()
+    averaged = [group for line in by_line.values() for group in by_setting(line, x).values()] or groups.values()
     caption = (
-        f"{listed([panel_words(panel) for panel in wanted])} against {setting_name(x)}{each} at the end of training. "
-        f"Points: single seeds; line and error bars: mean ± 1 std over {seed_range(dict(enumerate(shown)))}."
+        f"{listed([panel_words(panel) for panel in shown])} against {setting_name(x)}{each} at the end of training. "
+        f"Points: single seeds; line and error bars: mean ± 1 std over {seed_range(dict(enumerate(averaged)))}."
         f"{lost_words(runs)} {context(runs)}"
     )
     return Drawing(name or f"against-{x.rpartition('.')[2]}", caption, figure, data)
@@ -83,17 +90,17 @@ def grid_against(
 
     Means ± standard deviation over seeds, and a point per seed, as in `panels_against`; a row shares its axis.
     """
-    wanted = [Panel(*panel) for panel in panels]
-    figure, axes = new_figure(len(wanted), len(columns), 1.25, sharey="row")
+    rows = [Panel(*panel) for panel in panels]
+    figure, axes = new_figure(len(rows), len(columns), 1.25, sharey="row")
     by_line = by_setting([run for _, runs in columns for run in runs], lines)
     colours = ordered_colours(len(by_line))
-    data: dict[str, list[Any]] = {column: [] for column in ("metric", "setting", "at", lines, "seed", "value")}
+    data = new_columns("metric", "setting", "at", lines, "seed", "value")
     with matplotlib.rc_context(STYLE):
-        for row, panel in enumerate(wanted):
+        for row, panel in enumerate(rows):
             metric = panel.metric if isinstance(panel.metric, str) else panel.metric[0]
             for column, (setting, runs) in enumerate(columns):
                 axis = axes[row * len(columns) + column]
-                drawn: dict[str, list[Any]] = {key: [] for key in ("metric", "at", lines, "seed", "value")}
+                drawn = new_columns("metric", "at", lines, "seed", "value")
                 for value, colour in zip(by_line, colours, strict=True):
                     chosen = [run for run in runs if run.setting(lines) == value]
                     _means_with_points(axis, by_setting(chosen, setting), metric, colour, drawn, (setting, lines))
@@ -102,8 +109,8 @@ def grid_against(
                 groups = by_setting(runs, setting)
                 _mark_lost(axis, groups)
                 setting_axis(axis, list(groups), setting)
-                axis.tick_params(axis="x", labelbottom=row == len(wanted) - 1, labelsize=6, rotation=45)
-                if row < len(wanted) - 1:
+                axis.tick_params(axis="x", labelbottom=row == len(rows) - 1, labelsize=6, rotation=45)
+                if row < len(rows) - 1:
                     axis.set_xlabel("")
                 if column == 0:
                     metric_axis(axis, (metric,), panel.label, panel.scale)
@@ -125,9 +132,7 @@ def _means_with_points(
         points = [(run, run.final_or_nan(metric)) for run in finished(group)]
         points = [(run, point) for run, point in points if math.isfinite(point)]
         for run, point in points:
-            cells = (metric, *(run.setting(setting) for setting in settings), run.seed, point)
-            for column, cell in zip(data.values(), cells, strict=True):
-                column.append(cell)
+            append_row(data, metric, *(run.setting(setting) for setting in settings), run.seed, point)
         if points:
             numbers = np.array([point for _, point in points])
             axis.plot([value] * len(points), numbers, "o", color=colour, alpha=0.45, markersize=3, markeredgewidth=0)

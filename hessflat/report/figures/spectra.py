@@ -1,21 +1,34 @@
-"""The figure of spectra: Ritz values against their weights, over the exact eigenvalues where these are known."""
+"""Spectra: Ritz values against their weights, over exact eigenvalues where these are known; eigenvalues by rank."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.names import OPERATOR_NAMES, OPERATORS, axis_name, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import Run, finished
-from hessflat.report.figures.axes import grid_shape, grouped_runs, legend_below
 from hessflat.report.figures.captions import context, mode_words
-from hessflat.report.figures.style import GREY, PALETTE, STYLE, letter, new_figure
+from hessflat.report.figures.style import (
+    GREY,
+    PALETTE,
+    STYLE,
+    append_row,
+    grid_shape,
+    grouped_runs,
+    legend_below,
+    letter,
+    new_columns,
+    new_figure,
+    ordered_colours,
+)
 
 # Weights can be as small as float64 allows; further down the log axis shows nothing new.
 WEIGHT_FLOOR = 1e-12
@@ -41,7 +54,7 @@ def spectra_by(
     groups = grouped_runs(runs, by)
     rows, columns = grid_shape(len(groups))
     figure, panels = new_figure(rows, columns, 2.2, sharey=True)
-    data: dict[str, list[Any]] = {name: [] for name in (by, "seed", "step", "kind", "value", "weight")}
+    data = new_columns(by, "seed", "step", "kind", "value", "weight")
     drawn, ends, clipped, any_exact = [], [], False, False
     floor = 1.0
     for panel, (value, group) in zip(panels, groups.items(), strict=False):
@@ -120,6 +133,52 @@ def spectra_by(
     return Drawing(f"spectra-{operator}", caption, figure, data)
 
 
+def spectra_over_training(run: Run, name: str, subject: str, operator: str = "hessian", most: int = 6) -> Drawing:
+    """Ritz values against their weights at up to `most` measured steps of a run, near zero, of the first probe.
+
+    The caption begins with `subject`, in words.
+    """
+    lines = [line for line in run.metrics if run.has_spectrum(operator, line["step"])]
+    shown = [lines[index] for index in sorted({round(i) for i in np.linspace(0, len(lines) - 1, most)})]
+    rows, columns = grid_shape(len(shown))
+    figure, axes = new_figure(rows, columns, 1.9, sharey=True)
+    data = new_columns("epoch", "seed", "value", "weight")
+    plain = operator.removesuffix("_eval")
+    both_modes = any(run.has_spectrum(f"{plain}_eval", line["step"]) for line in run.metrics)
+    with matplotlib.rc_context(STYLE):
+        for axis, line in zip(axes, shown, strict=False):
+            spectrum = run.spectrum(operator, line["step"])
+            count = int(spectrum["num_valid"][0])
+            nodes, weights = spectrum["nodes"][0][:count], spectrum["weights"][0][:count]
+            largest = float(np.abs(nodes).max())
+            decade = 10.0 ** math.floor(math.log10(largest))
+            axis.set_xscale("symlog", linthresh=1e-3 * largest, linscale=1.0)
+            axis.set_xticks([-decade, -decade / 100, 0.0, decade / 100, decade])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
+            heights = np.maximum(weights, WEIGHT_FLOOR)
+            axis.vlines(nodes, WEIGHT_FLOOR, heights, color=PALETTE[0], linewidth=0.7)
+            axis.plot(nodes, heights, "o", color=PALETTE[0], markersize=2.4)
+            axis.set_title(f"epoch {line['epoch']:g}")
+            axis.set_xlabel(f"eigenvalue of ${OPERATORS[plain]}$")
+            for value, weight in zip(nodes, weights, strict=True):
+                append_row(data, float(line["epoch"]), run.seed, float(value), float(weight))
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(WEIGHT_FLOOR, 3.0)
+        for axis in axes[::columns]:
+            axis.set_ylabel("weight")
+        for axis in axes[len(shown) :]:
+            axis.set_visible(False)
+    letter(axes[: len(shown)])
+    caption = (
+        f"{subject}: spectrum of the {OPERATOR_NAMES[plain]}{mode_words([run], operator) if both_modes else ''} during "
+        f"training, Ritz values against their weights, one probe, seed {run.seed}. The horizontal axis is linear "
+        "within 1e-3 of the largest |eigenvalue| of each panel and logarithmic beyond, so that a split of the peak at "
+        f"zero can be seen. {context([run])}"
+    )
+    return Drawing(name, caption, figure, data)
+
+
 def _extend(data: dict[str, list[Any]], by: str, value: Any, seed: int, step: int, kind: str, x: Any, y: Any) -> None:
     fixed = {by: value, "seed": seed, "step": step, "kind": kind}
     for name, constant in fixed.items():
@@ -177,3 +236,69 @@ def _say(panel: Axes, text: str) -> None:
 
 def _fates(group: Sequence[Run]) -> str:
     return "\n".join(f"seed {run.seed}: {run.status}" for run in group if run.status != "done")
+
+
+class RankPanel(NamedTuple):
+    """Eigenvalues `[P]` by label, and which of them are shown; of several seeds `[seeds, P]`, the mean and ± 1 std.
+
+    "all": every one against its rank, 1 the smallest. "largest": the `shown` largest against their order among these.
+    "negative": those below zero, at every seed, against their rank in per cent of P. Where only the end of a spectrum
+    that is shown is known, `sizes` holds P by label.
+    """
+
+    title: str
+    curves: dict[str, np.ndarray]
+    kind: Literal["all", "largest", "negative"] = "all"
+    shown: int = 120
+    note: str = ""
+    line: float | None = None  # a horizontal one, such as a cut-off
+    sizes: Mapping[str, int] = MappingProxyType({})
+    y_name: str = ""  # what the values are, where they are not the eigenvalues themselves
+
+
+_RANK_AXES = {"all": "rank", "largest": "order of largest eigenvalues", "negative": "rank, % of $P$"}
+
+
+def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, symbol: str = "H") -> Drawing:
+    """One panel each; the same label has the same colour in all, in the order in which labels come first."""
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    colours = dict(zip(labels, [PALETTE[0]] if len(labels) == 1 else ordered_colours(len(labels)), strict=True))
+    rows, columns = grid_shape(len(panels))
+    figure, axes = new_figure(rows, columns, 2.2)
+    data = new_columns("panel", "curve", "rank", "size", "eigenvalue")
+    with matplotlib.rc_context(STYLE):
+        for axis, panel in zip(axes, panels, strict=False):
+            for label, eigenvalues in panel.curves.items():
+                places, values, spread = _shown(np.sort(np.atleast_2d(np.asarray(eigenvalues, float))), panel)
+                num_params = panel.sizes.get(label, np.shape(eigenvalues)[-1])
+                x = 100 * places / num_params if panel.kind == "negative" else places
+                size = 5 if len(values) <= 200 else 2.5
+                axis.plot(x, values, ".", color=colours[label], markersize=size, markeredgewidth=0, label=label)
+                if spread.any():
+                    axis.fill_between(x, values - spread, values + spread, color=colours[label], alpha=0.2, linewidth=0)
+                for place, value in zip(places, values, strict=True):
+                    append_row(data, panel.title, label, float(place), num_params, float(value))
+            if panel.line is not None:
+                axis.axhline(panel.line, color="black", linestyle="--", linewidth=0.7)
+            if panel.note:
+                axis.text(0.04, 0.95, panel.note, transform=axis.transAxes, ha="left", va="top", fontsize=7)
+            axis.set_title(panel.title)
+            axis.set_xlabel(_RANK_AXES[panel.kind])
+            axis.set_ylabel(panel.y_name or f"eigenvalue of ${symbol}$")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    if len(labels) > 1:
+        handles = [Line2D([], [], color=colours[label], marker=".", markersize=6, linestyle="none") for label in labels]
+        legend_below(figure, handles, labels)
+    letter(axes[: len(panels)])
+    return Drawing(name, caption, figure, data)
+
+
+def _shown(ordered: np.ndarray, panel: RankPanel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks, from 1, of ascending rows `[seeds, k]`, and the mean and standard deviation of the eigenvalues there."""
+    if panel.kind == "negative":
+        ordered = ordered[:, (ordered < 0).all(axis=0)]
+    if panel.kind == "largest":
+        ordered = ordered[:, -panel.shown :]
+    spread = ordered.std(axis=0, ddof=1) if len(ordered) > 1 else np.zeros(ordered.shape[1])
+    return np.arange(1, ordered.shape[1] + 1, dtype=float), ordered.mean(axis=0), spread

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from experiments.granziol2020._beyond import beyond
 from hessflat.analysis import claims
-from hessflat.analysis.experiment import Claim, Drawing, Table
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Table
 from hessflat.analysis.names import metric_name
 from hessflat.analysis.results import Run
 from hessflat.analysis.tables import table_by
@@ -181,8 +181,8 @@ def sharper_and_better(*, where: str, paper_value: str, operator: str = "hessian
     )
 
 
-def learnt_by_heart(*, where: str, paper_value: str) -> Claim:
-    """The question is about networks that make no mistakes where they were trained."""
+def interpolates(*, where: str, paper_value: str) -> Claim:
+    """The network interpolates its training data: the question is about networks that make no mistakes there."""
     return Claim(
         id="train-accuracy",
         paper="G",
@@ -192,6 +192,70 @@ def learnt_by_heart(*, where: str, paper_value: str) -> Claim:
         rule="training error at most 0.01 in every run",
         decide=partial(
             claims.in_every_run, statistic=lambda run: run.final("train_error"), limit=0.01, what="training error"
+        ),
+    )
+
+
+# λ_max in coordinates that grow with the weights, by what is done to it.
+SCALED_SHARPNESS = {
+    "norm_scaled_lambda_max": "λ_max(H) times ‖w‖²",
+    "adaptive_lambda_max": "adaptive sharpness, λ_max of |w| H |w|,",
+    "filter_lambda_max": "filter-normalised sharpness",
+}
+
+
+def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
+    """Is the solution that generalises better the flatter one by this measure, as flatness promises?"""
+    return claims.all_of(
+        claims.compare(runs, metric, expect="smaller", **paired),
+        claims.compare(runs, "test_accuracy", scale="difference", **paired),
+    )
+
+
+def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
+    """Claims beyond the papers on two settings, which `paired` gives to `claims.compare` and `compared` names."""
+    scaled = tuple(
+        Claim(
+            id=name.replace("_", "-"),
+            paper="hessflat",
+            where="beyond the paper",
+            statement=(
+                f"{words} is smaller for the solution that generalises better: it sets right what raw sharpness gets "
+                "wrong"
+            ),
+            paper_value="not in the paper",
+            rule=f"the measure and test accuracy, {compared}: the first smaller, the second larger",
+            decide=partial(flatter_and_better, metric=f"{operator}.{name}", **paired),
+        )
+        for name, words in SCALED_SHARPNESS.items()
+    )
+    return (
+        Claim(
+            id="sharper-with-smaller-gap",
+            paper="hessflat",
+            where="beyond the paper",
+            statement="the solution with the smaller generalisation gap in loss is the sharper one",
+            paper_value="not in the paper for this network",
+            rule=f"λ_max(H) and |train − test loss|, {compared}: the first larger, the second smaller",
+            decide=partial(
+                claims.sharper_and_better,
+                sharpness=f"{operator}.lambda_max",
+                quality="gap_loss",
+                expect_quality="smaller",
+                **paired,
+            ),
+        ),
+        *scaled,
+        Claim(
+            id="jacobian-norm",
+            paper="hessflat",
+            where="beyond the paper",
+            statement=(
+                "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness"
+            ),
+            paper_value="not in the paper",
+            rule=f"max ‖∂f/∂x‖₂ and test accuracy, {compared}: the first smaller, the second larger",
+            decide=partial(flatter_and_better, metric="jacobian.max", **paired),
         ),
     )
 
@@ -206,7 +270,7 @@ SHARED_CLAIMS = (
         rule="Kendall τ of ‖w‖ with L2 in each seed below 0, 95 % t-interval",
         decide=partial(claims.increases, metric="weight_norm", expect="decreases"),
     ),
-    *beyond(COMPARED),
+    *scaled_sharpness_claims(COMPARED),
     Claim(
         id="zero-mass",
         paper="G",

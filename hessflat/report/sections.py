@@ -1,0 +1,209 @@
+"""What the report says of one experiment at one scale, as data: verdicts, figures, tables, and where they come from."""
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from hessflat.analysis.correlation import correlation_table, regulariser_tables
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
+from hessflat.analysis.names import number, plain
+from hessflat.analysis.results import Run
+from hessflat.report.figures.style import as_png, as_svg
+from hessflat.utils.errors import InputError
+
+VERDICTS = ("holds", "fails", "undecided", "not run")
+CORRELATIONS = "Which measures follow the generalisation gap?"
+
+# Keys of manifests that a reader needs, and what they are called.
+_FACTS = {
+    "num_params": "parameters",
+    "data": "data",
+    "device": "device",
+    "matmul_precision": "matmul precision",
+    "batch_norm_mode": "batch norm",
+    "statistics_batch": "batch-norm statistics batch",
+    "data_checksum": "data checksum",
+    "versions": "versions",
+    "git_commit": "code",
+}
+
+Record = dict[str, Any]
+Made = TypeVar("Made", Drawing, Table)
+
+
+class RenderedFigure(NamedTuple):
+    """A figure as files: `stem` is their common name, `caption` goes under it."""
+
+    stem: str
+    caption: str
+    svg: bytes
+    png: bytes
+    csv: bytes
+
+
+class Section(NamedTuple):
+    """Everything a page or a Markdown file says about one experiment at one scale."""
+
+    stored: StoredExperiment
+    records: Sequence[Record]
+    figures: Sequence[RenderedFigure]
+    tables: Sequence[Table]
+    problems: Sequence[str]
+
+
+def make_section(stored: StoredExperiment) -> Section:
+    """Decide, draw and tabulate; what the runs do not allow is said in one line instead of stopping the report."""
+    problems: list[str] = []
+    drawings = _attempt(stored, stored.experiment.draw, problems)
+    tables = _attempt(stored, stored.experiment.tabulate, problems)
+    return Section(stored, judge(stored), [_rendered(stored, drawing) for drawing in drawings], tables, problems)
+
+
+def correlations(sections: Sequence[Section]) -> list[Table]:
+    """What opens the report: each measure against the generalisation gap, over all experiments that ask."""
+    stored = [section.stored for section in sections]
+    by_experiment = correlation_table(stored)
+    return regulariser_tables(stored) + ([by_experiment] if by_experiment else [])
+
+
+def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:
+    if not stored.runs:
+        return []
+    try:
+        return make(stored.runs)
+    except InputError as error:
+        problems.append(" ".join(str(error).split()))
+        return []
+
+
+def _rendered(stored: StoredExperiment, drawing: Drawing) -> RenderedFigure:
+    stem = re.sub(r"[^\w.=-]+", "-", f"{stored.slug}-{drawing.name}")
+    return RenderedFigure(stem, drawing.caption, as_svg(drawing.figure), as_png(drawing.figure), as_csv(drawing.data))
+
+
+def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:
+    """Long-form columns of equal length as CSV; floats keep every digit."""
+    lengths = {len(column) for column in data.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"columns of unequal length: { {name: len(column) for name, column in data.items()} }")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(data)
+    writer.writerows(zip(*data.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def judge(stored: StoredExperiment) -> list[Record]:
+    """One record per claim, in the order of the experiment."""
+    return [_record(stored, claim, _evidence(stored, claim)) for claim in stored.experiment.claims]
+
+
+def tally(records: Iterable[Record]) -> str:
+    """`8 hold, 2 fail, 5 not run`: how many claims have each verdict."""
+    verdicts = [record["verdict"] for record in records]
+    verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail")}
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    return (
+        ", ".join(
+            f"{count} {verbs.get(verdict, (verdict, verdict))[count > 1]}" for verdict, count in counts.items() if count
+        )
+        or "none"
+    )
+
+
+def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records grouped by paper, papers in the order they first appear in."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["paper"], []).append(record)
+    return groups
+
+
+def _evidence(stored: StoredExperiment, claim: Claim) -> Evidence:
+    if not stored.runs:
+        return Evidence("", "", 0, "not run", stored.missing_text or "no runs")
+    try:
+        evidence = claim.decide(stored.runs)
+    except InputError as error:
+        # A measurement that is missing must not keep the other claims from being reported.
+        return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
+    return evidence._replace(explanation="; ".join(filter(None, (evidence.explanation, stored.missing_text))))
+
+
+def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Record:
+    return {
+        "experiment": stored.experiment.id,
+        "claim": claim.id,
+        "paper": claim.paper,
+        "where": claim.where,
+        "statement": claim.statement,
+        "paper_value": claim.paper_value,
+        "value": evidence.value,
+        "spread": evidence.spread,
+        "seeds": evidence.seeds,
+        "rule": claim.rule,
+        "verdict": evidence.verdict,
+        "scale": stored.scale,
+        "runs": [run.path for run in stored.runs],
+        "explanation": evidence.explanation,
+    }
+
+
+def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(name, value) of what the manifests say; runs that disagree give every value."""
+    if not runs:
+        return []
+    seeds = sorted({run.seed for run in runs})
+    pairs = [("seeds", ", ".join(map(str, seeds)))]
+    for key, name in _FACTS.items():
+        values = [value for value in dict.fromkeys(plain(run.manifest.get(key)) for run in runs) if value]
+        if values:
+            pairs.append((name, "; ".join(values)))
+    return pairs
+
+
+def commands(runs: Sequence[Run]) -> list[str]:
+    """The commands that made the runs, each once."""
+    each = [command for run in runs if (command := run.manifest.get("command"))]
+    return list(dict.fromkeys(shlex.join(one) if isinstance(one, list) else str(one) for one in each))
+
+
+def settings(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
+    """The configuration all runs share as JSON, and (setting, its values) for each that varies."""
+    flat = [_flatten(run.config) for run in runs]
+    shared, varied = {}, []
+    for name in dict.fromkeys(name for one in flat for name in one):
+        values = list(dict.fromkeys(json.dumps(one.get(name)) for one in flat))
+        if len(values) == 1:
+            shared[name] = json.loads(values[0])
+        else:
+            ordered = sorted((json.loads(value) for value in values), key=lambda value: (str(type(value)), value))
+            varied.append((name, ", ".join(number(v) if isinstance(v, float) else str(v) for v in ordered)))
+    return json.dumps(shared, indent=1, ensure_ascii=False), varied
+
+
+def run_table(runs: Sequence[Run]) -> Table:
+    """Every run with how it ended; those that did not finish come first, with the reason."""
+    order = sorted(runs, key=lambda run: (run.status == "done", run.path))
+    rows = tuple((run.path, str(run.seed), run.status, _end(run)) for run in order)
+    return Table("Run folders and how each run ended.", ("folder", "seed", "status", "end"), rows)
+
+
+def _end(run: Run) -> str:
+    last = f"epoch {number(run.final_or_nan('epoch'))}" if run.metrics else "nothing measured"
+    reason = plain(run.manifest.get("reason"))
+    return f"{last}: {reason}" if reason else last
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
