@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from hessflat.data.originals import ORIGINALS
+from hessflat.data.published import PUBLISHED
 
 
 def idx(array):
@@ -33,6 +33,7 @@ def write(folder, files):
 
 
 def known(name, layout, files):
-    """The published layout with the digests of the tiny files, so that the rest of it is exercised as it is."""
+    """The published data set with the digests of the tiny files, so that the rest of it is exercised as it is."""
     digests = {key: hashlib.md5(content).hexdigest() for key, content in files.items()}
-    return {name: (ORIGINALS[name][layout]._replace(digests=digests),)}
+    entry = PUBLISHED[name]
+    return {name: entry._replace(layouts=(entry.layouts[layout]._replace(digests=digests),))}

@@ -148,7 +148,7 @@ def test_one_file_asks_a_papers_question_of_another_tfds_data_set(walk_through, 
     monkeypatch.setenv("HESSFLAT_DATA", str(walk_through / "cache"))
     files, _ = mnist_files(counts=(60, 20))
     write(walk_through / "files", files)
-    prepare("fashion_mnist", walk_through / "files", originals=known("fashion_mnist", 0, files))
+    prepare("fashion_mnist", walk_through / "files", published=known("fashion_mnist", 0, files))
     experiment.main(["--exp=g_fashion", "--scale=smoke"])
     printed = capsys.readouterr().out
     asked = {claim.id for claim in experiment.load("g_fashion").claims}

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hessflat"
 
 ROOMS = ("utils", "config", "curvature", "data", "models", "training", "measures", "runs", "analysis", "report", "cli")
-# Curvature is a library of its own, and analysis reads files: neither knows how a run was made.
+# Curvature is a library of its own, and analysis reads files: neither knows how a run was made. What a number is called
+# is part of the measure that gives it, which `analysis/names.py` alone asks.
 FORBIDDEN = {
     "curvature": {"config", "data", "models", "training", "measures", "runs"},
     "data": {"curvature"},
@@ -19,6 +20,7 @@ FORBIDDEN = {
 }
 # What a run folder holds is written down once, for who writes it and for who reads it.
 SHARED_FORMAT = "runs.run_folder."
+ALLOWED = {("analysis/names.py", "measures")}
 # From the ground up; a module imports only from lines above its own.
 FLOORS = {
     "curvature": (
@@ -33,7 +35,7 @@ FLOORS = {
         {"compiled"},
         {"jobs"},
         {"dependencies", "cost_model"},
-        {"restore", "throughput"},
+        {"restore"},
         {"loop"},
         {"pool"},
     ),
@@ -75,7 +77,8 @@ def test_imports_point_one_way(path):
         if own == "analysis" and name.startswith(SHARED_FORMAT):
             continue
         assert ROOMS.index(room) <= ROOMS.index(own), f"{path} imports hessflat.{name}"
-        assert room not in FORBIDDEN.get(own, set()), f"{path} imports hessflat.{name}"
+        if (str(path.relative_to(PACKAGE)), room) not in ALLOWED:
+            assert room not in FORBIDDEN.get(own, set()), f"{path} imports hessflat.{name}"
 
 
 @pytest.mark.parametrize("room", FLOORS)

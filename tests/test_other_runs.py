@@ -11,8 +11,8 @@ import runs
 from test_runner import run_until_killed
 
 from hessflat.cli import measure
-from hessflat.measures import Subject
-from hessflat.measures.line import barrier, line
+from hessflat.measures.eval_state import EvalState
+from hessflat.measures.linear_interpolation import barrier, linear_interpolation
 from hessflat.runs import loop, pool, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.dependencies import named_run, waves
@@ -25,7 +25,7 @@ LITTLE = [
     "--config.train.steps=20",
 ]  # fmt: skip
 FIRST = "train.batch_size=256"
-ON_A_LINE = ["--config.measure.line=end", "--config.measure.line_points=4"]
+ON_A_LINE = ["--config.measure.linear_interpolation=end", "--config.measure.line_points=4"]
 
 
 def first(*more):
@@ -136,9 +136,9 @@ def test_a_barrier_is_what_exceeds_the_chord():
 
 
 def test_with_batch_norm_a_line_is_refused():
-    normed = Subject(*[None] * len(Subject._fields))._replace(statistics={"mean": np.zeros(2)})
-    with pytest.raises(InputError, match=r"config\.measure\.line is for models without batch norm"):
-        line(normed)
+    normed = EvalState(*[None] * len(EvalState._fields))._replace(batch_stats={"mean": np.zeros(2)})
+    with pytest.raises(InputError, match=r"config\.measure\.linear_interpolation is for models without batch norm"):
+        linear_interpolation(normed)
 
 
 @pytest.mark.slow

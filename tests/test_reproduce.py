@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from hessflat.cli import experiment, reproduce, sweep
-from hessflat.runs import pool, throughput
+from hessflat.runs import cost_model, pool
 from hessflat.runs.compiled import prepared
-from hessflat.runs.cost_model import AROUND, Speed, cost_of, data_of
+from hessflat.runs.cost_model import OVERHEAD, Throughput, data_shape, run_cost
 from hessflat.runs.jobs import jobs_of
 from hessflat.utils.errors import InputError
 
@@ -22,7 +22,7 @@ def arguments(tmp_path, names=TWO, *others):
 
 def test_operations_of_a_gradient_are_those_of_its_matrix_products():
     config = sweep.configs_of("g_logistic:paper")[0]
-    found = cost_of(config, Speed(1e9, 0.0))
+    found = run_cost(config, Throughput(1e9, 0.0))
     assert found.num_params == 7_850
     assert found.num_steps == 352_000
     # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
@@ -32,21 +32,21 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
     without = config.copy_and_resolve_references()
     with without.unlocked():
         without.measure.update(spectra="never", jacobian="never", performance="never")
-    assert cost_of(without, Speed(1e9, 0.0)).of_run() == pytest.approx(training / 20, rel=0.05)
+    assert run_cost(without, Throughput(1e9, 0.0)).of_run() == pytest.approx(training / 20, rel=0.05)
     # Small networks wait for their steps to be started.
-    assert cost_of(without, Speed(1e30, 1e-3)).of_run() == pytest.approx(17_600 * 1e-3 + AROUND)
+    assert run_cost(without, Throughput(1e30, 1e-3)).of_run() == pytest.approx(17_600 * 1e-3 + OVERHEAD)
 
 
 def test_a_plan_knows_the_sizes_that_a_run_has():
     config = sweep.configs_of("g_mlp:smoke")[0]
-    found, trainer = cost_of(config, Speed(1e9, 0.0)), prepared(config).trainer
+    found, trainer = run_cost(config, Throughput(1e9, 0.0)), prepared(config).trainer
     assert (found.num_params, found.num_steps) == (trainer.num_params, trainer.num_steps)
     cifar = sweep.configs_of("m_regularisers:paper")[0]
-    assert data_of(cifar) == (45_000, (32, 32, 3), 10, True)
+    assert data_shape(cifar) == (45_000, (32, 32, 3), 10, True)
 
 
 def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(throughput, "probe", lambda: Speed(1e9, 1e-6))
+    monkeypatch.setattr(cost_model, "device_throughput", lambda: Throughput(1e9, 1e-6))
     reproduce.main(arguments(tmp_path, TWO, "--dry=1"))
     assert not (tmp_path / "runs").exists()
     printed = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_probe_times_this_device():
-    found = throughput.probe()
+    found = cost_model.device_throughput()
     assert 1e6 < found.flops_per_second < 1e16
     assert 1e-8 < found.seconds_per_step < 1e-1
 

@@ -1,6 +1,6 @@
 """What a run can be told: when to stop, where to start, what to measure when, in which mode of batch norm."""
 
-import importlib
+import dataclasses
 
 import jax
 import jax.flatten_util
@@ -11,8 +11,8 @@ import runs
 from test_runner import run_until_killed
 
 import hessflat.curvature as cv
-from hessflat.measures import subject as subjects
-from hessflat.measures.spectra import operator_of
+from hessflat.measures import loss_limit
+from hessflat.measures.eval_state import curvature_data, curvature_operator
 from hessflat.runs import loop, restore, run_folder
 from hessflat.runs.compiled import prepared
 from hessflat.runs.jobs import jobs_of
@@ -44,10 +44,11 @@ def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp
     assert runs.metrics(folder)[-1]["train_accuracy"] == evals[-1]["train_accuracy"]
 
 
+EDGES = ["--config.measure.spectrum_edges=end"]
 SINE = [
-    "--config.data.name=sine", "--config.data.validation_size=0.0", "--config.data.scaling=raw",
+    "--config.data.name=sine", "--config.data.validation_fraction=0.0", "--config.data.scaling=raw",
     "--config.model.name=coordinate_network", "--config.model.mlp.hidden=(100,)",
-    "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0.0", "--config.data.test_size=0.0",
+    "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0", "--config.data.test_fraction=0.0",
     "--config.train.batch_size=0", "--config.train.epochs=20",
 ]  # fmt: skip
 
@@ -55,7 +56,10 @@ SINE = [
 @pytest.mark.slow
 def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     chosen = runs.tiny(
-        *SINE, "--config.train.loss=squared_error", "--config.measure.exact=end", "--config.measure.lanczos_steps=60"
+        *SINE,
+        "--config.train.loss=squared_error",
+        "--config.measure.full_spectrum=end",
+        "--config.measure.lanczos_steps=60",
     )
     (folder,) = runs.run_all([chosen], tmp_path)
     first, last = runs.metrics(folder)[0], runs.metrics(folder)[-1]
@@ -188,7 +192,7 @@ def test_each_measurement_has_its_own_timetable(tmp_path):
 @pytest.mark.slow
 def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
     chosen = runs.tiny(
-        "--config.measure.sharpness=every 5 steps", "--config.measure.exact=every 25 steps", *NEVER,
+        "--config.measure.sharpness=every 5 steps", "--config.measure.full_spectrum=every 25 steps", *NEVER,
         "--config.checkpoint.minutes=1e-9",
     )  # fmt: skip
     started = []
@@ -211,7 +215,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize(("float64", "noise"), [(False, 1e-6), (True, 1e-14)])
 def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
-    asked = ["--config.measure.exact=start", f"--config.measure.exact_float64={float64}"]
+    asked = ["--config.measure.full_spectrum=start", f"--config.measure.exact_float64={float64}"]
     parts = "--config.measure.exact_operators=('hessian','gauss_newton','residual')"
     (folder,) = runs.run_all([runs.tiny(*asked, parts, *NEVER)], tmp_path)
     for line in (runs.metrics(folder)[0], runs.metrics(folder)[-1]):
@@ -258,7 +262,11 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
 
 @pytest.mark.slow
 def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
-    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
+    asked = [
+        "--config.measure.spectrum_edges=end",
+        "--config.measure.largest=12",
+        "--config.measure.smallest_share=0.05",
+    ]
     asked += ["--config.measure.operators=('hessian',)", "--config.data.train_size=60", "--config.train.batch_size=0"]
     chosen = runs.tiny(*asked, *NEVER, "--config.measure.rtol=1e-2")
     (folder,) = runs.run_all([chosen], tmp_path)
@@ -277,8 +285,12 @@ def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
 
 @pytest.mark.slow
 def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_how_far_they_are(tmp_path):
-    asked = ["--config.measure.extremes=end", "--config.measure.largest=12", "--config.measure.smallest_share=0.05"]
-    asked += ["--config.measure.operators=('hessian',)", "--config.measure.extremes_products=40"]
+    asked = [
+        "--config.measure.spectrum_edges=end",
+        "--config.measure.largest=12",
+        "--config.measure.smallest_share=0.05",
+    ]
+    asked += ["--config.measure.operators=('hessian',)", "--config.measure.edge_products=40"]
     (folder,) = runs.run_all([runs.tiny(*asked, *NEVER)], tmp_path)
     found, line = runs.spectra(folder)["50-hessian-extremes.npz"], runs.metrics(folder)[-1]
     assert line["hessian.extremes.unconverged"] > 0
@@ -305,7 +317,7 @@ def dense_hessian(chosen, folder):
 
 def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):
     # The package names the function like its module.
-    monkeypatch.setattr(importlib.import_module("hessflat.measures.loss_limit"), "SMALLEST_LOSS", 1e9)
+    monkeypatch.setattr(loss_limit, "SMALLEST_LOSS", 1e9)
     (folder,) = runs.run_all([runs.tiny("--config.measure.loss_limit=end", *NEVER)], tmp_path)
     assert runs.spectra(folder)["50-loss_limit-last.npz"]["trace"].shape == (0,)
 
@@ -323,7 +335,7 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
     (line,) = runs.metrics(normalised)
     assert line["hessian.lambda_max"] != pytest.approx(line["hessian_eval.lambda_max"], rel=0.01)
     assert manifest(normalised)["batch_norm_mode"] == "train and eval"
-    assert manifest(normalised)["statistics_batch"] == "all measured examples"
+    assert manifest(normalised)["batch_stats_size"] == "all measured examples"
 
 
 @pytest.mark.long
@@ -335,10 +347,10 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
     chosen = restore.stored_config(normalised)
     common = prepared(chosen)
     position = restore.position_of(chosen, runs.final_state(normalised))
-    subject = loop.subject_of(chosen, common, position, lambda: position.state.params)
-    settings = subject.settings | {"statistics_batch": shared, "batch_size": chunk}
-    op = operator_of(subject._replace(settings=settings), "hessian", mode)
-    data = subjects.curvature_data(subject)
+    state = loop.eval_state(chosen, common, position, lambda: position.state.params)
+    protocol = dataclasses.replace(state.protocol, batch_stats_size=shared, batch_size=chunk)
+    op = curvature_operator(state._replace(protocol=protocol), "hessian", mode)
+    data = curvature_data(state)
     groups = [slice(i, i + shared) for i in range(0, 64, shared)] if shared else [slice(None)]
 
     def loss(params, group):
@@ -351,8 +363,8 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
         return jax.jvp(jax.grad(lambda p: loss(p, group)), (params,), (vector,))[1]
 
     rng = np.random.default_rng(0)
-    vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), np.float32), subject.params)
-    each = [product(subject.params, vector, np.arange(64)[group]) for group in groups]
+    vector = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), np.float32), state.params)
+    each = [product(state.params, vector, np.arange(64)[group]) for group in groups]
     wanted, found = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each), op(vector))

@@ -48,7 +48,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "model.vgg.poolings": 3,
             "train.epochs": 60,
             "measure.examples": 512,
-            "measure.statistics_batches": (16, 128),
+            "measure.batch_stats_sizes": (16, 128),
         },
         "paper": {
             "data.name": "cifar10",
@@ -56,7 +56,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "train.augment": 1.0,
             "measure.examples": 2_560,
             "measure.batch_size": 1_280,
-            "measure.statistics_batches": (32, 128),
+            "measure.batch_stats_sizes": (32, 128),
             "checkpoint.minutes": 1.0,
         },
     }

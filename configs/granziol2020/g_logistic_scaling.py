@@ -21,7 +21,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.scaled_sharpness": "never",
         "measure.spectra": "end",
         "measure.jacobian": "end",
-        "measure.exact": "never",
+        "measure.full_spectrum": "never",
         "measure.operators": ("hessian",),
     }
     return override(config, {"experiment": "g_logistic_scaling", "measure.probes": 1, **at_the_end})

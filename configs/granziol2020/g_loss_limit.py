@@ -32,14 +32,14 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": {
             "train.epochs": 3,
             "train.batch_size": 50,
-            "data.train_size": 100.0,
+            "data.train_size": 100,
             "measure.scales": (1.0, 2.0, 4.0, 8.0),
         },
         "small": {"train.epochs": 300},
         "paper": {
             "data.name": "mnist",
-            "data.train_size": 5_000.0,
-            "data.validation_size": 5_000.0,
+            "data.train_size": 5_000,
+            "data.validation_size": 5_000,
             "model.mlp.hidden": (100,),
             "train.epochs": 200,
             "measure.batch_size": 1_000,

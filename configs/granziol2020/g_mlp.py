@@ -33,8 +33,8 @@ def get_config(scale: str = "small") -> ConfigDict:
         "paper": {
             "train.epochs": 50,
             "data.name": "mnist",
-            "data.train_size": 45_000.0,
-            "data.validation_size": 5_000.0,
+            "data.train_size": 45_000,
+            "data.validation_size": 5_000,
             "measure.spectra": "end",
             "measure.jacobian": "end",
         },

@@ -24,13 +24,13 @@ L2 = {"smoke": (0.0, 5e-3), "small": (0.0, 5e-4, 5e-3, 2e-2), "paper": (0.0, 5e-
 # probe, as in the paper, with batch-norm statistics of as many as training takes at once.
 CIFAR: Overrides = {
     "data.name": "cifar100",
-    "data.train_size": 45_000.0,
-    "data.validation_size": 5_000.0,
+    "data.train_size": 45_000,
+    "data.validation_size": 5_000,
     "data.scaling": "standardised",
     "train.epochs": 300,
     "train.batch_size": 128,
     "train.augment": 1.0,
-    "measure.statistics_batch": 128,
+    "measure.batch_stats_size": 128,
     "measure.batch_size": 512,
     "measure.probes": 1,
     "measure.spectra": "end",
@@ -39,10 +39,10 @@ CIFAR: Overrides = {
 }
 # So few that a network can learn them by heart and still err on others, as on CIFAR-100.
 FEW_DIGITS: Overrides = DIGITS | {
-    "data.train_size": 256.0,
+    "data.train_size": 256,
     "data.scaling": "standardised",
     "train.batch_size": 64,
-    "measure.statistics_batch": 64,
+    "measure.batch_stats_size": 64,
     "measure.spectra": "end",
     "measure.jacobian": "end",
     "measure.scaled_sharpness": "end",
@@ -50,10 +50,10 @@ FEW_DIGITS: Overrides = DIGITS | {
 }
 # What a test of the machinery takes.
 TINY: Overrides = FEW_DIGITS | {
-    "data.train_size": 64.0,
+    "data.train_size": 64,
     "train.epochs": 1,
     "train.batch_size": 32,
-    "measure.statistics_batch": 32,
+    "measure.batch_stats_size": 32,
     "measure.examples": 32,
     "measure.lanczos_steps": 5,
     "measure.trace_probes": 2,

@@ -42,7 +42,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": {
             "model.mlp.hidden": (6, 6),
-            "data.train_size": 200.0,
+            "data.train_size": 200,
             "train.epochs": 2,
             "measure.sample_sizes": (10, 100),
             "measure.batch_norm": "end",
@@ -51,13 +51,13 @@ def get_config(scale: str = "small") -> ConfigDict:
         },
         "small": {
             "model.mlp.hidden": (32, 32, 32),
-            "data.validation_size": 0.0,
+            "data.validation_fraction": 0.0,
             "train.epochs": 30,
         },
         "paper": {
             "data.name": "cifar10",
-            "data.train_size": 10_000.0,
-            "data.validation_size": 0.0,
+            "data.train_size": 10_000,
+            "data.validation_fraction": 0.0,
             "train.epochs": 10,
             "measure.sample_sizes": (*SIZES, 3_162, 10_000),
         },

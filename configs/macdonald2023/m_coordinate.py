@@ -42,7 +42,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "data.name": "scattered",
         "data.scaling": "raw",
         "data.order": "stored",
-        "data.validation_size": 0.0,
+        "data.validation_fraction": 0.0,
         "train.loss": "squared_error",
         "train.batch_size": 0,
         "train.steps": STEPS[scale][0],
@@ -53,8 +53,8 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.sharpness": "end",
         "measure.operators": ("hessian",),
         "measure.jacobian": "end",
-        "measure.features": "start, end",
-        "measure.fit": "end",
+        "measure.layer_input_norms": "start, end",
+        "measure.predictions": "end",
         "measure.spectra": "never",
     }
     at_scale: dict[str, Overrides] = {

@@ -27,7 +27,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "data.scaling": "pixelwise",
         "data.scaling_over": "stored",
         "data.order": "stored",
-        "data.validation_size": 0.0,
+        "data.validation_fraction": 0.0,
         "train.batch_size": 0,
         "train.steps": 300,
         "optim.lr": 0.2,
@@ -39,14 +39,14 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.rtol": 1e-2,
     }
     times = {"smoke": "every 5 steps", "small": "every 10 steps", "paper": "every 20 steps"}[scale]
-    settings |= {f"measure.{name}": times for name in ("performance", "sharpness", "jacobian", "features")}
+    settings |= {f"measure.{name}": times for name in ("performance", "sharpness", "jacobian", "layer_input_norms")}
     at_scale: dict[str, Overrides] = {
-        "smoke": {"model.mlp.hidden": (8, 8), "data.train_size": 100.0, "train.steps": 10},
-        "small": {"model.mlp.hidden": (50, 50), "data.train_size": 1_000.0},
+        "smoke": {"model.mlp.hidden": (8, 8), "data.train_size": 100, "train.steps": 10},
+        "small": {"model.mlp.hidden": (50, 50), "data.train_size": 1_000},
         "paper": {
             "model.mlp.hidden": (200, 200),
             "data.name": "cifar10",
-            "data.train_size": 5_000.0,
+            "data.train_size": 5_000,
             "measure.examples": 2_500,
         },
     }

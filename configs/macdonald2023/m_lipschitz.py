@@ -32,7 +32,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "model.mlp.activation": "tanh",
         "data.name": "generator",
         "data.scaling": "raw",
-        "data.validation_size": 0.0,
+        "data.validation_fraction": 0.0,
         "train.loss": "squared_error",
         "train.batch_size": 32,
         "schedule.name": "constant",

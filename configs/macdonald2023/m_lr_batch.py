@@ -35,8 +35,8 @@ def get_config(scale: str = "small") -> ConfigDict:
         # The loss falls within some hundred steps: evaluated every 100, it would be far below where it is to end.
         "small": {"train.epochs": 600, "stop.eval_every": 4},
         "paper": MEASURED
-        | {"train.epochs": 500, "stop.eval_every": 100, "measure.examples": 2_000, "data.train_size": 0.0}
-        | {"data.validation_size": 0.0},
+        | {"train.epochs": 500, "stop.eval_every": 100, "measure.examples": 2_000}
+        | {"data.train_size": 0, "data.validation_size": 0, "data.validation_fraction": 0.0},
     }
     return override(regularised(scale), settings | at_scale[scale])
 

@@ -100,7 +100,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.scaled_sharpness": "never",
         "measure.lanczos_steps": 16,
         "measure.trace_probes": 8,
-        "measure.statistics_batch": 0,
+        "measure.batch_stats_size": 0,
         "measure.examples": 128,
         "measure.batch_size": 0,
     }
@@ -111,8 +111,8 @@ def get_config(scale: str = "small") -> ConfigDict:
         "paper": {
             "data.name": "cifar10",
             # Its figures show the accuracy on a validation set; how large it is, the paper does not say.
-            "data.train_size": 45_000.0,
-            "data.validation_size": 5_000.0,
+            "data.train_size": 45_000,
+            "data.validation_size": 5_000,
             "measure.scaled_sharpness": "end",
         },
     }

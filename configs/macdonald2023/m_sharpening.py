@@ -35,7 +35,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     settings: Overrides = {
         "experiment": "m_sharpening",
         "data.scaling": "pixelwise",
-        "data.validation_size": 0.0,
+        "data.validation_fraction": 0.0,
         "optim.sgd.momentum": 0.0,
         "schedule.name": "constant",
         "train.batch_size": 0,
@@ -50,7 +50,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": {
             "model.name": "mlp",
             "model.mlp.hidden": (6,),
-            "data.train_size": 60.0,
+            "data.train_size": 60,
             "optim.lr": 0.5,
             "train.epochs": 20,
             "stop.eval_every": 5,
@@ -62,7 +62,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "model.mlp.activation": "tanh",
             "model.mlp.bn_momentum": 0.35,
             "train.epochs": 1_000,
-            "data.train_size": 1_000.0,
+            "data.train_size": 1_000,
             "measure.layer_examples": 30,
         },
         "paper": {
@@ -107,5 +107,5 @@ def measured_every(steps: int, layers: int) -> Overrides:
         "measure.outputs": when,
         "measure.sharpness": when,
         "measure.jacobian": when,
-        "measure.layers": f"every {layers * steps} steps",
+        "measure.layer_jacobians": f"every {layers * steps} steps",
     }

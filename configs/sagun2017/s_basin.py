@@ -26,7 +26,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "model.alexnet.init": "he",
         "optim.sgd.momentum": 0.0,
         "schedule.name": "constant",
-        "data.validation_size": 0.0,
+        "data.validation_fraction": 0.0,
         "train.batch_size": LARGE[scale],
         "checkpoint.keep": "end",
         "measure.spectra": "never",
@@ -36,7 +36,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": {
             "optim.lr": 0.05,
             "train.steps": 20,
-            "data.train_size": 128.0,
+            "data.train_size": 128,
             "model.alexnet.width": 2,
             "model.alexnet.head": (8,),
             "model.alexnet.poolings": 1,
@@ -49,7 +49,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "optim.lr": 0.03,
             "train.steps": 1_500,
             # Half of the examples, so that 1 % of test accuracy is nine of them.
-            "data.test_size": 0.5,
+            "data.test_fraction": 0.5,
             "model.alexnet.width": 8,
             "model.alexnet.head": (64, 64),
             "model.alexnet.poolings": 2,
@@ -73,8 +73,8 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     seeds = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}[scale]
     second: Overrides = {
         "train.batch_size": SMALL[scale],
-        "train.from_run": f"train.batch_size={LARGE[scale]},measure.line=never",
-        "measure.line": "end",
+        "train.from_run": f"train.batch_size={LARGE[scale]},measure.linear_interpolation=never",
+        "measure.linear_interpolation": "end",
     }
     longer: Overrides = {"train.steps": 3_000, "measure.performance": "every 12 steps"}
     lengths: tuple[Overrides, ...] = ({}, longer) if scale == "small" else ({},)

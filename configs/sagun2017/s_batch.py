@@ -28,13 +28,13 @@ def get_config(scale: str = "small") -> ConfigDict:
         "optim.lr": 0.05,
         "optim.sgd.momentum": 0.0,
         "schedule.name": "constant",
-        "data.train_size": 1_000.0,
-        "data.validation_size": 0.0,
+        "data.train_size": 1_000,
+        "data.validation_fraction": 0.0,
         "checkpoint.keep": "end",
         "measure.performance": "start, at 0.01, at 0.03, at 0.1, at 0.3",
         "measure.spectra": "never",
         "measure.jacobian": "never",
-        "measure.extremes": "end",
+        "measure.spectrum_edges": "end",
         "measure.operators": ("hessian",),
         "measure.exact_float64": True,
     }
@@ -48,14 +48,14 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": digits
         | {
-            "data.train_size": 40.0,
+            "data.train_size": 40,
             "model.two_convolutions.width": 1,
             "model.two_convolutions.hidden": 4,
             "train.batch_size": 4,
             "train.steps": 20,
             "measure.largest": 20,
             "measure.smallest_share": 0.05,
-            "measure.exact": "end",
+            "measure.full_spectrum": "end",
         },
         "small": digits | {"train.steps": 2_000, "measure.smallest_share": 0.05},
         "paper": {
@@ -65,7 +65,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             # A product of this network's H takes as long as five steps with the large batch.
             "measure.largest": 40,
             "measure.smallest_share": 0.001,
-            "measure.extremes_products": 400,
+            "measure.edge_products": 400,
             "measure.rtol": 1e-2,
         },
     }
@@ -77,7 +77,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     if scale == "smoke":
         return product({"train.batch_size": (4, 20), "seed": (0,)})
     seeds: list[Overrides] = [
-        {"seed": 0, "measure.exact": "end" if scale == "small" else "never"},
+        {"seed": 0, "measure.full_spectrum": "end" if scale == "small" else "never"},
         {"seed": 1},
         {"seed": 2},
     ]

@@ -38,7 +38,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "measure.performance": "end",
         "measure.spectra": "never",
         "measure.jacobian": "never",
-        "measure.exact": "end",
+        "measure.full_spectrum": "end",
     }
     at_scale: dict[str, Overrides] = {
         "smoke": {"model.mlp.hidden": (4, 4)},

@@ -29,15 +29,15 @@ def get_config(scale: str = "small") -> ConfigDict:
         "data.scaling": "raw",
         "data.blobs.num_classes": 2,
         "data.blobs.spread": 1.0,
-        "data.validation_size": 0.0,
-        "data.test_size": float(TESTED),
+        "data.validation_fraction": 0.0,
+        "data.test_size": TESTED,
         "train.batch_size": 0,
         "train.steps": 1,
         "checkpoint.keep": "end",
         "measure.performance": "end",
         "measure.spectra": "never",
         "measure.jacobian": "never",
-        "measure.exact": "start",
+        "measure.full_spectrum": "start",
     }
     return override(base_config(scale), settings | entry(scale, 1.0, 0.0, 0))
 

@@ -19,8 +19,8 @@ BLOBS: Overrides = {
     "data.blobs.num_examples": 2_000,
     "data.blobs.spread": 1.0,
     "data.scaling": "overall",
-    "data.validation_size": 0.0,
-    "data.test_size": 0.5,
+    "data.validation_fraction": 0.0,
+    "data.test_fraction": 0.5,
 }
 # Plain gradient descent with a constant step, until the loss hardly falls; the paper gives no step size.
 DESCENT: Overrides = {
@@ -40,18 +40,18 @@ def get_config(scale: str = "small") -> ConfigDict:
         "checkpoint.keep": "end",
         "measure.spectra": "never",
         "measure.jacobian": "never",
-        "measure.exact": "start, at 0.1",
+        "measure.full_spectrum": "start, at 0.1",
         "measure.exact_operators": ("hessian", "gauss_newton", "residual"),
         # In float32 the smallest eigenvalues of G are noise of 1e-5 of the largest once the loss is 1e-4.
         "measure.exact_float64": True,
     }
     at_scale: dict[str, Overrides] = {
-        "smoke": {"model.mlp.hidden": (4, 4), "train.epochs": 20, "data.train_size": 100.0, "data.scaling": "unit"},
+        "smoke": {"model.mlp.hidden": (4, 4), "train.epochs": 20, "data.train_size": 100, "data.scaling": "unit"},
         "small": {
             "train.epochs": 5_000,
             "data.scaling": "unit",
-            "data.validation_size": 0.0,
-            "data.train_size": 1_000.0,
+            "data.validation_fraction": 0.0,
+            "data.train_size": 1_000,
         },
         "paper": BLOBS | {"train.epochs": 10_000},
     }

@@ -25,18 +25,18 @@ def get_config(scale: str = "small") -> ConfigDict:
         "experiment": "s_width",
         "model.name": "mlp",
         "model.mlp.hidden": (10,),
-        "data.train_size": 1_000.0,
-        "data.validation_size": 0.0,
+        "data.train_size": 1_000,
+        "data.validation_fraction": 0.0,
         "checkpoint.keep": "end",
         "measure.performance": "start, at 0.01, at 0.03, at 0.1, at 0.3",
         "measure.spectra": "never",
         "measure.jacobian": "never",
-        "measure.extremes": "end",
+        "measure.spectrum_edges": "end",
         "measure.operators": ("hessian",),
         "measure.exact_float64": True,
     }
     at_scale: dict[str, Overrides] = {
-        "smoke": {"data.train_size": 100.0, "train.epochs": 20, "measure.largest": 20, "measure.smallest_share": 0.05},
+        "smoke": {"data.train_size": 100, "train.epochs": 20, "measure.largest": 20, "measure.smallest_share": 0.05},
         # (C - 1) h negative eigenvalues are 11 % of so small a network.
         "small": {"data.scaling": "unit", "train.epochs": 5_000, "measure.smallest_share": 0.05},
         "paper": {
@@ -45,7 +45,7 @@ def get_config(scale: str = "small") -> ConfigDict:
             "train.epochs": 3_000,
             # A pair takes the more products the smaller it is beside the largest; at h = 70 these take some 1,100.
             "measure.smallest_share": 0.002,
-            "measure.extremes_products": 1_600,
+            "measure.edge_products": 1_600,
             "measure.rtol": 1e-2,
         },
     }
@@ -59,5 +59,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     for width in WIDTHS[scale]:
         for seed in seeds:
             known = scale != "paper" or (width == 10 and seed == 0)
-            entries.append({"model.mlp.hidden": (width,), "seed": seed, "measure.exact": "end" if known else "never"})
+            entries.append(
+                {"model.mlp.hidden": (width,), "seed": seed, "measure.full_spectrum": "end" if known else "never"}
+            )
     return entries

@@ -22,7 +22,7 @@ COUNTS = (1, 2, 5, 10, 20)
 def rows_of(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
     """What was measured, by mode, examples that share statistics (0 is all), and whether in float64."""
     found = run.spectrum("sensitivity")
-    ways = zip(found["mode"].tolist(), found["statistics_batch"].tolist(), found["float64"].tolist(), strict=True)
+    ways = zip(found["mode"].tolist(), found["batch_stats_size"].tolist(), found["float64"].tolist(), strict=True)
     return {way: {name: column[index] for name, column in found.items()} for index, way in enumerate(ways)}
 
 

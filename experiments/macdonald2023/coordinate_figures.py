@@ -89,7 +89,7 @@ def fitted(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
 
 def steepest(run: Run) -> float:
     """The largest slope of the fitted function between neighbours of the test grid; the Jacobian norm is at points."""
-    fit = run.spectrum("fit")
+    fit = run.spectrum("predictions")
     x, y = fit["test_inputs"][:, 0], fit["test_outputs"][:, 0]
     return float(np.max(np.abs(np.diff(y) / np.diff(x))))
 
@@ -154,7 +154,7 @@ def _fits(runs: Sequence[Run]) -> Drawing:
                 run = every[Net(activation, start)].get(trial)
                 if run is None:
                     continue
-                fit = run.spectrum("fit")
+                fit = run.spectrum("predictions")
                 x, y = fit["test_inputs"][:, 0], fit["test_outputs"][:, 0]
                 axis.plot(x, y, color=colours[start], linewidth=0.8)
                 points = fit["train_inputs"][:, 0], fit["train_labels"][:, 0]

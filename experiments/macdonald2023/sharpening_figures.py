@@ -41,7 +41,7 @@ Series = tuple[np.ndarray, np.ndarray]
 
 RATE = "optim.lr"
 GGN = "gauss_newton.lambda_max"
-# What eq. 4 suggests to follow λ_max(G), by the names of `hessflat.measures.layers`.
+# What eq. 4 suggests to follow λ_max(G), by the names of `hessflat.measures.layer_jacobians`.
 FOLLOWERS = {
     "layers.after_first": "‖Jf_L ⋯ Jf_2‖",
     "layers.product": "Π ‖Jf_l‖, l ≥ 2",

@@ -90,7 +90,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def most_negative(width: tuple[int, ...], size: int) -> float:
-    """The largest share of eigenvalues that can be negative with one hidden layer; see `measures.extremes`."""
+    """The largest share of eigenvalues that can be negative with one hidden layer; see `measures.spectrum_edges`."""
     return (CLASSES - 1) * width[0] / size
 
 

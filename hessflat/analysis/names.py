@@ -1,7 +1,11 @@
 """How metrics and settings are called in sentences and on axes, and how their numbers are written."""
 
 import math
-from typing import Any
+import re
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
 
 PAPERS = {
     "G": "Flatness is a False Friend (Granziol 2020, G)",
@@ -9,68 +13,20 @@ PAPERS = {
     "M": "On progressive sharpening, flat minima and generalisation (MacDonald et al. 2023, M)",
     "hessflat": "Beyond the papers",
 }
-OPERATORS = {"hessian": "H", "gauss_newton": "G", "residual": "R"}
-OPERATOR_NAMES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix", "residual": "residual H − G"}
-
-# Suffix of a curvature metric -> (in a sentence, on an axis); {} is the operator's letter.
-_CURVATURE = {
-    "lambda_max": ("λ_max({})", r"$\lambda_{{\max}}({})$"),
-    "lambda_min": ("λ_min({})", r"$\lambda_{{\min}}({})$"),
-    "trace": ("Tr {}", r"$\mathrm{{Tr}}\,{}$"),
-    "mean_eigenvalue": ("mean eigenvalue of {}", r"mean eigenvalue of ${}$"),
-    "frobenius": ("‖{}‖_F", r"$\|{}\|_F$"),
-    "second_moment": ("Σλ²/P of {}", r"$\Sigma\lambda^2/P$ of ${}$"),
-    "norm_scaled_lambda_max": ("λ_max({})·‖w‖²", r"$\lambda_{{\max}}({})\,\|w\|^2$"),
-    "adaptive_lambda_max": ("λ_max(|w| {} |w|)", r"$\lambda_{{\max}}(|w|\,{}\,|w|)$"),
-    "filter_lambda_max": ("filter-normalised λ_max({})", r"filter-normalised $\lambda_{{\max}}({})$"),
-    "eval_over_train_lambda_max": ("λ_max({}), eval over train mode", r"$\lambda_{{\max}}({})$, eval over train mode"),
-    "zero_mass": ("zero mass of {}", r"zero mass of ${}$"),
-    "zero_value": ("Ritz value nearest zero of {}", r"Ritz value nearest zero of ${}$"),
-    "noise_floor": ("float32 noise floor of {}", r"float32 noise floor of ${}$"),
-}
-_METRICS = {
-    "train_loss": ("training loss (nats)", "training loss (nats)"),
-    "validation_loss": ("validation loss (nats)", "validation loss (nats)"),
-    "test_loss": ("test loss (nats)", "test loss (nats)"),
-    "train_accuracy": ("training accuracy", "training accuracy"),
-    "validation_accuracy": ("validation accuracy", "validation accuracy"),
-    "test_accuracy": ("test accuracy", "test accuracy"),
-    "train_error": ("training error", "training error"),
-    "validation_error": ("validation error", "validation error"),
-    "test_error": ("test error", "test error"),
-    "gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
-    "smoothed_train_loss": ("training loss (nats)", "training loss (nats)"),
-    "smoothed_gap_loss": ("generalisation gap (nats)", "generalisation gap (nats)"),
-    "gap_accuracy": ("accuracy gap", "accuracy gap"),
-    "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
-    "rank_bound": ("rank bound", "rank bound"),
-    "zero_mass_bound": ("zero-mass bound", "zero-mass bound"),
-    "jacobian.max": ("max ‖∂f/∂x‖₂", r"$\max_i\,\|\partial f/\partial x_i\|_2$"),
-    "jacobian.mean": ("mean ‖∂f/∂x‖₂", r"mean $\|\partial f/\partial x_i\|_2$"),
-    "softmax_jacobian.max": (
-        "max ‖∂σ(f)/∂x‖₂",
-        r"$\max_i\,\|\partial\,\sigma(f)/\partial x_i\|_2$",
+# What follows from measured numbers, see `hessflat.analysis.derived`: (in a sentence, on an axis), as `Measure.names`.
+_DERIVED: Mapping[str, str | tuple[str, str]] = {
+    "train_error": "training error",
+    "validation_error": "validation error",
+    "test_error": "test error",
+    "<operator>.norm_scaled_lambda_max": (
+        "λ_max(<operator>)·‖w‖²",
+        r"$\lambda_{\max}(<operator>)\,\|w\|^2$",
     ),
-    "softmax_jacobian.mean": (
-        "mean ‖∂σ(f)/∂x‖₂",
-        r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$",
+    "<operator>.eval_over_train_lambda_max": (
+        "λ_max(<operator>), eval over train mode",
+        r"$\lambda_{\max}(<operator>)$, eval over train mode",
     ),
-    "outputs.frobenius": ("‖F(X)‖_F", r"$\|F(X)\|_F$"),
-    "outputs.loss": ("loss of the measured targets (nats)", "loss of the measured targets (nats)"),
-    "outputs.excess_loss": ("loss less label entropy (nats)", "loss less label entropy (nats)"),
-    "layers.lambda_max": ("λ_max(G), few examples", r"$\lambda_{\max}(G)$, few examples"),
-    "layers.after_first": ("max ‖Jf_L ⋯ Jf_2‖₂", r"$\max_i\,\|Jf_L \cdots Jf_2\|_2$"),
-    "layers.input_output": ("max ‖Jf_L ⋯ Jf_1‖₂", r"$\max_i\,\|Jf_L \cdots Jf_1\|_2$"),
-    "layers.product": ("max Π_{l≥2} ‖Jf_l‖₂", r"$\max_i\,\prod_{l\geq 2}\|Jf_l\|_2$"),
-    "line.train_barrier": ("barrier in training loss (nats)", "barrier in training loss (nats)"),
-    "line.test_barrier": ("barrier in test loss (nats)", "barrier in test loss (nats)"),
-    "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
-    "epoch": ("epoch", "epoch"),
-}
-# Norms by layer -> (in a sentence, on an axis); {} is the layer's name.
-_OF_LAYERS = {
-    "features": ("‖f(X)‖₂ into {}", r"$\|f(X)\|_2$ into {}"),
-    "kernel": ("‖W‖_F of {}", r"$\|W\|_F$ of {}"),
+    "epoch": "epoch",
 }
 _SETTINGS = {
     "optim.l2": "L2",
@@ -87,25 +43,60 @@ _SETTINGS = {
 }
 
 
+class _Pattern(NamedTuple):
+    """A key of `Measure.names` as a regular expression, with the two texts for it."""
+
+    metric: re.Pattern[str]
+    sentence: str
+    axis: str
+
+
+def _registered() -> ModuleType:
+    """What measures say of their numbers, imported when a metric is first named: reading runs needs no JAX."""
+    from hessflat import measures
+
+    return measures
+
+
+@cache
+def _patterns() -> list[_Pattern]:
+    """The names that measures give to their numbers, and those of what follows from them."""
+    parts = {"<operator>": f"(?P<operator>{'|'.join(_registered().OPERATORS)})", "<layer>": "(?P<layer>.+)"}
+    patterns = []
+    for names in (*(measure.names for measure in _registered().MEASURES.values()), _DERIVED):
+        for key, name in names.items():
+            sentence, axis = (name, name) if isinstance(name, str) else name
+            expression = "".join(parts.get(part) or re.escape(part) for part in re.split("(<operator>|<layer>)", key))
+            patterns.append(_Pattern(re.compile(expression), sentence, axis))
+    return patterns
+
+
+@cache
 def _names(metric: str) -> tuple[str, str]:
-    if metric in _METRICS:
-        return _METRICS[metric]
-    operator, _, quantity = metric.partition(".")
-    if operator in _OF_LAYERS:
-        sentence, axis = _OF_LAYERS[operator]
-        layer = quantity.removesuffix(".norm")
-        return sentence.format(layer), axis.format(layer.replace("_", " "))
-    if operator.endswith("_eval"):
-        sentence, axis = _names(f"{operator.removesuffix('_eval')}.{quantity}")
+    for pattern in _patterns():
+        if match := pattern.metric.fullmatch(metric):
+            sentence, axis = pattern.sentence, pattern.axis
+            if operator := match.groupdict().get("operator"):
+                sentence, axis = (text.replace("<operator>", operator_symbol(operator)) for text in (sentence, axis))
+            if layer := match.groupdict().get("layer"):
+                sentence, axis = sentence.replace("<layer>", layer), axis.replace("<layer>", layer.replace("_", " "))
+            return sentence, axis
+    first, _, rest = metric.partition(".")
+    if first.endswith("_eval"):
+        sentence, axis = _names(f"{first.removesuffix('_eval')}.{rest}")
         return f"{sentence}, batch norm in eval mode", f"{axis}, batch norm in eval mode"
-    exact = quantity.startswith("exact.")
-    # The ends of a spectrum by Lanczos are told by their residuals, as other estimates are.
-    quantity = quantity.removeprefix("exact.").removeprefix("extremes.")
-    if operator in OPERATORS and quantity in _CURVATURE:
-        sentence, axis = (name.format(OPERATORS[operator]) for name in _CURVATURE[quantity])
-        return (f"{sentence}, exact", f"{axis}, exact") if exact else (sentence, axis)
     plain = metric.replace("_", " ")
     return plain, plain
+
+
+def operator_symbol(operator: str) -> str:
+    """`gauss_newton` -> `G`."""
+    return _registered().OPERATORS[operator].symbol
+
+
+def operator_title(operator: str) -> str:
+    """`gauss_newton` -> `Gauss-Newton matrix`."""
+    return _registered().OPERATORS[operator].title
 
 
 def metric_name(metric: str) -> str:

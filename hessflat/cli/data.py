@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessflat.data import cache, prepared
+from hessflat.data import cache, prepared_names
 from hessflat.data.prepare import prepare
 from hessflat.utils.errors import InputError
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     folder = Path(options.cache).expanduser() if options.cache else cache.folder()
     if options.command == "list":
-        print("\n".join(prepared(folder)) or f"no data set is prepared in {folder}")
+        print("\n".join(prepared_names(folder)) or f"no data set is prepared in {folder}")
         return 0
     # An empty --from is what `make data` passes when FROM is not set.
     files = Path(options.files).expanduser() if options.files else None

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
         "device": found["device"],
         "code": found["git_commit"],
         "built-in data": ", ".join(data.SOURCES),
-        "prepared data": ", ".join(data.prepared()) or 'none; run: make data DATASETS="mnist"',
+        "prepared data": ", ".join(data.prepared_names()) or 'none; run: make data DATASETS="mnist"',
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
         "compiled code": compat.setting("jax_compilation_cache_dir") or "not kept",
     }

@@ -13,7 +13,7 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.cli import experiment
 from hessflat.report.sections import Record, judge, tally
-from hessflat.runs import cost_model, pool, run_folder, throughput
+from hessflat.runs import cost_model, pool, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError, require_known
@@ -57,7 +57,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
     works: dict[str, float] = {}
     for one, jobs in planned:
         try:
-            works[one.id] = sum(cost_model.cost_of(job.config).of_run() for job in jobs)
+            works[one.id] = sum(cost_model.run_cost(job.config).of_run() for job in jobs)
         except InputError as error:
             troubles.append(f"{one.id}: {error}")
     with progress.reporting(sum(works.values())) as reporter:
@@ -138,7 +138,7 @@ def _claim(record: Record) -> tuple[str, str, str]:
 def dry(planned: Planned, scale: str, out: Path) -> None:
     """Print every run with its estimated hours, then a table by experiment; write the runs to `plan-<scale>.csv`."""
     print("timing a gradient on this device", flush=True)
-    found = throughput.probe()
+    speed = cost_model.device_throughput()
     device = jax.devices()[0].device_kind
     text = io.StringIO()
     listed = csv.writer(text, lineterminator="\n")
@@ -150,7 +150,7 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         params: set[int] = set()
         for job in jobs:
             finished = run_folder.is_finished(job.folder)
-            cost = cost_model.cost_of(job.config, found)
+            cost = cost_model.run_cost(job.config, speed)
             own = cost.of_run() / 3600
             params.add(cost.num_params)
             listed.writerow(
@@ -173,8 +173,8 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         )
     )
     caption = (
-        f"Hours on one {device} at the {found.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
-        f"and {1e6 * found.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
+        f"Hours on one {device} at the {speed.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
+        f"and {1e6 * speed.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
         "Runs that two experiments share stand with the first."
     )
     print()

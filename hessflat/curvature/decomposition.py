@@ -47,8 +47,8 @@ class Decomposition(NamedTuple):
 
 
 def decompose(
-    predict: Callable,
-    criterion: Callable,
+    predict: Callable[..., Any],
+    criterion: Callable[..., Any],
     params: Any,
     data: Any,
     key: Array,
@@ -87,7 +87,7 @@ def decompose(
     (term,) = G.terms
     R = dataclasses.replace(G, terms=(dataclasses.replace(term, product=residual_product),))
     quadrature_key, moments_key = jax.random.split(key)
-    spectra: tuple = (None, None, None)
+    spectra: tuple[Any, ...] = (None, None, None)
     if num_steps:
         total = min(num_steps, G.size) * num_probes
         with progress.counting(total, "Lanczos steps", show_progress, on_steps) as on_steps:
@@ -100,12 +100,13 @@ def decompose(
     return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, precision.name())
 
 
-def joint_product(functions: tuple[Callable, ...], params: Any, batch: Any, vectors: Any) -> Any:
+def joint_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vectors: Any) -> Any:
     """(H u, G v, R w) for `vectors` (u, v, w); all three are taken at the first of `params`."""
     predict, criterion = functions
 
     def loss(p: Any, batch: Any) -> Array:
-        return criterion(predict(p, batch), batch)
+        result: Array = criterion(predict(p, batch), batch)
+        return result
 
     return (
         hessian_product((loss,), params[0], batch, vectors[0]),
@@ -144,7 +145,9 @@ def _tridiagonals(
 
 def _steps(joint: Operator, state: State, first: int, num_steps: int) -> State:
     size = state.vector.shape[1]
-    step_each = jax.vmap(lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0))
+    step_each: Any = jax.vmap(
+        lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0)
+    )
 
     def body(state: State, step: Array) -> tuple[State, None]:
         products = operator.matvec(joint, state.vector.reshape(-1)).reshape(3, size)

@@ -46,7 +46,7 @@ class JacobianNorms(NamedTuple):
 
 
 def jacobian_norms(
-    predict: Callable,
+    predict: Callable[..., Any],
     params: Any,
     inputs: Array,
     softmax: bool = False,
@@ -90,7 +90,7 @@ def jacobian_norms(
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with precision.chosen():
         pieces = [inputs[i : i + size] for i in range(0, len(inputs), size)]
-        norms: Callable = _exact if method == "exact" else partial(_iterate, rtol)
+        norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
     values, bounds = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
     if not np.isfinite(values).all():
@@ -112,7 +112,7 @@ def _softmax_product(outputs: Array, vectors: Array) -> Array:
 
 
 def _exact(
-    predict: Callable, softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple
+    predict: Callable[..., Any], softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple[Any, ...]
 ) -> tuple[Array, Array, int]:
     """Norms [n], their rounding [n] and the number of products for each."""
     values = _exact_norms(predict, softmax, params, inputs, extra)
@@ -120,7 +120,9 @@ def _exact(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _exact_norms(predict: Callable, softmax: bool, params: Any, inputs: Array, extra: tuple) -> Array:
+def _exact_norms(
+    predict: Callable[..., Any], softmax: bool, params: Any, inputs: Array, extra: tuple[Any, ...]
+) -> Array:
     def norm(x: Array) -> Array:
         outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
         (rows,) = jax.vmap(pull)(jnp.eye(outputs.size, dtype=outputs.dtype))
@@ -144,7 +146,8 @@ def _largest_eigenvalue(gram: Array) -> Array:
     precision does. Entries that could not change the result beyond rounding are zero before it sees them.
     """
     negligible = jnp.finfo(gram.dtype).eps / len(gram) * jnp.abs(gram).max()
-    return jnp.linalg.eigvalsh(jnp.where(jnp.abs(gram) < negligible, 0, gram))[-1]
+    result: Array = jnp.linalg.eigvalsh(jnp.where(jnp.abs(gram) < negligible, 0, gram))[-1]
+    return result
 
 
 class _Bidiagonal(NamedTuple):
@@ -159,7 +162,13 @@ class _Bidiagonal(NamedTuple):
 
 
 def _iterate(
-    rtol: float, predict: Callable, softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple
+    rtol: float,
+    predict: Callable[..., Any],
+    softmax: bool,
+    outputs: int,
+    params: Any,
+    inputs: Array,
+    extra: tuple[Any, ...],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Norms [n], bounds [n] and the number of products for each."""
     eps = float(jnp.finfo(inputs.dtype).eps)
@@ -191,7 +200,13 @@ def _begin(inputs: Array, outputs: int, limit: int) -> _Bidiagonal:
 # Steps are unrolled: XLA's CPU compiler runs the gradients of convolutions slowly inside loops.
 @partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=5)
 def _advance(
-    predict: Callable, softmax: bool, params: Any, inputs: Array, extra: tuple, state: _Bidiagonal, num_steps: int
+    predict: Callable[..., Any],
+    softmax: bool,
+    params: Any,
+    inputs: Array,
+    extra: tuple[Any, ...],
+    state: _Bidiagonal,
+    num_steps: int,
 ) -> _Bidiagonal:
     outputs, push = jax.linearize(jax.vmap(lambda x: predict(params, x[None], *extra)[0]), inputs)
     pull = jax.linear_transpose(push, inputs)
@@ -204,7 +219,7 @@ def _advance(
     return state
 
 
-def _step(push: Callable, pull: Callable, state: _Bidiagonal) -> _Bidiagonal:
+def _step(push: Callable[..., Any], pull: Callable[..., Any], state: _Bidiagonal) -> _Bidiagonal:
     i = state.step
     basis = state.basis.at[:, i].set(state.left)
     scale = jnp.maximum(state.alphas.max(axis=1), state.betas.max(axis=1))
@@ -247,7 +262,7 @@ def _largest(alphas: np.ndarray, betas: np.ndarray, steps: int) -> tuple[np.ndar
     return values[:, 0], np.abs(below[:, -1] * right[:, 0, -1])
 
 
-def _num_outputs(predict: Callable, params: Any, inputs: Array, extra: tuple) -> int:
+def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> int:
     """C."""
     trees.require_floating("inputs", inputs)
     if not len(inputs):
@@ -256,7 +271,8 @@ def _num_outputs(predict: Callable, params: Any, inputs: Array, extra: tuple) ->
     shape: Any = getattr(outputs, "shape", ())
     if len(shape) != 2 or shape[0] != len(inputs):
         raise InputError(f"predict(params, inputs) must have shape ({len(inputs)}, C), got {shape}")
-    return shape[1]
+    result: int = shape[1]
+    return result
 
 
 def _require_options(batch_size: int | None, method: str, rtol: float) -> None:

@@ -53,7 +53,7 @@ class Direction(NamedTuple):
     normalise: str
 
 
-def line(function: Callable, a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
+def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
     """`function` at (1 − α) a + α b: α = 0 is a, α = 1 is b, and α may lie beyond them.
 
     Args:
@@ -78,7 +78,9 @@ def line(function: Callable, a: Any, b: Any, alphas: Any, data: Any, state: Any 
     return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, precision.name())
 
 
-def along(function: Callable, origin: Any, direction: Any, distances: Any, data: Any, state: Any = None) -> Line:
+def along(
+    function: Callable[..., Any], origin: Any, direction: Any, distances: Any, data: Any, state: Any = None
+) -> Line:
     """`function` at origin + t direction, for a top eigenvector or a random direction.
 
     The direction is taken as it is, for a filter-normalised one means something by its length: t is a distance where
@@ -104,7 +106,7 @@ def along(function: Callable, origin: Any, direction: Any, distances: Any, data:
 
 
 def plane(
-    function: Callable, origin: Any, u: Any, v: Any, alphas: Any, betas: Any, data: Any, state: Any = None
+    function: Callable[..., Any], origin: Any, u: Any, v: Any, alphas: Any, betas: Any, data: Any, state: Any = None
 ) -> Plane:
     """`function` at origin + α u + β v for every α and β (Li et al. 2018, *Visualizing the loss landscape*).
 
@@ -163,7 +165,7 @@ def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -
     return Direction(vector, float(norm), normalise)
 
 
-def _evaluate(function: Callable, points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
+def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
     extra = () if state is None else (state,)
@@ -182,7 +184,13 @@ def _evaluate(function: Callable, points: tuple[Any, ...], weights: np.ndarray, 
 
 @partial(jax.jit, static_argnums=(0, 6))
 def _on_piece(
-    function: Callable, points: tuple[Any, ...], weights: Array, batches: Batches, extra: tuple, start: Array, size: int
+    function: Callable[..., Any],
+    points: tuple[Any, ...],
+    weights: Array,
+    batches: Batches,
+    extra: tuple[Any, ...],
+    start: Array,
+    size: int,
 ) -> Any:
     def combined(*leaves: Array) -> Array:
         first, *others = (jnp.asarray(w, x.dtype) * x for w, x in zip(weights, leaves, strict=True))

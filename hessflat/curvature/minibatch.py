@@ -58,7 +58,7 @@ class MinibatchSharpness(NamedTuple):
     precision: str
 
 
-def gradient_covariance(losses: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
     """The covariance of one example's gradient, (1/N) Σ (g_i − ḡ)(g_i − ḡ)ᵀ with ḡ the mean gradient.
 
     That of the gradient of a batch of B examples drawn with replacement is 1 / B of it, and (N − B) / (B (N − 1)) of
@@ -176,12 +176,13 @@ def minibatch_sharpness(
 class CentredLosses:
     """ℓ_i − ḡ·w, whose gradients are g_i − ḡ; ḡ comes with the state. Equal where `losses` is the same."""
 
-    losses: Callable
+    losses: Callable[..., Any]
 
     def __call__(self, params: Any, batch: Any, state: Any) -> Array:
         gradient, extra = state
         shift = sum(jnp.vdot(g, p) for g, p in zip(*map(jax.tree.leaves, (gradient, params)), strict=True))
-        return self.losses(params, batch, *extra) - shift
+        result: Array = self.losses(params, batch, *extra) - shift
+        return result
 
 
 def _mean_gradient(term: Term) -> Any:

@@ -1,7 +1,8 @@
 """The folder of prepared data sets: arrays in `<name>-<version>.npz` and what they are in `.json` beside.
 
 The JSON file is written last and holds the checksum of the arrays, so a data set is there if and only if
-its JSON file is. Runs read this folder and nothing else: no TensorFlow, no TFDS, no network.
+its JSON file is. Runs read this folder and nothing else: no TensorFlow, no network, and none of TFDS's own form, whose
+reading decodes every image again.
 """
 
 import errno
@@ -34,7 +35,7 @@ def checksum_of(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def prepared(cache: Path | None = None) -> list[str]:
+def prepared_names(cache: Path | None = None) -> list[str]:
     """The names of the data sets in the cache, sorted."""
     return sorted({name for name, _ in _entries(cache)})
 

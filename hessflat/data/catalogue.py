@@ -1,8 +1,13 @@
 """The data sets of TFDS: their builders, made to run without TensorFlow where that can be, and their arrays.
 
-TFDS's own builders need TensorFlow to encode images; given images of Pillow they do not. So for the data sets
-whose published files are known a subclass of TFDS's builder reads those and hands over such images, and TFDS
-makes of them the data set that it always makes: same version, features, order. Others need the extra `data`.
+Without TensorFlow TFDS 4.9 has its builders with their versions, features, URLs and digests, downloads files and checks
+them, and writes and reads data sets. What it has not: it unpacks archives and reads the files of MNIST and of CIFAR
+through `tf.io.gfile`, and encodes images that are arrays by TensorFlow; images of Pillow it encodes by itself. It also
+looks for files that are there already by the names of its own URLs alone, not unpacked and not in CIFAR's other form.
+
+So for the data sets of `published.PUBLISHED` a subclass of TFDS's builder reads the published files and hands over
+images of Pillow, and TFDS makes of them the data set that it always makes: same version, features, order. Others need
+the extra `data`, which brings TensorFlow.
 """
 
 import contextlib
@@ -22,7 +27,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from hessflat.data import cache as cache_of
-from hessflat.data.originals import ORIGINALS, Columns, Layout, find, unpack
+from hessflat.data.published import PUBLISHED, Columns, Layout, find, unpack
 from hessflat.data.sources import SOURCES
 from hessflat.utils.errors import InputError
 
@@ -172,7 +177,7 @@ def read_back(builder: Any, name: str, progress: Progress) -> tuple[dict[str, np
         raise InputError(f"data set {name!r} has no train split, only {', '.join(info.splits)}; choose another")
     held_out = next((split for split in ("test", "validation") if split in info.splits), None)
     logging.getLogger("absl").setLevel(logging.ERROR)  # one warning, that OpenCV would be faster
-    in_order = name in ORIGINALS and "id" in info.features
+    in_order = name in PUBLISHED and "id" in info.features
     arrays = {}
     for part, split in (("train", "train"), ("test", held_out)):
         if split is None:

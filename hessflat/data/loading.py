@@ -12,11 +12,11 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config.validators import at_least, one_of, positive, require, settings_of
+from hessflat.config.validators import at_least, below, one_of, positive, require, settings_of
 from hessflat.data import cache
 from hessflat.data.scaling import SCALINGS, Affine, apply
 from hessflat.data.sources import SOURCES, Source, Split
-from hessflat.data.splits import ORDERS, count_of, cut, size_rule
+from hessflat.data.splits import ORDERS, cut, split_size, whole_number
 from hessflat.utils.errors import InputError, nearest, require_known
 
 TEST_FRACTION = 0.2
@@ -49,20 +49,21 @@ def load(
         str, one_of(SCALED_OVER), "examples that fix the scaling: the training split, or all that it is cut from"
     ] = "split",
     input_scale: Annotated[float, positive, "factor of the inputs after scaling"] = 1.0,
-    train_size: Annotated[float, size_rule, "training examples: count or fraction; 0 is all that is left"] = 0.0,
-    validation_size: Annotated[float, size_rule, "validation examples: count or fraction; 0 is none"] = 0.1,
-    test_size: Annotated[
-        float,
-        size_rule,
-        "test examples: count or fraction; 0 is the whole test split, or a fifth where there is none",
+    train_size: Annotated[int, whole_number, "training examples; 0 is data.train_fraction"] = 0,
+    train_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is all that are left"] = 0.0,
+    validation_size: Annotated[int, whole_number, "validation examples; 0 is data.validation_fraction"] = 0,
+    validation_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is none"] = 0.1,
+    test_size: Annotated[int, whole_number, "test examples; 0 is data.test_fraction"] = 0,
+    test_fraction: Annotated[
+        float, below(0, 1), "of the test split; 0 is all of it, or a fifth of the examples where there is none"
     ] = 0.0,
     order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified",
     split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0,
 ) -> Dataset:
     """The data set `name`: a built-in source (`SOURCES`) with its settings, or one prepared into the cache.
 
-    A size below 1 is a fraction of what the split is cut from. Training and validation examples are cut from
-    the source's training split. Test examples are the source's own test split or a piece of it; where it has
+    A size above 0 takes the place of the fraction. Training and validation examples are cut from the source's
+    training split. Test examples are the source's own test split or a piece of it; where it has
     none they are cut from the same examples as the rest. The first k examples of a split are stratified too,
     unless `order` is "stored". Raises `InputError` for unknown names, settings out of range, and data that is
     missing, damaged or not finite.
@@ -72,8 +73,11 @@ def load(
         "scaling_over": scaling_over,
         "input_scale": input_scale,
         "train_size": train_size,
+        "train_fraction": train_fraction,
         "validation_size": validation_size,
+        "validation_fraction": validation_fraction,
         "test_size": test_size,
+        "test_fraction": test_fraction,
         "order": order,
         "split_seed": split_seed,
     }
@@ -84,13 +88,13 @@ def load(
 
     available = len(source.train["labels"])
     counts = {
-        "train": count_of("train_size", train_size, available),
-        "validation": count_of("validation_size", validation_size, available),
+        "train": split_size("train", train_size, train_fraction, available),
+        "validation": split_size("validation", validation_size, validation_fraction, available),
     }
     if source.test is None:
-        counts["test"] = count_of("test_size", test_size or TEST_FRACTION, available)
+        counts["test"] = split_size("test", test_size, test_fraction or TEST_FRACTION, available)
     pieces = cut(ORDERS[order](source.train["labels"], split_seed), counts, name)
-    test_from, test_rows = _test_rows(name, source, pieces, test_size, order, split_seed)
+    test_from, test_rows = _test_rows(name, source, pieces, test_size, test_fraction, order, split_seed)
 
     train_inputs = source.train["inputs"][pieces["train"]]
     fixed_on = train_inputs if scaling_over == "split" else source.train["inputs"]
@@ -131,7 +135,7 @@ def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
         return source, cache.checksum_of(arrays)
     path = cache.find(name)
     if path is None:
-        names = [*SOURCES, *cache.prepared()]
+        names = [*SOURCES, *cache.prepared_names()]
         hint = nearest(name, names)
         known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
         raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
@@ -187,13 +191,13 @@ def _check(name: str, source: Source) -> None:
 
 
 def _test_rows(
-    name: str, source: Source, pieces: Mapping[str, np.ndarray], test_size: float, order: str, seed: int
+    name: str, source: Source, pieces: Mapping[str, np.ndarray], size: int, fraction: float, order: str, seed: int
 ) -> tuple[Split, np.ndarray]:
     """The arrays that test examples come from, and which of them."""
     if source.test is None:
         return source.train, pieces["test"]
     labels = source.test["labels"]
-    count = count_of("test_size", test_size, len(labels)) or len(labels)
+    count = split_size("test", size, fraction, len(labels)) or len(labels)
     if count > len(labels):
         raise InputError(
             f"data.test_size must be at most {len(labels)}, the test split of {name!r}, got {count}; lower it"
@@ -202,5 +206,5 @@ def _test_rows(
 
 
 def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine, factor: float) -> Split:
-    kept = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
-    return {"inputs": apply(affine, inputs, factor), "labels": labels.astype(kept)}
+    dtype = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
+    return {"inputs": apply(affine, inputs, factor), "labels": labels.astype(dtype)}

@@ -11,19 +11,18 @@ from rich.progress import Progress, TimeRemainingColumn
 
 from hessflat.data import cache as cache_of
 from hessflat.data.catalogue import read_back, stock_builder, with_tensorflow, without_tensorflow
-from hessflat.data.originals import ORIGINALS, Layout
+from hessflat.data.published import PUBLISHED, Published
 from hessflat.data.sources import SOURCES
 from hessflat.utils.errors import InputError
 
 Report = Callable[[str], Any]
-Originals = Mapping[str, tuple[Layout, ...]]
 
 
 def prepare(
     name: str,
     files: Path | None = None,
     cache: Path | None = None,
-    originals: Originals = ORIGINALS,
+    published: Mapping[str, Published] = PUBLISHED,
     report: Report = print,
 ) -> Path | None:
     """Put data set `name` into the cache; the path of its JSON file, None if it needs no preparation.
@@ -44,8 +43,8 @@ def prepare(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".preparing-") as scratch, _progress() as progress:
-            if name in originals:
-                builder = without_tensorflow(stock, name, files, cache, originals[name], scratch, progress)
+            if name in published:
+                builder = without_tensorflow(stock, name, files, cache, published[name].layouts, scratch, progress)
             else:
                 builder = with_tensorflow(stock, name, files, cache, scratch)
             arrays, facts = read_back(builder, name, progress)

@@ -4,7 +4,6 @@ One order of all examples is drawn; the training split is a piece from its front
 its end. So a smaller training split is part of a larger one, and its size leaves the other two as they were.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,10 +11,7 @@ import numpy as np
 from hessflat.config.validators import Rule
 from hessflat.utils.errors import InputError
 
-size_rule = Rule(
-    lambda value: math.isfinite(value) and value >= 0 and (value < 1 or value == int(value)),
-    "a fraction below 1 or a whole number of examples",
-)
+whole_number = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number of examples, 0 or more")
 
 
 def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -41,12 +37,13 @@ def stored(labels: np.ndarray, seed: int) -> np.ndarray:
 ORDERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"stratified": stratified, "stored": stored}
 
 
-def count_of(name: str, size: float, available: int) -> int:
-    """A size in examples: a fraction of `available` where it is below 1, else the number it is."""
-    count = round(size * available) if size < 1 else int(size)
-    if size > 0 and count == 0:
+def split_size(split: str, size: int, fraction: float, available: int) -> int:
+    """Examples of a split: `size` where it is above 0, else a `fraction` of the `available` ones."""
+    count = size or round(fraction * available)
+    if fraction > 0 and count == 0:
         raise InputError(
-            f"data.{name} = {size:g} of {available} examples leaves an empty split; raise it or set it to 0"
+            f"data.{split}_fraction = {fraction:g} of {available} examples leaves an empty split; "
+            "raise it or set it to 0"
         )
     return count
 
@@ -56,13 +53,13 @@ def cut(order: np.ndarray, counts: dict[str, int], name: str) -> dict[str, np.nd
 
     `counts` maps `train` and then the names of the other pieces to numbers of examples.
     """
-    wanted = sum(counts.values())
-    others = wanted - counts["train"]
-    if wanted > len(order) or others >= len(order):
-        asked = " + ".join(f"data.{piece}_size {count}" for piece, count in counts.items() if count)
-        total = "which leaves none to train on" if others >= len(order) else f"{wanted} together"
+    total = sum(counts.values())
+    others = total - counts["train"]
+    if total > len(order) or others >= len(order):
+        asked = " + ".join(f"{count} for {piece}" for piece, count in counts.items() if count)
+        problem = "which leaves none to train on" if others >= len(order) else f"{total} together"
         raise InputError(
-            f"data set {name!r} has {len(order)} examples to split, got {asked}, {total}; lower one of them"
+            f"data set {name!r} has {len(order)} examples to split, got {asked}, {problem}; lower one of them"
         )
     pieces = {"train": order[: counts["train"] or len(order) - others]}
     start = len(order) - others

@@ -1,53 +1,85 @@
-"""Numbers about one trained state. To add one: a function of a `Subject`, a line in `MEASURES`, its timetable."""
+"""Numbers about one trained state, a module for each measure. To add one: its module, and its name in `_MODULES`.
+
+What is derived from the modules: the settings `measure.*`, what a run costs, what tables and axes call its numbers.
+"""
 
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
+from typing import Any
 
-from hessflat.measures.batch_norm import batch_norm
-from hessflat.measures.extremes import extremes
-from hessflat.measures.features import features
-from hessflat.measures.fit import fit
-from hessflat.measures.jacobian import jacobian
-from hessflat.measures.layers import layers
-from hessflat.measures.line import line
-from hessflat.measures.lipschitz import lipschitz
-from hessflat.measures.loss_limit import loss_limit
-from hessflat.measures.outputs import outputs
-from hessflat.measures.performance import performance
-from hessflat.measures.reparameterised import reparameterised
-from hessflat.measures.scaled_sharpness import scaled_sharpness
-from hessflat.measures.sensitivity import sensitivity
-from hessflat.measures.spectra import exact, sharpness, spectra
-from hessflat.measures.subject import Measured, Subject
+from hessflat.config.timetable import timetable
+from hessflat.config.validators import Setting, settings_of
+from hessflat.measures.eval_state import EvalState, Protocol
+from hessflat.measures.measure import Measure, Measurement
+from hessflat.measures.operators import OPERATORS
 
-# In this order, so that a run whose curvature cannot be measured has its losses first. The setting `measure.<name>`
-# says when each is due.
-MEASURES: Mapping[str, Callable[[Subject], Measured]] = {
-    "performance": performance,
-    "outputs": outputs,
-    "spectra": spectra,
-    "sharpness": sharpness,
-    "scaled_sharpness": scaled_sharpness,
-    "exact": exact,
-    "extremes": extremes,
-    "jacobian": jacobian,
-    "features": features,
-    "fit": fit,
-    "layers": layers,
-    "loss_limit": loss_limit,
-    "reparameterised": reparameterised,
-    "sensitivity": sensitivity,
-    "batch_norm": batch_norm,
-    "lipschitz": lipschitz,
-    "line": line,
-}
+__all__ = [
+    "MEASURES",
+    "OPERATORS",
+    "EvalState",
+    "Measure",
+    "Measurement",
+    "Protocol",
+    "measure",
+    "protocol",
+    "settings",
+]
+
+# In this order, so that a run whose curvature cannot be measured has its losses first.
+_MODULES = (
+    "performance",
+    "outputs",
+    "spectra",
+    "sharpness",
+    "scaled_sharpness",
+    "full_spectrum",
+    "spectrum_edges",
+    "jacobian",
+    "layer_input_norms",
+    "predictions",
+    "layer_jacobians",
+    "loss_limit",
+    "reparameterised",
+    "sensitivity",
+    "batch_norm",
+    "lipschitz",
+    "linear_interpolation",
+)
+MEASURES: Mapping[str, Measure] = {name: import_module(f"{__name__}.{name}").MEASURE for name in _MODULES}
 
 
-def measure(subject: Subject, due: Collection[str]) -> Measured:
-    """The measures whose names are due, together; of a number that two of them give, the later and more precise one."""
-    together = Measured({}, {})
-    for name, function in MEASURES.items():
+def settings() -> dict[str, Setting]:
+    """The settings `measure.*`: when each measure is due, the protocol, and what single measures take.
+
+    Measures may share a setting, but not its name alone: a default, a rule or a meaning of its own is refused.
+    """
+    derived = {name: Setting(one.due, timetable, f"when {one.doc}") for name, one in MEASURES.items()}
+    builders: list[Callable] = [Protocol, *(one.compute for one in MEASURES.values())]
+    for builder in builders:
+        for name, setting in settings_of(builder).items():
+            if derived.setdefault(name, setting) != setting:
+                raise TypeError(f"two measures define the setting measure.{name}, and not alike")
+    return derived
+
+
+def protocol(settings: Any) -> Protocol:
+    """The shared settings out of the block `measure` of a configuration."""
+    return Protocol(**_taken(Protocol, settings))
+
+
+def measure(state: EvalState, due: Collection[str], settings: Any) -> Measurement:
+    """The measures whose names are due, together, with the settings of the block `measure` of a configuration.
+
+    Of a number that two of them give, the later and more precise one.
+    """
+    together = Measurement({}, {})
+    for name, one in MEASURES.items():
         if name in due:
-            found = function(subject)
-            starts = found.starts or together.starts
-            together = Measured(together.scalars | found.scalars, together.arrays | found.arrays, starts)
+            own = one.compute(state, **_taken(one.compute, settings))
+            starts = own.starts or together.starts
+            together = Measurement(together.scalars | own.scalars, together.arrays | own.arrays, starts)
     return together
+
+
+def _taken(builder: Callable, settings: Any) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings_of(builder)}

@@ -11,7 +11,7 @@ has entries of order 1/N, but rank 2 and the norm 1/s, however many examples the
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,11 @@ from jax import Array
 
 import hessflat.curvature as cv
 from hessflat import models
+from hessflat.config.validators import at_least
 from hessflat.curvature.numerics import precision
-from hessflat.measures.subject import Measured, Subject, as_float64, functions_of
+from hessflat.measures.eval_state import EvalState, as_float64
+from hessflat.measures.measure import Measure, Measurement, SampleSizes
+from hessflat.measures.operators import OPERATORS
 from hessflat.training.losses import make_targets
 from hessflat.training.trainer import update_batch_stats
 from hessflat.utils.errors import InputError
@@ -34,50 +37,55 @@ CHUNK = 100
 # Examples of the largest norms whose blocks are taken, beside those that do not depend on N.
 LARGEST = 2
 
-Predict = Callable[[Any, Array, Any], Array]  # (params, inputs, statistics) -> outputs
+Predict = Callable[[Any, Array, Any], Array]  # (params, inputs, batch_stats) -> outputs
 
 
-def batch_norm(subject: Subject) -> Measured:
+def batch_norm(
+    state: EvalState,
+    *,
+    sample_sizes: SampleSizes = (10, 100),
+    blocks: Annotated[int, at_least(2), "first examples of which measure.batch_norm takes Jacobians in train mode"] = 4,
+) -> Measurement:
     """Arrays `batch_norm-layer` and `batch_norm-network`, a row for every N of `measure.sample_sizes`.
 
     N random training examples, the first of a larger N being those of a smaller one, by `measure.seed`. The layer alone
     has 16 random directions of these inputs as channels; the network has its logits. In float64. The network's rows
     also have λ_max of `measure.operators` in either mode, in float32.
     """
-    if not jax.tree.leaves(subject.statistics):
+    if not state.has_batch_norm:
         raise InputError("config.measure.batch_norm needs a model with batch norm; set it to 'never'")
-    settings, train = subject.settings, subject.splits["train"]
-    largest = max(settings["sample_sizes"])
+    train = state.splits["train"]
+    largest = max(sample_sizes)
     if largest > len(train["labels"]):
         available = len(train["labels"])
         raise InputError(f"config.measure.sample_sizes must be at most {available}, the training split, got {largest}")
-    keys = jax.random.split(jax.random.key(settings["seed"]), 3)
+    keys = jax.random.split(jax.random.key(state.protocol.seed), 3)
     order = jax.random.permutation(keys[0], len(train["labels"]))[:largest]
     inputs, labels = train["inputs"][order], train["labels"][order]
-    targets = make_targets(labels, subject.num_classes, subject.label_smoothing)
+    targets = make_targets(labels, state.num_classes, state.label_smoothing)
     flat = inputs.reshape(largest, -1)
     features = flat @ jax.random.normal(keys[1], (flat.shape[1], CHANNELS)) / np.sqrt(flat.shape[1])
 
     alone = models.batch_norm_layer()
-    layer = subject._replace(model=alone)
-    layer = layer._replace(params=_layer_params(alone, features), statistics=alone.init(keys[1], features[:1])[1])
+    layer = state._replace(model=alone)
+    layer = layer._replace(params=_layer_params(alone, features), batch_stats=alone.init(keys[1], features[:1])[1])
     rows: dict[str, list[dict[str, float]]] = {"layer": [], "network": []}
-    for number in sorted(settings["sample_sizes"]):
-        rows["layer"].append(_compared(layer, features[:number], settings["blocks"], keys[2])[0])
-        found, statistics = _compared(subject, inputs[:number], settings["blocks"], keys[2])
+    for number in sorted(sample_sizes):
+        rows["layer"].append(_compare_modes(layer, features[:number], blocks, keys[2])[0])
+        row, batch_stats = _compare_modes(state, inputs[:number], blocks, keys[2])
         batch = {"inputs": inputs[:number], "targets": targets[:number]}
-        rows["network"].append(found | _sharpness(subject, batch, statistics, keys[2]))
-    return Measured({}, {f"batch_norm-{name}": _columns(found) for name, found in rows.items()})
+        rows["network"].append(row | _sharpness(state, batch, batch_stats, keys[2]))
+    return Measurement({}, {f"batch_norm-{name}": _columns(table) for name, table in rows.items()})
 
 
-def compared(
-    in_train: Predict, in_eval: Predict, params: Any, statistics: Any, inputs: Array, blocks: int, key: Array
+def compare_jacobians(
+    in_train: Predict, in_eval: Predict, params: Any, batch_stats: Any, inputs: Array, blocks: int, key: Array
 ) -> dict[str, float]:
     """How the Jacobian of outputs [N, C] with respect to inputs [N, ...] differs between two functions of them.
 
     `in_eval` treats examples one by one. Blocks (i, j) are ∂f(X)_i/∂x_j, [C, D]. Of J_T rows are taken for the first
     `blocks` examples i, which do not depend on N, and for two of the largest norms in eval mode, which do; the norms of
-    the whole of J_T − J_V and of J_T are found by Lanczos iteration without forming them. Returns
+    the whole of J_T − J_V and of J_T come from Lanczos iteration without forming them. Returns
 
     - `largest_entry`: of |J_T − J_V| in the rows of the first examples, over all N examples j;
     - `diagonal`, `off_diagonal`: the largest ‖block‖₂ of J_T − J_V with i = j, and with i ≠ j among the first examples;
@@ -88,12 +96,12 @@ def compared(
     - `train_operator`, `eval_operator`: ‖J_T‖₂, to 0.1 %, and ‖J_V‖₂ = max_i ‖∂f(x_i)/∂x_i‖₂ of the whole;
     - `outputs`: the largest difference between the two outputs, which is rounding where statistics are those of X.
     """
-    number, arrays = len(inputs), (params, statistics, inputs)
+    number, arrays = len(inputs), (params, batch_stats, inputs)
     with precision.chosen():
-        norms = np.concatenate([_norms(rows) for rows in _eval_rows(in_eval, params, statistics, inputs)])
+        norms = np.concatenate([_norms(rows) for rows in _eval_rows(in_eval, params, batch_stats, inputs)])
         first, top = np.arange(min(blocks, number)), np.argsort(-norms, kind="stable")[:LARGEST]
         chosen = np.concatenate([first, top])
-        fixed = np.concatenate(list(_eval_rows(in_eval, params, statistics, inputs[chosen])))
+        fixed = np.concatenate(list(_eval_rows(in_eval, params, batch_stats, inputs[chosen])))
         parts = [
             _difference_rows(in_train, *arrays, jnp.asarray(example), jnp.asarray(of_eval), jnp.asarray(chosen))
             for example, of_eval in zip(chosen, fixed, strict=True)
@@ -121,35 +129,32 @@ def compared(
     }
 
 
-def _compared(subject: Subject, inputs: Array, blocks: int, key: Array) -> tuple[dict[str, float], Any]:
-    """What `compared` returns, with N, and the statistics of these inputs, in float32."""
-    in_train, in_eval = (functions_of(subject.model, subject.loss, mode).logits for mode in ("train", "eval"))
+def _compare_modes(state: EvalState, inputs: Array, blocks: int, key: Array) -> tuple[dict[str, float], Any]:
+    """What `compare_jacobians` returns, with N, and the batch statistics of these inputs, in float32."""
+    in_train, in_eval = (state.functions(mode).logits for mode in ("train", "eval"))
     with jax.enable_x64(True):
-        params, zeros, inputs = as_float64((subject.params, subject.statistics, inputs))
-        statistics = _statistics(subject.model, params, zeros, inputs)
-        found = compared(in_train, in_eval, params, statistics, inputs, blocks, key)
-    return {"examples": len(inputs)} | found, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), statistics)
+        params, zeros, inputs = as_float64((state.params, state.batch_stats, inputs))
+        batch_stats = _batch_stats(state.model, params, zeros, inputs)
+        row = compare_jacobians(in_train, in_eval, params, batch_stats, inputs, blocks, key)
+    return {"examples": len(inputs)} | row, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), batch_stats)
 
 
 @partial(jax.jit, static_argnums=0)
-def _statistics(model: models.Model, params: Any, statistics: Any, inputs: Array) -> Any:
+def _batch_stats(model: models.Model, params: Any, batch_stats: Any, inputs: Array) -> Any:
     """Those of all of `inputs` together, which train mode would use."""
-    return update_batch_stats(model, len(inputs), params, statistics, inputs)
+    return update_batch_stats(model, len(inputs), params, batch_stats, inputs)
 
 
-def _sharpness(subject: Subject, batch: Mapping[str, Array], statistics: Any, key: Array) -> dict[str, float]:
-    """λ_max of H or G on the batch, in train mode and in eval mode with the statistics of this batch."""
-    found = {}
+def _sharpness(state: EvalState, batch: Mapping[str, Array], batch_stats: Any, key: Array) -> dict[str, float]:
+    """λ_max of each operator on the batch, in train mode and in eval mode with the statistics of this batch."""
+    values = {}
     for mode in ("train", "eval"):
-        functions = functions_of(subject.model, subject.loss, mode)
-        for operator in subject.settings["operators"]:
+        functions = state.functions(mode)
+        for name in state.protocol.operators:
             data = cv.Batches(batch, statistics_batch=len(batch["targets"]) if mode == "train" else None)
-            if operator == "hessian":
-                op = cv.hessian(functions.loss, subject.params, data, statistics)
-            else:
-                op = cv.gauss_newton(functions.predict, functions.criterion, subject.params, data, statistics)
-            found[f"{operator}_{mode}"] = cv.sharpness(op, key, rtol=subject.settings["rtol"]).value
-    return found
+            op = OPERATORS[name].build(functions, state.params, data, batch_stats)
+            values[f"{name}_{mode}"] = cv.sharpness(op, key, rtol=state.protocol.rtol).value
+    return values
 
 
 def _layer_params(layer: models.Model, features: Array) -> Any:
@@ -166,22 +171,22 @@ def _norms(blocks: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(np.linalg.eigvalsh(grams)[:, -1], 0))
 
 
-def _eval_rows(in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Iterator[np.ndarray]:
+def _eval_rows(in_eval: Predict, params: Any, batch_stats: Any, inputs: Array) -> Iterator[np.ndarray]:
     """Jacobians of examples, [n, C, D], a chunk at a time."""
     for start in range(0, len(inputs), CHUNK):
-        wanted = min(CHUNK, len(inputs) - start)
-        piece = jnp.take(inputs, start + jnp.arange(CHUNK) % wanted, axis=0)
-        yield np.asarray(_rows_in_eval(in_eval, params, statistics, piece))[:wanted]
+        count = min(CHUNK, len(inputs) - start)
+        piece = jnp.take(inputs, start + jnp.arange(CHUNK) % count, axis=0)
+        yield np.asarray(_rows_in_eval(in_eval, params, batch_stats, piece))[:count]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _outputs_apart(in_train: Predict, in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Array:
-    return jnp.abs(in_train(params, inputs, statistics) - in_eval(params, inputs, statistics)).max()
+def _outputs_apart(in_train: Predict, in_eval: Predict, params: Any, batch_stats: Any, inputs: Array) -> Array:
+    return jnp.abs(in_train(params, inputs, batch_stats) - in_eval(params, inputs, batch_stats)).max()
 
 
 @partial(jax.jit, static_argnums=0)
-def _rows_in_eval(in_eval: Predict, params: Any, statistics: Any, inputs: Array) -> Array:
-    outputs, pull = jax.vjp(lambda x: in_eval(params, x, statistics), inputs)
+def _rows_in_eval(in_eval: Predict, params: Any, batch_stats: Any, inputs: Array) -> Array:
+    outputs, pull = jax.vjp(lambda x: in_eval(params, x, batch_stats), inputs)
     # Examples do not meet: a product of all of them at once holds a row of each.
     rows = [pull(jnp.zeros_like(outputs).at[:, c].set(1))[0] for c in range(outputs.shape[1])]
     return jnp.stack(rows, 1).reshape(len(inputs), outputs.shape[1], -1)
@@ -189,14 +194,14 @@ def _rows_in_eval(in_eval: Predict, params: Any, statistics: Any, inputs: Array)
 
 @partial(jax.jit, static_argnums=0)
 def _difference_rows(
-    in_train: Predict, params: Any, statistics: Any, inputs: Array, example: Array, own: Array, chosen: Array
+    in_train: Predict, params: Any, batch_stats: Any, inputs: Array, example: Array, own: Array, chosen: Array
 ) -> tuple[Array, Array, Array]:
     """Rows of J_T − J_V of one example, whose J_V has the rows `own` [C, D].
 
     Returns their blocks [C, m, D] of the `chosen` examples, their largest entry over all examples, and the largest norm
     of such a row.
     """
-    outputs, pull = jax.vjp(lambda x: in_train(params, x, statistics)[example], inputs)
+    outputs, pull = jax.vjp(lambda x: in_train(params, x, batch_stats)[example], inputs)
 
     def row(given: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         cotangent, of_eval = given
@@ -209,13 +214,13 @@ def _difference_rows(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _gram(
-    in_train: Predict, in_eval: Predict | None, params: Any, statistics: Any, inputs: Array, vector: Array
+    in_train: Predict, in_eval: Predict | None, params: Any, batch_stats: Any, inputs: Array, vector: Array
 ) -> Array:
     """A Aᵀ u of outputs u [N C], with A = J_T − J_V, or J_T alone."""
 
     def function(x: Array) -> Array:
-        outputs = in_train(params, x, statistics)
-        return outputs if in_eval is None else outputs - in_eval(params, x, statistics)
+        outputs = in_train(params, x, batch_stats)
+        return outputs if in_eval is None else outputs - in_eval(params, x, batch_stats)
 
     outputs, push = jax.linearize(function, inputs)
     return push(jax.linear_transpose(push, inputs)(vector.reshape(outputs.shape))[0]).reshape(-1)
@@ -234,3 +239,11 @@ def _norm(gram: Callable[[np.ndarray], Array], start: np.ndarray, rtol: float, n
         operator, 1, which="LA", v0=start.reshape(-1), ncv=num_vectors, tol=2 * rtol, return_eigenvectors=False
     )
     return float(np.sqrt(max(values[0], 0)))
+
+
+MEASURE = Measure(
+    batch_norm,
+    # Rows of Jacobians, and two norms by iteration, in float64.
+    cost=lambda settings, num_params: 4 * len(settings.sample_sizes) * (10 * settings.blocks + 60),
+    doc="Jacobians with batch norm in train and eval mode are compared",
+)

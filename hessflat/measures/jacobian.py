@@ -1,22 +1,37 @@
 """The input-output Jacobian norm of *On progressive sharpening*: max and mean of ‖∂f(w, x_i)/∂x_i‖₂, in eval mode."""
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import Measured, Scalars, Subject, chunk_size, curvature_data, functions_of, state_of
+from hessflat.measures.eval_state import EvalState, chunk_size, curvature_data
+from hessflat.measures.measure import Measure, Measurement, Scalars
 
 
-def jacobian(subject: Subject) -> Measured:
+def jacobian(state: EvalState) -> Measurement:
     """Of the outputs, as `jacobian.max` and `.mean`, and where they are logits, of the softmaxed model too."""
-    inputs = curvature_data(subject)["inputs"]
+    inputs = curvature_data(state)["inputs"]
     scalars: Scalars = {}
-    softmaxed = {"softmax_jacobian": True} if subject.loss == "cross_entropy" else {}
+    softmaxed = {"softmax_jacobian": True} if state.loss == "cross_entropy" else {}
     for name, softmax in {"jacobian": False, **softmaxed}.items():
         norms = cv.jacobian_norms(
-            functions_of(subject.model, subject.loss).logits,
-            subject.params,
+            state.functions().logits,
+            state.params,
             inputs,
             softmax=softmax,
-            batch_size=chunk_size(subject),
-            state=state_of(subject),
+            batch_size=chunk_size(state),
+            state=state.curvature_state,
         )
         scalars |= {f"{name}.max": norms.max, f"{name}.mean": norms.mean}
-    return Measured(scalars, {})
+    return Measurement(scalars, {})
+
+
+MEASURE = Measure(
+    jacobian,
+    cost=lambda settings, num_params: 2,
+    doc="input-output Jacobian norms are measured, in eval mode",
+    due="growth",
+    names={
+        "jacobian.max": ("max ‖∂f/∂x‖₂", r"$\max_i\,\|\partial f/\partial x_i\|_2$"),
+        "jacobian.mean": ("mean ‖∂f/∂x‖₂", r"mean $\|\partial f/\partial x_i\|_2$"),
+        "softmax_jacobian.max": ("max ‖∂σ(f)/∂x‖₂", r"$\max_i\,\|\partial\,\sigma(f)/\partial x_i\|_2$"),
+        "softmax_jacobian.mean": ("mean ‖∂σ(f)/∂x‖₂", r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$"),
+    },
+)

@@ -6,19 +6,21 @@ squared error of training is none on the whole space. On the cube, which is conv
 derivatives; on the sheet F(cube), which is curved, they may be larger, for the straight way is shorter than the sheet.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.config.validators import at_least
 from hessflat.curvature.numerics import precision
 from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
-from hessflat.measures.subject import Measured, Scalars, Subject, functions_of
+from hessflat.measures.eval_state import EvalState
+from hessflat.measures.measure import Measure, Measurement, SampleSizes, Scalars
 from hessflat.utils.errors import InputError
 
 # By how much of the supremum a sample may miss it.
@@ -30,7 +32,13 @@ CHUNK = 4096
 REFINEMENTS = 12
 
 
-def lipschitz(subject: Subject) -> Measured:
+def lipschitz(
+    state: EvalState,
+    *,
+    sample_sizes: SampleSizes = (10, 100),
+    draws: Annotated[int, at_least(1), "fresh examples that measure.lipschitz cuts samples from"] = 100_000,
+    grid: Annotated[int, at_least(2), "points along a side of the cube on which measure.lipschitz takes suprema"] = 100,
+) -> Measurement:
     """Scalars `lipschitz.*`, suprema over the cube and means; array `lipschitz`, a row for every N of samples.
 
     Scalars: `norm` = sup ν, on a grid of `measure.grid` points a side and around its largest value; on the grid
@@ -44,27 +52,26 @@ def lipschitz(subject: Subject) -> Measured:
     samples that miss the supremum so, `samples` [N] how many there are, `largest` [N, 3] quantiles of max ν over sup ν,
     `gap` [N] the mean of 1 − max ν / sup ν, `deviation` [N, 3] quantiles of |mean ℓ − E ℓ|, E ℓ by all examples.
     """
-    settings, generator = subject.settings, _generator_of(subject)
-    sizes, draws = sorted(settings["sample_sizes"]), settings["draws"]
+    generator, sizes = _generator(state.data), sorted(sample_sizes)
     if max(sizes) > draws:
         raise InputError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
-    logits = functions_of(subject.model, subject.loss).logits
+    logits = state.functions().logits
     made = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), generator)
 
     def local(points: np.ndarray) -> dict[str, np.ndarray]:
-        return local_values(_over(partial(_local_matrices, logits, subject.params, made), points))
+        return local_values(_over(partial(_local_matrices, logits, state.params, made), points))
 
     with precision.chosen():
-        grid = _grid(generator.latent, settings["grid"])
-        on_grid = local(grid)
+        points = _grid(generator.latent, grid)
+        on_grid = local(points)
         suprema = {name: float(values.max()) for name, values in on_grid.items()}
-        suprema["norm"] = _refined(local, grid[on_grid["norm"].argmax()], settings["grid"])
-        keys = jax.random.split(jax.random.key(settings["seed"]))
-        both = partial(_kernels_and_costs, logits, subject.params, made)
+        suprema["norm"] = _refined(local, points[on_grid["norm"].argmax()], grid)
+        keys = jax.random.split(jax.random.key(state.protocol.seed))
+        both = partial(_kernels_and_costs, logits, state.params, made)
         pools = [_over(both, np.asarray(_uniform(key, draws, generator.latent))) for key in keys]
-        train = subject.splits["train"]
-        own_norms = _root_of_largest(np.asarray(_kernels(logits, subject.params, train["inputs"]), np.float64))
-        own_costs = jnp.linalg.norm(logits(subject.params, train["inputs"]) - train["labels"], axis=1)
+        train = state.splits["train"]
+        own_norms = _root_of_largest(np.asarray(_kernels(logits, state.params, train["inputs"]), np.float64))
+        own_costs = jnp.linalg.norm(logits(state.params, train["inputs"]) - train["labels"], axis=1)
     norms = [_root_of_largest(pool["kernel"].astype(np.float64)) for pool in pools]
     suprema["norm"] = max(suprema["norm"], *(float(part.max()) for part in (*norms, own_norms)))
     costs = np.concatenate([pool["cost"] for pool in pools]).astype(np.float64)
@@ -78,11 +85,11 @@ def lipschitz(subject: Subject) -> Measured:
     }
     relative = [part / suprema["norm"] for part in norms]
     limits = 1 - np.array(MISSES)
-    rows = [_of_samples(relative[1], pools[1]["cost"] - costs.mean(), size, limits) for size in sizes]
+    rows = [_disjoint_samples(relative[1], pools[1]["cost"] - costs.mean(), size, limits) for size in sizes]
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     miss = np.mean(relative[0][:, None] <= limits[None], axis=0)
     arrays |= {"size": np.array(sizes), "misses": np.array(MISSES), "miss": miss, "draws": np.array(draws)}
-    return Measured(scalars, {"lipschitz": arrays})
+    return Measurement(scalars, {"lipschitz": arrays})
 
 
 def local_matrices(logits: Callable, params: Any, generator: Generator, point: Array) -> dict[str, Array]:
@@ -101,24 +108,24 @@ def local_matrices(logits: Callable, params: Any, generator: Generator, point: A
         return jax.jacrev(output)(push(z))
 
     matrix, change = jacobian(point), jnp.moveaxis(jax.jacfwd(jacobian)(point), -1, 0)  # [k, d] and [n, k, d]
-    tangents, wanted = jax.jacfwd(push)(point), jax.jacfwd(target)(point)  # [d, n] and [k, n]
-    error, slope = output(push(point)) - target(point), matrix @ tangents - wanted
+    tangents, target_slope = jax.jacfwd(push)(point), jax.jacfwd(target)(point)  # [d, n] and [k, n]
+    error, slope = output(push(point)) - target(point), matrix @ tangents - target_slope
     return {
         "kernel": matrix @ matrix.T,
         "turning": change @ matrix.T,
         "changes": jnp.einsum("akd,bld->akbl", change, change),
         "tangents": tangents.T @ tangents,
-        "pair": tangents.T @ tangents + wanted.T @ wanted,
+        "pair": tangents.T @ tangents + target_slope.T @ target_slope,
         "cost_slope": jnp.linalg.norm(slope.T @ error) / jnp.maximum(jnp.linalg.norm(error), 1e-30),
     }
 
 
-def local_values(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def local_values(matrices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """At many z [m], what `lipschitz` takes suprema of; all but `norm` bound derivatives.
 
     Eigenvalues of small matrices are left to NumPy: XLA's on a CPU may wait for each other for ever.
     """
-    double = {name: value.astype(np.float64) for name, value in found.items()}
+    double = {name: value.astype(np.float64) for name, value in matrices.items()}
     values, vectors = np.linalg.eigh(double["kernel"])
     norm, left = np.sqrt(np.maximum(values[:, -1], 0)), vectors[:, :, -1]
     slopes = np.einsum("mk,makl,ml->ma", left, double["turning"], left) / np.where(norm > 0, norm, 1)[:, None]
@@ -172,12 +179,12 @@ def _uniform(key: Array, count: int, latent: int) -> Array:
 
 def _over(function: Callable, points: np.ndarray) -> dict[str, np.ndarray]:
     """What `function` gives for points [m, n], in chunks of one size; the last is filled up with its first points."""
-    found: list[dict[str, np.ndarray]] = []
+    pieces: list[dict[str, np.ndarray]] = []
     for start in range(0, len(points), CHUNK):
         piece = points[start : start + CHUNK]
         filled = jnp.asarray(np.resize(piece, (CHUNK, piece.shape[1])), jnp.float32)
-        found.append({name: np.asarray(value)[: len(piece)] for name, value in function(filled).items()})
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        pieces.append({name: np.asarray(value)[: len(piece)] for name, value in function(filled).items()})
+    return {name: np.concatenate([one[name] for one in pieces]) for name in pieces[0]}
 
 
 def _grid(latent: int, side: int) -> np.ndarray:
@@ -197,7 +204,7 @@ def _refined(local: Callable[[np.ndarray], dict[str, np.ndarray]], centre: np.nd
     return best
 
 
-def _of_samples(relative: np.ndarray, deviations: np.ndarray, size: int, limits: np.ndarray) -> dict[str, Any]:
+def _disjoint_samples(relative: np.ndarray, deviations: np.ndarray, size: int, limits: np.ndarray) -> dict[str, Any]:
     """Disjoint samples of `size`: how far their largest norm falls short, and how far off their mean cost is."""
     count = len(relative) // size
     largest = relative[: count * size].reshape(count, size).max(1)
@@ -211,8 +218,7 @@ def _of_samples(relative: np.ndarray, deviations: np.ndarray, size: int, limits:
     }
 
 
-def _generator_of(subject: Subject) -> Generator:
-    data = subject.data
+def _generator(data: Mapping[str, Any]) -> Generator:
     if data.get("name") != "generator" or data.get("scaling") != "raw":
         got = f"{data.get('name')!r} scaled {data.get('scaling')!r}"
         raise InputError(f"config.measure.lipschitz needs data.name=generator and data.scaling=raw, got {got}")
@@ -222,3 +228,11 @@ def _generator_of(subject: Subject) -> Generator:
 @cache
 def _drawn(*settings: tuple[str, Any]) -> Generator:
     return generators.drawn(dict(settings))
+
+
+MEASURE = Measure(
+    lipschitz,
+    # Jacobians and their derivatives at many more points than there are examples.
+    cost=lambda settings, num_params: 2_000,
+    doc="Jacobian norms of samples are compared with their supremum",
+)

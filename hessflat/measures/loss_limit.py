@@ -10,13 +10,16 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import Measured, Subject, as_float64, chunk_size, curvature_data, functions_of, state_of
+from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
+from hessflat.measures.measure import Measure, Measurement, Scales, TraceProbes
 from hessflat.utils.errors import InputError
 
 SMALLEST_LOSS = 1e-12
 
 
-def loss_limit(subject: Subject) -> Measured:
+def loss_limit(
+    state: EvalState, *, scales: Scales = (1.0, 2.0, 4.0, 8.0), trace_probes: TraceProbes = 20
+) -> Measurement:
     """Loss, λ_max, trace and Frobenius norm of H at each of `measure.scales`, in float64 and eval mode.
 
     Arrays `loss_limit-last` and `loss_limit-all`: the last layer's weights times t, and all weights times t^(1/layers),
@@ -24,30 +27,29 @@ def loss_limit(subject: Subject) -> Measured:
     out: softmax takes differences from 1, which end at 1e-16 in float64 and would at 1e-7 in float32. Probes are the
     same at every t.
     """
-    data, settings = curvature_data(subject), subject.settings
-    functions = functions_of(subject.model, subject.loss)
-    keys = jax.random.split(jax.random.key(settings["seed"]))
+    data, functions = curvature_data(state), state.functions()
+    keys = jax.random.split(jax.random.key(state.protocol.seed))
     arrays = {}
     with jax.enable_x64(True):
-        params, data, state = (as_float64(tree) for tree in (subject.params, data, state_of(subject)))
-        batches = cv.Batches(data, chunk_size(subject))
+        params, data, batch_stats = (as_float64(tree) for tree in (state.params, data, state.curvature_state))
+        batches = cv.Batches(data, chunk_size(state))
         loss = jax.jit(functions.loss)
         for which in ("last", "all"):
             rows = []
-            for scale in sorted(settings["scales"]):
+            for scale in sorted(scales):
                 scaled = scaled_params(params, scale, which)
-                value = float(loss(scaled, data, state))
+                value = float(loss(scaled, data, batch_stats))
                 if value < SMALLEST_LOSS:
                     break
-                op = cv.hessian(functions.loss, scaled, batches, state)
-                moments = cv.moments(op, keys[0], settings["trace_probes"])
-                top = cv.sharpness(op, keys[1], rtol=settings["rtol"])
+                op = cv.hessian(functions.loss, scaled, batches, batch_stats)
+                moments = cv.moments(op, keys[0], trace_probes)
+                top = cv.sharpness(op, keys[1], rtol=state.protocol.rtol)
                 trace, frobenius = moments.trace.value, moments.frobenius.value
                 rows.append((scale, value, top.value, top.residual, trace, frobenius))
             names = ("scale", "loss", "lambda_max", "lambda_max_bound", "trace", "frobenius")
             table = np.array(rows, float).reshape(-1, len(names))
             arrays[f"loss_limit-{which}"] = dict(zip(names, table.T, strict=True))
-    return Measured({}, arrays)
+    return Measurement({}, arrays)
 
 
 def scaled_params(params: Any, scale: float, which: str) -> Any:
@@ -60,3 +62,11 @@ def scaled_params(params: Any, scale: float, which: str) -> Any:
         raise InputError("config.measure.loss_limit needs a model that ends in a dense layer; set it to 'never'")
     last = max(dense, key=lambda name: int(name.removeprefix("Dense_")))
     return {**params, last: jax.tree.map(lambda leaf: leaf * scale, params[last])}
+
+
+MEASURE = Measure(
+    loss_limit,
+    # In float64, for two ways of scaling.
+    cost=lambda settings, num_params: 4 * len(settings.scales) * (settings.trace_probes + 20),
+    doc="H is measured at weights multiplied by measure.scales",
+)

@@ -7,87 +7,105 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessflat.measures.size import size
-from hessflat.measures.subject import Measured, Scalars, Splits, Subject, chunk_size, functions_of
+from hessflat.measures.eval_state import EvalState, Splits, chunk_size
+from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.model_size import model_size
 from hessflat.training.losses import LOSSES, LossFunction, are_classes, make_targets
 
 Split = Mapping[str, jax.Array]
 
 
-def performance(subject: Subject) -> Measured:
-    """`<split>_loss` and, of classes, `<split>_accuracy`, without label smoothing or weight decay; and `size`.
+def performance(state: EvalState) -> Measurement:
+    """`<split>_loss` and, of classes, `<split>_accuracy`, without label smoothing or weight decay; and `model_size`.
 
     `gap_loss` is |train − test| as in *On progressive sharpening*, §6; `gap_accuracy` is train − test, signed. Of
     classes, `smoothed_<split>_loss` and `smoothed_gap_loss` are of the smoothed labels that the run is trained with,
     as in B.3 there.
     """
     scalars: Scalars = {}
-    names = list(subject.splits)
-    found = losses_and_accuracies(subject, names)
-    for name, (loss, accuracy) in found.items():
+    names = list(state.splits)
+    clean = losses_and_accuracies(state, names)
+    for name, (loss, accuracy) in clean.items():
         scalars |= {f"{name}_loss": loss} | ({} if accuracy is None else {f"{name}_accuracy": accuracy})
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = found["train"], found["test"]
+    (train_loss, train_accuracy), (test_loss, test_accuracy) = clean["train"], clean["test"]
     scalars["gap_loss"] = abs(train_loss - test_loss)
     if train_accuracy is not None and test_accuracy is not None:
         scalars["gap_accuracy"] = train_accuracy - test_accuracy
-        smoothing = subject.label_smoothing
-        smoothed = losses_and_accuracies(subject, names, smoothing) if smoothing else found
+        smoothing = state.label_smoothing
+        smoothed = losses_and_accuracies(state, names, smoothing) if smoothing else clean
         scalars |= {f"smoothed_{name}_loss": smoothed[name][0] for name in names}
         scalars["smoothed_gap_loss"] = abs(smoothed["train"][0] - smoothed["test"][0])
-    return Measured(scalars | size(subject), {})
+    return Measurement(scalars | model_size(state), {})
 
 
 def losses_and_accuracies(
-    subject: Subject, names: Sequence[str], label_smoothing: float = 0.0
+    state: EvalState, names: Sequence[str], label_smoothing: float = 0.0
 ) -> dict[str, tuple[float, float | None]]:
     """Mean loss and share of right answers on the splits of these names; of real targets no answer is right."""
-    totals_of = (functions_of(subject.model, subject.loss).logits, LOSSES[subject.loss].function)
-    state = (label_smoothing, subject.params, subject.statistics)
-    splits, size = {name: subject.splits[name] for name in names}, chunk_size(subject)
+    functions = (state.functions().logits, LOSSES[state.loss].function)
+    arguments = (label_smoothing, state.params, state.batch_stats)
+    splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
     if size is None:
-        totals = _totals_of_all(*totals_of, *state, splits)
+        totals = _totals_by_split(*functions, *arguments, splits)
     else:
-        totals = {name: _in_chunks(*totals_of, *state, split, size) for name, split in splits.items()}
-    found: dict[str, tuple[float, float | None]] = {}
+        totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
+    means: dict[str, tuple[float, float | None]] = {}
     for name, (loss, right) in totals.items():
         count = len(splits[name]["labels"])
-        found[name] = float(loss) / count, int(right) / count if are_classes(splits[name]["labels"]) else None
-    return found
+        means[name] = float(loss) / count, int(right) / count if are_classes(splits[name]["labels"]) else None
+    return means
 
 
 def _totals(
-    outputs_of: Callable, loss: LossFunction, label_smoothing: float, params: Any, statistics: Any, split: Split
+    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split
 ) -> tuple[jax.Array, jax.Array | int]:
     """Summed loss and number of correct answers."""
-    outputs, labels = outputs_of(params, split["inputs"], statistics), split["labels"]
+    outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
     total = jnp.sum(loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing)))
     return total, jnp.sum(jnp.argmax(outputs, axis=-1) == labels) if are_classes(labels) else 0
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _totals_of_all(
-    outputs_of: Callable, loss: LossFunction, label_smoothing: float, params: Any, statistics: Any, splits: Splits
+def _totals_by_split(
+    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, splits: Splits
 ) -> dict:
     """One program for every split: a network is not compiled for each of their sizes."""
-    state = (label_smoothing, params, statistics)
-    return {name: _totals(outputs_of, loss, *state, split) for name, split in splits.items()}
+    arguments = (label_smoothing, params, batch_stats)
+    return {name: _totals(logits, loss, *arguments, split) for name, split in splits.items()}
 
 
 _totals_compiled = jax.jit(_totals, static_argnums=(0, 1))
 
 
 def _in_chunks(
-    outputs_of: Callable,
-    loss: LossFunction,
-    label_smoothing: float,
-    params: Any,
-    statistics: Any,
-    split: Split,
-    size: int,
+    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split, size: int
 ) -> tuple[float, int]:
     starts = range(0, len(split["labels"]), size)
     chunks = ({key: value[start : start + size] for key, value in split.items()} for start in starts)
-    state = (label_smoothing, params, statistics)
-    totals = (_totals_compiled(outputs_of, loss, *state, chunk) for chunk in chunks)
+    arguments = (label_smoothing, params, batch_stats)
+    totals = (_totals_compiled(logits, loss, *arguments, chunk) for chunk in chunks)
     losses, right = zip(*totals, strict=True)
     return float(sum(losses)), int(sum(right))
+
+
+MEASURE = Measure(
+    performance,
+    cost=lambda settings, num_params: 1,
+    doc="losses, accuracies and norms are measured",
+    due="growth",
+    names={
+        "train_loss": "training loss (nats)",
+        "validation_loss": "validation loss (nats)",
+        "test_loss": "test loss (nats)",
+        "train_accuracy": "training accuracy",
+        "validation_accuracy": "validation accuracy",
+        "test_accuracy": "test accuracy",
+        "gap_loss": "generalisation gap (nats)",
+        "gap_accuracy": "accuracy gap",
+        "smoothed_train_loss": "training loss (nats)",
+        "smoothed_gap_loss": "generalisation gap (nats)",
+        "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
+        "rank_bound": "rank bound",
+        "zero_mass_bound": "zero-mass bound",
+    },
+)

@@ -13,22 +13,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import (
-    Measured,
-    Subject,
-    as_float64,
-    chunk_size,
-    curvature_data,
-    functions_of,
-    state_of,
-)
+from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
+from hessflat.measures.measure import Measure, Measurement, Scales
 from hessflat.models import num_params
 from hessflat.utils.errors import InputError
 
 LARGEST = 200
 
 
-def reparameterised(subject: Subject) -> Measured:
+def reparameterised(state: EvalState, *, scales: Scales = (1.0, 2.0, 4.0, 8.0)) -> Measurement:
     """Loss, gradient and Hessian with layer i times α and layer j over α, in float64, for every i ≠ j and every α.
 
     Arrays `reparameterised`, of K copies, one for each ordered pair of layers and each α of `measure.scales`:
@@ -38,31 +31,31 @@ def reparameterised(subject: Subject) -> Measured:
     Raises:
         InputError: a model that is no product of two or more dense layers, or more than 200 parameters.
     """
-    data, layers = curvature_data(subject), _layers(subject.params)
-    count = num_params(subject.params)
+    data, layers = curvature_data(state), _layers(state.params)
+    count = num_params(state.params)
     if count > LARGEST:
         raise InputError(
             f"config.measure.reparameterised keeps whole Hessians, of at most {LARGEST} parameters, got {count}; "
             "use a smaller model, or set it to 'never'"
         )
-    functions = functions_of(subject.model, subject.loss)
+    functions = state.functions()
     rows = []
     with jax.enable_x64(True):
-        params, data, state = (as_float64(tree) for tree in (subject.params, data, state_of(subject)))
-        _require_product(functions.predict(params, data, state), params, layers, data["inputs"])
-        batches = cv.Batches(data, chunk_size(subject))
+        params, data, batch_stats = (as_float64(tree) for tree in (state.params, data, state.curvature_state))
+        _require_product(functions.predict(params, data, batch_stats), params, layers, data["inputs"])
+        batches = cv.Batches(data, chunk_size(state))
         value_and_gradient = jax.jit(jax.value_and_grad(functions.loss))
         for i, j in ((i, j) for i in range(len(layers)) for j in range(len(layers)) if i != j):
-            for scale in sorted(subject.settings["scales"]):
+            for scale in sorted(scales):
                 copy = params | {layers[i]: _times(params[layers[i]], scale)}
                 copy |= {layers[j]: _times(params[layers[j]], 1 / scale)}
-                loss, gradient = value_and_gradient(copy, data, state)
-                hessian = cv.hessian(functions.loss, copy, batches, state).to_dense()
+                loss, gradient = value_and_gradient(copy, data, batch_stats)
+                hessian = cv.hessian(functions.loss, copy, batches, batch_stats).to_dense()
                 flat, flat_gradient = (ravel_pytree(tree)[0] for tree in (copy, gradient))
                 rows.append((i, j, scale, flat, loss, flat_gradient, hessian))
     names = ("multiplied", "divided", "scale", "weights", "loss", "gradient", "hessian")
     arrays = {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    return Measured({}, {"reparameterised": arrays})
+    return Measurement({}, {"reparameterised": arrays})
 
 
 def _layers(params: Any) -> list[str]:
@@ -94,3 +87,11 @@ def _refusal() -> InputError:
         "config.measure.reparameterised needs two or more dense layers without biases or activations; "
         "use the model 'deep_linear', or set it to 'never'"
     )
+
+
+MEASURE = Measure(
+    reparameterised,
+    # In float64, a product for each column, for the six ordered pairs of three layers.
+    cost=lambda settings, num_params: 12 * len(settings.scales) * num_params,
+    doc="H is measured with one layer times α, another over α",
+)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, functions_of, modes_of
+from hessflat.measures.eval_state import EvalState, curvature_batches, modes_by_suffix
+from hessflat.measures.measure import Measure, Measurement, Scalars
 
 
-def scaled_sharpness(subject: Subject) -> Measured:
+def scaled_sharpness(state: EvalState) -> Measurement:
     """λ_max(T H T) for two T, diagonal, found to `measure.rtol`, in each mode of batch norm.
 
     `hessian.adaptive_lambda_max` has T = |w|: to second order, the sharpness over the ball in which an adaptive
@@ -20,27 +21,27 @@ def scaled_sharpness(subject: Subject) -> Measured:
     0 for biases and the scales of normalisation (Li et al. 2018, *Visualizing the loss landscape*, section 4).
     """
     scalars: Scalars = {}
-    statistics = subject.statistics if jax.tree.leaves(subject.statistics) else {}
-    origin = jax.tree.map(jnp.zeros_like, subject.params)
-    for suffix, mode in modes_of(subject.settings, subject.statistics).items():
-        loss, batches = _scaled_loss(functions_of(subject.model, subject.loss, mode).loss), batches_of(subject, mode)
+    batch_stats = state.batch_stats if state.has_batch_norm else {}
+    origin = jax.tree.map(jnp.zeros_like, state.params)
+    for suffix, mode in modes_by_suffix(state.protocol, state.batch_stats).items():
+        loss, batches = _scaled_loss(state.functions(mode).loss), curvature_batches(state, mode)
         for name, scales in {"adaptive": jnp.abs, "filter": _filter_norms}.items():
-            state = (statistics, subject.params, jax.tree.map(scales, subject.params))
-            op = cv.hessian(loss, origin, batches, state)
-            top = cv.sharpness(op, jax.random.key(subject.settings["seed"]), rtol=subject.settings["rtol"])
+            fixed = (batch_stats, state.params, jax.tree.map(scales, state.params))
+            op = cv.hessian(loss, origin, batches, fixed)
+            top = cv.sharpness(op, jax.random.key(state.protocol.seed), rtol=state.protocol.rtol)
             scalars[f"hessian{suffix}.{name}_lambda_max"] = top.value
             scalars[f"hessian{suffix}.{name}_lambda_max_bound"] = top.residual
-    return Measured(scalars, {})
+    return Measurement(scalars, {})
 
 
 @cache
 def _scaled_loss(loss: Callable) -> Callable:
     """The loss at w + T u as a function of u: T H T is its Hessian at u = 0. Made once, so that it is compiled once."""
 
-    def scaled(moved: Any, batch: Mapping[str, jax.Array], state: tuple[Any, Any, Any]) -> jax.Array:
-        statistics, weights, scales = state
+    def scaled(moved: Any, batch: Mapping[str, jax.Array], fixed: tuple[Any, Any, Any]) -> jax.Array:
+        batch_stats, weights, scales = fixed
         params = jax.tree.map(lambda w, t, u: w + t * u, weights, scales, moved)
-        return loss(params, batch, statistics)
+        return loss(params, batch, batch_stats)
 
     return scaled
 
@@ -50,3 +51,17 @@ def _filter_norms(weights: jax.Array) -> jax.Array:
         return jnp.zeros_like(weights)
     norms = jnp.linalg.norm(weights.reshape(-1, weights.shape[-1]), axis=0)
     return jnp.broadcast_to(norms, weights.shape)
+
+
+MEASURE = Measure(
+    scaled_sharpness,
+    cost=lambda settings, num_params: 40,
+    doc="λ_max of T H T is found, T = |w| and norms of filters",
+    names={
+        "<operator>.adaptive_lambda_max": ("λ_max(|w| <operator> |w|)", r"$\lambda_{\max}(|w|\,<operator>\,|w|)$"),
+        "<operator>.filter_lambda_max": (
+            "filter-normalised λ_max(<operator>)",
+            r"filter-normalised $\lambda_{\max}(<operator>)$",
+        ),
+    },
+)

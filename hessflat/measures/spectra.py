@@ -1,101 +1,44 @@
-"""Spectra of the Hessian, the Gauss-Newton matrix and what is between: by Lanczos, the largest alone, exactly."""
+"""Spectra of curvature matrices by Lanczos quadrature."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 
 import hessflat.curvature as cv
-from hessflat.measures.subject import Measured, Scalars, Subject, batches_of, functions_of, modes_of, state_of
+from hessflat.config.validators import at_least
+from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
+from hessflat.measures.measure import Measure, Measurement, Scalars, TraceProbes
+from hessflat.measures.operators import OPERATORS
 
 
-def operator_of(subject: Subject, name: str, mode: str) -> cv.Operator:
-    """`hessian`, `gauss_newton` or `residual` of the mean loss over the measured examples."""
-    functions, batches = functions_of(subject.model, subject.loss, mode), batches_of(subject, mode)
-    if name == "hessian":
-        return cv.hessian(functions.loss, subject.params, batches, state_of(subject))
-    make = {"gauss_newton": cv.gauss_newton, "residual": cv.residual}[name]
-    return make(functions.predict, functions.criterion, subject.params, batches, state_of(subject))
-
-
-def spectra(subject: Subject) -> Measured:
+def spectra(
+    state: EvalState,
+    *,
+    lanczos_steps: Annotated[int, at_least(1), "steps of each Lanczos run"] = 100,
+    probes: Annotated[int, at_least(1), "Lanczos runs a spectrum; a standard error needs two"] = 2,
+    trace_probes: TraceProbes = 20,
+) -> Measurement:
     """Numbers and nodes of each operator's spectrum, from the same probes at every step and in every run.
 
     Common probes make the differences between runs, which the claims are about, less noisy than the values. Names end
     in `_eval` where batch norm was in eval mode.
     """
-    found = Measured({}, {})
-    settings = subject.settings
-    for operator, (name, mode) in named(subject.settings, subject.statistics, "operators").items():
-        op = cv.linearize(operator_of(subject, name, mode))
-        spectrum_key, moments_key = jax.random.split(jax.random.key(settings["seed"]))
-        spectrum = cv.spectrum(op, spectrum_key, settings["lanczos_steps"], settings["probes"], show_progress=False)
-        moments = cv.moments(op, moments_key, settings["trace_probes"])
-        found.scalars.update({f"{operator}.{key}": v for key, v in _numbers(spectrum, moments, name).items()})
-        found.arrays[operator] = cv.spectrum_to_arrays(spectrum)
-    return found
-
-
-def sharpness(subject: Subject) -> Measured:
-    """λ_max of each operator to `measure.rtol`, from the eigenvector that was found when it was measured before."""
-    found, starts = Measured({}, {}), {}
-    for operator, (name, mode) in named(subject.settings, subject.statistics, "operators").items():
-        before = subject.starts[operator]
-        pairs = cv.eigenpairs(
-            operator_of(subject, name, mode),
-            jax.random.key(subject.settings["seed"]),
-            rtol=subject.settings["rtol"],
-            start=before if bool(jnp.any(before != 0)) else None,
-            show_progress=False,
-        )
-        found.scalars[f"{operator}.lambda_max"] = float(pairs.values[0])
-        found.scalars[f"{operator}.lambda_max_bound"] = float(pairs.residuals[0])
-        starts[operator] = _flat(pairs.vectors)
-    return found._replace(starts=starts)
-
-
-def no_starts(settings: Mapping[str, Any], params: Any, statistics: Any) -> dict[str, jax.Array]:
-    """What `Subject.starts` is before anything was found."""
-    return {operator: jnp.zeros_like(_flat(params)) for operator in named(settings, statistics, "operators")}
-
-
-def exact(subject: Subject) -> Measured:
-    """Every eigenvalue of each of `measure.exact_operators`; zero mass is the share below noise."""
-    found = Measured({}, {})
-    for operator, (name, mode) in named(subject.settings, subject.statistics, "exact_operators").items():
-        spectrum = cv.exact_spectrum(operator_of(subject, name, mode), subject.settings["exact_float64"])
-        values, prefix = spectrum.values, f"{operator}.exact"
-        found.scalars.update(
-            {
-                f"{prefix}.lambda_max": float(values.max()),
-                f"{prefix}.lambda_min": float(values.min()),
-                f"{prefix}.trace": spectrum.trace,
-                f"{prefix}.mean_eigenvalue": spectrum.mean_eigenvalue,
-                f"{prefix}.frobenius": spectrum.frobenius,
-                f"{prefix}.second_moment": spectrum.second_moment,
-                f"{prefix}.zero_mass": spectrum.zero_mass(),
-                f"{prefix}.noise_floor": spectrum.noise_floor,
-            }
-        )
-        found.arrays[f"{operator}-exact"] = {"eigenvalues": values}
-    return found
-
-
-def named(settings: Mapping[str, Any], statistics: Any, which: str) -> Mapping[str, tuple[str, str]]:
-    """Operator and mode of batch norm, by the name that their numbers go under; `which` is a setting of operators."""
-    modes = modes_of(settings, statistics)
-    return {f"{name}{suffix}": (name, mode) for name in settings[which] for suffix, mode in modes.items()}
-
-
-def _flat(tree: Any) -> jax.Array:
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    measurement = Measurement({}, {})
+    operators = operators_by_key(state.protocol.operators, state.protocol, state.batch_stats)
+    for key, (name, mode) in operators.items():
+        op = cv.linearize(curvature_operator(state, name, mode))
+        spectrum_key, moments_key = jax.random.split(jax.random.key(state.protocol.seed))
+        spectrum = cv.spectrum(op, spectrum_key, lanczos_steps, probes, show_progress=False)
+        moments = cv.moments(op, moments_key, trace_probes)
+        measurement.scalars.update({f"{key}.{k}": value for k, value in _numbers(spectrum, moments, name).items()})
+        measurement.arrays[key] = cv.spectrum_to_arrays(spectrum)
+    return measurement
 
 
 def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     """Extremes and the mass at zero from the quadrature; the moments, which a product per probe gives, from those."""
     largest, smallest = spectrum.largest, spectrum.smallest
-    mass = spectrum.zero_mass("hessian" if name == "hessian" else "gauss_newton")
+    mass = spectrum.zero_mass(OPERATORS[name].zero_mass)
     scalars: Scalars = {
         "lambda_max": largest.value,
         "lambda_max_bound": largest.residual,
@@ -114,3 +57,24 @@ def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
     for key, estimate in estimates.items():
         scalars[key], scalars[f"{key}_se"] = estimate.value, estimate.standard_error
     return scalars
+
+
+MEASURE = Measure(
+    spectra,
+    cost=lambda settings, num_params: (
+        (settings.probes * settings.lanczos_steps + settings.trace_probes) * len(settings.operators)
+    ),
+    doc="spectra are estimated by Lanczos quadrature",
+    due="growth",
+    names={
+        "<operator>.lambda_max": ("λ_max(<operator>)", r"$\lambda_{\max}(<operator>)$"),
+        "<operator>.lambda_min": ("λ_min(<operator>)", r"$\lambda_{\min}(<operator>)$"),
+        "<operator>.trace": ("Tr <operator>", r"$\mathrm{Tr}\,<operator>$"),
+        "<operator>.mean_eigenvalue": ("mean eigenvalue of <operator>", r"mean eigenvalue of $<operator>$"),
+        "<operator>.frobenius": ("‖<operator>‖_F", r"$\|<operator>\|_F$"),
+        "<operator>.second_moment": ("Σλ²/P of <operator>", r"$\Sigma\lambda^2/P$ of $<operator>$"),
+        "<operator>.zero_mass": ("zero mass of <operator>", r"zero mass of $<operator>$"),
+        "<operator>.zero_value": ("Ritz value nearest zero of <operator>", r"Ritz value nearest zero of $<operator>$"),
+        "<operator>.noise_floor": ("float32 noise floor of <operator>", r"float32 noise floor of $<operator>$"),
+    },
+)

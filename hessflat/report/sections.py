@@ -25,7 +25,7 @@ _FACTS = {
     "device": "device",
     "matmul_precision": "matmul precision",
     "batch_norm_mode": "batch norm",
-    "statistics_batch": "batch-norm statistics batch",
+    "batch_stats_size": "batch-norm statistics batch",
     "data_checksum": "data checksum",
     "versions": "versions",
     "git_commit": "code",

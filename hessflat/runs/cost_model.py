@@ -1,9 +1,10 @@
-"""What a run costs, from its shapes alone: the operations that XLA counts in a gradient, at the speed of a device.
+"""What a run costs, from its shapes alone: the operations that XLA counts in a gradient, over a device's throughput.
 
-For plans, and for sharing out the time left. Nothing is trained, and published data sets need not be there.
+For plans, and for the time left. Nothing is trained, and published data sets need not be there.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,25 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessflat import models
-from hessflat.data.splits import count_of
+from hessflat.data import PUBLISHED
+from hessflat.data.splits import split_size
+from hessflat.measures import MEASURES
 from hessflat.runs.compiled import load_data
 from hessflat.runs.jobs import due_at
 from hessflat.runs.schema import RunConfig
 from hessflat.training.config import ModelConfig
-from hessflat.training.losses import LOSSES, make_targets
+from hessflat.training.losses import LOSSES, cross_entropy, make_targets
 
-# Training examples, shape and classes of published data sets, so that a plan needs none of them.
-PUBLISHED = {
-    "mnist": (60_000, (28, 28, 1), 10),
-    "cifar10": (50_000, (32, 32, 3), 10),
-    "cifar100": (50_000, (32, 32, 3), 100),
-}
 _EXAMPLES = 8
 # What a run takes, in seconds, that neither trains nor measures: its folder, its last checkpoint.
-AROUND = 0.5
+OVERHEAD = 0.5
 
 
-class Speed(NamedTuple):
+class Throughput(NamedTuple):
     """Of a device."""
 
     flops_per_second: float  # in a gradient of a convolutional network
@@ -38,10 +35,10 @@ class Speed(NamedTuple):
 
 
 # Of two cores. For shares of the time left, which depend on the ratio of the two alone.
-TYPICAL = Speed(4e10, 1e-4)
+TYPICAL = Throughput(4e10, 1e-4)
 
 
-class Data(NamedTuple):
+class DataShape(NamedTuple):
     """Of the training split: its size, the shape of an example, outputs, and whether labels are classes."""
 
     num_examples: int
@@ -50,7 +47,7 @@ class Data(NamedTuple):
     classes: bool
 
 
-class Cost(NamedTuple):
+class RunCost(NamedTuple):
     """Of one run."""
 
     num_params: int
@@ -75,97 +72,102 @@ class Cost(NamedTuple):
 
     def of_run(self) -> float:
         """Seconds of the whole run, if it goes to its last step, without compilation."""
-        return AROUND + self.of_rest(0) + self.of_measuring(self.due.get(0, ()))
+        return OVERHEAD + self.of_rest(0) + self.of_measuring(self.due.get(0, ()))
 
 
-def cost_of(config: RunConfig, speed: Speed = TYPICAL) -> Cost:
+def run_cost(config: RunConfig, throughput: Throughput = TYPICAL) -> RunCost:
     """A product of curvature with a vector is counted as two gradients.
 
     Raises:
         InputError: data that are neither published nor there.
     """
-    data = data_of(config)
-    num_params, flops = gradient(config.model, config.train.loss, data)
+    data = data_shape(config)
+    num_params, flops = gradient_cost(config.model, config.train.loss, data)
     batch = min(config.train.batch_size or data.num_examples, data.num_examples)
     steps_per_epoch = -(-data.num_examples // batch)
     num_steps = config.train.steps or config.train.epochs * steps_per_epoch
     measured = min(config.measure.examples or data.num_examples, data.num_examples)
-    return Cost(
+    return RunCost(
         num_params,
         num_steps,
-        (2 if config.optim.sam_radius else 1) * _seconds(speed, flops * batch),
-        _seconds(speed, 2 * flops * measured),
-        _products(config, num_params),
+        (2 if config.optim.sam_radius else 1) * _seconds(throughput, flops * batch),
+        _seconds(throughput, 2 * flops * measured),
+        {name: measure.cost(config.measure, num_params) for name, measure in MEASURES.items()},
         due_at(config, steps_per_epoch, num_steps),
     )
 
 
-def data_of(config: RunConfig) -> Data:
+def data_shape(config: RunConfig) -> DataShape:
     """Of data sets that have to be prepared, as published; of built-in sources, as made."""
     name = config.data.name
     if name not in PUBLISHED:
-        return _made(config.data)
-    available, shape, num_classes = PUBLISHED[name]
-    available -= count_of("validation_size", config.data.validation_size, available)
-    return Data(count_of("train_size", config.data.train_size, available) or available, shape, num_classes, True)
+        return _built_in(config.data)
+    published, block = PUBLISHED[name], config.data
+    available = published.num_examples
+    available -= split_size("validation", block.validation_size, block.validation_fraction, available)
+    num_examples = split_size("train", block.train_size, block.train_fraction, available) or available
+    return DataShape(num_examples, published.shape, published.num_classes, True)
 
 
 @cache
-def _made(config: Any) -> Data:
+def _built_in(config: Any) -> DataShape:
     dataset = load_data(config)
     labels = dataset.train["labels"]
     classes = bool(np.issubdtype(labels.dtype, np.integer))
-    return Data(len(labels), dataset.train["inputs"].shape[1:], dataset.num_classes, classes)
+    return DataShape(len(labels), dataset.train["inputs"].shape[1:], dataset.num_classes, classes)
 
 
 @cache
-def gradient(network: ModelConfig, loss_name: str, data: Data) -> tuple[int, float]:
+def gradient_cost(network: ModelConfig, loss_name: str, data: DataShape) -> tuple[int, float]:
     """P, and the floating-point operations of the gradient of one example's loss, both from shapes alone."""
     model = models.build(network.name, data.num_classes, **dict(network.settings))
     inputs = jax.ShapeDtypeStruct((_EXAMPLES, *data.shape), jnp.float32)
     labels = jax.ShapeDtypeStruct(
         (_EXAMPLES,) if data.classes else (_EXAMPLES, data.num_classes), jnp.int32 if data.classes else jnp.float32
     )
-    params, statistics = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
 
-    def loss(params: Any, statistics: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-        outputs, _ = model.apply(params, statistics, inputs, True)
+    def loss(params: Any, batch_stats: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+        outputs, _ = model.apply(params, batch_stats, inputs, True)
         return jnp.mean(LOSSES[loss_name].function(outputs, make_targets(labels, data.num_classes)))
 
-    lowered = jax.jit(jax.grad(loss)).lower(params, statistics, inputs, labels)
+    lowered = jax.jit(jax.grad(loss)).lower(params, batch_stats, inputs, labels)
     return models.num_params(params), (lowered.cost_analysis() or {}).get("flops", 0.0) / _EXAMPLES
 
 
-def _products(config: RunConfig, num_params: int) -> dict[str, float]:
-    """Of curvature with a vector, over all measured examples, that each measure takes, or as long as them."""
-    settings, operators = config.measure, len(config.measure.operators)
-    return {
-        "performance": 1,
-        "outputs": 1,
-        "jacobian": 2,
-        "features": 2,
-        "fit": 1,
-        # A vector-Jacobian product for each class, in float64, between all layers and for the rows of the spectra.
-        "layers": 60,
-        "sharpness": 10 * operators,
-        "scaled_sharpness": 40,
-        "spectra": (settings.probes * settings.lanczos_steps + settings.trace_probes) * operators,
-        # As many products as parameters, and the eigenvalues of a matrix of that size.
-        "exact": 2 * num_params * len(settings.exact_operators),
-        # Several ways, of which those in float64 take twice as long.
-        "sensitivity": (6 + len(settings.statistics_batches)) * (settings.trace_probes + 40),
-        "extremes": settings.extremes_products * operators,
-        # In float64, for two ways of scaling.
-        "loss_limit": 4 * len(settings.scales) * (settings.trace_probes + 20),
-        # In float64, a product for each column, for the six ordered pairs of three layers.
-        "reparameterised": 12 * len(settings.scales) * num_params,
-        # Rows of Jacobians, and two norms by iteration, in float64.
-        "batch_norm": 4 * len(settings.sample_sizes) * (10 * settings.blocks + 60),
-        # Jacobians and their derivatives at many more points than there are examples.
-        "lipschitz": 2_000,
-        "line": settings.line_points,
-    }
+def device_throughput() -> Throughput:
+    """Time a ResNet's gradient, and the steps of a loop that hardly computes, on the default device."""
+    # As wide as a network for CIFAR, so that the throughput is that of its matrix products.
+    data = DataShape(32, (32, 32, 3), 10, True)
+    network = ModelConfig("resnet", (("depth", 10), ("width", 32)))
+    _, flops = gradient_cost(network, "cross_entropy", data)
+    model = models.build(network.name, 10, **dict(network.settings))
+    inputs = jnp.ones((data.num_examples, *data.shape))
+    targets = make_targets(jnp.zeros(data.num_examples, jnp.int32), 10)
+    params, batch_stats = jax.jit(model.init)(jax.random.key(0), inputs[:1])
+    gradient = jax.jit(
+        jax.grad(lambda params: jnp.mean(cross_entropy(model.apply(params, batch_stats, inputs, True)[0], targets)))
+    )
+    weights = jnp.ones((100, 10))
+
+    @jax.jit
+    def steps(weights: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 1_000, lambda _, w: w - 1e-3 * jax.grad(lambda w: jnp.sum(jnp.tanh(w)))(w), weights)
+
+    return Throughput(
+        flops * data.num_examples / _median_seconds(gradient, params), _median_seconds(steps, weights) / 1_000
+    )
 
 
-def _seconds(speed: Speed, flops: float) -> float:
-    return max(speed.seconds_per_step, flops / speed.flops_per_second)
+def _seconds(throughput: Throughput, flops: float) -> float:
+    return max(throughput.seconds_per_step, flops / throughput.flops_per_second)
+
+
+def _median_seconds(function: Callable, *arguments: Any) -> float:
+    jax.block_until_ready(function(*arguments))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))

@@ -15,9 +15,6 @@ from hessflat.runs.schema import RunConfig, from_plain, identity
 from hessflat.training.trainer import static_config
 from hessflat.utils.errors import InputError
 
-# Measurements with a timetable of their own.
-TIMED = tuple(MEASURES)
-
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
 
@@ -81,11 +78,11 @@ def chunks_of(group: list[Job]) -> list[list[Job]]:
 
 def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
-    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in TIMED}
+    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in MEASURES}
     union = sorted({step for found in steps.values() for step in found} | {last})
-    return {step: frozenset(name for name in TIMED if step in steps[name]) for step in union}
+    return {step: frozenset(name for name in MEASURES if step in steps[name]) for step in union}
 
 
 def due_at_end(config: RunConfig) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
-    return frozenset(name for name in TIMED if getattr(config.measure, name) != "never")
+    return frozenset(name for name in MEASURES if getattr(config.measure, name) != "never")

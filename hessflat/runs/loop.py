@@ -18,11 +18,11 @@ import numpy as np
 from hessflat import data
 from hessflat.config import plain
 from hessflat.curvature.numerics import precision
-from hessflat.measures import Subject, measure
+from hessflat.measures import EvalState, measure, protocol
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import cost_model, environment, restore, run_folder
 from hessflat.runs.compiled import Prepared, dataset_of, prepared
-from hessflat.runs.cost_model import Cost
+from hessflat.runs.cost_model import RunCost
 from hessflat.runs.dependencies import manifest_of_finished, named_run, waves
 from hessflat.runs.jobs import Job, chunks_of, claim, due_at, due_at_end, groups_of
 from hessflat.runs.restore import Position
@@ -62,7 +62,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             if manifest.get("data_checksum", checksum) != checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run_folder.is_finished(job.folder):
-                reporter.skip(cost_model.cost_of(job.config).of_run())
+                reporter.skip(cost_model.run_cost(job.config).of_run())
             else:
                 pending.append(job)
         if not pending:
@@ -86,7 +86,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
     """Bring jobs that train together to step `last`, or to where a rule of `stop` ends them before."""
     config, trainer, splits = jobs[0].config, shared.trainer, shared.splits
     hyperparams = [make_hyperparams(job.config) for job in jobs]
-    costs = [cost_model.cost_of(job.config) for job in jobs]
+    costs = [cost_model.run_cost(job.config) for job in jobs]
     due = due_at(config, trainer.steps_per_epoch, last)
     eval_steps = steps_to_evaluate(config, last)
     kept = [step for step, names in due.items() if "spectra" in names] if config.checkpoint.keep == "measured" else []
@@ -120,19 +120,19 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
                     unmeasured = costs[index].of_measuring(due.get(stop, ()))
-                    reporter.skip(cost_model.AROUND + unmeasured + costs[index].of_rest(stop))
+                    reporter.skip(cost_model.OVERHEAD + unmeasured + costs[index].of_rest(stop))
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over
                 first_params = partial(restore.first_params, job, trainer)
-                subject = None if was_done else subject_of(job.config, shared, positions[index], first_params)
-                if subject and stop in eval_steps:
-                    _evaluate(job.folder, subject, stop)
+                measured = None if was_done else eval_state(job.config, shared, positions[index], first_params)
+                if measured and stop in eval_steps:
+                    _evaluate(job.folder, measured, stop)
                 reason = reason_to_stop(job.config, run_folder.read_lines(job.folder / "eval.jsonl"))
                 names = due_at_end(config) if reason or stop == last else due.get(stop, frozenset())
-                if subject and names:
+                if measured and names:
                     reporter.advance(0.0, f"{job.name}: {_where(trainer, stop, last)}, measuring")
-                    starts = record_measurement(job.folder, subject, names, stop, trainer)
+                    starts = record_measurement(job.folder, job.config, measured, names, stop, trainer)
                     positions[index] = positions[index]._replace(starts=starts)
                     reporter.advance(costs[index].of_measuring(names), f"{job.name}: measured")
                     if stop in kept or reason or stop == last:
@@ -140,7 +140,7 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 if reason or stop == last:
                     _end(job, "done", stop, reason)
                     alive.remove(index)
-                    reporter.advance(cost_model.AROUND, f"{job.name}: finished")
+                    reporter.advance(cost_model.OVERHEAD, f"{job.name}: finished")
                     reporter.skip(costs[index].of_rest(stop))
             if not alive:
                 break
@@ -158,14 +158,14 @@ def _last_step(job: Job, trainer: Trainer) -> int:
     return min(trainer.num_steps, manifest["steps"])
 
 
-def _skip(costs: Sequence[Cost], step: int | None, reporter: Reporter) -> None:
+def _skip(costs: Sequence[RunCost], step: int | None, reporter: Reporter) -> None:
     if step is not None:
-        reporter.skip(sum(cost.of_run() - cost_model.AROUND - cost.of_rest(step) for cost in costs))
+        reporter.skip(sum(cost.of_run() - cost_model.OVERHEAD - cost.of_rest(step) for cost in costs))
 
 
-def _evaluate(folder: Path, subject: Subject, step: int) -> None:
+def _evaluate(folder: Path, state: EvalState, step: int) -> None:
     """Evaluate the whole training split."""
-    loss, accuracy = losses_and_accuracies(subject, ["train"])["train"]
+    loss, accuracy = losses_and_accuracies(state, ["train"])["train"]
     run_folder.append_line(folder / "eval.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
 
 
@@ -202,7 +202,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         matmul_precision=precision.name(),
         training_matmul_precision=config.train.precision,
         batch_norm_mode=" and ".join(config.measure.modes) if has_batch_norm else "none in this model",
-        statistics_batch=(config.measure.statistics_batch or "all measured examples") if has_batch_norm else None,
+        batch_stats_size=(config.measure.batch_stats_size or "all measured examples") if has_batch_norm else None,
         runs_together=together,
     )
 
@@ -231,11 +231,11 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def subject_of(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> Subject:
+def eval_state(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> EvalState:
     """What the measures see at a position of a run; `first_params` makes the weights that it started from."""
     trainer = shared.trainer
     params, statistics = trainer.eval_params(position.state, shared.splits["train"])
-    return Subject(
+    return EvalState(
         trainer.model,
         params,
         statistics,
@@ -243,7 +243,7 @@ def subject_of(config: RunConfig, shared: Prepared, position: Position, first_pa
         trainer.num_classes,
         config.train.loss,
         config.train.label_smoothing,
-        plain(config.measure),
+        protocol(config.measure),
         position.starts,
         config.devices,
         first_params,
@@ -252,15 +252,15 @@ def subject_of(config: RunConfig, shared: Prepared, position: Position, first_pa
 
 
 def record_measurement(
-    folder: Path, subject: Subject, names: frozenset[str], step: int, trainer: Trainer
+    folder: Path, config: RunConfig, state: EvalState, names: frozenset[str], step: int, trainer: Trainer
 ) -> Mapping[str, jax.Array]:
     """Measure, and write spectra first and the line of metrics last, so that a line's spectra are always there.
 
     Returns where the next search for eigenvectors starts.
     """
-    found = measure(subject, names)
-    for name, content in found.arrays.items():
+    measurement = measure(state, names, config.measure)
+    for name, content in measurement.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
-    line = {"step": step, "epoch": step / trainer.steps_per_epoch, **found.scalars}
+    line = {"step": step, "epoch": step / trainer.steps_per_epoch, **measurement.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
-    return subject.starts if found.starts is None else found.starts
+    return state.starts if measurement.starts is None else measurement.starts

@@ -15,7 +15,8 @@ def available() -> int:
     device = jax.devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics:
-        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+        result: int = statistics["bytes_limit"] - statistics["bytes_in_use"]
+        return result
     return min(_free_in_machine(), _free_in_container())
 
 

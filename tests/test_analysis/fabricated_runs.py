@@ -45,7 +45,7 @@ def write_run(
         "device": "cpu",
         "matmul_precision": "highest",
         "batch_norm_mode": None,
-        "statistics_batch": None,
+        "batch_stats_size": None,
         "data_checksum": "sha256:0123456789abcdef",
         "git_commit": "a" * 40,
         "started": "2026-01-01T00:00:00Z",

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from hessflat.data import cache, load, prepared
+from hessflat.data import cache, load, prepared_names
 from hessflat.utils.errors import InputError
 
 
@@ -31,17 +31,17 @@ def store(version="1.0.0", name="tiny", seed=0):
 def test_what_is_written_is_loaded(folder):
     arrays, path = store()
     assert path == folder / "tiny-1.0.0.json"
-    data = load("tiny", scaling="unit", order="stored", validation_size=0)
+    data = load("tiny", scaling="unit", order="stored", validation_fraction=0.0)
     np.testing.assert_array_equal(data.train["inputs"], (arrays["train_inputs"] / np.float32(255)))
     np.testing.assert_array_equal(data.test["labels"], arrays["test_labels"])
     assert [path.name for path in sorted(folder.iterdir())] == ["tiny-1.0.0.json", "tiny-1.0.0.npz"]
 
 
 def test_prepared_lists_names(folder):
-    assert prepared() == []
+    assert prepared_names() == []
     store()
     store(name="other/large")
-    assert prepared() == ["other/large", "tiny"]
+    assert prepared_names() == ["other/large", "tiny"]
     assert load("other/large").num_classes == 3
 
 

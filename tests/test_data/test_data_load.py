@@ -41,7 +41,7 @@ def test_real_targets_stay_with_their_inputs(order):
 
 
 def test_scattered_points_are_drawn_by_their_seed_and_joined_by_straight_lines():
-    settings = {"scaling": "raw", "order": "stored", "validation_size": 0}
+    settings = {"scaling": "raw", "order": "stored", "validation_fraction": 0.0}
     data = load("scattered", {"spread": 2.0, "seed": 3}, **settings)
     np.testing.assert_allclose(data.train["inputs"][:, 0], np.linspace(0, 1, 8), rtol=1e-6)
     targets = data.train["labels"][:, 0]
@@ -54,7 +54,7 @@ def test_scattered_points_are_drawn_by_their_seed_and_joined_by_straight_lines()
 
 def test_inputs_times_a_factor_are_scaled_over_what_was_asked_for(monkeypatch):
     source = register(monkeypatch)
-    settings = {"scaling": "pixelwise", "order": "stored", "train_size": 10, "validation_size": 0, "test_size": 5}
+    settings = {"scaling": "pixelwise", "order": "stored", "train_size": 10, "validation_fraction": 0.0, "test_size": 5}
     plain, half, over_all = (
         load("own", **settings, **own) for own in ({}, {"input_scale": 0.5}, {"scaling_over": "stored"})
     )
@@ -69,7 +69,7 @@ def test_inputs_times_a_factor_are_scaled_over_what_was_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_point_is_all_there_is(order):
-    data = load("point", {"x": 2.0}, scaling="raw", order=order, validation_size=0, test_size=0)
+    data = load("point", {"x": 2.0}, scaling="raw", order=order, validation_fraction=0.0, test_fraction=0.0)
     for part, count in zip(data[:3], (1, 0, 1), strict=True):
         np.testing.assert_array_equal(part["inputs"], np.full((count, 1), 2.0))
         np.testing.assert_array_equal(part["labels"], np.full((count, 1), -1.0))
@@ -77,7 +77,7 @@ def test_a_point_is_all_there_is(order):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_splits_are_disjoint_and_cover_everything(order):
-    data = load("blobs", scaling="raw", order=order, test_size=0.25, validation_size=50)
+    data = load("blobs", scaling="raw", order=order, test_fraction=0.25, validation_size=50)
     rows = [row for part in data[:3] for row in as_rows(part)]
     assert len(rows) == len(set(rows)) == 600
 
@@ -115,14 +115,14 @@ def test_same_arguments_give_same_arrays_and_others_another_checksum():
     first, again = load("digits"), load("digits")
     np.testing.assert_array_equal(first.train["inputs"], again.train["inputs"])
     assert first.checksum == again.checksum
-    changes = ({"split_seed": 1}, {"scaling": "unit"}, {"validation_size": 0.2}, {"order": "stored"})
+    changes = ({"split_seed": 1}, {"scaling": "unit"}, {"validation_fraction": 0.2}, {"order": "stored"})
     sums = {first.checksum, *(load("digits", **change).checksum for change in changes)}
     assert len(sums) == 1 + len(changes)
     assert load("blobs").checksum != load("blobs", {"seed": 1}).checksum
 
 
 def test_no_validation_split_is_an_empty_one():
-    data = load("digits", validation_size=0)
+    data = load("digits", validation_fraction=0.0)
     assert data.validation["inputs"].shape == (0, 8, 8, 1)
     assert len(data.train["labels"]) == 1797 - 359
 
@@ -131,8 +131,8 @@ def test_own_test_split_is_kept_or_cut(monkeypatch):
     test = {"inputs": np.arange(80, dtype=np.float32).reshape(20, 4), "labels": np.arange(20) % 2}
     register(monkeypatch, test=test)
     assert len(load("own").test["labels"]) == 20
-    assert np.bincount(load("own", test_size=0.5).test["labels"]).tolist() == [5, 5]
-    assert len(load("own", validation_size=0).train["labels"]) == 40
+    assert np.bincount(load("own", test_fraction=0.5).test["labels"]).tolist() == [5, 5]
+    assert len(load("own", validation_fraction=0.0).train["labels"]) == 40
     with pytest.raises(InputError, match=r"data.test_size must be at most 20.*got 21; lower it"):
         load("own", test_size=21)
 
@@ -186,12 +186,13 @@ def test_standardised_is_per_channel():
         (("mnist",), {}, r"^data set 'mnist' is not prepared; run: make data DATASETS=\"mnist\"$"),
         (("digits",), {"scaling": "standardized"}, "data.scaling must be one of raw, unit, .*got 'standardized'"),
         (("digits",), {"order": "random"}, "data.order must be one of stratified, stored"),
-        (("digits",), {"train_size": 10.5}, "data.train_size must be a fraction below 1 or a whole number"),
+        (("digits",), {"train_size": 10.5}, "data.train_size must be a whole number of examples, 0 or more, got 10.5"),
+        (("digits",), {"train_fraction": 100.0}, "data.train_fraction must be at least 0 and below 1, got 100.0"),
         (("digits",), {"validation_size": -1}, "data.validation_size must be"),
         (("digits",), {"split_seed": -1}, "data.split_seed must be at least 0"),
         (("digits",), {"train_size": 1500}, "has 1797 examples to split, got .* 2039 together; lower one of them"),
-        (("digits",), {"test_size": 1797, "validation_size": 0}, "leaves none to train on; lower one of them"),
-        (("digits",), {"validation_size": 0.0001}, "leaves an empty split; raise it or set it to 0"),
+        (("digits",), {"test_size": 1797, "validation_fraction": 0.0}, "leaves none to train on; lower one of them"),
+        (("digits",), {"validation_fraction": 0.0001}, "leaves an empty split; raise it or set it to 0"),
         (("digits", {"seed": 1}), {}, "'digits' has no settings of its own, got seed; leave them out"),
         (("blobs", {"spreed": 1.0}), {}, "unknown setting of data set 'blobs' 'spreed'; did you mean 'spread'"),
         (("blobs", {"spread": 0.0}), {}, "blobs.spread must be above 0 and finite, got 0.0"),

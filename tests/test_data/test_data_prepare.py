@@ -9,7 +9,7 @@ import pytest
 from original_files import known, mnist_files, write
 
 from hessflat.cli.data import main
-from hessflat.data import catalogue, load, prepared
+from hessflat.data import catalogue, load, prepared_names
 from hessflat.data.prepare import prepare
 from hessflat.utils.errors import InputError
 
@@ -38,11 +38,11 @@ def channels_last(rows):
 def test_mnist_from_a_folder(tmp_path, cache, capsys):
     files, arrays = mnist_files()
     write(tmp_path / "files" / "MNIST", files)
-    path = prepare("mnist", tmp_path / "files", originals=known("mnist", 0, files))
+    path = prepare("mnist", tmp_path / "files", published=known("mnist", 0, files))
     assert "40 train and 20 test images of 28x28x1" in capsys.readouterr().out
     assert path == cache / "mnist-3.0.1.json"
     assert sorted(entry.name for entry in cache.iterdir()) == ["mnist-3.0.1.json", "mnist-3.0.1.npz"]
-    data = load("mnist", scaling="raw", order="stored", validation_size=0)
+    data = load("mnist", scaling="raw", order="stored", validation_fraction=0.0)
     for split, (images, labels) in arrays.items():
         # TFDS shuffles by a hash, so compare as sets of (image, label).
         came = getattr(data, split)
@@ -54,12 +54,12 @@ def test_mnist_from_a_folder(tmp_path, cache, capsys):
 def test_preparing_again_does_nothing_until_it_is_damaged(tmp_path, cache, capsys):
     files, _ = mnist_files()
     write(tmp_path / "files", files)
-    originals = known("mnist", 0, files)
-    path = prepare("mnist", tmp_path / "files", originals=originals)
-    assert prepare("mnist", None, originals=originals) == path
+    published = known("mnist", 0, files)
+    path = prepare("mnist", tmp_path / "files", published=published)
+    assert prepare("mnist", None, published=published) == path
     assert "mnist is already prepared" in capsys.readouterr().out
     path.with_suffix(".npz").write_bytes(b"")
-    prepare("mnist", tmp_path / "files", originals=originals)
+    prepare("mnist", tmp_path / "files", published=published)
     assert "is damaged; preparing it again" in capsys.readouterr().out
     assert len(load("mnist").test["labels"]) == 20
 
@@ -71,7 +71,7 @@ def cifar_binary_files(images, labels):
 
 
 def assert_cifar(images, labels):
-    data = load("cifar10", scaling="raw", order="stored", validation_size=0)
+    data = load("cifar10", scaling="raw", order="stored", validation_fraction=0.0)
     np.testing.assert_array_equal(data.train["inputs"], channels_last(np.concatenate(images[:5])))
     np.testing.assert_array_equal(data.train["labels"], np.concatenate(labels[:5]))
     np.testing.assert_array_equal(data.test["inputs"], channels_last(images[5]))
@@ -82,7 +82,7 @@ def test_cifar_batches_come_back_in_their_order(tmp_path):
     images, labels = cifar_arrays((4, 5, 6, 7, 8, 9))
     files = cifar_binary_files(images, labels)
     write(tmp_path / "files" / "cifar-10-batches-bin", files)
-    prepare("cifar10", tmp_path / "files", originals=known("cifar10", 0, files), report=lambda line: None)
+    prepare("cifar10", tmp_path / "files", published=known("cifar10", 0, files), report=lambda line: None)
     assert_cifar(images, labels)
 
 
@@ -99,7 +99,7 @@ def test_cifar_archive_of_pickled_batches(tmp_path):
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    prepare("cifar10", tmp_path / "files", originals=known("cifar10", 1, files), report=lambda line: None)
+    prepare("cifar10", tmp_path / "files", published=known("cifar10", 1, files), report=lambda line: None)
     assert_cifar(images, labels)
 
 
@@ -108,8 +108,8 @@ def test_cifar100_keeps_the_fine_labels(tmp_path):
     rows = [np.concatenate([of[:, None] // 5, of[:, None] * 9, i], 1) for i, of in zip(images, fine, strict=True)]
     files = {"train.bin": rows[0].tobytes(), "test.bin": rows[1].tobytes()}
     write(tmp_path / "files", files)
-    prepare("cifar100", tmp_path / "files", originals=known("cifar100", 0, files), report=lambda line: None)
-    data = load("cifar100", scaling="raw", order="stored", validation_size=0)
+    prepare("cifar100", tmp_path / "files", published=known("cifar100", 0, files), report=lambda line: None)
+    data = load("cifar100", scaling="raw", order="stored", validation_fraction=0.0)
     np.testing.assert_array_equal(data.train["labels"], fine[0] * 9)
     np.testing.assert_array_equal(data.test["inputs"], channels_last(images[1]))
     assert data.num_classes == 100
@@ -161,4 +161,4 @@ def test_command_prepares_what_it_can(tmp_path, capsys):
     assert output.err.startswith("unknown data set 'minst'")
     assert main(["list"]) == 0
     assert "no data set is prepared in" in capsys.readouterr().out
-    assert prepared() == []
+    assert prepared_names() == []

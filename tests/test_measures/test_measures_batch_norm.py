@@ -4,22 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
-from hessflat.measures.batch_norm import compared
-from hessflat.measures.subject import functions_of
+from hessflat.measures.batch_norm import compare_jacobians
+from hessflat.measures.operators import model_functions
 from hessflat.utils.errors import InputError
 
-SETTINGS = {"sample_sizes": (12,), "blocks": 12, "operators": ("hessian",), "seed": 0, "rtol": 1e-6}
+SETTINGS = {"sample_sizes": (12,), "blocks": 12}
 
 
 def layer_differences(inputs, blocks, epsilon=1e-5):
     layer = models.batch_norm_layer(epsilon)
     params, _ = layer.init(jax.random.key(0), inputs[:1])
     statistics = {"BatchNorm_0": {"mean": inputs.mean(0), "var": inputs.var(0)}}
-    in_train, in_eval = (functions_of(layer, "cross_entropy", mode).logits for mode in ("train", "eval"))
-    return compared(in_train, in_eval, params, statistics, inputs, blocks, jax.random.key(1))
+    in_train, in_eval = (model_functions(layer, "cross_entropy", mode).logits for mode in ("train", "eval"))
+    return compare_jacobians(in_train, in_eval, params, statistics, inputs, blocks, jax.random.key(1))
 
 
 @pytest.mark.slow
@@ -52,12 +52,13 @@ def network():
     params, statistics = model.init(keys[2], inputs[:1])
     split = {"inputs": inputs, "labels": labels}
     splits = {"train": split, "test": split}
-    return Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {}, 0, lambda: params)
+    return eval_state(model, params, statistics, splits, operators=("hessian",), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def found(network):
-    return {name: array[0] for name, array in measure(network, {"batch_norm"}).arrays["batch_norm-network"].items()}
+    arrays = measured(network, "batch_norm", **SETTINGS).arrays["batch_norm-network"]
+    return {name: array[0] for name, array in arrays.items()}
 
 
 @pytest.mark.slow
@@ -66,7 +67,7 @@ def test_a_network_differs_as_its_dense_jacobians(network, found):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)
         inputs = inputs.astype(jnp.float64)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.statistics)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.batch_stats)
         # An average that starts at zero is a tenth of the statistics of the batch.
         statistics = jax.tree.map(lambda leaf: 10 * leaf, model.apply(params, zeros, inputs, True)[1])
         dense = [
@@ -94,7 +95,7 @@ def test_a_network_differs_as_its_dense_jacobians(network, found):
 def test_the_largest_eigenvalue_in_eval_mode_has_the_statistics_of_the_examples(network, found):
     train = network.splits["train"]
     flat, unravel = jax.flatten_util.ravel_pytree(network.params)
-    zeros = jax.tree.map(jnp.zeros_like, network.statistics)
+    zeros = jax.tree.map(jnp.zeros_like, network.batch_stats)
     statistics = jax.tree.map(
         lambda leaf: 10 * leaf, network.model.apply(network.params, zeros, train["inputs"], True)[1]
     )
@@ -111,7 +112,6 @@ def test_the_largest_eigenvalue_in_eval_mode_has_the_statistics_of_the_examples(
 def test_models_without_batch_norm_and_samples_that_are_too_large_are_refused(network):
     bare = models.build("mlp", 3, hidden=(6,))
     with pytest.raises(InputError, match="needs a model with batch norm"):
-        measure(network._replace(model=bare, statistics={}), {"batch_norm"})
-    settings = SETTINGS | {"sample_sizes": (13,)}
+        measured(network._replace(model=bare, batch_stats={}), "batch_norm", **SETTINGS)
     with pytest.raises(InputError, match="must be at most 12, the training split, got 13"):
-        measure(network._replace(settings=settings), {"batch_norm"})
+        measured(network, "batch_norm", sample_sizes=(13,), blocks=12)

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import data, models
 from hessflat.data import generator as generators
-from hessflat.measures import Subject, measure
 from hessflat.measures.lipschitz import MISSES, local_matrices, local_values
 from hessflat.utils.errors import InputError
 
+SETTINGS = {"sample_sizes": (2, 8, 32), "draws": 40_000, "grid": 60}
 SOURCE = {"latent": 2, "dimension": 5, "num_outputs": 3, "frequency": 1.0, "seed": 3}
 
 
@@ -72,20 +73,19 @@ def test_the_generator_is_an_injective_immersion_and_the_same_in_both_libraries(
 
 
 @pytest.fixture(scope="module")
-def subject():
+def state():
     source = SOURCE | {"num_outputs": 1, "num_examples": 64, "test_examples": 8}
-    loaded = data.load("generator", source, scaling="raw", validation_size=0.0)
+    loaded = data.load("generator", source, scaling="raw", validation_fraction=0.0)
     model = models.build("mlp", 1, hidden=(6,), activation="tanh", init="he")
     params, _ = model.init(jax.random.key(1), loaded.train["inputs"][:1])
-    settings = {"sample_sizes": (2, 8, 32), "draws": 40_000, "grid": 60, "seed": 0}
     block = {"name": "generator", "scaling": "raw", "generator": source}
     splits = {"train": {name: jnp.asarray(array) for name, array in loaded.train.items()}}
-    return Subject(model, params, {}, splits, 1, "squared_error", 0.0, settings, {}, 0, lambda: params, block)
+    return eval_state(model, params, {}, splits, 1, "squared_error", data=block)
 
 
 @pytest.mark.slow
-def test_samples_miss_as_often_as_independent_draws_do(subject):
-    found = measure(subject, {"lipschitz"})
+def test_samples_miss_as_often_as_independent_draws_do(state):
+    found = measured(state, "lipschitz", **SETTINGS)
     array, scalars = found.arrays["lipschitz"], found.scalars
     expected = array["miss"][None] ** array["size"][:, None]
     error = np.sqrt(expected * (1 - expected) / array["samples"][:, None] + 1e-4)
@@ -96,15 +96,15 @@ def test_samples_miss_as_often_as_independent_draws_do(subject):
     assert np.all(np.diff(array["gap"]) < 0)
     # Means of N values are off by 1/√N: a tenth as much for 16 times as many would not do.
     assert array["deviation"][2, 1] / array["deviation"][0, 1] == pytest.approx(1 / 4, rel=0.15)
-    inputs, labels = subject.splits["train"]["inputs"], subject.splits["train"]["labels"]
-    errors = np.asarray(subject.model.apply(subject.params, {}, inputs, False)[0]) - np.asarray(labels)
+    inputs, labels = state.splits["train"]["inputs"], state.splits["train"]["labels"]
+    errors = np.asarray(state.model.apply(state.params, {}, inputs, False)[0]) - np.asarray(labels)
     assert scalars["lipschitz.own_cost"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
 
 
-def test_data_that_no_more_can_be_drawn_of_are_refused(subject):
+def test_data_that_no_more_can_be_drawn_of_are_refused(state):
     with pytest.raises(InputError, match=r"needs data.name=generator and data.scaling=raw, got 'digits' scaled 'unit'"):
-        measure(subject._replace(data={"name": "digits", "scaling": "unit"}), {"lipschitz"})
+        measured(state._replace(data={"name": "digits", "scaling": "unit"}), "lipschitz", **SETTINGS)
     with pytest.raises(InputError, match="draws must be at least 32, the largest sample size, got 20"):
-        measure(subject._replace(settings={**subject.settings, "draws": 20}), {"lipschitz"})
+        measured(state, "lipschitz", **SETTINGS | {"draws": 20})
     with pytest.raises(InputError, match=r"dimension must be at least generator.latent = 3, got 2"):
         data.load("generator", {"latent": 3, "dimension": 2}, scaling="raw")

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
@@ -20,9 +20,8 @@ def test_losses_with_and_without_smoothed_labels(smoothing, batch_size):
     model = models.build("softmax_regression", 3)
     params, statistics = model.init(keys[2], inputs[:1])
     params = jax.tree.map(lambda x: x + 0.5, params)
-    settings = {"examples": 0, "batch_size": batch_size}
-    subject = Subject(model, params, statistics, splits, 3, "cross_entropy", smoothing, settings, {}, 0, lambda: params)
-    found = measure(subject, {"performance"}).scalars
+    state = eval_state(model, params, statistics, splits, label_smoothing=smoothing, batch_size=batch_size)
+    found = measured(state, "performance").scalars
     plain, smoothed = {}, {}
     for name, split in splits.items():
         logits = np.asarray(model.apply(params, statistics, split["inputs"], False)[0], float)

@@ -4,23 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from experiments.granziol2020 import g_deep_linear
 from hessflat import models
-from hessflat.measures import Subject, measure
 from hessflat.utils.errors import InputError
-
-SETTINGS = {"examples": 0, "batch_size": 0, "scales": (1.0, 3.0)}
 
 
 def reparameterised(name, loss, inputs, labels, num_classes=1, **settings):
     model = models.build(name, num_classes, **settings)
     params, statistics = model.init(jax.random.key(0), inputs[:1])
     split = {"inputs": inputs, "labels": labels}
-    subject = Subject(
-        model, params, statistics, {"train": split}, num_classes, loss, 0.0, SETTINGS, {}, 0, lambda: params
-    )
-    return measure(subject, {"reparameterised"}).arrays["reparameterised"], model, params
+    state = eval_state(model, params, statistics, {"train": split}, num_classes, loss)
+    return measured(state, "reparameterised", scales=(1.0, 3.0)).arrays["reparameterised"], model, params
 
 
 def test_three_weights_are_those_of_the_closed_form():
@@ -81,6 +77,6 @@ def test_activations_that_parameters_do_not_show_are_refused():
     bent = model._replace(apply=lambda *arguments: (jnp.tanh(model.apply(*arguments)[0]), {}))
     params, _ = model.init(jax.random.key(0), jnp.ones((1, 2)))
     split = {"inputs": jnp.ones((1, 2)), "labels": jnp.ones((1, 1))}
-    subject = Subject(bent, params, {}, {"train": split}, 1, "squared_error", 0.0, SETTINGS, {}, 0, lambda: params)
+    state = eval_state(bent, params, {}, {"train": split}, 1, "squared_error")
     with pytest.raises(InputError, match="without biases or activations"):
-        measure(subject, {"reparameterised"})
+        measured(state, "reparameterised")

@@ -4,17 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
-
-SETTINGS = {"examples": 0, "batch_size": 0, "statistics_batch": 0, "modes": ("train", "eval"), "seed": 0, "rtol": 1e-4}
 
 
-def subject_of(model, params, statistics, inputs, labels):
+def state_at(model, params, statistics, inputs, labels):
     split = {"inputs": inputs, "labels": labels}
     splits = {"train": split, "test": split}
-    return Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {}, 0, lambda: params)
+    return eval_state(model, params, statistics, splits, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +21,11 @@ def case():
     inputs, labels = jax.random.normal(keys[0], (40, 5)), jax.random.randint(keys[1], (40,), 0, 3)
     model = models.build("mlp", 3, hidden=(6,))
     params, statistics = model.init(keys[2], inputs[:1])
-    return subject_of(model, jax.tree.map(lambda x: 2 * x, params), statistics, inputs, labels)
+    return state_at(model, jax.tree.map(lambda x: 2 * x, params), statistics, inputs, labels)
 
 
-def scaled_of(subject):
-    return measure(subject, {"scaled_sharpness"}).scalars
+def scaled_of(state):
+    return measured(state, "scaled_sharpness").scalars
 
 
 @pytest.mark.slow
@@ -70,7 +68,7 @@ def test_each_mode_of_batch_norm_has_its_own():
     keys = jax.random.split(jax.random.key(1), 3)
     images, labels = jax.random.normal(keys[0], (16, 8, 8, 1)), jax.random.randint(keys[1], (16,), 0, 3)
     model = models.build("vgg", 3, depth=11, width=1, head=(2,), poolings=3)
-    found = scaled_of(subject_of(model, *model.init(keys[2], images[:1]), images, labels))
+    found = scaled_of(state_at(model, *model.init(keys[2], images[:1]), images, labels))
     assert set(found) == {
         f"hessian{mode}.{name}_lambda_max{bound}"
         for mode in ("", "_eval")

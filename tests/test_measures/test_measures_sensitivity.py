@@ -1,29 +1,19 @@
-"""The Hessian in every way of measuring, beside the dense matrix of each."""
+"""The Hessian under every protocol, beside the dense matrix of each."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
-
-SETTINGS = {
-    "examples": 0,
-    "batch_size": 0,
-    "statistics_batches": (4,),
-    "modes": ("train", "eval"),
-    "seed": 0,
-    "rtol": 1e-4,
-    "trace_probes": 3,
-}
 
 
-def measured(model, params, statistics, inputs, labels):
+def sensitivity(model, params, batch_stats, inputs, labels):
     split = {"inputs": inputs, "labels": labels}
     splits = {"train": split, "test": split}
-    subject = Subject(model, params, statistics, splits, 3, "cross_entropy", 0.0, SETTINGS, {}, 0, lambda: params)
-    return measure(subject, {"sensitivity"}).arrays["sensitivity"]
+    state = eval_state(model, params, batch_stats, splits, rtol=1e-4)
+    return measured(state, "sensitivity", batch_stats_sizes=(4,), trace_probes=3).arrays["sensitivity"]
 
 
 @pytest.mark.slow
@@ -32,7 +22,7 @@ def test_each_precision_is_that_of_the_dense_matrix():
     inputs, labels = jax.random.normal(keys[0], (40, 5)), jax.random.randint(keys[1], (40,), 0, 3)
     model = models.build("mlp", 3, hidden=(6,))
     params, statistics = model.init(keys[2], inputs[:1])
-    found = measured(model, params, statistics, inputs, labels)
+    found = sensitivity(model, params, statistics, inputs, labels)
     assert found["float64"].tolist() == [False, True]
     with jax.enable_x64(True):
         flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
@@ -54,13 +44,13 @@ def test_each_precision_is_that_of_the_dense_matrix():
 
 
 @pytest.mark.long
-def test_modes_and_statistics_of_batch_norm_are_ways_of_their_own():
+def test_modes_and_statistics_of_batch_norm_are_protocols_of_their_own():
     keys = jax.random.split(jax.random.key(1), 3)
     images, labels = jax.random.normal(keys[0], (8, 8, 8, 1)), jax.random.randint(keys[1], (8,), 0, 3)
     model = models.build("vgg", 3, depth=11, width=1, head=(2,), poolings=3)
-    found = measured(model, *model.init(keys[2], images[:1]), images, labels)
+    found = sensitivity(model, *model.init(keys[2], images[:1]), images, labels)
     assert found["mode"].tolist() == ["train", "eval", "train", "train", "eval"]
-    assert found["statistics_batch"].tolist() == [0, 0, 4, 0, 0]
+    assert found["batch_stats_size"].tolist() == [0, 0, 4, 0, 0]
     assert found["float64"].tolist() == [False, False, False, True, True]
     whole, running, cut, whole64, running64 = found["lambda_max"]
     assert (whole, running) == (pytest.approx(whole64, rel=1e-3), pytest.approx(running64, rel=1e-3))

@@ -79,7 +79,7 @@ def test_spectra_of_very_different_size_have_an_axis_each(tmp_path):
 
 
 def test_spectra_in_eval_mode_say_so(tmp_path):
-    folder = write_run(tmp_path, batch_norm_mode="train and eval", statistics_batch=64)
+    folder = write_run(tmp_path, batch_norm_mode="train and eval", batch_stats_size=64)
     for file in (folder / "spectra").glob("*-hessian.npz"):
         file.rename(file.with_name(file.name.replace("hessian", "hessian_eval")))
     run = load_run(folder)
@@ -198,11 +198,11 @@ def test_ends_of_spectra_are_ranked_in_per_cent_of_all_and_averaged_over_seeds()
 
 def test_batch_norm_mode_is_in_the_caption_where_the_model_has_it(tmp_path, runs):
     assert "batch norm" not in spectra_by(runs).caption
-    without = load_run(write_run(tmp_path / "none", batch_norm_mode="none in this model", statistics_batch=0))
+    without = load_run(write_run(tmp_path / "none", batch_norm_mode="none in this model", batch_stats_size=0))
     assert "batch norm" not in spectra_by([without]).caption
     run = load_run(
         write_run(
-            tmp_path / "bn", batch_norm_mode="train", statistics_batch=128, matmul_precision={"curvature": "highest"}
+            tmp_path / "bn", batch_norm_mode="train", batch_stats_size=128, matmul_precision={"curvature": "highest"}
         )
     )
     assert "matmul precision curvature highest" in spectra_by([run]).caption

@@ -119,7 +119,8 @@ def _scalar(term: Term, params: Any) -> tuple[Array, Any]:
         predict, criterion = functions
         weights = jax.grad(criterion)(predict(term.params, batch), batch)
         function = lambda p: _vdot(weights, predict(p, batch))  # noqa: E731
-    return canonical(jax.value_and_grad(function))(params)
+    result: tuple[Array, Any] = canonical(jax.value_and_grad(function))(params)
+    return result
 
 
 @jax.jit

@@ -150,7 +150,8 @@ def _largest_batch(op: Operator, product_bytes: int, room: float) -> int:
     first, second = (_temporary_bytes(_with_batch(op, size)) for size in (small, 2 * small))
     slope = max(second - first, 1) / small
     fitting = int((room - (first - slope * small)) / slope)
-    return max(min(fitting // step * step, number), 0)
+    result: int = max(min(fitting // step * step, number), 0)
+    return result
 
 
 def _with_batch(op: Operator, size: int) -> Operator:

@@ -136,13 +136,17 @@ def _from_gram(op: Operator) -> np.ndarray:
 def _square_root(matrix: np.ndarray) -> np.ndarray:
     """The symmetric square root of a positive semi-definite matrix; negative rounding is cut."""
     values, vectors = scipy.linalg.eigh(_checked(matrix), driver="evd", check_finite=False)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    result: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return result
 
 
 def _solve(matrix: np.ndarray) -> np.ndarray:
     """The eigenvalues of a matrix that is symmetric up to rounding; it is overwritten."""
     # SciPy wants columns in a row, and reads one triangle: the upper one of ours is the lower one of its transpose.
-    return scipy.linalg.eigh(_checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False)
+    result: np.ndarray = scipy.linalg.eigh(
+        _checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False
+    )
+    return result
 
 
 def _checked(matrix: np.ndarray) -> np.ndarray:

@@ -151,17 +151,20 @@ def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
     return _over_pieces(block, term.batches.take(start, size * count), size)
 
 
-def _each_row(function: Callable, outputs: Any) -> Array:
+def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     """`function` of every unit vector over the outputs; a few side by side."""
     unit = jnp.eye(_count(outputs), dtype=trees.dtype_of(outputs))
-    return jax.lax.map(function, unit, batch_size=_ROWS) if len(unit) > _ROWS else jax.vmap(function)(unit)
+    result: Array = jax.lax.map(function, unit, batch_size=_ROWS) if len(unit) > _ROWS else jax.vmap(function)(unit)
+    return result
 
 
-def _over_pieces(function: Callable, arrays: Any, size: int) -> Array:
+def _over_pieces(function: Callable[..., Any], arrays: Any, size: int) -> Array:
     pieces = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arrays)
     if jax.tree.leaves(pieces)[0].shape[0] == 1:
-        return canonical(function)(arrays)[None]
-    return canonical(jax.vmap(function))(pieces)
+        single: Array = canonical(function)(arrays)[None]
+        return single
+    result: Array = canonical(jax.vmap(function))(pieces)
+    return result
 
 
 def _split(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

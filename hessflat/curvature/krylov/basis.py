@@ -8,7 +8,7 @@ over devices the rows of every block are, so that no vector ever has to be gathe
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def write(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -
             written.append(_write_row(block, step - start, value))
         else:
             rows = len(block) // devices.pieces
-            place = jax.shard_map(
+            place: Any = jax.shard_map(
                 lambda block, row, value, rows=rows: _write_row(block, row - _position(devices) * rows, value),
                 mesh=devices.mesh,
                 in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
@@ -98,7 +98,8 @@ def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices:
     if precision.is_long(vector):
         # The second pass takes out what the rounding of the first has left.
         return once(once(vector, compensated=False))
-    return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
+    result: Array = jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
+    return result
 
 
 def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Array:
@@ -128,9 +129,9 @@ def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None)
         return np.asarray(_estimated_loss(blocks, num_rows, devices))
     scales = np.concatenate([np.full(block.shape[-2], _scale(block)) for block in blocks])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
-    return np.abs(precision.gram(blocks) / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None]).max(
-        (-2, -1)
-    )
+    products = precision.gram(blocks) / np.outer(scales, scales)
+    loss: np.ndarray = np.abs(products - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
+    return loss
 
 
 @partial(jax.jit, static_argnames="devices")
@@ -155,7 +156,8 @@ def _times_rows(blocks: Blocks, vectors: Array, devices: Devices) -> Array:
 
         columns.append(_spread(products, devices)(block, vectors))
         start += len(block)
-    return sum(columns[1:], columns[0])
+    result: Array = sum(columns[1:], columns[0])
+    return result
 
 
 def _along(block: Array, vector: Array, devices: Devices | None, compensated: bool) -> Array:
@@ -165,10 +167,13 @@ def _along(block: Array, vector: Array, devices: Devices | None, compensated: bo
         coefficients = precision.accurate_dot(block, vector, compensated) / _scale(block) ** 2
         return precision.combination(coefficients, block).astype(vector.dtype)
 
-    return _spread(project, devices)(block, vector)
+    result: Array = _spread(project, devices)(block, vector)
+    return result
 
 
-def _spread(function: Callable, devices: Devices | None, other: PartitionSpec | None = None) -> Callable:
+def _spread(
+    function: Callable[..., Any], devices: Devices | None, other: PartitionSpec | None = None
+) -> Callable[..., Any]:
     """`function(block, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
     if devices is None:
         return function

@@ -155,7 +155,8 @@ def _mixed(random: Array, given: Array) -> Array:
     total = given.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
-    return mixed / jnp.linalg.norm(mixed)
+    result: Array = mixed / jnp.linalg.norm(mixed)
+    return result
 
 
 def _as_rows(op: Operator, start: Any) -> Array:
@@ -255,7 +256,8 @@ def _converged(
     values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
 ) -> np.ndarray:
     rounding = breakdown_tolerance(dtype) * np.abs(values).max()
-    return residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
+    result: np.ndarray = residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
+    return result
 
 
 def _require_options(

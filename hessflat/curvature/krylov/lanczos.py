@@ -225,7 +225,8 @@ def initial_state(
 ) -> State:
     """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
     blocks = basis.allocate(num_steps, vector.size, vector.dtype, storage, devices) if stores_basis else ()
-    return _without_basis(vector, num_steps)._replace(blocks=blocks)
+    result: State = _without_basis(vector, num_steps)._replace(blocks=blocks)
+    return result
 
 
 @partial(jax.jit, static_argnums=1)
@@ -337,7 +338,8 @@ def breakdown_tolerance(dtype: jnp.dtype) -> float:
 def norm(x: Array) -> Array:
     """The Euclidean norm without underflow: a saturated network's curvature can be 1e-30."""
     largest = jnp.abs(x).max()
-    return largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
+    result: Array = largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
+    return result
 
 
 def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Array:

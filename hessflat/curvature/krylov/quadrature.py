@@ -166,7 +166,8 @@ class Spectrum:
 
     def _integral(self, values: np.ndarray) -> np.ndarray:
         """Per probe [k], of the function that has `values` [k, m] at the nodes."""
-        return (self.weights * values).sum(axis=1)
+        result: np.ndarray = (self.weights * values).sum(axis=1)
+        return result
 
     def _mean(self, samples: np.ndarray) -> Estimate:
         return estimates.mean(samples, self._cost)

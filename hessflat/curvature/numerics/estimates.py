@@ -56,7 +56,8 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
     count = samples.shape[-1]
     if count == 1:
         return np.full(samples.shape[:-1], np.nan)
-    return samples.std(axis=-1, ddof=1) / np.sqrt(count)
+    result: np.ndarray = samples.std(axis=-1, ddof=1) / np.sqrt(count)
+    return result
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:

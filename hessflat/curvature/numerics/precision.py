@@ -46,7 +46,8 @@ def chosen() -> AbstractContextManager[None]:
 
     TF32 and bfloat16 passes change small eigenvalues, so they are never taken unasked.
     """
-    return jax.default_matmul_precision(_asked())
+    result: AbstractContextManager[None] = jax.default_matmul_precision(_asked())
+    return result
 
 
 def epsilon(dtype: Any, precision: str) -> float:
@@ -84,12 +85,14 @@ def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
         return total + jnp.matmul(*map(widened, pieces))
 
     rest = widened(rows[:, count * _PIECE :]) @ widened(vector[count * _PIECE :])
-    return jax.lax.fori_loop(0, count, add, rest)
+    result: Array = jax.lax.fori_loop(0, count, add, rest)
+    return result
 
 
 def combination(coefficients: Array, rows: Array) -> Array:
     """`coefficients` [m] times `rows` [m, P], row by row, so that a narrow type is not widened all at once: [P]."""
-    return sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
+    result: Array = sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
+    return result
 
 
 def gram(blocks: tuple[Array, ...]) -> np.ndarray:

@@ -43,7 +43,7 @@ def require_count(what: str, value: int) -> None:
 
 def require_key(key: Array) -> None:
     """Refuse anything but one random key, of either kind."""
-    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
     if not ((typed and key.shape == ()) or raw):
         raise InputError(f"key must be one random key such as jax.random.key(0), got {type(key).__name__}")

@@ -82,7 +82,8 @@ def require_floating(what: str, tree: Tree) -> None:
 def same_structure(a: Tree, b: Tree) -> bool:
     """Whether two trees differ in their leaves only."""
     structures: tuple[Any, Any] = jax.tree.structure(a), jax.tree.structure(b)
-    return structures[0] == structures[1]
+    result: bool = structures[0] == structures[1]
+    return result
 
 
 def require_like(what: str, tree: Tree, like: Tree) -> None:
@@ -95,7 +96,7 @@ def require_like(what: str, tree: Tree, like: Tree) -> None:
     require_floating(what, jax.tree.map(jnp.asarray, tree))
 
 
-def output_of(what: str, function: Callable, *args: Tree) -> Tree:
+def output_of(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
     """Shapes and types of `function(*args)`, traced once per function and shapes."""
     leaves, structure = jax.tree.flatten(args)
     try:
@@ -118,7 +119,7 @@ def is_traced(tree: Tree) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _output_of(function: Callable, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Tree:
+def _output_of(function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Tree:
     return jax.eval_shape(function, *jax.tree.unflatten(structure, shapes))
 
 
@@ -131,7 +132,8 @@ def _as_array(what: str, path: Any, leaf: Any) -> Array:
 def _all_finite(leaves: list[Array]) -> list[Any]:
     if not is_traced(leaves) and all(x.devices() == {jax.devices("cpu")[0]} for x in leaves):
         return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
-    return _all_finite_on_devices(leaves)
+    result: list[Any] = _all_finite_on_devices(leaves)
+    return result
 
 
 # One program for all leaves: one for each would take longer to compile than many a measurement does.

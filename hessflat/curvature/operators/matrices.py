@@ -19,7 +19,7 @@ from hessflat.curvature.operators.terms import Batches, Term, as_batches
 from hessflat.utils.errors import InputError
 
 
-def hessian(loss: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
     """The Hessian ∇²L of the example-weighted mean L of `loss` over `data`.
 
     Products are forward over reverse: the derivative of the gradient along the vector (Pearlmutter 1994).
@@ -39,7 +39,9 @@ def hessian(loss: Callable, params: Any, data: Any, state: Any = None) -> Operat
     return _single(hessian_product, (loss,), (True,), params, batches, state)
 
 
-def gauss_newton(predict: Callable, criterion: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+def gauss_newton(
+    predict: Callable[..., Any], criterion: Callable[..., Any], params: Any, data: Any, state: Any = None
+) -> Operator:
     """The generalised Gauss-Newton matrix G = (1/N) Σ J_iᵀ (∇²_f ℓ_i) J_i, with J_i = ∂f(w, x_i)/∂w.
 
     Args:
@@ -55,7 +57,9 @@ def gauss_newton(predict: Callable, criterion: Callable, params: Any, data: Any,
     return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
 
 
-def residual(predict: Callable, criterion: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+def residual(
+    predict: Callable[..., Any], criterion: Callable[..., Any], params: Any, data: Any, state: Any = None
+) -> Operator:
     """R = H − G = (1/N) Σ_i Σ_c ∂ℓ_i/∂f_c ∇²f_c(w, x_i), the second term of Sagun et al. (2017), eq. 4.
 
     It is taken directly, as the Hessian of f along the loss's gradient held fixed, and not as a difference: near an
@@ -67,7 +71,7 @@ def residual(predict: Callable, criterion: Callable, params: Any, data: Any, sta
     return _of_outputs(residual_product, predict, criterion, params, data, state)
 
 
-def fisher(losses: Callable, params: Any, data: Any, state: Any = None) -> Operator:
+def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
     """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
 
     It uses the labels of the data; the Fisher of the model itself, labels drawn from its predictions, is
@@ -90,10 +94,10 @@ def fisher(losses: Callable, params: Any, data: Any, state: Any = None) -> Opera
 
 
 def model_fisher(
-    predict: Callable,
+    predict: Callable[..., Any],
     params: Any,
     data: Any,
-    likelihood: Literal["softmax"] | tuple[Callable, Callable] = "softmax",
+    likelihood: Literal["softmax"] | tuple[Callable[..., Any], Callable[..., Any]] = "softmax",
     key: Array | None = None,
     num_samples: int = 1,
     state: Any = None,
@@ -137,7 +141,7 @@ def model_fisher(
     return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, drawn, state)
 
 
-def from_matvec(matvec: Callable, params: Any, *arrays: Any) -> Operator:
+def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operator:
     """The operator of a known symmetric linear map: `matvec(vector, *arrays)` -> a tree like `vector`.
 
     Args:
@@ -158,13 +162,13 @@ def from_matvec(matvec: Callable, params: Any, *arrays: Any) -> Operator:
     return _single(matvec_product, (KnownMap(matvec),), (False,), params, Batches(jnp.zeros(1)), arrays)
 
 
-def hessian_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """∇²L v as the derivative of ∇L along v."""
     (loss,) = functions
     return jax.jvp(lambda p: jax.grad(loss)(p, batch), (params,), (vector,))[1]
 
 
-def gauss_newton_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+def gauss_newton_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """Jᵀ (∇²_f ℓ) J v: one forward pass serves J and Jᵀ."""
     predict, criterion = functions
     outputs, push = jax.linearize(lambda p: predict(p, batch), params)
@@ -172,7 +176,7 @@ def gauss_newton_product(functions: tuple[Callable, ...], params: Any, batch: An
     return jax.linear_transpose(push, params)(curved)[0]
 
 
-def residual_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """The derivative along v of Jᵀ g, with g = ∇_f ℓ held fixed."""
     predict, criterion = functions
 
@@ -183,7 +187,7 @@ def residual_product(functions: tuple[Callable, ...], params: Any, batch: Any, v
     return jax.jvp(pulled, (params,), (vector,))[1]
 
 
-def matvec_product(functions: tuple[Callable, ...], params: Any, batch: Any, vector: Any) -> Any:
+def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """The user's own map, of which the leaves that vectors are over are kept."""
     (known,) = functions
     return trees.select(known(vector, batch), params)
@@ -193,7 +197,7 @@ def matvec_product(functions: tuple[Callable, ...], params: Any, batch: Any, vec
 class KnownMap:
     """`matvec` with its arrays as the state; equal where `matvec` is the same."""
 
-    matvec: Callable
+    matvec: Callable[..., Any]
 
     def __call__(self, vector: Any, batch: Any, arrays: Any) -> Any:
         return self.matvec(vector, *arrays)
@@ -203,18 +207,25 @@ class KnownMap:
 class SampledLosses:
     """−log p of the drawn labels, [n, num_samples]; equal where the functions are the same."""
 
-    predict: Callable
-    log_likelihood: Callable
+    predict: Callable[..., Any]
+    log_likelihood: Callable[..., Any]
 
     def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
         data, labels = batch
         outputs = self.predict(params, data, *state)
         one = jax.vmap(self.log_likelihood, in_axes=(None, 0))
-        return -jax.vmap(one)(outputs, labels)
+        result: Array = -jax.vmap(one)(outputs, labels)
+        return result
 
 
 def _draw_labels(
-    predict: Callable, sample: Callable, params: Any, batches: Batches, state: Any, key: Array, num_samples: int
+    predict: Callable[..., Any],
+    sample: Callable[..., Any],
+    params: Any,
+    batches: Batches,
+    state: Any,
+    key: Array,
+    num_samples: int,
 ) -> Any:
     """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
     extra = () if state is None else (state,)
@@ -247,7 +258,12 @@ def _cross_entropy_with_state(logits: Array, batch: Any, state: Any) -> Array:
 
 
 def _of_outputs(
-    product: Callable, predict: Callable, criterion: Callable, params: Any, data: Any, state: Any
+    product: Callable[..., Any],
+    predict: Callable[..., Any],
+    criterion: Callable[..., Any],
+    params: Any,
+    data: Any,
+    state: Any,
 ) -> Operator:
     params, batches, extra = _checked(params, data, state)
     outputs = trees.output_of("predict(params, batch)", predict, params, batches.arrays, *extra)
@@ -256,14 +272,14 @@ def _of_outputs(
     return _single(product, (predict, criterion), (False, True), params, batches, state)
 
 
-def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple]:
+def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
     params = trees.as_arrays("params", params)
     trees.require_floating("params", params)
     extra = () if state is None else (trees.as_arrays("state", state),)
     return params, as_batches(data), extra
 
 
-def _require_scalar(what: str, function: Callable, *args: Any) -> None:
+def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None:
     result = trees.output_of(what, function, *args)
     shape = getattr(result, "shape", None)
     if shape != ():
@@ -272,8 +288,8 @@ def _require_scalar(what: str, function: Callable, *args: Any) -> None:
 
 
 def _single(
-    product: Callable,
-    functions: tuple[Callable, ...],
+    product: Callable[..., Any],
+    functions: tuple[Callable[..., Any], ...],
     averages: tuple[bool, ...],
     params: Any,
     batches: Batches,

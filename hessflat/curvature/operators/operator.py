@@ -69,7 +69,8 @@ class Operator:
         """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
         with precision.chosen():
             if loop_for(self) == "scan":
-                return _columns_compiled(linearize(self))
+                result: Array = _columns_compiled(linearize(self))
+                return result
             columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "python") for i in range(self.size)]
             return jnp.stack(columns, axis=1)
 
@@ -99,7 +100,8 @@ class Operator:
         return self + (-other if isinstance(other, Operator) else -_number("-", other))
 
     def __rsub__(self, other: Any) -> "Operator":
-        return -self + other
+        result: Operator = -self + other
+        return result
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -239,7 +241,8 @@ def _columns_compiled(op: Operator) -> Array:
     # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
     count = -(-op.size // _COLUMNS)
     groups = jax.lax.map(jax.vmap(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
-    return groups.reshape(-1, op.size)[: op.size].T
+    result: Array = groups.reshape(-1, op.size)[: op.size].T
+    return result
 
 
 def _number(sign: str, value: Any) -> Any:

@@ -61,7 +61,8 @@ class Batches:
     @property
     def num_examples(self) -> int:
         """N."""
-        return jax.tree.leaves(self.arrays)[0].shape[0]
+        result: int = jax.tree.leaves(self.arrays)[0].shape[0]
+        return result
 
     @property
     def size(self) -> int:
@@ -154,7 +155,7 @@ def _axes_of(x: Array) -> Devices | None:
     return devices if devices.pieces > 1 else None
 
 
-Product = Callable[[tuple[Callable, ...], Any, Any, Any], Any]
+Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 
 
 @partial(
@@ -167,7 +168,7 @@ class Term:
     """One matrix: `product(functions, params, batch, vector)`, averaged over the batches by their sizes."""
 
     product: Product
-    functions: tuple[Callable, ...]  # the first takes the parameters, the others the outputs of the first
+    functions: tuple[Callable[..., Any], ...]  # the first takes the parameters, the others the outputs of the first
     averages: tuple[bool, ...]  # whether a function returns the mean over its batch, or something for each example
     params: Any  # what is differentiated; None in the places of `rest`
     batches: Batches
@@ -182,7 +183,8 @@ class Term:
         """How each array lies on the devices: examples are spread, all else is everywhere."""
         specs = jax.tree.map(lambda _: whole, self)
         arrays = jax.tree.map(lambda _: example, self.batches.arrays)
-        return dataclasses.replace(specs, batches=dataclasses.replace(self.batches, arrays=arrays))
+        result: Term = dataclasses.replace(specs, batches=dataclasses.replace(self.batches, arrays=arrays))
+        return result
 
 
 def product_of(term: Term, vector: Any) -> Any:
@@ -190,13 +192,13 @@ def product_of(term: Term, vector: Any) -> Any:
     return term.product(functions_of(term), term.params, term.batches.arrays, vector)
 
 
-def functions_of(term: Term) -> tuple[Callable, ...]:
+def functions_of(term: Term) -> tuple[Callable[..., Any], ...]:
     """The user's functions with two arguments, parameters (or outputs) and batch; all others are bound."""
     pairs = zip(term.functions, term.averages, strict=True)
     return tuple(_bound(term, i, function, average) for i, (function, average) in enumerate(pairs))
 
 
-def _bound(term: Term, position: int, function: Callable, average: bool) -> Callable:
+def _bound(term: Term, position: int, function: Callable[..., Any], average: bool) -> Callable[..., Any]:
     extra = () if term.state is None else (term.state,)
     statistics, number = term.batches.statistics_batch, term.batches.num_examples
 

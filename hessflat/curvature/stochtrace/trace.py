@@ -188,7 +188,8 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> Tr
 def _draw_outside(basis: Array, vector: Array) -> Array:
     """The part of a vector orthogonal to the rows of `basis`, with length 1."""
     outside = _project(basis, vector)
-    return outside / jnp.linalg.norm(outside)
+    result: Array = outside / jnp.linalg.norm(outside)
+    return result
 
 
 @jax.jit
@@ -248,7 +249,8 @@ def _own_directions(image: np.ndarray) -> np.ndarray:
     if rank < count:
         return np.zeros((count, 0, rank))
     dual = image / np.sum(image**2, axis=0)
-    return (dual / np.linalg.norm(dual, axis=1, keepdims=True))[:, None]
+    result: np.ndarray = (dual / np.linalg.norm(dual, axis=1, keepdims=True))[:, None]
+    return result
 
 
 def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray:
@@ -264,7 +266,8 @@ def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray
     first = np.sum(along * np.sum(lost * image[:, None], axis=2), axis=1)
     rest = first - np.sum(kept * (image - kept @ small.inside), axis=1)
     left = small.size - rank + lost.shape[1]
-    return rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
+    result: np.ndarray = rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
+    return result
 
 
 def _covariance(small: Small, own: np.ndarray, rest: np.ndarray) -> float:

@@ -17,7 +17,7 @@ def context(runs: Sequence[Run]) -> str:
         ("P =", [run.manifest.get("num_params") for run in runs]),
         ("matmul precision", [run.manifest.get("matmul_precision") for run in runs]),
         ("batch norm in mode", [run.manifest.get("batch_norm_mode") for run in normed]),
-        ("with statistics of a batch of", [run.manifest.get("statistics_batch") for run in normed]),
+        ("with statistics of a batch of", [run.manifest.get("batch_stats_size") for run in normed]),
         ("scale", [run.config.get("scale") for run in runs]),
     ]
     parts = []

@@ -13,7 +13,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from hessflat.analysis.experiment import Drawing
-from hessflat.analysis.names import OPERATOR_NAMES, OPERATORS, axis_name, metric_name, number, quantity, setting_name
+from hessflat.analysis.names import (
+    axis_name,
+    metric_name,
+    number,
+    operator_symbol,
+    operator_title,
+    quantity,
+    setting_name,
+)
 from hessflat.analysis.results import Run, finished
 from hessflat.report.figures.captions import context, mode_words
 from hessflat.report.figures.style import (
@@ -96,7 +104,7 @@ def spectra_by(
             panel.set_title(_spectrum_title(shown, by, operator, accuracy))
         panels[0].set_yscale("log")
         panels[0].set_ylim(floor, 3.0)
-    symbol, mode = OPERATORS[operator.removesuffix("_eval")], mode_words(runs, operator)
+    symbol, mode = operator_symbol(operator.removesuffix("_eval")), mode_words(runs, operator)
     _label_edges(panels, len(groups), columns, rf"eigenvalue of ${symbol}$", "weight", one_axis)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
@@ -117,7 +125,7 @@ def spectra_by(
     letter(panels[: len(groups)])
     seeds = sorted({shown.seed for _, shown, *_ in drawn})
     caption = (
-        f"Spectrum of the {OPERATOR_NAMES[operator.removesuffix('_eval')]}{mode} at the end of training for each "
+        f"Spectrum of the {operator_title(operator.removesuffix('_eval'))}{mode} at the end of training for each "
         f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
         f"{', '.join(map(str, seeds)) or '–'}. "
         + (
@@ -160,7 +168,7 @@ def spectra_over_training(run: Run, name: str, subject: str, operator: str = "he
             axis.vlines(nodes, WEIGHT_FLOOR, heights, color=PALETTE[0], linewidth=0.7)
             axis.plot(nodes, heights, "o", color=PALETTE[0], markersize=2.4)
             axis.set_title(f"epoch {line['epoch']:g}")
-            axis.set_xlabel(f"eigenvalue of ${OPERATORS[plain]}$")
+            axis.set_xlabel(f"eigenvalue of ${operator_symbol(plain)}$")
             for value, weight in zip(nodes, weights, strict=True):
                 append_row(data, float(line["epoch"]), run.seed, float(value), float(weight))
         axes[0].set_yscale("log")
@@ -171,7 +179,7 @@ def spectra_over_training(run: Run, name: str, subject: str, operator: str = "he
             axis.set_visible(False)
     letter(axes[: len(shown)])
     caption = (
-        f"{subject}: spectrum of the {OPERATOR_NAMES[plain]}{mode_words([run], operator) if both_modes else ''} during "
+        f"{subject}: spectrum of the {operator_title(plain)}{mode_words([run], operator) if both_modes else ''} during "
         f"training, Ritz values against their weights, one probe, seed {run.seed}. The horizontal axis is linear "
         "within 1e-3 of the largest |eigenvalue| of each panel and logarithmic beyond, so that a split of the peak at "
         f"zero can be seen. {context([run])}"

@@ -1,27 +1,25 @@
 """Eq. 4 of *On progressive sharpening* layer by layer: beside matrices multiplied out by hand in NumPy."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
+from hessflat.measures import Protocol, layer_jacobians
 from hessflat.utils.errors import InputError
 
-SETTINGS = {
-    "examples": 0, "batch_size": 0, "layer_examples": 7, "modes": ("train", "eval"), "statistics_batch": 0,
-}  # fmt: skip
 
-
-def subject_of(model, params, statistics, inputs, label_smoothing=0.0):
+def state_at(model, params, statistics, inputs, label_smoothing=0.0):
     split = {"inputs": inputs, "labels": jnp.arange(len(inputs)) % 3}
     splits = {"train": split, "test": split}
-    return Subject(
-        model, params, statistics, splits, 3, "cross_entropy", label_smoothing, SETTINGS, {}, 0, lambda: params
-    )
+    return eval_state(model, params, statistics, splits, label_smoothing=label_smoothing)
+
+
+def eq_4(state):
+    """What `layer_jacobians` says of the first seven examples."""
+    return measured(state, "layer_jacobians", layer_examples=7).scalars
 
 
 def network(size=5, **settings):
@@ -31,17 +29,17 @@ def network(size=5, **settings):
     params = jax.tree.map(lambda x: 1.5 * x, params)
     # Running averages that are not those at the start, whose derivative would be that of nothing.
     statistics = jax.tree.map(lambda x: 1.3 * x + 0.2 * jnp.arange(x.size), statistics)
-    return subject_of(model, params, statistics, inputs)
+    return state_at(model, params, statistics, inputs)
 
 
 @pytest.mark.slow
 def test_it_is_the_chain_rule_by_hand():
-    subject = network()
-    found = measure(subject, {"layers"}).scalars
-    layers = [subject.params[f"Dense_{index}"] for index in range(3)]
+    state = network()
+    found = eq_4(state)
+    layers = [state.params[f"Dense_{index}"] for index in range(3)]
     kernels, biases = ([np.asarray(layer[name], float) for layer in layers] for name in ("kernel", "bias"))
     summands, norms, rows = [[] for _ in layers], {name: [] for name in ("after", "whole", "product")}, []
-    for x in np.asarray(subject.splits["train"]["inputs"][:7], float):
+    for x in np.asarray(state.splits["train"]["inputs"][:7], float):
         h1 = np.tanh(x @ kernels[0] + biases[0])
         h2 = np.tanh(h1 @ kernels[1] + biases[1])
         logits = h2 @ kernels[2] + biases[2]
@@ -74,7 +72,7 @@ def test_it_is_the_chain_rule_by_hand():
 
 @pytest.mark.slow
 def test_layers_of_batch_norm_are_layers_too():
-    found = measure(network(batch_norm=True), {"layers"}).scalars
+    found = eq_4(network(batch_norm=True))
     assert found["layers.difference"] < 1e-12
     names = [key.split(".")[1] for key in found if key.endswith(".jacobian")]
     assert names == ["Dense_0", "BatchNorm_0", "Dense_1", "BatchNorm_1", "Dense_2"]
@@ -92,7 +90,7 @@ def test_parameters_that_are_of_no_layer_are_found_out():
         logits, statistics = model.apply(params, statistics, inputs, train)
         return logits * jnp.sum(params["Dense_0"]["kernel"]), statistics
 
-    found = measure(subject_of(models.Model(model.init, apply), params, statistics, inputs), {"layers"}).scalars
+    found = eq_4(state_at(models.Model(model.init, apply), params, statistics, inputs))
     assert found["layers.difference"] > 0.01
 
 
@@ -110,19 +108,18 @@ def test_a_layer_that_is_passed_through_twice_is_refused():
 
 @pytest.mark.slow
 def test_large_layers_are_iterated_for(monkeypatch):
-    subject = network(7)
-    every = measure(subject, {"layers"}).scalars
-    # The package holds the measure itself by that name.
-    monkeypatch.setattr(importlib.import_module("hessflat.measures.layers"), "_FEW_VALUES", 0)
+    state = network(7)
+    every = eq_4(state)
+    monkeypatch.setattr(layer_jacobians, "_FEW_VALUES", 0)
     jax.clear_caches()
-    assert measure(subject, {"layers"}).scalars["layers.product"] == pytest.approx(every["layers.product"], rel=1e-4)
+    assert eq_4(state)["layers.product"] == pytest.approx(every["layers.product"], rel=1e-4)
 
 
 def test_outputs_are_those_of_the_whole_sample():
-    subject = network(8)._replace(label_smoothing=0.5)
-    logits, _ = subject.model.apply(subject.params, {}, subject.splits["train"]["inputs"], False)
-    found = measure(subject, {"outputs"}).scalars
-    parts = measure(subject._replace(settings=SETTINGS | {"batch_size": 4}), {"outputs"}).scalars
+    state = network(8)._replace(label_smoothing=0.5)
+    logits, _ = state.model.apply(state.params, {}, state.splits["train"]["inputs"], False)
+    found = measured(state, "outputs").scalars
+    parts = measured(state._replace(protocol=Protocol(batch_size=4)), "outputs").scalars
     for name, value in found.items():
         assert parts[name] == pytest.approx(value, rel=1e-5)
     assert found["outputs.frobenius"] == pytest.approx(float(jnp.linalg.norm(logits)), rel=1e-5)

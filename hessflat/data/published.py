@@ -1,7 +1,8 @@
-"""The files in which MNIST, its replacements and CIFAR were published: their digests and how they are read.
+"""The published data sets that need no TensorFlow, MNIST, its replacements and CIFAR: their shapes and their files.
 
-A `Layout` is one published form of a data set. CIFAR has two of equal contents: binary, and for Python. Files
-are found by name in a folder, loose or in their archive, and used only if their digest is the known one.
+To add one: an entry in `PUBLISHED`, under its name in TFDS. A `Layout` is one published form of it; CIFAR has two of
+equal contents, binary and for Python. Files are looked up by name in a folder, loose or in their archive, and used
+only if their digest is the known one.
 """
 
 import gzip
@@ -32,6 +33,15 @@ class Layout(NamedTuple):
     decode: Callable[[Mapping[str, bytes]], Columns]
     archive: str = ""
     archive_digest: str = ""
+
+
+class Published(NamedTuple):
+    """A data set of images as published; `num_examples` are those of its training split, `shape` is [h, w, c]."""
+
+    num_examples: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    layouts: tuple[Layout, ...]
 
 
 def find(layouts: tuple[Layout, ...], folder: Path, where_from: str) -> Columns:
@@ -158,17 +168,17 @@ def _join(contents: Mapping[str, bytes], records: Callable[[bytes], dict[str, np
     return columns
 
 
-def _mnist(train_images: str, train_labels: str, test_images: str, test_labels: str) -> tuple[Layout, ...]:
+def _mnist(train_images: str, train_labels: str, test_images: str, test_labels: str) -> Published:
     digests = {
         "train-images-idx3-ubyte.gz": train_images,
         "train-labels-idx1-ubyte.gz": train_labels,
         "t10k-images-idx3-ubyte.gz": test_images,
         "t10k-labels-idx1-ubyte.gz": test_labels,
     }
-    return (Layout(digests, idx_images),)
+    return Published(60_000, (28, 28, 1), 10, (Layout(digests, idx_images),))
 
 
-ORIGINALS: dict[str, tuple[Layout, ...]] = {
+PUBLISHED: Mapping[str, Published] = {
     "mnist": _mnist(
         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
         "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -187,46 +197,56 @@ ORIGINALS: dict[str, tuple[Layout, ...]] = {
         "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
         "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
     ),
-    "cifar10": (
-        Layout(
-            {
-                "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-                "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-                "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-                "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-                "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-                "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
-            },
-            cifar_binary(("label",)),
-            "cifar-10-binary.tar.gz",
-            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        ),
-        Layout(
-            {
-                "data_batch_1": "c99cafc152244af753f735de768cd75f",
-                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-                "data_batch_4": "634d18415352ddfa80567beed471001a",
-                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-                "test_batch": "40351d587109b95175f43aff81a1287e",
-            },
-            cifar_pickled({"label": "labels"}),
-            "cifar-10-python.tar.gz",
-            "c58f30108f718f92721af3b95e74349a",
+    "cifar10": Published(
+        50_000,
+        (32, 32, 3),
+        10,
+        (
+            Layout(
+                {
+                    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+                    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+                    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+                    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+                    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+                    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+                },
+                cifar_binary(("label",)),
+                "cifar-10-binary.tar.gz",
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+            Layout(
+                {
+                    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                    "data_batch_4": "634d18415352ddfa80567beed471001a",
+                    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                    "test_batch": "40351d587109b95175f43aff81a1287e",
+                },
+                cifar_pickled({"label": "labels"}),
+                "cifar-10-python.tar.gz",
+                "c58f30108f718f92721af3b95e74349a",
+            ),
         ),
     ),
-    "cifar100": (
-        Layout(
-            {"train.bin": "", "test.bin": ""},
-            cifar_binary(("coarse_label", "label")),
-            "cifar-100-binary.tar.gz",
-            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        ),
-        Layout(
-            {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-            cifar_pickled({"label": "fine_labels", "coarse_label": "coarse_labels"}),
-            "cifar-100-python.tar.gz",
-            "eb9058c3a382ffc7106e4002c42a8d85",
+    "cifar100": Published(
+        50_000,
+        (32, 32, 3),
+        100,
+        (
+            Layout(
+                {"train.bin": "", "test.bin": ""},
+                cifar_binary(("coarse_label", "label")),
+                "cifar-100-binary.tar.gz",
+                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            ),
+            Layout(
+                {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+                cifar_pickled({"label": "fine_labels", "coarse_label": "coarse_labels"}),
+                "cifar-100-python.tar.gz",
+                "eb9058c3a382ffc7106e4002c42a8d85",
+            ),
         ),
     ),
 }

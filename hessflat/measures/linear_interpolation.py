@@ -1,17 +1,31 @@
 """Loss on a straight line in weight space: *Empirical Analysis of the Hessian*, §4.1, figure 9."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessflat.config.validators import at_least, between
+from hessflat.measures.eval_state import EvalState
+from hessflat.measures.measure import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.measures.subject import Measured, Scalars, Subject
 from hessflat.utils.errors import InputError
 
 
-def line(subject: Subject) -> Measured:
+def linear_interpolation(
+    state: EvalState,
+    *,
+    line_from: Annotated[
+        float, between(-100, 0), "first point of measure.linear_interpolation: 0 is the first weights"
+    ] = -1.0,
+    line_to: Annotated[
+        float, between(1, 100), "last point of measure.linear_interpolation: 1 is the present weights"
+    ] = 2.0,
+    line_points: Annotated[
+        int, at_least(2), "evenly spaced points of measure.linear_interpolation, beside 0 and 1"
+    ] = 31,
+) -> Measurement:
     """Losses and accuracies at (1 − α) w₀ + α w, where w₀ are the weights that the run started from.
 
     Array file `line`: `alphas` [n], which hold 0 and 1, `distance` between these two, and `<split>_loss` [n] and, of
@@ -20,28 +34,27 @@ def line(subject: Subject) -> Measured:
     those of `performance`, to the bit. Raises `InputError` for a model with batch norm: the running averages of either
     end do not belong to the weights between.
     """
-    if jax.tree.leaves(subject.statistics):
+    if state.has_batch_norm:
         raise InputError(
-            "config.measure.line is for models without batch norm, whose running averages do not belong to the "
-            "weights between; set it to 'never'"
+            "config.measure.linear_interpolation is for models without batch norm, whose running averages do not "
+            "belong to the weights between; set it to 'never'"
         )
-    settings, first = subject.settings, subject.first_params()
-    evenly = np.linspace(settings["line_from"], settings["line_to"], settings["line_points"])
+    first, evenly = state.first_params(), np.linspace(line_from, line_to, line_points)
     # Rounded, so that a 0 or 1 among them is not there twice.
     alphas = np.unique(np.append(evenly, [0.0, 1.0]).round(12))
-    names = list(subject.splits)
-    points = (subject._replace(params=_between(first, subject.params, alpha)) for alpha in alphas)
-    found = [losses_and_accuracies(point, names) for point in points]
-    distance = _distance(first, subject.params)
+    names = list(state.splits)
+    points = (state._replace(params=_between(first, state.params, alpha)) for alpha in alphas)
+    means = [losses_and_accuracies(point, names) for point in points]
+    distance = _distance(first, state.params)
     arrays = {"alphas": alphas, "distance": np.array(distance)}
     scalars: Scalars = {"line.length": distance}
     for name in names:
-        losses = np.array([values[name][0] for values in found])
+        losses = np.array([values[name][0] for values in means])
         arrays[f"{name}_loss"] = losses
         scalars[f"line.{name}_barrier"] = barrier(alphas, losses)
-        if found[0][name][1] is not None:
-            arrays[f"{name}_accuracy"] = np.array([values[name][1] for values in found])
-    return Measured(scalars, {"line": arrays})
+        if means[0][name][1] is not None:
+            arrays[f"{name}_accuracy"] = np.array([values[name][1] for values in means])
+    return Measurement(scalars, {"line": arrays})
 
 
 def barrier(alphas: np.ndarray, losses: np.ndarray) -> float:
@@ -60,3 +73,15 @@ def _between(first: Any, last: Any, alpha: float) -> Any:
 def _distance(first: Any, last: Any) -> float:
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True)
     return float(np.sqrt(sum(np.sum((np.asarray(y, np.float64) - np.asarray(x, np.float64)) ** 2) for x, y in pairs)))
+
+
+MEASURE = Measure(
+    linear_interpolation,
+    cost=lambda settings, num_params: settings.line_points,
+    doc="losses on the line from the run's first weights are measured",
+    names={
+        "line.train_barrier": "barrier in training loss (nats)",
+        "line.test_barrier": "barrier in test loss (nats)",
+        "line.length": ("‖w − w₀‖₂", r"$\|w - w_0\|_2$"),
+    },
+)

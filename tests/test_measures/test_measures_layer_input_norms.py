@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import eval_state, measured
 
 from hessflat import models
-from hessflat.measures import Subject, measure
-from hessflat.measures.features import spectral_norm
+from hessflat.measures.layer_input_norms import spectral_norm
 
 
 def test_norms_of_features_and_kernels_and_stored_outputs():
@@ -16,10 +16,8 @@ def test_norms_of_features_and_kernels_and_stored_outputs():
     x = jax.random.normal(keys[0], (9, 6))
     params, statistics = model.init(keys[1], x)
     splits = {"train": {"inputs": x, "labels": jnp.arange(9) % 3}, "test": {"inputs": x[:2], "labels": jnp.arange(2)}}
-    subject = Subject(
-        model, params, statistics, splits, 3, "cross_entropy", 0.0, {"examples": 7}, {}, 0, lambda: params
-    )
-    found = measure(subject, {"features", "fit"})
+    state = eval_state(model, params, statistics, splits, examples=7)
+    found = measured(state, "layer_input_norms", "predictions")
     expected = np.asarray(x[:7], np.float64)
     for layer in range(3):
         kernel, bias = (np.asarray(params[f"Dense_{layer}"][name], np.float64) for name in ("kernel", "bias"))
@@ -27,7 +25,7 @@ def test_norms_of_features_and_kernels_and_stored_outputs():
         assert found.scalars[f"kernel.Dense_{layer}.norm"] == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
         logits = expected @ kernel + bias[None]
         expected = np.tanh(logits)
-    stored = found.arrays["fit"]
+    stored = found.arrays["predictions"]
     np.testing.assert_allclose(stored["train_outputs"][:7], logits, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stored["test_outputs"], stored["train_outputs"][:2], rtol=1e-5)
     assert stored["train_inputs"].shape == (9, 6)

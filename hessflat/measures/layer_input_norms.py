@@ -12,26 +12,27 @@ import jax
 import numpy as np
 from scipy.sparse.linalg import svds
 
-from hessflat.measures.subject import Measured, Scalars, Subject, curvature_data
+from hessflat.measures.eval_state import EvalState, curvature_data
+from hessflat.measures.measure import Measure, Measurement, Scalars
 from hessflat.models import apply_by_layer
 
 # Of a matrix whose smaller side is above this, the largest singular value is found by iterating.
 _MOST_DENSE = 512
 
 
-def features(subject: Subject) -> Measured:
+def layer_input_norms(state: EvalState) -> Measurement:
     """Of each dense layer `features.<name>.norm`, ‖f_{l-1}(X)‖₂ over the measured examples X in eval mode.
 
     It grows as the root of the number of examples. `kernel.<name>.norm` is the Frobenius norm of the weights without
     the bias. Names are those of the parameters: `Dense_0` is the first layer of an MLP.
     """
-    inputs = curvature_data(subject)["inputs"]
+    inputs = curvature_data(state)["inputs"]
     scalars: Scalars = {}
-    found = _dense_layers(subject.model.apply, subject.params, subject.statistics, inputs)
-    for name, (matrix, kernel) in found.items():
+    layers = _dense_layers(state.model.apply, state.params, state.batch_stats, inputs)
+    for name, (matrix, kernel) in layers.items():
         scalars[f"features.{name}.norm"] = spectral_norm(np.asarray(matrix).reshape(-1, matrix.shape[-1]))
         scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(kernel)))
-    return Measured(scalars, {})
+    return Measurement(scalars, {})
 
 
 def spectral_norm(matrix: np.ndarray) -> float:
@@ -45,12 +46,23 @@ def spectral_norm(matrix: np.ndarray) -> float:
 
 
 @partial(jax.jit, static_argnums=0)
-def _dense_layers(apply: Callable, params: Any, statistics: Any, inputs: jax.Array) -> dict[str, list[jax.Array]]:
+def _dense_layers(apply: Callable, params: Any, batch_stats: Any, inputs: jax.Array) -> dict[str, list[jax.Array]]:
     """What goes into each dense layer, `[n, ..., d]`, and its kernel, `[d, d']`."""
-    _, layers = apply_by_layer(apply, params, statistics, inputs)
+    _, layers = apply_by_layer(apply, params, batch_stats, inputs)
     dense = {name: layer for name, layer in layers.items() if _is_dense(layer.params)}
     return {name: [layer.inputs, layer.params["kernel"]] for name, layer in dense.items()}
 
 
 def _is_dense(params: Any) -> bool:
     return "kernel" in params and params["kernel"].ndim == 2
+
+
+MEASURE = Measure(
+    layer_input_norms,
+    cost=lambda settings, num_params: 2,
+    doc="norms of what goes into dense layers, and of kernels, are taken",
+    names={
+        "features.<layer>.norm": ("‖f(X)‖₂ into <layer>", r"$\|f(X)\|_2$ into <layer>"),
+        "kernel.<layer>.norm": ("‖W‖_F of <layer>", r"$\|W\|_F$ of <layer>"),
+    },
+)

@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from hessflat.measures.subject import Scalars, Subject
+from hessflat.measures.eval_state import EvalState
+from hessflat.measures.measure import Scalars
 from hessflat.models import input_size, num_neurons, num_params
 
 
@@ -18,12 +19,12 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
     return 4 * num_classes * (neurons + inputs)
 
 
-def size(subject: Subject) -> Scalars:
+def model_size(state: EvalState) -> Scalars:
     """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
-    count = num_params(subject.params)
-    rank = rank_bound(subject.num_classes, num_neurons(subject.params), input_size(subject.splits["train"]["inputs"]))
+    count = num_params(state.params)
+    rank = rank_bound(state.num_classes, num_neurons(state.params), input_size(state.splits["train"]["inputs"]))
     return {
-        "weight_norm": float(_norm(subject.params)),
+        "weight_norm": float(_norm(state.params)),
         "num_params": count,
         "rank_bound": rank,
         "zero_mass_bound": max(0.0, 1 - rank / count),

@@ -1,0 +1,23 @@
+"""The outputs of every example, for figures of a fitted function."""
+
+import jax
+import numpy as np
+
+from hessflat.measures.eval_state import EvalState
+from hessflat.measures.measure import Measure, Measurement
+
+
+def predictions(state: EvalState) -> Measurement:
+    """Array file `predictions`, of each split: `<split>_inputs`, `<split>_labels` and `<split>_outputs` [n, C].
+
+    Batch norm is in eval mode. Of cross-entropy the outputs are logits.
+    """
+    logits = jax.jit(state.functions().logits)
+    arrays = {}
+    for name, split in state.splits.items():
+        arrays[f"{name}_inputs"], arrays[f"{name}_labels"] = np.asarray(split["inputs"]), np.asarray(split["labels"])
+        arrays[f"{name}_outputs"] = np.asarray(logits(state.params, split["inputs"], state.batch_stats))
+    return Measurement({}, {"predictions": arrays})
+
+
+MEASURE = Measure(predictions, cost=lambda settings, num_params: 1, doc="the outputs of every example are stored")

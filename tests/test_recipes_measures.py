@@ -1,0 +1,166 @@
+"""The README's recipes for a measure, a curvature matrix and a data source, followed in a copy of the project.
+
+Each ends with a finished run whose `metrics.jsonl` has the new number, under the name that it is given.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+MEASURE = '''"""The sum of all weights."""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+
+from hessflat.config.validators import at_least
+from hessflat.measures.measure import Measure, Measurement
+
+
+def weight_power(state, *, power: Annotated[int, at_least(1), "p of measure.weight_power"] = 1):
+    """Σ |w|^p."""
+    total = sum(float(jnp.sum(jnp.abs(leaf) ** power)) for leaf in jax.tree.leaves(state.params))
+    return Measurement({"weight_power": total}, {"weight_power": {"power": jnp.array(power)}})
+
+
+MEASURE = Measure(
+    weight_power,
+    cost=lambda settings, num_params: 7.0,
+    doc="the sum of powers of weights is taken",
+    names={"weight_power": ("Σ |w|^p", r"$\\sum |w|^p$")},
+)
+'''
+SHOW = """
+import sys
+from hessflat.analysis.names import axis_name, metric_name
+from hessflat.analysis.results import load_run
+from hessflat.analysis.tables import as_text, table_by
+from hessflat.runs.cost_model import run_cost
+from hessflat.runs.restore import stored_config
+folder, metric, measure = sys.argv[1:]
+run = load_run(folder)
+print(as_text(table_by([run], columns=[(metric_name(metric), metric, ".4g")])))
+print("axis", axis_name(metric))
+print("products", run_cost(stored_config(run.folder)).measures[measure])
+"""
+
+
+def recipe(name):
+    """The paragraphs of the README that tell how to add something."""
+    start = README.index(f"{name}", README.index("## Adding things"))
+    return README[start : re.compile(r"\n\nAn? \*\*|\n\n\[docs|\n\n## ").search(README, start).start()]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what the recipes edit and run."""
+    for folder in ("hessflat", "configs", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def python(project, *arguments):
+    """What a Python of its own prints, in the copy."""
+    environment = os.environ | {"PYTHONPATH": str(project), "JAX_PLATFORMS": "cpu"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "compiled")}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=project, env=environment | cache, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def train(project, *arguments):
+    """The folder of a finished run of a few steps."""
+    short = ("--config.train.epochs=1", "--config.measure.lanczos_steps=3", "--config.model.mlp.hidden=(4,)")
+    printed = python(project, "-m", "hessflat", "train", "--config=g_mlp:smoke", *short, *arguments)
+    return project / printed.split()[-1]
+
+
+def last_metrics(folder):
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "done"
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def add_line(path, after, line):
+    """A line below the one line that starts a registry."""
+    text = path.read_text()
+    assert text.count(after) == 1
+    path.write_text(text.replace(after, f"{after}{line}"))
+
+
+@pytest.mark.slow
+def test_a_measure_is_one_file_and_one_line(project):
+    steps = recipe("A **measure**: 1 new file, 1 edited")
+    assert "`measures/NAME.py`" in steps
+    assert "`_MODULES` of `measures/__init__.py`" in steps
+    (project / "hessflat/measures/weight_power.py").write_text(MEASURE)
+    add_line(project / "hessflat/measures/__init__.py", "_MODULES = (\n", '    "weight_power",\n')
+
+    folder = train(project, "--config.measure.weight_power=end", "--config.measure.power=2")
+    metrics = last_metrics(folder)
+    assert metrics["weight_power"] == pytest.approx(metrics["weight_norm"] ** 2, rel=1e-5)
+    assert [path.name for path in (folder / "spectra").glob("*-weight_power.npz")] == [
+        f"{metrics['step']}-weight_power.npz"
+    ]
+    shown = python(project, "-c", SHOW, str(folder), "weight_power", "weight_power")
+    assert re.search(r"^L2 +Σ \|w\|\^p +seeds$", shown, re.MULTILINE)
+    assert r"axis $\sum |w|^p$" in shown
+    assert "products 7.0" in shown
+    settings = python(project, "-m", "hessflat", "settings")
+    assert re.search(r"--config\.measure\.power +1 +p of measure\.weight_power; at least 1", settings)
+    assert re.search(r"--config\.measure\.weight_power +'never' +when the sum of powers of weights is taken", settings)
+
+
+@pytest.mark.slow
+def test_a_curvature_matrix_is_a_function_and_a_line(project):
+    assert "`OPERATORS`, in `measures/operators.py`" in " ".join(recipe("A **curvature matrix**").split())
+    path = project / "hessflat/measures/operators.py"
+    function = (
+        "def _half(functions, params, batches, batch_stats):\n"
+        "    return 0.5 * cv.hessian(functions.loss, params, batches, batch_stats)\n\n\n"
+    )
+    path.write_text(path.read_text().replace("OPERATORS: ", f"{function}OPERATORS: "))
+    add_line(
+        path,
+        "OPERATORS: Mapping[str, MeasuredOperator] = {\n",
+        '    "half": MeasuredOperator(_half, "(H/2)", "half of H"),\n',
+    )
+    folder = train(project, "--config.measure.operators=('hessian','half')")
+    metrics = last_metrics(folder)
+    assert metrics["half.lambda_max"] == pytest.approx(metrics["hessian.lambda_max"] / 2, rel=1e-4)
+    assert "λ_max((H/2))" in python(project, "-c", SHOW, str(folder), "half.lambda_max", "spectra")
+
+
+@pytest.mark.slow
+def test_a_data_source_is_a_function_and_a_line(project):
+    steps = recipe("A **data set**")
+    assert "A function `(*, settings) -> Source` in `data/sources.py`" in steps
+    path = project / "hessflat/data/sources.py"
+    function = '''def ring(*, radius: Annotated[float, positive, "of the outer circle"] = 2.0) -> Source:
+    """Two circles of 40 points, one class each."""
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    inputs = np.concatenate([circle, radius * circle]).astype(np.float32)
+    labels = np.repeat(np.arange(2, dtype=np.int32), 40)
+    return Source({"inputs": inputs, "labels": labels}, None, 2, None, "two circles")
+
+
+'''
+    path.write_text(path.read_text().replace("SOURCES: ", f"{function}SOURCES: "))
+    add_line(path, "SOURCES: dict[str, Callable[..., Source]] = {\n", '    "ring": ring,\n')
+    own = ("--config.data.name=ring", "--config.data.ring.radius=3.0", "--config.data.scaling=raw")
+    folder = train(project, *own, "--config.train.batch_size=16")
+    assert json.loads((folder / "config.json").read_text())["data"]["ring"] == {"radius": 3.0}
+    assert json.loads((folder / "manifest.json").read_text())["data"].startswith("two circles: 56 training")
+    assert 0 <= last_metrics(folder)["test_accuracy"] <= 1
