@@ -83,7 +83,7 @@ def edge_ratio(run: Run) -> float:
 
 
 def tau_with_ggn(run: Run, metric: str) -> float:
-    """Of a product of layer Jacobians and λ_max(G), both on the examples of `measure.layers` but for the softmaxed."""
+    """Of a product of layer Jacobians and λ_max(G), both on `measure.layer_examples` but for the softmaxed."""
     return tau_over_steps(run, metric, "layers.lambda_max")
 
 

@@ -25,7 +25,7 @@ def folder() -> Path:
     return Path(os.environ.get("HESSFLAT_DATA") or "~/.cache/hessflat/data").expanduser()
 
 
-def checksum_of(arrays: Mapping[str, np.ndarray]) -> str:
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of names, dtypes, shapes and contents: the same everywhere, unlike that of the file."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -42,8 +42,8 @@ def prepared_names(cache: Path | None = None) -> list[str]:
 
 def find(name: str, cache: Path | None = None) -> Path | None:
     """The JSON file of data set `name`, of its newest version where there are several, or None."""
-    found = [path for entry, path in _entries(cache) if entry == name]
-    return max(found, key=_version, default=None)
+    versions = [path for entry, path in _entries(cache) if entry == name]
+    return max(versions, key=_version, default=None)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Opened here, because NumPy leaves a file open that turns out to be no archive.
         with path.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        intact = checksum_of(arrays) == facts["sha256"]
+        intact = checksum(arrays) == facts["sha256"]
         name = facts["name"]
     except PermissionError as error:
         raise InputError(f"cannot read {error.filename}: permission denied; check its owner and mode") from None
@@ -73,7 +73,7 @@ def write(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], cache: Pat
     """
     cache = cache or folder()
     stem = f"{facts['name']}-{facts['version']}".replace("/", "-")
-    facts = {**facts, "sha256": checksum_of(arrays)}
+    facts = {**facts, "sha256": checksum(arrays)}
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _replace(cache / f"{stem}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ LEAK = 0.2
 
 
 class Generator(NamedTuple):
-    """Latent z in [0, 1]^n -> inputs `pushed` [d] and targets `targets` [k]."""
+    """Latent z in [0, 1]^n -> inputs `push_forward` [d] and targets `targets` [k]."""
 
     first: np.ndarray  # [n, d]
     first_bias: np.ndarray  # [d]
@@ -30,7 +30,7 @@ class Generator(NamedTuple):
         return len(self.first)
 
 
-def drawn(settings: Mapping[str, Any]) -> Generator:
+def draw(settings: Mapping[str, Any]) -> Generator:
     """The generator of the settings `latent`, `dimension`, `num_outputs`, `frequency` and `seed` of the data source."""
     n, d, k = (settings[name] for name in ("latent", "dimension", "num_outputs"))
     random = np.random.default_rng([settings["seed"], 0])
@@ -41,7 +41,7 @@ def drawn(settings: Mapping[str, Any]) -> Generator:
     return Generator(first, biases[0], second, biases[1], waves, 2 * np.pi * random.random(k))
 
 
-def pushed(generator: Generator, latent: Any, library: Any = np) -> Any:
+def push_forward(generator: Generator, latent: Any, library: Any = np) -> Any:
     """F(z) of latent points [m, n]: inputs [m, d]; `library` is NumPy or `jax.numpy`.
 
     Injective with an injective derivative: both matrices have full rank and neither is wide, and the nonlinearity

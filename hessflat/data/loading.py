@@ -132,7 +132,7 @@ def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
         source = SOURCES[name](**settings)
         arrays = {f"train_{key}": value for key, value in source.train.items()}
         arrays |= {f"test_{key}": value for key, value in (source.test or {}).items()}
-        return source, cache.checksum_of(arrays)
+        return source, cache.checksum(arrays)
     path = cache.find(name)
     if path is None:
         names = [*SOURCES, *cache.prepared_names()]
@@ -182,10 +182,10 @@ def _check(name: str, source: Source) -> None:
                 f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
                 f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"
             )
-        for name_of, array in (("inputs", inputs), ("real targets", labels)):
+        for kind, array in (("inputs", inputs), ("real targets", labels)):
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise InputError(
-                    f"{what} {name_of} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are "
+                    f"{what} {kind} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are "
                     "NaN or infinite; mend the source"
                 )
 

@@ -62,7 +62,7 @@ def find(layouts: tuple[Layout, ...], folder: Path, where_from: str) -> Columns:
 
 
 def matches(content: bytes, digest: str) -> bool:
-    """Whether `digest`, in hexadecimal, is the MD5 or the SHA-256 (told by its length) of `content`."""
+    """Whether `digest`, in hexadecimal, is the MD5 or the SHA-256 (its length says which) of `content`."""
     return hashlib.new("md5" if len(digest) == 32 else "sha256", content).hexdigest() == digest
 
 

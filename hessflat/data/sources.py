@@ -131,12 +131,12 @@ def generator(
     if dimension < latent:
         raise InputError(f"generator.dimension must be at least generator.latent = {latent}, got {dimension}; raise it")
     known = {"latent": latent, "dimension": dimension, "num_outputs": num_outputs, "frequency": frequency, "seed": seed}
-    made = generators.drawn(known)
+    made = generators.draw(known)
     random = np.random.default_rng([seed, 1])
 
     def of(count: int) -> Split:
         points = random.random((count, latent))
-        inputs, labels = generators.pushed(made, points), generators.targets(made, points)
+        inputs, labels = generators.push_forward(made, points), generators.targets(made, points)
         return {"inputs": inputs.astype(np.float32), "labels": labels.astype(np.float32)}
 
     train, test = of(num_examples), of(test_examples)

@@ -96,7 +96,7 @@ def local_matrices(logits: Callable, params: Any, generator: Generator, point: A
     """At one z [n], what `local_values` needs: small products of J = Jf(F(z)), of its derivatives A_a, and of DF."""
 
     def push(z: Array) -> Array:
-        return generators.pushed(generator, z[None], jnp)[0]
+        return generators.push_forward(generator, z[None], jnp)[0]
 
     def output(x: Array) -> Array:
         return logits(params, x[None])[0]
@@ -167,7 +167,7 @@ def _kernels(logits: Callable, params: Any, inputs: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _kernels_and_costs(logits: Callable, params: Any, generator: Generator, points: Array) -> dict[str, Array]:
-    inputs = generators.pushed(generator, points, jnp)
+    inputs = generators.push_forward(generator, points, jnp)
     errors = logits(params, inputs) - generators.targets(generator, points, jnp)
     return {"kernel": _kernels(logits, params, inputs), "cost": jnp.linalg.norm(errors, axis=1)}
 
@@ -227,7 +227,7 @@ def _generator(data: Mapping[str, Any]) -> Generator:
 
 @cache
 def _drawn(*settings: tuple[str, Any]) -> Generator:
-    return generators.drawn(dict(settings))
+    return generators.draw(dict(settings))
 
 
 MEASURE = Measure(

@@ -1,15 +1,17 @@
 """Preparation through TFDS from tiny files in the published formats; no network."""
 
+import importlib.util
 import io
 import pickle
 import tarfile
+import urllib.request
 
 import numpy as np
 import pytest
 from original_files import known, mnist_files, write
 
 from hessflat.cli.data import main
-from hessflat.data import catalogue, load, prepared_names
+from hessflat.data import load, prepared_names
 from hessflat.data.prepare import prepare
 from hessflat.utils.errors import InputError
 
@@ -21,7 +23,7 @@ def cache(tmp_path, monkeypatch):
     def no_network(*arguments, **settings):
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(catalogue.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
     return tmp_path / "cache"
 
 
@@ -146,7 +148,7 @@ def test_missing_files_and_no_network_are_one_line(tmp_path):
 
 
 def test_names_that_cannot_be_prepared(monkeypatch):
-    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "unknown data set 'minst'; did you mean 'mnist'" in refusal("minst")
     assert "pip install 'hessflat[data]'" in refusal("svhn_cropped")
     assert "is not image classification" in refusal("ag_news_subset")

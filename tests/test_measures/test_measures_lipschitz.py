@@ -17,7 +17,7 @@ SOURCE = {"latent": 2, "dimension": 5, "num_outputs": 3, "frequency": 1.0, "seed
 
 @pytest.mark.slow
 def test_derivatives_bound_and_nearly_reach_finite_differences():
-    made = generators.drawn(SOURCE)
+    made = generators.draw(SOURCE)
     model = models.build("mlp", 3, hidden=(8,), activation="tanh", init="he")
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: x.astype(jnp.float64), model.init(jax.random.key(0), jnp.zeros((1, 5)))[0])
@@ -29,10 +29,10 @@ def test_derivatives_bound_and_nearly_reach_finite_differences():
         outputs = jax.jit(logits)
 
         def jacobian(z):
-            return np.asarray(of_input(generators.pushed(made, z[None])[0]))
+            return np.asarray(of_input(generators.push_forward(made, z[None])[0]))
 
         def cost(z):
-            output = outputs(params, jnp.asarray(generators.pushed(made, z[None])))
+            output = outputs(params, jnp.asarray(generators.push_forward(made, z[None])))
             return float(np.linalg.norm(np.asarray(output) - generators.targets(made, z[None])))
 
         point, step = np.array([0.3, 0.7]), 1e-6
@@ -43,7 +43,8 @@ def test_derivatives_bound_and_nearly_reach_finite_differences():
         steps = step * np.stack([np.cos(angles), np.sin(angles)], 1)
         turned = [(jacobian(point + d) - jacobian(point - d)) / (2 * step) for d in steps]
         moved = [
-            (generators.pushed(made, (point + d)[None]) - generators.pushed(made, (point - d)[None]))[0] for d in steps
+            (generators.push_forward(made, (point + d)[None]) - generators.push_forward(made, (point - d)[None]))[0]
+            for d in steps
         ]
         lengths = np.linalg.norm(moved, axis=1) / (2 * step)
         norms = [np.linalg.norm(jacobian(point + d), 2) - np.linalg.norm(jacobian(point - d), 2) for d in steps]
@@ -59,14 +60,14 @@ def test_derivatives_bound_and_nearly_reach_finite_differences():
 
 
 def test_the_generator_is_an_injective_immersion_and_the_same_in_both_libraries():
-    made = generators.drawn(SOURCE)
+    made = generators.draw(SOURCE)
     points = np.random.default_rng(0).random((200, 2))
-    inputs = generators.pushed(made, points)
-    for library in (generators.pushed, generators.targets):
+    inputs = generators.push_forward(made, points)
+    for library in (generators.push_forward, generators.targets):
         ours = library(jax.tree.map(jnp.asarray, made), jnp.asarray(points, jnp.float32), jnp)
         assert np.asarray(ours) == pytest.approx(library(made, points), abs=1e-5)
     step = 1e-6
-    tangents = [(generators.pushed(made, points + step * d) - inputs) / step for d in np.eye(2)[:, None]]
+    tangents = [(generators.push_forward(made, points + step * d) - inputs) / step for d in np.eye(2)[:, None]]
     assert min(np.linalg.svd(np.stack(pair))[1][-1] for pair in zip(*tangents, strict=True)) > 0.05
     apart = np.linalg.norm(inputs[:, None] - inputs[None], axis=-1) + np.eye(200)
     assert np.min(apart / (np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(200))) > 0.05
