@@ -10,7 +10,6 @@ from benchmarks.contenders.ours import Ours
 from benchmarks.problems import Arrays, Problem
 from benchmarks.timing import seconds_of, seconds_per_call
 from benchmarks.workloads import Workload
-from hessflat.curvature.operators import operator
 
 _NUM_PRODUCTS = 5
 
@@ -54,7 +53,7 @@ class Basis(Ours):
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 
     def run(self) -> Result:
-        op = operator.linearize(self.operator("hessian"))
+        op = cv.linearize(self.operator("hessian"))
         products = [seconds_of(lambda: jax.block_until_ready(op(self.vector))) for _ in range(1 + _NUM_PRODUCTS)]
         parts = {
             "run": seconds_of(lambda: cv.spectrum(self.operator("hessian"), self.key, num_steps=self.steps)),

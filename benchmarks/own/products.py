@@ -10,7 +10,6 @@ from benchmarks.contenders.ours import Ours
 from benchmarks.problems import Arrays, Problem
 from benchmarks.timing import seconds_per_call
 from benchmarks.workloads import Workload
-from hessflat.curvature.operators import operator
 
 
 class Products(Ours):
@@ -18,7 +17,7 @@ class Products(Ours):
 
     def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
         super().__init__(problem, arrays, workload, steps)
-        self.kept = {matrix: operator.linearize(self.operator(matrix)) for matrix in ("hessian", "gauss_newton")}
+        self.kept = {matrix: cv.linearize(self.operator(matrix)) for matrix in ("hessian", "gauss_newton")}
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 
     def run(self) -> Result:

@@ -43,8 +43,9 @@ from hessflat.curvature.minibatch import (
 )
 from hessflat.curvature.numerics.estimates import Estimate, RitzValue
 from hessflat.curvature.operators.blocks import blocks, restrict
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
-from hessflat.curvature.operators.operator import Operator, linearize
+from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches
 from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace

@@ -16,6 +16,7 @@ from hessflat.curvature.krylov.lanczos import State, Tridiagonals, block_length,
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import (
     gauss_newton,
     gauss_newton_product,
@@ -24,7 +25,7 @@ from hessflat.curvature.operators.matrices import (
 )
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace.hutchinson import Moments, moments_of, quadratic
-from hessflat.utils import progress
+from hessflat.utils import loops, progress
 
 
 class Part(NamedTuple):
@@ -123,8 +124,8 @@ def _tridiagonals(
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
     num_steps = min(num_steps, G.size)
-    basis.require_memory(joint.size, joint.dtype, num_steps, "device")
-    joint, length, each = operator.linearize(joint), block_length(num_steps), []
+    basis.require_memory(joint.size, joint.dtype, num_steps, "device", loops.platform_of(joint))
+    joint, length, each = linearize(joint), block_length(num_steps), []
     with precision.chosen():
         for number in range(num_probes):
             vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
@@ -162,7 +163,7 @@ _run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
     probes.require_count("trace_probes", num_probes)
-    G, R = operator.linearize(G), operator.linearize(R)
+    G, R = linearize(G), linearize(R)
     with precision.chosen():
         vectors = (probes.draw(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
         samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)

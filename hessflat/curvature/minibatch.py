@@ -200,7 +200,7 @@ def _mean_gradient(term: Term) -> Any:
 @jax.jit
 def _gradient(term: Term) -> Any:
     (losses, _), batch = functions_of(term), term.batches.arrays
-    return canonical(jax.grad(lambda params: jnp.mean(losses(params, batch))))(term.params)
+    return canonical(jax.grad(lambda params: jnp.mean(losses(params, batch))), term.engine)(term.params)
 
 
 def _over(term: Term, arrays: Any) -> Term:

@@ -3,19 +3,28 @@
 Differentiation makes convolutions whose dimensions stand in another order than (batch, spatial, features). On CPUs
 those are slow, and 20 to 60 times slower still inside a loop; the gradient of a kernel, a convolution with a "kernel"
 as large as the image, is slow in any order. `canonical` rewrites a function after it has been differentiated: the
-first by transposing, the second as products of matrices of patches. Nothing changes but rounding.
+first by transposing, the second as products of matrices of patches. Nothing changes but rounding. Which of the two
+forms runs is decided where a program is lowered: on other platforms a convolution is what it was.
+
+Rewriting interprets the function's jaxpr. `HESSFLAT_LINEARIZE=plain` in the environment, or `engine="plain"`, switches
+that off, here and in `hessflat.curvature.linearize`.
 """
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from hessflat.utils import compat
+from hessflat.utils.errors import InputError
+
+# What evaluates a derivative: an interpreter of its jaxpr, or JAX as it is.
+Engine = Literal["jaxpr", "plain"]
 
 # Bytes of patches made at a time: what the caches hold, with the rest of the operands.
 _PATCH_BYTES = 1 << 20
@@ -23,74 +32,45 @@ _PATCH_BYTES = 1 << 20
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
-def canonical(function: Callable) -> Callable:
-    """`function`, which must not be differentiated further, with calls inlined and, on a CPU, fast convolutions."""
+def engine_in_use(engine: Engine | None = None) -> Engine:
+    """`engine`, or where it is None that of the environment variable `HESSFLAT_LINEARIZE`, "jaxpr" without it.
+
+    Raises:
+        InputError: an engine that does not exist.
+    """
+    name = engine or os.environ.get("HESSFLAT_LINEARIZE") or "jaxpr"
+    if name not in get_args(Engine):
+        what = "engine" if engine else "the environment variable HESSFLAT_LINEARIZE"
+        raise InputError(f"{what} must be 'jaxpr' or 'plain', got {name!r}")
+    return name  # type: ignore[return-value]
+
+
+def canonical(function: Callable, engine: Engine | None = None) -> Callable:
+    """`function`, which must not be differentiated further, with calls inlined and convolutions fast on CPUs.
+
+    With the plain engine it is `function` itself.
+    """
+    if engine_in_use(engine) == "plain":
+        return function
 
     def rewritten(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        outputs = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return rewritten
 
 
-def evaluate(jaxpr: compat.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
-    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
-    run_equations(jaxpr.eqns, values)
-    return values_of(jaxpr.outvars, values)
-
-
 def run_equations(equations: Iterable[Any], values: dict[Any, Any]) -> None:
     """Evaluate `equations` in order, adding their outputs to `values`."""
     for equation in equations:
-        outputs = _outputs(equation, values_of(equation.invars, values))
+        outputs = compat.bind(equation, values_of(equation.invars, values))
         values.update(zip(equation.outvars, outputs, strict=True))
-
-
-def has_slow(equations: Iterable[Any]) -> bool:
-    """Whether a convolution among them, inner jaxprs included, is one that a CPU runs slowly inside loops."""
-    found = (e for e in equations_of(equations) if e.primitive.name == "conv_general_dilated")
-    return not all(is_canonical(equation.params) for equation in found)
 
 
 def values_of(variables: Iterable[Any], values: Mapping[Any, Any]) -> list[Any]:
     """What stands for `variables`, some of which may be literals."""
     return [v.val if isinstance(v, compat.Literal) else values[v] for v in variables]
-
-
-def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
-    name = equation.primitive.name
-    if name in _CALLS:
-        inner = equation.params[_CALLS[name]]
-        return evaluate(inner.jaxpr, inner.consts, inputs)
-    if name == "conv_general_dilated" and jax.default_backend() == "cpu" and _is_ungrouped(equation.params):
-        return [_convolve(*inputs, **equation.params)]
-    params = {key: _rewritten_inside(value) for key, value in equation.params.items()}
-    return compat.bind(equation, inputs, params)
-
-
-def is_canonical(params: Mapping[str, Any]) -> bool:
-    """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
-    numbers = params["dimension_numbers"]
-    return _is_ungrouped(params) and numbers == _canonical_numbers(len(numbers.lhs_spec))
-
-
-def _is_ungrouped(params: Mapping[str, Any]) -> bool:
-    return params["feature_group_count"] == params["batch_group_count"] == 1
-
-
-def _rewritten_inside(value: Any) -> Any:
-    """Bodies of loops and branches, rewritten like the rest."""
-    if isinstance(value, tuple) and any(isinstance(v, compat.ClosedJaxpr) for v in value):
-        return tuple(map(_rewritten_inside, value))
-    if not isinstance(value, compat.ClosedJaxpr) or not _has_convolution(value.jaxpr):
-        return value
-    return jax.make_jaxpr(lambda *args: evaluate(value.jaxpr, value.consts, args))(*value.in_avals)
-
-
-def _has_convolution(jaxpr: compat.Jaxpr) -> bool:
-    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr.eqns))
 
 
 def equations_of(equations: Iterable[Any]) -> Iterable[Any]:
@@ -103,6 +83,54 @@ def equations_of(equations: Iterable[Any]) -> Iterable[Any]:
                     yield from equations_of(inner.jaxpr.eqns)
                 elif isinstance(inner, compat.Jaxpr):
                     yield from equations_of(inner.eqns)
+
+
+def has_slow(equations: Iterable[Any]) -> bool:
+    """Whether a convolution among them, inner jaxprs included, is one that a CPU runs slowly inside loops."""
+    plain = (e for e in equations_of(equations) if e.primitive.name == "conv_general_dilated")
+    return not all(is_canonical(equation.params) for equation in plain)
+
+
+def is_canonical(params: Mapping[str, Any]) -> bool:
+    """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
+    numbers = params["dimension_numbers"]
+    return _is_ungrouped(params) and numbers == _canonical_numbers(len(numbers.lhs_spec))
+
+
+def _is_ungrouped(params: Mapping[str, Any]) -> bool:
+    return params["feature_group_count"] == params["batch_group_count"] == 1
+
+
+def _evaluate(jaxpr: compat.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
+    for equation in jaxpr.eqns:
+        outputs = _outputs(equation, values_of(equation.invars, values))
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return values_of(jaxpr.outvars, values)
+
+
+def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
+    name = equation.primitive.name
+    if name in _CALLS:
+        inner = equation.params[_CALLS[name]]
+        return _evaluate(inner.jaxpr, inner.consts, inputs)
+    if name == "conv_general_dilated" and _is_ungrouped(equation.params):
+        return [_convolution(*inputs, **equation.params)]
+    return compat.bind(equation, inputs, {key: _rewritten_inside(value) for key, value in equation.params.items()})
+
+
+def _rewritten_inside(value: Any) -> Any:
+    """Bodies of loops and branches, rewritten like the rest."""
+    if type(value) is tuple:
+        return tuple(map(_rewritten_inside, value))
+    if not isinstance(value, compat.ClosedJaxpr) or not _has_convolution(value.jaxpr):
+        return value
+    return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, args))(*value.in_avals)
+
+
+def _has_convolution(jaxpr: compat.Jaxpr) -> bool:
+    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr.eqns))
 
 
 def _convolve(
@@ -127,9 +155,11 @@ def _convolve(
             images.shape[1:-1], kernel.shape[:-2], lhs_dilation, padding, rhs_dilation, window_strides, strict=True
         )
     ]
-    if math.prod(size) < math.prod(kernel.shape[:-2]):
+    if 0 < math.prod(size) < math.prod(kernel.shape[:-2]):
         edges = [(*pad, dilation - 1) for pad, dilation in zip(padding, lhs_dilation, strict=True)]
-        result = _by_patches(images, kernel, size, edges, window_strides, rhs_dilation, precision)
+        result = _by_patches(
+            images, kernel, size, edges, window_strides, rhs_dilation, precision, preferred_element_type
+        )
     else:
         result = jax.lax.conv_general_dilated(
             images,
@@ -146,6 +176,9 @@ def _convolve(
     return jnp.transpose(result, [order.index(axis) for axis in range(lhs.ndim)])
 
 
+_convolution = compat.by_platform("convolution", cpu=_convolve, default=jax.lax.conv_general_dilated)
+
+
 def _canonical_numbers(rank: int) -> jax.lax.ConvDimensionNumbers:
     last = (0, rank - 1, *range(1, rank - 1))
     return jax.lax.ConvDimensionNumbers(last, (rank - 1, rank - 2, *range(rank - 2)), last)
@@ -159,6 +192,7 @@ def _by_patches(
     strides: Sequence[int],
     dilation: Sequence[int],
     precision: Any,
+    dtype: Any,
 ) -> Array:
     """A convolution with few positions and a large kernel [*k, F, O], over `images` [B, *n, F]: [B, *size, O].
 
@@ -187,13 +221,15 @@ def _by_patches(
 
     def product(examples: Array, cotangents: Array) -> Array:
         rows, columns = patches(examples), cotangents.reshape(-1, kernel.shape[-1])
-        return jax.lax.dot_general(rows, columns, (((0,), (0,)), ((), ())), precision=precision)
+        return jax.lax.dot_general(
+            rows, columns, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=dtype
+        )
 
     if together == count:
         total = product(examples, cotangents)
     else:
         groups = [x.reshape(count // together, together, *x.shape[1:]) for x in (examples, cotangents)]
-        zero = jnp.zeros((len(positions) * width, kernel.shape[-1]), images.dtype)
+        zero = jnp.zeros((len(positions) * width, kernel.shape[-1]), dtype or images.dtype)
         total, _ = jax.lax.scan(lambda total, group: (total + product(*group), None), zero, groups)
     return jnp.moveaxis(total.reshape(*size, width, -1), -2, 0)
 

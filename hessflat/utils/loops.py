@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from hessflat.utils import convolution
+from hessflat.utils import compat, convolution
 
 Loop = Literal["scan", "python"]
 
@@ -19,7 +19,7 @@ Loop = Literal["scan", "python"]
 def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any, Any]:
     """`jax.lax.scan(body, carry, xs)`; with `loop="python"` the same from Python.
 
-    In the host form `body` runs eagerly once per element of `xs`, so it should be jitted, or call jitted functions.
+    In the Python form `body` runs eagerly once per element of `xs`, so it should be jitted, or call jitted functions.
     """
     if loop == "scan":
         return jax.lax.scan(body, carry, xs)
@@ -30,11 +30,28 @@ def scan(body: Callable, carry: Any, xs: Any, loop: Loop = "scan") -> tuple[Any,
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
-def choose_loop(function: Callable, *args: Any) -> Loop:
+def choose_loop(function: Callable, *args: Any, platform: str | None = None) -> Loop:
     """`"python"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
 
-    `args` may be shapes.
+    Args:
+        function: what the body of the loop does.
+        *args: trees of arrays, or of shapes.
+        platform: where the loop runs; by default where `args` lie.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or platform_of(args)) != "cpu":
         return "scan"
     return "python" if convolution.has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"
+
+
+def platform_of(tree: Any) -> str:
+    """The platform, "cpu" say, of the devices that the arrays of `tree` lie on.
+
+    For shapes, NumPy arrays and traced arrays it is that of the device on which JAX makes new arrays.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not compat.is_traced(leaf):
+            return next(iter(leaf.devices())).platform
+    device = compat.setting("jax_default_device")
+    if isinstance(device, str):
+        return device
+    return (device or jax.devices()[0]).platform

@@ -8,7 +8,6 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.operators.linearize import linearize
 
 # The package has a function of the module's name.
 JOINT_PRODUCT = importlib.import_module("hessflat.curvature.decomposition").joint_product
@@ -64,6 +63,6 @@ def test_the_network_is_kept_once_for_all_three(separate):
     joint = dataclasses.replace(term, product=JOINT_PRODUCT, params=(term.params,) * 3)
 
     def residual_bytes(term):
-        return sum(x.nbytes for x in linearize(term, 10**9).each)
+        return sum(x.nbytes for x in cv.linearize(cv.Operator((term,), (1.0,)), 10**9).terms[0].residuals_per_batch)
 
     assert residual_bytes(joint) < 0.6 * sum(residual_bytes(op.terms[0]) for op in separate.values())

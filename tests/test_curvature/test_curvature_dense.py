@@ -20,7 +20,6 @@ from numpy.testing import assert_allclose
 import hessflat.curvature as cv
 from hessflat.curvature.exact import gram
 from hessflat.curvature.exact.dense import exact_spectrum
-from hessflat.curvature.operators import operator
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
@@ -213,7 +212,7 @@ def test_the_gram_side_of_statistics_over_batches():
 def test_other_operators_are_solved_densely():
     params, batch = mlp_params(12, 6, 4), examples(7, 12, 4)
     G = cv.gauss_newton(predict, criterion, params, batch)
-    for op in (cv.hessian(softmax_loss, params, batch) - G, operator.linearize(G)):
+    for op in (cv.hessian(softmax_loss, params, batch) - G, cv.linearize(G)):
         found = exact_spectrum(op)
         assert found.method == "dense"
         assert_allclose(found.values, dense_float64(op), atol=3e-6)

@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import loop_for
 from hessflat.utils.errors import InputError
 
 
@@ -136,7 +137,7 @@ def test_astype_takes_products_in_float64(problem):
 def test_convolutions_are_compiled_into_the_loop_and_agree():
     params, batch = conv_problem()
     op = cv.hessian(conv_loss, params, cv.Batches(batch, 5))
-    assert operator.loop_for(op) == "scan"
+    assert loop_for(op) == "scan"
     vector = jnp.asarray(np.random.default_rng(0).normal(size=op.size), np.float32)
     whole = cv.hessian(conv_loss, params, batch)
     assert_allclose(op(vector), jax.jit(operator.matvec)(op, vector), atol=1e-6)

@@ -16,7 +16,6 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.krylov.quadrature import quadrature
-from hessflat.curvature.operators import operator
 
 # The shapes of the leaves; tuples of numbers are shapes.
 TREES = {
@@ -198,7 +197,7 @@ def test_a_kept_linearisation_gives_the_same_products(kind, case, seed):
     with jax.enable_x64(case[-1] == "float64"):
         problem = Problem(case, seed)
         op = KINDS[kind](problem.params, problem.data)
-        kept, v = operator.linearize(op, limit=1 << 30), problem.vector()
+        kept, v = cv.linearize(op, limit=1 << 30), problem.vector()
         assert_allclose(kept(v), op(v), atol=problem.tolerance * problem.scale * np.linalg.norm(v))
         assert_allclose(kept(v), problem.matrix(kind) @ v, atol=problem.tolerance * problem.scale * np.linalg.norm(v))
 

@@ -61,8 +61,8 @@ def test_what_only_repeats_numbers_is_made_again():
 
     params = {"in": jnp.ones((5, width)), "out": jnp.ones((width, 3))}
     (term,) = kept(cv.hessian(relu_loss, params, examples(number, 5, 3))).terms
-    floats = sum(x.size for x in term.each if x.dtype == np.float32)
-    masks = sum(x.size for x in term.each if x.dtype == bool)
+    floats = sum(x.size for x in term.residuals_per_batch if x.dtype == np.float32)
+    masks = sum(x.size for x in term.residuals_per_batch if x.dtype == bool)
     assert masks <= number * width + 3 * number * 3
     assert floats <= 2 * number * width + 12 * number * 3
 

@@ -106,7 +106,7 @@ def _of_outputs(term: Term, v: Any, product: Any) -> list[tuple[float, str]]:
 
 @jax.jit
 def _product(term: Term, vector: Any) -> Any:
-    return canonical(product_of)(term, vector)
+    return canonical(product_of, term.engine)(term, vector)
 
 
 @jax.jit
@@ -119,7 +119,7 @@ def _scalar(term: Term, params: Any) -> tuple[Array, Any]:
         predict, criterion = functions
         weights = jax.grad(criterion)(predict(term.params, batch), batch)
         function = lambda p: _vdot(weights, predict(p, batch))  # noqa: E731
-    result: tuple[Array, Any] = canonical(jax.value_and_grad(function))(params)
+    result: tuple[Array, Any] = canonical(jax.value_and_grad(function), term.engine)(params)
     return result
 
 
@@ -166,7 +166,7 @@ def _rounds(term: Term, vector: Any) -> bool:
     def product(params: Any, vector: Any) -> Any:
         return product_of(dataclasses.replace(term, params=params), vector)
 
-    jaxpr = jax.make_jaxpr(canonical(product))(term.params, vector).jaxpr
+    jaxpr = jax.make_jaxpr(canonical(product, term.engine))(term.params, vector).jaxpr
     depends = set(jaxpr.invars)
     for equation in jaxpr.eqns:
         if not depends.isdisjoint(v for v in equation.invars if not isinstance(v, compat.Literal)):

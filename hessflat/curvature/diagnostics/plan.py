@@ -13,9 +13,10 @@ from hessflat.curvature.krylov.lanczos import Reorthogonalise
 from hessflat.curvature.numerics import precision
 from hessflat.curvature.numerics.probes import require_count
 from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec_compiled
 from hessflat.curvature.operators.terms import Term
-from hessflat.utils import memory
+from hessflat.utils import loops, memory
 
 # The share of free memory that is planned with: other things need some, too.
 _SHARE = 0.8
@@ -91,7 +92,7 @@ def plan(
     fits = basis_bytes + product_bytes < _SHARE * free
     kept, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
     if product_bytes < _SHARE * free:
-        ready = operator.linearize(op)
+        ready = linearize(op)
         kept = memory.size_of(ready) - memory.size_of(op) if ready is not op else 0
         product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
         if reorthogonalise != "none":
@@ -127,7 +128,7 @@ def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, fr
     choices = [f"{steps} steps" if steps > 1 else "", 'reorthogonalise="none"']
     if product_bytes + basis_bytes / 2 < free:
         choices.insert(0, 'storage="half"')
-    if jax.default_backend() != "cpu":
+    if loops.platform_of(op) != "cpu":
         choices.insert(0, 'storage="host"')
     return "take " + " or ".join(filter(None, choices))
 

@@ -112,7 +112,8 @@ def _together(term: Term, part: _Part) -> int:
     """How many pieces a device does at once: one where XLA is slow for several, else what memory allows."""
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(term)]
     piece = jax.tree.unflatten(jax.tree.structure(term), shapes)
-    if part.number > 1 and loops.choose_loop(lambda t: _jacobian(t, 0, part.size, 2), piece) == "python":
+    two = lambda term: _jacobian(term, 0, part.size, 2)  # noqa: E731
+    if part.number > 1 and loops.choose_loop(two, piece, platform=loops.platform_of(term)) == "python":
         return 1
     return max(1, _DEVICE_BYTES // (part.rows * memory.size_of(term.params)))
 
@@ -124,7 +125,7 @@ def _jacobian(term: Term, start: Any, size: int, count: int) -> Array:
         outputs, pull = jax.vjp(lambda p: _outputs(dataclasses.replace(piece, params=p)), term.params)
         return _each_row(lambda row: trees.flatten(pull(trees.unflatten(outputs, row))[0]), outputs)
 
-    return _over_pieces(rows, term.batches.take(start, size * count), size).reshape(-1, _count(term.params))
+    return _over_pieces(rows, term, start, size, count).reshape(-1, _count(term.params))
 
 
 def _curvatures(term: Term, part: _Part) -> Iterator[np.ndarray]:
@@ -148,7 +149,7 @@ def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
 
         return _each_row(row, outputs)
 
-    return _over_pieces(block, term.batches.take(start, size * count), size)
+    return _over_pieces(block, term, start, size, count)
 
 
 def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
@@ -158,12 +159,13 @@ def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     return result
 
 
-def _over_pieces(function: Callable[..., Any], arrays: Any, size: int) -> Array:
+def _over_pieces(function: Callable[..., Any], term: Term, start: Any, size: int, count: int) -> Array:
+    arrays = term.batches.take(start, size * count)
     pieces = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arrays)
     if jax.tree.leaves(pieces)[0].shape[0] == 1:
-        single: Array = canonical(function)(arrays)[None]
+        single: Array = canonical(function, term.engine)(arrays)[None]
         return single
-    result: Array = canonical(jax.vmap(function))(pieces)
+    result: Array = canonical(jax.vmap(function), term.engine)(pieces)
     return result
 
 

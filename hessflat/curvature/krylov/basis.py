@@ -43,8 +43,8 @@ def num_bytes(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> i
     return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
 
 
-def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage) -> None:
-    """Refuse a basis of `num_rows` vectors [P] that does not fit, and name what would.
+def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage, platform: str) -> None:
+    """Refuse a basis of `num_rows` vectors [P] that does not fit on a device of `platform`, and name what would.
 
     Raises:
         InputError: more bytes than are free.
@@ -52,7 +52,7 @@ def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage)
     instead = 'take fewer steps, storage="half", or reorthogonalise="none"'
     if storage == "half":
         instead = 'take fewer steps, or reorthogonalise="none"'
-    elif jax.default_backend() != "cpu" and storage == "device":
+    elif platform != "cpu" and storage == "device":
         instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
     what = f"a basis of {num_rows} vectors of {size:,} numbers"
     memory.require(num_bytes(num_rows, size, dtype, storage), what, instead)

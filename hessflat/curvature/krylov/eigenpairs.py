@@ -16,6 +16,7 @@ from hessflat.curvature.krylov.lanczos import State, breakdown_tolerance, initia
 from hessflat.curvature.numerics import precision, probes, trees
 from hessflat.curvature.numerics.estimates import RitzValue
 from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import linearize, loop_for
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Devices
 from hessflat.utils import loops, progress
@@ -83,10 +84,10 @@ def eigenpairs(
     counts = (k, k) if isinstance(k, int) else k
     wanted = min(sum(counts) if which == "both" else counts[0], op.size)
     num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
-    basis.require_memory(op.size, op.dtype, num_vectors + wanted, "device")
-    loop, devices = operator.loop_for(op, loop), operator.devices_of(op)
+    basis.require_memory(op.size, op.dtype, num_vectors + wanted, "device", loops.platform_of(op))
+    loop, devices = loop_for(op, loop), operator.devices_of(op)
     given = None if start is None else _as_rows(op, start)
-    op = operator.linearize(op)
+    op = linearize(op)
     num_products, projected = 0, np.zeros((num_vectors, num_vectors))
     with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress, on_steps) as on_steps:
         first = probes.draw(key, op.size, op.dtype, "gaussian")

@@ -23,7 +23,8 @@ from hessflat.curvature.krylov.basis import Blocks, Storage
 from hessflat.curvature.krylov.checkpoint import Checkpoint, identity, in_folder
 from hessflat.curvature.numerics import precision, probes
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, devices_of, linearize, loop_for, matvec, require_finite
+from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.operator import Operator, devices_of, matvec, require_finite
 from hessflat.curvature.operators.terms import Devices
 from hessflat.utils import loops, memory, progress
 from hessflat.utils.errors import InputError, nearest
@@ -113,7 +114,7 @@ def lanczos(
         return_basis=return_basis,
     )
     if options.stores_basis:
-        basis.require_memory(op.size, op.dtype, options.num_steps, storage)
+        basis.require_memory(op.size, op.dtype, options.num_steps, storage, loops.platform_of(op))
     if folder is not None:
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
         checkpoint = in_folder(Path(folder), identity(op, *settings))
@@ -373,7 +374,7 @@ def block_length(num_steps: int) -> int:
 
 
 def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
-    if jax.default_backend() == "cpu":
+    if loops.platform_of(op) == "cpu":
         return False
     rows = num_probes * (options.num_steps if options.stores_basis else 1)
     return basis.num_bytes(rows, op.size, op.dtype, options.storage) < memory.available() // 4

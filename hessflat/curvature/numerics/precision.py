@@ -67,8 +67,8 @@ _PIECE = 2**16
 
 
 def is_long(vector: Array) -> bool:
-    """Whether sums over the entries of `vector` [P] need care on this backend."""
-    return jax.default_backend() == "cpu" and vector.size >= _MANY
+    """Whether sums over the entries of `vector` [P] need care on a CPU."""
+    return vector.size >= _MANY
 
 
 def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
@@ -77,7 +77,16 @@ def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
     Without `compensated`, the rounding of long sums may be in it, where leaving it in is faster.
     """
     if not is_long(vector) or (not compensated and rows.dtype == vector.dtype):
-        return widened(rows) @ widened(vector)
+        return _dot_at_once(rows, vector)
+    result: Array = _dot_of_many(rows, vector)
+    return result
+
+
+def _dot_at_once(rows: Array, vector: Array) -> Array:
+    return widened(rows) @ widened(vector)
+
+
+def _dot_in_pieces(rows: Array, vector: Array) -> Array:
     count = vector.size // _PIECE
 
     def add(number: Array, total: Array) -> Array:
@@ -87,6 +96,9 @@ def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
     rest = widened(rows[:, count * _PIECE :]) @ widened(vector[count * _PIECE :])
     result: Array = jax.lax.fori_loop(0, count, add, rest)
     return result
+
+
+_dot_of_many = compat.by_platform("dot_of_many", cpu=_dot_in_pieces, default=_dot_at_once)
 
 
 def combination(coefficients: Array, rows: Array) -> Array:

@@ -1,31 +1,45 @@
-"""What of a product does not depend on the vector is computed once and kept.
+"""Linearisation: what of a product does not depend on the vector is computed once, by partial evaluation.
 
-A product traced to a list of equations falls into three stages: what depends on the parameters only, what depends on
-the batch as well, and what depends on the vector. The first two, the forward and the backward pass of the network,
-are run once; their results that the third needs (activations, masks) stay in memory, and every product runs the third
-alone. That is `jax.linearize`, for any product that is linear in its vector, batch by batch.
+`linearize` is the only way in. It takes an operator and gives the same operator, the same products but for rounding,
+with the forward and the backward pass of every batch already done. Every measurement calls it before its first
+product, so that it is called by hand only to share the work between measurements, or to switch it off.
+
+A product is traced to a list of equations, and each is known (it depends on parameters alone), known per batch, or
+unknown (it depends on the vector). The first two are run once. What the third needs of their results, the residuals
+(activations, masks), stays in memory, and every product runs the third alone. That is `jax.linearize`, for any product
+that is linear in its vector, batch by batch, with less memory: what two terms have in common is computed once, and
+what only moves or repeats numbers is made again. Equations are run as they were traced, whatever they hold; of those
+with an inner program (a loop, a branch, a checkpoint) the whole is known, or the whole is unknown.
+
+The plain engine interprets nothing: every product differentiates anew, by `jax.jvp`, `jax.vjp` and `jax.linearize`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature.numerics import trees
+from hessflat.curvature.numerics import precision, trees
 from hessflat.curvature.operators.terms import Batches, Term, product_of
-from hessflat.utils import compat, convolution, memory
-from hessflat.utils.convolution import canonical, run_equations, values_of
+from hessflat.utils import compat, convolution, loops, memory
+from hessflat.utils.convolution import Engine, canonical, engine_in_use, run_equations, values_of
+from hessflat.utils.errors import InputError
 
-# Results that are cheaper to make again than to keep: they only move or repeat numbers.
+# `operator.Operator`, which imports this module.
+Operator = TypeVar("Operator", bound=Any)
+
+# Results that are cheaper to make again than to store: they only move or repeat numbers. The number of a platform's
+# branch must stand in the program that branches.
 _MADE_AGAIN = {
     *("broadcast_in_dim", "iota", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type"),
-    *("copy", "rev", "pad", "slice", "concatenate"),
+    *("copy", "rev", "pad", "slice", "concatenate", "platform_index"),
 }
 
 
@@ -33,38 +47,33 @@ _MADE_AGAIN = {
 class Stages:
     """The equations of one product by what they depend on; static, made once per functions and shapes."""
 
-    constants: tuple[Any, ...]  # variables of parameters, fixed parameters and state
+    params: tuple[Any, ...]  # variables of parameters, fixed parameters and state
     batch: tuple[Any, ...]
     vector: tuple[Any, ...]
     captured: dict[Any, Any]  # variables of what the user's functions closed over, and their values
-    once: tuple[Any, ...]  # equations
-    each: tuple[Any, ...]
-    linear: tuple[Any, ...]
-    kept_once: tuple[Any, ...]  # variables
-    kept_each: tuple[Any, ...]
+    known: tuple[Any, ...]  # equations that depend on parameters alone
+    known_per_batch: tuple[Any, ...]
+    unknown: tuple[Any, ...]
+    residuals: tuple[Any, ...]  # variables of the known that others need
+    residuals_per_batch: tuple[Any, ...]
     results: tuple[Any, ...]
     structure: Any
-
-    @functools.cached_property
-    def is_slow_in_loops(self) -> bool:
-        """Whether there is a convolution among them that a CPU runs slowly inside loops."""
-        return convolution.has_slow([*self.once, *self.each, *self.linear])
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "constants", "batches", "once", "each", "remainders"],
+    data_fields=["params", "constants", "batches", "residuals", "residuals_per_batch", "remainders"],
     meta_fields=["stages", "remainder_stages"],
 )
 @dataclasses.dataclass(frozen=True)
 class LinearizedTerm:
-    """A `Term` with the first two stages done."""
+    """A `Term` with all that is known of its product computed."""
 
     params: Any
     constants: list[Array]
     batches: Batches
-    once: list[Array]
-    each: list[Array]  # [batches, ...]
+    residuals: list[Array]
+    residuals_per_batch: list[Array]  # [batches, ...]
     remainders: tuple[tuple[list[Array], list[Array]], ...]
     stages: Stages
     remainder_stages: tuple[Stages, ...]
@@ -80,31 +89,55 @@ class LinearizedTerm:
         return dataclasses.replace(
             specs,
             batches=dataclasses.replace(self.batches, arrays=spread(self.batches.arrays)),
-            each=spread(self.each),
+            residuals_per_batch=spread(self.residuals_per_batch),
             remainders=tuple((jax.tree.map(lambda _: whole, once), spread(each)) for once, each in self.remainders),
         )
 
 
-def linearize(term: Term, limit: int) -> Term | LinearizedTerm:
-    """`term` with its first stages done, or as it is where what would be kept takes more than `limit` bytes."""
-    batches = _batches_of_one_device(term)
-    stages = _stages_for(term, batches, batches.size)
-    remainders = tuple(_stages_for(term, batches, size) for _, size in batches.rest)
-    run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
-    if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
-        return term
-    if memory.size_of(jax.eval_shape(run, term)) > limit:
-        return term
-    constants, once, each, rest = run(term)
-    return LinearizedTerm(term.params, constants, term.batches, once, each, rest, stages, remainders)
+def linearize(op: Operator, limit: int | None = None, engine: Engine | None = None) -> Operator:
+    """The same operator with all that does not depend on the vector computed, for many products.
+
+    The residuals take the memory of the activations of every batch. A term comes back as it is where they would take
+    more than `limit`, inside a transformation, and where batches are driven from Python.
+
+    Args:
+        op: a sum of curvature matrices; terms that are linearised already stay as they are.
+        limit: bytes that the residuals of all terms may take; by default a quarter of what is free.
+        engine: "jaxpr" evaluates products by interpreting their jaxprs, for this operator and all made of it; "plain"
+            leaves them to JAX, linearises nothing, and serves to check or to do without the other. None is the
+            operator's own, and at first that of the environment variable `HESSFLAT_LINEARIZE`, else "jaxpr".
+
+    Raises:
+        InputError: an engine that does not exist; another engine for a term that is linearised already.
+    """
+    if engine is not None:
+        op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
+    if trees.is_traced(op) or loop_for(op) == "python":
+        return op
+    limit = memory.available() // 4 if limit is None else limit
+    with precision.chosen():
+        terms = []
+        for term in op.terms:
+            linearized = _linearize_term(term, limit)
+            limit -= memory.size_of(linearized) - memory.size_of(term)
+            terms.append(linearized)
+    return dataclasses.replace(op, terms=tuple(terms))
 
 
-def is_slow_in_loops(term: Term | LinearizedTerm) -> bool:
-    """Whether products of `term` had better be driven from Python; what was kept is made for compiled loops."""
-    if isinstance(term, LinearizedTerm) or jax.default_backend() != "cpu":
-        return False
-    batches = _batches_of_one_device(term)
-    return _stages_for(term, batches, batches.size).is_slow_in_loops
+def loop_for(op: Operator, loop: loops.Loop | None = None) -> loops.Loop:
+    """`loop` if given; else the one that suits what `op` is made of, on the devices on which its arrays lie.
+
+    Raises:
+        InputError: a loop that does not exist.
+    """
+    if loop is None:
+        if loops.platform_of(op) != "cpu":
+            return "scan"
+        with precision.chosen():
+            return "python" if any(map(_is_slow_in_loops, op.terms)) else "scan"
+    if loop not in ("scan", "python"):
+        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
+    return loop
 
 
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
@@ -112,37 +145,72 @@ def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: A
     batches = term.batches
     number, size, count = batches.num_examples, batches.size, batches.count
 
-    def add(total: Any, stages: Stages, once: Any, each: Any, start: Any, size: int) -> Any:
+    def add(total: Any, stages: Stages, residuals: Any, per_batch: Any, start: Any, size: int) -> Any:
         batch = jax.tree.leaves(batches.arrays if size == number else batches.take(start, size))
         values = dict(stages.captured)
         for variables, leaves in (
-            (stages.constants, term.constants),
+            (stages.params, term.constants),
             (stages.batch, batch),
             (stages.vector, jax.tree.leaves(vector)),
-            (stages.kept_once, once),
-            (stages.kept_each, each),
+            (stages.residuals, residuals),
+            (stages.residuals_per_batch, per_batch),
         ):
             values.update(zip(variables, leaves, strict=True))
-        run_equations(stages.linear, values)
+        run_equations(stages.unknown, values)
         results = jax.tree.unflatten(stages.structure, values_of(stages.results, values))
         weight = coefficient * (size / number)
         return jax.tree.map(lambda t, r: t + jnp.asarray(weight, r.dtype) * r, total, results)
 
     if count == 1:
-        total = add(total, term.stages, term.once, _without_axis(term.each), 0, size)
+        total = add(total, term.stages, term.residuals, _without_axis(term.residuals_per_batch), 0, size)
     else:
         total, _ = jax.lax.scan(
-            lambda total, at: (add(total, term.stages, term.once, at[1], at[0], size), None),
+            lambda total, at: (add(total, term.stages, term.residuals, at[1], at[0], size), None),
             total,
-            (size * jnp.arange(count), term.each),
+            (size * jnp.arange(count), term.residuals_per_batch),
         )
-    for (start, rest), stages, (once, each) in zip(batches.rest, term.remainder_stages, term.remainders, strict=True):
-        total = add(total, stages, once, _without_axis(each), start, rest)
+    for (start, rest), stages, (residuals, per_batch) in zip(
+        batches.rest, term.remainder_stages, term.remainders, strict=True
+    ):
+        total = add(total, stages, residuals, _without_axis(per_batch), start, rest)
     return total
 
 
-def _without_axis(each: list[Array]) -> list[Array]:
-    return [jnp.squeeze(x, 0) for x in each]
+def _without_axis(per_batch: list[Array]) -> list[Array]:
+    return [jnp.squeeze(x, 0) for x in per_batch]
+
+
+def _with_engine(term: Term | LinearizedTerm, engine: Engine) -> Term | LinearizedTerm:
+    if isinstance(term, Term):
+        return dataclasses.replace(term, engine=engine)
+    if engine == "plain":
+        raise InputError("choose the plain engine before an operator is linearised, not after")
+    return term
+
+
+def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | LinearizedTerm:
+    """`term` with what is known computed, or as it is where residuals would take more than `limit` bytes."""
+    if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
+        return term
+    batches = _batches_of_one_device(term)
+    stages = _stages(*_traced(term, batches, batches.size))
+    remainders = tuple(_stages(*_traced(term, batches, size)) for _, size in batches.rest)
+    run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
+    if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
+        return term
+    if memory.size_of(jax.eval_shape(run, term)) > limit:
+        return term
+    constants, residuals, per_batch, rest = run(term)
+    return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, rest, stages, remainders)
+
+
+def _is_slow_in_loops(term: Term | LinearizedTerm) -> bool:
+    """Whether products of `term` had better be driven from Python; a linearised term is made for compiled loops."""
+    if isinstance(term, LinearizedTerm):
+        return False
+    batches = _batches_of_one_device(term)
+    closed, *_ = _trace(*_traced(term, batches, batches.size))
+    return convolution.has_slow(closed.jaxpr.eqns)
 
 
 def _batches_of_one_device(term: Term) -> Batches:
@@ -154,33 +222,33 @@ def _batches_of_one_device(term: Term) -> Batches:
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))
 def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """The first two stages over every batch: constants, kept once, kept for each batch, and for the remainders."""
+    """What is known, over every batch: constants, residuals, residuals per batch, and both for the remainders."""
     batches = term.batches
     constants = jax.tree.leaves((term.params, term.rest, term.state))
 
-    def once_of(stages: Stages) -> dict[Any, Any]:
-        values = dict(stages.captured) | dict(zip(stages.constants, constants, strict=True))
-        run_equations(stages.once, values)
+    def known(stages: Stages) -> dict[Any, Any]:
+        values = dict(stages.captured) | dict(zip(stages.params, constants, strict=True))
+        run_equations(stages.known, values)
         return values
 
-    def each_of(stages: Stages, values: dict[Any, Any], start: Any, size: int) -> list[Any]:
+    def known_per_batch(stages: Stages, values: dict[Any, Any], start: Any, size: int) -> list[Any]:
         leaves = jax.tree.leaves(batches.take(start, size))
         values = values | dict(zip(stages.batch, leaves, strict=True))
-        run_equations(stages.each, values)
-        return values_of(stages.kept_each, values)
+        run_equations(stages.known_per_batch, values)
+        return values_of(stages.residuals_per_batch, values)
 
-    values = once_of(stages)
+    values = known(stages)
     starts = batches.size * jnp.arange(batches.count)
     if batches.count == 1:
-        each = [x[None] for x in each_of(stages, values, 0, batches.size)]
+        per_batch = [x[None] for x in known_per_batch(stages, values, 0, batches.size)]
     else:
-        each = jax.lax.map(lambda start: each_of(stages, values, start, batches.size), starts)
+        per_batch = jax.lax.map(lambda start: known_per_batch(stages, values, start, batches.size), starts)
     rest = []
     for (start, size), own in zip(batches.rest, remainders, strict=True):
-        own_values = once_of(own)
-        kept = [x[None] for x in each_of(own, own_values, start, size)]
-        rest.append((values_of(own.kept_once, own_values), kept))
-    return constants, values_of(stages.kept_once, values), each, tuple(rest)
+        own_values = known(own)
+        own_per_batch = [x[None] for x in known_per_batch(own, own_values, start, size)]
+        rest.append((values_of(own.residuals, own_values), own_per_batch))
+    return constants, values_of(stages.residuals, values), per_batch, tuple(rest)
 
 
 def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
@@ -198,15 +266,19 @@ def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> A
     )(term)
 
 
-def _stages_for(term: Term, batches: Batches, size: int) -> Stages:
+def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
+    """What the equations of a product over `size` examples depend on, hashable."""
     arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
     batch = dataclasses.replace(batches, arrays=arrays, batch_size=None)
-    leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch))
-    return _stages(structure, trees.shapes_of(leaves), str(compat.setting("jax_default_matmul_precision")))
+    engine = engine_in_use(term.engine)
+    leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
+    settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
+    return structure, trees.shapes_of(leaves), str(settings)
 
 
 @functools.lru_cache(maxsize=256)
-def _stages(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], precision: str) -> Stages:
+def _trace(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
+    """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
     term = jax.tree.unflatten(structure, shapes)
     constants, batch = (term.params, term.rest, term.state), term.batches.arrays
 
@@ -215,18 +287,18 @@ def _stages(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], precision:
         batches = dataclasses.replace(term.batches, arrays=batch)
         return product_of(dataclasses.replace(term, params=params, rest=rest, state=state, batches=batches), vector)
 
-    closed, shape = jax.make_jaxpr(canonical(product), return_shape=True)(constants, batch, term.params)
-    counts = [len(jax.tree.leaves(tree)) for tree in (constants, batch)]
+    function = canonical(product, term.engine)
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, batch, term.params)
+    first, last = (len(jax.tree.leaves(tree)) for tree in (constants, (constants, batch)))
     variables = closed.jaxpr.invars
-    first, last = counts[0], sum(counts)
     groups = tuple(variables[:first]), tuple(variables[first:last]), tuple(variables[last:])
-    return _cut(closed, groups, jax.tree.structure(shape))
+    return closed, groups, jax.tree.structure(shape)
 
 
-def _cut(closed: Any, groups: tuple[tuple, tuple, tuple], structure: Any) -> Stages:
-    """The stages of a traced product whose inputs are `groups` of constants, batch and vector."""
-    constants, batch, vector = groups
-    level = dict.fromkeys(constants, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
+@functools.lru_cache(maxsize=256)
+def _stages(*traced: Any) -> Stages:
+    closed, (params, batch, vector), structure = _trace(*traced)
+    level = dict.fromkeys(params, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)
     equations, results = _without_repeats(closed.jaxpr)
@@ -239,9 +311,9 @@ def _cut(closed: Any, groups: tuple[tuple, tuple, tuple], structure: Any) -> Sta
         by_level[depends].append(equation)
 
     def inputs_of(users: list, results: Iterable[Any], above: int) -> tuple[list, list]:
-        """What `users` and `results` need from below: equations to do again, and variables to keep."""
+        """What `users` and `results` need from below: equations to do again, and variables to store."""
         again: dict[int, Any] = {}
-        kept: dict[Any, None] = {}
+        stored: dict[Any, None] = {}
         waiting = [v for equation in users for v in _variables(equation.invars)] + list(_variables(results))
         while waiting:
             variable = waiting.pop()
@@ -253,42 +325,38 @@ def _cut(closed: Any, groups: tuple[tuple, tuple, tuple], structure: Any) -> Sta
                     again[id(equation)] = equation
                     waiting.extend(_variables(equation.invars))
             else:
-                kept[variable] = None
-        return [e for e in equations if id(e) in again], list(kept)
+                stored[variable] = None
+        return [e for e in equations if id(e) in again], list(stored)
 
-    again, below_linear = inputs_of(by_level[2], results, 2)
-    linear = _in_order(equations, [*again, *by_level[2]])
-    kept_each = [v for v in below_linear if level[v] == 1]
-    again_each, below_each = inputs_of(by_level[1], [], 1)
-    each = _in_order(equations, [*again_each, *by_level[1]])
-    kept_once = list(dict.fromkeys([v for v in below_linear if level[v] == 0] + below_each))
+    again, below_unknown = inputs_of(by_level[2], results, 2)
+    again_per_batch, below_batch = inputs_of(by_level[1], [], 1)
     return Stages(
-        constants,
+        params,
         batch,
         vector,
         captured,
-        tuple(by_level[0]),
-        tuple(each),
-        tuple(linear),
-        tuple(kept_once),
-        tuple(kept_each),
-        tuple(results),
-        structure,
+        known=tuple(by_level[0]),
+        known_per_batch=_in_order(equations, [*again_per_batch, *by_level[1]]),
+        unknown=_in_order(equations, [*again, *by_level[2]]),
+        residuals=tuple(dict.fromkeys([v for v in below_unknown if level[v] == 0] + below_batch)),
+        residuals_per_batch=tuple(v for v in below_unknown if level[v] == 1),
+        results=tuple(results),
+        structure=structure,
     )
 
 
 def _without_repeats(jaxpr: compat.Jaxpr) -> tuple[list, list]:
-    """Equations and results with what is computed twice computed, and so kept, once: H, G and R share a network."""
+    """Equations and results with what is computed twice computed, and stored, once: H, G and R share a network."""
     same: dict[Any, Any] = {}
     seen: dict[Any, Any] = {}
     equations = []
     for equation in jaxpr.eqns:
         inputs = [v if isinstance(v, compat.Literal) else same.get(v, v) for v in equation.invars]
         equation = equation.replace(invars=inputs)
-        names = tuple((v.val.item(), v.aval) if _is_number(v) else id(v) for v in inputs)
+        names = tuple((np.asarray(v.val).tobytes(), v.aval) if _is_number(v) else id(v) for v in inputs)
         try:
-            key = (equation.primitive, tuple(sorted(equation.params.items())), names)
-            first = seen.setdefault(key, equation)
+            key = (equation.primitive, compat.context_of(equation), tuple(sorted(equation.params.items())), names)
+            first = equation if equation.effects else seen.setdefault(key, equation)
         except TypeError:  # parameters that cannot be compared: an equation of its own
             first = equation
         if first is equation:
@@ -299,12 +367,12 @@ def _without_repeats(jaxpr: compat.Jaxpr) -> tuple[list, list]:
 
 
 def _is_number(atom: Any) -> bool:
-    return isinstance(atom, compat.Literal) and hasattr(atom.val, "item") and getattr(atom.val, "ndim", 0) == 0
+    return isinstance(atom, compat.Literal) and np.ndim(atom.val) == 0
 
 
-def _in_order(equations: list, wanted: list) -> list:
-    numbers = {id(equation) for equation in wanted}
-    return [equation for equation in equations if id(equation) in numbers]
+def _in_order(equations: list, chosen: list) -> tuple[Any, ...]:
+    numbers = {id(equation) for equation in chosen}
+    return tuple(equation for equation in equations if id(equation) in numbers)
 
 
 def _variables(atoms: Iterable[Any]) -> Iterable[Any]:

@@ -16,10 +16,9 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature.numerics import precision, trees
-from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, is_slow_in_loops
-from hessflat.curvature.operators.linearize import linearize as linearize_term
+from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize, loop_for
 from hessflat.curvature.operators.terms import Devices, Term, product_of
-from hessflat.utils import loops, memory
+from hessflat.utils import loops
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
@@ -150,37 +149,9 @@ def require_finite(*products: Any) -> None:
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
 
 
-def linearize(op: Operator, limit: int | None = None) -> Operator:
-    """The same operator with all that does not depend on the vector computed and kept, for many products.
-
-    It takes the memory of the activations of every batch. Where that is more than `limit` bytes (default: a quarter of
-    what is free), inside a transformation, and where batches are driven from Python, `op` comes back as it is.
-    """
-    if trees.is_traced(op) or loop_for(op) == "python":
-        return op
-    limit = memory.available() // 4 if limit is None else limit
-    with precision.chosen():
-        terms = []
-        for term in op.terms:
-            kept = term if isinstance(term, LinearizedTerm) else linearize_term(term, limit)
-            limit -= memory.size_of(kept) - memory.size_of(term)
-            terms.append(kept)
-    return dataclasses.replace(op, terms=tuple(terms))
-
-
 def devices_of(op: Operator) -> Devices | None:
     """The devices that the examples are spread over; they also share the basis."""
     return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
-
-
-def loop_for(op: Operator, loop: loops.Loop | None = None) -> loops.Loop:
-    """`loop` if given; else the one that suits what `op` is made of (traced once per functions and shapes)."""
-    if loop is None:
-        with precision.chosen():
-            return "python" if any(map(is_slow_in_loops, op.terms)) else "scan"
-    if loop not in ("scan", "python"):
-        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
-    return loop
 
 
 def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
@@ -222,7 +193,7 @@ def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, siz
 
 @jax.jit
 def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
-    product = canonical(product_of)(term, vector)
+    product = canonical(product_of, term.engine)(term, vector)
     return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
 
 

@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hessflat.curvature.numerics import trees
+from hessflat.utils.convolution import Engine
 from hessflat.utils.errors import InputError
 
 
@@ -161,7 +162,7 @@ Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "batches", "rest", "state"],
-    meta_fields=["product", "functions", "averages"],
+    meta_fields=["product", "functions", "averages", "engine"],
 )
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -174,6 +175,7 @@ class Term:
     batches: Batches
     rest: Any = None  # the parameters that are held fixed; None where there are none
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
+    engine: Engine | None = None  # what evaluates the product; None where the environment says
 
     def on_one_device(self) -> "Term":
         """The term over the examples that one device holds, inside `jax.shard_map`."""

@@ -12,7 +12,8 @@ from jax import Array
 from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.numerics.estimates import Cost, Estimate
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, linearize, loop_for, matvec, require_finite
+from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.operator import Operator, matvec, require_finite
 from hessflat.utils import loops
 
 

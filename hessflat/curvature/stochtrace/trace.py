@@ -12,7 +12,8 @@ from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.numerics.estimates import Estimate
 from hessflat.curvature.numerics.precision import accurate_dot
 from hessflat.curvature.numerics.probes import Probe
-from hessflat.curvature.operators.operator import Operator, linearize, loop_for, matvec, matvec_compiled, require_finite
+from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite
 from hessflat.curvature.stochtrace.hutchinson import quadratic, quadratic_samples
 from hessflat.utils import loops
 from hessflat.utils.errors import InputError, nearest
