@@ -4,7 +4,7 @@
 
 The operator is a diagonal matrix with 20 outliers, so that products cost nothing and the largest eigenvalue is known.
 Every way to keep the basis runs in a process of its own, whose peak of memory is its own. On a GPU, the basis of the
-first two is in the device's memory.
+first two is in the device's hardware.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ import hessflat.curvature as cv
 from benchmarks.own.basis import bytes_moved
 from hessflat.cli import flags
 from hessflat.curvature.krylov.basis import Storage
-from hessflat.utils import memory
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, require_known
 
 LARGEST = 20.0
@@ -34,13 +34,13 @@ def main(argv: Sequence[str]) -> None:
     require_known("storage", storages, get_args(Storage))
     size, steps = (_count(name, given[name]) for name in ("size", "steps"))
     row = "{:8s} {:>9s} {:>11s} {:>9s} {:>13s} {:>13s} {:>10s}"
-    print(f"{size:,} parameters, {steps} steps; a basis in float32 takes {memory.text(4.0 * size * steps)}")
+    print(f"{size:,} parameters, {steps} steps; a basis in float32 takes {hardware.text(4.0 * size * steps)}")
     print(
         row.format("storage", "seconds", "GB/s moved", "peak", "orthogonality", "error of λ", "its bound"), flush=True
     )
     for storage in storages:
         found = measure(storage, size, steps)
-        rate, peak = bytes_moved(size, steps) / found["seconds"] / 1e9, memory.text(found["peak"])
+        rate, peak = bytes_moved(size, steps) / found["seconds"] / 1e9, hardware.text(found["peak"])
         numbers = [f"{found[name]:.1e}" for name in ("orthogonality", "error", "bound")]
         print(row.format(storage, f"{found['seconds']:.1f}", f"{rate:.1f}", peak, *numbers), flush=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from hessflat.utils import convolution, loops
+from hessflat.utils import convolution
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -97,8 +97,8 @@ def test_bodies_of_loops_are_rewritten(problem):
 
 def test_the_loop_is_driven_from_the_host_where_a_convolution_stays_slow(problem):
     x = problem[1]
-    assert loops.choose_loop(second_derivative, *problem) == "python"
-    assert loops.choose_loop(convolution.canonical(second_derivative), *problem) == "scan"
+    assert convolution.choose_loop(second_derivative, *problem) == "python"
+    assert convolution.choose_loop(convolution.canonical(second_derivative), *problem) == "scan"
 
     def grouped(kernel, x):
         y = jax.lax.conv_general_dilated(
@@ -108,7 +108,7 @@ def test_the_loop_is_driven_from_the_host_where_a_convolution_stays_slow(problem
 
     kernel = images(3, 3, 1, 4)
     rewritten = convolution.canonical(jax.grad(grouped))
-    assert loops.choose_loop(rewritten, kernel, x) == "python"
+    assert convolution.choose_loop(rewritten, kernel, x) == "python"
     assert_allclose(rewritten(kernel, x), jax.grad(grouped)(kernel, x), rtol=1e-5)
 
 

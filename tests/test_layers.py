@@ -25,6 +25,7 @@ ALLOWED = {("analysis/names.py", "measures")}
 FLOORS = {
     "curvature": (
         {"numerics"},
+        {"estimates"},
         {"operators"},
         {"jacobian", "exact", "landscape"},
         {"krylov", "stochtrace"},

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from hessflat import models
-from hessflat.utils import memory
+from hessflat.utils import hardware
 
 
 def test_free_memory_is_asked_of_psutil_where_it_is_installed():
     psutil = pytest.importorskip("psutil")
-    assert 0.5 < memory._free_in_machine() / psutil.virtual_memory().available < 2
+    assert 0.5 < hardware._free_in_machine() / psutil.virtual_memory().available < 2
 
 
 def test_without_psutil_free_memory_is_all_there_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert memory._free_in_machine() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert hardware._free_in_machine() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(("taken", "cleared"), [(40, False), (60, True)])
@@ -26,17 +26,17 @@ def test_programs_are_released_when_half_of_the_mappings_are_taken(tmp_path, mon
     files = {"/proc/sys/vm/max_map_count": "100\n", "/proc/self/maps": "a mapping\n" * taken}
     for name, text in files.items():
         (tmp_path / name.replace("/", "-")).write_text(text)
-    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / name.replace("/", "-"))
+    monkeypatch.setattr(hardware, "Path", lambda name: tmp_path / name.replace("/", "-"))
     calls = []
     monkeypatch.setattr(jax, "clear_caches", lambda: calls.append(True))
-    memory.release_programs()
+    hardware.release_programs()
     assert bool(calls) == cleared
 
 
 def test_elsewhere_nothing_is_released(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / "not there")
+    monkeypatch.setattr(hardware, "Path", lambda name: tmp_path / "not there")
     monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("nothing is known of mappings"))
-    memory.release_programs()
+    hardware.release_programs()
 
 
 def test_what_was_released_is_compiled_again_and_gives_the_same():

@@ -19,6 +19,7 @@ True
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
+from hessflat.curvature.estimates import Estimate, RitzValue
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
@@ -41,7 +42,6 @@ from hessflat.curvature.minibatch import (
     minibatch_products,
     minibatch_sharpness,
 )
-from hessflat.curvature.numerics.estimates import Estimate, RitzValue
 from hessflat.curvature.operators.blocks import blocks, restrict
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual

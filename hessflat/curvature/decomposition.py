@@ -10,11 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.exact.dense import ExactSpectrum, eigenvalues_of, require_dense
+from hessflat.curvature import estimates, numerics
+from hessflat.curvature.exact.dense import ExactSpectrum, require_dense, solve_dense
 from hessflat.curvature.krylov import basis
-from hessflat.curvature.krylov.lanczos import State, Tridiagonals, block_length, initial_state, lanczos_step
+from hessflat.curvature.krylov.lanczos import (
+    State,
+    Tridiagonals,
+    block_length,
+    initial_state,
+    lanczos_step,
+    step_callback,
+)
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
-from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import (
@@ -24,8 +31,8 @@ from hessflat.curvature.operators.matrices import (
     residual_product,
 )
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.stochtrace.hutchinson import Moments, moments_of, quadratic
-from hessflat.utils import loops, progress
+from hessflat.curvature.stochtrace.hutchinson import Moments, moments_from_samples, quadratic
+from hessflat.utils import hardware
 
 
 class Part(NamedTuple):
@@ -63,7 +70,7 @@ def decompose(
 ) -> Decomposition:
     """Spectra and moments of H, G and R = H − G, or all their eigenvalues.
 
-    The three share what can be shared: one forward and backward pass, kept, for all recurrences, which run side by
+    The three share what can be shared: one linearisation for all recurrences, which run side by
     side in one compiled loop; for moments and dense matrices two products and not three, since H = G + R.
 
     Args:
@@ -91,14 +98,14 @@ def decompose(
     spectra: tuple[Any, ...] = (None, None, None)
     if num_steps:
         total = min(num_steps, G.size) * num_probes
-        with progress.counting(total, "Lanczos steps", show_progress, on_steps) as on_steps:
+        with step_callback(total, "Lanczos steps", show_progress, on_steps) as on_steps:
             results = _tridiagonals(G, quadrature_key, num_steps, num_probes, on_steps)
         spectra = tuple(quadrature(result, G.size, G.dtype) for result in results)
     measured = _moments(G, R, moments_key, trace_probes) if trace_probes else (None, None, None)
     dense = _exact(G, R) if exact else (None, None, None)
     num_products = sum(s.num_products for s in spectra if s) + (2 * trace_probes) + (2 * G.size if exact else 0)
     of_h, of_g, of_r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
-    return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, precision.name())
+    return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, numerics.precision_name())
 
 
 def joint_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vectors: Any) -> Any:
@@ -124,11 +131,11 @@ def _tridiagonals(
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
     num_steps = min(num_steps, G.size)
-    basis.require_memory(joint.size, joint.dtype, num_steps, "device", loops.platform_of(joint))
+    basis.require_memory(joint.size, joint.dtype, num_steps, "device", hardware.platform(joint))
     joint, length, each = linearize(joint), block_length(num_steps), []
-    with precision.chosen():
+    with numerics.matmul_precision():
         for number in range(num_probes):
-            vector = probes.draw(key, G.size, G.dtype, "rademacher", number)
+            vector = numerics.draw_probe(key, G.size, G.dtype, "rademacher", number)
             state = jax.vmap(lambda v: initial_state(v, num_steps, True))(jnp.stack([vector] * 3))
             for first in range(0, num_steps, length):
                 state = _run(joint, state, first, length)
@@ -139,7 +146,7 @@ def _tridiagonals(
     # [matrix, probe, ...] of every field.
     fields = [np.stack([np.asarray(x) for x in column], axis=1) for column in zip(*each, strict=True)]
     return [
-        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, precision.name())
+        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, numerics.precision_name())
         for alphas, betas, valid, loss in zip(*fields, strict=True)
     ]
 
@@ -162,13 +169,13 @@ _run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
 
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
-    probes.require_count("trace_probes", num_probes)
+    numerics.require_count("trace_probes", num_probes)
     G, R = linearize(G), linearize(R)
-    with precision.chosen():
-        vectors = (probes.draw(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
+    with numerics.matmul_precision():
+        vectors = (numerics.draw_probe(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
         samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)
     cost = estimates.cost_since(began, num_probes)
-    return tuple(moments_of(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
+    return tuple(moments_from_samples(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
 
 
 @jax.jit
@@ -181,4 +188,4 @@ def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, Exac
     require_dense(G, copies=3)
     began = time.perf_counter()
     g, r = np.array(G.to_dense(), np.float64), np.array(R.to_dense(), np.float64)
-    return tuple(eigenvalues_of(matrix, G.dtype, began) for matrix in (g + r, g, r))  # type: ignore[return-value]
+    return tuple(solve_dense(matrix, G.dtype, began) for matrix in (g + r, g, r))  # type: ignore[return-value]

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError, nearest
 
-Method = Literal["auto", "exact", "iterative"]
+JacobianMethod = Literal["auto", "exact", "iterative"]
 
 # Outputs up to which all rows cost less than iterating, which takes 10 to 30 steps whatever C is. On a CPU the two
 # cross between 20 and 60 outputs, for a dense network on 28 × 28 inputs and for a convolutional one on 32 × 32 × 3.
 _FEW_OUTPUTS = 40
 
-# Golub-Kahan steps between two looks at the residuals, and at most.
+# Golub-Kahan steps between two checks of the residuals, and at most.
 _BLOCK = 2
 _MAX_STEPS = 100
 
@@ -51,7 +51,7 @@ def jacobian_norms(
     inputs: Array,
     softmax: bool = False,
     batch_size: int | None = None,
-    method: Method = "auto",
+    method: JacobianMethod = "auto",
     rtol: float = 1e-4,
     state: Any = None,
 ) -> JacobianNorms:
@@ -80,7 +80,7 @@ def jacobian_norms(
             not finite, or unknown options.
     """
     began = time.perf_counter()
-    params, inputs = trees.as_arrays("params", params), trees.as_arrays("inputs", inputs)
+    params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
     extra = () if state is None else (state,)
     outputs = _num_outputs(predict, params, inputs, extra)
     _require_options(batch_size, method, rtol)
@@ -88,7 +88,7 @@ def jacobian_norms(
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
-    with precision.chosen():
+    with numerics.matmul_precision():
         pieces = [inputs[i : i + size] for i in range(0, len(inputs), size)]
         norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
@@ -96,7 +96,7 @@ def jacobian_norms(
     if not np.isfinite(values).all():
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
-    return JacobianNorms(values, bounds, method, products, time.perf_counter() - began, precision.name())
+    return JacobianNorms(values, bounds, method, products, time.perf_counter() - began, numerics.precision_name())
 
 
 def _softmax_product(outputs: Array, vectors: Array) -> Array:
@@ -264,10 +264,10 @@ def _largest(alphas: np.ndarray, betas: np.ndarray, steps: int) -> tuple[np.ndar
 
 def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> int:
     """C."""
-    trees.require_floating("inputs", inputs)
+    numerics.require_floating("inputs", inputs)
     if not len(inputs):
         raise InputError("inputs must hold at least one example, got 0")
-    outputs = trees.output_of("predict(params, inputs)", predict, params, inputs, *extra)
+    outputs = numerics.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
     shape: Any = getattr(outputs, "shape", ())
     if len(shape) != 2 or shape[0] != len(inputs):
         raise InputError(f"predict(params, inputs) must have shape ({len(inputs)}, C), got {shape}")
@@ -278,7 +278,7 @@ def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra:
 def _require_options(batch_size: int | None, method: str, rtol: float) -> None:
     known = ("auto", "exact", "iterative")
     if batch_size is not None:
-        probes.require_count("batch_size", batch_size)
+        numerics.require_count("batch_size", batch_size)
     if method not in known:
         raise InputError(f"unknown method {method!r}; {nearest(method, known)}")
     if not rtol > 0:

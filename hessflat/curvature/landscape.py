@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Batches, as_batches
 from hessflat.utils.errors import InputError, nearest
 
@@ -75,7 +75,7 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
     alphas = _positions("alphas", alphas)
     values = _evaluate(function, (a, b), np.stack([1 - alphas, alphas], axis=1), data, state)
     distance = _norm(jax.tree.map(lambda x, y: np.asarray(y, np.float64) - np.asarray(x, np.float64), a, b))
-    return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, precision.name())
+    return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, numerics.precision_name())
 
 
 def along(
@@ -102,7 +102,7 @@ def along(
     distances = _positions("distances", distances)
     values = _evaluate(function, points, np.stack([np.ones_like(distances), distances], axis=1), data, state)
     norm = _norm(points[1])
-    return Line(distances, values, norm, len(distances), time.perf_counter() - began, precision.name())
+    return Line(distances, values, norm, len(distances), time.perf_counter() - began, numerics.precision_name())
 
 
 def plane(
@@ -132,7 +132,9 @@ def plane(
     _, u, v = points
     lengths = _norm(u), _norm(v)
     cosine = _dot(u, v) / (lengths[0] * lengths[1]) if min(lengths) > 0 else float("nan")
-    return Plane(alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, precision.name())
+    return Plane(
+        alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, numerics.precision_name()
+    )
 
 
 def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -> Direction:
@@ -150,12 +152,12 @@ def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -
     Raises:
         InputError: an unknown normalisation, or one that leaves nothing: parameters of one axis or none, or all zero.
     """
-    probes.require_key(key)
+    numerics.require_key(key)
     known = ("filter", "layer", "unit")
     if normalise not in known:
         raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
-    params = trees.as_arrays("params", params)
-    trees.require_floating("params", params)
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params)
     vector, norm = _gaussian(key, params, normalise)
     if not norm > 0:
         raise InputError(
@@ -169,13 +171,13 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
     extra = () if state is None else (state,)
-    outputs = trees.output_of("function(params, batch)", function, points[0], batches.arrays, *extra)
+    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.arrays, *extra)
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape != ():
             raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")
     pieces = _pieces(batches)
     shares = np.array([size / batches.num_examples for _, size in pieces])
-    with precision.chosen():
+    with numerics.matmul_precision():
         # Nothing is waited for before everything has been handed to the device.
         rows = [[_on_piece(function, points, row, batches, extra, *piece) for piece in pieces] for row in weights]
     means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
@@ -206,10 +208,10 @@ def _pieces(batches: Batches) -> list[tuple[int, int]]:
 
 
 def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
-    arrays = tuple(trees.as_arrays(name, point) for name, point in zip(names, points, strict=True))
-    trees.require_floating(names[0], arrays[0])
+    arrays = tuple(numerics.as_arrays(name, point) for name, point in zip(names, points, strict=True))
+    numerics.require_floating(names[0], arrays[0])
     for name, point in zip(names[1:], arrays[1:], strict=True):
-        trees.require_like(name, point, arrays[0])
+        numerics.require_like(name, point, arrays[0])
     return arrays
 
 

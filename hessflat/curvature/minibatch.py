@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import estimates, numerics
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
-from hessflat.curvature.numerics import estimates, precision, probes, trees
 from hessflat.curvature.operators import matrices
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term, functions_of
+from hessflat.curvature.operators.terms import Term, bound_functions
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
@@ -102,7 +102,7 @@ def minibatch_products(
     began = time.perf_counter()
     vector_key, batch_key = _keys(op, key, batch_size, num_batches)
     if vector is None:
-        v = probes.draw(vector_key, op.size, op.dtype, "gaussian")
+        v = numerics.draw_probe(vector_key, op.size, op.dtype, "gaussian")
     else:
         v = _as_flat(op, vector)
     full = np.asarray(op(v), np.float64)
@@ -149,11 +149,11 @@ def minibatch_sharpness(
     began = time.perf_counter()
     start_key, batch_key = _keys(op, key, batch_size, num_batches)
     full = eigenpairs(op, start_key, 1, "largest", rtol, max_steps, show_progress=False)
-    top = trees.flatten(full.vectors)
+    top = numerics.ravel(full.vectors)
     pairs, rayleigh = [], []
     for part in _parts(op, batch_key, batch_size, num_batches):
-        found = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
-        pairs.append((float(found.values[0]), float(found.residuals[0]), found.num_products))
+        top_pair = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
+        pairs.append((float(top_pair.values[0]), float(top_pair.residuals[0]), top_pair.num_products))
         rayleigh.append(float(np.vdot(np.asarray(top, np.float64), np.asarray(part(top), np.float64))))
     values, residuals, counts = (np.array(column) for column in zip(*pairs, strict=True))
     cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches)
@@ -187,7 +187,7 @@ class CentredLosses:
 
 def _mean_gradient(term: Term) -> Any:
     batches = term.batches
-    with precision.chosen():
+    with numerics.matmul_precision():
         total = jax.tree.map(jnp.zeros_like, term.params)
         for start, size in batches.cuts:
             part = _gradient(_over(term, batches.take(start, size)))
@@ -199,7 +199,7 @@ def _mean_gradient(term: Term) -> Any:
 
 @jax.jit
 def _gradient(term: Term) -> Any:
-    (losses, _), batch = functions_of(term), term.batches.arrays
+    (losses, _), batch = bound_functions(term), term.batches.arrays
     return canonical(jax.grad(lambda params: jnp.mean(losses(params, batch))), term.engine)(term.params)
 
 
@@ -208,9 +208,9 @@ def _over(term: Term, arrays: Any) -> Term:
 
 
 def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array]:
-    probes.require_key(key)
-    probes.require_count("num_batches", num_batches)
-    probes.require_count("batch_size", batch_size)
+    numerics.require_key(key)
+    numerics.require_count("num_batches", num_batches)
+    numerics.require_count("batch_size", batch_size)
     sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     if not sizes:
         raise InputError("mini-batches need the curvature of a mean over examples, got a known map")
@@ -250,5 +250,5 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
 def _as_flat(op: Operator, vector: Any) -> Array:
     if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
         return jnp.asarray(vector, op.dtype)
-    trees.require_like("vector", vector, op.params)
-    return trees.flatten(vector).astype(op.dtype)
+    numerics.require_like("vector", vector, op.params)
+    return numerics.ravel(vector).astype(op.dtype)

@@ -22,7 +22,7 @@ from jax import Array
 import hessflat.curvature as cv
 from hessflat import models
 from hessflat.config.validators import at_least
-from hessflat.curvature.numerics import precision
+from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64
 from hessflat.measures.measure import Measure, Measurement, SampleSizes
 from hessflat.measures.operators import OPERATORS
@@ -97,7 +97,7 @@ def compare_jacobians(
     - `outputs`: the largest difference between the two outputs, which is rounding where statistics are those of X.
     """
     number, arrays = len(inputs), (params, batch_stats, inputs)
-    with precision.chosen():
+    with numerics.matmul_precision():
         norms = np.concatenate([_norms(rows) for rows in _eval_rows(in_eval, params, batch_stats, inputs)])
         first, top = np.arange(min(blocks, number)), np.argsort(-norms, kind="stable")[:LARGEST]
         chosen = np.concatenate([first, top])
@@ -230,7 +230,7 @@ def _norm(gram: Callable[[np.ndarray], Array], start: np.ndarray, rtol: float, n
     """‖A‖₂ from products with A Aᵀ, by Lanczos iteration from `start`, restarted at so many vectors."""
 
     def product(vector: np.ndarray) -> np.ndarray:
-        with precision.chosen():
+        with numerics.matmul_precision():
             return np.asarray(gram(vector.reshape(-1)))
 
     operator = scipy.sparse.linalg.LinearOperator((start.size, start.size), matvec=product, dtype=start.dtype)

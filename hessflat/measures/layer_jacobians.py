@@ -17,7 +17,7 @@ from jax import Array
 
 import hessflat.curvature as cv
 from hessflat.config.validators import at_least
-from hessflat.curvature.numerics import trees
+from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_data
 from hessflat.measures.measure import Measure, Measurement, Scalars
 from hessflat.models import Model, apply_by_layer
@@ -101,7 +101,7 @@ def _one_example(
     before, outputs_before = "", batch["inputs"]
     for name, layer in layers.items():
         pull = jax.vjp(layer.alone, layer.params)[1]
-        own = jax.vmap(lambda row, pull=pull: trees.flatten(pull(row)[0]))(by_outputs[name])
+        own = jax.vmap(lambda row, pull=pull: numerics.ravel(pull(row)[0]))(by_outputs[name])
         rows[name] = root.T @ own
         norms[name] = _norm(by_outputs[name].reshape(logits.size, -1))
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.config.validators import at_least
-from hessflat.curvature.numerics import precision
+from hessflat.curvature import numerics
 from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
 from hessflat.measures.eval_state import EvalState
@@ -61,7 +61,7 @@ def lipschitz(
     def local(points: np.ndarray) -> dict[str, np.ndarray]:
         return local_values(_over(partial(_local_matrices, logits, state.params, made), points))
 
-    with precision.chosen():
+    with numerics.matmul_precision():
         points = _grid(generator.latent, grid)
         on_grid = local(points)
         suprema = {name: float(values.max()) for name, values in on_grid.items()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from hessflat import data
 from hessflat.config import plain
-from hessflat.curvature.numerics import precision
+from hessflat.curvature import numerics
 from hessflat.measures import EvalState, measure, protocol
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import cost_model, environment, restore, run_folder
@@ -30,7 +30,7 @@ from hessflat.runs.schema import RunConfig
 from hessflat.training.step import Hyperparams, TrainState
 from hessflat.training.stopping import reason_to_stop, steps_to_evaluate
 from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
-from hessflat.utils import memory
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_arrays
 from hessflat.utils.progress import Reporter
@@ -46,7 +46,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
     for group in groups:
         for chunk in chunks_of(group):
             _run_chunk(chunk, reporter)
-            memory.release_programs()
+            hardware.release_programs()
     return len(groups)
 
 
@@ -199,7 +199,7 @@ def _start_manifest(job: Job, dataset: data.Dataset, state: TrainState, step: in
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
         num_params=prepared(job.config).trainer.num_params,
         seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
-        matmul_precision=precision.name(),
+        matmul_precision=numerics.precision_name(),
         training_matmul_precision=config.train.precision,
         batch_norm_mode=" and ".join(config.measure.modes) if has_batch_norm else "none in this model",
         batch_stats_size=(config.measure.batch_stats_size or "all measured examples") if has_batch_norm else None,

@@ -23,8 +23,9 @@ from hessflat.training.losses import LOSSES, make_targets
 from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS, Mask
 from hessflat.training.schedules import SCHEDULES, Schedule
 from hessflat.training.step import Hyperparams, TrainState, train_step
+from hessflat.utils import hardware
+from hessflat.utils.convolution import Loop, choose_loop
 from hessflat.utils.errors import InputError
-from hessflat.utils.loops import Loop, choose_loop, platform_of
 
 Split = Mapping[str, jax.Array]
 TrainSteps = Callable[[TrainState, Hyperparams, Split, int, int], TrainState]
@@ -132,7 +133,7 @@ def make_trainer(
     if loop is None:
         shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in train.items()}
         order = jax.ShapeDtypeStruct((setup.num_examples,), jnp.int32)
-        one_step, platform = partial(step_of_epoch, setup, setup.batch_size), platform_of(train)
+        one_step, platform = partial(step_of_epoch, setup, setup.batch_size), hardware.platform(train)
         loop = choose_loop(one_step, state, hyperparams, shapes, order, 0, platform=platform)
     compiled = partial(train_steps_compiled, setup)
     return Trainer(

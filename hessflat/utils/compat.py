@@ -10,14 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.extend import core as jex_core
 from jax.interpreters import batching, mlir
 
-# Jaxprs as `jax.make_jaxpr` gives them: the equations, the same with constants, and a number written into an equation.
-# From JAX 0.12 on the first two are one class.
-Jaxpr = jex_core.Jaxpr
-ClosedJaxpr = jex_core.ClosedJaxpr
-Literal = jex_core.Literal
+
+def __getattr__(name: str) -> Any:
+    """`Jaxpr`, `ClosedJaxpr` and `Literal`, when they are first asked for: `jax.extend` loads two dozen modules.
+
+    They are what `jax.make_jaxpr` gives: equations, the same with constants, and a number written into an equation.
+    From JAX 0.12 on the first two are one class.
+    """
+    if name not in ("Jaxpr", "ClosedJaxpr", "Literal"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jax.extend import core
+
+    return globals().setdefault(name, getattr(core, name))
 
 
 def is_traced(value: Any) -> bool:
@@ -59,7 +65,6 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
         cpu: takes arrays, and hashable keyword arguments; gives one array.
         default: the same for other platforms, with a result of the same shape and type.
     """
-    primitive = jex_core.Primitive(name)
 
     def mapped(function: Callable[..., Any], mapped_axes: tuple[Any, ...], params: Mapping[str, Any]) -> Callable:
         function = functools.partial(function, **params)
@@ -73,22 +78,29 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
 
         return mlir.lower_fun(run, multiple_results=False)
 
-    def abstract(*args: Any, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
-        shapes = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args]
-        result = jax.eval_shape(mapped(default, mapped_axes, params), *shapes)
-        return args[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
+    @functools.cache
+    def make_primitive() -> Any:
+        from jax.extend import core
 
-    def batch(args: Sequence[Any], dims: Sequence[Any], *, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
-        return primitive.bind(*args, mapped_axes=(*mapped_axes, tuple(dims)), **params), 0
+        primitive = core.Primitive(name)
 
-    primitive.def_abstract_eval(abstract)
-    primitive.def_impl(lambda *args, **params: _compiled(primitive, tuple(params.items()), *args))
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, lowering(cpu), platform="cpu")
-    mlir.register_lowering(primitive, lowering(default))
+        def abstract(*args: Any, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
+            shapes = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args]
+            result = jax.eval_shape(mapped(default, mapped_axes, params), *shapes)
+            return args[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
+
+        def batch(args: Sequence[Any], dims: Sequence[Any], *, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
+            return primitive.bind(*args, mapped_axes=(*mapped_axes, tuple(dims)), **params), 0
+
+        primitive.def_abstract_eval(abstract)
+        primitive.def_impl(lambda *args, **params: _compiled(primitive, tuple(params.items()), *args))
+        batching.primitive_batchers[primitive] = batch
+        mlir.register_lowering(primitive, lowering(cpu), platform="cpu")
+        mlir.register_lowering(primitive, lowering(default))
+        return primitive
 
     def function(*args: Any, **params: Any) -> Any:
-        return primitive.bind(*args, mapped_axes=(), **params)
+        return make_primitive().bind(*args, mapped_axes=(), **params)
 
     return function
 

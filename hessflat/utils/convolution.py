@@ -20,11 +20,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.utils import compat
+from hessflat.utils import compat, hardware
 from hessflat.utils.errors import InputError
 
 # What evaluates a derivative: an interpreter of its jaxpr, or JAX as it is.
 Engine = Literal["jaxpr", "plain"]
+
+# How a loop over batches or steps runs: compiled into `jax.lax.scan`, or from Python over a compiled body.
+Loop = Literal["scan", "python"]
 
 # Bytes of patches made at a time: what the caches hold, with the rest of the operands.
 _PATCH_BYTES = 1 << 20
@@ -91,6 +94,19 @@ def has_slow(equations: Iterable[Any]) -> bool:
     return not all(is_canonical(equation.params) for equation in plain)
 
 
+def choose_loop(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Loop:
+    """`"python"` on a CPU where `function(*args)` holds a convolution that is slow in loops, else `"scan"`.
+
+    Args:
+        function: what the body of the loop does.
+        *args: trees of arrays, or of shapes.
+        platform: where the loop runs; by default where `args` lie.
+    """
+    if (platform or hardware.platform(args)) != "cpu":
+        return "scan"
+    return "python" if has_slow(jax.make_jaxpr(function)(*args).jaxpr.eqns) else "scan"
+
+
 def is_canonical(params: Mapping[str, Any]) -> bool:
     """Whether a convolution with these parameters is already (batch, spatial, features) and ungrouped."""
     numbers = params["dimension_numbers"]
@@ -101,36 +117,31 @@ def _is_ungrouped(params: Mapping[str, Any]) -> bool:
     return params["feature_group_count"] == params["batch_group_count"] == 1
 
 
-def _evaluate(jaxpr: compat.Jaxpr, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """The outputs of `jaxpr`, its calls inlined and its convolutions rewritten."""
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
     for equation in jaxpr.eqns:
-        outputs = _outputs(equation, values_of(equation.invars, values))
+        name, params = equation.primitive.name, equation.params
+        inputs = [v.val if isinstance(v, compat.Literal) else values[v] for v in equation.invars]
+        if name in _CALLS:
+            outputs = _evaluate(params[_CALLS[name]].jaxpr, params[_CALLS[name]].consts, inputs)
+        elif name == "conv_general_dilated" and _is_ungrouped(params):
+            outputs = [_convolution(*inputs, **params)]
+        elif any(inner.primitive.name == "conv_general_dilated" for inner in equations_of([equation])):
+            outputs = compat.bind(equation, inputs, {key: _rewritten_inside(value) for key, value in params.items()})
+        else:
+            outputs = compat.bind(equation, inputs)
         values.update(zip(equation.outvars, outputs, strict=True))
     return values_of(jaxpr.outvars, values)
-
-
-def _outputs(equation: Any, inputs: list[Any]) -> list[Any]:
-    name = equation.primitive.name
-    if name in _CALLS:
-        inner = equation.params[_CALLS[name]]
-        return _evaluate(inner.jaxpr, inner.consts, inputs)
-    if name == "conv_general_dilated" and _is_ungrouped(equation.params):
-        return [_convolution(*inputs, **equation.params)]
-    return compat.bind(equation, inputs, {key: _rewritten_inside(value) for key, value in equation.params.items()})
 
 
 def _rewritten_inside(value: Any) -> Any:
     """Bodies of loops and branches, rewritten like the rest."""
     if type(value) is tuple:
         return tuple(map(_rewritten_inside, value))
-    if not isinstance(value, compat.ClosedJaxpr) or not _has_convolution(value.jaxpr):
+    if not isinstance(value, compat.ClosedJaxpr):
         return value
     return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, args))(*value.in_avals)
-
-
-def _has_convolution(jaxpr: compat.Jaxpr) -> bool:
-    return any(equation.primitive.name == "conv_general_dilated" for equation in equations_of(jaxpr.eqns))
 
 
 def _convolve(

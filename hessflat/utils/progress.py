@@ -67,13 +67,8 @@ def reporting(total: float, stream: TextIO | None = None, terminal: bool | None 
 
 
 @contextlib.contextmanager
-def counting(
-    total: int, doing: str, shown: bool = True, on_steps: Callable[[int], None] | None = None
-) -> Iterator[Callable[[int], None]]:
-    """A function that adds finished steps of `total`: `on_steps` if given, else a bar on a terminal, if `shown`."""
-    if on_steps is not None or not shown or not sys.stderr.isatty():
-        yield on_steps or (lambda steps: None)
-        return
+def counting(total: int, doing: str) -> Iterator[Callable[[int], None]]:
+    """A function that adds finished steps of `total` to a bar with the time left."""
     with reporting(total) as reporter:
         yield lambda steps: reporter.advance(steps, doing)
 

@@ -71,7 +71,7 @@ def test_measurements_are_those_of_one_device(problem):
 def test_no_vector_of_the_basis_is_gathered(problem):
     params, _, spread = problem
     op = cv.hessian(loss, params, spread)
-    devices = operator.devices_of(op)
+    devices = operator.example_devices(op)
     state = initial_state(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
     assert all(len(block.sharding.device_set) == 8 for block in state.blocks)
     assert {shard.data.shape for block in state.blocks for shard in block.addressable_shards} == {(3, op.size)}

@@ -4,7 +4,7 @@ import pytest
 from curvature_cases import criterion, examples, loss, mlp_params, operator_of, predict, symmetric
 
 import hessflat.curvature as cv
-from hessflat.utils import memory
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 
@@ -33,7 +33,7 @@ def test_memory_of_a_product_grows_with_its_batch(monkeypatch):
     }
     assert plans[2000].product_bytes > 5 * plans[100].product_bytes
     room = (plans[100].product_bytes + plans[2000].product_bytes) // 2
-    monkeypatch.setattr(memory, "available", lambda: int(room / 0.8) + plans[100].basis_bytes)
+    monkeypatch.setattr(hardware, "free_bytes", lambda: int(room / 0.8) + plans[100].basis_bytes)
     tight = cv.plan(cv.gauss_newton(predict, criterion, params, cv.Batches(batch, 2000)))
     assert not tight.fits
     assert 300 < tight.largest_batch < 1700
@@ -42,7 +42,7 @@ def test_memory_of_a_product_grows_with_its_batch(monkeypatch):
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 100_000)
+    monkeypatch.setattr(hardware, "free_bytes", lambda: 100_000)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_made(little_memory):
@@ -72,4 +72,9 @@ def test_half_precision_and_the_host_hold_the_same_recurrence():
 
 
 def test_text_of_bytes():
-    assert [memory.text(n) for n in (12, 1_500, 2_000_000, 14_600_000_000)] == ["12 bytes", "1.5 kB", "2 MB", "14.6 GB"]
+    assert [hardware.text(n) for n in (12, 1_500, 2_000_000, 14_600_000_000)] == [
+        "12 bytes",
+        "1.5 kB",
+        "2 MB",
+        "14.6 GB",
+    ]

@@ -6,7 +6,7 @@ from curvature_cases import criterion, examples, loss, mlp_params, predict
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.operators.blocks import name_of
+from hessflat.curvature.operators.blocks import leaf_name
 from hessflat.utils.errors import InputError
 
 
@@ -20,7 +20,7 @@ def places(op, names):
     """Positions in the flat vector of the leaves with these paths."""
     start, chosen = 0, []
     for path, leaf in jax.tree.leaves_with_path(op.params):
-        if name_of(path) in names:
+        if leaf_name(path) in names:
             chosen.extend(range(start, start + leaf.size))
         start += leaf.size
     return np.array(chosen)

@@ -93,5 +93,5 @@ def test_identity_sees_data_parameters_and_functions():
         cv.hessian(loss, params, cv.Batches(batch, 7)),
         cv.hessian(other, params, batch),
     ]
-    assert len({checkpoint.identity(op) for op in ops}) == len(ops)
-    assert checkpoint.identity(ops[0]) == checkpoint.identity(cv.hessian(loss, params, batch))
+    assert len({checkpoint.fingerprint(op) for op in ops}) == len(ops)
+    assert checkpoint.fingerprint(ops[0]) == checkpoint.fingerprint(cv.hessian(loss, params, batch))

@@ -8,7 +8,7 @@ from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_allclose, assert_array_equal
 
 import hessflat.curvature as cv
-from hessflat.curvature.numerics import precision, probes
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 30), np.zeros(60), [-0.5, -0.1]])
@@ -30,7 +30,7 @@ def test_quadrature_is_exact_for_polynomials_of_degree_2m_minus_1(matrix, probe)
         key = jax.random.key(3)
         result = cv.spectrum(operator_of(matrix, np.float64), key, num_steps=6, num_probes=3, probe=probe)
         for k in range(3):
-            v = power = np.asarray(probes.draw(key, len(TRUE), np.float64, probe, k))
+            v = power = np.asarray(numerics.draw_probe(key, len(TRUE), np.float64, probe, k))
             for degree in range(12):
                 quadrature = (result.weights[k] * result.nodes[k] ** degree).sum()
                 assert_allclose(quadrature, v @ power, rtol=1e-11, err_msg=f"degree {degree}")
@@ -81,7 +81,7 @@ def test_the_precision_of_products_is_recorded_and_sets_the_noise_floor(monkeypa
         measured = cv.spectrum(operator_of(np.diag([1.0, 2.0, 4.0])), jax.random.key(0), 3)
         assert measured.precision == (asked if asked == done_in else "highest")
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
-        assert precision.name() == done_in
+        assert numerics.precision_name() == done_in
     for dtype, own in (("float32", epsilon), ("float64", 2.0**-52)):
         of_type = dataclasses.replace(measured, precision=done_in, dtype=dtype)
         assert_allclose(of_type.noise_floor, 4 * own, rtol=1e-6)

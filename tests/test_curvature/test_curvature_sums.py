@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.numerics import precision, probes
+from hessflat.curvature import numerics
 
 LONG = 2**20 + 3  # no whole number of pieces
 
@@ -23,7 +23,7 @@ def rows():
 def test_dots(rows, storage):
     narrow = (np.sqrt(LONG) * rows).astype(storage)
     exact = narrow.astype(np.float64) @ rows[0].astype(np.float64)
-    found = jax.jit(precision.accurate_dot)(narrow, rows[0])
+    found = jax.jit(numerics.accurate_dot)(narrow, rows[0])
     assert found.dtype == np.float32
     assert_allclose(found, exact, rtol=1e-6)
     plain = jnp.asarray(narrow, np.float32) @ rows[0]
@@ -32,14 +32,14 @@ def test_dots(rows, storage):
 
 def test_a_combination_of_rows(rows):
     coefficients = np.linspace(-1, 2, 7, dtype=np.float32)
-    assert_allclose(precision.combination(jnp.asarray(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
+    assert_allclose(numerics.combination(jnp.asarray(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [50, 2**16, LONG])
 def test_gram(rows, size):
     cut = rows[:, :size]
     exact = cut.astype(np.float64) @ cut.T.astype(np.float64)
-    found = precision.gram((jnp.asarray(cut[:5]), jnp.asarray(cut[5:])))
+    found = numerics.gram((jnp.asarray(cut[:5]), jnp.asarray(cut[5:])))
     assert_allclose(found, exact, rtol=1e-6)
 
 
@@ -60,11 +60,13 @@ def test_a_million_parameters_stay_orthogonal():
 def test_a_probe_is_the_same_in_every_precision_and_of_another_number_another():
     key = jax.random.key(3)
     with jax.enable_x64(True):
-        double = {kind: probes.draw(key, 1001, np.float64, kind) for kind in ("rademacher", "gaussian")}
+        double = {kind: numerics.draw_probe(key, 1001, np.float64, kind) for kind in ("rademacher", "gaussian")}
         for kind, vector in double.items():
-            assert_allclose(vector, probes.draw(key, 1001, np.float32, kind), rtol=1e-6)
+            assert_allclose(vector, numerics.draw_probe(key, 1001, np.float32, kind), rtol=1e-6)
             assert_allclose(np.linalg.norm(vector), 1, rtol=1e-12)
-            other = probes.draw(key, 1001, np.float64, kind, 1)
+            other = numerics.draw_probe(key, 1001, np.float64, kind, 1)
             assert abs(float(vector @ other)) < 5 / np.sqrt(1001)
-            assert abs(float(vector @ probes.draw(jax.random.key(4), 1001, np.float64, kind))) < 5 / np.sqrt(1001)
+            assert abs(float(vector @ numerics.draw_probe(jax.random.key(4), 1001, np.float64, kind))) < 5 / np.sqrt(
+                1001
+            )
         assert set(np.asarray(double["rademacher"] * np.sqrt(1001)).round(12)) == {-1.0, 1.0}

@@ -113,7 +113,7 @@ def test_convolutions_are_driven_from_the_host_on_a_cpu():
     def convolve(x):
         return jax.lax.scan(lambda c, _: (jax.lax.conv(c, jnp.ones((1, 1, 1, 1)), (1, 1), "SAME"), None), x, None, 2)[0]
 
-    from hessflat.utils.loops import choose_loop
+    from hessflat.utils.convolution import choose_loop
 
     assert choose_loop(convolve, jnp.ones((1, 1, 4, 4))) == "python"
     assert choose_loop(jnp.sin, jnp.ones(3)) == "scan"

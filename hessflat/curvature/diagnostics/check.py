@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import estimates, numerics
 from hessflat.curvature.diagnostics import finite_differences
-from hessflat.curvature.numerics import estimates, precision, probes
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.operators.terms import Term
@@ -56,11 +56,11 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
         InputError: products that are not finite, or any of these that does not hold.
     """
     began = time.perf_counter()
-    probes.require_key(key)
+    numerics.require_key(key)
     tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
-    v, w = (probes.draw(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
+    v, w = (numerics.draw_probe(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
     repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
-    found: dict[str, list[float]] = {"difference": [], "weights": []}
+    errors_by_check: dict[str, list[float]] = {"difference": [], "weights": []}
     notes: dict[str, None] = {}
     num_products = 3
     for term in op.terms:
@@ -75,9 +75,9 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
             if isinstance(result, str):
                 notes[result] = None
             else:
-                found[name].append(result)
+                errors_by_check[name].append(result)
                 num_products += 1 if name == "difference" else 3
-    errors = [max(values) if values else None for values in found.values()]
+    errors = [max(values) if values else None for values in errors_by_check.values()]
     cost = estimates.cost_since(began, num_products)
     return Check(repeat, asymmetry, errors[0], errors[1], tolerance, *cost, tuple(notes))
 
@@ -107,11 +107,11 @@ def _difference(term: Term, v: Array, tolerance: float) -> float | str:
     unit = term.batches.statistics_batch or 1
     number = min(term.batches.num_examples, max(_EXAMPLES - _EXAMPLES % unit, unit))
     term = _over(term, 0, number)
-    with jax.enable_x64(True), precision.chosen():
-        found = finite_differences.relative_error(term, v)
-    if isinstance(found, str):
-        return found
-    error, where = found
+    with jax.enable_x64(True), numerics.matmul_precision():
+        result = finite_differences.relative_error(term, v)
+    if isinstance(result, str):
+        return result
+    error, where = result
     if error > max(tolerance, finite_differences.TOLERANCE):
         raise InputError(
             f"derivatives must be those of the function: {where} and central differences are {error:.1e} (relative) "

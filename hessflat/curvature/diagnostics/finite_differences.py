@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
-from hessflat.curvature.operators.terms import Term, functions_of, product_of
+from hessflat.curvature.operators.terms import Term, bound_functions, term_product
 from hessflat.utils import compat
 from hessflat.utils.convolution import canonical, equations_of
 
@@ -24,7 +24,7 @@ _STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 # What differences in float64 show at least; a wrong derivative is off by far more.
 TOLERANCE = 1e-4
 
-# Derivatives this small beside the function itself are not told from zero.
+# Derivatives this small beside the function itself count as zero.
 _NEGLIGIBLE = 1e-6
 
 
@@ -35,8 +35,8 @@ def relative_error(term: Term, vector: Array) -> tuple[float, str] | str:
         term: a Hessian, Gauss-Newton or residual term; its arrays are cast to float64 here.
         vector: [P] unit direction.
     """
-    term = trees.cast(term, np.float64)
-    tree = trees.unflatten(term.params, jnp.asarray(vector, np.float64))
+    term = numerics.cast(term, np.float64)
+    tree = numerics.unravel(term.params, jnp.asarray(vector, np.float64))
     try:
         rounds = _rounds(term, tree)
         product = _product(term, tree)
@@ -106,13 +106,13 @@ def _of_outputs(term: Term, v: Any, product: Any) -> list[tuple[float, str]]:
 
 @jax.jit
 def _product(term: Term, vector: Any) -> Any:
-    return canonical(product_of, term.engine)(term, vector)
+    return canonical(term_product, term.engine)(term, vector)
 
 
 @jax.jit
 def _scalar(term: Term, params: Any) -> tuple[Array, Any]:
     """What the product is the second derivative of, and its gradient: the loss, or the outputs along ∇_f ℓ."""
-    functions, batch = functions_of(term), term.batches.arrays
+    functions, batch = bound_functions(term), term.batches.arrays
     if term.product is hessian_product:
         function = lambda p: functions[0](p, batch)  # noqa: E731
     else:
@@ -125,12 +125,12 @@ def _scalar(term: Term, params: Any) -> tuple[Array, Any]:
 
 @jax.jit
 def _outputs(term: Term, params: Any) -> Any:
-    return functions_of(term)[0](params, term.batches.arrays)
+    return bound_functions(term)[0](params, term.batches.arrays)
 
 
 @jax.jit
 def _criterion(term: Term, outputs: Any) -> tuple[Array, Any]:
-    return jax.value_and_grad(functions_of(term)[1])(outputs, term.batches.arrays)
+    return jax.value_and_grad(bound_functions(term)[1])(outputs, term.batches.arrays)
 
 
 @jax.jit
@@ -164,7 +164,7 @@ def _rounds(term: Term, vector: Any) -> bool:
     """Whether anything that depends on the parameters or the vector is narrower than float64."""
 
     def product(params: Any, vector: Any) -> Any:
-        return product_of(dataclasses.replace(term, params=params), vector)
+        return term_product(dataclasses.replace(term, params=params), vector)
 
     jaxpr = jax.make_jaxpr(canonical(product, term.engine))(term.params, vector).jaxpr
     depends = set(jaxpr.invars)

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.lanczos import Reorthogonalise
-from hessflat.curvature.numerics import precision
-from hessflat.curvature.numerics.probes import require_count
+from hessflat.curvature.numerics import require_count
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec_compiled
 from hessflat.curvature.operators.terms import Term
-from hessflat.utils import loops, memory
+from hessflat.utils import hardware
 
 # The share of free memory that is planned with: other things need some, too.
 _SHARE = 0.8
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     batch_size: int  # examples in one product
     num_products: int  # k m
     basis_bytes: int
-    residual_bytes: int  # what is kept of the forward and backward pass for all products; 0 where too large
+    residual_bytes: int  # residuals of the linearisation; 0 where they are too large to store
     product_bytes: int  # temporary, during one product
     free_bytes: int
     largest_batch: int  # examples in one product that would fit
@@ -49,10 +49,10 @@ class Plan(NamedTuple):
             "parameters": f"{self.size:,}",
             "examples": f"{self.num_examples:,}, {self.batch_size:,} in one product",
             "products": f"{self.num_products:,}",
-            "basis": memory.text(self.basis_bytes),
-            "linearisation": memory.text(self.residual_bytes),
-            "during a product": memory.text(self.product_bytes),
-            "free memory": memory.text(self.free_bytes),
+            "basis": hardware.text(self.basis_bytes),
+            "linearisation": hardware.text(self.residual_bytes),
+            "during a product": hardware.text(self.product_bytes),
+            "free memory": hardware.text(self.free_bytes),
             "largest batch": f"{self.largest_batch:,} examples would fit",
             "one product": f"{self.product_seconds:.3g} s",
             "re-orthogonalisation": f"{self.orthogonalise_seconds:.3g} s",
@@ -82,7 +82,7 @@ def plan(
     require_count("num_steps", num_steps)
     require_count("num_probes", num_probes)
     num_steps = min(num_steps, op.size)
-    free = memory.available()
+    free = hardware.free_bytes()
     rows = num_steps if reorthogonalise != "none" else 3
     basis_bytes = basis.num_bytes(rows, op.size, op.dtype, storage)
     began = time.perf_counter()
@@ -90,10 +90,10 @@ def plan(
     compile_seconds = time.perf_counter() - began
     largest = _largest_batch(op, product_bytes, _SHARE * free - basis_bytes)
     fits = basis_bytes + product_bytes < _SHARE * free
-    kept, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
+    residuals, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
     if product_bytes < _SHARE * free:
         ready = linearize(op)
-        kept = memory.size_of(ready) - memory.size_of(op) if ready is not op else 0
+        residuals = hardware.num_bytes(ready) - hardware.num_bytes(op) if ready is not op else 0
         product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
         if reorthogonalise != "none":
             orthogonalise_seconds = num_probes * num_steps * (num_steps + 1) / 2 * _seconds_for_a_row(op)
@@ -105,7 +105,7 @@ def plan(
         batch_size=batches.size,
         num_products=products,
         basis_bytes=basis_bytes,
-        residual_bytes=max(kept, 0),
+        residual_bytes=max(residuals, 0),
         product_bytes=product_bytes,
         free_bytes=free,
         largest_batch=largest,
@@ -128,14 +128,14 @@ def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, fr
     choices = [f"{steps} steps" if steps > 1 else "", 'reorthogonalise="none"']
     if product_bytes + basis_bytes / 2 < free:
         choices.insert(0, 'storage="half"')
-    if loops.platform_of(op) != "cpu":
+    if hardware.platform(op) != "cpu":
         choices.insert(0, 'storage="host"')
     return "take " + " or ".join(filter(None, choices))
 
 
 def _temporary_bytes(op: Operator) -> int:
     """What one product allocates beside its arguments, by XLA's analysis of the compiled program."""
-    with precision.chosen():
+    with numerics.matmul_precision():
         vector = jax.ShapeDtypeStruct((op.size,), op.dtype)
         analysis = matvec_compiled.lower(op, vector).compile().memory_analysis()
     return int(getattr(analysis, "temp_size_in_bytes", 0)) + op.size * op.dtype.itemsize
@@ -163,8 +163,8 @@ def _with_batch(op: Operator, size: int) -> Operator:
 
 def _seconds_for_a_row(op: Operator) -> float:
     """What re-orthogonalisation against one stored vector takes."""
-    blocks = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.devices_of(op))
-    orthogonalise = jax.jit(lambda blocks, v: basis.orthogonalise(blocks, _ROWS, v, operator.devices_of(op)))
+    blocks = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.example_devices(op))
+    orthogonalise = jax.jit(lambda blocks, v: basis.orthogonalise(blocks, _ROWS, v, operator.example_devices(op)))
     return _time(lambda v: orthogonalise(blocks, v), jnp.ones(op.size, op.dtype)) / _ROWS
 
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import scipy.linalg
 
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import functionals, gram
-from hessflat.curvature.numerics import precision
 from hessflat.curvature.operators.operator import Operator, require_finite
-from hessflat.utils import memory
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 # A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
@@ -22,7 +22,9 @@ class ExactSpectrum(NamedTuple):
 
     values: np.ndarray  # [P] float64, ascending
     method: str  # "dense" or "gram"
-    noise_floor: float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be told from zero
+    noise_floor: (
+        float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be distinguished from zero
+    )
     num_products: int  # P, or the N C rows of the Jacobian
     seconds: float
     precision: str
@@ -86,11 +88,11 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
     outputs = gram.num_outputs(op)
     if outputs is None or outputs >= op.size or outputs > _LARGEST:
         require_dense(op)
-        return eigenvalues_of(np.array(op.to_dense(), np.float64), op.dtype, began)
-    with precision.chosen():
+        return solve_dense(np.array(op.to_dense(), np.float64), op.dtype, began)
+    with numerics.matmul_precision():
         values = _from_gram(op)
-    floor = functionals.noise_floor(values, op.dtype, precision.name())
-    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, precision.name())
+    floor = functionals.noise_floor(values, op.dtype, numerics.precision_name())
+    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name())
 
 
 def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
@@ -98,11 +100,11 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
     return exact_spectrum(op, float64).values
 
 
-def eigenvalues_of(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
+def solve_dense(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
     """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
     values = _solve(matrix)
-    floor = functionals.noise_floor(values, dtype, precision.name())
-    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, precision.name())
+    floor = functionals.noise_floor(values, dtype, numerics.precision_name())
+    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, numerics.precision_name())
 
 
 def require_dense(op: Operator, copies: int = 1) -> None:
@@ -116,7 +118,7 @@ def require_dense(op: Operator, copies: int = 1) -> None:
             f"all eigenvalues take an operator of size up to {_LARGEST}, got {op.size}; "
             "use spectrum or eigenpairs instead"
         )
-    memory.require(
+    hardware.require_bytes(
         op.size**2 * (2 * op.dtype.itemsize + 8 * copies),
         f"the matrix of {op.size} parameters",
         "use spectrum or eigenpairs instead",

@@ -1,6 +1,6 @@
 """The small side of a Gauss-Newton matrix: J Jᵀ between outputs instead of Jᵀ J between parameters.
 
-Where examples do not affect one another, which is looked at and not assumed, the rows of J that belong to one example
+Where examples do not affect one another, which is checked and not assumed, the rows of J that belong to one example
 take one pass over that example alone.
 """
 
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term, functions_of
-from hessflat.utils import loops, memory
+from hessflat.curvature.operators.terms import Term, bound_functions
+from hessflat.utils import convolution, hardware
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
@@ -27,9 +27,9 @@ _BLOCK_BYTES = 3 << 30
 _DEVICE_BYTES = 1 << 25
 _COPY_BYTES = 1 << 27
 
-# Rows of J side by side in one pass, and examples that are looked at for how they depend on their batch.
+# Rows of J side by side in one pass, and examples that are checked for dependence on their batch.
 _ROWS = 16
-_LOOKED_AT = 16
+_CHECKED = 16
 
 
 class _Part(NamedTuple):
@@ -100,7 +100,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
 def _rows(term: Term, part: _Part) -> np.ndarray:
     """The rows of J that belong to a part: [r, P]."""
     size = _count(term.params)
-    result = np.empty((part.number * part.rows, size), trees.dtype_of(term.params))
+    result = np.empty((part.number * part.rows, size), numerics.common_dtype(term.params))
     for first in range(0, part.number, together := _together(term, part)):
         count = min(together, part.number - first)
         rows = _jacobian(term, part.start + first * part.size, part.size, count)
@@ -113,9 +113,9 @@ def _together(term: Term, part: _Part) -> int:
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(term)]
     piece = jax.tree.unflatten(jax.tree.structure(term), shapes)
     two = lambda term: _jacobian(term, 0, part.size, 2)  # noqa: E731
-    if part.number > 1 and loops.choose_loop(two, piece, platform=loops.platform_of(term)) == "python":
+    if part.number > 1 and convolution.choose_loop(two, piece, platform=hardware.platform(term)) == "python":
         return 1
-    return max(1, _DEVICE_BYTES // (part.rows * memory.size_of(term.params)))
+    return max(1, _DEVICE_BYTES // (part.rows * hardware.num_bytes(term.params)))
 
 
 @partial(jax.jit, static_argnames=("size", "count"))
@@ -123,7 +123,7 @@ def _jacobian(term: Term, start: Any, size: int, count: int) -> Array:
     def rows(arrays: Any) -> Array:
         piece = _with(term, arrays)
         outputs, pull = jax.vjp(lambda p: _outputs(dataclasses.replace(piece, params=p)), term.params)
-        return _each_row(lambda row: trees.flatten(pull(trees.unflatten(outputs, row))[0]), outputs)
+        return _each_row(lambda row: numerics.ravel(pull(numerics.unravel(outputs, row))[0]), outputs)
 
     return _over_pieces(rows, term, start, size, count).reshape(-1, _count(term.params))
 
@@ -141,11 +141,11 @@ def _curvatures(term: Term, part: _Part) -> Iterator[np.ndarray]:
 def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
     def block(arrays: Any) -> Array:
         piece = _with(term, arrays)
-        outputs, gradient = _outputs(piece), jax.grad(functions_of(piece)[1])
+        outputs, gradient = _outputs(piece), jax.grad(bound_functions(piece)[1])
 
         def row(direction: Array) -> Array:
-            along = trees.unflatten(outputs, direction)
-            return trees.flatten(jax.jvp(lambda f: gradient(f, arrays), (outputs,), (along,))[1])
+            along = numerics.unravel(outputs, direction)
+            return numerics.ravel(jax.jvp(lambda f: gradient(f, arrays), (outputs,), (along,))[1])
 
         return _each_row(row, outputs)
 
@@ -154,7 +154,7 @@ def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
 
 def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     """`function` of every unit vector over the outputs; a few side by side."""
-    unit = jnp.eye(_count(outputs), dtype=trees.dtype_of(outputs))
+    unit = jnp.eye(_count(outputs), dtype=numerics.common_dtype(outputs))
     result: Array = jax.lax.map(function, unit, batch_size=_ROWS) if len(unit) > _ROWS else jax.vmap(function)(unit)
     return result
 
@@ -181,7 +181,7 @@ def _split(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _parts(term: Term) -> list[_Part]:
     """The data in pieces that go through the network each on its own, as many to a part as a block has room for."""
-    batches, width = term.batches, memory.size_of(term.params)
+    batches, width = term.batches, hardware.num_bytes(term.params)
     total = batches.num_examples
     size = min(batches.statistics_batch or (1 if _is_separate(term) else batches.size), total)
     whole = total - total % size
@@ -199,20 +199,20 @@ def _parts(term: Term) -> list[_Part]:
 def _is_separate(term: Term) -> bool:
     """Whether outputs, and the criterion's gradient in them, are for an example alone what they are in its batch."""
     arrays = term.batches.take(0, term.batches.size)
-    size, looked_at = term.batches.size, min(_LOOKED_AT, term.batches.size)
+    size, checked = term.batches.size, min(_CHECKED, term.batches.size)
     try:
         whole = _sides(term, arrays)
-        alone = jax.lax.map(lambda one: _sides(term, one), jax.tree.map(lambda x: x[:looked_at, None], arrays))
+        alone = jax.lax.map(lambda one: _sides(term, one), jax.tree.map(lambda x: x[:checked, None], arrays))
     except (TypeError, ValueError):  # a function that takes no batch of one
         return False
     # The gradient of a mean is that of one example over their number.
     pairs = []
     for factor, together, single in zip((1, size), whole, alone, strict=True):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(single), strict=True):
-            if a.shape[:1] != (size,) or b.shape != (looked_at, 1, *a.shape[1:]):
+            if a.shape[:1] != (size,) or b.shape != (checked, 1, *a.shape[1:]):
                 return False
-            pairs.append((factor * a[:looked_at], jnp.squeeze(b, 1)))
-    tolerance = 1e3 * float(jnp.finfo(trees.dtype_of(whole[0])).eps)
+            pairs.append((factor * a[:checked], jnp.squeeze(b, 1)))
+    tolerance = 1e3 * float(jnp.finfo(numerics.common_dtype(whole[0])).eps)
     return all(float(jnp.abs(a - b).max()) <= tolerance * float(jnp.abs(a).max()) for a, b in pairs)
 
 
@@ -220,11 +220,11 @@ def _is_separate(term: Term) -> bool:
 def _sides(term: Term, arrays: Any) -> tuple[Any, Any]:
     piece = _with(term, arrays)
     outputs = _outputs(piece)
-    return outputs, jax.grad(functions_of(piece)[1])(outputs, arrays)
+    return outputs, jax.grad(bound_functions(piece)[1])(outputs, arrays)
 
 
 def _outputs(term: Term) -> Any:
-    return functions_of(term)[0](term.params, term.batches.arrays)
+    return bound_functions(term)[0](term.params, term.batches.arrays)
 
 
 def _with(term: Term, arrays: Any) -> Term:

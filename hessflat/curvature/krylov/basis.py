@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hessflat.curvature.numerics import precision
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Devices
-from hessflat.utils import memory
+from hessflat.utils import hardware
 
 Storage = Literal["device", "half", "host"]
 Blocks = tuple[Array, ...]
@@ -55,20 +55,20 @@ def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage,
     elif platform != "cpu" and storage == "device":
         instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
     what = f"a basis of {num_rows} vectors of {size:,} numbers"
-    memory.require(num_bytes(num_rows, size, dtype, storage), what, instead)
+    hardware.require_bytes(num_bytes(num_rows, size, dtype, storage), what, instead)
 
 
-def write(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:
+def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:
     """Row `step` becomes `vector`."""
     written, start = [], 0
     for block in blocks:
         value = (vector * _scale(block)).astype(block.dtype)
         if devices is None:
-            written.append(_write_row(block, step - start, value))
+            written.append(_set_row(block, step - start, value))
         else:
             rows = len(block) // devices.pieces
             place: Any = jax.shard_map(
-                lambda block, row, value, rows=rows: _write_row(block, row - _position(devices) * rows, value),
+                lambda block, row, value, rows=rows: _set_row(block, row - _position(devices) * rows, value),
                 mesh=devices.mesh,
                 in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
                 out_specs=PartitionSpec(devices.axes),
@@ -95,7 +95,7 @@ def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices:
             start += len(block)
         return vector
 
-    if precision.is_long(vector):
+    if numerics.is_long(vector):
         # The second pass takes out what the rounding of the first has left.
         return once(once(vector, compensated=False))
     result: Array = jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
@@ -114,7 +114,7 @@ def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Arr
     return total
 
 
-def rows_of(blocks: Blocks, dtype: jnp.dtype) -> Array:
+def all_rows(blocks: Blocks, dtype: jnp.dtype) -> Array:
     """All rows in one array [m, P] of the working precision."""
     return jnp.concatenate([block.astype(dtype) / _scale(block) for block in blocks])
 
@@ -129,7 +129,7 @@ def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None)
         return np.asarray(_estimated_loss(blocks, num_rows, devices))
     scales = np.concatenate([np.full(block.shape[-2], _scale(block)) for block in blocks])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
-    products = precision.gram(blocks) / np.outer(scales, scales)
+    products = numerics.gram(blocks) / np.outer(scales, scales)
     loss: np.ndarray = np.abs(products - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
     return loss
 
@@ -164,8 +164,8 @@ def _along(block: Array, vector: Array, devices: Devices | None, compensated: bo
     """What `vector` has along the rows of a block."""
 
     def project(block: Array, vector: Array) -> Array:
-        coefficients = precision.accurate_dot(block, vector, compensated) / _scale(block) ** 2
-        return precision.combination(coefficients, block).astype(vector.dtype)
+        coefficients = numerics.accurate_dot(block, vector, compensated) / _scale(block) ** 2
+        return numerics.combination(coefficients, block).astype(vector.dtype)
 
     result: Array = _spread(project, devices)(block, vector)
     return result
@@ -186,7 +186,7 @@ def _spread(
     )
 
 
-def _write_row(block: Array, row: Array, vector: Array) -> Array:
+def _set_row(block: Array, row: Array, vector: Array) -> Array:
     """Row `row` of the block, if it has one; the row is read and written, so that the block is updated in place."""
     inside = (row >= 0) & (row < len(block))
     row = jnp.clip(row, 0, len(block) - 1)
@@ -196,7 +196,7 @@ def _write_row(block: Array, row: Array, vector: Array) -> Array:
 
 def _matmul(a: Array, b: Array) -> Array:
     """A product in single precision at least."""
-    return jnp.matmul(precision.widened(a), precision.widened(b))
+    return jnp.matmul(numerics.widened(a), numerics.widened(b))
 
 
 def _scale(block: Array) -> float:

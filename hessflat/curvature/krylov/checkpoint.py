@@ -44,16 +44,16 @@ def in_folder(folder: Path, identity: str) -> Checkpoint:
     Its `load` raises an InputError where what is stored is damaged, or belongs to another measurement.
     """
 
-    def files_of(probe: int) -> _Files:
+    def probe_files(probe: int) -> _Files:
         return _Files(folder / f"probe-{probe:03d}.npz", folder / f"probe-{probe:03d}.rows", identity)
 
     return Checkpoint(
-        load=lambda probe, empty, rows: _load(files_of(probe), empty, rows),
-        save=lambda probe, state, rows, step, num_saved: _save(files_of(probe), state, rows, step, num_saved),
+        load=lambda probe, empty, rows: _load(probe_files(probe), empty, rows),
+        save=lambda probe, state, rows, step, num_saved: _save(probe_files(probe), state, rows, step, num_saved),
     )
 
 
-def identity(op: Operator, *settings: Any) -> str:
+def fingerprint(op: Operator, *settings: Any) -> str:
     """A hash of the operator (its functions by name, every array by content) and of the settings of a measurement."""
     digest = hashlib.blake2b(digest_size=16)
     names = [_name(function) for term in op.terms for function in (term.product, *term.functions)]

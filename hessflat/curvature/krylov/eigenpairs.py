@@ -10,24 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import numerics
+from hessflat.curvature.estimates import RitzValue
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov import basis
-from hessflat.curvature.krylov.lanczos import State, breakdown_tolerance, initial_state, run_steps, run_steps_compiled
-from hessflat.curvature.numerics import precision, probes, trees
-from hessflat.curvature.numerics.estimates import RitzValue
+from hessflat.curvature.krylov.lanczos import (
+    State,
+    breakdown_tolerance,
+    initial_state,
+    run_steps,
+    run_steps_compiled,
+    step_callback,
+)
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize, loop_for
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Devices
-from hessflat.utils import loops, progress
+from hessflat.utils import hardware
+from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
-# Products are made two at a time. A look at the residuals takes the eigenvectors of a matrix as large as the basis:
-# well under a millisecond while that is small; later it must not come to more than the products, so looks get rarer.
+# Products are made two at a time. A check of the residuals takes the eigenvectors of a matrix as large as the basis:
+# well under a millisecond while that is small; later it must not come to more than the products, so checks get rarer.
 _STEPS = 2
-_LOOKS = 32
+_CHECKS = 32
 
 
 class EigenPairs(NamedTuple):
@@ -51,7 +59,7 @@ def eigenpairs(
     max_steps: int = 200,
     start: Any = None,
     num_vectors: int | None = None,
-    loop: loops.Loop | None = None,
+    loop: Loop | None = None,
     show_progress: bool = True,
     on_steps: Callable[[int], None] | None = None,
 ) -> EigenPairs:
@@ -69,8 +77,8 @@ def eigenpairs(
         rtol: a pair has converged when its residual is at most `rtol` |value|.
         max_steps: products, at most (an even number of them).
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
-            first vector stays random, so that an eigenvalue which has overtaken the others is still found.
-        num_vectors: P-vectors to store; None takes 20 more than are wanted. More of them need fewer products.
+            first vector stays random, so that an eigenvalue which has overtaken the others is not missed.
+        num_vectors: P-vectors to store; None takes 20 more than k. More of them need fewer products.
         loop: "scan", "python" or None to choose.
         show_progress: a bar of the products used, on a terminal.
         on_steps: called with the number of further products, in place of the bar.
@@ -82,19 +90,20 @@ def eigenpairs(
     began = time.perf_counter()
     _require_options(op, key, k, which, rtol, max_steps)
     counts = (k, k) if isinstance(k, int) else k
-    wanted = min(sum(counts) if which == "both" else counts[0], op.size)
-    num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
-    basis.require_memory(op.size, op.dtype, num_vectors + wanted, "device", loops.platform_of(op))
-    loop, devices = loop_for(op, loop), operator.devices_of(op)
-    given = None if start is None else _as_rows(op, start)
+    num_pairs = min(sum(counts) if which == "both" else counts[0], op.size)
+    num_vectors = _num_vectors(op, num_pairs, max_steps, num_vectors)
+    basis.require_memory(op.size, op.dtype, num_vectors + num_pairs, "device", hardware.platform(op))
+    loop, devices = loop_for(op, loop), operator.example_devices(op)
+    warm_start = None if start is None else _as_rows(op, start)
     op = linearize(op)
     num_products, projected = 0, np.zeros((num_vectors, num_vectors))
-    with precision.chosen(), progress.counting(max_steps, f"{wanted} eigenpairs", show_progress, on_steps) as on_steps:
-        first = probes.draw(key, op.size, op.dtype, "gaussian")
-        if given is not None:
-            first = _mixed(first, given)
+    doing = f"{num_pairs} eigenpairs"
+    with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
+        first = numerics.draw_probe(key, op.size, op.dtype, "gaussian")
+        if warm_start is not None:
+            first = _mixed(first, warm_start)
         state, step, restarted = initial_state(first, num_vectors, True, "device", devices), 0, 0
-        next_look = wanted
+        next_check = num_pairs
         while True:
             before = int(state.num_valid)
             state = _run(op, state, step, loop, devices)
@@ -103,37 +112,39 @@ def eigenpairs(
             on_steps(valid - before)
             exhausted = not bool(jnp.any(state.vector != 0))
             over = num_products + _STEPS > max_steps or exhausted
-            if valid < min(next_look, num_vectors) and not over:
+            if valid < min(next_check, num_vectors) and not over:
                 continue
-            next_look = valid + max(_STEPS, valid // _LOOKS)
+            next_check = valid + max(_STEPS, valid // _CHECKS)
             _fill(projected, state, restarted, valid)
             values, coefficients = np.linalg.eigh(projected[:valid, :valid])
             residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
-            residuals = np.maximum(residuals, functionals.noise_floor(values, op.dtype, precision.name()))
+            residuals = np.maximum(residuals, functionals.noise_floor(values, op.dtype, numerics.precision_name()))
             order = _by_preference(values, which, counts)
-            chosen = _presented(order[:wanted], values, counts[0], which)
+            chosen = _presented(order[:num_pairs], values, counts[0], which)
             converged = _converged(values, residuals, chosen, rtol, op.dtype)
-            if len(chosen) == wanted and converged.all():
+            if len(chosen) == num_pairs and converged.all():
                 break
             if num_products + _STEPS > max_steps or (exhausted and valid == op.size):
                 break
             if valid == num_vectors:
-                restarted = _num_kept(wanted, num_vectors)
-                kept = order[:restarted]
+                restarted = _num_restarted(num_pairs, num_vectors)
+                best = order[:restarted]
                 projected[:] = 0
-                projected[np.arange(restarted), np.arange(restarted)] = values[kept]
-                border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, kept]
+                projected[np.arange(restarted), np.arange(restarted)] = values[best]
+                border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, best]
                 projected[:restarted, restarted] = projected[restarted, :restarted] = border
-                state = _restart(state, jnp.asarray(coefficients[:, kept].T, op.dtype), devices)
-                step = next_look = restarted
+                state = _restart(state, jnp.asarray(coefficients[:, best].T, op.dtype), devices)
+                step = next_check = restarted
             if exhausted:
-                fresh = probes.draw(key, op.size, op.dtype, "gaussian", num_products)
+                fresh = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
                 state = _from_fresh_direction(state, fresh, devices)
         rows = np.zeros((len(chosen), num_vectors))
         rows[:, :valid] = coefficients[:, chosen].T
-        vectors = trees.unflatten(op.params, _combine(state.blocks, jnp.asarray(rows, op.dtype), devices))
+        vectors = numerics.unravel(op.params, _combine(state.blocks, jnp.asarray(rows, op.dtype), devices))
     seconds = time.perf_counter() - began
-    return EigenPairs(values[chosen], vectors, residuals[chosen], converged, num_products, seconds, precision.name())
+    return EigenPairs(
+        values[chosen], vectors, residuals[chosen], converged, num_products, seconds, numerics.precision_name()
+    )
 
 
 def sharpness(
@@ -142,7 +153,7 @@ def sharpness(
     rtol: float = 1e-3,
     max_steps: int = 200,
     start: Any = None,
-    loop: loops.Loop | None = None,
+    loop: Loop | None = None,
 ) -> RitzValue:
     """λ_max and the residual that bounds its error; the arguments are those of `eigenpairs`."""
     pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop)
@@ -173,31 +184,31 @@ def _as_rows(op: Operator, start: Any) -> Array:
     return jnp.concatenate(rows, axis=1).astype(op.dtype)
 
 
-def _num_vectors(op: Operator, wanted: int, max_steps: int, num_vectors: int | None) -> int:
+def _num_vectors(op: Operator, num_pairs: int, max_steps: int, num_vectors: int | None) -> int:
     """An even number of rows: steps are done two at a time."""
     if num_vectors is None:
-        num_vectors = wanted + 20
+        num_vectors = num_pairs + 20
     else:
-        probes.require_count("num_vectors", num_vectors)
-        if num_vectors < min(wanted + 4, op.size):
-            raise InputError(f"num_vectors must be at least 4 more than the {wanted} wanted, got {num_vectors}")
+        numerics.require_count("num_vectors", num_vectors)
+        if num_vectors < min(num_pairs + 4, op.size):
+            raise InputError(f"num_vectors must be at least 4 more than the {num_pairs} eigenpairs, got {num_vectors}")
     number = min(num_vectors, max_steps, op.size)
     return number + number % 2
 
 
-def _num_kept(wanted: int, num_vectors: int) -> int:
-    """How many Ritz vectors a restart keeps: the wanted, and half of the others."""
-    number = wanted + (num_vectors - wanted) // 2
+def _num_restarted(num_pairs: int, num_vectors: int) -> int:
+    """How many Ritz vectors a restart begins with: those asked for, and half of the others."""
+    number = num_pairs + (num_vectors - num_pairs) // 2
     return number - number % 2
 
 
-def _run(op: Operator, state: State, step: int, loop: loops.Loop, devices: Devices | None) -> State:
+def _run(op: Operator, state: State, step: int, loop: Loop, devices: Devices | None) -> State:
     run = run_steps_compiled if loop == "scan" else run_steps
     return run(op, state, step, _STEPS, loop, "full", False, devices)
 
 
 def _fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> None:
-    """Put what the recurrence has found since the last restart into Qᵀ A Q."""
+    """Write the α and β since the last restart into Qᵀ A Q."""
     alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
     operator.require_finite(alphas, betas)
     for i in range(restarted, valid):
@@ -213,11 +224,11 @@ def _restart(state: State, coefficients: Array, devices: Devices | None) -> Stat
     # Re-orthogonalisation reads whole blocks, so nothing of the old basis may stay.
     blocks = jax.tree.map(jnp.zeros_like, state.blocks)
     for number, row in enumerate(rows):
-        blocks = basis.write(blocks, jnp.asarray(number), row, devices)
-    kept = jnp.asarray(len(rows), state.num_valid.dtype)
-    # What the next product has along the kept vectors is taken out by re-orthogonalisation.
+        blocks = basis.write_row(blocks, jnp.asarray(number), row, devices)
+    count = jnp.asarray(len(rows), state.num_valid.dtype)
+    # What the next product has along these vectors is taken out by re-orthogonalisation.
     return state._replace(
-        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=kept
+        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=count
     )
 
 
@@ -233,7 +244,7 @@ _combine = jax.jit(basis.combine, static_argnums=2)
 
 
 def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:
-    """Positions among ascending values, the most wanted first; both ends take turns, by how many are wanted of each."""
+    """Positions among ascending values, the best first; both ends take turns, by how many are asked for of each."""
     ascending = np.arange(len(values))
     if which == "magnitude":
         return np.argsort(-np.abs(values), kind="stable")
@@ -245,11 +256,11 @@ def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) ->
     return np.argsort(turns, kind="stable")
 
 
-def _presented(wanted: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
+def _presented(positions: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
     """In the order of the result: for both ends the k largest, descending, before the smallest, ascending."""
     if which != "both":
-        return wanted
-    descending = np.sort(wanted)[::-1]
+        return positions
+    descending = np.sort(positions)[::-1]
     return np.concatenate([descending[:k], descending[k:][::-1]])
 
 
@@ -264,14 +275,14 @@ def _converged(
 def _require_options(
     op: Operator, key: Array, k: int | tuple[int, int], which: str, rtol: float, max_steps: int
 ) -> None:
-    probes.require_key(key)
+    numerics.require_key(key)
     if isinstance(k, tuple) and which != "both":
         raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
     for count in k if isinstance(k, tuple) else (k,):
-        probes.require_count("k", count)
+        numerics.require_count("k", count)
         if count > op.size:
             raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
-    probes.require_count("max_steps", max_steps)
+    numerics.require_count("max_steps", max_steps)
     if which not in get_args(Which):
         raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
     if not rtol > 0:

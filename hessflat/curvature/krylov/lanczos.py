@@ -6,9 +6,12 @@ of T the Krylov space is exhausted: the recurrence ends, and the steps that foll
 from a remainder that is all rounding is what gives false eigenvalues.
 """
 
+import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,21 +21,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
-from hessflat.curvature.krylov.checkpoint import Checkpoint, identity, in_folder
-from hessflat.curvature.numerics import precision, probes
-from hessflat.curvature.numerics.probes import Probe
+from hessflat.curvature.krylov.checkpoint import Checkpoint, fingerprint, in_folder
+from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize, loop_for
-from hessflat.curvature.operators.operator import Operator, devices_of, matvec, require_finite
+from hessflat.curvature.operators.operator import Operator, example_devices, matvec, require_finite
 from hessflat.curvature.operators.terms import Devices
-from hessflat.utils import loops, memory, progress
+from hessflat.utils import hardware
+from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
 
 Reorthogonalise = Literal["full", "selective", "none"]
 
-# Between two looks at a run: its progress is reported, and it ends early if the Krylov space is exhausted.
-_STEPS_BETWEEN_LOOKS = 12
+# Between two checks of a run: its progress is reported, and it ends early if the Krylov space is exhausted.
+_STEPS_BETWEEN_CHECKS = 12
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
@@ -64,7 +68,7 @@ def lanczos(
     return_basis: bool = False,
     storage: Storage = "device",
     folder: str | Path | None = None,
-    loop: loops.Loop | None = None,
+    loop: Loop | None = None,
     together: bool | None = None,
     show_progress: bool = True,
     on_steps: Callable[[int], None] | None = None,
@@ -110,22 +114,22 @@ def lanczos(
         stores_basis=reorthogonalise != "none" or return_basis,
         storage=storage,
         loop=loop_for(op, loop),
-        devices=devices_of(op),
+        devices=example_devices(op),
         return_basis=return_basis,
     )
     if options.stores_basis:
-        basis.require_memory(op.size, op.dtype, options.num_steps, storage, loops.platform_of(op))
+        basis.require_memory(op.size, op.dtype, options.num_steps, storage, hardware.platform(op))
     if folder is not None:
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        checkpoint = in_folder(Path(folder), identity(op, *settings))
+        checkpoint = in_folder(Path(folder), fingerprint(op, *settings))
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
     together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None
     total = options.num_steps * num_probes
-    if total >= _STEPS_BETWEEN_LOOKS:
+    if total >= _STEPS_BETWEEN_CHECKS:
         op = linearize(op)
-    with precision.chosen(), progress.counting(total, "Lanczos steps", show_progress, on_steps) as on_steps:
-        vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))
+    with numerics.matmul_precision(), step_callback(total, "Lanczos steps", show_progress, on_steps) as on_steps:
+        vectors = (numerics.draw_probe(key, op.size, op.dtype, probe, k) for k in range(num_probes))
         if together:
             result = _side_by_side(op, jnp.stack(list(vectors)), options, on_steps)
         else:
@@ -134,7 +138,9 @@ def lanczos(
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
     seconds = time.perf_counter() - began
-    return Tridiagonals(alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, precision.name())
+    return Tridiagonals(
+        alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, numerics.precision_name()
+    )
 
 
 class _Options(NamedTuple):
@@ -144,7 +150,7 @@ class _Options(NamedTuple):
     reorthogonalise: Reorthogonalise
     stores_basis: bool
     storage: Storage
-    loop: loops.Loop
+    loop: Loop
     devices: Devices | None
     return_basis: bool
 
@@ -186,7 +192,7 @@ def _one_probe(
         loss = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max()
     elif options.stores_basis:
         loss = basis.orthogonality_loss(state.blocks, state.num_valid, devices)
-        vectors = basis.rows_of(state.blocks, op.dtype)[:num_steps] if options.return_basis else None
+        vectors = basis.all_rows(state.blocks, op.dtype)[:num_steps] if options.return_basis else None
     numbers = map(np.asarray, (state.alphas, state.betas, state.num_valid, loss))
     return *numbers, vectors if options.return_basis else None
 
@@ -202,7 +208,7 @@ def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Cal
     loss = np.full(len(vectors), np.nan)
     if stores_basis:
         loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
-    rows = jax.vmap(lambda blocks: basis.rows_of(blocks, op.dtype))(state.blocks) if options.return_basis else None
+    rows = jax.vmap(lambda blocks: basis.all_rows(blocks, op.dtype))(state.blocks) if options.return_basis else None
     return state.alphas, state.betas, state.num_valid, loss, rows
 
 
@@ -252,7 +258,7 @@ def run_steps(
     state: State,
     first: int | Array,
     num_steps: int,
-    loop: loops.Loop,
+    loop: Loop,
     reorthogonalise: Reorthogonalise = "full",
     together: bool = False,
     devices: Devices | None = None,
@@ -270,9 +276,7 @@ def run_steps(
     return jax.lax.scan(lambda state, number: (step(state, number, product(state.vector)), None), state, numbers)[0]
 
 
-def run_steps_on_host(
-    op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: loops.Loop
-) -> State:
+def run_steps_on_host(op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: Loop) -> State:
     """As `run_steps`, fully re-orthogonalised, the basis in the host's memory: `rows` [m, P], filled in place."""
     for step in range(first, first + num_steps):
         rows[step] = state.vector
@@ -291,7 +295,7 @@ def lanczos_step(
     state: State, step: Array, product: Array, reorthogonalise: Reorthogonalise, devices: Devices | None = None
 ) -> State:
     """Step number `step`, given the product of the operator with `state.vector`."""
-    blocks = basis.write(state.blocks, step, state.vector, devices)
+    blocks = basis.write_row(state.blocks, step, state.vector, devices)
     alpha, rest = three_term_residual(state, product)
     overlaps, repeat = state.overlaps, state.repeat
     if reorthogonalise == "full":
@@ -367,26 +371,37 @@ _residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec
 _normalise_compiled = jax.jit(normalise)
 
 
+def step_callback(
+    total: int, doing: str, show_progress: bool, on_steps: Callable[[int], None] | None
+) -> AbstractContextManager[Callable[[int], None]]:
+    """A context of `on_steps`; without it, of one that moves a bar, if there is a terminal to show it on."""
+    if on_steps is None and show_progress and sys.stderr.isatty():
+        from hessflat.utils import progress  # nothing of it is needed where nothing is shown
+
+        return progress.counting(total, doing)
+    return contextlib.nullcontext(on_steps or (lambda steps: None))
+
+
 def block_length(num_steps: int) -> int:
     """Steps of one compiled scan: about a dozen, and a divisor of `num_steps` where there is one."""
-    counts = range(math.ceil(num_steps / _STEPS_BETWEEN_LOOKS), num_steps // 2 + 1)
+    counts = range(math.ceil(num_steps / _STEPS_BETWEEN_CHECKS), num_steps // 2 + 1)
     return next((num_steps // count for count in counts if num_steps % count == 0), num_steps)
 
 
 def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
-    if loops.platform_of(op) == "cpu":
+    if hardware.platform(op) == "cpu":
         return False
     rows = num_probes * (options.num_steps if options.stores_basis else 1)
-    return basis.num_bytes(rows, op.size, op.dtype, options.storage) < memory.available() // 4
+    return basis.num_bytes(rows, op.size, op.dtype, options.storage) < hardware.free_bytes() // 4
 
 
 def _require_options(
     key: Array, num_steps: int, num_probes: int, reorthogonalise: str, probe: str, storage: str
 ) -> None:
-    probes.require_key(key)
-    probes.require_count("num_steps", num_steps)
-    probes.require_count("num_probes", num_probes)
-    probes.require_probe(probe)
+    numerics.require_key(key)
+    numerics.require_count("num_steps", num_steps)
+    numerics.require_count("num_probes", num_probes)
+    numerics.require_probe(probe)
     for name, value, known in (
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),
         ("storage", storage, get_args(Storage)),

@@ -6,11 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import Array
+from scipy.linalg import eigh_tridiagonal
 
+from hessflat.curvature import estimates
+from hessflat.curvature.estimates import Estimate, ProductCost, RitzValue
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
-from hessflat.curvature.numerics import estimates
-from hessflat.curvature.numerics.estimates import Cost, Estimate, RitzValue
 from hessflat.curvature.operators.operator import Operator
 from hessflat.utils.errors import InputError
 
@@ -100,7 +101,7 @@ class Spectrum:
 
     @property
     def noise_floor(self) -> float:
-        """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be told from zero."""
+        """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be distinguished from zero."""
         return functionals.noise_floor(self.nodes, self.dtype, self.precision)
 
     def log_determinant(self, damping: float) -> Estimate:
@@ -130,7 +131,7 @@ class Spectrum:
 
         For a Hessian the two Ritz values nearest zero are combined, since Lanczos splits the one peak in two; for a
         Gauss-Newton matrix the nearest stands alone. We depart in one point: Ritz values within the noise floor are
-        zero as far as can be told, so they all count.
+        zero as far as can be known, so they all count.
         """
         if kind not in ("hessian", "gauss_newton"):
             raise InputError(f"kind must be 'hessian' or 'gauss_newton', got {kind!r}")
@@ -152,8 +153,8 @@ class Spectrum:
         return Density(grid, each.mean(axis=1), estimates.standard_error(each), float(width), *self._cost)
 
     @property
-    def _cost(self) -> Cost:
-        return Cost(self.num_products, self.seconds, self.precision)
+    def _cost(self) -> ProductCost:
+        return ProductCost(self.num_products, self.seconds, self.precision)
 
     @property
     def _in_use(self) -> np.ndarray:
@@ -231,30 +232,16 @@ def log_determinant(
     return spectrum(op, key, num_steps, num_probes, **options).log_determinant(damping)
 
 
-class Ritz(NamedTuple):
-    """The eigen-decomposition of the leading valid block of T, in ascending order."""
-
-    values: np.ndarray  # [v]
-    weights: np.ndarray  # [v] squared first components: the mass of each value under the starting vector
-    residuals: np.ndarray  # [v] |β_v s_vi|: some eigenvalue of the operator lies this close (Parlett 1980, ch. 4)
-    vectors: np.ndarray  # [v, v] columns s_i; Qᵀ s_i is the Ritz vector
-
-
-def ritz(alphas: np.ndarray, betas: np.ndarray, num_valid: int) -> Ritz:
-    """Solve the first `num_valid` rows of T = tridiag(betas, alphas, betas), both [m]."""
-    diagonal = np.asarray(alphas[:num_valid], np.float64)
-    beside = np.asarray(betas[:num_valid], np.float64)
-    matrix = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
-    values, vectors = np.linalg.eigh(matrix)
-    return Ritz(values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1]), vectors)
-
-
 def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
     """Nodes and weights from the tridiagonal matrices of an operator of that size and floating type."""
     nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
     for k, valid in enumerate(result.num_valid):
-        solved = ritz(result.alphas[k], result.betas[k], valid)
-        nodes[k, :valid], weights[k, :valid], residuals[k, :valid] = solved.values, solved.weights, solved.residuals
+        alphas, betas = (np.asarray(x[k, :valid], np.float64) for x in (result.alphas, result.betas))
+        # LAPACK's divide and conquer, since others fail on the close eigenvalues of a basis that is not orthogonal.
+        values, vectors = eigh_tridiagonal(alphas, betas[:-1], check_finite=False, lapack_driver="stevd")
+        nodes[k, :valid], weights[k, :valid] = values, vectors[0] ** 2
+        # Some eigenvalue of the operator lies this close (Parlett 1980, ch. 4).
+        residuals[k, :valid] = np.abs(betas[-1] * vectors[-1])
     return Spectrum(
         nodes,
         weights,

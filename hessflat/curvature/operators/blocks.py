@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessflat.curvature.numerics import trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Term
@@ -30,7 +30,7 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
     Raises:
         InputError: a pattern that no leaf matches, naming the nearest path.
     """
-    paths = [name_of(path) for path, _ in jax.tree.leaves_with_path(op.params)]
+    paths = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(op.params)]
     if callable(names):
         chosen = {path for path in paths if names(path)}
         if not chosen:
@@ -47,7 +47,7 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
 
 def blocks(op: Operator) -> dict[str, Operator]:
     """The operator of every part at the top of `params` (a layer, usually), by name, in order."""
-    tops = dict.fromkeys(name_of(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
+    tops = dict.fromkeys(leaf_name(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
     return {top: restrict(op, partial(_is_below, top)) for top in tops}
 
 
@@ -55,7 +55,7 @@ def _is_below(top: str, path: str) -> bool:
     return path == top or path.startswith(top + "/")
 
 
-def name_of(path: tuple[Any, ...]) -> str:
+def leaf_name(path: tuple[Any, ...]) -> str:
     """The path of a leaf as text: `dense_0/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -63,8 +63,8 @@ def name_of(path: tuple[Any, ...]) -> str:
 def _restricted(term: Term, chosen: set[str]) -> Term:
     if not isinstance(term, Term):
         raise InputError("restrict the operator before its linearisation is made, not after")
-    inside, outside = trees.split(term.params, lambda path: name_of(path) in chosen)
+    inside, outside = numerics.split(term.params, lambda path: leaf_name(path) in chosen)
     if term.product is matvec_product:
         outside = jax.tree.map(jnp.zeros_like, outside)
-    rest = outside if term.rest is None else trees.merge(term.rest, outside)
+    rest = outside if term.rest is None else numerics.merge(term.rest, outside)
     return dataclasses.replace(term, params=inside, rest=rest)

@@ -26,10 +26,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature.numerics import precision, trees
-from hessflat.curvature.operators.terms import Batches, Term, product_of
-from hessflat.utils import compat, convolution, loops, memory
-from hessflat.utils.convolution import Engine, canonical, engine_in_use, run_equations, values_of
+from hessflat.curvature import numerics
+from hessflat.curvature.operators.terms import Batches, Term, term_product
+from hessflat.utils import compat, convolution, hardware
+from hessflat.utils.convolution import Engine, Loop, canonical, engine_in_use, run_equations, values_of
 from hessflat.utils.errors import InputError
 
 # `operator.Operator`, which imports this module.
@@ -112,28 +112,28 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     """
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
-    if trees.is_traced(op) or loop_for(op) == "python":
+    if numerics.any_traced(op) or loop_for(op) == "python":
         return op
-    limit = memory.available() // 4 if limit is None else limit
-    with precision.chosen():
+    limit = hardware.free_bytes() // 4 if limit is None else limit
+    with numerics.matmul_precision():
         terms = []
         for term in op.terms:
             linearized = _linearize_term(term, limit)
-            limit -= memory.size_of(linearized) - memory.size_of(term)
+            limit -= hardware.num_bytes(linearized) - hardware.num_bytes(term)
             terms.append(linearized)
     return dataclasses.replace(op, terms=tuple(terms))
 
 
-def loop_for(op: Operator, loop: loops.Loop | None = None) -> loops.Loop:
+def loop_for(op: Operator, loop: Loop | None = None) -> Loop:
     """`loop` if given; else the one that suits what `op` is made of, on the devices on which its arrays lie.
 
     Raises:
         InputError: a loop that does not exist.
     """
     if loop is None:
-        if loops.platform_of(op) != "cpu":
+        if hardware.platform(op) != "cpu":
             return "scan"
-        with precision.chosen():
+        with numerics.matmul_precision():
             return "python" if any(map(_is_slow_in_loops, op.terms)) else "scan"
     if loop not in ("scan", "python"):
         raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
@@ -198,7 +198,7 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
-    if memory.size_of(jax.eval_shape(run, term)) > limit:
+    if hardware.num_bytes(jax.eval_shape(run, term)) > limit:
         return term
     constants, residuals, per_batch, rest = run(term)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, rest, stages, remainders)
@@ -273,7 +273,7 @@ def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
     engine = engine_in_use(term.engine)
     leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
     settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
-    return structure, trees.shapes_of(leaves), str(settings)
+    return structure, numerics.shapes(leaves), str(settings)
 
 
 @functools.lru_cache(maxsize=256)
@@ -285,7 +285,7 @@ def _trace(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: s
     def product(constants: Any, batch: Any, vector: Any) -> Any:
         params, rest, state = constants
         batches = dataclasses.replace(term.batches, arrays=batch)
-        return product_of(dataclasses.replace(term, params=params, rest=rest, state=state, batches=batches), vector)
+        return term_product(dataclasses.replace(term, params=params, rest=rest, state=state, batches=batches), vector)
 
     function = canonical(product, term.engine)
     closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, batch, term.params)
@@ -345,7 +345,7 @@ def _stages(*traced: Any) -> Stages:
     )
 
 
-def _without_repeats(jaxpr: compat.Jaxpr) -> tuple[list, list]:
+def _without_repeats(jaxpr: Any) -> tuple[list, list]:
     """Equations and results with what is computed twice computed, and stored, once: H, G and R share a network."""
     same: dict[Any, Any] = {}
     seen: dict[Any, Any] = {}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature.numerics import precision, probes, trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches
 from hessflat.utils.errors import InputError
@@ -87,7 +87,9 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
         InputError: as `hessian`; losses that are not one number per example.
     """
     params, batches, extra = _checked(params, data, state)
-    shape = getattr(trees.output_of("losses(params, batch)", losses, params, batches.arrays, *extra), "shape", None)
+    shape = getattr(
+        numerics.output_shapes("losses(params, batch)", losses, params, batches.arrays, *extra), "shape", None
+    )
     if shape != (batches.num_examples,):
         raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},), got {shape}")
     return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, batches, state)
@@ -126,16 +128,16 @@ def model_fisher(
         return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
         raise InputError(f"likelihood must be 'softmax' or (sample, log_likelihood), got {likelihood!r}")
-    probes.require_count("num_samples", num_samples)
+    numerics.require_count("num_samples", num_samples)
     if key is None:
         raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
-    probes.require_key(key)
+    numerics.require_key(key)
     sample, log_likelihood = likelihood
     params, batches, _ = _checked(params, data, state)
     if batches.statistics_batch is not None:
         raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
     losses = SampledLosses(predict, log_likelihood)
-    with precision.chosen():
+    with numerics.matmul_precision():
         labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
     drawn = dataclasses.replace(batches, arrays=(batches.arrays, labels))
     return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, drawn, state)
@@ -152,10 +154,10 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     Raises:
         InputError: a product that is not a tree like `params`.
     """
-    params = trees.as_arrays("params", params)
-    trees.require_floating("params", params)
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params)
     arrays = jax.tree.map(jnp.asarray, arrays)
-    result = trees.output_of("matvec(vector, *arrays)", matvec, params, *arrays)
+    result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
     # There are no examples: one stands for the whole map, and what the map is made of is constant.
@@ -188,9 +190,9 @@ def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, bat
 
 
 def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
-    """The user's own map, of which the leaves that vectors are over are kept."""
+    """The user's own map, cut to the leaves that vectors are over."""
     (known,) = functions
-    return trees.select(known(vector, batch), params)
+    return numerics.select(known(vector, batch), params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,21 +268,21 @@ def _of_outputs(
     state: Any,
 ) -> Operator:
     params, batches, extra = _checked(params, data, state)
-    outputs = trees.output_of("predict(params, batch)", predict, params, batches.arrays, *extra)
-    trees.require_floating("predict(params, batch)", outputs)
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.arrays, *extra)
+    numerics.require_floating("predict(params, batch)", outputs)
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batches.arrays, *extra)
     return _single(product, (predict, criterion), (False, True), params, batches, state)
 
 
 def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
-    params = trees.as_arrays("params", params)
-    trees.require_floating("params", params)
-    extra = () if state is None else (trees.as_arrays("state", state),)
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params)
+    extra = () if state is None else (numerics.as_arrays("state", state),)
     return params, as_batches(data), extra
 
 
 def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None:
-    result = trees.output_of(what, function, *args)
+    result = numerics.output_shapes(what, function, *args)
     shape = getattr(result, "shape", None)
     if shape != ():
         came = "a tree" if shape is None else f"shape {shape}"

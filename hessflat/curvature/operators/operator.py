@@ -15,11 +15,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature.numerics import precision, trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize, loop_for
-from hessflat.curvature.operators.terms import Devices, Term, product_of
-from hessflat.utils import loops
-from hessflat.utils.convolution import canonical
+from hessflat.curvature.operators.terms import Devices, Term, term_product
+from hessflat.utils.convolution import Loop, canonical
 from hessflat.utils.errors import InputError
 
 
@@ -49,7 +48,7 @@ class Operator:
     @property
     def dtype(self) -> jnp.dtype:
         """The floating type that products are taken in."""
-        return trees.dtype_of(self.params)
+        return numerics.common_dtype(self.params)
 
     def __call__(self, vector: Any) -> Any:
         """The product with `vector`: a tree like `params`, or flat [P]; what comes back is of the same kind.
@@ -58,15 +57,15 @@ class Operator:
             InputError: a vector of another structure, shape or type.
         """
         flat = self._is_flat(vector)
-        loop = "scan" if trees.is_traced((self, vector)) else loop_for(self)
-        with precision.chosen():
-            tree = trees.unflatten(self.params, jnp.asarray(vector)) if flat else self._as_vector(vector)
-            result = _apply_compiled(self, tree) if loop == "scan" else apply(self, tree, loop)
-            return trees.flatten(result) if flat else result
+        loop = "scan" if numerics.any_traced((self, vector)) else loop_for(self)
+        with numerics.matmul_precision():
+            tree = numerics.unravel(self.params, jnp.asarray(vector)) if flat else self._as_vector(vector)
+            result = _tree_matvec_compiled(self, tree) if loop == "scan" else tree_matvec(self, tree, loop)
+            return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
         """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
-        with precision.chosen():
+        with numerics.matmul_precision():
             if loop_for(self) == "scan":
                 result: Array = _columns_compiled(linearize(self))
                 return result
@@ -77,14 +76,14 @@ class Operator:
         """The same operator with parameters and floating data in `dtype` (float64 needs `jax.enable_x64`)."""
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
-        return Operator(tuple(trees.cast(term, dtype) for term in self.terms), self.coefficients, self.shift)
+        return Operator(tuple(numerics.cast(term, dtype) for term in self.terms), self.coefficients, self.shift)
 
     # NumPy scalars on the left would otherwise try to make an array of the operator.
     __array_ufunc__ = None
 
     def __add__(self, other: Any) -> "Operator":
         if isinstance(other, Operator):
-            trees.require_like("the params of the second operator", other.params, self.params)
+            numerics.require_like("the params of the second operator", other.params, self.params)
             return Operator(self.terms + other.terms, self.coefficients + other.coefficients, self.shift + other.shift)
         return dataclasses.replace(self, shift=self.shift + _number("+", other))
 
@@ -106,19 +105,19 @@ class Operator:
     __rmul__ = __mul__
 
     def _is_flat(self, vector: Any) -> bool:
-        if trees.same_structure(vector, self.params) or not isinstance(vector, jax.Array | np.ndarray):
+        if numerics.same_structure(vector, self.params) or not isinstance(vector, jax.Array | np.ndarray):
             return False
         if jnp.shape(vector) != (self.size,):
             raise InputError(f"a flat vector must have shape ({self.size},), got {jnp.shape(vector)}")
-        trees.require_floating("vector", jnp.asarray(vector))
+        numerics.require_floating("vector", jnp.asarray(vector))
         return True
 
     def _as_vector(self, tree: Any) -> Any:
-        trees.require_like("vector", tree, self.params)
+        numerics.require_like("vector", tree, self.params)
         return jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), tree, self.params)
 
 
-def apply(op: Operator, vector: Any, loop: loops.Loop = "scan") -> Any:
+def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
     """The product of `op` with a tree, without checks. With `loop="python"` batches are driven from Python.
 
     Where examples lie on several devices each takes the product over its own, and one sum over devices follows.
@@ -134,9 +133,9 @@ def apply(op: Operator, vector: Any, loop: loops.Loop = "scan") -> Any:
     return total
 
 
-def matvec(op: Operator, vector: Array, loop: loops.Loop = "scan") -> Array:
+def matvec(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
     """The product of `op` with a flat vector [P], without checks."""
-    return trees.flatten(apply(op, trees.unflatten(op.params, vector), loop))
+    return numerics.ravel(tree_matvec(op, numerics.unravel(op.params, vector), loop))
 
 
 def require_finite(*products: Any) -> None:
@@ -149,7 +148,7 @@ def require_finite(*products: Any) -> None:
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
 
 
-def devices_of(op: Operator) -> Devices | None:
+def example_devices(op: Operator) -> Devices | None:
     """The devices that the examples are spread over; they also share the basis."""
     return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
 
@@ -160,7 +159,7 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
         for coefficient, term in terms:
             total = _add_term(total, coefficient / devices.pieces, term.on_one_device(), vector, "scan")
         # One vector, so that there is one sum.
-        return trees.unflatten(total, jax.lax.psum(trees.flatten(total), devices.axes))
+        return numerics.unravel(total, jax.lax.psum(numerics.ravel(total), devices.axes))
 
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
     placed = tuple((whole, term.partition(whole, example)) for _, term in terms)
@@ -168,18 +167,20 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
     return spread(terms, vector)
 
 
-def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: loops.Loop) -> Any:
+def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) -> Any:
     if isinstance(term, LinearizedTerm):
         return add_linearized(total, coefficient, term, vector)
     batches = term.batches
-    number, size, count = batches.num_examples, batches.size, batches.count
+    number, size = batches.num_examples, batches.size
+    weight, starts = coefficient * (size / number), size * jnp.arange(batches.count)
     if size == number:
-        return _add_product(total, coefficient, term, vector)
-
-    def body(total: Any, start: Array) -> tuple[Any, None]:
-        return _add_batch(total, coefficient * (size / number), term, start, vector, size), None
-
-    total, _ = loops.scan(body, total, size * jnp.arange(count), loop)
+        return _add_batch(total, coefficient, term, 0, vector, size)
+    if loop == "python":
+        for start in starts:
+            total = _add_batch(total, weight, term, start, vector, size)
+    else:
+        add = lambda total, start: (_add_batch(total, weight, term, start, vector, size), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, total, starts)
     for start, rest in batches.rest:
         total = _add_batch(total, coefficient * (rest / number), term, start, vector, rest)
     return total
@@ -188,16 +189,12 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: loops.
 @partial(jax.jit, static_argnames="size")
 def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, size: int) -> Any:
     batches = dataclasses.replace(term.batches, arrays=term.batches.take(start, size), batch_size=None)
-    return _add_product(total, weight, dataclasses.replace(term, batches=batches), vector)
-
-
-@jax.jit
-def _add_product(total: Any, weight: Any, term: Term, vector: Any) -> Any:
-    product = canonical(product_of, term.engine)(term, vector)
+    batch = dataclasses.replace(term, batches=batches)
+    product = canonical(term_product, term.engine)(batch, vector)
     return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
 
 
-_apply_compiled = jax.jit(apply)
+_tree_matvec_compiled = jax.jit(tree_matvec)
 matvec_compiled = jax.jit(matvec, static_argnames="loop")
 
 # Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from hessflat.curvature.numerics import trees
+from hessflat.curvature import numerics
 from hessflat.utils.convolution import Engine
 from hessflat.utils.errors import InputError
 
@@ -37,7 +37,7 @@ class Devices(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Arrays with a leading example axis, and how many examples are looked at together.
+    """Arrays with a leading example axis, and how many examples go through the model together.
 
     The curvature is that of the mean over all examples, whatever the batch size, as long as the loss of a batch is
     the mean of per-example losses. Batch norm in train mode couples examples: there `statistics_batch` is part of the
@@ -92,6 +92,8 @@ class Batches:
 
     def take(self, start: int | Array, size: int) -> Any:
         """The `size` examples from `start` on."""
+        if size == self.num_examples:
+            return self.arrays
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), self.arrays)
 
     def on_one_device(self) -> "Batches":
@@ -110,7 +112,7 @@ def as_batches(data: Any) -> Batches:
             not fit one another, or examples spread unevenly.
     """
     batches = data if isinstance(data, Batches) else Batches(data)
-    arrays = trees.as_arrays("data", batches.arrays)
+    arrays = numerics.as_arrays("data", batches.arrays)
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
@@ -126,7 +128,7 @@ def as_batches(data: Any) -> Batches:
             f"batch_size must be a multiple of statistics_batch, {statistics}, since statistics are taken over whole "
             f"batches of them; got {size}"
         )
-    devices = _devices_of(arrays)
+    devices = _common_devices(arrays)
     if devices is not None and statistics is not None and (batches.num_examples // devices.pieces) % statistics:
         raise InputError(
             f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
@@ -135,16 +137,16 @@ def as_batches(data: Any) -> Batches:
     return Batches(arrays, size, statistics, devices)
 
 
-def _devices_of(arrays: Any) -> Devices | None:
+def _common_devices(arrays: Any) -> Devices | None:
     """The mesh axes over which the examples of `arrays` are spread, if they are."""
-    first, *others = (_axes_of(x) for x in jax.tree.leaves(arrays))
+    first, *others = (_sharded_axes(x) for x in jax.tree.leaves(arrays))
     if any(other != first for other in others):
         raise InputError("every array in data must have its examples spread over the same devices in the same way")
     return first
 
 
-def _axes_of(x: Array) -> Devices | None:
-    sharding = None if trees.is_traced(x) else x.sharding
+def _sharded_axes(x: Array) -> Devices | None:
+    sharding = None if numerics.any_traced(x) else x.sharding
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return None
     if not len(sharding.spec) or sharding.spec[0] is None:
@@ -189,12 +191,12 @@ class Term:
         return result
 
 
-def product_of(term: Term, vector: Any) -> Any:
+def term_product(term: Term, vector: Any) -> Any:
     """The product over all examples of the term at once."""
-    return term.product(functions_of(term), term.params, term.batches.arrays, vector)
+    return term.product(bound_functions(term), term.params, term.batches.arrays, vector)
 
 
-def functions_of(term: Term) -> tuple[Callable[..., Any], ...]:
+def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
     """The user's functions with two arguments, parameters (or outputs) and batch; all others are bound."""
     pairs = zip(term.functions, term.averages, strict=True)
     return tuple(_bound(term, i, function, average) for i, (function, average) in enumerate(pairs))
@@ -202,14 +204,14 @@ def functions_of(term: Term) -> tuple[Callable[..., Any], ...]:
 
 def _bound(term: Term, position: int, function: Callable[..., Any], average: bool) -> Callable[..., Any]:
     extra = () if term.state is None else (term.state,)
-    statistics, number = term.batches.statistics_batch, term.batches.num_examples
+    statistics = term.batches.statistics_batch
 
     def call(x: Any, batch: Any) -> Any:
         if position == 0 and term.rest is not None:
-            x = trees.merge(x, term.rest)
+            x = numerics.merge(x, term.rest)
         return function(x, batch, *extra)
 
-    if statistics is None or number <= statistics:
+    if statistics is None or term.batches.num_examples <= statistics:
         return call
 
     def over_batches(x: Any, batch: Any) -> Any:

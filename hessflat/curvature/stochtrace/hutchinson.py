@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import estimates, precision, probes
-from hessflat.curvature.numerics.estimates import Cost, Estimate
-from hessflat.curvature.numerics.probes import Probe
+from hessflat.curvature import estimates, numerics
+from hessflat.curvature.estimates import Estimate, ProductCost
+from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize, loop_for
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
-from hessflat.utils import loops
+from hessflat.utils.convolution import Loop
 
 
 class Moments(NamedTuple):
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
 
 
 def moments(
-    op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: loops.Loop | None = None
+    op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: Loop | None = None
 ) -> Moments:
     """Tr A as the mean of zᵀ A z over random sign vectors (Hutchinson 1989), ‖A‖²_F as the mean of ‖A z‖².
 
@@ -41,17 +41,17 @@ def moments(
     """
     began = time.perf_counter()
     samples = quadratic_samples(op, key, num_probes, probe, loop)
-    return moments_of(samples, op.size, estimates.cost_since(began, num_probes))
+    return moments_from_samples(samples, op.size, estimates.cost_since(began, num_probes))
 
 
 def frobenius(
-    op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: loops.Loop | None = None
+    op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: Loop | None = None
 ) -> Estimate:
     """‖A‖_F with its standard error: `moments(...).frobenius`."""
     return moments(op, key, num_probes, probe, loop).frobenius
 
 
-def moments_of(samples: np.ndarray, size: int, cost: Cost) -> Moments:
+def moments_from_samples(samples: np.ndarray, size: int, cost: ProductCost) -> Moments:
     """Moments of an operator of that size from what `quadratic` gave for each of k probes, [k, 3]."""
     first, second, scale = np.asarray(samples, np.float64).T
     mean_eigenvalue, second_moment = estimates.mean(scale * first, cost), estimates.mean(scale**2 * second, cost)
@@ -64,19 +64,19 @@ def moments_of(samples: np.ndarray, size: int, cost: Cost) -> Moments:
     )
 
 
-def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: loops.Loop | None) -> np.ndarray:
+def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: Loop | None) -> np.ndarray:
     """`quadratic` of each probe, which has length 1, so that means over probes estimate those over eigenvalues: [k, 3].
 
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
     """
-    probes.require_key(key)
-    probes.require_count("num_probes", num_probes)
-    probes.require_probe(probe)
+    numerics.require_key(key)
+    numerics.require_count("num_probes", num_probes)
+    numerics.require_probe(probe)
     loop, op = loop_for(op, loop), linearize(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
-    with precision.chosen():
-        vectors = (probes.draw(key, op.size, op.dtype, probe, k) for k in range(num_probes))
+    with numerics.matmul_precision():
+        vectors = (numerics.draw_probe(key, op.size, op.dtype, probe, k) for k in range(num_probes))
         samples = np.array([sample(op, vector) for vector in vectors], np.float64)
     require_finite(samples)
     return samples
@@ -89,7 +89,7 @@ def quadratic(vector: Array, product: Array) -> Array:
     return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product), largest])
 
 
-def _sample(op: Operator, vector: Array, loop: loops.Loop = "scan") -> Array:
+def _sample(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
     return quadratic(vector, matvec(op, vector, loop))
 
 

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature.numerics import estimates, precision, probes
-from hessflat.curvature.numerics.estimates import Estimate
-from hessflat.curvature.numerics.precision import accurate_dot
-from hessflat.curvature.numerics.probes import Probe
+from hessflat.curvature import estimates, numerics
+from hessflat.curvature.estimates import Estimate
+from hessflat.curvature.numerics import Probe, accurate_dot
 from hessflat.curvature.operators.linearize import linearize, loop_for
 from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite
 from hessflat.curvature.stochtrace.hutchinson import quadratic, quadratic_samples
-from hessflat.utils import loops
+from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
 
-Method = Literal["hutchinson", "hutch++", "xtrace"]
+TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
 # The fewest products that give an estimate.
 _LEAST: dict[str, int] = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
@@ -32,9 +31,9 @@ def trace(
     op: Operator,
     key: Array,
     num_products: int = 30,
-    method: Method = "hutchinson",
+    method: TraceMethod = "hutchinson",
     probe: Probe | None = None,
-    loop: loops.Loop | None = None,
+    loop: Loop | None = None,
 ) -> Estimate:
     """Tr A with a standard error, from at most n products. All three methods are unbiased.
 
@@ -60,11 +59,11 @@ def trace(
         InputError: an unknown method or probe, fewer products than it needs, or products that are not finite.
     """
     began = time.perf_counter()
-    probes.require_key(key)
+    numerics.require_key(key)
     _require_budget(num_products, method)
     _require_probe(method, probe)
     loop, op = loop_for(op, loop), linearize(op)
-    with precision.chosen():
+    with numerics.matmul_precision():
         if num_products >= op.size:
             result = _diagonal(op)
         elif method == "hutchinson":
@@ -85,7 +84,7 @@ class TraceParts(NamedTuple):
     num_products: int
 
 
-def _hutchinson(op: Operator, key: Array, num_products: int, probe: Probe, loop: loops.Loop) -> TraceParts:
+def _hutchinson(op: Operator, key: Array, num_products: int, probe: Probe, loop: Loop) -> TraceParts:
     first, _, scale = quadratic_samples(op, key, num_products, probe, loop).T
     samples = op.size * scale * first
     return TraceParts(samples / num_products, float(estimates.standard_error(samples)), num_products)
@@ -98,14 +97,14 @@ def _diagonal(op: Operator) -> TraceParts:
 def _require_budget(num_products: int, method: str) -> None:
     if method not in _LEAST:
         raise InputError(f"unknown method {method!r}; {nearest(method, _LEAST)}")
-    probes.require_count("num_products", num_products)
+    numerics.require_count("num_products", num_products)
     if num_products < _LEAST[method]:
         raise InputError(f"{method} needs num_products of at least {_LEAST[method]}, got {num_products}")
 
 
 def _require_probe(method: str, probe: str | None) -> None:
     if probe is not None:
-        probes.require_probe(probe)
+        numerics.require_probe(probe)
     if method != "hutchinson" and probe == "rademacher":
         raise InputError(f"{method} takes probe='gaussian' alone, got 'rademacher'; leave probe out")
 
@@ -118,15 +117,15 @@ class Sketch(NamedTuple):
     key: Array  # from which `probe_vector` draws Ω again
 
 
-def sketch(op: Operator, key: Array, count: int, loop: loops.Loop) -> Sketch:
+def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
     """`count` products. Where A has fewer eigenvalues off zero, as far as rounding lets see, r is below `count`.
 
-    Ω is not kept; for a moment three arrays [count, P] are.
+    Ω is not stored; for a moment three arrays [count, P] are.
 
     Raises:
         InputError: products that are not finite.
     """
-    rows = jnp.stack([product(op, probe_vector(op, key, number), loop) for number in range(count)])
+    rows = jnp.stack([_product(op, probe_vector(op, key, number), loop) for number in range(count)])
     scale = float(jnp.abs(rows).max())
     require_finite(scale)
     if scale == 0:
@@ -140,10 +139,10 @@ def sketch(op: Operator, key: Array, count: int, loop: loops.Loop) -> Sketch:
 
 def probe_vector(op: Operator, key: Array, number: int) -> Array:
     """ω [P] of length √P, so that E[ω ωᵀ] = I."""
-    return probes.draw(key, op.size, op.dtype, "gaussian", number) * jnp.sqrt(jnp.asarray(op.size, op.dtype))
+    return numerics.draw_probe(key, op.size, op.dtype, "gaussian", number) * jnp.sqrt(jnp.asarray(op.size, op.dtype))
 
 
-def product(op: Operator, vector: Array, loop: loops.Loop) -> Array:
+def _product(op: Operator, vector: Array, loop: Loop) -> Array:
     """A v [P], compiled by itself where the loop is, so that one program serves any number of vectors."""
     return matvec_compiled(op, vector) if loop == "scan" else matvec(op, vector, loop)
 
@@ -158,7 +157,7 @@ def _rotate(basis: Array, rotation: Array) -> Array:
     return rotation.T @ basis.T
 
 
-def hutchpp(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> TraceParts:
+def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TraceParts:
     """Tr A = Tr QᵀAQ + Tr B with B = (I − QQᵀ) A (I − QQᵀ), Q an orthonormal basis of A S for random S.
 
     Algorithm 1 of Meyer, Musco, Musco & Woodruff 2021: a third of the products each for A S, for A Q and for Tr B.
@@ -172,11 +171,11 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> Tr
     width = num_products // 3
     sketch_key, rest_key = jax.random.split(key)
     basis = sketch(op, sketch_key, width, loop).basis
-    inside = np.array([jnp.vdot(q, product(op, q, loop)) for q in basis], np.float64)
+    inside = np.array([jnp.vdot(q, _product(op, q, loop)) for q in basis], np.float64)
     samples = []
     for number in range(num_products - 2 * width):
-        vector = _draw_outside(basis, probes.draw(rest_key, op.size, op.dtype, "gaussian", number))
-        samples.append(_quadratic_outside(basis, vector, product(op, vector, loop)))
+        vector = _draw_outside(basis, numerics.draw_probe(rest_key, op.size, op.dtype, "gaussian", number))
+        samples.append(_quadratic_outside(basis, vector, _product(op, vector, loop)))
     first, second, scale = np.array(samples, np.float64).T
     left = op.size - len(inside)
     trace, square = left * np.mean(scale * first), left * np.mean(scale**2 * second)
@@ -204,7 +203,7 @@ def _project(basis: Array, vector: Array) -> Array:
     return vector
 
 
-def xtrace(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> TraceParts:
+def xtrace(op: Operator, key: Array, num_products: int, loop: Loop) -> TraceParts:
     """The mean over i of Tr Q_iᵀAQ_i + ω_iᵀ (I − Q_iQ_iᵀ) A (I − Q_iQ_iᵀ) ω_i (Epperly, Tropp & Webber 2024).
 
     Q_i is an orthonormal basis of A ω_j for all j but i; the k = num_products // 2 vectors ω are uniform on a sphere,
@@ -220,7 +219,7 @@ def xtrace(op: Operator, key: Array, num_products: int, loop: loops.Loop) -> Tra
     """
     drawn = sketch(op, key, num_products // 2, loop)
     rank, count = drawn.coefficients.shape
-    inside = np.array([accurate_dot(drawn.basis, product(op, q, loop)) for q in drawn.basis], np.float64).reshape(
+    inside = np.array([accurate_dot(drawn.basis, _product(op, q, loop)) for q in drawn.basis], np.float64).reshape(
         rank, rank
     )
     omega = np.array([accurate_dot(drawn.basis, probe_vector(op, key, number)) for number in range(count)], np.float64)
@@ -258,16 +257,16 @@ def _estimates(small: Small, which: int | slice, lost: np.ndarray) -> np.ndarray
     """Of the probes `which`, the estimates less Tr QᵀAQ, [n], where their bases lack `lost` [n, l, r], orthonormal."""
     omega, image = np.atleast_2d(small.omega[which], small.image[which])
     along = np.sum(lost * omega[:, None], axis=2)
-    kept = omega - np.sum(along[:, :, None] * lost, axis=1)
+    projected = omega - np.sum(along[:, :, None] * lost, axis=1)
     rank = omega.shape[1]
     missing = np.sum(
         (lost.reshape(lost.shape[0] * lost.shape[1], rank) @ small.inside).reshape(lost.shape) * lost, axis=(1, 2)
     )
-    # ω_iᵀ A x − pᵀ A x, with p = Q `kept` the projection of ω_i and x = ω_i − p.
+    # ω_iᵀ A x − pᵀ A x, with p = Q `projected` the projection of ω_i and x = ω_i − p.
     first = np.sum(along * np.sum(lost * image[:, None], axis=2), axis=1)
-    rest = first - np.sum(kept * (image - kept @ small.inside), axis=1)
+    rest = first - np.sum(projected * (image - projected @ small.inside), axis=1)
     left = small.size - rank + lost.shape[1]
-    result: np.ndarray = rest * left / (small.size - np.sum(kept**2, axis=1)) - missing
+    result: np.ndarray = rest * left / (small.size - np.sum(projected**2, axis=1)) - missing
     return result
 
 

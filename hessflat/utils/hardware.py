@@ -1,4 +1,4 @@
-"""How much memory there is, asked before something large is made."""
+"""The device that arrays lie on, and how much memory it has, asked before something large is made."""
 
 import math
 import os
@@ -7,10 +7,25 @@ from typing import Any
 
 import jax
 
+from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 
-def available() -> int:
+def platform(tree: Any) -> str:
+    """The platform, "cpu" say, of the devices that the arrays of `tree` lie on.
+
+    For shapes, NumPy arrays and traced arrays it is that of the device on which JAX makes new arrays.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not compat.is_traced(leaf):
+            return next(iter(leaf.devices())).platform
+    device = compat.setting("jax_default_device")
+    if isinstance(device, str):
+        return device
+    return (device or jax.devices()[0]).platform
+
+
+def free_bytes() -> int:
     """Bytes that are free now on the device that computations run on (on a CPU: in this machine, or its container)."""
     device = jax.devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
@@ -20,7 +35,7 @@ def available() -> int:
     return min(_free_in_machine(), _free_in_container())
 
 
-def size_of(tree: Any) -> int:
+def num_bytes(tree: Any) -> int:
     """Bytes in the leaves of a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
@@ -40,13 +55,13 @@ def release_programs() -> None:
         jax.clear_caches()
 
 
-def require(needed: int, what: str, instead: str) -> None:
+def require_bytes(needed: int, what: str, instead: str) -> None:
     """Refuse what does not fit.
 
     Raises:
         InputError: `needed` bytes are not free; the line says `what` needs them and what to do `instead`.
     """
-    free = available()
+    free = free_bytes()
     if needed > free:
         raise InputError(f"{what} needs {text(needed)} and {text(free)} are free; {instead}")
 

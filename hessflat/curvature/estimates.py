@@ -1,7 +1,7 @@
 """What a measurement gives back: a value, how far off it may be, and what it took to get it.
 
 `Estimate` is for means over random probes (a standard error), `RitzValue` for eigenvalues (a bound). Both end with the
-three fields of `Cost`, as does every other record of a measurement.
+three fields of `ProductCost`, as does every other record of a measurement.
 """
 
 import time
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.curvature.numerics import precision
+from hessflat.curvature import numerics
 
 
-class Cost(NamedTuple):
+class ProductCost(NamedTuple):
     """What a measurement took."""
 
     num_products: int  # products with the operator
     seconds: float  # wall time, compilation included
-    precision: str  # of matrix products, as `precision.name` tells it
+    precision: str  # of matrix products, as `numerics.precision_name` gives it
 
 
 class Estimate(NamedTuple):
@@ -40,12 +40,12 @@ class RitzValue(NamedTuple):
     precision: str
 
 
-def cost_since(began: float, num_products: int) -> Cost:
+def cost_since(began: float, num_products: int) -> ProductCost:
     """The cost of what started at `began`, a reading of `time.perf_counter`, and used the precision of now."""
-    return Cost(num_products, time.perf_counter() - began, precision.name())
+    return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name())
 
 
-def mean(samples: np.ndarray, cost: Cost) -> Estimate:
+def mean(samples: np.ndarray, cost: ProductCost) -> Estimate:
     """The mean of independent samples [k] and its standard error s / √k."""
     samples = np.asarray(samples, np.float64)
     return Estimate(float(samples.mean()), float(standard_error(samples)), *cost)
@@ -72,7 +72,7 @@ def square_root(estimate: Estimate) -> Estimate:
     return estimate._replace(value=float(value), standard_error=float(error))
 
 
-def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: Cost) -> Estimate:
+def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: ProductCost) -> Estimate:
     """(mean a)² / mean b of samples [k] in pairs, its error by the delta method; 0 where b is 0 throughout."""
     a, b = float(numerators.mean()), float(denominators.mean())
     if b == 0:

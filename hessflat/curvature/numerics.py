@@ -1,0 +1,315 @@
+"""What every measurement computes with: parameter trees seen as flat vectors, random probes, the precision of matrix
+products, inner products of long vectors, and the checks of what a user gives.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.utils import compat
+from hessflat.utils.errors import InputError, nearest
+
+Tree = Any
+Probe = Literal["rademacher", "gaussian"]
+
+# JAX's settings, from the fastest to the most exact, and what each is on a backend. A CPU knows only the last.
+_LEVELS = {
+    **dict.fromkeys(("default", "fastest", "bfloat16"), 0),
+    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), 1),
+    **dict.fromkeys(("highest", "float32"), 2),
+}
+_DONE_IN = {
+    "cpu": ("highest", "highest", "highest"),
+    "gpu": ("tensorfloat32", "tensorfloat32", "highest"),
+    "tpu": ("bfloat16", "bfloat16_3x", "highest"),
+}
+_EPSILONS = {
+    **dict.fromkeys(("tensorfloat32", "TF32_TF32_F32", "F16_F16_F32"), 2.0**-10),
+    **dict.fromkeys(("bfloat16", "BF16_BF16_F32"), 2.0**-7),
+    **dict.fromkeys(("bfloat16_3x", "BF16_BF16_F32_X3"), 2.0**-16),
+}
+
+# XLA's CPU product of a matrix and a vector adds one term after another, and its rounding grows with their number: at
+# four million terms Gram-Schmidt leaves 1e-4. Sums of `_PIECE` terms are made by themselves, and then added.
+_MANY = 2**18
+_PIECE = 2**16
+
+
+def common_dtype(tree: Tree) -> jnp.dtype:
+    """The one floating type that a flat vector over `tree` has."""
+    return jnp.result_type(*jax.tree.leaves(tree))
+
+
+def ravel(tree: Tree) -> Array:
+    """Every leaf, ravelled, one after the other: [P]."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def unravel(like: Tree, vector: Array) -> Tree:
+    """The inverse of `ravel`. `vector` may have leading axes, [..., P], which every leaf then keeps."""
+    leaves, structure = jax.tree.flatten(like)
+    parts, start = [], 0
+    for leaf in leaves:
+        part = vector[..., start : start + leaf.size]
+        parts.append(part.reshape(*vector.shape[:-1], *leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(structure, parts)
+
+
+def split(tree: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
+    """The leaves whose path is `chosen`, and the others: trees like `tree` with None in the other's places."""
+    flags = jax.tree.map_with_path(lambda path, leaf: bool(chosen(path)), tree)
+    inside = jax.tree.map(lambda leaf, flag: leaf if flag else None, tree, flags)
+    outside = jax.tree.map(lambda leaf, flag: None if flag else leaf, tree, flags)
+    return inside, outside
+
+
+def merge(tree: Tree, rest: Tree) -> Tree:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, tree, rest, is_leaf=lambda x: x is None)
+
+
+def select(tree: Tree, like: Tree) -> Tree:
+    """The leaves of `tree` at the places where `like` has one, None elsewhere."""
+    return jax.tree.map(lambda a, b: None if a is None else b, like, tree, is_leaf=lambda x: x is None)
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """The floating leaves of `tree` as `dtype`; integers (labels) stay."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def as_arrays(what: str, tree: Tree) -> Tree:
+    """`tree` with JAX arrays as leaves; anything that is not an array, or not finite, is refused."""
+    if not jax.tree.leaves(tree):
+        raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
+    arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
+    leaves = jax.tree.leaves_with_path(arrays)
+    for (path, leaf), finite in zip(leaves, _all_finite([leaf for _, leaf in leaves]), strict=True):
+        if not any_traced(finite) and not finite:
+            count = int((~jnp.isfinite(leaf)).sum())
+            raise InputError(f"{_name(what, path)} must be finite, got {count} of {leaf.size} values that are not")
+    return arrays
+
+
+def require_floating(what: str, tree: Tree) -> None:
+    """Derivatives are taken in these, so integers and complex numbers are refused."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(f"{_name(what, path)} must be real floating point, got {leaf.dtype}; cast it")
+
+
+def same_structure(a: Tree, b: Tree) -> bool:
+    """Whether two trees differ in their leaves only."""
+    structures: tuple[Any, Any] = jax.tree.structure(a), jax.tree.structure(b)
+    result: bool = structures[0] == structures[1]
+    return result
+
+
+def require_like(what: str, tree: Tree, like: Tree) -> None:
+    """Refuse a `tree` whose structure, shapes or types are not those of `like`."""
+    if not same_structure(tree, like):
+        raise InputError(f"{what} must have the structure {_brief(like)}, got {_brief(tree)}")
+    for (path, leaf), expected in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if jnp.shape(leaf) != expected.shape:
+            raise InputError(f"{_name(what, path)} must have shape {expected.shape}, got {jnp.shape(leaf)}")
+    require_floating(what, jax.tree.map(jnp.asarray, tree))
+
+
+def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
+    """Shapes and types of `function(*args)`, traced once per function and shapes."""
+    leaves, structure = jax.tree.flatten(args)
+    try:
+        return _output_shapes(function, structure, shapes(leaves))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's function raises, said in a line that names the function
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
+
+
+def shapes(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What a compiled function depends on, and nothing else."""
+    return tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+
+
+def any_traced(tree: Tree) -> bool:
+    """Whether any leaf stands for a value that is not known yet."""
+    return any(compat.is_traced(leaf) for leaf in jax.tree.leaves(tree))
+
+
+@functools.lru_cache(maxsize=256)
+def _output_shapes(function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Tree:
+    return jax.eval_shape(function, *jax.tree.unflatten(structure, shapes))
+
+
+def _as_array(what: str, path: Any, leaf: Any) -> Array:
+    if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "dtype"):
+        raise InputError(f"{_name(what, path)} must be an array, got {type(leaf).__name__}")
+    return jnp.asarray(leaf, dtype=jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def _all_finite(leaves: list[Array]) -> list[Any]:
+    if not any_traced(leaves) and all(x.devices() == {jax.devices("cpu")[0]} for x in leaves):
+        return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+    result: list[Any] = _all_finite_on_devices(leaves)
+    return result
+
+
+# One program for all leaves: one for each would take longer to compile than many a measurement does.
+@jax.jit
+def _all_finite_on_devices(leaves: list[Array]) -> list[Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def _name(what: str, path: Any) -> str:
+    return f"{what}{jax.tree_util.keystr(path)}"
+
+
+def _brief(tree: Tree) -> str:
+    """The structure of a tree on one line, cut where it gets long."""
+    text = str(jax.tree.structure(tree)).removeprefix("PyTreeDef(").removesuffix(")")
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: int = 0) -> Array:
+    """A unit vector [P]: random signs (the lower variance for a trace), or uniform on the sphere.
+
+    Every `number` has a vector of its own. NumPy draws them, seeded with the key and the number: there is nothing
+    to compile, and they are the same on every backend and, but for rounding, in every precision.
+    """
+    generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), number])
+    if probe == "rademacher":
+        bits = np.unpackbits(np.frombuffer(generator.bytes(math.ceil(size / 8)), np.uint8), count=size)
+        vector = (np.array([-1.0, 1.0]) / math.sqrt(size)).astype(dtype)[bits]
+    else:
+        vector = generator.standard_normal(size)
+        vector = (vector / np.linalg.norm(vector)).astype(dtype)
+    return jnp.asarray(vector)
+
+
+def require_probe(probe: str) -> None:
+    """Refuse an unknown kind of probe."""
+    if probe not in ("rademacher", "gaussian"):
+        raise InputError(f"unknown probe {probe!r}; {nearest(probe, ('rademacher', 'gaussian'))}")
+
+
+def require_count(what: str, value: int) -> None:
+    """Refuse a count that is not a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{what} must be a whole number of at least 1, got {value!r}")
+
+
+def require_key(key: Array) -> None:
+    """Refuse anything but one random key, of either kind."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
+    if not ((typed and key.shape == ()) or raw):
+        raise InputError(f"key must be one random key such as jax.random.key(0), got {type(key).__name__}")
+
+
+def precision_name() -> str:
+    """What products of float32 matrices are done in: "highest", "tensorfloat32", "bfloat16_3x" or "bfloat16".
+
+    It follows from the backend and the user's `jax.default_matmul_precision`; a dot algorithm stays as it is.
+    """
+    asked = _asked()
+    levels = _DONE_IN.get(jax.default_backend())
+    return levels[_LEVELS[asked]] if levels and asked in _LEVELS else asked
+
+
+def matmul_precision() -> AbstractContextManager[None]:
+    """A context in which every matrix product is done in the user's precision, or else in the highest.
+
+    TF32 and bfloat16 passes change small eigenvalues, so they are never taken unasked.
+    """
+    result: AbstractContextManager[None] = jax.default_matmul_precision(_asked())
+    return result
+
+
+def epsilon(dtype: Any, precision: str) -> float:
+    """The relative rounding of a product in `precision` on numbers of type `dtype`."""
+    own = float(jnp.finfo(dtype).eps)
+    return own if jnp.dtype(dtype).itemsize > 4 else max(own, _EPSILONS.get(precision, 0.0))
+
+
+def _asked() -> str:
+    return str(compat.setting("jax_default_matmul_precision") or "highest")
+
+
+def is_long(vector: Array) -> bool:
+    """Whether sums over the entries of `vector` [P] need care on a CPU."""
+    return vector.size >= _MANY
+
+
+def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
+    """`rows` [m, P] times `vector` [P], in single precision at least: [m].
+
+    Without `compensated`, the rounding of long sums may be in it, where leaving it in is faster.
+    """
+    if not is_long(vector) or (not compensated and rows.dtype == vector.dtype):
+        return _dot_at_once(rows, vector)
+    result: Array = _dot_of_many(rows, vector)
+    return result
+
+
+def _dot_at_once(rows: Array, vector: Array) -> Array:
+    return widened(rows) @ widened(vector)
+
+
+def _dot_in_pieces(rows: Array, vector: Array) -> Array:
+    count = vector.size // _PIECE
+
+    def add(number: Array, total: Array) -> Array:
+        pieces = (jax.lax.dynamic_slice_in_dim(x, number * _PIECE, _PIECE, x.ndim - 1) for x in (rows, vector))
+        return total + jnp.matmul(*map(widened, pieces))
+
+    rest = widened(rows[:, count * _PIECE :]) @ widened(vector[count * _PIECE :])
+    result: Array = jax.lax.fori_loop(0, count, add, rest)
+    return result
+
+
+_dot_of_many = compat.by_platform("dot_of_many", cpu=_dot_in_pieces, default=_dot_at_once)
+
+
+def combination(coefficients: Array, rows: Array) -> Array:
+    """`coefficients` [m] times `rows` [m, P], row by row, so that a narrow type is not widened all at once: [P]."""
+    result: Array = sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
+    return result
+
+
+def gram(blocks: tuple[Array, ...]) -> np.ndarray:
+    """Q Qᵀ [..., m, m], in double precision, of the rows of all blocks [..., ., P] together.
+
+    Made piece by piece: a product of whole blocks would copy them. Each piece is a product in the precision of the
+    rows, single at least, and the pieces are added in double precision.
+    """
+    number, size = sum(block.shape[-2] for block in blocks), blocks[0].shape[-1]
+    terms = min(_PIECE // 4, size)
+    total = np.zeros((*blocks[0].shape[:-2], number, number))
+    for first in range(0, size, terms):
+        # The last piece is moved back until it fits; what it has in common with the one before is left out.
+        start = min(first, size - terms)
+        products, squares = _products_of_piece(blocks, start, first - start, terms)
+        # On the diagonal all terms have one sign: a sum by itself rounds less than the matrix product.
+        total += np.where(np.eye(number), np.asarray(squares)[..., None], products)
+    return total
+
+
+@functools.partial(jax.jit, static_argnames="terms")
+def _products_of_piece(blocks: tuple[Array, ...], start: int, skipped: int, terms: int) -> tuple[Array, Array]:
+    rows = widened(jnp.concatenate([jax.lax.dynamic_slice_in_dim(s, start, terms, -1) for s in blocks], axis=-2))
+    rows = jnp.einsum("...mt,t->...mt", rows, jnp.arange(terms) >= skipped)
+    return rows @ jnp.matrix_transpose(rows), jnp.sum(rows**2, axis=-1)
+
+
+def widened(x: Array) -> Array:
+    """`x` in single precision at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

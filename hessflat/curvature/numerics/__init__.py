@@ -1,1 +1,0 @@
-"""Arithmetic on parameter trees, probes, sums and estimates."""
