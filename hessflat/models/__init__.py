@@ -1,31 +1,21 @@
-"""Networks as pure functions of their parameters. To add one: a file here and a line in `MODELS`.
+"""Networks as pure functions of their parameters. To add one: a file here and a line in `_MODULES`.
 
-A builder takes the number of classes and, keyword-only, its settings; it returns a `flax.linen` module whose call is
-`module(inputs, train)`. This folder is the only one that knows flax.linen.
+The file has a builder of its own name, which takes the number of classes and, keyword-only, its settings; it returns a
+`flax.linen` module whose call is `module(inputs, train)`. This folder is the only one that knows flax.linen.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen as nn
 
 from hessflat.config.validators import require, settings_of
-from hessflat.models.alexnet import alexnet
-from hessflat.models.cnn9 import cnn9
-from hessflat.models.coordinate_network import coordinate_network
-from hessflat.models.deep_linear import deep_linear
-from hessflat.models.layers import Layer, apply_by_layer
-from hessflat.models.mlp import mlp
-from hessflat.models.normalisation import BatchNormLayer, Normalisation
-from hessflat.models.preresnet import preresnet
-from hessflat.models.resnet import resnet
-from hessflat.models.softmax_regression import softmax_regression
-from hessflat.models.two_convolutions import two_convolutions
-from hessflat.models.vgg import vgg
-from hessflat.models.wide_resnet import wide_resnet
+from hessflat.models.layers import BatchNormLayer, Normalisation
+from hessflat.models.layerwise import Layer, apply_by_layer
 from hessflat.utils.errors import require_known
 
 __all__ = [
@@ -40,25 +30,30 @@ __all__ = [
     "num_params",
 ]
 
+# A module of this folder for each network, which has a builder of its own name.
+_MODULES = (
+    "softmax_regression",
+    "mlp",
+    "deep_linear",
+    "cnn9",
+    "two_convolutions",
+    "alexnet",
+    "vgg",
+    "resnet",
+    "preresnet",
+    "wide_resnet",
+    "coordinate_network",
+)
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
-    "softmax_regression": softmax_regression,
-    "mlp": mlp,
-    "deep_linear": deep_linear,
-    "cnn9": cnn9,
-    "two_convolutions": two_convolutions,
-    "alexnet": alexnet,
-    "vgg": vgg,
-    "resnet": resnet,
-    "preresnet": preresnet,
-    "wide_resnet": wide_resnet,
-    "coordinate_network": coordinate_network,
+    name: getattr(import_module(f"{__name__}.{name}"), name) for name in _MODULES
 }
 
 
 class Model(NamedTuple):
-    """`init(key, inputs) -> (params, statistics)`; `apply(params, statistics, inputs, train) -> (logits, statistics)`.
+    """A network as two pure functions.
 
-    `statistics` are the running averages of batch normalisation, an empty dict for models without it. With `train`
+    `init(key, inputs) -> (params, batch_stats)`, `apply(params, batch_stats, inputs, train) -> (logits, batch_stats)`.
+    `batch_stats` are the running averages of batch normalisation, an empty dict for models without it. With `train`
     set, batch normalisation uses (and is differentiated through) the statistics of the inputs it is given.
     """
 
@@ -95,10 +90,10 @@ def _as_model(module: nn.Module) -> Model:
         variables = module.init(key, inputs, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params: Any, statistics: Any, inputs: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": statistics}
+    def apply(params: Any, batch_stats: Any, inputs: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
         if not train:
-            return cast(jax.Array, module.apply(variables, inputs, train=False)), statistics
+            return cast(jax.Array, module.apply(variables, inputs, train=False)), batch_stats
         logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
         return logits, changed.get("batch_stats", {})
 

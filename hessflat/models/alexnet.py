@@ -11,8 +11,7 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, each, whole
-from hessflat.models.images import max_pool, require_images, require_side
-from hessflat.models.initialisers import ConvInit, conv, dense
+from hessflat.models.layers import ConvInit, conv, dense, max_pool, require_images, require_side
 
 # Size, stride, channels in units of the first layer's, and whether pooling follows.
 _LAYERS = ((3, 2, 1, True), (5, 1, 3, True), (3, 1, 6, False), (3, 1, 4, False), (3, 1, 4, True))

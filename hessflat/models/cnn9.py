@@ -10,8 +10,7 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, one_of
-from hessflat.models.images import require_side
-from hessflat.models.initialisers import ConvInit, conv
+from hessflat.models.layers import ConvInit, conv, require_side
 
 
 class CNN9(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, each, one_of, positive
-from hessflat.models.initialisers import INITIALISERS, dense
+from hessflat.models.layers import INITIALISERS, dense
 
 
 class CoordinateNetwork(nn.Module):

@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, each, one_of
-from hessflat.models.initialisers import INITIALISERS, dense
+from hessflat.models.layers import INITIALISERS, dense
 
 
 class DeepLinear(nn.Module):

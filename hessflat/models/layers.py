@@ -1,60 +1,164 @@
-"""A network layer by layer: what goes into each and comes out of it, and each as a function by itself.
+"""What networks are built of: layers with their initial weights, batch normalisation, pooling, residual stages.
 
-Of *On progressive sharpening*, §3: f_L ∘ ⋯ ∘ f_1. A layer is a module with parameters of its own: a dense layer, a
-convolution, a normalisation. What has no parameters, an activation say, belongs to the layer after it.
+All are called inside compact modules. Running averages of batch normalisation are taken as in PyTorch but for one
+thing: flax averages the variance of the batch as it is, PyTorch its unbiased estimate, larger by n / (n - 1) with n the
+number of activations of a channel.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
+from hessflat.config.validators import anything, below, one_of, positive
 from hessflat.utils.errors import InputError
 
 
-class Layer(NamedTuple):
-    """A layer in one pass through the network."""
+class Initialiser(NamedTuple):
+    """How kernels and biases start. A bias knows its layer's fan-in, as PyTorch's default needs it."""
 
-    inputs: jax.Array  # [n, ...]
-    outputs: jax.Array  # [n, ...] f_l(θ_l, inputs)
-    params: Any  # θ_l
-    alone: Callable[[Any], jax.Array]  # θ_l -> f_l(θ_l, inputs), apart from the network
+    kernel: Callable
+    bias: Callable[[int], Callable]
 
 
-def apply_by_layer(
-    apply: Callable[..., tuple[jax.Array, Any]],
-    params: Any,
-    statistics: Any,
-    inputs: jax.Array,
-    change: Callable[[str, jax.Array], jax.Array] | None = None,
-) -> tuple[jax.Array, dict[str, Layer]]:
-    """Logits and every layer by name, in the order of the pass, batch norm in eval mode.
+def _uniform_bias(fan_in: int) -> Callable:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(jnp.asarray(fan_in, dtype))
 
-    `apply` is that of a `Model`. What goes on from a layer is `change(name, outputs)`, where there is one.
+    return init
 
-    Raises:
-        InputError: a layer that is passed through more than once, whose parameters are then not of one layer.
+
+def _constant_bias(value: float) -> Callable[[int], Callable]:
+    return lambda fan_in: nn.initializers.constant(value)
+
+
+# Variance 1 / (3 fan_in) uniformly is uniform(±1/√fan_in), the default of PyTorch's linear and convolutional layers.
+INITIALISERS: Mapping[str, Initialiser] = {
+    "uniform": Initialiser(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias),
+    "he": Initialiser(nn.initializers.he_normal(), _constant_bias(0)),
+    "zeros": Initialiser(nn.initializers.zeros, _constant_bias(0)),
+}
+
+# The last two are for convolutions alone.
+CONVOLUTIONS: Mapping[str, Initialiser] = {
+    "uniform": INITIALISERS["uniform"],
+    "he": INITIALISERS["he"],
+    "he_fan_out": Initialiser(nn.initializers.variance_scaling(2, "fan_out", "normal"), _constant_bias(0)),
+    "glorot": Initialiser(nn.initializers.variance_scaling(1, "fan_avg", "normal"), _constant_bias(0.1)),
+}
+
+# The codes that start convolutions so leave dense layers at PyTorch's default.
+_BESIDE = {"he_fan_out": "uniform", "glorot": "uniform"}
+
+UseBatchNorm = Annotated[bool, anything, "whether there is batch normalisation"]
+Momentum = Annotated[float, below(0, 1), "share of the old running average that stays, 1 - PyTorch's momentum"]
+Epsilon = Annotated[float, positive, "added to the variance"]
+
+ConvBias = Annotated[bool, anything, "whether convolutions have biases"]
+ConvInit = Annotated[str, one_of(CONVOLUTIONS), "initial weights; he_fan_out and glorot leave dense layers uniform"]
+
+
+def dense(
+    activations: jax.Array, features: int, initialiser: str, *, bias: bool = True, kernel: Callable | None = None
+) -> jax.Array:
+    """A dense layer started by the named initialiser, or its weights by `kernel`."""
+    named, bias_of = INITIALISERS[_BESIDE.get(initialiser, initialiser)]
+    fan_in = activations.shape[-1]
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel or named, bias_init=bias_of(fan_in))(activations)
+
+
+def conv(
+    activations: jax.Array,
+    features: int,
+    size: int,
+    initialiser: str,
+    *,
+    stride: int = 1,
+    padding: str | None = None,
+    bias: bool = True,
+) -> jax.Array:
+    """A convolution with square kernels, padded by ⌊size / 2⌋ on every side unless `padding` says otherwise."""
+    kernel, bias_of = CONVOLUTIONS[initialiser]
+    half = (size // 2, size // 2)
+    layer = nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=padding or (half, half),
+        use_bias=bias,
+        kernel_init=kernel,
+        bias_init=bias_of(size * size * activations.shape[-1]),
+    )
+    return layer(activations)
+
+
+class Normalisation(NamedTuple):
+    """Activations less their mean over their standard deviation, by channel, then scaled and shifted; or left alone.
+
+    *On progressive sharpening*, appendix A.1. In training mode mean and variance are those of the inputs, and
+    derivatives go through them.
     """
-    layers: dict[str, Layer] = {}
 
-    def look(function: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        module, variables = context.module, {}
-        if context.method_name == "__call__":
-            variables = dict(module.variables)
-        own = variables.pop("params", {})
-        if all(isinstance(value, Mapping) for value in own.values()):
-            return function(*args, **kwargs)
-        name = "/".join(module.path)
-        if name in layers:
-            raise InputError(f"the layer {name} is passed through more than once; use a model that has no such layer")
-        outputs = function(*args, **kwargs)
-        by_itself = module.clone(parent=None)
-        layers[name] = Layer(
-            args[0], outputs, own, lambda p: by_itself.apply({"params": p, **variables}, *args, **kwargs)
+    use: bool
+    momentum: float
+    epsilon: float
+
+    def __call__(self, activations: jax.Array, train: bool) -> jax.Array:
+        if not self.use:
+            return activations
+        layer = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            use_fast_variance=False,  # E[x²] - E[x]² cancels in single precision
         )
-        return change(name, outputs) if change else outputs
+        return layer(activations)
 
-    with nn.intercept_methods(look):
-        logits, _ = apply(params, statistics, inputs, False)
-    return logits, layers
+
+class BatchNormLayer(nn.Module):
+    """A batch-norm layer by itself, for what is said of the layer: *On progressive sharpening*, theorem A.1."""
+
+    normalise: Normalisation
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+        return self.normalise(inputs, train)
+
+
+def residual_stages(
+    activations: jax.Array, block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int], train: bool
+) -> jax.Array:
+    """`depths` blocks of `widths` features, stage by stage, each stage but the first starting with stride 2.
+
+    A block is `block(features, stride)`.
+    """
+    for stage, (features, number) in enumerate(zip(widths, depths, strict=True)):
+        for index in range(number):
+            activations = block(features, 2 if stage and not index else 1)(activations, train)
+    return activations
+
+
+def require_images(model: str, inputs: jax.Array) -> int:
+    """Refuse anything but images; their smaller side in pixels."""
+    if inputs.ndim != 4:
+        shape = list(inputs.shape[1:])
+        raise InputError(f"{model} needs images [height, width, channels], got inputs of shape {shape}; use mlp")
+    return min(inputs.shape[1:3])
+
+
+def require_side(model: str, inputs: jax.Array, smallest: int, because: str, advice: str) -> None:
+    """Refuse images with fewer than `smallest` pixels on a side, in one line that says what to do instead."""
+    if require_images(model, inputs) < smallest:
+        height, width = inputs.shape[1:3]
+        raise InputError(
+            f"{model} needs images of at least {smallest}x{smallest} {because}, got {height}x{width}; {advice}"
+        )
+
+
+def max_pool(activations: jax.Array) -> jax.Array:
+    """The largest of every 2 x 2 activations; an odd last row or column is left out, as in PyTorch."""
+    # Maxima over a reshaped array or over slices are no faster on a CPU: the gradient and the Hessian-vector product of
+    # a VGG-11 take the same time within a few percent.
+    return nn.max_pool(activations, (2, 2), (2, 2))

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, each, one_of
-from hessflat.models.initialisers import INITIALISERS, dense
-from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.models.layers import INITIALISERS, Epsilon, Momentum, Normalisation, UseBatchNorm, dense
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,

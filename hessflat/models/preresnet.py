@@ -12,10 +12,18 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import Rule, at_least
-from hessflat.models.images import require_images
-from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
-from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
-from hessflat.models.stages import residual_stages
+from hessflat.models.layers import (
+    ConvBias,
+    ConvInit,
+    Epsilon,
+    Momentum,
+    Normalisation,
+    UseBatchNorm,
+    conv,
+    dense,
+    require_images,
+    residual_stages,
+)
 
 _EXPANSION = 4
 _DEPTHS = Rule(lambda depth: depth >= 11 and depth % 9 == 2, "9 n + 2, such as 11, 110 or 164")

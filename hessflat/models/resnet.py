@@ -11,10 +11,18 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, one_of
-from hessflat.models.images import require_images
-from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
-from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
-from hessflat.models.stages import residual_stages
+from hessflat.models.layers import (
+    ConvBias,
+    ConvInit,
+    Epsilon,
+    Momentum,
+    Normalisation,
+    UseBatchNorm,
+    conv,
+    dense,
+    require_images,
+    residual_stages,
+)
 
 # Blocks of each stage by depth.
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

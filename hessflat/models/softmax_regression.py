@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import one_of
-from hessflat.models.initialisers import INITIALISERS, dense
+from hessflat.models.layers import INITIALISERS, dense
 
 
 class SoftmaxRegression(nn.Module):

@@ -6,8 +6,7 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, one_of
-from hessflat.models.images import max_pool, require_side
-from hessflat.models.initialisers import ConvInit, conv, dense
+from hessflat.models.layers import ConvInit, conv, dense, max_pool, require_side
 
 
 class TwoConvolutions(nn.Module):

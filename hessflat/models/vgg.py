@@ -9,9 +9,18 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import at_least, each, one_of, whole
-from hessflat.models.images import max_pool, require_images, require_side
-from hessflat.models.initialisers import ConvInit, conv, dense
-from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
+from hessflat.models.layers import (
+    ConvInit,
+    Epsilon,
+    Momentum,
+    Normalisation,
+    UseBatchNorm,
+    conv,
+    dense,
+    max_pool,
+    require_images,
+    require_side,
+)
 
 # Convolutions of each stage by depth, which counts the three dense layers too.
 _STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -14,10 +14,18 @@ import jax
 from flax import linen as nn
 
 from hessflat.config.validators import Rule, at_least
-from hessflat.models.images import require_images
-from hessflat.models.initialisers import ConvBias, ConvInit, conv, dense
-from hessflat.models.normalisation import Epsilon, Momentum, Normalisation, UseBatchNorm
-from hessflat.models.stages import residual_stages
+from hessflat.models.layers import (
+    ConvBias,
+    ConvInit,
+    Epsilon,
+    Momentum,
+    Normalisation,
+    UseBatchNorm,
+    conv,
+    dense,
+    require_images,
+    residual_stages,
+)
 
 _DEPTHS = Rule(lambda depth: depth >= 10 and depth % 6 == 4, "6 n + 4, such as 10, 16 or 28")
 

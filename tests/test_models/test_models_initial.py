@@ -6,7 +6,7 @@ import pytest
 from model_cases import quick_jit
 
 from hessflat import models
-from hessflat.models.initialisers import CONVOLUTIONS
+from hessflat.models.layers import CONVOLUTIONS
 
 KEY = jax.random.key(3)
 IMAGES = np.zeros((1, 8, 8, 3), np.float32)
