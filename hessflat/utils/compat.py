@@ -66,7 +66,9 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
         default: the same for other platforms, with a result of the same shape and type.
     """
 
-    def mapped(function: Callable[..., Any], mapped_axes: tuple[Any, ...], params: Mapping[str, Any]) -> Callable:
+    def mapped(
+        function: Callable[..., Any], mapped_axes: tuple[Any, ...], params: Mapping[str, Any]
+    ) -> Callable[..., Any]:
         function = functools.partial(function, **params)
         for axes in mapped_axes:
             function = jax.vmap(function, in_axes=axes)

@@ -48,7 +48,7 @@ def engine_in_use(engine: Engine | None = None) -> Engine:
     return name  # type: ignore[return-value]
 
 
-def canonical(function: Callable, engine: Engine | None = None) -> Callable:
+def canonical(function: Callable[..., Any], engine: Engine | None = None) -> Callable[..., Any]:
     """`function`, which must not be differentiated further, with calls inlined and convolutions fast on CPUs.
 
     With the plain engine it is `function` itself.
@@ -114,7 +114,7 @@ def is_canonical(params: Mapping[str, Any]) -> bool:
 
 
 def _is_ungrouped(params: Mapping[str, Any]) -> bool:
-    return params["feature_group_count"] == params["batch_group_count"] == 1
+    return bool(params["feature_group_count"] == params["batch_group_count"] == 1)
 
 
 def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:

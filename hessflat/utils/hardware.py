@@ -18,11 +18,11 @@ def platform(tree: Any) -> str:
     """
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and not compat.is_traced(leaf):
-            return next(iter(leaf.devices())).platform
+            return str(next(iter(leaf.devices())).platform)
     device = compat.setting("jax_default_device")
     if isinstance(device, str):
         return device
-    return (device or jax.devices()[0]).platform
+    return str((device or jax.devices()[0]).platform)
 
 
 def free_bytes() -> int:

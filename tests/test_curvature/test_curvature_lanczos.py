@@ -8,6 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import hessflat.curvature as cv
 from hessflat.utils.errors import InputError
 
+KEY = jax.random.key(0)
+
 
 def simple(number, zeros, seed=0):
     values = np.random.default_rng(seed).uniform(0.5, 5, size=number)
@@ -162,3 +164,34 @@ def test_products_that_are_not_finite_are_refused():
 def test_raw_keys_are_taken():
     op = operator_of(symmetric([1, 2, 3]))
     assert cv.lanczos(op, jax.random.PRNGKey(0), 2).num_valid[0] == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_steps_are_reported_as_they_are_done(together):
+    steps = []
+    cv.lanczos(operator_of(symmetric(np.arange(1.0, 61))), KEY, 30, 2, together=together, on_steps=steps.append)
+    assert sum(steps) == 60
+    assert max(steps) <= 12 * (2 if together else 1)
+
+
+def test_a_krylov_space_that_ends_early_reports_every_step():
+    steps = []
+    cv.lanczos(operator_of(np.eye(50)), KEY, 30, on_steps=steps.append)
+    assert sum(steps) == 30
+
+
+def test_products_of_eigenpairs_and_steps_of_a_decomposition_are_reported():
+    steps = []
+    pairs = cv.eigenpairs(operator_of(symmetric(np.arange(1.0, 61))), KEY, 2, on_steps=steps.append)
+    assert sum(steps) == pairs.num_products
+    steps.clear()
+    params, batch = mlp_params(5, 3), examples(20, 5, 3)
+    cv.decompose(
+        predict, criterion, params, batch, KEY, num_steps=6, num_probes=2, trace_probes=0, on_steps=steps.append
+    )
+    assert sum(steps) == 12
+
+
+def test_nothing_is_shown_where_there_is_no_terminal(capfd):
+    cv.lanczos(operator_of(symmetric(np.arange(1.0, 61))), KEY, 30)
+    assert capfd.readouterr() == ("", "")

@@ -85,13 +85,14 @@ class LinearizedTerm:
     def partition(self, whole: Any, example: Any) -> "LinearizedTerm":
         """How each array lies on the devices: what there is for each batch is spread, all else is everywhere."""
         specs = jax.tree.map(lambda _: whole, self)
-        spread = lambda tree: jax.tree.map(lambda _: example, tree)  # noqa: E731
-        return dataclasses.replace(
+        spread: Any = lambda tree: jax.tree.map(lambda _: example, tree)  # noqa: E731
+        result: LinearizedTerm = dataclasses.replace(
             specs,
             batches=dataclasses.replace(self.batches, arrays=spread(self.batches.arrays)),
             residuals_per_batch=spread(self.residuals_per_batch),
             remainders=tuple((jax.tree.map(lambda _: whole, once), spread(each)) for once, each in self.remainders),
         )
+        return result
 
 
 def linearize(op: Operator, limit: int | None = None, engine: Engine | None = None) -> Operator:
@@ -302,7 +303,7 @@ def _stages(*traced: Any) -> Stages:
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)
     equations, results = _without_repeats(closed.jaxpr)
-    by_level: tuple[list, list, list] = ([], [], [])
+    by_level: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     source: dict[Any, Any] = {}
     for equation in equations:
         depends = max((level.get(v, 0) for v in _variables(equation.invars)), default=0)
@@ -310,7 +311,7 @@ def _stages(*traced: Any) -> Stages:
         source |= dict.fromkeys(equation.outvars, equation)
         by_level[depends].append(equation)
 
-    def inputs_of(users: list, results: Iterable[Any], above: int) -> tuple[list, list]:
+    def inputs_of(users: list[Any], results: Iterable[Any], above: int) -> tuple[list[Any], list[Any]]:
         """What `users` and `results` need from below: equations to do again, and variables to store."""
         again: dict[int, Any] = {}
         stored: dict[Any, None] = {}
@@ -345,7 +346,7 @@ def _stages(*traced: Any) -> Stages:
     )
 
 
-def _without_repeats(jaxpr: Any) -> tuple[list, list]:
+def _without_repeats(jaxpr: Any) -> tuple[list[Any], list[Any]]:
     """Equations and results with what is computed twice computed, and stored, once: H, G and R share a network."""
     same: dict[Any, Any] = {}
     seen: dict[Any, Any] = {}
@@ -370,7 +371,7 @@ def _is_number(atom: Any) -> bool:
     return isinstance(atom, compat.Literal) and np.ndim(atom.val) == 0
 
 
-def _in_order(equations: list, chosen: list) -> tuple[Any, ...]:
+def _in_order(equations: list[Any], chosen: list[Any]) -> tuple[Any, ...]:
     numbers = {id(equation) for equation in chosen}
     return tuple(equation for equation in equations if id(equation) in numbers)
 

@@ -3,6 +3,7 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from curvature_cases import examples, loss, mlp_params, operator_of, symmetric
@@ -54,6 +55,45 @@ def test_a_killed_run_ends_with_the_same_bits(op, tmp_path, monkeypatch, storage
         killed_after(8 - blocks, patch, "run_steps_on_host" if storage == "host" else "run_steps_compiled")
         resumed = cv.lanczos(op, KEY, folder=tmp_path, **settings)  # no step is done twice
     for name in ("alphas", "betas", "num_valid", "basis", "orthogonality"):
+        assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
+
+
+def in_memory(states):
+    """A checkpoint in a dictionary: what `folder` does, without files."""
+
+    def save(probe, state, rows, step, num_saved):
+        assert num_saved == (states[probe][2] if probe in states else 0)
+        # Arrays of a state are handed over to the next steps.
+        states[probe] = jax.tree.map(np.array, state), None if rows is None else rows.copy(), step
+
+    def load(probe, empty, rows):
+        if probe not in states:
+            return empty, 0
+        state, stored_rows, step = states[probe]
+        if rows is not None:
+            rows[:] = stored_rows
+        return jax.tree.map(jnp.asarray, state), step
+
+    return checkpoint.Checkpoint(load, save)
+
+
+@pytest.mark.parametrize("storage", ["device", "host"])
+def test_a_checkpoint_is_two_functions(op, monkeypatch, storage):
+    settings = {"num_steps": 40, "num_probes": 2, "storage": storage}
+    whole = cv.lanczos(op, KEY, **settings)
+    monkeypatch.setattr(LANCZOS, "_SECONDS_BETWEEN_SAVES", 0.0)
+    states, run = {}, "run_steps_on_host" if storage == "host" else "run_steps_compiled"
+    with monkeypatch.context() as patch:
+        killed_after(5, patch, run)
+        with pytest.raises(Killed):
+            cv.lanczos(op, KEY, checkpoint=in_memory(states), **settings)
+    assert {probe: step for probe, (_, _, step) in states.items()} == {0: 40, 1: 10}
+    steps = []
+    with monkeypatch.context() as patch:
+        killed_after(3, patch, run)
+        resumed = cv.lanczos(op, KEY, checkpoint=in_memory(states), on_steps=steps.append, **settings)
+    assert steps == [40, 10, 10, 10, 10]  # what is loaded counts at once
+    for name in ("alphas", "betas", "num_valid", "orthogonality"):
         assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
 
 
