@@ -29,5 +29,5 @@ def eval_state(
 
 def measured(state, *names, **settings):
     """The measures of these names, with their other settings at the defaults."""
-    defaults = {name: setting.default for name, setting in measures.settings().items()}
+    defaults = {name: setting.default for name, setting in measures.measure_settings().items()}
     return measures.measure(state, names, SimpleNamespace(**defaults | settings))

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from hessflat.config.validators import at_least
-from hessflat.measures.measure import Measure, Measurement
+from hessflat.measures.measurement import Measure, Measurement
 
 
 def weight_power(state, *, power: Annotated[int, at_least(1), "p of measure.weight_power"] = 1):
@@ -51,7 +51,7 @@ folder, metric, measure = sys.argv[1:]
 run = load_run(folder)
 print(as_text(table_by([run], columns=[(metric_name(metric), metric, ".4g")])))
 print("axis", axis_name(metric))
-print("products", run_cost(stored_config(run.folder)).measures[measure])
+print("products", run_cost(stored_config(run.folder)).products[measure])
 """
 
 

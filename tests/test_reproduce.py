@@ -27,14 +27,14 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
     assert found.num_steps == 352_000
     # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
     training = 4 * 7_840 * 45_000 * 1_000 / 1e9
-    assert training < found.of_run()
+    assert training < found.total_seconds()
     config = sweep.configs_of("g_logistic_scaling:paper")[0]
     without = config.copy_and_resolve_references()
     with without.unlocked():
         without.measure.update(spectra="never", jacobian="never", performance="never")
-    assert run_cost(without, Throughput(1e9, 0.0)).of_run() == pytest.approx(training / 20, rel=0.05)
+    assert run_cost(without, Throughput(1e9, 0.0)).total_seconds() == pytest.approx(training / 20, rel=0.05)
     # Small networks wait for their steps to be started.
-    assert run_cost(without, Throughput(1e30, 1e-3)).of_run() == pytest.approx(17_600 * 1e-3 + OVERHEAD)
+    assert run_cost(without, Throughput(1e30, 1e-3)).total_seconds() == pytest.approx(17_600 * 1e-3 + OVERHEAD)
 
 
 def test_a_plan_knows_the_sizes_that_a_run_has():

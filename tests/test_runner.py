@@ -63,7 +63,7 @@ def test_work_told_of_and_skipped_is_that_of_the_whole_run_however_it_ends(tmp_p
     reporter = progress.Reporter(lambda work, doing: told.append(work), told.append, lambda line: None)
     for times in (1, 2):
         loop.run_all([job], reporter)
-        assert sum(told) == pytest.approx(times * run_cost(job.config).of_run(), rel=1e-3)
+        assert sum(told) == pytest.approx(times * run_cost(job.config).total_seconds(), rel=1e-3)
 
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):

@@ -347,7 +347,7 @@ def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, 
     chosen = restore.stored_config(normalised)
     common = prepared(chosen)
     position = restore.position_of(chosen, runs.final_state(normalised))
-    state = loop.eval_state(chosen, common, position, lambda: position.state.params)
+    state = loop.make_eval_state(chosen, common, position, lambda: position.state.params)
     protocol = dataclasses.replace(state.protocol, batch_stats_size=shared, batch_size=chunk)
     op = curvature_operator(state._replace(protocol=protocol), "hessian", mode)
     data = curvature_data(state)

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     # Experiments may ask different questions of the same runs.
     by_folder = {job.folder: job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)}
     wanted = list(by_folder.values())
-    with progress.reporting(sum(cost_model.run_cost(job.config).of_run() for job in wanted)) as reporter:
+    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in wanted)) as reporter:
         pool.run_all(wanted, reporter, own["workers"])
     entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
                     # What is searched for is found anew, for the operators that are wanted now.
                     state = restore.stored_position(stored, shared.trainer, manager, step).state
                     first_params = partial(restore.first_params, Job(stored, folder.absolute()), shared.trainer)
-                    measured = loop.eval_state(changed, shared, restore.position_of(changed, state), first_params)
+                    measured = loop.make_eval_state(changed, shared, restore.position_of(changed, state), first_params)
                     loop.record_measurement(out, changed, measured, due_at_end(changed), step, shared.trainer)
                 reporter.advance(1.0, f"step {step}")
     print(out)

@@ -57,7 +57,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
     works: dict[str, float] = {}
     for one, jobs in planned:
         try:
-            works[one.id] = sum(cost_model.run_cost(job.config).of_run() for job in jobs)
+            works[one.id] = sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)
         except InputError as error:
             troubles.append(f"{one.id}: {error}")
     with progress.reporting(sum(works.values())) as reporter:
@@ -151,7 +151,7 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         for job in jobs:
             finished = run_folder.is_finished(job.folder)
             cost = cost_model.run_cost(job.config, speed)
-            own = cost.of_run() / 3600
+            own = cost.total_seconds() / 3600
             params.add(cost.num_params)
             listed.writerow(
                 (one.id, job.folder.name, int(finished), cost.num_params, cost.num_steps, f"{own:.4g}", command)

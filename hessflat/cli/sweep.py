@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """
     own, settings = flags.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
     jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
-    with progress.reporting(sum(cost_model.run_cost(job.config).of_run() for job in jobs)) as reporter:
+    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         compiled = pool.run_all(jobs, reporter, own["workers"])
     for job in jobs:
         print(job.folder)

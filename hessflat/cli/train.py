@@ -20,6 +20,6 @@ def main(argv: Sequence[str]) -> None:
     if own["from"]:
         chosen = config.override(chosen, {"train.from_run": own["from"]})
     jobs = jobs_of([schema.freeze(chosen)], Path(own["root"]))
-    with progress.reporting(sum(cost_model.run_cost(job.config).of_run() for job in jobs)) as reporter:
+    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         loop.run_all(jobs, reporter)
     print(jobs[0].folder)

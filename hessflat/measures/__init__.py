@@ -10,7 +10,7 @@ from typing import Any
 from hessflat.config.timetable import timetable
 from hessflat.config.validators import Setting, settings_of
 from hessflat.measures.eval_state import EvalState, Protocol
-from hessflat.measures.measure import Measure, Measurement
+from hessflat.measures.measurement import Measure, Measurement
 from hessflat.measures.operators import OPERATORS
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "Measure",
     "Measurement",
     "Protocol",
+    "make_protocol",
     "measure",
-    "protocol",
-    "settings",
+    "measure_settings",
 ]
 
 # In this order, so that a run whose curvature cannot be measured has its losses first.
@@ -48,7 +48,7 @@ _MODULES = (
 MEASURES: Mapping[str, Measure] = {name: import_module(f"{__name__}.{name}").MEASURE for name in _MODULES}
 
 
-def settings() -> dict[str, Setting]:
+def measure_settings() -> dict[str, Setting]:
     """The settings `measure.*`: when each measure is due, the protocol, and what single measures take.
 
     Measures may share a setting, but not its name alone: a default, a rule or a meaning of its own is refused.
@@ -62,7 +62,7 @@ def settings() -> dict[str, Setting]:
     return derived
 
 
-def protocol(settings: Any) -> Protocol:
+def make_protocol(settings: Any) -> Protocol:
     """The shared settings out of the block `measure` of a configuration."""
     return Protocol(**_taken(Protocol, settings))
 

@@ -24,7 +24,7 @@ from hessflat import models
 from hessflat.config.validators import at_least
 from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64
-from hessflat.measures.measure import Measure, Measurement, SampleSizes
+from hessflat.measures.measurement import Measure, Measurement, SampleSizes
 from hessflat.measures.operators import OPERATORS
 from hessflat.training.losses import make_targets
 from hessflat.training.trainer import update_batch_stats

@@ -2,7 +2,7 @@
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, chunk_size, curvature_data
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 
 
 def jacobian(state: EvalState) -> Measurement:

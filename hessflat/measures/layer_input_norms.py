@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from hessflat.measures.eval_state import EvalState, curvature_data
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import apply_by_layer
 
 # Of a matrix whose smaller side is above this, the largest singular value is found by iterating.

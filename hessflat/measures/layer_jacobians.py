@@ -19,7 +19,7 @@ import hessflat.curvature as cv
 from hessflat.config.validators import at_least
 from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_data
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import Model, apply_by_layer
 
 # Between two layers: up to this many values of one of them every derivative is made, above it λ_max is iterated for.

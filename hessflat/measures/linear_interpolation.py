@@ -8,7 +8,7 @@ import numpy as np
 
 from hessflat.config.validators import at_least, between
 from hessflat.measures.eval_state import EvalState
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.utils.errors import InputError
 

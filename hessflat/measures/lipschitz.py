@@ -20,7 +20,7 @@ from hessflat.curvature import numerics
 from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
 from hessflat.measures.eval_state import EvalState
-from hessflat.measures.measure import Measure, Measurement, SampleSizes, Scalars
+from hessflat.measures.measurement import Measure, Measurement, SampleSizes, Scalars
 from hessflat.utils.errors import InputError
 
 # By how much of the supremum a sample may miss it.

@@ -11,7 +11,7 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
-from hessflat.measures.measure import Measure, Measurement, Scales, TraceProbes
+from hessflat.measures.measurement import Measure, Measurement, Scales, TraceProbes
 from hessflat.utils.errors import InputError
 
 SMALLEST_LOSS = 1e-12

@@ -4,7 +4,7 @@ import jax
 import optax
 
 from hessflat.measures.eval_state import EvalState
-from hessflat.measures.measure import Scalars
+from hessflat.measures.measurement import Scalars
 from hessflat.models import input_size, num_neurons, num_params
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hessflat.measures.eval_state import EvalState, Splits, chunk_size
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.model_size import model_size
 from hessflat.training.losses import LOSSES, LossFunction, are_classes, make_targets
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from hessflat.measures.eval_state import EvalState
-from hessflat.measures.measure import Measure, Measurement
+from hessflat.measures.measurement import Measure, Measurement
 
 
 def predictions(state: EvalState) -> Measurement:

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
-from hessflat.measures.measure import Measure, Measurement, Scales
+from hessflat.measures.measurement import Measure, Measurement, Scales
 from hessflat.models import num_params
 from hessflat.utils.errors import InputError
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, curvature_batches, modes_by_suffix
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 
 
 def scaled_sharpness(state: EvalState) -> Measurement:

@@ -11,7 +11,7 @@ import hessflat.curvature as cv
 from hessflat.config.validators import at_least, each
 from hessflat.curvature.stochtrace.hutchinson import quadratic_samples
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_batches, modes_by_suffix
-from hessflat.measures.measure import Measure, Measurement, TraceProbes
+from hessflat.measures.measurement import Measure, Measurement, TraceProbes
 
 
 class Variant(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, Protocol, curvature_operator, operators_by_key
-from hessflat.measures.measure import Measure, Measurement, Scalars
+from hessflat.measures.measurement import Measure, Measurement, Scalars
 
 
 def sharpness(state: EvalState) -> Measurement:

@@ -7,7 +7,7 @@ import jax
 import hessflat.curvature as cv
 from hessflat.config.validators import at_least
 from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
-from hessflat.measures.measure import Measure, Measurement, Scalars, TraceProbes
+from hessflat.measures.measurement import Measure, Measurement, Scalars, TraceProbes
 from hessflat.measures.operators import OPERATORS
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import hessflat.curvature as cv
 from hessflat.config.validators import at_least, between
 from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
-from hessflat.measures.measure import Measure, Measurement
+from hessflat.measures.measurement import Measure, Measurement
 from hessflat.utils.errors import InputError
 
 

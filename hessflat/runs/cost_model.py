@@ -52,27 +52,27 @@ class RunCost(NamedTuple):
 
     num_params: int
     num_steps: int
-    step: float  # seconds
-    product: float  # seconds of a product of curvature with a vector, over all measured examples
-    measures: dict[str, float]  # products that each measure takes, or as long as that many
+    seconds_per_step: float
+    seconds_per_product: float  # of curvature with a vector, over all measured examples
+    products: dict[str, float]  # that each measure takes, or as long as that many
     due: dict[int, frozenset[str]]  # measures by step
 
-    def of_training(self, steps: int) -> float:
-        """Seconds."""
-        return steps * self.step
+    def training_seconds(self, steps: int) -> float:
+        """Of so many optimiser steps."""
+        return steps * self.seconds_per_step
 
-    def of_measuring(self, names: Iterable[str]) -> float:
-        """Seconds."""
-        return self.product * sum(self.measures[name] for name in names)
+    def measuring_seconds(self, names: Iterable[str]) -> float:
+        """Of the measures of these names, once."""
+        return self.seconds_per_product * sum(self.products[name] for name in names)
 
-    def of_rest(self, step: int) -> float:
-        """Seconds of what is left after a step and its measurement, if the run goes to its last step."""
+    def remaining_seconds(self, step: int) -> float:
+        """Of what is left after a step and its measurement, if the run goes to its last step."""
         left = [names for due, names in self.due.items() if due > step]
-        return self.of_training(self.num_steps - step) + sum(map(self.of_measuring, left))
+        return self.training_seconds(self.num_steps - step) + sum(map(self.measuring_seconds, left))
 
-    def of_run(self) -> float:
-        """Seconds of the whole run, if it goes to its last step, without compilation."""
-        return OVERHEAD + self.of_rest(0) + self.of_measuring(self.due.get(0, ()))
+    def total_seconds(self) -> float:
+        """Of the whole run, if it goes to its last step, without compilation."""
+        return OVERHEAD + self.remaining_seconds(0) + self.measuring_seconds(self.due.get(0, ()))
 
 
 def run_cost(config: RunConfig, throughput: Throughput = TYPICAL) -> RunCost:

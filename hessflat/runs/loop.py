@@ -18,7 +18,7 @@ import numpy as np
 from hessflat import data
 from hessflat.config import plain
 from hessflat.curvature import numerics
-from hessflat.measures import EvalState, measure, protocol
+from hessflat.measures import EvalState, make_protocol, measure
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import cost_model, environment, restore, run_folder
 from hessflat.runs.compiled import Prepared, dataset_of, prepared
@@ -62,7 +62,7 @@ def _run_chunk(chunk: Sequence[Job], reporter: Reporter) -> None:
             if manifest.get("data_checksum", checksum) != checksum:
                 raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
             if run_folder.is_finished(job.folder):
-                reporter.skip(cost_model.run_cost(job.config).of_run())
+                reporter.skip(cost_model.run_cost(job.config).total_seconds())
             else:
                 pending.append(job)
         if not pending:
@@ -112,20 +112,20 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                 if block_stop < stop and save_is_due():
                     save_all(block_stop)
                 doing = f"{_names(jobs)}: {_where(trainer, block_stop, last)}"
-                reporter.advance(sum(cost.of_training(block_stop - at) for cost in costs), doing)
+                reporter.advance(sum(cost.training_seconds(block_stop - at) for cost in costs), doing)
                 at = block_stop
             for index in list(alive):
                 job = jobs[index]
                 if not _finite(positions[index].state.params):
                     _end(job, "diverged", stop, f"parameters are not finite after step {stop}")
                     reporter.note(f"{job.name}: diverged by step {stop}; its measurements are kept")
-                    unmeasured = costs[index].of_measuring(due.get(stop, ()))
-                    reporter.skip(cost_model.OVERHEAD + unmeasured + costs[index].of_rest(stop))
+                    unmeasured = costs[index].measuring_seconds(due.get(stop, ()))
+                    reporter.skip(cost_model.OVERHEAD + unmeasured + costs[index].remaining_seconds(stop))
                     alive.remove(index)
                     continue
                 was_done = stop == step  # before this process took over
                 first_params = partial(restore.first_params, job, trainer)
-                measured = None if was_done else eval_state(job.config, shared, positions[index], first_params)
+                measured = None if was_done else make_eval_state(job.config, shared, positions[index], first_params)
                 if measured and stop in eval_steps:
                     _evaluate(job.folder, measured, stop)
                 reason = reason_to_stop(job.config, run_folder.read_lines(job.folder / "eval.jsonl"))
@@ -134,14 +134,14 @@ def _train_and_measure(jobs: Sequence[Job], last: int, shared: Prepared, reporte
                     reporter.advance(0.0, f"{job.name}: {_where(trainer, stop, last)}, measuring")
                     starts = record_measurement(job.folder, job.config, measured, names, stop, trainer)
                     positions[index] = positions[index]._replace(starts=starts)
-                    reporter.advance(costs[index].of_measuring(names), f"{job.name}: measured")
+                    reporter.advance(costs[index].measuring_seconds(names), f"{job.name}: measured")
                     if stop in kept or reason or stop == last:
                         save(managers[index], stop, positions[index])
                 if reason or stop == last:
                     _end(job, "done", stop, reason)
                     alive.remove(index)
                     reporter.advance(cost_model.OVERHEAD, f"{job.name}: finished")
-                    reporter.skip(costs[index].of_rest(stop))
+                    reporter.skip(costs[index].remaining_seconds(stop))
             if not alive:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
@@ -160,7 +160,7 @@ def _last_step(job: Job, trainer: Trainer) -> int:
 
 def _skip(costs: Sequence[RunCost], step: int | None, reporter: Reporter) -> None:
     if step is not None:
-        reporter.skip(sum(cost.of_run() - cost_model.OVERHEAD - cost.of_rest(step) for cost in costs))
+        reporter.skip(sum(cost.total_seconds() - cost_model.OVERHEAD - cost.remaining_seconds(step) for cost in costs))
 
 
 def _evaluate(folder: Path, state: EvalState, step: int) -> None:
@@ -231,7 +231,9 @@ def _finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def eval_state(config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]) -> EvalState:
+def make_eval_state(
+    config: RunConfig, shared: Prepared, position: Position, first_params: Callable[[], Any]
+) -> EvalState:
     """What the measures see at a position of a run; `first_params` makes the weights that it started from."""
     trainer = shared.trainer
     params, statistics = trainer.eval_params(position.state, shared.splits["train"])
@@ -243,7 +245,7 @@ def eval_state(config: RunConfig, shared: Prepared, position: Position, first_pa
         trainer.num_classes,
         config.train.loss,
         config.train.label_smoothing,
-        protocol(config.measure),
+        make_protocol(config.measure),
         position.starts,
         config.devices,
         first_params,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hessflat.measures import protocol
+from hessflat.measures import make_protocol
 from hessflat.measures.sharpness import no_starts
 from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.compiled import prepared
@@ -39,7 +39,7 @@ def position_of(config: RunConfig, state: TrainState) -> Position:
     """A state for which no eigenvectors are known yet."""
     if config.measure.sharpness == "never":
         return Position(state, {})
-    return Position(state, no_starts(protocol(config.measure), state.params, state.batch_stats))
+    return Position(state, no_starts(make_protocol(config.measure), state.params, state.batch_stats))
 
 
 def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int) -> Position:

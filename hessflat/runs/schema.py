@@ -34,7 +34,7 @@ class _Source:
 
 
 DataConfig = configuration.make_block("DataConfig", settings_of(load), __name__, _Source)
-MeasureConfig = configuration.make_block("MeasureConfig", measures.settings(), __name__)
+MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_settings(), __name__)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def test_every_module_that_defines_a_measure_is_registered():
 
 
 def test_settings_are_timetables_then_the_protocol_then_what_single_measures_take():
-    settings = measures.settings()
+    settings = measures.measure_settings()
     assert list(settings)[: len(MEASURES)] == list(MEASURES)
     assert {name for name, setting in settings.items() if setting.default == "growth"} == {
         "performance", "spectra", "jacobian",
@@ -38,7 +38,7 @@ def test_a_setting_that_two_measures_define_differently_is_refused(monkeypatch):
     clashing = {**MEASURES, "other": Measure(other, cost=lambda settings, num_params: 1, doc="nothing happens")}
     monkeypatch.setattr(measures, "MEASURES", clashing)
     with pytest.raises(TypeError, match=r"two measures define the setting measure\.probes, and not alike"):
-        measures.settings()
+        measures.measure_settings()
 
 
 def test_costs_follow_the_settings_and_the_number_of_parameters():
