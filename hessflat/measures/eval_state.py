@@ -38,7 +38,7 @@ class Protocol:
     ] = 0
     examples: Annotated[int, at_least(0), "first training examples, that curvature is measured on; 0 is all"] = 0
     batch_size: Annotated[int, at_least(0), "examples a product takes at once, to bound memory; 0 is all"] = 0
-    rtol: Annotated[float, positive, "relative accuracy of λ_max found by itself"] = 1e-3
+    rtol: Annotated[float, positive, "relative accuracy of λ_max by itself"] = 1e-3
     seed: Annotated[int, whole(0, 2**32 - 1), "of the probes"] = 0
 
 

@@ -13,7 +13,7 @@ from hessflat.measures.measurement import Measure, Measurement, Scalars
 
 
 def scaled_sharpness(state: EvalState) -> Measurement:
-    """λ_max(T H T) for two T, diagonal, found to `measure.rtol`, in each mode of batch norm.
+    """λ_max(T H T) for two T, diagonal, to `measure.rtol`, in each mode of batch norm.
 
     `hessian.adaptive_lambda_max` has T = |w|: to second order, the sharpness over the ball in which an adaptive
     perturbation moves (Kwon et al. 2021, *ASAM*, section 3, element-wise). A factor that moves from one layer of a ReLU
@@ -56,7 +56,7 @@ def _filter_norms(weights: jax.Array) -> jax.Array:
 MEASURE = Measure(
     scaled_sharpness,
     cost=lambda settings, num_params: 40,
-    doc="λ_max of T H T is found, T = |w| and norms of filters",
+    doc="λ_max of T H T is measured, T = |w| and norms of filters",
     names={
         "<operator>.adaptive_lambda_max": ("λ_max(|w| <operator> |w|)", r"$\lambda_{\max}(|w|\,<operator>\,|w|)$"),
         "<operator>.filter_lambda_max": (

@@ -42,6 +42,6 @@ def _flat(tree: Any) -> jax.Array:
 MEASURE = Measure(
     sharpness,
     cost=lambda settings, num_params: 10 * len(settings.operators),
-    doc="λ_max is found to measure.rtol, from where it was last",
+    doc="λ_max is computed to measure.rtol, from its last eigenvector",
     names={"<operator>.lambda_max": ("λ_max(<operator>)", r"$\lambda_{\max}(<operator>)$")},
 )

@@ -88,7 +88,7 @@ def spectrum_edges(
 MEASURE = Measure(
     spectrum_edges,
     cost=lambda settings, num_params: settings.edge_products * len(settings.operators),
-    doc="the largest and the smallest eigenvalues are found by Lanczos",
+    doc="the largest and the smallest eigenvalues are computed by Lanczos",
     names={
         # The residual beside such a number tells it from an estimate of the same by quadrature.
         "<operator>.extremes.lambda_max": ("λ_max(<operator>)", r"$\lambda_{\max}(<operator>)$"),
