@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import problems
 from benchmarks.contenders import BY_NAME
 from benchmarks.timing import seconds_of, seconds_per_call
-from benchmarks.workloads import WORKLOADS, problem_of, steps_of
+from benchmarks.workloads import WORKLOADS, problem_of, timetable_steps
 
 
 class Child:
@@ -29,7 +29,7 @@ class Child:
     def __init__(self, name: str, workload_id: str, scale: str, file: str) -> None:
         self.entry, self.workload = BY_NAME[name], WORKLOADS[workload_id]
         self.problem, self.arrays = problem_of(self.workload, scale), problems.load(Path(file))
-        self.steps = steps_of(self.workload, scale)
+        self.steps = timetable_steps(self.workload, scale)
         kind = self.entry.load()
         self.reduced = kind.reduced(self.problem, self.workload) if scale == "full" else None
         examples, steps = self.reduced or (len(self.arrays.x), self.steps)

@@ -27,7 +27,7 @@ from benchmarks.contenders import ENTRIES, OURS, Entry
 from benchmarks.process import ROOT, ContenderError, Process, environment
 from benchmarks.progress import Progress
 from benchmarks.results import RESULTS, write
-from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, steps_of
+from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, timetable_steps
 from hessflat.utils.errors import require_known
 
 _COMPARED = ("lanczos", "exact", "largest")
@@ -187,7 +187,7 @@ def _new_row(workload: Workload, entry: Entry, scale: str) -> dict[str, Any]:
         "status": "not installed" if missing else "ok",
         "message": f"needs {', '.join(missing)}" if missing else "",
         "parameters": problem_of(workload, scale).size,
-        "steps": steps_of(workload, scale),
+        "steps": timetable_steps(workload, scale),
         "first": [],
         "seconds": [],
         "gradient": [],

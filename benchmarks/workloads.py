@@ -87,7 +87,7 @@ ON_DEVICE = ["device4", "device28", "W4", "W3", "W1", "basis", "W6b", "device1",
 _SMOKE_STEPS = 8
 
 
-def steps_of(workload: Workload, scale: str) -> int:
+def timetable_steps(workload: Workload, scale: str) -> int:
     """Lanczos steps."""
     return min(workload.steps, _SMOKE_STEPS) if scale == "smoke" else workload.steps
 

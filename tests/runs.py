@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from hessflat import config
-from hessflat.runs import checkpoints, loop, restore, run_folder, schema
-from hessflat.runs.compiled import prepared
-from hessflat.runs.jobs import jobs_of
-from hessflat.runs.restore import stored_config
+from hessflat.runs import checkpoints, loop, run_folder, schema
+from hessflat.runs.checkpoints import stored_config
+from hessflat.runs.compiled import compiled
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
 
 TINY = {"train.epochs": 5, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4}
@@ -22,7 +22,7 @@ def tiny(*arguments, keep="measured"):
 
 def run_all(configs, root, reporter=None):
     """Run and give back the folders."""
-    jobs = jobs_of(configs, Path(root))
+    jobs = make_jobs(configs, Path(root))
     loop.run_all(jobs, reporter or progress.silent())
     return [job.folder for job in jobs]
 
@@ -30,10 +30,10 @@ def run_all(configs, root, reporter=None):
 def final_state(folder):
     """The last checkpoint of a run."""
     chosen = stored_config(folder)
-    trainer = prepared(chosen).trainer
+    trainer = compiled(chosen).trainer
     with checkpoints.reading(folder / "checkpoints") as manager:
         last = checkpoints.steps(manager)[-1]
-        return restore.stored_position(chosen, trainer, manager, last).state
+        return checkpoints.stored_position(chosen, trainer, manager, last).state
 
 
 def spectra(folder):

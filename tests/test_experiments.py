@@ -10,7 +10,7 @@ from hessflat import config
 from hessflat.cli import experiment, report, sweep
 from hessflat.config import SCALES, load_module
 from hessflat.runs import loop, pool, run_folder, schema
-from hessflat.runs.jobs import due_at, jobs_of
+from hessflat.runs.jobs import due_at, make_jobs
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent
 
@@ -110,13 +110,13 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
     chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
-    pool.run_all(jobs_of(chosen, alone), silent(), "1")
-    said = pool.run_all(jobs_of(chosen, together), silent(), "2")
+    pool.run_all(make_jobs(chosen, alone), silent(), "1")
+    said = pool.run_all(make_jobs(chosen, together), silent(), "2")
     assert said == "2 runs, 1 training program compiled, at most once in each of 2 processes"
-    first, second = (job.folder.relative_to(together) for job in jobs_of(chosen, together))
+    first, second = (job.folder.relative_to(together) for job in make_jobs(chosen, together))
     (continued / first).parent.mkdir(parents=True)
     shutil.copytree(together / first, continued / first)
-    pool.run_all(jobs_of(chosen, continued), silent(), "2")
+    pool.run_all(make_jobs(chosen, continued), silent(), "2")
     assert (continued / second / "metrics.jsonl").read_bytes() == (together / second / "metrics.jsonl").read_bytes()
     for folder in (first, second):
         for a, b in zip(run_folder.read_lines(alone / folder / "metrics.jsonl"),
@@ -137,7 +137,7 @@ def test_a_process_takes_what_it_has_compiled_then_what_no_other_has():
 @pytest.mark.slow
 def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
     chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
-    jobs = jobs_of(chosen, tmp_path)
+    jobs = make_jobs(chosen, tmp_path)
     jobs[1].folder.mkdir(parents=True)
     with run_folder.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
         pool.run_all(jobs, silent(), "2")

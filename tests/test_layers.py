@@ -32,11 +32,10 @@ FLOORS = {
         {"minibatch", "decomposition", "diagnostics"},
     ),
     "runs": (
-        {"run_folder", "environment", "checkpoints", "schema"},
+        {"run_folder", "environment", "schema"},
         {"compiled"},
         {"jobs"},
-        {"dependencies", "cost_model"},
-        {"restore"},
+        {"checkpoints", "cost_model"},
         {"loop"},
         {"pool"},
     ),

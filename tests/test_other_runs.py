@@ -14,9 +14,8 @@ from hessflat.cli import measure
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.linear_interpolation import barrier, linear_interpolation
 from hessflat.runs import loop, pool, run_folder
-from hessflat.runs.compiled import prepared
-from hessflat.runs.dependencies import named_run, waves
-from hessflat.runs.jobs import Job, jobs_of
+from hessflat.runs.compiled import compiled
+from hessflat.runs.jobs import Job, levels, make_jobs, named_run
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent
 
@@ -37,7 +36,7 @@ def second(*more, name=FIRST):
 
 
 def job_of(chosen, root="runs"):
-    return jobs_of([chosen], Path(root))[0]
+    return make_jobs([chosen], Path(root))[0]
 
 
 def test_settings_name_a_run_of_the_same_sweep_and_seed():
@@ -58,8 +57,8 @@ def test_what_others_need_goes_first():
     part_i, part_ii, alone = job_of(first()), job_of(second()), job_of(first("--config.seed=5"))
     third = job_of(second("--config.optim.lr=0.1", name=f"optim.lr=0.03,train.from_run={FIRST}"))
     follower = job_of(first("--config.seed=2", f"--config.stop.with_run={part_ii.folder}"))
-    assert waves([third, follower, part_ii, alone, part_i]) == [[alone, part_i], [part_ii], [third, follower]]
-    assert waves([part_ii]) == [[part_ii]]
+    assert levels([third, follower, part_ii, alone, part_i]) == [[alone, part_i], [part_ii], [third, follower]]
+    assert levels([part_ii]) == [[part_ii]]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_runs_that_need_each_other_are_one_line(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     circle = [Job(second(name=str(other)), folder) for folder, other in zip(folders, folders[::-1], strict=True)]
     with pytest.raises(InputError, match="needs itself to be finished") as caught:
-        waves([*circle, job_of(first())])
+        levels([*circle, job_of(first())])
     assert "\n" not in str(caught.value)
 
 
@@ -94,7 +93,7 @@ def parts(tmp_path_factory):
 @pytest.mark.slow
 def test_losses_on_the_line_are_those_of_the_weights_there(parts):
     ends = [runs.final_state(folder).params for folder in parts]
-    shared = prepared(second(*ON_A_LINE))
+    shared = compiled(second(*ON_A_LINE))
     found = runs.spectra(parts[1])["20-line.npz"]
     np.testing.assert_allclose(found["alphas"], [-1, 0, 1, 2])
     (a, unravel), (b, _) = (jax.flatten_util.ravel_pytree(end) for end in ends)
@@ -151,7 +150,7 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
     # The first part has five measurements; the second is killed before its first, and after its third.
     for number, before in ((6, True), (8, False)):
         root = tmp_path / str(number)
-        run_until_killed(chosen, root, monkeypatch, loop, "record_measurement", number, before)
+        run_until_killed(chosen, root, monkeypatch, loop, "measure", number, before)
         for one, other in zip(runs.run_all(chosen, root), straight, strict=True):
             assert run_folder.read_manifest(one)["status"] == "done"
             assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
@@ -163,11 +162,11 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
 @pytest.mark.slow
 def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch):
     chosen = first("--config.checkpoint.minutes=1e-9")
-    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record_measurement", 4)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "measure", 4)
     with pytest.raises(InputError, match="is running; it must be a finished run"):
         runs.run_all([second("--config.checkpoint.minutes=1e-9")], tmp_path)
     (folder,) = runs.run_all([second("--config.checkpoint.minutes=1e-9", name=f"{FIRST}@10")], tmp_path)
-    earlier = runs.metrics(jobs_of([chosen], tmp_path)[0].folder)[2]
+    earlier = runs.metrics(make_jobs([chosen], tmp_path)[0].folder)[2]
     assert (earlier["step"], earlier["train_loss"]) == (10, runs.metrics(folder)[0]["train_loss"])
 
 
@@ -175,7 +174,7 @@ def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch
 @pytest.mark.long
 def test_parts_of_several_seeds_in_processes_side_by_side(tmp_path):
     chosen = [schema.replace(part, {"seed": seed}) for part in (second(), first()) for seed in (0, 1)]
-    jobs = jobs_of(chosen, tmp_path)
+    jobs = make_jobs(chosen, tmp_path)
     said = pool.run_all(jobs, silent(), "2")
     assert said == "4 runs, " + "; then ".join(["1 training program compiled, at most once in each of 2 processes"] * 2)
     for after, before in zip(jobs[:2], jobs[2:], strict=True):

@@ -46,7 +46,7 @@ from hessflat.analysis.names import axis_name, metric_name
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text, table_by
 from hessflat.runs.cost_model import run_cost
-from hessflat.runs.restore import stored_config
+from hessflat.runs.checkpoints import stored_config
 folder, metric, measure = sys.argv[1:]
 run = load_run(folder)
 print(as_text(table_by([run], columns=[(metric_name(metric), metric, ".4g")])))

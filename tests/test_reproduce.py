@@ -8,9 +8,9 @@ import pytest
 
 from hessflat.cli import experiment, reproduce, sweep
 from hessflat.runs import cost_model, pool
-from hessflat.runs.compiled import prepared
+from hessflat.runs.compiled import compiled
 from hessflat.runs.cost_model import OVERHEAD, Throughput, data_shape, run_cost
-from hessflat.runs.jobs import jobs_of
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils.errors import InputError
 
 TWO = "g_loss_limit s_random_matrix"
@@ -39,7 +39,7 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
 
 def test_a_plan_knows_the_sizes_that_a_run_has():
     config = sweep.configs_of("g_mlp:smoke")[0]
-    found, trainer = run_cost(config, Throughput(1e9, 0.0)), prepared(config).trainer
+    found, trainer = run_cost(config, Throughput(1e9, 0.0)), compiled(config).trainer
     assert (found.num_params, found.num_steps) == (trainer.num_params, trainer.num_steps)
     cifar = sweep.configs_of("m_regularisers:paper")[0]
     assert data_shape(cifar) == (45_000, (32, 32, 3), 10, True)
@@ -52,7 +52,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     with (tmp_path / "report" / "plan-smoke.csv").open() as file:
         rows = list(csv.DictReader(file))
-    wanted = [job for name in TWO.split() for job in experiment.jobs_of(experiment.load(name), "smoke", tmp_path)]
+    wanted = [job for name in TWO.split() for job in experiment.make_jobs(experiment.load(name), "smoke", tmp_path)]
     assert [row["run"] for row in rows] == [job.folder.name for job in wanted]
     assert all(float(row["device_hours"]) > 0 and row["run"] in printed for row in rows)
     assert "make experiment EXP=s_random_matrix SCALE=smoke" in printed
@@ -99,7 +99,7 @@ def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, mon
 def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
     planned = reproduce.plan([experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path)
     assert [len(jobs) for _, jobs in planned] == [
-        len(jobs_of(sweep.configs_of("s_spectrum:smoke"), tmp_path)),
+        len(make_jobs(sweep.configs_of("s_spectrum:smoke"), tmp_path)),
         0,
     ]
 

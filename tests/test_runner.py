@@ -14,7 +14,7 @@ from hessflat.analysis.results import load_run
 from hessflat.cli import measure
 from hessflat.runs import checkpoints, loop, run_folder
 from hessflat.runs.cost_model import run_cost
-from hessflat.runs.jobs import jobs_of
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
@@ -58,7 +58,7 @@ def test_same_command_again_touches_nothing(finished):
 
 @pytest.mark.parametrize("settings", [(), ("--config.optim.lr=1e20",), ("--config.stop.train_accuracy=0.2",)])
 def test_work_told_of_and_skipped_is_that_of_the_whole_run_however_it_ends(tmp_path, settings):
-    job = jobs_of([runs.tiny(*settings)], tmp_path)[0]
+    job = make_jobs([runs.tiny(*settings)], tmp_path)[0]
     told = []
     reporter = progress.Reporter(lambda work, doing: told.append(work), told.append, lambda line: None)
     for times in (1, 2):
@@ -67,7 +67,7 @@ def test_work_told_of_and_skipped_is_that_of_the_whole_run_however_it_ends(tmp_p
 
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):
-    job = jobs_of([runs.tiny()], tmp_path)[0]
+    job = make_jobs([runs.tiny()], tmp_path)[0]
     job.folder.mkdir(parents=True)
     (job.folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"not empty and has no config\.json"):
@@ -79,14 +79,14 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path):
 
 
 def test_folder_in_use_is_refused(tmp_path):
-    job = jobs_of([runs.tiny()], tmp_path)[0]
+    job = make_jobs([runs.tiny()], tmp_path)[0]
     with run_folder.locked(job.folder), pytest.raises(InputError, match="in use by another process"):
         runs.run_all([job.config], tmp_path)
 
 
 def test_sweep_with_a_run_twice_is_refused(tmp_path):
     with pytest.raises(InputError, match="same run twice"):
-        jobs_of([runs.tiny(), runs.tiny()], tmp_path)
+        make_jobs([runs.tiny(), runs.tiny()], tmp_path)
 
 
 def test_other_data_is_refused(tmp_path):
@@ -225,7 +225,7 @@ def run_until_killed(configs, root, monkeypatch, module, name, number, before=Fa
 @pytest.mark.parametrize("keep", ["measured", "end"])
 def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep):
     chosen = runs.tiny("--config.checkpoint.minutes=1e-9", keep=keep)
-    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record_measurement", 3, before=True)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "measure", 3, before=True)
     folder = runs.run_all([chosen], tmp_path)[0]
     assert [record["epoch"] for record in runs.metrics(folder)] == [0, 1, 2, 5]
 
@@ -241,7 +241,7 @@ def test_vectorised_runs_killed_between_their_checkpoints_continue(tmp_path, mon
 
 
 def test_half_written_configuration_of_a_killed_process_is_no_foreign_content(tmp_path):
-    job = jobs_of([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
+    job = make_jobs([runs.tiny("--config.train.epochs=1")], tmp_path)[0]
     job.folder.mkdir(parents=True)
     (job.folder / ".config.json.4242").write_text('{"se')
     assert runs.run_all([job.config], tmp_path) == [job.folder]

@@ -13,9 +13,9 @@ from test_runner import run_until_killed
 import hessflat.curvature as cv
 from hessflat.measures import loss_limit
 from hessflat.measures.eval_state import curvature_data, curvature_operator
-from hessflat.runs import loop, restore, run_folder
-from hessflat.runs.compiled import prepared
-from hessflat.runs.jobs import jobs_of
+from hessflat.runs import loop, run_folder
+from hessflat.runs.compiled import compiled
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils.errors import InputError
 
 NEVER = [f"--config.measure.{name}=never" for name in ("spectra", "jacobian")]
@@ -65,7 +65,7 @@ def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
     first, last = runs.metrics(folder)[0], runs.metrics(folder)[-1]
     assert last["train_loss"] < first["train_loss"]
     assert not [name for name in last if "accuracy" in name or "softmax" in name]
-    shared, state = prepared(chosen), runs.final_state(folder)
+    shared, state = compiled(chosen), runs.final_state(folder)
     train = shared.splits["train"]
 
     def loss(flat):
@@ -112,7 +112,7 @@ def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     number = len(run_folder.read_lines(straight / "eval.jsonl"))
     for killed_at in (number - 1, number):
         root = tmp_path / str(killed_at)
-        run_until_killed([chosen], root, monkeypatch, loop, "_evaluate", killed_at)
+        run_until_killed([chosen], root, monkeypatch, loop, "evaluate", killed_at)
         (folder,) = runs.run_all([chosen], root)
         assert manifest(folder)["steps"] == manifest(straight)["steps"]
         for name in ("eval.jsonl", "metrics.jsonl"):
@@ -207,7 +207,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
         if "hessian.exact.lambda_max" in line:
             exact = line["hessian.exact.lambda_max"]
             assert abs(line["hessian.lambda_max"] - exact) <= line["hessian.lambda_max_bound"] <= 1.1e-3 * exact
-    run_until_killed([chosen], tmp_path / "killed", monkeypatch, loop, "record_measurement", 7)
+    run_until_killed([chosen], tmp_path / "killed", monkeypatch, loop, "measure", 7)
     (killed,) = runs.run_all([chosen], tmp_path / "killed")
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
@@ -238,7 +238,7 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
     ]
     chosen = runs.tiny(*asked, *NEVER, "--config.data.train_size=60", "--config.train.batch_size=0")
     (folder,) = runs.run_all([chosen], tmp_path)
-    shared, params = prepared(chosen), runs.final_state(folder).params
+    shared, params = compiled(chosen), runs.final_state(folder).params
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
         x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
@@ -302,7 +302,7 @@ def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_ho
 
 def dense_hessian(chosen, folder):
     """Eigenvalues, in float64, at the end of a run without batch norm."""
-    shared, params = prepared(chosen), runs.final_state(folder).params
+    shared, params = compiled(chosen), runs.final_state(folder).params
     with jax.enable_x64(True):
         flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
         x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
@@ -344,9 +344,9 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
 )
 def test_the_measured_matrix_is_the_one_that_is_named(normalised, mode, shared, chunk):
     """Its product beside that of the network's own loss, as a mean over the groups that share statistics."""
-    chosen = restore.stored_config(normalised)
-    common = prepared(chosen)
-    position = restore.position_of(chosen, runs.final_state(normalised))
+    chosen = checkpoints.stored_config(normalised)
+    common = compiled(chosen)
+    position = checkpoints.new_position(chosen, runs.final_state(normalised))
     state = loop.make_eval_state(chosen, common, position, lambda: position.state.params)
     protocol = dataclasses.replace(state.protocol, batch_stats_size=shared, batch_size=chunk)
     op = curvature_operator(state._replace(protocol=protocol), "hessian", mode)
@@ -393,4 +393,4 @@ def test_settings_that_go_with_others_are_refused_in_one_line(tmp_path):
     ):
         with pytest.raises(InputError, match=line):
             runs.run_all([runs.tiny(setting)], tmp_path)
-    assert jobs_of([runs.tiny()], tmp_path)[0].folder.exists() is False
+    assert make_jobs([runs.tiny()], tmp_path)[0].folder.exists() is False

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hessflat.config.timetable import steps_of, timetable
+from hessflat.config.validators import timetable, timetable_steps
 from hessflat.utils.errors import InputError
 
 
@@ -23,11 +23,11 @@ from hessflat.utils.errors import InputError
     ],
 )
 def test_steps(text, expected):
-    assert steps_of(text, 5, 47) == expected
+    assert timetable_steps(text, 5, 47) == expected
 
 
 @pytest.mark.parametrize("text", ["", "sometimes", "every 0 steps", "every 5 minutes", "at 2", "end,", "never, end"])
 def test_wrong_texts_are_refused_with_what_would_do(text):
     assert not timetable.holds(text)
     with pytest.raises(InputError, match=r"must be never, start, end, growth.*got"):
-        steps_of(text, 5, 47)
+        timetable_steps(text, 5, 47)

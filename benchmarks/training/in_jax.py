@@ -27,7 +27,7 @@ from benchmarks.training.workloads import (
 )
 from hessflat import models
 from hessflat.config import override
-from hessflat.runs import checkpoints, restore
+from hessflat.runs import checkpoints
 from hessflat.runs.schema import base_config, freeze, replace
 from hessflat.training.gradients import PRECISIONS, Batch, make_gradient
 from hessflat.training.losses import cross_entropy, make_targets
@@ -116,7 +116,7 @@ class Resumed(Hessflat):
         super().build()
         self.folder = tempfile.TemporaryDirectory()
         with self.manager() as manager:
-            checkpoints.save(manager, 0, restore.position_of(self.config, self.state))
+            checkpoints.save(manager, 0, checkpoints.new_position(self.config, self.state))
 
     def build(self) -> None:
         """Nothing: the first time is that of a process that goes on with a run."""
@@ -127,7 +127,7 @@ class Resumed(Hessflat):
     def advance(self, steps: int) -> None:
         for _ in range(steps):
             with self.manager() as manager:
-                jax.block_until_ready(restore.stored_position(self.config, self.trainer, manager, 0))
+                jax.block_until_ready(checkpoints.stored_position(self.config, self.trainer, manager, 0))
 
     def parts(self) -> dict[str, float]:
         return {"bytes": float(sum(path.stat().st_size for path in Path(self.folder.name).rglob("*")))}

@@ -37,14 +37,14 @@ def load(name: str) -> Experiment:
     return experiment
 
 
-def jobs_of(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
+def make_jobs(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
     """The runs that answer the experiment's question at a scale."""
-    return jobs.jobs_of(sweep.configs_of(f"{experiment.config}:{scale}"), root)
+    return jobs.make_jobs(sweep.configs_of(f"{experiment.config}:{scale}"), root)
 
 
 def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
     """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
-    folders = [job.folder for job in jobs_of(experiment, scale, root)]
+    folders = [job.folder for job in make_jobs(experiment, scale, root)]
     runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
     return StoredExperiment(experiment, scale, runs, len(folders) - len(runs))
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])
     # Experiments may ask different questions of the same runs.
-    by_folder = {job.folder: job for experiment in experiments for job in jobs_of(experiment, own["scale"], root)}
+    by_folder = {job.folder: job for experiment in experiments for job in make_jobs(experiment, own["scale"], root)}
     wanted = list(by_folder.values())
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in wanted)) as reporter:
         pool.run_all(wanted, reporter, own["workers"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hessflat import config
 from hessflat.cli import flags
-from hessflat.runs import checkpoints, loop, restore, run_folder, schema
-from hessflat.runs.compiled import prepared
+from hessflat.runs import checkpoints, loop, run_folder, schema
+from hessflat.runs.compiled import compiled
 from hessflat.runs.jobs import Job, due_at_end
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
@@ -25,10 +25,10 @@ def main(argv: Sequence[str]) -> None:
     """
     own, settings = flags.parse(argv, {"run": None, "steps": "all"})
     folder = Path(own["run"])
-    stored = restore.stored_config(folder)
+    stored = checkpoints.stored_config(folder)
     changed = schema.freeze(config.with_arguments(config.thaw(stored), _only_measure(settings)))
     manifest = run_folder.read_manifest(folder)
-    shared = prepared(changed)
+    shared = compiled(changed)
     dataset = shared.dataset
     if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
         raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
@@ -40,16 +40,18 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(
             out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
         )
-        wanted = restore.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
+        wanted = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
         done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
         with progress.reporting(len(wanted)) as reporter:
             for step in wanted:
                 if step not in done:
                     # What is searched for is found anew, for the operators that are wanted now.
-                    state = restore.stored_position(stored, shared.trainer, manager, step).state
-                    first_params = partial(restore.first_params, Job(stored, folder.absolute()), shared.trainer)
-                    measured = loop.make_eval_state(changed, shared, restore.position_of(changed, state), first_params)
-                    loop.record_measurement(out, changed, measured, due_at_end(changed), step, shared.trainer)
+                    state = checkpoints.stored_position(stored, shared.trainer, manager, step).state
+                    first_params = partial(checkpoints.first_params, Job(stored, folder.absolute()), shared.trainer)
+                    measured = loop.make_eval_state(
+                        changed, shared, checkpoints.new_position(changed, state), first_params
+                    )
+                    loop.measure(out, changed, measured, due_at_end(changed), step, shared.trainer)
                 reporter.advance(1.0, f"step {step}")
     print(out)
 

@@ -40,7 +40,7 @@ def plan(experiments: Sequence[Experiment], scale: str, root: Path) -> Planned:
     seen: set[Path] = set()
     planned = []
     for one in experiments:
-        jobs = [job for job in experiment.jobs_of(one, scale, root) if job.folder not in seen]
+        jobs = [job for job in experiment.make_jobs(one, scale, root) if job.folder not in seen]
         seen.update(job.folder for job in jobs)
         planned.append((one, jobs))
     return planned

@@ -6,7 +6,7 @@ from pathlib import Path
 from hessflat import config
 from hessflat.cli import flags
 from hessflat.runs import cost_model, pool, schema
-from hessflat.runs.jobs import jobs_of
+from hessflat.runs.jobs import make_jobs
 from hessflat.runs.schema import RunConfig
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
     """
     own, settings = flags.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
-    jobs = jobs_of(configs_of(own["config"], settings), Path(own["root"]))
+    jobs = make_jobs(configs_of(own["config"], settings), Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         compiled = pool.run_all(jobs, reporter, own["workers"])
     for job in jobs:

@@ -6,7 +6,7 @@ from pathlib import Path
 from hessflat import config
 from hessflat.cli import flags
 from hessflat.runs import cost_model, loop, schema
-from hessflat.runs.jobs import jobs_of
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = config.from_command_line(own["config"], settings)
     if own["from"]:
         chosen = config.override(chosen, {"train.from_run": own["from"]})
-    jobs = jobs_of([schema.freeze(chosen)], Path(own["root"]))
+    jobs = make_jobs([schema.freeze(chosen)], Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         loop.run_all(jobs, reporter)
     print(jobs[0].folder)

@@ -7,8 +7,10 @@ The keyword-only arguments of a builder are its settings: its name, type, range 
 
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from hessflat.utils.errors import InputError
@@ -87,3 +89,59 @@ def require(name: str, value: Any, rule: Rule) -> None:
     """Refuse a `value` that breaks its `rule`, in one line."""
     if not rule.holds(value):
         raise InputError(f"{name} must be {rule.says}, got {value!r}")
+
+
+_TIMETABLE = (
+    "never, start, end, growth (epochs 0, 1, 2, 5, 10, 20, ...), every N steps, every N epochs, "
+    "either with `to M steps` or `to M epochs`, at F (a share of the run); several with commas"
+)
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_EVERY = re.compile(rf"every (?:(\d+) )?(step|epoch)s?(?: to {_NUMBER} (step|epoch)s?)?")
+_AT = re.compile(rf"at {_NUMBER}")
+
+
+def timetable_steps(text: str, steps_per_epoch: int, num_steps: int) -> list[int]:
+    """The steps of a run of `num_steps` at which `text`, such as `every 5 steps to 1 epoch, growth`, is due, in order.
+
+    What several of its parts say is due once. Everything but `never` is also due at the end of the run, whenever that
+    is, so that all runs of a sweep can be compared there.
+    """
+    if text == "never":
+        return []
+    due = {num_steps}
+    for part in map(str.strip, text.split(",")):
+        due.update(_part_steps(part, steps_per_epoch, num_steps))
+    return sorted(step for step in due if step <= num_steps)
+
+
+def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> list[int]:
+    if part == "end":
+        return []
+    if part == "start":
+        return [0]
+    if part == "growth":
+        last = -(-num_steps // steps_per_epoch)
+        mantissas = (mantissa * 10**power for power in range(len(str(last))) for mantissa in (1, 2, 5))
+        return [0, *(epoch * steps_per_epoch for epoch in mantissas if epoch <= last)]
+    if match := _AT.fullmatch(part):
+        share = Fraction(match[1])
+        if share <= 1:
+            return [round(share * num_steps)]
+    if match := _EVERY.fullmatch(part):
+        unit = {"step": 1, "epoch": steps_per_epoch}
+        stride = int(match[1] or 1) * unit[match[2]]
+        last = num_steps if match[3] is None else int(Fraction(match[3]) * unit[match[4]])
+        if stride:
+            return list(range(0, min(last, num_steps) + 1, stride))
+    raise InputError(f"a time of measuring must be {_TIMETABLE}; got {part!r}")
+
+
+def _is_timetable(text: str) -> bool:
+    try:
+        timetable_steps(text, 1, 1)
+    except InputError:
+        return False
+    return True
+
+
+timetable = Rule(_is_timetable, _TIMETABLE)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any
 
-from hessflat.config.timetable import timetable
-from hessflat.config.validators import Setting, settings_of
+from hessflat.config.validators import Setting, settings_of, timetable
 from hessflat.measures.eval_state import EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.measures.operators import OPERATORS

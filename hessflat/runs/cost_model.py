@@ -1,10 +1,10 @@
 """What a run costs, from its shapes alone: the operations that XLA counts in a gradient, over a device's throughput.
 
-For plans, and for the time left. Nothing is trained, and published data sets need not be there.
+For plans, and for the time left of runs that go on. Nothing is trained, and published data sets need not be there.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ from hessflat.data import PUBLISHED
 from hessflat.data.splits import split_size
 from hessflat.measures import MEASURES
 from hessflat.runs.compiled import load_data
-from hessflat.runs.jobs import due_at
+from hessflat.runs.jobs import Job, due_at
 from hessflat.runs.schema import RunConfig
 from hessflat.training.config import ModelConfig
 from hessflat.training.losses import LOSSES, cross_entropy, make_targets
+from hessflat.utils.progress import Reporter
 
 _EXAMPLES = 8
 # What a run takes, in seconds, that neither trains nor measures: its folder, its last checkpoint.
@@ -133,6 +134,58 @@ def gradient_cost(network: ModelConfig, loss_name: str, data: DataShape) -> tupl
 
     lowered = jax.jit(jax.grad(loss)).lower(params, batch_stats, inputs, labels)
     return models.num_params(params), (lowered.cost_analysis() or {}).get("flops", 0.0) / _EXAMPLES
+
+
+class Accounting(NamedTuple):
+    """What runs that train together report as they go on, in seconds of the cost model.
+
+    Whatever way a run ends, its parts add up to the cost of the whole.
+    """
+
+    reporter: Reporter
+    jobs: Sequence[Job]
+    costs: Sequence[RunCost]
+    steps_per_epoch: int
+    last: int
+
+    def restored(self, step: int | None) -> None:
+        """The runs go on from a checkpoint of `step`, or from their beginning where it is None."""
+        if step is not None:
+            self.reporter.skip(
+                sum(cost.total_seconds() - OVERHEAD - cost.remaining_seconds(step) for cost in self.costs)
+            )
+
+    def trained(self, start: int, stop: int) -> None:
+        """All runs took the steps `start <= step < stop`."""
+        first, number = self.jobs[0], len(self.jobs)
+        name = first.name if number == 1 else f"{first.config.experiment}: {number} runs together"
+        self.reporter.advance(
+            sum(cost.training_seconds(stop - start) for cost in self.costs), f"{name}: {self._position(stop)}"
+        )
+
+    def measuring(self, index: int, step: int) -> None:
+        """A measurement of a run begins."""
+        self.reporter.advance(0.0, f"{self.jobs[index].name}: {self._position(step)}, measuring")
+
+    def measured(self, index: int, names: Collection[str]) -> None:
+        """A run has been measured."""
+        self.reporter.advance(self.costs[index].measuring_seconds(names), f"{self.jobs[index].name}: measured")
+
+    def finished(self, index: int, step: int) -> None:
+        """A run reached its end, at its last step or before."""
+        self.reporter.advance(OVERHEAD, f"{self.jobs[index].name}: finished")
+        self.reporter.skip(self.costs[index].remaining_seconds(step))
+
+    def diverged(self, index: int, step: int, unmeasured: Collection[str]) -> None:
+        """A run's parameters are not finite at `step`, where `unmeasured` was due."""
+        cost = self.costs[index]
+        self.reporter.note(f"{self.jobs[index].name}: diverged by step {step}; its measurements are kept")
+        self.reporter.skip(OVERHEAD + cost.measuring_seconds(unmeasured) + cost.remaining_seconds(step))
+
+    def _position(self, step: int) -> str:
+        if self.steps_per_epoch == 1:
+            return f"step {step} of {self.last}"
+        return f"epoch {step // self.steps_per_epoch} of {-(-self.last // self.steps_per_epoch)}"
 
 
 def device_throughput() -> Throughput:

@@ -1,17 +1,22 @@
-"""What there is to run: configurations with the folders that are theirs, and which of them share a trainer."""
+"""What there is to run: configurations with their folders, which of them share a trainer, which need one another.
 
+A run may start from another run's weights (`train.from_run`) or take as many steps as another (`stop.with_run`). Both
+name it by its folder, or by the settings that it has in place of this run's own.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from hessflat.config import flatten, plain
-from hessflat.config.timetable import steps_of
+from hessflat.config import flatten, plain, thaw, with_arguments
+from hessflat.config.validators import timetable_steps
 from hessflat.measures import MEASURES
 from hessflat.runs import run_folder
-from hessflat.runs.compiled import prepared
-from hessflat.runs.schema import RunConfig, from_plain, identity
+from hessflat.runs.compiled import compiled
+from hessflat.runs.schema import RunConfig, freeze, from_plain, identity, replace
 from hessflat.training.trainer import static_config
 from hessflat.utils.errors import InputError
 
@@ -30,7 +35,7 @@ class Job(NamedTuple):
         return f"{self.config.experiment} l2={self.config.optim.l2:g} seed={self.config.seed}"
 
 
-def jobs_of(configs: Sequence[RunConfig], root: Path) -> list[Job]:
+def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
     if not configs:
         raise InputError("the sweep is empty; get_sweep must return at least one entry (an empty one changes nothing)")
@@ -43,7 +48,7 @@ def jobs_of(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     return jobs
 
 
-def claim(job: Job) -> None:
+def reserve(job: Job) -> None:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
     found = run_folder.read_config(job.folder)
     if found is None:
@@ -58,7 +63,7 @@ def claim(job: Job) -> None:
         )
 
 
-def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
+def group_by_trainer(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs whose configurations differ in traced settings alone: each group is compiled once."""
     groups: dict[RunConfig, list[Job]] = {}
     for job in jobs:
@@ -66,19 +71,19 @@ def groups_of(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def chunks_of(group: list[Job]) -> list[list[Job]]:
+def chunks(group: list[Job]) -> list[list[Job]]:
     """Runs that train together. On a CPU vectorising brings nothing, so there they go in turn."""
     config = group[0].config
     execution = config.execution
     if execution == "auto":
-        together = jax.default_backend() != "cpu" and prepared(config).trainer.num_params <= MOST_PARAMS_TOGETHER
+        together = jax.default_backend() != "cpu" and compiled(config).trainer.num_params <= MOST_PARAMS_TOGETHER
         execution = "vectorised" if together else "turn"
     return [group] if execution == "vectorised" else [[job] for job in group]
 
 
 def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
-    steps = {name: set(steps_of(getattr(config.measure, name), steps_per_epoch, last)) for name in MEASURES}
+    steps = {name: set(timetable_steps(getattr(config.measure, name), steps_per_epoch, last)) for name in MEASURES}
     union = sorted({step for found in steps.values() for step in found} | {last})
     return {step: frozenset(name for name in MEASURES if step in steps[name]) for step in union}
 
@@ -86,3 +91,66 @@ def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, froz
 def due_at_end(config: RunConfig) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
     return frozenset(name for name in MEASURES if getattr(config.measure, name) != "never")
+
+
+# The settings that name another run.
+NAMING = ("train.from_run", "stop.with_run")
+
+
+class OtherRun(NamedTuple):
+    """A run by its folder, and what stands after `@` in `train.from_run`: a step that it has a checkpoint of."""
+
+    folder: Path
+    at: str = ""
+
+
+def named_run(job: Job, setting: str) -> OtherRun | None:
+    """The run that `setting` of `job` names as `RUN` or `NAME=VALUE,NAME=VALUE`, in `train.from_run` also `…@STEP`.
+
+    By settings it is the run that differs from `job` in these alone, and in that it names no run by `setting`, so that
+    one text serves every seed of a sweep. Raises `InputError` where that is `job` itself.
+    """
+    name, at = flatten(plain(job.config))[setting], ""
+    if setting == "train.from_run" and (found := re.fullmatch(r"(.*)@([\w,]*)", name)):
+        name, at = found.groups()
+    if name.partition("=")[0].strip() not in flatten(thaw(job.config)):
+        return OtherRun(Path(name), at) if name else None
+    # A comma also stands in tuples; between settings a name and = follow it.
+    settings = [f"--config.{part.strip()}" for part in re.split(r",(?=\s*[a-z][\w.]*=)", name)]
+    alone = replace(job.config, {setting: ""})
+    other = freeze(with_arguments(thaw(alone), settings))
+    if other == alone:
+        raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
+    return OtherRun(run_folder.path_of(plain(other), identity(other), job.folder.parents[1]), at)
+
+
+def finished_manifest(folder: Path, setting: str) -> dict[str, Any]:
+    """The manifest of a run that `setting` names and that has reached its end; any other is refused."""
+    manifest = run_folder.read_manifest(folder)
+    if manifest.get("status") != "done":
+        raise InputError(
+            f"config.{setting}: {folder} is {manifest.get('status', 'not there')}; it must be a finished run, "
+            "so run it first, or in the same sweep"
+        )
+    return manifest
+
+
+def levels(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that need no other of them, then those that need only these, and so on."""
+    by_folder = {job.folder.resolve(): job for job in jobs}
+    needed = {}
+    for folder, job in by_folder.items():
+        named = [other.folder.resolve() for setting in NAMING if (other := named_run(job, setting))]
+        needed[folder] = {other for other in named if other in by_folder}
+    found: list[list[Job]] = []
+    left = dict(needed)
+    while left:
+        ready = [folder for folder, others in left.items() if not others & left.keys()]
+        if not ready:
+            raise InputError(
+                f"{next(iter(left.values())).pop()} needs itself to be finished: see config.train.from_run and "
+                "config.stop.with_run of the runs that it names; let one of them name another run"
+            )
+        found.append([by_folder[folder] for folder in ready])
+        left = {folder: others for folder, others in left.items() if folder not in ready}
+    return found

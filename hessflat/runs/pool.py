@@ -18,9 +18,8 @@ from absl import logging
 from threadpoolctl import threadpool_limits
 
 from hessflat.runs import environment, loop, run_folder
-from hessflat.runs.compiled import prepared
-from hessflat.runs.dependencies import waves
-from hessflat.runs.jobs import Job, chunks_of, claim, groups_of
+from hessflat.runs.compiled import compiled
+from hessflat.runs.jobs import Job, chunks, group_by_trainer, levels, reserve
 from hessflat.training.config import ModelConfig
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
@@ -39,8 +38,8 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> s
     """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
     wanted = _number(workers)
     for job in jobs:
-        claim(job)
-    told = [_run_wave(wave, reporter, wanted) for wave in waves(jobs)]
+        reserve(job)
+    told = [_run_wave(wave, reporter, wanted) for wave in levels(jobs)]
     return f"{len(jobs)} runs, " + "; then ".join(told)
 
 
@@ -48,9 +47,9 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     """Runs that need no other of them finished."""
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
-    groups = groups_of(jobs)
+    groups = group_by_trainer(jobs)
     for number, group in enumerate(groups):
-        for together in chunks_of(group):
+        for together in chunks(group):
             chunk = Chunk(together, number, together[0].config.model)
             (done if all(run_folder.is_finished(job.folder) for job in together) else unfinished).append(chunk)
     loop.run_all([job for chunk in done for job in chunk.jobs], reporter)
@@ -80,7 +79,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
     """Convolutions spread over the cores by themselves, an accelerator is one queue, a smoke run is over too soon."""
     if jax.default_backend() != "cpu" or groups[0][0].config.scale == "smoke":
         return 1
-    if any(prepared(group[0].config).trainer.loop == "python" for group in groups):
+    if any(compiled(group[0].config).trainer.loop == "python" for group in groups):
         return 1
     return len(environment.cores())
 
