@@ -47,7 +47,7 @@ def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp
 EDGES = ["--config.measure.spectrum_edges=end"]
 SINE = [
     "--config.data.name=sine", "--config.data.validation_fraction=0.0", "--config.data.scaling=raw",
-    "--config.model.name=coordinate_network", "--config.model.mlp.hidden=(100,)",
+    "--config.model.name=coordinate_network",
     "--config.model.coordinate_network.hidden=(8, 8)", "--config.data.train_size=0", "--config.data.test_fraction=0.0",
     "--config.train.batch_size=0", "--config.train.epochs=20",
 ]  # fmt: skip
@@ -296,7 +296,7 @@ def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_ho
     assert line["hessian.extremes.unconverged"] > 0
     assert line["hessian.extremes.products"] == 40
     assert found["smallest_residuals"].max() > 1e-3 * found["largest"][0]
-    with pytest.raises(InputError, match="extremes_products must be at least 144, for 140 eigenvalues, got 40"):
+    with pytest.raises(InputError, match="edge_products must be at least 144, for 140 eigenvalues, got 40"):
         runs.run_all([runs.tiny(*asked, *NEVER, "--config.measure.largest=120")], tmp_path)
 
 
