@@ -15,25 +15,29 @@ from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
 
 L2 = "optim.l2"
-QUANTITIES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}
+QUANTITY_NAMES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}
 COUNTS = (1, 2, 5, 10, 20)
 
 
-def rows_of(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
+def by_protocol(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
     """What was measured, by mode, examples that share statistics (0 is all), and whether in float64."""
-    found = run.spectrum("sensitivity")
-    ways = zip(found["mode"].tolist(), found["batch_stats_size"].tolist(), found["float64"].tolist(), strict=True)
-    return {way: {name: column[index] for name, column in found.items()} for index, way in enumerate(ways)}
+    arrays = run.spectrum("sensitivity")
+    protocols = zip(
+        arrays["mode"].tolist(), arrays["batch_stats_size"].tolist(), arrays["float64"].tolist(), strict=True
+    )
+    return {
+        protocol: {name: column[index] for name, column in arrays.items()} for index, protocol in enumerate(protocols)
+    }
 
 
-def way_name(way: tuple[str, int, bool]) -> str:
-    mode, shared, double = way
+def protocol_name(protocol: tuple[str, int, bool]) -> str:
+    mode, shared, double = protocol
     statistics = f", statistics of {shared or 'all'}" if mode == "train" else ""
     return f"{mode} mode{statistics}, {'float64' if double else 'float32'}"
 
 
-def short_name(way: tuple[str, int, bool]) -> str:
-    mode, shared, double = way
+def short_name(protocol: tuple[str, int, bool]) -> str:
+    mode, shared, double = protocol
     statistics = f", {shared or 'all'}" if mode == "train" else ""
     return f"{mode}{statistics}{', float64' if double else ''}"
 
@@ -45,50 +49,54 @@ def pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 
 def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], Interval]:
-    """For every way, log of the quantity with L2 over that without, with its interval over seeds."""
+    """For every protocol, log of the quantity with L2 over that without, with its interval over seeds."""
     logs: dict[tuple[str, int, bool], list[float]] = {}
     for before, after in pairs(runs):
-        rows = rows_of(before), rows_of(after)
-        for way in rows[0]:
-            first, second = (float(np.mean(side[way][quantity])) for side in rows)
-            logs.setdefault(way, []).append(float(np.log(second / first)))
-    return {way: mean_interval(values) for way, values in logs.items()}
+        rows = by_protocol(before), by_protocol(after)
+        for protocol in rows[0]:
+            first, second = (float(np.mean(side[protocol][quantity])) for side in rows)
+            logs.setdefault(protocol, []).append(float(np.log(second / first)))
+    return {protocol: mean_interval(values) for protocol, values in logs.items()}
 
 
 def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
-    """How often single probes order the runs as the means of all do, in the first way; NaN without pairs.
+    """How often single probes order the runs as the means of all do, in the first protocol; NaN without pairs.
 
     `shared`: both runs have the same probe, as here; otherwise each its own, as where two papers are compared.
     """
     right = []
     for before, after in pairs(runs):
-        first, second = (next(iter(rows_of(run).values()))[quantity] for run in (before, after))
+        first, second = (next(iter(by_protocol(run).values()))[quantity] for run in (before, after))
         right += in_same_order(first, second, paired=shared)
     return float(np.mean(right)) if right else float("nan")
 
 
 def relative_errors(run: Run, quantity: str) -> np.ndarray:
-    """Relative standard error of a mean of as many probes as `COUNTS` says, in the first way."""
-    samples = next(iter(rows_of(run).values()))[quantity]
+    """Relative standard error of a mean of as many probes as `COUNTS` says, in the first protocol."""
+    samples = next(iter(by_protocol(run).values()))[quantity]
     return samples.std(ddof=1) / samples.mean() / np.sqrt(COUNTS)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """What L2 does by every way of measuring, and what the probes leave open."""
+    """What L2 does by every protocol of measurement, and what the probes leave open."""
     figure, axes = new_figure(1, 3, 2.6)
     data = new_columns("quantity", "way", "ratio", "low", "high")
     with matplotlib.rc_context(STYLE):
         for axis, quantity in zip(axes, ("lambda_max", "trace"), strict=False):
-            found = effects(runs, quantity)
-            for place, (way, change) in enumerate(found.items()):
+            changes = effects(runs, quantity)
+            for place, (protocol, change) in enumerate(changes.items()):
                 mean, low, high = np.exp(np.clip(change, -50, 50))
                 axis.plot([low, high], [place, place], color=PALETTE[0], linewidth=1)
                 axis.plot([mean], [place], "o", color=PALETTE[0], markersize=4)
-                append_row(data, QUANTITIES[quantity], way_name(way), float(mean), float(low), float(high))
+                append_row(
+                    data, QUANTITY_NAMES[quantity], protocol_name(protocol), float(mean), float(low), float(high)
+                )
             axis.axvline(1.0, color="black", linewidth=0.7, linestyle="--")
             axis.set_xscale("log")
-            axis.set_ylim(max(len(found), 1) - 0.5, -0.5)
-            axis.set_yticks(range(len(found)), [short_name(way) for way in found] if quantity == "lambda_max" else [])
+            axis.set_ylim(max(len(changes), 1) - 0.5, -0.5)
+            axis.set_yticks(
+                range(len(changes)), [short_name(protocol) for protocol in changes] if quantity == "lambda_max" else []
+            )
             symbol = {"lambda_max": r"\lambda_{\max}(H)", "trace": r"\mathrm{Tr}\,H"}[quantity]
             axis.set_xlabel(f"${symbol}$ with L2 over without")
         for colour, (quantity, symbol) in enumerate(
@@ -119,34 +127,36 @@ def num_probes(runs: Sequence[Run]) -> int:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Each way's numbers without and with L2, means over seeds."""
+    """The numbers of each protocol without and with L2, means over seeds."""
     rows = []
     for value, group in by_setting(finished(runs), L2).items():
-        found = [rows_of(run) for run in group]
-        for way in found[0]:
+        measured = [by_protocol(run) for run in group]
+        for protocol in measured[0]:
             means = [
-                float(np.mean([np.mean(rows[way][name]) for rows in found])) for name in ("lambda_min", *QUANTITIES)
+                float(np.mean([np.mean(each[protocol][name]) for each in measured]))
+                for name in ("lambda_min", *QUANTITY_NAMES)
             ]
-            rows.append((number(value), way_name(way), *(number(mean, 5) for mean in means), str(len(group))))
-    header = ("L2", "way", "λ_min(H)", *QUANTITIES.values(), "seeds")
+            rows.append((number(value), protocol_name(protocol), *(number(mean, 5) for mean in means), str(len(group))))
+    header = ("L2", "way", "λ_min(H)", *QUANTITY_NAMES.values(), "seeds")
     return [Table("The Hessian of the same weights in every way of measuring. Means over seeds.", header, tuple(rows))]
 
 
 def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[str, int, bool]], bool]) -> Evidence:
-    """Does L2 move the quantity to the same side of 1 in all of these ways, by 95 % t-intervals over seeds?"""
-    found = {way: change for way, change in effects(runs, quantity).items() if among(way)}
-    if not found:
+    """Does L2 move the quantity to the same side of 1 in all of these protocols, by 95 % t-intervals over seeds?"""
+    changes = {protocol: change for protocol, change in effects(runs, quantity).items() if among(protocol)}
+    if not changes:
         return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
-    sides = {1 if change.low > 0 else -1 if change.high < 0 else 0 for change in found.values()}
+    sides = {1 if change.low > 0 else -1 if change.high < 0 else 0 for change in changes.values()}
     verdict: Verdict = "fails" if {1, -1} <= sides else "undecided" if 0 in sides else "holds"
-    told = {way_name(way): number(float(np.exp(change.mean)), 3) for way, change in found.items()}
-    ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change[1:])}]" for change in found.values()]
+    ratios = {protocol_name(protocol): number(float(np.exp(change.mean)), 3) for protocol, change in changes.items()}
+    ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change[1:])}]" for change in changes.values()]
     reasons: dict[Verdict, str] = {
         "holds": "every interval lies on the same side of 1",
         "fails": "two intervals lie on opposite sides of 1",
     }
     return Evidence(
-        f"{QUANTITIES[quantity]} with L2 over without: " + ", ".join(f"{ratio} ({way})" for way, ratio in told.items()),
+        f"{QUANTITY_NAMES[quantity]} with L2 over without: "
+        + ", ".join(f"{ratio} ({protocol})" for protocol, ratio in ratios.items()),
         f"95 % intervals {', '.join(ends)}, {seed_count(len(pairs(runs)))}",
         len(pairs(runs)),
         verdict,
@@ -171,10 +181,10 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
 
 
 def rounding(run: Run) -> float:
-    """The largest relative difference of λ_max between the precisions, over the ways that were measured in both."""
-    rows = rows_of(run)
-    both = [way for way in rows if (*way[:2], True) in rows and not way[2]]
-    values = [(rows[way]["lambda_max"], rows[(*way[:2], True)]["lambda_max"]) for way in both]
+    """The largest relative difference of λ_max between the precisions, over the protocols measured in both."""
+    rows = by_protocol(run)
+    both = [protocol for protocol in rows if (*protocol[:2], True) in rows and not protocol[2]]
+    values = [(rows[protocol]["lambda_max"], rows[(*protocol[:2], True)]["lambda_max"]) for protocol in both]
     return max(abs(float(single / double) - 1) for single, double in values)
 
 
@@ -194,7 +204,7 @@ EXPERIMENT = Experiment(
             statement="L2 moves λ_max to the same side in both modes of batch norm",
             paper_value="in G larger with L2 in both: 30 times in train mode, 1,000 times in eval mode",
             rule=ACROSS,
-            decide=lambda runs: same_conclusion(runs, "lambda_max", lambda way: way[1:] == (0, False)),
+            decide=lambda runs: same_conclusion(runs, "lambda_max", lambda protocol: protocol[1:] == (0, False)),
         ),
         Claim(
             id="statistics-batch",
@@ -203,7 +213,9 @@ EXPERIMENT = Experiment(
             statement="L2 moves λ_max to the same side whatever number of examples share statistics",
             paper_value="not in a paper: G takes the training batch, M the whole sample",
             rule=ACROSS,
-            decide=lambda runs: same_conclusion(runs, "lambda_max", lambda way: way[0] == "train" and not way[2]),
+            decide=lambda runs: same_conclusion(
+                runs, "lambda_max", lambda protocol: protocol[0] == "train" and not protocol[2]
+            ),
         ),
         Claim(
             id="one-probe",

@@ -12,7 +12,7 @@ from hessflat.analysis.deep_linear import (
     LOW_LOSS,
     QUANTITIES,
     largest_share,
-    reparameterised,
+    reparameterised_copies,
     rest_of_trace,
     sharpness_times_time,
 )
@@ -69,7 +69,7 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
     handles: dict[str, Line2D] = {}
     with matplotlib.rc_context(STYLE):
         for row, (when, step) in enumerate((("initial", run.first_step), ("trained", None))):
-            copies = reparameterised(run, step)
+            copies = reparameterised_copies(run, step)
             pairs = sorted(set(zip(copies["multiplied"].tolist(), copies["divided"].tolist(), strict=True)))
             for axis, (quantity, label) in zip(axes[4 * row : 4 * row + 4], AXES.items(), strict=True):
                 values = QUANTITIES[quantity].values(copies)
@@ -175,12 +175,12 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def tabulate_reparameterised(runs: Sequence[Run]) -> Table:
     chosen = without_l2(finished(runs))
-    scales = np.unique(reparameterised(chosen[0])["scale"])
+    scales = np.unique(reparameterised_copies(chosen[0])["scale"])
     rows = []
     for scale in scales:
         cells = []
         for quantity in QUANTITIES.values():
-            each = map(reparameterised, chosen)
+            each = map(reparameterised_copies, chosen)
             values = np.concatenate([quantity.values(copies)[copies["scale"] == scale] for copies in each])
             cells.append(number(float(np.exp(np.mean(np.log(values)))), 4))
         rows.append((number(float(scale)), *cells))

@@ -5,10 +5,10 @@ from functools import partial
 from experiments.granziol2020.weight_decay import (
     COMPARED,
     SHARED_CLAIMS,
-    better,
     draw,
-    sharper,
-    sharper_and_better,
+    generalises_better,
+    grows_with_l2,
+    sharper_generalises_better,
     tabulate,
 )
 from hessflat.analysis import claims
@@ -33,7 +33,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        better(where="§4, fig. 4", paper_value="a figure without numbers"),
+        generalises_better(where="§4, fig. 4", paper_value="a figure without numbers"),
         Claim(
             id="train-accuracy",
             paper="G",
@@ -43,21 +43,23 @@ EXPERIMENT = Experiment(
             rule=f"training accuracy, {COMPARED}: difference above 0",
             decide=partial(claims.compare, metric="train_accuracy", scale="difference"),
         ),
-        sharper(
+        grows_with_l2(
             id="spectral-norm",
             where="§4, fig. 4",
             what="the spectral norm",
             metric="hessian.lambda_max",
             paper_value="a figure without numbers",
         ),
-        sharper(
+        grows_with_l2(
             id="second-moment",
             where="§4, fig. 4",
             what="the second moment (the paper's Frobenius norm)",
             metric="hessian.second_moment",
             paper_value="0.01 → 0.02",
         ),
-        sharper_and_better(where="§4, fig. 4", paper_value="second moment 0.02 against 0.01; a figure without numbers"),
+        sharper_generalises_better(
+            where="§4, fig. 4", paper_value="second moment 0.02 against 0.01; a figure without numbers"
+        ),
         # The shared claim of that name is not in the paper for the other networks; here it is.
         SMALLER_GAP,
         *(claim for claim in SHARED_CLAIMS if claim.id != SMALLER_GAP.id),

@@ -19,7 +19,7 @@ from hessflat.analysis.deep_linear import (
     misalignment,
     order_of_share,
     relative_spread,
-    reparameterised,
+    reparameterised_copies,
     rest_of_trace,
     sharpness_times_time,
 )
@@ -32,18 +32,20 @@ X = "data.point.x"
 
 def from_closed_form(run: Run) -> float:
     """The relative distance of gradient and Hessian, the worse of before and after training."""
-    return max(distance_from_closed_form(reparameterised(run, step), run.setting(X)) for step in (run.first_step, None))
+    return max(
+        distance_from_closed_form(reparameterised_copies(run, step), run.setting(X)) for step in (run.first_step, None)
+    )
 
 
 def from_trace(run: Run) -> float:
     """The relative distance of the trace after training."""
-    return distance_from_trace(reparameterised(run), run.setting(X))
+    return distance_from_trace(reparameterised_copies(run), run.setting(X))
 
 
 def is_not_invariant(runs: Sequence[Run]) -> Evidence:
     parts = ("gradient", "lambda_max", "trace")
     words = {part: f"decades that {QUANTITIES[part].name} spans" for part in parts}
-    return claims.all_of(
+    return claims.all_hold(
         *(claims.exceeds(runs, partial(decades, quantity=part), 1.0, words[part]) for part in parts),
     )
 
@@ -61,7 +63,7 @@ def has_rank_one(runs: Sequence[Run]) -> Evidence:
 
 def is_nearly_rank_one(runs: Sequence[Run]) -> Evidence:
     chosen = without_l2(runs)
-    return claims.all_of(
+    return claims.all_hold(
         claims.falls_below(chosen, order_of_share, 0.0, "Kendall τ of λ_max / Tr H with the loss"),
         claims.falls_below(chosen, rest_of_trace, 0.1, "1 − λ_max / Tr H at the end"),
     )
@@ -69,7 +71,7 @@ def is_nearly_rank_one(runs: Sequence[Run]) -> Evidence:
 
 def falls_with_the_loss(runs: Sequence[Run]) -> Evidence:
     chosen, metrics = without_l2(runs), {"trace": "Tr H", "lambda_max": "λ_max(H)"}
-    return claims.all_of(
+    return claims.all_hold(
         *(
             claims.exceeds(
                 chosen, partial(exponent_of_loss, metric=f"hessian.exact.{name}"), 0.75, f"exponent of {label}"
@@ -115,7 +117,7 @@ EXPERIMENT = Experiment(
             paper_value="an argument without numbers",
             rule="1 − |∂L/∂w_j| / ‖∇L‖ at the largest α at most 1e-4, trained weights, every run",
             decide=lambda runs: claims.in_every_run(
-                runs, lambda run: misalignment(reparameterised(run)), 1e-4, "1 − |∂L/∂w_j| / ‖∇L‖"
+                runs, lambda run: misalignment(reparameterised_copies(run)), 1e-4, "1 − |∂L/∂w_j| / ‖∇L‖"
             ),
         ),
         Claim(
@@ -196,7 +198,7 @@ EXPERIMENT = Experiment(
             statement="L2 makes the solution sharper by trace and by λ_max",
             paper_value="an argument without numbers",
             rule="Kendall τ of each with L2 in each seed above 0, 95 % t-intervals",
-            decide=lambda runs: claims.all_of(
+            decide=lambda runs: claims.all_hold(
                 claims.increases(runs, metric="hessian.exact.trace"),
                 claims.increases(runs, metric="hessian.exact.lambda_max"),
             ),
@@ -211,7 +213,7 @@ EXPERIMENT = Experiment(
                 "relative spread of the first at most 1e-11 in every run, before and after training; decades that the "
                 "second spans, trained weights, above 1 by a 95 % t-interval"
             ),
-            decide=lambda runs: claims.all_of(
+            decide=lambda runs: claims.all_hold(
                 claims.in_every_run(
                     runs, partial(relative_spread, quantity="adaptive"), 1e-11, "relative spread of the first"
                 ),

@@ -34,7 +34,7 @@ def network(run: Run) -> str:
     return f"{FAMILIES[name]}-{run.setting(f'model.{name}.depth')} on {run.setting('data.name')}"
 
 
-def modes_of(runs: Sequence[Run]) -> dict[str, str]:
+def modes_measured(runs: Sequence[Run]) -> dict[str, str]:
     """The modes of batch norm that were measured, by the suffix of the operators' names."""
     return {suffix: mode for suffix, mode in MODES.items() if any(has(run, f"hessian{suffix}") for run in runs)}
 
@@ -61,10 +61,10 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
     """Mass at zero above, the size of the Ritz value below, a column for each mode of batch norm; a line a seed."""
-    modes = modes_of(runs)
+    modes = modes_measured(runs)
     figure, axes = new_figure(2, len(modes), 2.2, sharex=True, sharey="row")
     data = new_columns("mode", "followed", "seed", "epoch", "mass", "value")
-    bounds = bounds_of(runs[0])
+    bounds = informative_bounds(runs[0])
     normed = len(modes) > 1
     with matplotlib.rc_context(STYLE):
         for column, (suffix, mode) in enumerate(modes.items()):
@@ -104,7 +104,7 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
     return Drawing(f"degeneracy-{name.replace(' ', '-')}", caption, figure, data)
 
 
-def bounds_of(run: Run) -> dict[str, float]:
+def informative_bounds(run: Run) -> dict[str, float]:
     """G's lower bounds of the mass at zero by what is counted, those that say something."""
     bounds = {"bound from the model's own layers": run.final("zero_mass_bound")}
     if is_papers(run):
@@ -118,7 +118,7 @@ def is_papers(run: Run) -> bool:
 
 
 def draw_noise(axis: Axes, run: Run, operator: str) -> None:
-    """Below it an eigenvalue cannot be told from zero."""
+    """The noise floor, below which an eigenvalue is as good as zero."""
     floor = run.history(f"{operator}.noise_floor")
     known = np.isfinite(floor)
     axis.plot(run.history("epoch")[known], floor[known], color="black", linestyle="-.", linewidth=0.7)
@@ -133,15 +133,15 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     """A row for each network, mode and rule: the smallest mass over measured steps, and the value taken for zero."""
     rows = []
     for name, group in grouped(finished(runs), network).items():
-        own, bounds = group[0].final("zero_mass_bound"), bounds_of(group[0])
+        own, bounds = group[0].final("zero_mass_bound"), informative_bounds(group[0])
         paper = number(bounds.get("bound from the paper's count", math.nan))
-        for suffix, mode in modes_of(group).items():
+        for suffix, mode in modes_measured(group).items():
             for label, operator, count in FOLLOWED:
                 tracks = [zero_mass_history(run, f"{operator}{suffix}", count) for run in group]
                 rows.append(
                     (
                         name,
-                        mode if len(modes_of(group)) > 1 else "–",
+                        mode if len(modes_measured(group)) > 1 else "–",
                         label,
                         spread([zeros.mass.min() for zeros in tracks]),
                         spread([zeros.mass[-1] for zeros in tracks]),
@@ -167,20 +167,20 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}{deviation}"
 
 
-def operators_of(run: Run, operator: str) -> list[str]:
+def operators_in_modes(run: Run, operator: str) -> list[str]:
     """The operator in each mode of batch norm in which it was measured."""
-    return [f"{operator}{suffix}" for suffix in modes_of([run])]
+    return [f"{operator}{suffix}" for suffix in modes_measured([run])]
 
 
 def smallest_mass(run: Run, count: int = 2) -> float:
     """Of the Hessian, over measured steps and modes."""
-    return min(zero_mass_history(run, operator, count).mass.min() for operator in operators_of(run, "hessian"))
+    return min(zero_mass_history(run, operator, count).mass.min() for operator in operators_in_modes(run, "hessian"))
 
 
 def splitting(run: Run) -> float:
     """The largest share that H's second nearest Ritz value has in the mass of the two nearest, less the same of G."""
     largest = [
-        max(zero_mass_history(run, name, 2).second.max() for name in operators_of(run, operator))
+        max(zero_mass_history(run, name, 2).second.max() for name in operators_in_modes(run, operator))
         for operator in ("hessian", "gauss_newton")
     ]
     return float(largest[0] - largest[1])
@@ -189,7 +189,7 @@ def splitting(run: Run) -> float:
 def nearer(run: Run) -> float:
     """The size of the two nearest's mean value over that of the nearest's alone, geometric mean over steps."""
     sizes = [
-        geometric_mean(np.abs(zero_mass_history(run, name, count).value) for name in operators_of(run, "hessian"))
+        geometric_mean(np.abs(zero_mass_history(run, name, count).value) for name in operators_in_modes(run, "hessian"))
         for count in (2, 1)
     ]
     return sizes[0] / sizes[1]
@@ -199,14 +199,14 @@ def steadier(run: Run) -> float:
     """The range of the mass over steps, of the two nearest less that of the nearest alone; the worst mode."""
     return max(
         float(np.ptp(zero_mass_history(run, name, 2).mass) - np.ptp(zero_mass_history(run, name, 1).mass))
-        for name in operators_of(run, "hessian")
+        for name in operators_in_modes(run, "hessian")
     )
 
 
 def above_noise(run: Run) -> float:
     """The size of G's Ritz value nearest zero over the noise of float32, geometric mean over steps and modes."""
     ratios = []
-    for name in operators_of(run, "gauss_newton"):
+    for name in operators_in_modes(run, "gauss_newton"):
         floors = run.history(f"{name}.noise_floor")
         ratios.append(np.abs(zero_mass_history(run, name, 1).value) / floors[np.isfinite(floors)])
     return geometric_mean(ratios)
@@ -216,10 +216,10 @@ def of_family(runs: Sequence[Run], family: str) -> list[Run]:
     return [run for run in runs if run.setting("model.name") == family]
 
 
-def reaches_bound(runs: Sequence[Run], family: str, operator: str) -> Evidence:
+def family_reaches_bound(runs: Sequence[Run], family: str, operator: str) -> Evidence:
     """Over every measured step, by the bound from the model's own layers."""
     chosen = of_family(runs, family)
-    return claims.at_least(chosen, f"{operator}.zero_mass", "zero_mass_bound", when="always")
+    return claims.reaches_bound(chosen, f"{operator}.zero_mass", "zero_mass_bound", when="always")
 
 
 def reaches_papers_bound(runs: Sequence[Run]) -> Evidence:
@@ -250,7 +250,7 @@ EXPERIMENT = Experiment(
             statement="VGG: the mass at zero of H, two Ritz values combined, is at least 1 − 4 d_y (Σ N_l + d_x) / P",
             paper_value="largely respected",
             rule=f"neurons and inputs of the network itself; {ALWAYS}",
-            decide=partial(reaches_bound, family="vgg", operator="hessian"),
+            decide=partial(family_reaches_bound, family="vgg", operator="hessian"),
         ),
         Claim(
             id="gauss-newton-bound",
@@ -259,7 +259,7 @@ EXPERIMENT = Experiment(
             statement="VGG: the mass at zero of G, one Ritz value, is extremely high, too",
             paper_value="a figure without numbers",
             rule=f"at least the same bound; {ALWAYS}",
-            decide=partial(reaches_bound, family="vgg", operator="gauss_newton"),
+            decide=partial(family_reaches_bound, family="vgg", operator="gauss_newton"),
         ),
         Claim(
             id="paper's-bound",

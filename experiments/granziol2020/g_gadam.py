@@ -135,7 +135,7 @@ EXPERIMENT = Experiment(
             statement="the solution that generalises better is the sharper one, in both modes of batch norm",
             paper_value="almost 40 and 35 times sharper",
             rule=f"λ_max(H) in each mode, and test accuracy, {COMPARED}: all larger",
-            decide=lambda runs: claims.all_of(
+            decide=lambda runs: claims.all_hold(
                 *(
                     on(False, claims.sharper_and_better, sharpness=f"{operator}.lambda_max")(runs)
                     for operator in ("hessian", "hessian_eval")

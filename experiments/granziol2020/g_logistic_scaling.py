@@ -14,11 +14,11 @@ TOLERANCE = 0.10
 
 def groups(runs: Sequence[Run]) -> dict[tuple[int, str], list[Run]]:
     """Finished runs at the paper's L2 by epochs and scaling, each group ordered by L2."""
-    found: dict[tuple[int, str], list[Run]] = {}
+    by_scaling: dict[tuple[int, str], list[Run]] = {}
     for run in sorted(finished(runs), key=lambda run: run.setting("optim.l2")):
         if run.setting("optim.l2") in PAPER:
-            found.setdefault((run.setting("train.epochs"), run.setting("data.scaling")), []).append(run)
-    return found
+            by_scaling.setdefault((run.setting("train.epochs"), run.setting("data.scaling")), []).append(run)
+    return by_scaling
 
 
 def distance(group: Sequence[Run]) -> float:
@@ -71,7 +71,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     ]
 
 
-def reproduced(runs: Sequence[Run]) -> Evidence:
+def numbers_reproduced(runs: Sequence[Run]) -> Evidence:
     """Does the closest scaling come within the tolerance of both numbers at every L2 of the paper?"""
     complete = {key: group for key, group in groups(runs).items() if len(group) == len(PAPER)}
     if not complete:
@@ -104,7 +104,7 @@ EXPERIMENT = Experiment(
             statement="λ₁ and the mean eigenvalue at L2 = 0, 1e-4, 5e-4 on MNIST",
             paper_value="λ₁ 12.26, 14.17, 15.84; mean eigenvalue 0.0132, 0.0153, 0.0171",
             rule=f"both numbers within {100 * TOLERANCE:g} % at every L2 for at least one scaling of the pixels",
-            decide=reproduced,
+            decide=numbers_reproduced,
         ),
     ),
     notes="The paper's schedule has T = 50 epochs while its figure shows 1,000; both are run.",

@@ -14,39 +14,39 @@ from hessflat.analysis.statistics import exponential_r_squared, exponential_rate
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, append_row, legend_of_axis, letter, new_columns, new_figure
 
-WAYS = {"last": "last layer × t", "all": "all layers × t^(1/layers)"}
-MEASURES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "frobenius": "‖H‖_F"}
+SCALINGS = {"last": "last layer × t", "all": "all layers × t^(1/layers)"}
+LABELS = {"lambda_max": "λ_max(H)", "trace": "Tr H", "frobenius": "‖H‖_F"}
 # The largest scales, beyond which the exponential should have outgrown the polynomial.
 TAIL = 4
 
 
-def curves(run: Run, way: str) -> dict[str, np.ndarray]:
-    return run.spectrum(f"loss_limit-{way}")
+def curves(run: Run, scaling: str) -> dict[str, np.ndarray]:
+    return run.spectrum(f"loss_limit-{scaling}")
 
 
-def tail(run: Run, way: str) -> dict[str, np.ndarray]:
+def tail(run: Run, scaling: str) -> dict[str, np.ndarray]:
     """The same at the largest scales."""
-    return {name: values[-TAIL:] for name, values in curves(run, way).items()}
+    return {name: values[-TAIL:] for name, values in curves(run, scaling).items()}
 
 
-def rate(run: Run, way: str, measure: str) -> float:
+def rate(run: Run, scaling: str, measure: str) -> float:
     """−d log(measure) / dt over the largest scales."""
-    return -exponential_rate(tail(run, way)["scale"], tail(run, way)[measure])
+    return -exponential_rate(tail(run, scaling)["scale"], tail(run, scaling)[measure])
 
 
-def straightness(run: Run, way: str, measure: str) -> float:
+def straightness(run: Run, scaling: str, measure: str) -> float:
     """R² of that fit."""
-    return exponential_r_squared(tail(run, way)["scale"], tail(run, way)[measure])
+    return exponential_r_squared(tail(run, scaling)["scale"], tail(run, scaling)[measure])
 
 
-def exponent(run: Run, way: str, measure: str) -> float:
+def loss_exponent(run: Run, scaling: str, measure: str) -> float:
     """How log(measure) grows with log(loss) over the largest scales: 1 where the measure falls as the loss."""
-    return power_law_exponent(tail(run, way)["loss"], tail(run, way)[measure])
+    return power_law_exponent(tail(run, scaling)["loss"], tail(run, scaling)[measure])
 
 
 def smallest(run: Run, fit: Callable[[Run, str, str], float]) -> float:
     """The smallest of a fit over measures and ways of scaling."""
-    return min(fit(run, way, measure) for way in WAYS for measure in MEASURES)
+    return min(fit(run, scaling, measure) for scaling in SCALINGS for measure in LABELS)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -55,15 +55,15 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     figure, axes = new_figure(2, 2, 2.2)
     data = new_columns("way", "seed", "measure", "scale", "loss", "value")
     with matplotlib.rc_context(STYLE):
-        for column, (way, words) in enumerate(WAYS.items()):
+        for column, (scaling, words) in enumerate(SCALINGS.items()):
             over_scale, over_loss = axes[column], axes[2 + column]
             for run in done:
-                along = curves(run, way)
-                for index, (measure, label) in enumerate(MEASURES.items()):
+                along = curves(run, scaling)
+                for index, (measure, label) in enumerate(LABELS.items()):
                     for axis, x in ((over_scale, "scale"), (over_loss, "loss")):
                         axis.plot(along[x], along[measure], ".-", color=PALETTE[index], linewidth=0.8, label=label)
                     for scale, loss, value in zip(along["scale"], along["loss"], along[measure], strict=True):
-                        append_row(data, way, run.seed, label, float(scale), float(loss), float(value))
+                        append_row(data, scaling, run.seed, label, float(scale), float(loss), float(value))
                 over_scale.plot(
                     along["scale"], along["loss"], color="black", linestyle="--", linewidth=0.8, label="loss"
                 )
@@ -88,10 +88,12 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Fitted rates, means over seeds."""
     done, rows = finished(runs), []
-    for way, words in WAYS.items():
-        loss = np.mean([rate(run, way, "loss") for run in done])
-        for measure, label in MEASURES.items():
-            fits = [np.mean([fit(run, way, measure) for run in done]) for fit in (rate, straightness, exponent)]
+    for scaling, words in SCALINGS.items():
+        loss = np.mean([rate(run, scaling, "loss") for run in done])
+        for measure, label in LABELS.items():
+            fits = [
+                np.mean([fit(run, scaling, measure) for run in done]) for fit in (rate, straightness, loss_exponent)
+            ]
             rows.append((words, label, *(number(float(fit), 4) for fit in (fits[0], loss, *fits[1:])), str(len(done))))
     caption = f"Fits over the {TAIL} largest scales: log of each against t (rate, R²), and against the log of the loss."
     header = ("scaling", "measure", "rate", "rate of the loss", "R²", "exponent of the loss", "seeds")
@@ -99,14 +101,14 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def exponentially(runs: Sequence[Run]) -> Evidence:
-    return claims.all_of(
+    return claims.all_hold(
         claims.exceeds(runs, partial(smallest, fit=rate), 0.0, "smallest rate"),
         claims.exceeds(runs, partial(smallest, fit=straightness), 0.98, "smallest R²"),
     )
 
 
 def as_the_loss(runs: Sequence[Run]) -> Evidence:
-    return claims.exceeds(runs, partial(smallest, fit=exponent), 0.75, "smallest exponent of the loss")
+    return claims.exceeds(runs, partial(smallest, fit=loss_exponent), 0.75, "smallest exponent of the loss")
 
 
 EXPERIMENT = Experiment(

@@ -6,11 +6,11 @@ from experiments.granziol2020.weight_decay import (
     BATCH_NORM_CLAIMS,
     COMPARED,
     SHARED_CLAIMS,
-    better,
     draw,
+    generalises_better,
+    grows_with_l2,
     interpolates,
-    sharper,
-    sharper_and_better,
+    sharper_generalises_better,
     tabulate,
 )
 from hessflat.analysis import claims
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        better(where="§4, fig. 5", paper_value="validation accuracy 73.12 → 77.36 %"),
+        generalises_better(where="§4, fig. 5", paper_value="validation accuracy 73.12 → 77.36 %"),
         interpolates(where="§4, fig. 5", paper_value="training accuracy 99.99 % without, 99.89 % with L2"),
         Claim(
             id="lower-train-accuracy",
@@ -36,21 +36,21 @@ EXPERIMENT = Experiment(
             rule=f"training accuracy, {COMPARED}: difference below 0",
             decide=partial(claims.compare, metric="train_accuracy", scale="difference", expect="smaller"),
         ),
-        sharper(
+        grows_with_l2(
             id="spectral-norm",
             where="§4, fig. 5",
             what="the spectral norm",
             metric="hessian.lambda_max",
             paper_value="a figure without numbers",
         ),
-        sharper(
+        grows_with_l2(
             id="second-moment",
             where="§4, fig. 5",
             what="the second moment (the paper's Frobenius norm)",
             metric="hessian.second_moment",
             paper_value="5e-5 → 3e-3",
         ),
-        sharper_and_better(
+        sharper_generalises_better(
             where="§4, fig. 5", paper_value="77.36 against 73.12 % with second moment 3e-3 against 5e-5"
         ),
         *BATCH_NORM_CLAIMS,

@@ -3,11 +3,11 @@
 from experiments.granziol2020.weight_decay import (
     BATCH_NORM_CLAIMS,
     SHARED_CLAIMS,
-    better,
     draw,
+    generalises_better,
+    grows_with_l2,
     interpolates,
-    sharper,
-    sharper_and_better,
+    sharper_generalises_better,
     tabulate,
 )
 from hessflat.analysis.experiment import Experiment
@@ -21,38 +21,40 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        better(where="§4, fig. 6", paper_value="validation accuracy higher by more than 5 points"),
+        generalises_better(where="§4, fig. 6", paper_value="validation accuracy higher by more than 5 points"),
         interpolates(where="§4, fig. 6", paper_value="training accuracy > 99.995 % without, > 99.99 % with L2"),
-        sharper(
+        grows_with_l2(
             id="spectral-norm",
             where="§4, fig. 6",
             what="the spectral norm",
             metric="hessian.lambda_max",
             paper_value="almost 30 times larger",
         ),
-        sharper(
+        grows_with_l2(
             id="spectral-norm-eval",
             where="§4, fig. 7",
             what="in batch norm's eval mode the spectral norm",
             metric="hessian_eval.lambda_max",
             paper_value="nearly 1000 times larger",
         ),
-        sharper(
+        grows_with_l2(
             id="second-moment",
             where="§4, fig. 6",
             what="the second moment (the paper's Frobenius norm)",
             metric="hessian.second_moment",
             paper_value="2.3e-7 → 1e-4",
         ),
-        sharper(
+        grows_with_l2(
             id="second-moment-eval",
             where="§4, fig. 7",
             what="in batch norm's eval mode the second moment",
             metric="hessian_eval.second_moment",
             paper_value="9.8e-12 → 4.9e-5",
         ),
-        sharper_and_better(where="§4, fig. 6", paper_value="almost 30 times sharper, more than 5 points better"),
-        sharper_and_better(
+        sharper_generalises_better(
+            where="§4, fig. 6", paper_value="almost 30 times sharper, more than 5 points better"
+        ),
+        sharper_generalises_better(
             where="§4, fig. 7",
             paper_value="nearly 1000 times sharper, more than 5 points better",
             operator="hessian_eval",

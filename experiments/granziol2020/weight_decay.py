@@ -13,9 +13,7 @@ from hessflat.analysis.tables import table_by
 from hessflat.report import figures
 from hessflat.report.figures.captions import mode_words
 
-Column = tuple[str, str, str]
-
-PERFORMANCE = (
+PERFORMANCE_COLUMNS = (
     ("train loss", "train_loss", ".4f"),
     ("test loss", "test_loss", ".4f"),
     ("gap (loss)", "gap_loss", ".4f"),
@@ -24,7 +22,7 @@ PERFORMANCE = (
     ("test acc", "test_accuracy", ".2%"),
     ("‖w‖", "weight_norm", ".3g"),
 )
-CURVATURE = (
+CURVATURE_COLUMNS = (
     ("λ_max(H)", "hessian.lambda_max", ".4g"),
     ("± bound", "hessian.lambda_max_bound", ".1g"),
     ("λ_min(H)", "hessian.lambda_min", ".2g"),
@@ -35,20 +33,20 @@ CURVATURE = (
     ("‖H‖_F²/P", "hessian.second_moment", ".3g"),
     ("λ_max(G)", "gauss_newton.lambda_max", ".4g"),
 )
-DEGENERACY = (
+DEGENERACY_COLUMNS = (
     ("zero mass H", "hessian.zero_mass", ".4f"),
     ("at λ =", "hessian.zero_value", ".1e"),
     ("zero mass G", "gauss_newton.zero_mass", ".4f"),
     ("at λ =", "gauss_newton.zero_value", ".1e"),
     ("1 − rank bound/P", "zero_mass_bound", ".4f"),
 )
-JACOBIAN = (
+JACOBIAN_COLUMNS = (
     ("max ‖J‖", "jacobian.max", ".3g"),
     ("mean ‖J‖", "jacobian.mean", ".3g"),
     ("max ‖J‖, softmaxed", "softmax_jacobian.max", ".3g"),
     ("mean ‖J‖, softmaxed", "softmax_jacobian.mean", ".3g"),
 )
-SCALED = (
+SCALED_COLUMNS = (
     ("λ_max(H)", "hessian.lambda_max", ".4g"),
     ("λ_max(H)·‖w‖²", "hessian.norm_scaled_lambda_max", ".4g"),
     ("adaptive", "hessian.adaptive_lambda_max", ".4g"),
@@ -56,7 +54,7 @@ SCALED = (
     ("‖w‖", "weight_norm", ".3g"),
     ("gap (loss)", "gap_loss", ".4f"),
 )
-EXACT = (
+EXACT_COLUMNS = (
     ("λ_max(H)", "hessian.lambda_max", ".4g"),
     ("exact", "hessian.exact.lambda_max", ".4g"),
     ("Tr H", "hessian.trace", ".4g"),
@@ -67,7 +65,7 @@ EXACT = (
     ("exact", "hessian.exact.zero_mass", ".4f"),
 )
 
-SHARPNESS = (
+SHARPNESS_PANELS = (
     ("hessian.lambda_max", r"$\lambda_{\max}(H)$, train mode", "log"),
     ("hessian_eval.lambda_max", r"$\lambda_{\max}(H)$, eval mode", "log"),
 )
@@ -80,7 +78,7 @@ def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
     """
     hessians = [name for name in ("hessian", "hessian_eval") if times_measured(runs, f"{name}.lambda_max")]
     # Sharpness in two modes differs by too much for linear axes.
-    sharpness = SHARPNESS if len(hessians) > 1 else (("hessian.lambda_max",),)
+    sharpness = SHARPNESS_PANELS if len(hessians) > 1 else (("hessian.lambda_max",),)
     panels = [panel for panel in (*sharpness, ("jacobian.max",), ("gap_loss",)) if times_measured(runs, panel[0])]
     histories = ("train_loss", "test_error", "weight_norm", "hessian.lambda_max", "hessian.trace", "jacobian.max")
     drawings = [figures.spectra_by(runs, by, operator=name) for name in hessians]
@@ -95,34 +93,34 @@ def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
 def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
     """Performance, curvature, degeneracy and Jacobians by a setting; the exact spectrum too, where it is known."""
     table = partial(measured_table, runs, by)
-    tables = [table(PERFORMANCE, "Losses in nats and accuracies on clean examples.")]
+    tables = [table(PERFORMANCE_COLUMNS, "Losses in nats and accuracies on clean examples.")]
     for suffix in ("", "_eval"):
         mode = mode_words(runs, f"hessian{suffix}")
         zero = f"Mass at zero{mode}, against the bound that G's rank bound implies."
-        curvature, degeneracy = (in_mode(columns, suffix) for columns in (CURVATURE, DEGENERACY))
+        curvature, degeneracy = (in_mode(columns, suffix) for columns in (CURVATURE_COLUMNS, DEGENERACY_COLUMNS))
         tables += [
             table(curvature, f"Curvature of the training loss{mode}, L2 term left out."),
             table(degeneracy, zero),
             table(
-                in_mode(SCALED, suffix),
+                in_mode(SCALED_COLUMNS, suffix),
                 f"Sharpness scaled by the weights{mode}, beside the gap.",
                 f"hessian{suffix}.lambda_max",
             ),
         ]
     tables += [
-        table(JACOBIAN, "Input-output Jacobian norms over the training examples."),
-        table(EXACT, "Lanczos quadrature beside every exact eigenvalue.", "hessian.exact.lambda_max"),
+        table(JACOBIAN_COLUMNS, "Input-output Jacobian norms over the training examples."),
+        table(EXACT_COLUMNS, "Lanczos quadrature beside every exact eigenvalue.", "hessian.exact.lambda_max"),
     ]
     return [made for made in tables if made is not None]
 
 
-def in_mode(columns: Sequence[Column], suffix: str) -> tuple[Column, ...]:
+def in_mode(columns: Sequence[tuple[str, str, str]], suffix: str) -> tuple[tuple[str, str, str], ...]:
     """The same columns of operators whose names end in `suffix`."""
     return tuple((label, metric.replace(".", f"{suffix}."), style) for label, metric, style in columns)
 
 
 def measured_table(
-    runs: Sequence[Run], by: str, columns: Sequence[Column], caption: str, needed: str = ""
+    runs: Sequence[Run], by: str, columns: Sequence[tuple[str, str, str]], caption: str, needed: str = ""
 ) -> Table | None:
     """The columns that something was measured for; none where the first, or the `needed` one, was not."""
     if not times_measured(runs, needed or columns[0][1]):
@@ -138,7 +136,7 @@ def times_measured(runs: Sequence[Run], metric: str) -> int:
 COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % t-interval"
 
 
-def better(*, where: str, paper_value: str) -> Claim:
+def generalises_better(*, where: str, paper_value: str) -> Claim:
     """L2 raises the accuracy on examples that are not trained on."""
     rule = f"test accuracy, {COMPARED}: difference above 0"
     decide = partial(claims.compare, metric="test_accuracy", scale="difference")
@@ -153,7 +151,7 @@ def better(*, where: str, paper_value: str) -> Claim:
     )
 
 
-def sharper(*, id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
+def grows_with_l2(*, id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
     """L2 raises a measure of the Hessian, `what` in words; in batch norm's eval mode where its name says so."""
     rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
     return Claim(
@@ -167,7 +165,7 @@ def sharper(*, id: str, where: str, what: str, metric: str, paper_value: str) ->
     )
 
 
-def sharper_and_better(*, where: str, paper_value: str, operator: str = "hessian") -> Claim:
+def sharper_generalises_better(*, where: str, paper_value: str, operator: str = "hessian") -> Claim:
     """The paper's title: the solution that generalises better is the sharper one."""
     sharpness = f"{operator}.lambda_max"
     return Claim(
@@ -206,7 +204,7 @@ SCALED_SHARPNESS = {
 
 def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
     """Is the solution that generalises better the flatter one by this measure, as flatness promises?"""
-    return claims.all_of(
+    return claims.all_hold(
         claims.compare(runs, metric, expect="smaller", **paired),
         claims.compare(runs, "test_accuracy", scale="difference", **paired),
     )
@@ -278,7 +276,7 @@ SHARED_CLAIMS = (
         statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P",
         paper_value="0.9639 for VGG-16, largely respected",
         rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
-        decide=partial(claims.at_least, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
+        decide=partial(claims.reaches_bound, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
     ),
 )
 
@@ -300,6 +298,8 @@ BATCH_NORM_CLAIMS = (
         statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P in eval mode, too",
         paper_value="a figure without numbers",
         rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
-        decide=partial(claims.at_least, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"),
+        decide=partial(
+            claims.reaches_bound, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"
+        ),
     ),
 )

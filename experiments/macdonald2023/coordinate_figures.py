@@ -64,7 +64,7 @@ def is_fit(run: Run) -> bool:
     return run.setting("data.name") == "scattered"
 
 
-def net_of(run: Run) -> Net:
+def net(run: Run) -> Net:
     activation = run.setting("model.coordinate_network.activation")
     if activation == "relu":
         return Net(activation, "high" if run.setting("train.from_run") else "low")
@@ -73,10 +73,10 @@ def net_of(run: Run) -> Net:
 
 def by_net(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
     """Finished fits by column and trial, those included that did not reach the points."""
-    found: dict[Net, dict[int, Run]] = {net: {} for net in PAPER}
+    trials: dict[Net, dict[int, Run]] = {column: {} for column in PAPER}
     for run in sorted(filter(is_fit, finished(runs)), key=lambda run: run.seed):
-        found[net_of(run)][run.seed] = run
-    return found
+        trials[net(run)][run.seed] = run
+    return trials
 
 
 def fitted(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:

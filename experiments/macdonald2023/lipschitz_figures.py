@@ -37,7 +37,7 @@ from hessflat.report.figures.style import (
     ordered_colours,
 )
 
-Record = Callable[[str, str, np.ndarray, np.ndarray], None]  # of a panel and a series, what is drawn
+Recorder = Callable[[str, str, np.ndarray, np.ndarray], None]  # of a panel and a series, what is drawn
 
 LATENT, RATE = "data.generator.latent", "optim.lr"
 
@@ -61,8 +61,8 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
     with matplotlib.rc_context(STYLE):
         _misses(axes[0], groups[middle], record)
         for (rate, own), colour in zip(groups.items(), colours, strict=True):
-            found = [sample_arrays(run) for run in own]
-            sizes, quantiles = found[0]["size"], np.mean([one["largest"] for one in found], axis=0)
+            arrays = [sample_arrays(run) for run in own]
+            sizes, quantiles = arrays[0]["size"], np.mean([one["largest"] for one in arrays], axis=0)
             axes[1].plot(sizes, quantiles[:, 1], ".-", color=colour, linewidth=1, markersize=4, label=number(rate))
             axes[1].fill_between(sizes, quantiles[:, 0], quantiles[:, 2], color=colour, alpha=0.18, linewidth=0)
             record("largest norm", f"learning rate {number(rate)}, median", sizes, quantiles[:, 1])
@@ -101,18 +101,18 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
     return Drawing(f"samples-{latent}", caption, figure, data)
 
 
-def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
-    found = [sample_arrays(run) for run in runs]
-    sizes, misses = found[0]["size"], found[0]["misses"]
+def _misses(axis: Axes, runs: Sequence[Run], record: Recorder) -> None:
+    arrays = [sample_arrays(run) for run in runs]
+    sizes, misses = arrays[0]["size"], arrays[0]["misses"]
     fine = np.geomspace(sizes[0], sizes[-1], 100)
     for index, (share, colour) in enumerate(zip(misses, PALETTE, strict=False)):
-        counted = np.mean([one["missed"][:, index] for one in found], axis=0)
-        exact = np.mean([one["miss"][index] ** fine for one in found], axis=0)
+        counted = np.mean([one["missed"][:, index] for one in arrays], axis=0)
+        exact = np.mean([one["miss"][index] ** fine for one in arrays], axis=0)
         axis.plot(sizes[counted > 0], counted[counted > 0], ".", color=colour, markersize=4)
         axis.plot(fine, exact, color=colour, linewidth=1, label=f"{100 * share:g} %")
         record("misses", f"counted, ε {share:g}", sizes, counted)
-        for slope_of, style in ((lambda run: scalar(run, "norm_slope"), "--"), (theorem_slope, ":")):
-            limits = np.mean([miss_bounds(run, slope_of(run), fine)[:, index] for run in runs], axis=0)
+        for slope, style in ((lambda run: scalar(run, "norm_slope"), "--"), (theorem_slope, ":")):
+            limits = np.mean([miss_bounds(run, slope(run), fine)[:, index] for run in runs], axis=0)
             axis.plot(fine, limits, style, color=colour, linewidth=0.9)
             kind = "sharper bound" if style == "--" else "bound"
             record("misses", f"{kind}, ε {share:g}", fine, limits)
@@ -123,11 +123,11 @@ def _misses(axis: Axes, runs: Sequence[Run], record: Record) -> None:
     axis.legend(title="ε / supremum", loc="lower left")
 
 
-def _deviations(axis: Axes, runs: Sequence[Run], record: Record) -> None:
-    found = [sample_arrays(run) for run in runs]
-    sizes = found[0]["size"]
+def _deviations(axis: Axes, runs: Sequence[Run], record: Recorder) -> None:
+    arrays = [sample_arrays(run) for run in runs]
+    sizes = arrays[0]["size"]
     fine = np.unique(np.geomspace(sizes[0], 1e7, 80).astype(np.int64))
-    seen = np.mean([one["deviation"][:, -1] for one in found], axis=0)
+    seen = np.mean([one["deviation"][:, -1] for one in arrays], axis=0)
     theorem = np.array([cost_deviation_bounds(run, fine) for run in runs])
     finite = np.isfinite(theorem).all(0)
     sharper = np.mean([mean_deviation_bound(fine, scalar(run, "cost_slope"), FAILURE) for run in runs], axis=0)
@@ -140,14 +140,14 @@ def _deviations(axis: Axes, runs: Sequence[Run], record: Record) -> None:
         linewidth=0.9,
         label="largest there can be",
     )
-    number_of = runs[0].manifest["examples"]["train"]
+    num_train = runs[0].manifest["examples"]["train"]
     own = np.mean([abs(scalar(run, "own_cost") - scalar(run, "cost")) for run in runs])
-    axis.plot([number_of], [own], "*", color="black", markersize=6, label="training sample")
+    axis.plot([num_train], [own], "*", color="black", markersize=6, label="training sample")
     for name, places, values in (
         ("seen", sizes, seen),
         ("theorem 4.6", fine[finite], theorem.mean(0)[finite]),
         ("with the cost's own slope", fine, sharper),
-        ("training sample", np.array([number_of]), np.array([own])),
+        ("training sample", np.array([num_train]), np.array([own])),
     ):
         record("deviation", name, places, values)
     axis.set_yscale("log")
@@ -157,7 +157,7 @@ def _deviations(axis: Axes, runs: Sequence[Run], record: Record) -> None:
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Constants, what samples find and what the bounds say, by dimension and learning rate; means over seeds."""
-    constants, found = [], []
+    constants, comparisons = [], []
     for latent, group in by_setting(finished(runs), LATENT).items():
         for rate, own in by_setting(group, RATE).items():
             label = (str(latent), number(rate))
@@ -178,7 +178,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                 for run in own
             ]
             cells = np.mean(values, axis=0)
-            found.append((*label, *(number(float(cell), 3) for cell in cells), str(len(own))))
+            comparisons.append((*label, *(number(float(cell), 3) for cell in cells), str(len(own))))
     return [
         Table(
             "Suprema over the cube: the Jacobian norm, its slope on the cube, the Lipschitz constants of the Jacobian "
@@ -216,6 +216,6 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                 "own deviation",
                 "seeds",
             ),
-            tuple(found),
+            tuple(comparisons),
         ),
     ]

@@ -39,7 +39,7 @@ NETWORKS = {"mlp": "perceptron", "vgg": "VGG-11"}
 # Exponents are fitted where N is large enough for the statistics not to depend on a few examples.
 FIRST = 30
 # The paper measures Jacobian norms on 1,000 to 2,500 examples.
-PAPER_SAMPLE = 2_500
+LARGEST_PAPER_SAMPLE = 2_500
 ALLOWED = 0.2
 
 
@@ -48,40 +48,40 @@ def measured(run: Run, what: str = "network", step: int | None = None) -> dict[s
     return run.spectrum(f"batch_norm-{what}", step)
 
 
-def exponent(run: Run, quantity: str, what: str = "network", step: int | None = None) -> float:
+def exponent_of_examples(run: Run, quantity: str, what: str = "network", step: int | None = None) -> float:
     """Of N in what is measured, for N of 30 and more."""
-    found = measured(run, what, step)
-    fitted = found["examples"] >= FIRST
+    arrays = measured(run, what, step)
+    fitted = arrays["examples"] >= FIRST
     if fitted.sum() < 2:
         fitted = np.ones_like(fitted)
-    return power_law_exponent(found["examples"][fitted], found[quantity][fitted])
+    return power_law_exponent(arrays["examples"][fitted], arrays[quantity][fitted])
 
 
 def norms_apart(run: Run, step: int | None = None) -> np.ndarray:
     """The relative difference of ‖J_T‖₂ and ‖J_V‖₂ = max_i ‖∂f(x_i)/∂x_i‖₂, for every N."""
-    found = measured(run, "network", step)
-    return np.abs(found["train_operator"] / found["eval_operator"] - 1)
+    arrays = measured(run, "network", step)
+    return np.abs(arrays["train_operator"] / arrays["eval_operator"] - 1)
 
 
 def at_paper_sample(run: Run) -> float:
     """That difference at the largest N of at most 2,500."""
     sizes = measured(run)["examples"]
-    return float(norms_apart(run)[sizes <= PAPER_SAMPLE][-1])
+    return float(norms_apart(run)[sizes <= LARGEST_PAPER_SAMPLE][-1])
 
 
 def modes_apart(run: Run) -> float:
     """|log| of λ_max(H) in eval mode over that in train mode, at the largest N."""
-    found = measured(run)
-    return float(abs(np.log(found["hessian_eval"][-1] / found["hessian_train"][-1])))
+    arrays = measured(run)
+    return float(abs(np.log(arrays["hessian_eval"][-1] / arrays["hessian_train"][-1])))
 
 
-def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return by_setting(finished(runs), "model.name")
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """The differences against N, for the layer and each network; norms and λ_max in both modes."""
-    groups = by_network(runs)
+    groups = by_model(runs)
     figure, axes = new_figure(2, 3, 2.4)
     data = new_columns("panel", "quantity", "seed", "examples", "value")
     with matplotlib.rc_context(STYLE):
@@ -99,7 +99,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             if "hessian_train" in measured(own[0]):
                 _spread(sharp, shown, "λ_max(H), train mode", lambda run: measured(run)["hessian_train"])
                 _spread(sharp, shown, "λ_max(H), eval mode", lambda run: measured(run)["hessian_eval"], "--")
-        apart.axvspan(1_000, PAPER_SAMPLE, color=GREY, alpha=0.2, linewidth=0)
+        apart.axvspan(1_000, LARGEST_PAPER_SAMPLE, color=GREY, alpha=0.2, linewidth=0)
         apart.set_ylabel(r"$|\,\|J_T\|_2 / \|J_V\|_2 - 1\,|$")
         sharp.set_ylabel(r"$\lambda_{\max}(H)$")
         for axis in (*axes[: len(panels)], apart, sharp):
@@ -123,7 +123,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 class Curve(NamedTuple):
-    """Whose curves are drawn, in which colour, and where the numbers are kept."""
+    """Whose curves are drawn, in which colour, and the columns of their numbers."""
 
     data: dict[str, list[object]]
     panel: str
@@ -131,10 +131,12 @@ class Curve(NamedTuple):
     colour: str
 
 
-def _spread(axis: Axes, shown: Curve, name: str, values_of: Callable[[Run], np.ndarray], linestyle: str = "-") -> None:
+def _spread(
+    axis: Axes, shown: Curve, name: str, values_in_run: Callable[[Run], np.ndarray], linestyle: str = "-"
+) -> None:
     """Geometric mean over seeds, and their range."""
     sizes = measured(shown.runs[0], "layer")["examples"]
-    values = np.array([values_of(run) for run in shown.runs])
+    values = np.array([values_in_run(run) for run in shown.runs])
     for run, row in zip(shown.runs, values, strict=True):
         for size, value in zip(sizes, row, strict=True):
             append_row(shown.data, shown.panel, name, run.seed, int(size), float(value))
@@ -184,7 +186,7 @@ def longest(groups: dict[str, list[Run]]) -> list[Run]:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Fitted exponents at the first and the last measurement, and the norms at every N; means over seeds."""
     exponents, norms = [], []
-    groups = by_network(runs)
+    groups = by_model(runs)
     if groups:
         own = longest(groups)
         exponents.append(("layer alone", "–", *_exponents(own, "layer", [None] * len(own)), str(len(own))))
@@ -214,7 +216,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 def _exponents(runs: Sequence[Run], what: str, steps: Sequence[int | None]) -> list[str]:
     cells = []
     for quantity in DIFFERENCES:
-        slopes = [exponent(run, quantity, what, step) for run, step in zip(runs, steps, strict=True)]
+        slopes = [exponent_of_examples(run, quantity, what, step) for run, step in zip(runs, steps, strict=True)]
         spread = f" ± {np.std(slopes, ddof=1):.3f}" if len(slopes) > 1 else ""
         cells.append(f"{np.mean(slopes):.3f}{spread}")
     return cells
@@ -222,11 +224,11 @@ def _exponents(runs: Sequence[Run], what: str, steps: Sequence[int | None]) -> l
 
 def _norms(runs: Sequence[Run], steps: Sequence[int | None]) -> list[tuple[str, ...]]:
     """A row for every N."""
-    found = [measured(run, "network", step) for run, step in zip(runs, steps, strict=True)]
-    means = {name: np.mean([one[name] for one in found], axis=0) for name in found[0]}
+    arrays = [measured(run, "network", step) for run, step in zip(runs, steps, strict=True)]
+    means = {name: np.mean([one[name] for one in arrays], axis=0) for name in arrays[0]}
     apart = np.mean([norms_apart(run, step) for run, step in zip(runs, steps, strict=True)], axis=0)
     rows = []
-    for index, size in enumerate(found[0]["examples"]):
+    for index, size in enumerate(arrays[0]["examples"]):
         whole = [number(float(means[name][index])) for name in ("eval_operator", "train_operator")]
         rest = [number(float(means[name][index])) for name in ("eval_block", "train_block", "operator")]
         sharp = [
@@ -238,7 +240,7 @@ def _norms(runs: Sequence[Run], steps: Sequence[int | None]) -> list[tuple[str, 
 
 def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
     """Are all exponents −1 within the tolerance, by intervals over seeds? `what` is the layer or a network's name."""
-    groups = by_network(runs)
+    groups = by_model(runs)
     own = longest(groups) if groups and what == "layer" else groups.get(what, [])
     if not own:
         return claims.exceeds([], at_paper_sample, 0.0, "exponent")
@@ -246,34 +248,37 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
     for quantity in FALLING:
         of = "layer" if what == "layer" else "network"
         words = f"exponent of the {DIFFERENCES[quantity]}"
-        fitted = partial(exponent, quantity=quantity, what=of)
+        fitted = partial(exponent_of_examples, quantity=quantity, what=of)
         upper = claims.falls_below(own, fitted, -1 + ALLOWED, words)
         lower = claims.exceeds(own, fitted, -1 - ALLOWED, words)
-        parts.append(claims.all_of(upper, lower)._replace(value=upper.value, spread=upper.spread))
-    return claims.all_of(*parts)
+        parts.append(claims.all_hold(upper, lower)._replace(value=upper.value, spread=upper.spread))
+    return claims.all_hold(*parts)
 
 
 def does_not_fall(runs: Sequence[Run]) -> Evidence:
-    groups = by_network(runs)
+    groups = by_model(runs)
     if not groups:
         return claims.exceeds(runs, lambda run: 0.0, 0.0, "exponent")
     networks = [
         claims.exceeds(
             own,
-            lambda run: exponent(run, "operator"),
+            lambda run: exponent_of_examples(run, "operator"),
             -ALLOWED,
             f"exponent of ‖J_T − J_V‖₂ ({NETWORKS.get(name, name)})",
         )
         for name, own in groups.items()
     ]
     alone = claims.exceeds(
-        longest(groups), lambda run: exponent(run, "operator", "layer"), -ALLOWED, "exponent of ‖J_T − J_V‖₂ (layer)"
+        longest(groups),
+        lambda run: exponent_of_examples(run, "operator", "layer"),
+        -ALLOWED,
+        "exponent of ‖J_T − J_V‖₂ (layer)",
     )
-    return claims.all_of(alone, *networks)
+    return claims.all_hold(alone, *networks)
 
 
 def norms_agree(runs: Sequence[Run]) -> Evidence:
-    what = f"relative difference of ‖J_T‖₂ and ‖J_V‖₂ at the largest N up to {PAPER_SAMPLE:,}"
+    what = f"relative difference of ‖J_T‖₂ and ‖J_V‖₂ at the largest N up to {LARGEST_PAPER_SAMPLE:,}"
     return claims.falls_below(runs, at_paper_sample, 0.01, what)
 
 

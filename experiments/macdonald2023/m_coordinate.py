@@ -33,7 +33,7 @@ LEVEL = 0.05
 ALIKE = 1.1
 
 
-def ratio(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run], Callable[[Run], float]]:
+def log_ratios_by_trial(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run], Callable[[Run], float]]:
     """The networks from low frequencies of trials that fit from both starts, and ln of their metric over the others'.
 
     By trial, so that the points are the same.
@@ -47,7 +47,7 @@ def ratio(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run],
 
 
 def lower(metric: str, activation: str, runs: Sequence[Run], expect: Expect) -> Evidence:
-    pairs, log_ratio = ratio(metric, activation, runs)
+    pairs, log_ratio = log_ratios_by_trial(metric, activation, runs)
     what = f"ln of {METRICS[metric]}, {NAMES[activation]}, from low over from high frequencies"
     return claims.against_limit(pairs, log_ratio, 0.0, what, expect)
 
@@ -56,7 +56,7 @@ def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run
     """With how many trials were left out because one of the two networks does not fit."""
     every = by_net(runs)
     trials = set.intersection(*(set(every[Net(activation, start)]) for start in STARTS))
-    lost = len(trials) - len(ratio("train_loss", activation, runs)[0])
+    lost = len(trials) - len(log_ratios_by_trial("train_loss", activation, runs)[0])
     if not lost:
         return evidence
     if lost == len(trials):
@@ -68,7 +68,7 @@ def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run
 
 def opposite(activation: str, sharpness: Expect, runs: Sequence[Run]) -> Evidence:
     """Is the fit from low frequencies the smoother, and the sharper (or the flatter)?"""
-    evidence = claims.all_of(
+    evidence = claims.all_hold(
         lower("jacobian.max", activation, runs, "smaller"), lower("hessian.lambda_max", activation, runs, sharpness)
     )
     return with_trials_left_out(evidence, activation, runs)
@@ -76,16 +76,16 @@ def opposite(activation: str, sharpness: Expect, runs: Sequence[Run]) -> Evidenc
 
 def first_layers(runs: Sequence[Run]) -> Evidence:
     """Do the norms of first layers differ by far for the Gaussian networks, and not for ReLU?"""
-    relu, relu_ratio = ratio("kernel.Dense_0.norm", "relu", runs)
-    gaussian, gaussian_ratio = ratio("kernel.Dense_0.norm", "gaussian", runs)
+    relu, relu_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "relu", runs)
+    gaussian, gaussian_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "gaussian", runs)
     what = "ln of first layer weight norm, {}, from low over from high frequencies"
-    return claims.all_of(
+    return claims.all_hold(
         claims.falls_below(gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian")),
         claims.falls_below(relu, lambda run: abs(relu_ratio(run)), math.log(ALIKE), f"size of {what.format('ReLU')}"),
     )
 
 
-def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
+def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
     """Are the six means of a table those of our trials, by Welch's test?"""
     good = fitted(runs)
     nets = [Net(activation, start) for start in STARTS]
@@ -97,12 +97,12 @@ def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
         return Evidence("", "", trials, "undecided", "only networks of the paper's width can have the paper's numbers")
     if trials < 2:
         return Evidence("", "", trials, "undecided", "fewer than two trials fit the points from each start")
-    told, off = [], []
+    means, off = [], []
     for net in nets:
         for place, (metric, name) in enumerate(METRICS.items()):
             ours, theirs = [run.final(metric) for run in good[net].values()], PAPER[net][place]
             p = welch_p_value(ours, *theirs, TRIALS)
-            told.append(f"{name}, {net.start}: {mean_text(float(np.mean(ours)), math.nan)}, p = {number(p, 2)}")
+            means.append(f"{name}, {net.start}: {mean_text(float(np.mean(ours)), math.nan)}, p = {number(p, 2)}")
             if p < LEVEL:
                 off.append(
                     f"{name} from {net.start} frequencies ({number(float(np.mean(ours)) / theirs.mean, 2)} of it)"
@@ -116,7 +116,7 @@ def reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
         for net in nets
     )
     explanation += f"; the paper's Jacobian norms against the largest slopes anywhere on [0, 1]: {told_slopes}"
-    return Evidence("; ".join(told), f"p of Welch's test at {LEVEL:g}", trials, verdict, explanation)
+    return Evidence("; ".join(means), f"p of Welch's test at {LEVEL:g}", trials, verdict, explanation)
 
 
 def stable(runs: Sequence[Run]) -> Evidence:
@@ -179,7 +179,7 @@ EXPERIMENT = Experiment(
             statement="the six means of the Gaussian networks",
             paper_value="Jacobian norm 326.80 and 84.07, sharpness 13,518 and 18,354, first layer 9.09 and 0.56",
             rule="none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
-            decide=partial(reproduced, "gaussian"),
+            decide=partial(means_reproduced, "gaussian"),
         ),
         Claim(
             id="table-2",
@@ -188,7 +188,7 @@ EXPERIMENT = Experiment(
             statement="the six means of the ReLU networks",
             paper_value="Jacobian norm 121.59 and 42.96, sharpness 14,211 and 9,922, first layer 9.61 and 9.56",
             rule="none of six Welch tests of our trials against the paper's mean, std and ten trials has p < 0.05",
-            decide=partial(reproduced, "relu"),
+            decide=partial(means_reproduced, "relu"),
         ),
         Claim(
             id="below-the-stability-limit",

@@ -17,7 +17,7 @@ from hessflat.report import figures
 from hessflat.report.figures.style import GREY, STYLE
 from hessflat.utils.errors import InputError
 
-BY = "data.input_scale"
+SCALE = "data.input_scale"
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
 PANELS = (
     figures.Panel("train_loss"),
@@ -37,20 +37,24 @@ COLUMNS = {
 }
 
 
-def of(activation: str, runs: Sequence[Run]) -> list[Run]:
+def with_activation(activation: str, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.setting("model.mlp.activation") == activation]
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 30 and 31, with the norms that are to explain them."""
-    found = [_over_iterations(of(activation, runs), activation) for activation in NAMES if of(activation, runs)]
-    if not found:
+    drawings = [
+        _over_iterations(with_activation(activation, runs), activation)
+        for activation in NAMES
+        if with_activation(activation, runs)
+    ]
+    if not drawings:
         raise InputError("no runs to draw; train them first")
-    return found
+    return drawings
 
 
 def _over_iterations(runs: Sequence[Run], activation: str) -> Drawing:
-    drawing = figures.over_training(runs, BY, PANELS, f"input-scale-{activation}")
+    drawing = figures.over_training(runs, SCALE, PANELS, f"input-scale-{activation}")
     edge = stability_limit(runs[0].setting("optim.lr"))
     axes = drawing.figure.axes[: len(PANELS)]
     with matplotlib.rc_context(STYLE):
@@ -69,12 +73,16 @@ def _over_iterations(runs: Sequence[Run], activation: str) -> Drawing:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    return [_table(of(activation, runs), activation) for activation in NAMES if of(activation, runs)]
+    return [
+        _table(with_activation(activation, runs), activation)
+        for activation in NAMES
+        if with_activation(activation, runs)
+    ]
 
 
 def _table(runs: Sequence[Run], activation: str) -> Table:
     rows = []
-    for scale, own in by_setting(finished(runs), BY).items():
+    for scale, own in by_setting(finished(runs), SCALE).items():
         cells = [number(scale)]
         for metric in COLUMNS.values():
             if metric == "train_loss":
@@ -108,10 +116,10 @@ def ordered(
     runs: Sequence[Run],
 ) -> Evidence:
     """Is a number of each run larger (or smaller) the larger the factor? By Kendall's τ of each trial."""
-    done = finished(of(activation, runs))
+    done = finished(with_activation(activation, runs))
     trials = {seed: own for seed, own in by_setting(done, "seed").items() if len(own) > 1}
     taus = {
-        seed: kendall_tau([run.setting(BY) for run in own], [statistic(run) for run in own])
+        seed: kendall_tau([run.setting(SCALE) for run in own], [statistic(run) for run in own])
         for seed, own in trials.items()
     }
     evidence = claims.against_limit(
@@ -131,7 +139,7 @@ def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
     """Means over trials for each factor."""
     return ", ".join(
         f"{number(float(np.mean([statistic(run) for run in own])), 3)} at {number(scale)}"
-        for scale, own in by_setting(runs, BY).items()
+        for scale, own in by_setting(runs, SCALE).items()
     )
 
 
@@ -141,11 +149,12 @@ def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], E
     def decide(runs: Sequence[Run]) -> Evidence:
         statistic = partial(increase, metric=metric)
         parts = [ordered(activation, f"growth of {what}", statistic, expect, runs) for activation in _known(runs)]
-        evidence = claims.all_of(*parts)
+        evidence = claims.all_hold(*parts)
         at_first = [
-            f"{NAMES[activation]} {_by_scale(finished(of(activation, runs)), partial(first_value, metric=metric))}"
+            f"{NAMES[activation]} "
+            f"{_by_scale(finished(with_activation(activation, runs)), partial(first_value, metric=metric))}"
             for activation in _known(runs)
-            if finished(of(activation, runs))
+            if finished(with_activation(activation, runs))
         ]
         if not at_first:
             return evidence
@@ -154,9 +163,9 @@ def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], E
     return decide
 
 
-def sharper(runs: Sequence[Run]) -> Evidence:
+def larger_inputs_are_sharper(runs: Sequence[Run]) -> Evidence:
     statistic = partial(largest_value, metric="hessian.lambda_max")
-    return claims.all_of(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in _known(runs)))
+    return claims.all_hold(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in _known(runs)))
 
 
 def features(runs: Sequence[Run]) -> Evidence:
@@ -168,12 +177,12 @@ def features(runs: Sequence[Run]) -> Evidence:
         for activation in _known(runs)
         for layer in (1, 2)
     ]  # fmt: skip
-    return claims.all_of(*parts)
+    return claims.all_hold(*parts)
 
 
 def _known(runs: Sequence[Run]) -> list[str]:
     """The activations that were tried, both where none was."""
-    return [activation for activation in NAMES if of(activation, runs)] or list(NAMES)
+    return [activation for activation in NAMES if with_activation(activation, runs)] or list(NAMES)
 
 
 RULE = (
@@ -217,7 +226,7 @@ EXPERIMENT = Experiment(
                 "largest λ_max(H) over training; Kendall τ with the input scale above 0 by a 95 % t-interval over "
                 "trials, for ReLU and for tanh"
             ),
-            decide=sharper,
+            decide=larger_inputs_are_sharper,
         ),
         Claim(
             id="larger-inputs-larger-features",

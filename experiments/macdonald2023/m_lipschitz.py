@@ -34,7 +34,7 @@ def never_violated(runs: Sequence[Run]) -> Evidence:
 def exponential(runs: Sequence[Run]) -> Evidence:
     what = "fitted rate over −log P[one example misses]"
     above = claims.exceeds(runs, miss_rate_ratio, 0.9, what)
-    return claims.all_of(above, claims.falls_below(runs, miss_rate_ratio, 1.1, what))._replace(
+    return claims.all_hold(above, claims.falls_below(runs, miss_rate_ratio, 1.1, what))._replace(
         value=above.value, spread=above.spread
     )
 
@@ -44,7 +44,7 @@ def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
     groups = by_setting(finished(runs), LATENT)
     if not groups:
         return claims.falls_below(runs, gap_exponent, -1.0, "exponent")
-    return claims.all_of(
+    return claims.all_hold(
         *(
             claims.falls_below(own, gap_exponent, -1 / latent, f"exponent of N in the gap (n = {latent})")
             for latent, own in groups.items()
@@ -66,11 +66,11 @@ def says_something(runs: Sequence[Run]) -> Evidence:
             np.log10(min(cost_deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / largest_deviation(run), 1e6))
         )
 
-    found = claims.falls_below(runs, ratio, 0.0, what)
-    if found.verdict == "not run":
-        return found
+    evidence = claims.falls_below(runs, ratio, 0.0, what)
+    if evidence.verdict == "not run":
+        return evidence
     first = float(np.median([informative_from(run) for run in finished(runs)]))
-    return found._replace(explanation=f"{found.explanation}; from N = {number(first, 2)} on (median) it is below")
+    return evidence._replace(explanation=f"{evidence.explanation}; from N = {number(first, 2)} on (median) it is below")
 
 
 def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
@@ -83,13 +83,13 @@ def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
             taus.append(float(np.mean([kendall_tau(slopes, gaps) for slopes, gaps in pairs])))
     if not taus:
         return Evidence("", "", 0, "not run", "no seed has finished runs at two learning rates")
-    found = mean_interval(taus)
+    interval = mean_interval(taus)
     verdict: Verdict = "undecided"
     if len(taus) > 1:
-        verdict = "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+        verdict = "holds" if interval.low > 0 else "fails" if interval.high < 0 else "undecided"
     return Evidence(
-        f"Kendall τ {number(found.mean, 2)}",
-        interval_text(found, len(taus), number),
+        f"Kendall τ {number(interval.mean, 2)}",
+        interval_text(interval, len(taus), number),
         len(taus),
         verdict,
         f"of ‖Jf‖_Lip and of the mean gap at {PAPER_SAMPLE:,} examples, over learning rates; "

@@ -20,7 +20,7 @@ from hessflat.analysis.claims import Order
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.strata import final_metric, follows
-from hessflat.analysis.tables import table_of
+from hessflat.analysis.tables import table_by_group
 from hessflat.report import figures
 
 RATE, BATCH = "optim.lr", "train.batch_size"
@@ -64,17 +64,18 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             cells.setdefault((run.setting(RATE), run.setting(BATCH)), []).append(run)
         columns = (*COLUMNS, ("steps", "step", ".0f"))
         caption = f"{words}, trained to one loss. {missed(group)} {MEASURED}"
-        tables.append(table_of(dict(sorted(cells.items())), (RATE, BATCH), columns, caption))
+        tables.append(table_by_group(dict(sorted(cells.items())), (RATE, BATCH), columns, caption))
     return tables
 
 
 def on_reached(decide: Callable[[Sequence[Run]], Evidence], runs: Sequence[Run]) -> Evidence:
     """The rule on the runs that reached the loss; how many did not is said."""
-    found = decide(reached(runs) or runs)
-    return found._replace(explanation=f"{found.explanation}; {missed(runs)}" if missed(runs) else found.explanation)
+    evidence = decide(reached(runs) or runs)
+    addition = f"; {missed(runs)}" if missed(runs) else ""
+    return evidence._replace(explanation=evidence.explanation + addition)
 
 
-def at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
+def gap_at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
     """ResNets at the largest rate: does the gap fall where the Jacobian norm rises, as the batch changes?"""
     chosen = [run for run in runs if run.setting("model.name") != "vgg"]
     largest = max((run.setting(RATE) for run in chosen), default=None)
@@ -82,10 +83,10 @@ def at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
     return follows(chosen, final_metric(GAP), final_metric(JACOBIAN), network_words, "decreases")
 
 
-def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:
+def claims_of_trends(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:
     where = "§6.2, figs. 3, 12-15" if setting == RATE else "§6.2, figs. 4, 16-19"
     name = "rate" if setting == RATE else "batch"
-    found = [
+    trends = [
         trend(
             id=f"{name}-{what}",
             where=where,
@@ -99,7 +100,7 @@ def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[C
         )
         for what, (metric, called) in METRICS.items()
     ]
-    found.append(
+    trends.append(
         gap_goes_with(
             id=f"{name}-gap-follows-jacobian",
             where=where,
@@ -109,7 +110,7 @@ def claims_on(setting: str, words: str, statement: str, expect: Order) -> list[C
             degree=words,
         )
     )
-    return [replace(claim, decide=partial(on_reached, claim.decide)) for claim in found]
+    return [replace(claim, decide=partial(on_reached, claim.decide)) for claim in trends]
 
 
 EXPERIMENT = Experiment(
@@ -121,8 +122,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        *claims_on(RATE, "the learning rate", "larger rates lower it", "decreases"),
-        *claims_on(BATCH, "the batch size", "smaller batches lower it", "increases"),
+        *claims_of_trends(RATE, "the learning rate", "larger rates lower it", "decreases"),
+        *claims_of_trends(BATCH, "the batch size", "smaller batches lower it", "increases"),
         Claim(
             id="resnet-at-the-largest-rate",
             paper="M",
@@ -133,7 +134,7 @@ EXPERIMENT = Experiment(
                 "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, by seed, 95 "
                 "% t-interval, below 0"
             ),
-            decide=partial(on_reached, at_the_largest_rate),
+            decide=partial(on_reached, gap_at_the_largest_rate),
         ),
     ),
     notes="Runs that do not reach the training loss to stop at are left out, for the paper compares at one loss.",

@@ -20,7 +20,7 @@ from hessflat.analysis.correlation import differing_only_in
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run
 from hessflat.analysis.strata import final_metric, follows_closer
-from hessflat.analysis.tables import table_of
+from hessflat.analysis.tables import table_by_group
 from hessflat.report import figures
 
 # By the setting that has their degree: a name, and what a sentence calls the degree.
@@ -54,21 +54,21 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """The six numbers of every regulariser, degree and initial rate, a table for each network."""
     return [
-        table_of(groups_of(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
+        table_by_group(by_regulariser(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
         for words, group in by_network(runs).items()
     ]
 
 
-def groups_of(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+def by_regulariser(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
     """Runs by regulariser, its degree and the initial rate; those that several share stand with weight decay."""
-    found: dict[tuple, list[Run]] = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         used = [setting for setting in REGULARISERS if setting != "optim.l2" and run.setting(setting)]
         setting = used[0] if used else "optim.l2"
         key = (REGULARISERS[setting][1], run.setting(setting), run.setting(RATE))
-        found.setdefault(key, []).append(run)
+        groups.setdefault(key, []).append(run)
     order = [words for _, words in REGULARISERS.values()]
-    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), *item[0][1:])))
+    return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), *item[0][1:])))
 
 
 def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
@@ -82,11 +82,11 @@ def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
     )
 
 
-def claims_on(setting: str) -> list[Claim]:
+def claims_of_regulariser(setting: str) -> list[Claim]:
     """Of one regulariser: the gap goes with the Jacobian norm, which it lowers; sharpness it lowers if it is SAM."""
     name, words = REGULARISERS[setting]
     flattens = setting == "optim.sam_radius"
-    found = [
+    own = [
         gap_goes_with(
             id=f"{name}-jacobian",
             where="§6.3, fig. 5",
@@ -115,7 +115,7 @@ def claims_on(setting: str) -> list[Claim]:
             "only in SAM is sharpness regularised",
         )
     expect: claims.Order = "decreases" if flattens else "increases"
-    found.append(
+    own.append(
         trend(
             id=f"{name}-sharpness",
             where="§6.3",
@@ -128,7 +128,7 @@ def claims_on(setting: str) -> list[Claim]:
             degree=words,
         )
     )
-    return found
+    return own
 
 
 EXPERIMENT = Experiment(
@@ -164,7 +164,7 @@ EXPERIMENT = Experiment(
             ),
             decide=partial(claims.agrees, metric="gauss_newton.lambda_max", other="hessian.lambda_max", within=0.1),
         ),
-        *(claim for setting in REGULARISERS for claim in claims_on(setting)),
+        *(claim for setting in REGULARISERS for claim in claims_of_regulariser(setting)),
     ),
     notes=(
         "That a regulariser does not lower sharpness is decided by whether it raises it: no order in either direction "

@@ -11,7 +11,7 @@ from experiments.macdonald2023.sharpening_figures import (
     edge_crossing,
     edge_ratio,
     ggn_ratios,
-    kind_of,
+    kind_name,
     kinds_and_rates,
     tabulate,
     tau_with_ggn,
@@ -43,7 +43,7 @@ def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
         above = claims.exceeds(group, edge_ratio, 0.75, what)
         below = claims.falls_below(group, edge_ratio, 1.25, what)
         reached = sum(edge_crossing(run) is not None for run in finished(group))
-        both = claims.all_of(above, below)
+        both = claims.all_hold(above, below)
         return both._replace(
             value=f"{above.value}, reached in {reached} of {len(finished(group))} runs", spread=above.spread
         )
@@ -55,7 +55,7 @@ def ansatz(runs: Sequence[Run]) -> Evidence:
     """Kendall's τ over training of the softmaxed Jacobian norm and sharpness, for each smoothing."""
     groups = {
         f"{kind}, smoothing {number(alpha)}": group
-        for kind, own in grouped(runs, kind_of).items()
+        for kind, own in grouped(runs, kind_name).items()
         for alpha, group in by_setting(own, SMOOTHING).items()
     }
     rule = partial(
@@ -66,25 +66,25 @@ def ansatz(runs: Sequence[Run]) -> Evidence:
 
 def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
     def rule(group: Sequence[Run]) -> Evidence:
-        found = claims.in_every_run(
+        evidence = claims.in_every_run(
             group, lambda run: float(np.abs(ggn_ratios(run) - 1).max()), 0.1, "|λ_max(G)/λ_max(H) − 1|"
         )
         done = finished(group)
         if not done:
-            return found
+            return evidence
         ratios = np.concatenate([ggn_ratios(run) for run in done])
         within = f"within 10 % at {100 * np.mean(np.abs(ratios - 1) <= 0.1):.0f} % of the steps"
         by_smoothing = ", ".join(
             f"{number(float(np.median(np.concatenate([ggn_ratios(run) for run in own]))), 2)} at {number(alpha)}"
             for alpha, own in by_setting(done, SMOOTHING).items()
         )
-        return found._replace(
+        return evidence._replace(
             value=f"λ_max(G)/λ_max(H) {number(float(np.median(ratios)), 2)} (median), {within}",
-            spread=f"largest |ratio − 1| of a run {found.spread}",
-            explanation=f"{found.explanation}; medians by label smoothing: {by_smoothing}",
+            spread=f"largest |ratio − 1| of a run {evidence.spread}",
+            explanation=f"{evidence.explanation}; medians by label smoothing: {by_smoothing}",
         )
 
-    return in_each_group(grouped(runs, kind_of), rule)
+    return in_each_group(grouped(runs, kind_name), rule)
 
 
 def product_follows(runs: Sequence[Run]) -> Evidence:
@@ -94,7 +94,7 @@ def product_follows(runs: Sequence[Run]) -> Evidence:
         limit=0.0,
         what="Kendall τ of ‖Jf_L ⋯ Jf_2‖ and λ_max(G)",
     )
-    return in_each_group(grouped(runs, kind_of), rule)
+    return in_each_group(grouped(runs, kind_name), rule)
 
 
 def product_follows_better(runs: Sequence[Run]) -> Evidence:
@@ -104,7 +104,7 @@ def product_follows_better(runs: Sequence[Run]) -> Evidence:
         limit=0.0,
         what="Kendall τ with λ_max(G), that of ‖Jf_L ⋯ Jf_2‖ less that of ‖Jf_L ⋯ Jf_1‖",
     )
-    return in_each_group(grouped(runs, kind_of), rule)
+    return in_each_group(grouped(runs, kind_name), rule)
 
 
 EXPERIMENT = Experiment(

@@ -97,7 +97,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 def both(runs: Sequence[Run], plain: Rule, smoothed: Rule) -> Evidence:
     """One rule for the runs without smoothing, another for those with it."""
     without, with_it = split(runs)
-    return claims.all_of(labelled("without smoothing", plain(without)), labelled("with it", smoothed(with_it)))
+    return claims.all_hold(labelled("without smoothing", plain(without)), labelled("with it", smoothed(with_it)))
 
 
 def outputs_grow(runs: Sequence[Run]) -> Evidence:

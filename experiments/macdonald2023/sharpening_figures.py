@@ -52,7 +52,7 @@ PANELS = (Panel(LOSS, "loss less label\nentropy (nats)", "log"), Panel(SHARPNESS
 NAMES = {"vgg": "VGG-11", "resnet": "ResNet-18"}
 
 
-def kind_of(run: Run) -> str:
+def kind_name(run: Run) -> str:
     """What a network is called."""
     name = run.setting("model.name")
     if name != "mlp":
@@ -63,7 +63,7 @@ def kind_of(run: Run) -> str:
 def kinds_and_rates(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {
         f"{kind}, η = {number(rate)}": group
-        for kind, own in grouped(runs, kind_of).items()
+        for kind, own in grouped(runs, kind_name).items()
         for rate, group in reversed(by_setting(own, RATE).items())
     }
 
@@ -108,7 +108,7 @@ def share(run: Run, layer: str) -> np.ndarray:
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figure 1 with 6 to 11, one drawing for each kind of network; and what eq. 4 says of each, without smoothing."""
     drawings = []
-    for kind, own in grouped(runs, kind_of).items():
+    for kind, own in grouped(runs, kind_name).items():
         rates = reversed(by_setting(own, RATE).items())
         caption = (
             f"Gradient descent on all examples with labels smoothed more and less ({kind}): loss less label entropy, "
@@ -133,7 +133,7 @@ def middle_rate(runs: Sequence[Run]) -> list[Run]:
 
 def _draw_layers(runs: Sequence[Run]) -> Drawing:
     """λ_max(H) and λ_max(G), each layer's share of it, and products of layer Jacobians, over iterations."""
-    groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in grouped(runs, kind_of).items()}
+    groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in grouped(runs, kind_name).items()}
     groups = {kind: own for kind, own in groups.items() if own}
     figure, axes = new_figure(max(len(groups), 1), 3, 2.4)
     data = new_columns("network", "curve", "step", "seeds", "mean", "low", "high")
@@ -261,7 +261,7 @@ def _follower_table(runs: Sequence[Run]) -> Table:
 
 def _share_table(runs: Sequence[Run]) -> Table:
     rows = []
-    for kind, own in grouped(unsmoothed(finished(runs)), kind_of).items():
+    for kind, own in grouped(unsmoothed(finished(runs)), kind_name).items():
         group = middle_rate(own)
         for name in layer_names(group[0]):
             shares = np.array([share(run, name)[[0, -1]] for run in group])

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.analysis import claims, interpolation
+from hessflat.analysis import claims
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.interpolation import asymmetry, error_barrier, extremes_around_switch, rises
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.tables import table_by
@@ -17,7 +18,7 @@ from hessflat.utils.errors import InputError
 
 SPLITS = ("train", "test")
 METRICS = tuple(f"{split}_{quantity}" for split in SPLITS for quantity in ("loss", "accuracy"))
-BY = "train.batch_size"
+BATCH = "train.batch_size"
 # The loss of a guess among ten classes, in nats: what a barrier is measured by.
 GUESS = math.log(10)
 PERFORMANCE = tuple(
@@ -52,7 +53,7 @@ def is_second(run: Run) -> bool:
     return bool(run.setting("train.from_run"))
 
 
-def parts_of(runs: Sequence[Run]) -> dict[int, Parts]:
+def parts_by_seed(runs: Sequence[Run]) -> dict[int, Parts]:
     """Both parts of every seed that has finished both, in the order of seeds."""
     done = finished(runs)
     large = {run.seed: run for run in done if not is_second(run)}
@@ -63,25 +64,16 @@ def parts_of(runs: Sequence[Run]) -> dict[int, Parts]:
 def jump(parts: Parts, metric: str) -> tuple[float, float]:
     """The largest loss, or the smallest accuracy, of Part I's last records and of Part II's first, a tenth of each."""
     worst = np.min if metric.endswith("accuracy") else np.max
-    return interpolation.extremes_around_switch(parts.large.history(metric), parts.small.history(metric), worst)
-
-
-def asymmetry(run: Run) -> float:
-    """Of the rises beyond LB and beyond SB."""
-    return interpolation.asymmetry(run.spectrum("line"))
+    return extremes_around_switch(parts.large.history(metric), parts.small.history(metric), worst)
 
 
 def loss_barrier(run: Run) -> float:
     return run.final("line.train_barrier") / GUESS
 
 
-def error_barrier(run: Run) -> float:
-    return interpolation.error_barrier(run.spectrum("line"))
-
-
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 8 and 9, and the same of longer parts where there are some."""
-    complete = [own for own in by_steps(runs).values() if parts_of(own)]
+    complete = [own for own in by_steps(runs).values() if parts_by_seed(own)]
     if not complete:
         _some([])
     return [drawing for own in complete for drawing in _draw(own, "" if own is complete[0] else "-longer")]
@@ -138,12 +130,12 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Both end points, and the line between them seed by seed."""
     rows = []
     for steps, own in by_steps(runs).items():
-        for seed, parts in parts_of(own).items():
+        for seed, parts in parts_by_seed(own).items():
             line = parts.small.spectrum("line")
-            large, small = interpolation.rises(line)
+            large, small = rises(line)
             barriers = parts.small.final("line.train_barrier"), parts.small.final("line.test_barrier")
             losses = (number(loss, 3) for loss in (*jump(parts, "train_loss"), *barriers))
-            error = f"{100 * error_barrier(parts.small):.2f} points"
+            error = f"{100 * error_barrier(line):.2f} points"
             rest = (number(x, 3) for x in (large, small, float(line["distance"])))
             rows.append((f"{steps:,}", str(seed), *losses, error, *rest))
     if not rows:
@@ -158,27 +150,27 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         "error the mean of the two. Rise: mean training loss up to one distance beyond an end, less that at the end."
     )
     ends = [
-        table_by(own, BY, PERFORMANCE, f"End points of Part I and Part II of {steps:,} steps each. Losses in nats.")
+        table_by(own, BATCH, PERFORMANCE, f"End points of Part I and Part II of {steps:,} steps each. Losses in nats.")
         for steps, own in by_steps(runs).items()
     ]
     return [*ends, Table(caption, header, tuple(rows))]
 
 
 def _some(runs: Sequence[Run]) -> dict[int, Parts]:
-    found = parts_of(runs)
-    if not found:
+    parts = parts_by_seed(runs)
+    if not parts:
         raise InputError("no seed has finished both parts; run them first")
-    return found
+    return parts
 
 
 def _sizes(parts: dict[int, Parts]) -> tuple[int, int]:
     first = parts[min(parts)]
-    return first.large.setting(BY), first.small.setting(BY)
+    return first.large.setting(BATCH), first.small.setting(BATCH)
 
 
 def jumps(runs: Sequence[Run]) -> Evidence:
     """Are both losses higher and both accuracies lower right after the switch than right before it?"""
-    parts = parts_of(published(runs))
+    parts = parts_by_seed(published(runs))
     second = [pair.small for pair in parts.values()]
 
     def factor(run: Run, split: str) -> float:
@@ -189,7 +181,7 @@ def jumps(runs: Sequence[Run]) -> Evidence:
         before, after = jump(parts[run.seed], f"{split}_accuracy")
         return before - after
 
-    evidence = claims.all_of(
+    evidence = claims.all_hold(
         *(
             claims.exceeds(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
             for split in SPLITS
@@ -200,41 +192,43 @@ def jumps(runs: Sequence[Run]) -> Evidence:
         return evidence
     pairs = [jump(pair, "train_loss") for pair in parts.values()]
     own = sum(before >= after for before, after in pairs)
-    told = (
+    addition = (
         f"; Part I's own last tenth has a training loss as high as that after the switch in {own} of {len(pairs)} seeds"
     )
-    return evidence._replace(explanation=evidence.explanation + told)
+    return evidence._replace(explanation=evidence.explanation + addition)
 
 
-def better(runs: Sequence[Run]) -> Evidence:
+def small_batches_generalise_better(runs: Sequence[Run]) -> Evidence:
     runs = published(runs)
-    parts = parts_of(runs)
+    parts = parts_by_seed(runs)
     if not parts:
         return Evidence("", "", 0, "not run", "no seed has finished both parts")
     large, small = _sizes(parts)
-    return claims.compare(runs, "test_accuracy", BY, large, small, "larger", "difference")
+    return claims.compare(runs, "test_accuracy", BATCH, large, small, "larger", "difference")
 
 
 def no_barrier(runs: Sequence[Run]) -> Evidence:
-    parts = parts_of(runs)
+    parts = parts_by_seed(runs)
     second = [pair.small for pair in parts.values()]
-    evidence = claims.all_of(
+    evidence = claims.all_hold(
         claims.falls_below(second, loss_barrier, 0.02, "barrier in training loss over ln 10"),
-        claims.falls_below(second, error_barrier, 0.02, "barrier in training error"),
+        claims.falls_below(second, lambda run: error_barrier(run.spectrum("line")), 0.02, "barrier in training error"),
     )
     if not parts:
         return evidence
     before, after = zip(*(jump(pair, "train_loss") for pair in parts.values()), strict=True)
-    told = (
+    addition = (
         f"; at the switch the largest train loss is {number(min(before), 2)} to {number(max(before), 2)} nats before, "
         f"{number(min(after), 2)} to {number(max(after), 2)} after it, {number(GUESS, 3)} being that of a guess"
     )
-    return evidence._replace(explanation=evidence.explanation + told)
+    return evidence._replace(explanation=evidence.explanation + addition)
 
 
-def sharper(runs: Sequence[Run]) -> Evidence:
+def large_batches_are_sharper(runs: Sequence[Run]) -> Evidence:
     second = [run for run in published(runs) if is_second(run)]
-    return claims.exceeds(second, asymmetry, 0.0, "asymmetry of the rises beyond LB and beyond SB")
+    return claims.exceeds(
+        second, lambda run: asymmetry(run.spectrum("line")), 0.0, "asymmetry of the rises beyond LB and beyond SB"
+    )
 
 
 EXPERIMENT = Experiment(
@@ -267,7 +261,7 @@ EXPERIMENT = Experiment(
                 "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
                 "t-interval with the sampling of test examples counted in"
             ),
-            decide=better,
+            decide=small_batches_generalise_better,
         ),
         Claim(
             id="no-barrier",
@@ -291,7 +285,7 @@ EXPERIMENT = Experiment(
                 "(rise beyond LB − rise beyond SB) / their sum, of the mean training loss up to one distance beyond "
                 "each, above 0 by a 95 % t-interval over seeds"
             ),
-            decide=sharper,
+            decide=large_batches_are_sharper,
         ),
         Claim(
             id="no-barrier-at-lower-loss",

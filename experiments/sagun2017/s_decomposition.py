@@ -97,7 +97,7 @@ EXPERIMENT = Experiment(
             statement="negative eigenvalues can only come from R: G has none, and those of H are bounded by R's",
             paper_value="follows from eq. 4",
             rule="−λ_min(G) / λ_max(G) and (λ_min(R) − λ_min(H)) / λ_max(H) at most 1e-12, rounding, in every run",
-            decide=lambda runs: claims.all_of(
+            decide=lambda runs: claims.all_hold(
                 claims.in_every_run(runs, smallest_of_g, 1e-12, "−λ_min(G) / λ_max(G)"),
                 claims.in_every_run(runs, below_residual, 1e-12, "(λ_min(R) − λ_min(H)) / λ_max(H)"),
             ),

@@ -55,31 +55,31 @@ PAPER = {
 METHODS = ("gap", "ratio", "elbow")
 
 
-def row_of(run: Run) -> Row:
+def table_row(run: Run) -> Row:
     algorithm = "SGD" if run.setting("train.batch_size") else "GD"
     covariance = round(run.setting("data.blobs.spread") ** 2, 6)
     return Row(algorithm, run.setting("model.mlp.activation"), covariance, run.setting("data.blobs.num_classes"))
 
 
-def counts_of(run: Run) -> Counts:
+def count_outliers(run: Run) -> Counts:
     values = spectra.exact_eigenvalues(run)
     elbow, cutoff = spectra.count_above_elbow(values)
     gap, ratio = spectra.count_above_gap(values), spectra.count_above_ratio(values)
     return Counts(float(values.mean()), gap, ratio, elbow, cutoff)
 
 
-def rows_of(runs: Sequence[Run]) -> dict[Row, list[Counts]]:
+def counts_by_row(runs: Sequence[Run]) -> dict[Row, list[Counts]]:
     """The counts of every seed by row, in the order of the table."""
-    found: dict[Row, list[Counts]] = {row: [] for row in PAPER}
+    by_row: dict[Row, list[Counts]] = {row: [] for row in PAPER}
     for run in finished(runs):
-        found[row_of(run)].append(counts_of(run))
-    return {row: counts for row, counts in found.items() if counts}
+        by_row[table_row(run)].append(count_outliers(run))
+    return {row: counts for row, counts in by_row.items() if counts}
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Table 1 with our columns beside the paper's; a star marks what is off by more than one from the blobs."""
     rows = []
-    for row, counts in rows_of(runs).items():
+    for row, counts in counts_by_row(runs).items():
         paper = PAPER[row]
         cells = [row.algorithm, row.activation, number(row.covariance), str(row.blobs)]
         cells += [number(paper.mean, 3), number(float(np.mean([one.mean for one in counts])), 3)]
@@ -106,14 +106,14 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     """The largest eigenvalues by rank, one panel for each number of blobs, the counts drawn in."""
     groups: dict[Row, list[Run]] = {}
     for run in finished(runs):
-        groups.setdefault(row_of(run)._replace(blobs=0), []).append(run)
+        groups.setdefault(table_row(run)._replace(blobs=0), []).append(run)
     drawings = []
     for group, own in groups.items():
         panels = []
-        for run in sorted((run for run in own if run.seed == min(r.seed for r in own)), key=row_of):
-            counts = counts_of(run)
+        for run in sorted((run for run in own if run.seed == min(r.seed for r in own)), key=table_row):
+            counts = count_outliers(run)
             note = f"gap {counts.gap}, ratio {counts.ratio}, elbow {counts.elbow}"
-            k = row_of(run).blobs
+            k = table_row(run).blobs
             values = {"H": spectra.exact_eigenvalues(run)}
             panels.append(figures.RankPanel(f"{k} blobs", values, "largest", max(30, 2 * k), note, counts.cutoff))
         name = f"{group.algorithm}-{group.activation}-{number(group.covariance)}"
@@ -130,7 +130,7 @@ def matched(method: str, activation: str) -> Callable[[Sequence[Run]], Evidence]
     """Is the count of `method` within one of the number of blobs in every row, by the median over seeds?"""
 
     def decide(runs: Sequence[Run]) -> Evidence:
-        rows = {row: counts for row, counts in rows_of(runs).items() if row.activation == activation}
+        rows = {row: counts for row, counts in counts_by_row(runs).items() if row.activation == activation}
         if not rows:
             return Evidence("", "", 0, "not run", f"no finished run with {activation}")
         medians = {row: float(np.median([getattr(one, method) for one in counts])) for row, counts in rows.items()}

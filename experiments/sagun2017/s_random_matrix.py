@@ -15,7 +15,7 @@ from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
 
 
-def ratio(run: Run) -> float:
+def aspect_ratio(run: Run) -> float:
     """Dimension over training examples."""
     return run.setting("data.blobs.dimension") / run.manifest["examples"]["train"]
 
@@ -43,17 +43,17 @@ def norm(run: Run) -> float:
 
 def distance_to_law(run: Run) -> float:
     """The largest difference of the shares of eigenvalues below λ, measured and by Marčenko-Pastur."""
-    return random_matrix.distance_to_bulk(covariance(run), ratio(run))
+    return random_matrix.distance_to_bulk(covariance(run), aspect_ratio(run))
 
 
 def off_the_edge(run: Run) -> float:
-    return float(abs(covariance(run)[-1] / random_matrix.bulk_edges(ratio(run))[1] - 1))
+    return float(abs(covariance(run)[-1] / random_matrix.bulk_edges(aspect_ratio(run))[1] - 1))
 
 
 def off_the_outliers(run: Run) -> float:
     """Of the two largest eigenvalues, relative to where the population's show."""
     return float(
-        np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier_position(spikes(run), ratio(run)) - 1))
+        np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier_position(spikes(run), aspect_ratio(run)) - 1))
     )
 
 
@@ -62,7 +62,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     done = [run for run in finished(runs) if run.seed == min(r.seed for r in finished(runs))]
     far = max(map(norm, done))
     ends = [run for run in done if norm(run) in (0.0, far)]
-    shown = sorted(ends, key=lambda run: (not is_one_blob(run), ratio(run)))
+    shown = sorted(ends, key=lambda run: (not is_one_blob(run), aspect_ratio(run)))
     return [_histograms(shown), _transition(finished(runs))]
 
 
@@ -72,7 +72,7 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
     data = new_columns("blobs", "alpha", "kind", "eigenvalue")
     with matplotlib.rc_context(STYLE):
         for axis, run in zip(axes, shown, strict=True):
-            values, alpha = covariance(run), ratio(run)
+            values, alpha = covariance(run), aspect_ratio(run)
             low, high = random_matrix.bulk_edges(alpha)
             bulk = values[(values > 1e-4) & (values < 1.3 * high)]
             axis.hist(bulk, 40, weights=np.full(bulk.size, 1 / values.size), color="#C9D7E4")
@@ -103,7 +103,7 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
 
 def _transition(runs: Sequence[Run]) -> Drawing:
     """The two largest eigenvalues against those of the population."""
-    own = [run for run in runs if not is_one_blob(run) and abs(ratio(run) - 1) < 0.01]
+    own = [run for run in runs if not is_one_blob(run) and abs(aspect_ratio(run) - 1) < 0.01]
     points = [
         (spike, value) for run in own for spike, value in zip(spikes(run), covariance(run)[-2:][::-1], strict=True)
     ]
@@ -135,10 +135,10 @@ def _transition(runs: Sequence[Run]) -> Drawing:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     """Edges and outliers of every run of the first seed beside the formulas."""
     rows = []
-    for run in sorted(finished(runs), key=lambda run: (ratio(run), norm(run))):
+    for run in sorted(finished(runs), key=lambda run: (aspect_ratio(run), norm(run))):
         if run.seed != min(r.seed for r in runs):
             continue
-        values, alpha = covariance(run), ratio(run)
+        values, alpha = covariance(run), aspect_ratio(run)
         population = spikes(run)
         expected = random_matrix.outlier_position(population, alpha)
         cells = [alpha, *population, *values[-2:][::-1], *expected]
@@ -149,7 +149,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def bulk(runs: Sequence[Run]) -> Evidence:
     one = [run for run in runs if is_one_blob(run)]
-    return claims.all_of(
+    return claims.all_hold(
         claims.falls_below(one, distance_to_law, 0.03, "distance to the law"),
         claims.falls_below(one, off_the_edge, 0.1, "|λ_max / edge − 1|"),
     )
@@ -159,23 +159,23 @@ def far_outliers(runs: Sequence[Run]) -> Evidence:
     own = [
         run
         for run in runs
-        if not is_one_blob(run) and spikes(run)[-1] > 2 * random_matrix.detection_threshold(ratio(run))
+        if not is_one_blob(run) and spikes(run)[-1] > 2 * random_matrix.detection_threshold(aspect_ratio(run))
     ]
     return claims.falls_below(own, off_the_outliers, 0.05, "|outlier / theory − 1|")
 
 
 def transition(runs: Sequence[Run]) -> Evidence:
     own = [run for run in runs if not is_one_blob(run)]
-    below = [run for run in own if spikes(run)[0] < 0.8 * random_matrix.detection_threshold(ratio(run))]
-    above = [run for run in own if spikes(run)[0] > 1.3 * random_matrix.detection_threshold(ratio(run))]
-    return claims.all_of(
+    below = [run for run in own if spikes(run)[0] < 0.8 * random_matrix.detection_threshold(aspect_ratio(run))]
+    above = [run for run in own if spikes(run)[0] > 1.3 * random_matrix.detection_threshold(aspect_ratio(run))]
+    return claims.all_hold(
         claims.falls_below(below, off_the_edge, 0.1, "below the threshold, |λ_max / edge − 1|"),
         claims.falls_below(above, off_the_first, 0.1, "above it, |λ_max / theory − 1|"),
     )
 
 
 def off_the_first(run: Run) -> float:
-    return float(abs(covariance(run)[-1] / random_matrix.outlier_position(spikes(run)[0], ratio(run)) - 1))
+    return float(abs(covariance(run)[-1] / random_matrix.outlier_position(spikes(run)[0], aspect_ratio(run)) - 1))
 
 
 EXPERIMENT = Experiment(

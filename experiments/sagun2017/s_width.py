@@ -13,8 +13,6 @@ from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.report import figures
 
 WIDTH = "model.mlp.hidden"
-# As many as there are classes in digits and in MNIST.
-CLASSES = 10
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -54,13 +52,13 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 def tabulate(runs: Sequence[Run]) -> list[Table]:
     rows = []
     for width, group in by_setting(finished(runs), WIDTH).items():
-        exact = [spectrum_ends.share_below_zero(run) for run in group if spectrum_ends.is_known_exactly(run)]
+        exact = [spectrum_ends.exact_share_below_zero(run) for run in group if spectrum_ends.is_known_exactly(run)]
         size = int(spectrum_ends.ends(group[0])["num_params"])
         cells = [number(width), f"{size:,}"]
         cells += [_spread([run.final("train_loss") for run in group])]
         cells += [_spread([run.final("hessian.extremes.lambda_max") for run in group])]
         cells += [
-            _spread([mean_outlier(run) for run in group]),
+            _spread([spectrum_ends.mean_outlier(run) for run in group]),
             _spread([mean_outlier_over_loss(run) for run in group]),
         ]
         counts = [
@@ -74,8 +72,9 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         cells += [str(int(sum(run.final("hessian.extremes.unconverged") for run in group)))]
         rows.append(tuple(cells))
     header = (
-        "hidden units", "P", "train loss", "λ_max(H)", f"mean of {CLASSES} largest", "the same / train loss",
-        "above elbow", "above gap", "above ratio", "λ_min(H)", "(C − 1) h / P", "share below zero", "not converged",
+        "hidden units", "P", "train loss", "λ_max(H)", f"mean of {spectrum_ends.CLASSES} largest",
+        "the same / train loss", "above elbow", "above gap", "above ratio", "λ_min(H)", "(C − 1) h / P",
+        "share below zero", "not converged",
     )  # fmt: skip
     caption = (
         "Both ends of the spectrum by width, mean ± std over seeds at the end of training; counts of every seed. At "
@@ -91,16 +90,11 @@ def _spread(values: Sequence[float]) -> str:
 
 def most_negative(width: tuple[int, ...], size: int) -> float:
     """The largest share of eigenvalues that can be negative with one hidden layer; see `measures.spectrum_edges`."""
-    return (CLASSES - 1) * width[0] / size
-
-
-def mean_outlier(run: Run) -> float:
-    """The mean of the C largest eigenvalues."""
-    return float(spectrum_ends.ends(run)["largest"][:CLASSES].mean())
+    return (spectrum_ends.CLASSES - 1) * width[0] / size
 
 
 def mean_outlier_over_loss(run: Run) -> float:
-    return mean_outlier(run) / run.final("train_loss")
+    return spectrum_ends.mean_outlier(run) / run.final("train_loss")
 
 
 def tail_at(run: Run, share: float) -> float:
@@ -123,36 +117,38 @@ def narrowest_to_widest(runs: Sequence[Run]) -> tuple[tuple[int, ...], tuple[int
     return widths[0], widths[-1]
 
 
-def unchanged(statistic: claims.Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
+def unchanged_with_width(statistic: claims.Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
     low, high = narrowest_to_widest(runs)
     return claims.unchanged(runs, statistic, WIDTH, low, high, factor, what)
 
 
 def right_edge(runs: Sequence[Run]) -> Evidence:
     """With what the data say of a change: is it that of the narrowest alone, and how far has the loss fallen?"""
-    evidence = unchanged(mean_outlier, 1.25, f"mean of the {CLASSES} largest", runs)
-    loss = unchanged(lambda run: run.final("train_loss"), 1.25, "training loss", runs)
+    evidence = unchanged_with_width(
+        spectrum_ends.mean_outlier, 1.25, f"mean of the {spectrum_ends.CLASSES} largest", runs
+    )
+    loss = unchanged_with_width(lambda run: run.final("train_loss"), 1.25, "training loss", runs)
     others = [run for run in runs if run.setting(WIDTH) != narrowest_to_widest(runs)[0]]
     if len({run.setting(WIDTH) for run in others}) < 2:
         return evidence
-    rest = unchanged(mean_outlier, 1.25, "", others)
+    rest = unchanged_with_width(spectrum_ends.mean_outlier, 1.25, "", others)
     return evidence._replace(
         explanation=f"{evidence.explanation}; without the narrowest:{rest.value}; meanwhile {loss.value}"
     )
 
 
-def share_below_zero(runs: Sequence[Run]) -> Evidence:
+def share_of_negatives_stays(runs: Sequence[Run]) -> Evidence:
     known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
     if len({run.setting(WIDTH) for run in known}) < 2:
         return Evidence("", "", 0, "not run", "every eigenvalue is known at one width only")
-    return unchanged(spectrum_ends.share_below_zero, 1.1, "share of eigenvalues below zero", known)
+    return unchanged_with_width(spectrum_ends.exact_share_below_zero, 1.1, "share of eigenvalues below zero", known)
 
 
 def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
     known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
 
     def over_bound(run: Run) -> float:
-        return spectrum_ends.share_below_zero(run) / most_negative(
+        return spectrum_ends.exact_share_below_zero(run) / most_negative(
             run.setting(WIDTH), int(spectrum_ends.ends(run)["num_params"])
         )
 
@@ -174,8 +170,9 @@ EXPERIMENT = Experiment(
             statement="the right edge of the spectrum does not change as parameters are added",
             paper_value="a figure without numbers",
             rule=(
-                f"mean of the {CLASSES} largest eigenvalues (as many as classes), widest over narrowest and paired by "
-                "seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to sevenfold"
+                f"mean of the {spectrum_ends.CLASSES} largest eigenvalues (as many as classes), widest over narrowest "
+                "and paired by seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to "
+                "sevenfold"
             ),
             decide=right_edge,
         ),
@@ -189,11 +186,14 @@ EXPERIMENT = Experiment(
             statement="the right edge is the same but for the training loss, in proportion to which it falls",
             paper_value="not in the paper",
             rule=(
-                f"mean of the {CLASSES} largest eigenvalues over the training loss, widest over narrowest and paired "
-                "by seed: 1 within a factor of 1.25 by a 95 % t-interval"
+                f"mean of the {spectrum_ends.CLASSES} largest eigenvalues over the training loss, widest over "
+                "narrowest and paired by seed: 1 within a factor of 1.25 by a 95 % t-interval"
             ),
             decide=partial(
-                unchanged, mean_outlier_over_loss, 1.25, f"mean of the {CLASSES} largest over training loss"
+                unchanged_with_width,
+                mean_outlier_over_loss,
+                1.25,
+                f"mean of the {spectrum_ends.CLASSES} largest over training loss",
             ),
         ),
         Claim(
@@ -206,7 +206,7 @@ EXPERIMENT = Experiment(
                 "λ at the end of the measured tail over λ a quarter of the way there, widest over narrowest and "
                 "paired by seed: 1 within a factor of 1.25 by a 95 % t-interval"
             ),
-            decide=partial(unchanged, fall_of_tail, 1.25, "fall of the negative tail"),
+            decide=partial(unchanged_with_width, fall_of_tail, 1.25, "fall of the negative tail"),
         ),
         Claim(
             id="tail-has-one-size",
@@ -218,7 +218,7 @@ EXPERIMENT = Experiment(
                 "|λ| half-way along the measured tail, widest over narrowest and paired by seed: 1 within a factor of "
                 "1.25 by a 95 % t-interval"
             ),
-            decide=partial(unchanged, size_of_tail, 1.25, "|λ| half-way along the tail"),
+            decide=partial(unchanged_with_width, size_of_tail, 1.25, "|λ| half-way along the tail"),
         ),
         Claim(
             id="share-of-negatives-stays",
@@ -230,7 +230,7 @@ EXPERIMENT = Experiment(
                 "share of eigenvalues below zero, from exact spectra, widest over narrowest and paired by seed: 1 "
                 "within a factor of 1.1 by a 95 % t-interval"
             ),
-            decide=share_below_zero,
+            decide=share_of_negatives_stays,
         ),
         Claim(
             id="negatives-by-rank",

@@ -11,6 +11,9 @@ from hessflat.analysis.names import number, setting_name
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.utils.errors import InputError
 
+# As many as there are classes in digits and in MNIST.
+CLASSES = 10
+
 
 def ends(run: Run) -> dict[str, np.ndarray]:
     """The largest and smallest eigenvalues of H at the end, with residuals and P."""
@@ -52,6 +55,11 @@ def accuracy_words(runs: Sequence[Run]) -> str:
     return f"By Lanczos: {which} of {total} values converged, with residuals up to {number(worst, 2)} λ_max."
 
 
+def mean_outlier(run: Run) -> float:
+    """The mean of the C largest eigenvalues."""
+    return float(ends(run)["largest"][:CLASSES].mean())
+
+
 def num_outliers(run: Run) -> int:
     """How many lie above the elbow of the scree plot."""
     return spectra.count_above_elbow(ends(run)["largest"])[0]
@@ -62,11 +70,11 @@ def num_before_drop(run: Run) -> int:
     return spectra.count_above_ratio(ends(run)["largest"])
 
 
-def below_zero_over_largest(run: Run) -> float:
+def negative_over_largest(run: Run) -> float:
     return -run.final("hessian.extremes.lambda_min") / run.final("hessian.extremes.lambda_max")
 
 
-def share_below_zero(run: Run) -> float:
+def exact_share_below_zero(run: Run) -> float:
     """Of all eigenvalues, from the exact spectrum."""
     return spectra.share_below_zero(spectra.exact_eigenvalues(run))
 
@@ -76,12 +84,12 @@ def error_of_ends(run: Run) -> float:
     return spectra.largest_error_of_ends(ends(run)["largest"], ends(run)["smallest"], spectra.exact_eigenvalues(run))
 
 
-def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], within: int, what: str) -> Evidence:
+def same_count(runs: Sequence[Run], by: str, count: Callable[[Run], int], within: int, what: str) -> Evidence:
     """Do the medians over seeds of a count, at all values of a setting, lie within `within` of one another?"""
     groups = by_setting(finished(runs), by)
     if len(groups) < 2:
         return Evidence("", "", 0, "not run", f"finished runs at fewer than two values of {setting_name(by)}")
-    counts = {value: [count_of(run) for run in group] for value, group in groups.items()}
+    counts = {value: [count(run) for run in group] for value, group in groups.items()}
     medians = [float(np.median(own)) for own in counts.values()]
     seeds = min(map(len, counts.values()))
     apart = max(medians) - min(medians)
@@ -100,7 +108,7 @@ def same_count(runs: Sequence[Run], by: str, count_of: Callable[[Run], int], wit
 def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
     """Two claims that there are as many outliers at all values of a setting, counted in two ways."""
 
-    def claim(method: str, count_of: Callable[[Run], int], words: str) -> Claim:
+    def claim(method: str, count: Callable[[Run], int], words: str) -> Claim:
         return Claim(
             id=f"as-many-by-{method}",
             paper="S",
@@ -108,7 +116,7 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
             statement=f"{statement}, by {words}",
             paper_value="a figure without numbers",
             rule=f"eigenvalues above {words}: medians over seeds within 1 of one another",
-            decide=lambda runs: same_count(runs, by, count_of, 1, f"above {words}"),
+            decide=lambda runs: same_count(runs, by, count, 1, f"above {words}"),
         )
 
     return (
@@ -149,4 +157,4 @@ AGREEMENT = Claim(
         "relative error at every rank",
     ),
 )
-NEGATIVES_ARE_SMALL = negatives_are_small(below_zero_over_largest)
+NEGATIVES_ARE_SMALL = negatives_are_small(negative_over_largest)

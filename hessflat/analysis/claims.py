@@ -171,13 +171,13 @@ def sharper_and_better(
     expect_quality: Expect = "larger",
 ) -> Evidence:
     """Is the solution at `high` both sharper and better than the one at `low`? (The title of G.)"""
-    return all_of(
+    return all_hold(
         compare(runs, sharpness, by, low, high, "larger", "ratio"),
         compare(runs, quality, by, low, high, expect_quality, "difference"),
     )
 
 
-def at_least(
+def reaches_bound(
     runs: Sequence[Run],
     metric: str,
     bound_metric: str,
@@ -328,7 +328,7 @@ def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: 
     )
 
 
-def all_of(*parts: Evidence) -> Evidence:
+def all_hold(*parts: Evidence) -> Evidence:
     """Every part must hold; one that fails sinks the whole, and one not run leaves it not run."""
     verdicts = [part.verdict for part in parts]
     order: tuple[Verdict, ...] = ("fails", "not run", "undecided")

@@ -18,7 +18,7 @@ from hessflat.analysis.results import Run, finished
 GAP = "gap_loss"
 SHARPNESS, JACOBIAN = "hessian.lambda_max", "jacobian.max"
 # What the papers and their critics take for flatness, and for what it stands in for.
-MEASURES = (
+COMPARED_MEASURES = (
     SHARPNESS,
     "hessian_eval.lambda_max",
     "gauss_newton.lambda_max",
@@ -146,7 +146,7 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
     """
     columns = {
         f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
-            measure: correlation(runs, measure, stratum=network_and_data(runs)) for measure in MEASURES
+            measure: correlation(runs, measure, stratum=network_and_data(runs)) for measure in COMPARED_MEASURES
         }
         for experiment, scale, runs, _ in stored
         if experiment.regularisers
@@ -178,7 +178,7 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
         groups = {setting_name(setting): differing_only_in(runs, setting) for setting in settings}
         groups["pooled"] = (runs, network_and_data(runs))
         plain = {
-            name: {measure: correlation(group, measure, stratum=key) for measure in MEASURES}
+            name: {measure: correlation(group, measure, stratum=key) for measure in COMPARED_MEASURES}
             for name, (group, key) in groups.items()
         }
         beside = {
@@ -186,7 +186,7 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
                 measure: correlation(
                     group, measure, given=SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN, stratum=key
                 )
-                for measure in MEASURES
+                for measure in COMPARED_MEASURES
             }
             for name, (group, key) in groups.items()
         }
@@ -213,7 +213,7 @@ def _table(columns: dict[str, dict[str, Correlation | None]], caption: str) -> T
     columns = {name: column for name, column in columns.items() if any(column.values())}
     if not columns:
         return None
-    shown = [measure for measure in MEASURES if any(column[measure] for column in columns.values())]
+    shown = [measure for measure in COMPARED_MEASURES if any(column[measure] for column in columns.values())]
     rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns.values())) for measure in shown)
     counts = [max(cell.runs for cell in column.values() if cell) for column in columns.values()]
     return Table(caption, ("measure", *columns), (*rows, ("runs", *map(str, counts))))

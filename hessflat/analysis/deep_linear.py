@@ -23,19 +23,19 @@ Copies = dict[str, np.ndarray]
 LOW_LOSS = 0.1
 
 
-def gradient(weights: np.ndarray, x: float) -> np.ndarray:
+def exact_gradient(weights: np.ndarray, x: float) -> np.ndarray:
     """p_i X exp(pX) at weights `[K, 3]`: `[K, 3]`."""
     product = weights.prod(1, keepdims=True)
     return product / weights * x * np.exp(product * x)
 
 
-def hessian(weights: np.ndarray, x: float) -> np.ndarray:
+def exact_hessian(weights: np.ndarray, x: float) -> np.ndarray:
     """(p_i p_j X² + p_ij X) exp(pX) at weights `[K, 3]`: `[K, 3, 3]`."""
     product, first, second = weights.prod(1)[:, None, None], *_derivatives_of_product(weights)
     return (first[:, :, None] * first[:, None, :] * x**2 + second * x) * np.exp(product * x)
 
 
-def trace(weights: np.ndarray, x: float) -> np.ndarray:
+def exact_trace(weights: np.ndarray, x: float) -> np.ndarray:
     """Σ p_i² X² exp(pX) at weights `[K, 3]`: `[K]`."""
     first, _ = _derivatives_of_product(weights)
     return np.sum(first**2, axis=1) * x**2 * np.exp(weights.prod(1) * x)
@@ -80,7 +80,7 @@ QUANTITIES = {
 }
 
 
-def reparameterised(run: Run, step: int | None = None) -> Copies:
+def reparameterised_copies(run: Run, step: int | None = None) -> Copies:
     """The copies of a run's weights at a step, after training by default."""
     return run.spectrum("reparameterised", step)
 
@@ -89,13 +89,15 @@ def relative_spread(run: Run, quantity: str) -> float:
     """(largest − smallest) / smallest over the copies of the weights; the worse of before and after training."""
     return max(
         float(np.ptp(values) / values.min())
-        for values in (QUANTITIES[quantity].values(reparameterised(run, step)) for step in (run.first_step, None))
+        for values in (
+            QUANTITIES[quantity].values(reparameterised_copies(run, step)) for step in (run.first_step, None)
+        )
     )
 
 
 def decades(run: Run, quantity: str) -> float:
     """log₁₀ of the largest over the smallest of the copies of the trained weights."""
-    values = QUANTITIES[quantity].values(reparameterised(run))
+    values = QUANTITIES[quantity].values(reparameterised_copies(run))
     return float(np.log10(values.max() / values.min()))
 
 
@@ -111,8 +113,8 @@ def distance_from_closed_form(copies: Copies, x: float) -> float:
     """The largest relative difference of a copy's gradient or Hessian from the closed forms."""
     worst = 0.0
     for measured, exact in (
-        (copies["gradient"], gradient(copies["weights"], x)),
-        (copies["hessian"], hessian(copies["weights"], x)),
+        (copies["gradient"], exact_gradient(copies["weights"], x)),
+        (copies["hessian"], exact_hessian(copies["weights"], x)),
     ):
         rows = measured.reshape(len(measured), -1), exact.reshape(len(exact), -1)
         apart = np.linalg.norm(rows[0] - rows[1], axis=1) / np.linalg.norm(rows[1], axis=1)
@@ -122,7 +124,7 @@ def distance_from_closed_form(copies: Copies, x: float) -> float:
 
 def distance_from_trace(copies: Copies, x: float) -> float:
     """|Tr H / (Σ p_i² X² exp(pX)) − 1|, the worst of the copies."""
-    return float(np.max(np.abs(QUANTITIES["trace"].values(copies) / trace(copies["weights"], x) - 1)))
+    return float(np.max(np.abs(QUANTITIES["trace"].values(copies) / exact_trace(copies["weights"], x) - 1)))
 
 
 def rest_of_trace(run: Run) -> float:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-Line = Mapping[str, np.ndarray]
+LineArrays = Mapping[str, np.ndarray]
 
 
-def rises(line: Line, split: str = "train") -> tuple[float, float]:
+def rises(line: LineArrays, split: str = "train") -> tuple[float, float]:
     """By how much the loss is higher beyond w₀ (α < 0) than at w₀, and beyond w₁ (α > 1) than at w₁, on average.
 
     Means over the positions measured there, up to one distance of the two away.
@@ -23,13 +23,13 @@ def rises(line: Line, split: str = "train") -> tuple[float, float]:
     return float(losses[before].mean() - first), float(losses[after].mean() - second)
 
 
-def asymmetry(line: Line) -> float:
+def asymmetry(line: LineArrays) -> float:
     """(rise beyond w₀ − rise beyond w₁) / (|…| + |…|), from −1 to 1: however steep the walls, lines count alike."""
     first, second = rises(line)
     return (first - second) / (abs(first) + abs(second))
 
 
-def error_barrier(line: Line) -> float:
+def error_barrier(line: LineArrays) -> float:
     """The most by which the training error between the two exceeds the mean of theirs (Frankle et al. 2020, §2)."""
     alphas, errors = line["alphas"], 1 - line["train_accuracy"]
     ends = (errors[alphas == 0][0] + errors[alphas == 1][0]) / 2

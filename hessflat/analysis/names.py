@@ -13,7 +13,7 @@ PAPERS = {
     "M": "On progressive sharpening, flat minima and generalisation (MacDonald et al. 2023, M)",
     "hessflat": "Beyond the papers",
 }
-# What follows from measured numbers, see `hessflat.analysis.derived`: (in a sentence, on an axis), as `Measure.names`.
+# What follows from measured numbers (`results.read_metric`): (in a sentence, on an axis), as `Measure.names`.
 _DERIVED: Mapping[str, str | tuple[str, str]] = {
     "train_error": "training error",
     "validation_error": "validation error",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.analysis.claims import Order, all_of
+from hessflat.analysis.claims import Order, all_hold
 from hessflat.analysis.evidence import interval_text, left_out, no_evidence, reason, verdict_against_zero
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import metric_name, number, setting_name
@@ -48,7 +48,7 @@ def in_each_group(
     """The rule for every group of runs, all of which must hold."""
     if not groups:
         return Evidence("", "", 0, "not run", nothing)
-    return all_of(*(labelled(label, decide(group)) for label, group in groups.items()))
+    return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))
 
 
 def mean_taus(runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum) -> dict[int, float]:

@@ -28,10 +28,10 @@ def table_by(
     caption: str = "",
 ) -> Table:
     """One row per value of a setting: mean ± standard deviation over seeds at the last measured step."""
-    return table_of({(value,): group for value, group in by_setting(runs, by).items()}, [by], columns, caption)
+    return table_by_group({(value,): group for value, group in by_setting(runs, by).items()}, [by], columns, caption)
 
 
-def table_of(
+def table_by_group(
     groups: Mapping[tuple, Sequence[Run]],
     names: Sequence[str],
     columns: Sequence[tuple[str, str, str]] = (),

@@ -10,7 +10,7 @@ from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import flags, sweep
 from hessflat.config import SCALES, find_module, load_module
-from hessflat.report.build import build, print_summary
+from hessflat.report.build import build_report, print_summary
 from hessflat.runs import cost_model, jobs, pool
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError, require_known
@@ -58,7 +58,7 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
     with progress.reporting(len(entries)) as reporter:
-        build(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"))
+        build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"))
     return entries
 
 

@@ -1,1 +1,1 @@
-"""Figures, the page and the terminal's summary, from what analysis found."""
+"""The report: figures, the HTML page, Markdown, and a summary in the terminal, from stored runs."""

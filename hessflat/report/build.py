@@ -16,11 +16,11 @@ from hessflat.report.sections import Record, correlations, judge, make_section, 
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
 
-WIDTH = 100
+TERMINAL_WIDTH = 100
 _COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
 
 
-def build(
+def build_report(
     stored: Sequence[StoredExperiment], out: Path, on_drawn: Callable[[str], None] = lambda slug: None
 ) -> list[Record]:
     """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
@@ -61,7 +61,7 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
     """
     console = Console(file=file, highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = WIDTH
+        console.width = TERMINAL_WIDTH
     judged = [(one, judge(one)) for one in stored]
     for one, records in judged:
         if records:

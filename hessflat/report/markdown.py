@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
-from hessflat.report.sections import CORRELATIONS, Record, Section, by_paper, commands, facts, settings, tally
+from hessflat.report.sections import CORRELATIONS, Record, Section, by_paper, commands, facts, shared_and_varied, tally
 
 
 def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
@@ -53,7 +53,7 @@ def _section(section: Section) -> list[str]:
         parts.append(f"![{figure.stem}](figures/{figure.stem}.png)\n\n{figure.caption}")
     parts += [as_markdown(table) for table in section.tables]
     if stored.runs:
-        varied = [f"- varies: {name}: {values}" for name, values in settings(stored.runs)[1] if name != "seed"]
+        varied = [f"- varies: {name}: {values}" for name, values in shared_and_varied(stored.runs)[1] if name != "seed"]
         lines = [
             f"- configuration: {stored.experiment.config}",
             *(f"- {name}: {value}" for name, value in facts(stored.runs)),

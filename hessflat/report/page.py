@@ -17,7 +17,7 @@ from hessflat.report.sections import (
     commands,
     facts,
     run_table,
-    settings,
+    shared_and_varied,
     tally,
 )
 
@@ -86,7 +86,7 @@ def _text(value: object) -> str:
 
 
 def _value(text: str) -> str:
-    """Numbers in powers of ten are kept on one line: a break after the `e-` of 5e-4 misleads."""
+    """Numbers in powers of ten stay on one line: a break after the `e-` of 5e-4 misleads."""
     return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', _text(text))
 
 
@@ -190,7 +190,7 @@ def _provenance(stored: StoredExperiment) -> str:
     runs = stored.runs
     if not runs:
         return f'<p class="soft">Configuration: {_text(stored.experiment.config)}</p>'
-    shared, varied = settings(runs)
+    shared, varied = shared_and_varied(runs)
     facts_shown = [("configuration", stored.experiment.config), ("scale", stored.scale), *facts(runs)]
     facts_shown += [(f"varies: {name}", values) for name, values in varied if name != "seed"]
     listed = "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts_shown)

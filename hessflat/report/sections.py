@@ -172,7 +172,7 @@ def commands(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(shlex.join(one) if isinstance(one, list) else str(one) for one in each))
 
 
-def settings(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
+def shared_and_varied(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
     """The configuration all runs share as JSON, and (setting, its values) for each that varies."""
     flat = [_flatten(run.config) for run in runs]
     shared, varied = {}, []

@@ -8,14 +8,14 @@ from hessflat.analysis import claims
 from hessflat.analysis.claims import (
     Best,
     agrees,
-    all_of,
-    at_least,
+    all_hold,
     best_setting,
     compare,
     exceeds,
     falls_below,
     in_every_run,
     increases,
+    reaches_bound,
     unchanged,
 )
 from hessflat.analysis.experiment import Evidence
@@ -104,7 +104,7 @@ def test_a_setting_without_runs_is_not_run(make):
     runs = make({0.0: [1.0, 1.1]})
     for evidence in (compare(runs, "m", high=5e-4), compare(runs, "m"), increases(runs, "m"), compare([], "m")):
         assert (evidence.verdict, evidence.seeds) == ("not run", 0)
-    assert at_least([], "m", "b").verdict == agrees([], "m", "b").verdict == "not run"
+    assert reaches_bound([], "m", "b").verdict == agrees([], "m", "b").verdict == "not run"
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,22 @@ def test_order_says_the_means(make):
 def test_a_bound_is_reached_or_missed(make):
     extra = {"zero_mass_bound": 0.9}
     above = make({0.0: [0.95, 0.96, 0.955]}, "hessian.zero_mass", extra)
-    assert at_least(above, "hessian.zero_mass", "zero_mass_bound").verdict == "holds"
+    assert reaches_bound(above, "hessian.zero_mass", "zero_mass_bound").verdict == "holds"
     # At initialisation the fabricated mass is near 0.84 and the bound 0.815.
-    assert at_least(above, "hessian.zero_mass", "zero_mass_bound", when="always").verdict == "holds"
+    assert reaches_bound(above, "hessian.zero_mass", "zero_mass_bound", when="always").verdict == "holds"
 
 
 def test_a_bound_that_anything_reaches_decides_nothing(make):
     runs = make({0.0: [0.95, 0.96]}, "hessian.zero_mass", {"zero_mass_bound": 0.0})
-    evidence = at_least(runs, "hessian.zero_mass", "zero_mass_bound")
+    evidence = reaches_bound(runs, "hessian.zero_mass", "zero_mass_bound")
     assert evidence.verdict == "undecided"
     assert "decides nothing" in evidence.explanation
 
 
 def test_a_missed_bound_fails_unless_tolerated(make):
     below = make({0.0: [0.85, 0.86, 0.855]}, "hessian.zero_mass", {"zero_mass_bound": 0.9})
-    assert at_least(below, "hessian.zero_mass", "zero_mass_bound").verdict == "fails"
-    assert at_least(below, "hessian.zero_mass", "zero_mass_bound", tolerance=0.1).verdict == "holds"
+    assert reaches_bound(below, "hessian.zero_mass", "zero_mass_bound").verdict == "fails"
+    assert reaches_bound(below, "hessian.zero_mass", "zero_mass_bound", tolerance=0.1).verdict == "holds"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_theorem_must_hold_in_every_run(make):
     ],
 )
 def test_all_parts_must_hold(verdicts, together):
-    assert all_of(*(Evidence("a", "b", 3, verdict) for verdict in verdicts)).verdict == together
+    assert all_hold(*(Evidence("a", "b", 3, verdict) for verdict in verdicts)).verdict == together
 
 
 def test_bad_questions_are_refused_in_one_line(make, tmp_path):

@@ -28,22 +28,22 @@ def by_differences(weights):
 
 def test_gradient_hessian_and_trace():
     expected = [by_differences(weights) for weights in WEIGHTS]
-    np.testing.assert_allclose(deep_linear.gradient(WEIGHTS, X), [g for g, _ in expected], rtol=1e-12)
-    np.testing.assert_allclose(deep_linear.hessian(WEIGHTS, X), [h for _, h in expected], rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(deep_linear.trace(WEIGHTS, X), [np.trace(h) for _, h in expected], rtol=1e-7)
+    np.testing.assert_allclose(deep_linear.exact_gradient(WEIGHTS, X), [g for g, _ in expected], rtol=1e-12)
+    np.testing.assert_allclose(deep_linear.exact_hessian(WEIGHTS, X), [h for _, h in expected], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(deep_linear.exact_trace(WEIGHTS, X), [np.trace(h) for _, h in expected], rtol=1e-7)
 
 
 def test_known_values_at_equal_weights():
     # With w = (1, 1, 1) and X = -1, u = -1: p_i X = -1, H_ij = exp(-1) on the diagonal and 0 off it.
     ones = np.ones((1, 3))
-    np.testing.assert_allclose(deep_linear.gradient(ones, -1.0), -np.exp(-1) * ones)
-    np.testing.assert_allclose(deep_linear.hessian(ones, -1.0), np.exp(-1) * np.eye(3)[None], atol=1e-16)
+    np.testing.assert_allclose(deep_linear.exact_gradient(ones, -1.0), -np.exp(-1) * ones)
+    np.testing.assert_allclose(deep_linear.exact_hessian(ones, -1.0), np.exp(-1) * np.eye(3)[None], atol=1e-16)
 
 
 @pytest.mark.parametrize("size", [3.0, 6.0])
 def test_the_largest_share_is_that_of_equal_weights(size):
     weights = np.full((1, 3), size)
-    values = np.linalg.eigvalsh(deep_linear.hessian(weights, -1.0)[0])
+    values = np.linalg.eigvalsh(deep_linear.exact_hessian(weights, -1.0)[0])
     # The other two eigenvalues are each 1 / (3 ln(1/loss) - 2) of the first, so that the limit is exact.
     expected = float(deep_linear.largest_share(np.exp(-(size**3))))
     assert values[-1] / values.sum() == pytest.approx(expected, rel=1e-9)

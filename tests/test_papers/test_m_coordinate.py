@@ -27,7 +27,7 @@ def fits(root, seed, unfit=()):
         line["train_loss"] = 1.0 if net in unfit else 1e-6
         run = written_run(root / "-".join(net), seed, settings, [line])
         x = np.linspace(0, 1, 5)[:, None]
-        np.savez(run.folder / "spectra" / "0-fit.npz", test_inputs=x, test_outputs=x**2 + 0.1 * seed * x)
+        np.savez(run.folder / "spectra" / "0-predictions.npz", test_inputs=x, test_outputs=x**2 + 0.1 * seed * x)
         found.append(run)
     return found
 

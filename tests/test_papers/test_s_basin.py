@@ -8,6 +8,7 @@ import pytest
 from fabricated_runs import write_run
 
 from experiments.sagun2017 import s_basin
+from hessflat.analysis.interpolation import asymmetry
 from hessflat.analysis.results import load_run
 from hessflat.utils.errors import InputError
 
@@ -82,10 +83,10 @@ def test_calm_switches_barriers_and_sharp_small_batches_are_told(tmp_path):
 
 def test_numbers_of_one_seed(tmp_path):
     runs = both(tmp_path, JUMPING, NO_BARRIER)[:2]
-    (parts,) = s_basin.parts_of(runs).values()
+    (parts,) = s_basin.parts_by_seed(runs).values()
     assert s_basin.jump(parts, "train_loss") == pytest.approx((0.01, 0.8))
     assert s_basin.jump(parts, "train_accuracy") == pytest.approx((math.exp(-0.01), math.exp(-0.8)))
-    assert s_basin.asymmetry(parts.small) == pytest.approx((5.49 - 0.245) / (5.49 + 0.245))
+    assert asymmetry(parts.small.spectrum("line")) == pytest.approx((5.49 - 0.245) / (5.49 + 0.245))
 
 
 def test_half_a_pair_is_no_evidence(tmp_path):

@@ -33,7 +33,7 @@ def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     by_elbow, by_ratio = (claim.decide(runs) for claim in spectrum_ends.as_many(s_width.WIDTH, "", ""))
     assert by_elbow.verdict == by_ratio.verdict == "holds"
     assert by_ratio.value == "above the largest ratio of neighbours 9, 9, 9 at hidden units 10, 30, 70"
-    assert s_width.share_below_zero(runs).verdict == "not run"
+    assert s_width.share_of_negatives_stays(runs).verdict == "not run"
     assert s_width.at_most_by_rank(runs).verdict == "not run"
     shrunk = [run_of(tmp_path / "shrunk", width, seed, 10 / width) for width in (10, 30, 70) for seed in range(3)]
     assert s_width.right_edge(shrunk).verdict == "fails"
@@ -45,4 +45,4 @@ def test_a_missed_eigenvalue_shows_against_the_exact_spectrum(tmp_path):
     missed = run_of(tmp_path / "missed", 3, 0, exact=np.concatenate([LARGEST, tail, np.zeros(5), [-5e-4]]))
     assert spectrum_ends.error_of_ends(right) == pytest.approx(0)
     assert spectrum_ends.error_of_ends(missed) > 0.1
-    assert spectrum_ends.share_below_zero(right) == pytest.approx(6 / 31)
+    assert spectrum_ends.exact_share_below_zero(right) == pytest.approx(6 / 31)

@@ -9,7 +9,7 @@ from hessflat.analysis.claims import compare, increases
 from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
-from hessflat.report.build import build, print_summary
+from hessflat.report.build import build_report, print_summary
 from hessflat.report.figures import over_training, panels_against
 from hessflat.utils.errors import InputError
 
@@ -68,7 +68,7 @@ def stored(tmp_path):
 
 
 def test_claims_are_data(stored, tmp_path):
-    records = build(stored, tmp_path / "report")
+    records = build_report(stored, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "claims.json").read_text()) == records
     assert [list(record) for record in records] == [KEYS.split()] * 6
     verdicts = {(record["scale"], record["claim"]): record["verdict"] for record in records}
@@ -87,7 +87,7 @@ def test_claims_are_data(stored, tmp_path):
 
 
 def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
-    build(stored, tmp_path / "report")
+    build_report(stored, tmp_path / "report")
     names = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
     assert names == [
         f"toy-small-{name}.{ending}" for name in ("against-l2", "over-training") for ending in ("csv", "png", "svg")
@@ -102,7 +102,7 @@ def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
 
 
 def test_the_page_needs_nothing_else(stored, tmp_path):
-    build(stored, tmp_path / "report")
+    build_report(stored, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_else(stored, tmp_path):
 
 
 def test_the_page_escapes_and_tells_what_must_be_known(stored, tmp_path):
-    build(stored, tmp_path / "report")
+    build_report(stored, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Does L2 sharpen &lt;the&gt; minimum?" in page
     assert "the gap grows with &lt;L2&gt;" in page
@@ -129,7 +129,7 @@ def test_the_page_escapes_and_tells_what_must_be_known(stored, tmp_path):
 
 def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
     for name in ("one", "two"):
-        build(stored, tmp_path / name)
+        build_report(stored, tmp_path / name)
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
     assert len(files) == 9  # nothing left over from writing
     for file in files:
@@ -138,7 +138,7 @@ def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
 
 def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
     runs, out = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)], tmp_path / "report"
-    records = build([StoredExperiment(TOY, "smoke", runs, 2)], out)
+    records = build_report([StoredExperiment(TOY, "smoke", runs, 2)], out)
     assert records[0]["verdict"] == records[1]["verdict"] == "undecided"
     assert "one seed cannot decide; 2 planned runs are missing: make experiment" in records[0]["explanation"]
     for name in ("index.html", "report.md"):
@@ -153,21 +153,21 @@ def test_what_cannot_be_drawn_does_not_stop_the_report(tmp_path):
         runs[0].spectrum("hessian")
         return []
 
-    build([StoredExperiment(TOY._replace(draw=draw), "small", [run])], tmp_path / "report")
+    build_report([StoredExperiment(TOY._replace(draw=draw), "small", [run])], tmp_path / "report")
     assert "cannot read spectra/" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_bad_requests_are_one_line(stored, tmp_path):
     with pytest.raises(InputError, match="toy-small is listed twice"):
-        build([stored[0], stored[0]], tmp_path / "report")
+        build_report([stored[0], stored[0]], tmp_path / "report")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*choose another folder") as caught:
-        build(stored[1:], tmp_path / "file")
+        build_report(stored[1:], tmp_path / "file")
     assert "\n" not in str(caught.value)
 
 
 def test_no_entries_give_an_empty_report(tmp_path):
-    assert build([], tmp_path / "report") == []
+    assert build_report([], tmp_path / "report") == []
     assert "0 claims: none" in (tmp_path / "report" / "report.md").read_text()
 
 

@@ -10,7 +10,7 @@ from hessflat.report.figures.style import Panel
 
 def context(runs: Sequence[Run]) -> str:
     """What must be known to read a curvature number: model, data, precision, batch-norm mode."""
-    normed = [run for run in runs if has_batch_norm(run)]
+    normed = [run for run in runs if measured_with_batch_norm(run)]
     facts = [
         ("model", [run.config.get("model", {}).get("name") for run in runs]),
         ("data", [run.config.get("data", {}).get("name") for run in runs]),
@@ -28,7 +28,7 @@ def context(runs: Sequence[Run]) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
-def has_batch_norm(run: Run) -> bool:
+def measured_with_batch_norm(run: Run) -> bool:
     """Whether the manifest names modes of batch norm that curvature was measured in."""
     modes = plain(run.manifest.get("batch_norm_mode"))
     return bool(modes) and not modes.startswith("none")
@@ -36,7 +36,7 @@ def has_batch_norm(run: Run) -> bool:
 
 def mode_words(runs: Sequence[Run], operator: str) -> str:
     """Where models have batch norm, the mode that an operator was measured in; numbers in eval mode end in `_eval`."""
-    if not any(has_batch_norm(run) for run in runs):
+    if not any(measured_with_batch_norm(run) for run in runs):
         return ""
     return f" with batch norm in {'eval' if operator.endswith('_eval') else 'train'} mode"
 

@@ -54,10 +54,10 @@ def spectra_by(
 ) -> Drawing:
     """Ritz values against their weights (log), one panel per value of the setting, as G draws them (figs. 2-7).
 
-    One probe of the first seed: a stem plot shows what Lanczos found, without smoothing. `operator` ends in `_eval`
-    for batch norm in eval mode. Panels share their horizontal axis unless their spectra differ in size too much to be
-    seen on one. Where the exact spectrum was measured, its histogram (as a fraction of all P eigenvalues, the same unit
-    as the weights) lies behind it and every eigenvalue is a tick along the upper edge.
+    One probe of the first seed: a stem plot shows the Ritz values themselves, without smoothing. `operator` ends in
+    `_eval` for batch norm in eval mode. Panels share their horizontal axis unless their spectra differ in size too much
+    to be seen on one. Where the exact spectrum was measured, its histogram (as a fraction of all P eigenvalues, the
+    same unit as the weights) lies behind it and every eigenvalue is a tick along the upper edge.
     """
     groups = grouped_runs(runs, by)
     rows, columns = grid_shape(len(groups))

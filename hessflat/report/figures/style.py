@@ -22,7 +22,7 @@ from hessflat.analysis.names import axis_name, is_fraction, metric_name, number,
 from hessflat.analysis.results import Run, by_setting
 from hessflat.utils.errors import InputError
 
-# Okabe and Ito's palette, told apart by all common forms of colour blindness; yellow is too faint on white.
+# Okabe and Ito's palette, distinct with all common forms of colour blindness; yellow is too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#8A8A8A"
 # What did not finish.
@@ -233,7 +233,7 @@ def append_row(data: dict[str, list[Any]], *cells: Any) -> None:
         column.append(cell)
 
 
-def freeze(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Place everything once: layout is the slow part, and the files written of one figure then agree."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
@@ -255,7 +255,7 @@ def as_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
 
 def _written(figure: Figure, write: Callable[..., None], metadata: dict[str, None]) -> bytes:
     # The canvas draws once; `savefig` draws a second time for a layout that is already there.
-    freeze(figure)
+    fix_layout(figure)
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         write(buffer, metadata=metadata)
