@@ -1,6 +1,6 @@
-"""The README's recipes for a measure, a curvature matrix and a data source, followed in a copy of the project.
+"""The README's recipes, followed in a copy of the project.
 
-Each ends with a finished run whose `metrics.jsonl` has the new number, under the name that it is given.
+Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+UNMEASURED = ("--config.measure.spectra=never", "--config.measure.jacobian=never")
 README = (ROOT / "README.md").read_text()
 
 MEASURE = '''"""The sum of all weights."""
@@ -40,6 +41,29 @@ MEASURE = Measure(
     names={"weight_power": ("Σ |w|^p", r"$\\sum |w|^p$")},
 )
 '''
+MODEL = '''"""Logits that are quadratic in the inputs."""
+
+from typing import Annotated
+
+import jax
+from flax import linen as nn
+
+from hessflat.config.validators import at_least
+
+
+class Quadratic(nn.Module):
+    num_classes: int
+    width: int
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+        hidden = nn.Dense(self.width)(inputs.reshape(len(inputs), -1))
+        return nn.Dense(self.num_classes)(hidden**2)
+
+
+def quadratic(num_classes: int, *, width: Annotated[int, at_least(1), "of the hidden layer"] = 3) -> nn.Module:
+    return Quadratic(num_classes, width)
+'''
 SHOW = """
 import sys
 from hessflat.analysis.names import axis_name, metric_name
@@ -58,7 +82,7 @@ print("products", run_cost(stored_config(run.folder)).products[measure])
 def recipe(name):
     """The paragraphs of the README that tell how to add something."""
     start = README.index(f"{name}", README.index("## Adding things"))
-    return README[start : re.compile(r"\n\nAn? \*\*|\n\n\[docs|\n\n## ").search(README, start).start()]
+    return README[start : re.compile(r"\n\nAn? [\w -]*\*\*|\n\n\[docs|\n\n## ").search(README, start).start()]
 
 
 @pytest.fixture
@@ -82,7 +106,9 @@ def python(project, *arguments):
 
 def train(project, *arguments):
     """The folder of a finished run of a few steps."""
-    short = ("--config.train.epochs=1", "--config.measure.lanczos_steps=3", "--config.model.mlp.hidden=(4,)")
+    short = ("--config.train.epochs=1", "--config.measure.lanczos_steps=3")
+    if not any(argument.startswith("--config.model.name") for argument in arguments):
+        short += ("--config.model.mlp.hidden=(4,)",)
     printed = python(project, "-m", "hessflat", "train", "--config=g_mlp:smoke", *short, *arguments)
     return project / printed.split()[-1]
 
@@ -164,3 +190,102 @@ def test_a_data_source_is_a_function_and_a_line(project):
     assert json.loads((folder / "config.json").read_text())["data"]["ring"] == {"radius": 3.0}
     assert json.loads((folder / "manifest.json").read_text())["data"].startswith("two circles: 56 training")
     assert 0 <= last_metrics(folder)["test_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_a_model_is_one_file_and_one_line(project):
+    steps = recipe("A **model**: 1 new file, 1 edited")
+    assert "`models/NAME.py`" in steps
+    assert "`_MODULES` of `models/__init__.py`" in steps
+    (project / "hessflat/models/quadratic.py").write_text(MODEL)
+    add_line(project / "hessflat/models/__init__.py", "_MODULES = (\n", '    "quadratic",\n')
+    folder = train(project, "--config.model.name=quadratic", "--config.model.quadratic.width=2", *UNMEASURED)
+    # 64 pixels to 2, 2 to 10 classes, biases.
+    assert json.loads((folder / "manifest.json").read_text())["num_params"] == 64 * 2 + 2 + 2 * 10 + 10
+    assert json.loads((folder / "config.json").read_text())["model"]["quadratic"] == {"width": 2}
+    assert 0 <= last_metrics(folder)["train_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_an_optimiser_is_a_function_and_a_line(project):
+    steps = recipe("An **optimiser**: 1 edited")
+    assert "A function `(learning_rate, l2, mask, *, settings) -> optax.GradientTransformation`" in steps
+    assert "`OPTIMISERS`, below it" in steps
+    path = project / "hessflat/training/optimisers.py"
+    function = '''def sign(
+    learning_rate: optax.Schedule,
+    l2: jax.Array,
+    mask: Mask,
+    *,
+    scale: Annotated[float, positive, "of a step"] = 1.0,
+) -> optax.GradientTransformation:
+    """Steps of one size."""
+    return optax.chain(
+        optax.add_decayed_weights(l2, mask), optax.scale_by_sign(), optax.scale(scale),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+'''
+    path.write_text(path.read_text().replace("OPTIMISERS: ", f"{function}OPTIMISERS: "))
+    add_line(path, "OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {", '"sign": sign, ')
+    own = ("--config.optim.name=sign", "--config.optim.sign.scale=0.5", "--config.optim.lr=2.0")
+    folder = train(project, *own, "--config.schedule.name=constant", "--config.train.batch_size=0", *UNMEASURED)
+    metrics = last_metrics(folder)
+    num_params = json.loads((folder / "manifest.json").read_text())["num_params"]
+    # One step of 1 from weights of at most 1 / √4: ‖w‖² is about P.
+    assert metrics["step"] == 1
+    assert num_params / 4 < metrics["weight_norm"] ** 2 < num_params * 9 / 4
+
+
+@pytest.mark.slow
+def test_a_schedule_is_a_function_and_a_line(project):
+    steps = recipe("A learning-rate **schedule**: 1 edited")
+    assert "A function `(num_epochs, average_from, *, settings) -> Schedule`" in steps
+    assert "`SCHEDULES`, below it" in steps
+    path = project / "hessflat/training/schedules.py"
+    function = '''def still(
+    num_epochs: int, average_from: int, *, share: Annotated[float, between(0, 1), "of the initial rate"] = 0.0
+) -> Schedule:
+    """A share of the initial rate throughout."""
+    return lambda epoch: share * jnp.ones_like(epoch, dtype=float)
+
+
+'''
+    path.write_text(path.read_text().replace("SCHEDULES: ", f"{function}SCHEDULES: "))
+    add_line(path, "SCHEDULES: Mapping[str, Callable[..., Schedule]] = {\n", '    "still": still,\n')
+    own = ("--config.schedule.name=still", "--config.schedule.still.share=0.0")
+    start, end = first_and_last_norms(train(project, *own, *UNMEASURED))
+    assert start == end
+
+
+@pytest.mark.slow
+def test_a_loss_is_a_function_and_an_entry(project):
+    steps = " ".join(recipe("A **loss**: 1 edited").split())
+    assert "in `training/losses.py`" in steps
+    assert "Its entry in `LOSSES`, below it" in steps
+    path = project / "hessflat/training/losses.py"
+    function = '''def flat(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The same for all outputs."""
+    return 0.75 + 0 * jnp.sum(outputs * targets, axis=-1)
+
+
+'''
+    path.write_text(path.read_text().replace("LOSSES: ", f"{function}LOSSES: "))
+    entry = '    "flat": Loss(flat, classes=True, real_targets=False),\n'
+    add_line(path, "LOSSES: Mapping[str, Loss] = {\n", entry)
+    folder = train(project, "--config.train.loss=flat", "--config.optim.l2=0", *UNMEASURED)
+    assert last_metrics(folder)["train_loss"] == pytest.approx(0.75)
+    start, end = first_and_last_norms(folder)
+    assert start == end
+    real_targets = ("--config.data.name=sine", "--config.data.validation_size=0", "--config.data.scaling=raw")
+    message = r"config\.train\.loss must be 'squared_error' or 'exponential' for data set 'sine'"
+    with pytest.raises(AssertionError, match=message):
+        train(project, "--config.train.loss=flat", "--config.train.batch_size=0", *real_targets, *UNMEASURED)
+
+
+def first_and_last_norms(folder):
+    """The norm of the weights before the first step and after the last."""
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "done"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return lines[0]["weight_norm"], lines[-1]["weight_norm"]
