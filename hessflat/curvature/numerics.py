@@ -127,7 +127,7 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
     """Shapes and types of `function(*args)`, traced once per function and shapes."""
     leaves, structure = jax.tree.flatten(args)
     try:
-        return _output_shapes(function, structure, shapes(leaves))
+        return _output_shapes(function, structure, shapes_and_types(leaves))
     except InputError:
         raise
     except Exception as error:  # whatever the user's function raises, said in a line that names the function
@@ -135,7 +135,7 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
         raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
 
 
-def shapes(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+def shapes_and_types(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
     """What a compiled function depends on, and nothing else."""
     return tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
 
@@ -238,6 +238,14 @@ def epsilon(dtype: Any, precision: str) -> float:
     """The relative rounding of a product in `precision` on numbers of type `dtype`."""
     own = float(jnp.finfo(dtype).eps)
     return own if jnp.dtype(dtype).itemsize > 4 else max(own, _EPSILONS.get(precision, 0.0))
+
+
+def noise_floor(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
+    """ε |λ|_max: smaller eigenvalues cannot be distinguished from zero.
+
+    `dtype` and `precision` are those of the products, the latter as results record it; with TF32, ε is 2⁻¹⁰.
+    """
+    return epsilon(dtype, precision) * float(np.abs(values).max())
 
 
 def _asked() -> str:

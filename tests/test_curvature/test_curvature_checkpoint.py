@@ -133,5 +133,5 @@ def test_identity_sees_data_parameters_and_functions():
         cv.hessian(loss, params, cv.Batches(batch, 7)),
         cv.hessian(other, params, batch),
     ]
-    assert len({checkpoint.fingerprint(op) for op in ops}) == len(ops)
-    assert checkpoint.fingerprint(ops[0]) == checkpoint.fingerprint(cv.hessian(loss, params, batch))
+    assert len({checkpoint.measurement_id(op) for op in ops}) == len(ops)
+    assert checkpoint.measurement_id(ops[0]) == checkpoint.measurement_id(cv.hessian(loss, params, batch))

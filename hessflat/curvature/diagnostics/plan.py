@@ -84,7 +84,7 @@ def plan(
     num_steps = min(num_steps, op.size)
     free = hardware.free_bytes()
     rows = num_steps if reorthogonalise != "none" else 3
-    basis_bytes = basis.num_bytes(rows, op.size, op.dtype, storage)
+    basis_bytes = basis.bytes_needed(rows, op.size, op.dtype, storage)
     began = time.perf_counter()
     product_bytes = _temporary_bytes(op)
     compile_seconds = time.perf_counter() - began

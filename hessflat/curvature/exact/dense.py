@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from hessflat.curvature import numerics
-from hessflat.curvature.exact import functionals, gram
+from hessflat.curvature.exact import gram
 from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
@@ -91,7 +91,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
         return solve_dense(np.array(op.to_dense(), np.float64), op.dtype, began)
     with numerics.matmul_precision():
         values = _from_gram(op)
-    floor = functionals.noise_floor(values, op.dtype, numerics.precision_name())
+    floor = numerics.noise_floor(values, op.dtype, numerics.precision_name())
     return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name())
 
 
@@ -103,7 +103,7 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
 def solve_dense(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
     """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
     values = _solve(matrix)
-    floor = functionals.noise_floor(values, dtype, numerics.precision_name())
+    floor = numerics.noise_floor(values, dtype, numerics.precision_name())
     return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, numerics.precision_name())
 
 

@@ -8,16 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hessflat.curvature.numerics import epsilon
+from hessflat.curvature.numerics import noise_floor
 from hessflat.utils.errors import InputError
-
-
-def noise_floor(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
-    """ε |λ|_max: smaller eigenvalues cannot be distinguished from zero.
-
-    `dtype` and `precision` are those of the products, the latter as results record it; with TF32, ε is 2⁻¹⁰.
-    """
-    return epsilon(dtype, precision) * float(np.abs(values).max())
 
 
 def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:

@@ -38,7 +38,7 @@ def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devic
     return tuple(blocks)
 
 
-def num_bytes(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
+def bytes_needed(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
     """Memory that `allocate` takes, over all devices."""
     return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
 
@@ -55,7 +55,7 @@ def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage,
     elif platform != "cpu" and storage == "device":
         instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
     what = f"a basis of {num_rows} vectors of {size:,} numbers"
-    hardware.require_bytes(num_bytes(num_rows, size, dtype, storage), what, instead)
+    hardware.require_bytes(bytes_needed(num_rows, size, dtype, storage), what, instead)
 
 
 def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:

@@ -53,7 +53,7 @@ def in_folder(folder: Path, identity: str) -> Checkpoint:
     )
 
 
-def fingerprint(op: Operator, *settings: Any) -> str:
+def measurement_id(op: Operator, *settings: Any) -> str:
     """A hash of the operator (its functions by name, every array by content) and of the settings of a measurement."""
     digest = hashlib.blake2b(digest_size=16)
     names = [_name(function) for term in op.terms for function in (term.product, *term.functions)]

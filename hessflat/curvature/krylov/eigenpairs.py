@@ -12,7 +12,6 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.estimates import RitzValue
-from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import (
     State,
@@ -118,7 +117,7 @@ def eigenpairs(
             _fill(projected, state, restarted, valid)
             values, coefficients = np.linalg.eigh(projected[:valid, :valid])
             residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
-            residuals = np.maximum(residuals, functionals.noise_floor(values, op.dtype, numerics.precision_name()))
+            residuals = np.maximum(residuals, numerics.noise_floor(values, op.dtype, numerics.precision_name()))
             order = _by_preference(values, which, counts)
             chosen = _presented(order[:num_pairs], values, counts[0], which)
             converged = _converged(values, residuals, chosen, rtol, op.dtype)
@@ -162,9 +161,9 @@ def sharpness(
 
 
 @jax.jit
-def _mixed(random: Array, given: Array) -> Array:
-    """Half of it random, half the mean of `given` [r, P]."""
-    total = given.sum(axis=0)
+def _mixed(random: Array, start_rows: Array) -> Array:
+    """Half of it random, half the mean of `start_rows` [r, P]."""
+    total = start_rows.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
     result: Array = mixed / jnp.linalg.norm(mixed)

@@ -24,7 +24,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
-from hessflat.curvature.krylov.checkpoint import Checkpoint, fingerprint, in_folder
+from hessflat.curvature.krylov.checkpoint import Checkpoint, in_folder, measurement_id
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize, loop_for
 from hessflat.curvature.operators.operator import Operator, example_devices, matvec, require_finite
@@ -121,7 +121,7 @@ def lanczos(
         basis.require_memory(op.size, op.dtype, options.num_steps, storage, hardware.platform(op))
     if folder is not None:
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        checkpoint = in_folder(Path(folder), fingerprint(op, *settings))
+        checkpoint = in_folder(Path(folder), measurement_id(op, *settings))
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
     together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None
@@ -392,7 +392,7 @@ def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
     if hardware.platform(op) == "cpu":
         return False
     rows = num_probes * (options.num_steps if options.stores_basis else 1)
-    return basis.num_bytes(rows, op.size, op.dtype, options.storage) < hardware.free_bytes() // 4
+    return basis.bytes_needed(rows, op.size, op.dtype, options.storage) < hardware.free_bytes() // 4
 
 
 def _require_options(

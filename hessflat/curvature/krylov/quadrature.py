@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
-from hessflat.curvature import estimates
+from hessflat.curvature import estimates, numerics
 from hessflat.curvature.estimates import Estimate, ProductCost, RitzValue
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
@@ -102,7 +102,7 @@ class Spectrum:
     @property
     def noise_floor(self) -> float:
         """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be distinguished from zero."""
-        return functionals.noise_floor(self.nodes, self.dtype, self.precision)
+        return numerics.noise_floor(self.nodes, self.dtype, self.precision)
 
     def log_determinant(self, damping: float) -> Estimate:
         """Log det(A + damping I) in nats; the standard error does not hold what the quadrature leaves out.

@@ -274,7 +274,7 @@ def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
     engine = engine_in_use(term.engine)
     leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
     settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
-    return structure, numerics.shapes(leaves), str(settings)
+    return structure, numerics.shapes_and_types(leaves), str(settings)
 
 
 @functools.lru_cache(maxsize=256)

@@ -206,11 +206,12 @@ def _bound(term: Term, position: int, function: Callable[..., Any], average: boo
     extra = () if term.state is None else (term.state,)
     statistics = term.batches.statistics_batch
 
-    def call(x: Any, batch: Any) -> Any:
+    def with_rest(x: Any, batch: Any) -> Any:
         if position == 0 and term.rest is not None:
             x = numerics.merge(x, term.rest)
         return function(x, batch, *extra)
 
+    call = function if term.rest is None and not extra else with_rest
     if statistics is None or term.batches.num_examples <= statistics:
         return call
 
