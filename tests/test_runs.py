@@ -20,7 +20,7 @@ from hessflat.utils.errors import InputError
 
 NEVER = [f"--config.measure.{name}=never" for name in ("spectra", "jacobian")]
 RESNET = [
-    "--config.model.name=preresnet", "--config.model.mlp.hidden=(100,)", "--config.model.preresnet.width=2",
+    "--config.model.name=preresnet", "--config.model.preresnet.width=2",
     "--config.model.preresnet.depth=11",
     "--config.train.epochs=1", "--config.data.train_size=64", "--config.train.batch_size=32",
     "--config.measure.trace_probes=2",

@@ -22,7 +22,7 @@ def test_perceptron(tmp_path):
 @pytest.mark.long
 def test_narrow_resnet_with_batch_norm_mixup_and_sam(tmp_path):
     chosen = runs.tiny(
-        "--config.model.mlp.hidden=(100,)", "--config.model.name=resnet", "--config.model.resnet.width=8",
+        "--config.model.name=resnet", "--config.model.resnet.width=8",
         "--config.train.epochs=12", "--config.optim.lr=0.05", "--config.optim.l2=5e-4", "--config.train.mixup=0.4",
         "--config.optim.sam_radius=0.05", "--config.train.batch_size=64", *MEASURED,
     )  # fmt: skip
