@@ -110,7 +110,7 @@ def curvature_data(state: EvalState) -> dict[str, jax.Array]:
         raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
     data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
-    return sharding.placed(data, sharding.make_mesh(state.devices))
+    return sharding.shard_examples(data, sharding.make_mesh(state.devices))
 
 
 def curvature_batches(state: EvalState, mode: str) -> cv.Batches:

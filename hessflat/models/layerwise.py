@@ -38,7 +38,7 @@ def apply_by_layer(
     """
     layers: dict[str, Layer] = {}
 
-    def look(function: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    def intercept(function: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         module, variables = context.module, {}
         if context.method_name == "__call__":
             variables = dict(module.variables)
@@ -55,6 +55,6 @@ def apply_by_layer(
         )
         return change(name, outputs) if change else outputs
 
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(intercept):
         logits, _ = apply(params, batch_stats, inputs, False)
     return logits, layers

@@ -185,7 +185,7 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
 
 
 def _placed(config: RunConfig, position: Position) -> Position:
-    return sharding.everywhere(position, sharding.make_mesh(config.devices))
+    return sharding.replicate(position, sharding.make_mesh(config.devices))
 
 
 class DamagedError(InputError):

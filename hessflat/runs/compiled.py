@@ -69,7 +69,7 @@ def _device_splits(config: Any, devices: int) -> Splits:
         for name, split in {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}.items()
         if len(split["labels"])
     }
-    return sharding.everywhere(splits, sharding.make_mesh(devices))
+    return sharding.replicate(splits, sharding.make_mesh(devices))
 
 
 def _require(config: RunConfig, because: str, settings: Mapping[str, tuple[Any, tuple]]) -> None:

@@ -25,7 +25,7 @@ def make_mesh(num_devices: int) -> Mesh | None:
     return jax.make_mesh((number,), (AXIS,), (AxisType.Auto,), devices=jax.devices()[:number])
 
 
-def spread(batch: Any, mesh: Mesh | None) -> Any:
+def shard_batch(batch: Any, mesh: Mesh | None) -> Any:
     """`batch`, inside a compiled function, with its examples over the devices; as it is where they do not divide."""
     if mesh is None:
         return batch
@@ -38,12 +38,12 @@ def spread(batch: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(place, batch)
 
 
-def everywhere(tree: Any, mesh: Mesh | None) -> Any:
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of `tree`, whole, on every device of the mesh."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def placed(arrays: Any, mesh: Mesh | None) -> Any:
+def shard_examples(arrays: Any, mesh: Mesh | None) -> Any:
     """`arrays` with their examples over the devices where they divide, and whole on each where they do not."""
     if mesh is None:
         return arrays

@@ -241,7 +241,7 @@ def make_batch(setup: Setup, hyperparams: Hyperparams, step: jax.Array, train: S
     # Epochs take the streams from 1 on.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyperparams.seed), 0), step)
     augment_key, mixup_key = jax.random.split(key)
-    inputs, labels = sharding.spread((train["inputs"][indices], train["labels"][indices]), setup.mesh)
+    inputs, labels = sharding.shard_batch((train["inputs"][indices], train["labels"][indices]), setup.mesh)
     targets = make_targets(labels, setup.num_classes, hyperparams.label_smoothing)
     if hyperparams.augment is not None:
         inputs = augment(augment_key, inputs, hyperparams.augment)

@@ -58,7 +58,7 @@ def randomised(case, number=6, seed=0):
     rng = np.random.default_rng(seed)
     model = models.build(case.name, case.outputs, **case.settings)
     inputs = rng.normal(size=(number, *case.shape))
-    params, statistics = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
 
     def draw(path, leaf):
         kind = path[-1].key
@@ -67,5 +67,5 @@ def randomised(case, number=6, seed=0):
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.3
         return spread * rng.normal(size=leaf.shape)
 
-    drawn = jax.tree_util.tree_map_with_path(draw, (params, statistics))
+    drawn = jax.tree_util.tree_map_with_path(draw, (params, batch_stats))
     return model, *drawn, inputs

@@ -7,8 +7,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 class Layers:
     """The layers of one module, taken from its parameters in the order in which they are applied."""
 
-    def __init__(self, params, statistics, train, momentum=0.9, epsilon=1e-5):
-        self.params, self.statistics, self.train = params, statistics, train
+    def __init__(self, params, batch_stats, train, momentum=0.9, epsilon=1e-5):
+        self.params, self.batch_stats, self.train = params, batch_stats, train
         self.momentum, self.epsilon = momentum, epsilon
         self.taken = {}
         self.updated = {}
@@ -19,8 +19,8 @@ class Layers:
 
     def inner(self, kind):
         name = self.take(kind)
-        layers = Layers(self.params[name], self.statistics.get(name, {}), self.train, self.momentum, self.epsilon)
-        if name in self.statistics:
+        layers = Layers(self.params[name], self.batch_stats.get(name, {}), self.train, self.momentum, self.epsilon)
+        if name in self.batch_stats:
             self.updated[name] = layers.updated
         return layers
 
@@ -42,7 +42,7 @@ class Layers:
         name = self.take("BatchNorm")
         if name not in self.params:
             return x
-        layer, running = self.params[name], self.statistics[name]
+        layer, running = self.params[name], self.batch_stats[name]
         mean, var = running["mean"], running["var"]
         if self.train:
             flat = x.reshape(-1, x.shape[-1])
@@ -175,12 +175,12 @@ def wide_resnet(layers, x, depth, width, widening, batch_norm=True, bn_epsilon=1
     return layers.dense(spatial_mean(relu(layers.norm(x))))
 
 
-def forward(case, params, statistics, inputs, train):
+def forward(case, params, batch_stats, inputs, train):
     """Outputs and running averages of a case."""
     momentum, epsilon = (case.settings.get(f"bn_{name}", default) for name, default in DEFAULTS.items())
-    layers = Layers(params, statistics, train, momentum, epsilon)
+    layers = Layers(params, batch_stats, train, momentum, epsilon)
     outputs = globals()[case.name](layers, inputs, **case.settings)
-    return outputs, (layers.updated if train else statistics)
+    return outputs, (layers.updated if train else batch_stats)
 
 
 DEFAULTS = {"momentum": 0.9, "epsilon": 1e-5}

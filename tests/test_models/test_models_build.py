@@ -21,11 +21,11 @@ from hessflat.models.mlp import ACTIVATIONS
     ],
 )
 def test_number_of_parameters(name, settings, shape, classes, expected):
-    params, statistics = models.build(name, classes, **settings).init(
+    params, batch_stats = models.build(name, classes, **settings).init(
         jax.random.key(0), np.zeros((1, *shape), np.float32)
     )
     assert models.num_params(params) == expected
-    assert statistics == {}
+    assert batch_stats == {}
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -33,14 +33,14 @@ def test_mlp_is_what_it_says(activation):
     model = models.build("mlp", 3, hidden=(5, 4), activation=activation, init="he")
     inputs = np.random.default_rng(0).normal(size=(6, 2, 2, 1)).astype(np.float32)
     params, _ = model.init(jax.random.key(0), inputs)
-    logits, statistics = model.apply(params, {}, inputs, True)
+    logits, batch_stats = model.apply(params, {}, inputs, True)
     by_hand = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "gaussian": lambda x: np.exp(-(x**2) / 2)}
     x = inputs.reshape(6, -1)
     for i, layer in enumerate(("Dense_0", "Dense_1", "Dense_2")):
         x = x @ np.asarray(params[layer]["kernel"]) + np.asarray(params[layer]["bias"])
         x = by_hand[activation](x) if i < 2 else x
     np.testing.assert_allclose(logits, x, rtol=1e-5, atol=1e-5)
-    assert statistics == {}
+    assert batch_stats == {}
 
 
 def test_uniform_initialisation_fills_the_interval_of_pytorch():

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("case", SHALLOW, ids=lambda case: case.label)
 def test_second_derivatives_are_differences_of_first_ones(case):
-    model, params, statistics, inputs = randomised(case, number=5)
+    model, params, batch_stats, inputs = randomised(case, number=5)
     labels = np.arange(len(inputs)) % case.outputs
 
     def loss(params):
-        outputs, _ = model.apply(params, statistics, inputs, True)
+        outputs, _ = model.apply(params, batch_stats, inputs, True)
         if case.outputs == 1:
             return jnp.mean((outputs - 1.0) ** 2)
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], axis=1))

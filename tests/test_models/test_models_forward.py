@@ -12,10 +12,10 @@ from hessflat import models
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_outputs_and_running_averages_are_those_of_the_reference(case, train):
-    model, params, statistics, inputs = randomised(case)
+    model, params, batch_stats, inputs = randomised(case)
     with jax.enable_x64(True):
-        outputs, updated = quick_jit(model.apply, static_argnums=3)(params, statistics, inputs, train)
-    expected, averages = forward(case, params, statistics, inputs, train)
+        outputs, updated = quick_jit(model.apply, static_argnums=3)(params, batch_stats, inputs, train)
+    expected, averages = forward(case, params, batch_stats, inputs, train)
     assert outputs.dtype == np.float64
     assert outputs.shape == (len(inputs), case.outputs)
     assert np.abs(expected).max() > 1e-3
@@ -31,9 +31,9 @@ def test_every_family_has_a_reference():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SHALLOW, ids=lambda case: case.label)
 def test_parameters_may_have_a_leading_axis(case):
-    model, params, statistics, inputs = randomised(case, number=2)
+    model, params, batch_stats, inputs = randomised(case, number=2)
     others = randomised(case, number=2, seed=1)[1:3]
-    stacked = jax.tree.map(lambda a, b: np.stack([a, b]).astype(np.float32), (params, statistics), others)
+    stacked = jax.tree.map(lambda a, b: np.stack([a, b]).astype(np.float32), (params, batch_stats), others)
     inputs = inputs.astype(np.float32)
     together, _ = quick_jit(jax.vmap(lambda p, s: model.apply(p, s, inputs, True)))(*stacked)
     for index in range(2):

@@ -65,13 +65,13 @@ def test_dense_layers_beside_them(init):
     ],
 )
 def test_batch_norm_starts_as_nothing_but_normalisation(name, settings):
-    params, statistics = initial(name, **settings)
+    params, batch_stats = initial(name, **settings)
     flat = jax.tree_util.tree_leaves_with_path(params)
     norms = [(path[-1].key, leaf) for path, leaf in flat if path[-2].key.startswith("BatchNorm")]
     assert {kind for kind, _ in norms} == {"scale", "bias"}
     for kind, leaf in norms:
         np.testing.assert_array_equal(leaf, 1.0 if kind == "scale" else 0.0)
-    running = jax.tree_util.tree_leaves_with_path(statistics)
+    running = jax.tree_util.tree_leaves_with_path(batch_stats)
     assert len(norms) == len(running)
     for path, leaf in running:
         np.testing.assert_array_equal(leaf, 1.0 if path[-1].key == "var" else 0.0)

@@ -21,8 +21,8 @@ def output_shape(name, shape, **settings):
     model = models.build(name, 7, **shallow, **settings)
 
     def run(key, inputs):
-        params, statistics = model.init(key, inputs)
-        return model.apply(params, statistics, inputs, True)[0]
+        params, batch_stats = model.init(key, inputs)
+        return model.apply(params, batch_stats, inputs, True)[0]
 
     return jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct((5, *shape), jnp.float32)).shape
 
