@@ -150,7 +150,7 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
     # The first part has five measurements; the second is killed before its first, and after its third.
     for number, before in ((6, True), (8, False)):
         root = tmp_path / str(number)
-        run_until_killed(chosen, root, monkeypatch, loop, "measure", number, before)
+        run_until_killed(chosen, root, monkeypatch, loop, "record", number, before)
         for one, other in zip(runs.run_all(chosen, root), straight, strict=True):
             assert run_folder.read_manifest(one)["status"] == "done"
             assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
@@ -162,7 +162,7 @@ def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypat
 @pytest.mark.slow
 def test_an_unfinished_run_is_started_from_at_a_step_alone(tmp_path, monkeypatch):
     chosen = first("--config.checkpoint.minutes=1e-9")
-    run_until_killed([chosen], tmp_path, monkeypatch, loop, "measure", 4)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record", 4)
     with pytest.raises(InputError, match="is running; it must be a finished run"):
         runs.run_all([second("--config.checkpoint.minutes=1e-9")], tmp_path)
     (folder,) = runs.run_all([second("--config.checkpoint.minutes=1e-9", name=f"{FIRST}@10")], tmp_path)

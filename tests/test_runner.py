@@ -225,7 +225,7 @@ def run_until_killed(configs, root, monkeypatch, module, name, number, before=Fa
 @pytest.mark.parametrize("keep", ["measured", "end"])
 def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep):
     chosen = runs.tiny("--config.checkpoint.minutes=1e-9", keep=keep)
-    run_until_killed([chosen], tmp_path, monkeypatch, loop, "measure", 3, before=True)
+    run_until_killed([chosen], tmp_path, monkeypatch, loop, "record", 3, before=True)
     folder = runs.run_all([chosen], tmp_path)[0]
     assert [record["epoch"] for record in runs.metrics(folder)] == [0, 1, 2, 5]
 

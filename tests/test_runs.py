@@ -207,7 +207,7 @@ def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, mon
         if "hessian.exact.lambda_max" in line:
             exact = line["hessian.exact.lambda_max"]
             assert abs(line["hessian.lambda_max"] - exact) <= line["hessian.lambda_max_bound"] <= 1.1e-3 * exact
-    run_until_killed([chosen], tmp_path / "killed", monkeypatch, loop, "measure", 7)
+    run_until_killed([chosen], tmp_path / "killed", monkeypatch, loop, "record", 7)
     (killed,) = runs.run_all([chosen], tmp_path / "killed")
     assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hessflat import config
+from hessflat import config, measures
 from hessflat.cli import flags
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.compiled import compiled
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
                     measured = loop.make_eval_state(
                         changed, shared, checkpoints.new_position(changed, state), first_params
                     )
-                    loop.measure(out, changed, measured, due_at_end(changed), step, shared.trainer)
+                    measurement = measures.measure(measured, due_at_end(changed), changed.measure)
+                    loop.record(out, measurement, step, shared.trainer.steps_per_epoch)
                 reporter.advance(1.0, f"step {step}")
     print(out)
 

@@ -32,18 +32,20 @@ class Functions(NamedTuple):
 @cache
 def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
     """The functions of a model with batch norm in `mode` and a loss by name, the same objects each time."""
+    train, of_example = mode == "train", LOSSES[loss].function
 
     def logits(params: Any, inputs: jax.Array, batch_stats: Any = None) -> jax.Array:
-        return model.apply(params, batch_stats or {}, inputs, mode == "train")[0]
+        return model.apply(params, batch_stats or {}, inputs, train)[0]
 
     def predict(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
-        return logits(params, batch["inputs"], batch_stats)
+        return model.apply(params, batch_stats or {}, batch["inputs"], train)[0]
 
     def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
-        return jnp.mean(LOSSES[loss].function(outputs, batch["targets"]))
+        return jnp.mean(of_example(outputs, batch["targets"]))
 
     def mean_loss(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
-        return criterion(predict(params, batch, batch_stats), batch)
+        outputs, _ = model.apply(params, batch_stats or {}, batch["inputs"], train)
+        return jnp.mean(of_example(outputs, batch["targets"]))
 
     return Functions(logits, predict, criterion, mean_loss)
 

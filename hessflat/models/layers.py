@@ -7,7 +7,7 @@ number of activations of a channel.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,37 +18,35 @@ from hessflat.utils.errors import InputError
 
 
 class Initialiser(NamedTuple):
-    """How kernels and biases start."""
+    """How kernels start, and biases: `bias(fan_in, key, shape, dtype)`, for PyTorch's default needs the fan-in."""
 
     kernel: Callable
-    bias: Callable  # of (fan_in, key, shape, dtype): PyTorch's default needs the layer's fan-in
+    bias: Callable[..., jax.Array]
 
 
-def _uniform_bias(fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def _uniform_bias(fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(jnp.asarray(fan_in, dtype))
 
 
-def _no_bias(fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.zeros(shape, dtype)
-
-
-def _tenth_bias(fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.full(shape, 0.1, dtype)
+def _constant_bias(
+    value: float, fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    return jnp.full(shape, value, dtype)
 
 
 # Variance 1 / (3 fan_in) uniformly is uniform(±1/√fan_in), the default of PyTorch's linear and convolutional layers.
 INITIALISERS: Mapping[str, Initialiser] = {
     "uniform": Initialiser(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias),
-    "he": Initialiser(nn.initializers.he_normal(), _no_bias),
-    "zeros": Initialiser(nn.initializers.zeros, _no_bias),
+    "he": Initialiser(nn.initializers.he_normal(), partial(_constant_bias, 0)),
+    "zeros": Initialiser(nn.initializers.zeros, partial(_constant_bias, 0)),
 }
 
 # The last two are for convolutions alone.
 CONVOLUTIONS: Mapping[str, Initialiser] = {
     "uniform": INITIALISERS["uniform"],
     "he": INITIALISERS["he"],
-    "he_fan_out": Initialiser(nn.initializers.variance_scaling(2, "fan_out", "normal"), _no_bias),
-    "glorot": Initialiser(nn.initializers.variance_scaling(1, "fan_avg", "normal"), _tenth_bias),
+    "he_fan_out": Initialiser(nn.initializers.variance_scaling(2, "fan_out", "normal"), partial(_constant_bias, 0)),
+    "glorot": Initialiser(nn.initializers.variance_scaling(1, "fan_avg", "normal"), partial(_constant_bias, 0.1)),
 }
 
 # The codes that start convolutions so leave dense layers at PyTorch's default.
@@ -66,9 +64,9 @@ def dense(
     activations: jax.Array, features: int, initialiser: str, *, bias: bool = True, kernel: Callable | None = None
 ) -> jax.Array:
     """A dense layer started by the named initialiser, or its weights by `kernel`."""
-    named, start = INITIALISERS[_BESIDE.get(initialiser, initialiser)]
-    bias_init = partial(start, activations.shape[-1])
-    return nn.Dense(features, use_bias=bias, kernel_init=kernel or named, bias_init=bias_init)(activations)
+    start = INITIALISERS[_BESIDE.get(initialiser, initialiser)]
+    bias_init = partial(start.bias, activations.shape[-1])
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel or start.kernel, bias_init=bias_init)(activations)
 
 
 def conv(
@@ -82,7 +80,7 @@ def conv(
     bias: bool = True,
 ) -> jax.Array:
     """A convolution with square kernels, padded by ⌊size / 2⌋ on every side unless `padding` says otherwise."""
-    kernel, start = CONVOLUTIONS[initialiser]
+    start = CONVOLUTIONS[initialiser]
     half = (size // 2, size // 2)
     layer = nn.Conv(
         features,
@@ -90,8 +88,8 @@ def conv(
         strides=stride,
         padding=padding or (half, half),
         use_bias=bias,
-        kernel_init=kernel,
-        bias_init=partial(start, size * size * activations.shape[-1]),
+        kernel_init=start.kernel,
+        bias_init=partial(start.bias, size * size * activations.shape[-1]),
     )
     return layer(activations)
 

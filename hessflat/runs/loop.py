@@ -18,7 +18,7 @@ import numpy as np
 from hessflat import measures
 from hessflat.config import plain
 from hessflat.curvature import numerics
-from hessflat.measures import EvalState
+from hessflat.measures import EvalState, Measurement
 from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import checkpoints, environment, run_folder
@@ -148,8 +148,10 @@ def train_and_measure(jobs: Sequence[Job], plan: Plan, shared: Compiled, reporte
                 names = due_at_end(config) if ends else names
                 if state and names:
                     accounting.measuring(run, step)
-                    starts = measure(jobs[run].folder, config, state, names, step, trainer)
-                    positions[run] = positions[run]._replace(starts=starts)
+                    measurement = measures.measure(state, names, config.measure)
+                    record(jobs[run].folder, measurement, step, trainer.steps_per_epoch)
+                    if measurement.starts is not None:
+                        positions[run] = positions[run]._replace(starts=measurement.starts)
                     accounting.measured(run, names)
                     if step in plan.kept or ends:
                         save(step, [run])
@@ -189,19 +191,12 @@ def evaluate(folder: Path, state: EvalState, step: int) -> None:
     run_folder.append_line(folder / "eval.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
 
 
-def measure(
-    folder: Path, config: RunConfig, state: EvalState, names: frozenset[str], step: int, trainer: Trainer
-) -> Mapping[str, jax.Array]:
-    """Measure, and write arrays first and the line of metrics last, so that a line's arrays are always there.
-
-    Returns where the next search for eigenvectors starts.
-    """
-    measurement = measures.measure(state, names, config.measure)
+def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> None:
+    """Write arrays first and the line of metrics last, so that a line's arrays are always there."""
     for name, content in measurement.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
-    line = {"step": step, "epoch": step / trainer.steps_per_epoch, **measurement.scalars}
+    line = {"step": step, "epoch": step / steps_per_epoch, **measurement.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
-    return state.starts if measurement.starts is None else measurement.starts
 
 
 def make_eval_state(

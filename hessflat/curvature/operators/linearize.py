@@ -281,19 +281,13 @@ def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
 def _trace(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
     """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
     term = jax.tree.unflatten(structure, shapes)
-    constants, batch = (term.params, term.rest, term.state), term.batches.arrays
-
-    def product(constants: Any, batch: Any, vector: Any) -> Any:
-        params, rest, state = constants
-        batches = dataclasses.replace(term.batches, arrays=batch)
-        return term_product(dataclasses.replace(term, params=params, rest=rest, state=state, batches=batches), vector)
-
-    function = canonical(product, term.engine)
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, batch, term.params)
-    first, last = (len(jax.tree.leaves(tree)) for tree in (constants, (constants, batch)))
-    variables = closed.jaxpr.invars
-    groups = tuple(variables[:first]), tuple(variables[first:last]), tuple(variables[last:])
-    return closed, groups, jax.tree.structure(shape)
+    function = canonical(term_product, term.engine)
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(term, term.params)
+    # The leaves of a term are those of its parameters, its batch, and then what else is known, in this order.
+    first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
+    variables, count = closed.jaxpr.invars, len(shapes)
+    constants = (*variables[:first], *variables[last:count])
+    return closed, (constants, tuple(variables[first:last]), tuple(variables[count:])), jax.tree.structure(shape)
 
 
 @functools.lru_cache(maxsize=256)
