@@ -33,13 +33,14 @@ class AlexNet(nn.Module):
         require_side("alexnet", inputs, 2 ** (self.poolings + 1) - 1, because, advice)
         activations, left = inputs, self.poolings
         for size, stride, factor, pooled in _LAYERS:
-            activations = nn.relu(conv(activations, factor * self.width, size, self.init_name, stride=stride))
+            layer = conv(activations.shape[-1], factor * self.width, size, self.init_name, stride=stride)
+            activations = nn.relu(layer(activations))
             if pooled and left:
                 activations, left = max_pool(activations), left - 1
         flat = activations.reshape(len(inputs), -1)
         for width in self.head:
-            flat = nn.relu(dense(flat, width, self.init_name))
-        return dense(flat, self.num_classes, self.init_name)
+            flat = nn.relu(dense(flat.shape[-1], width, self.init_name)(flat))
+        return dense(flat.shape[-1], self.num_classes, self.init_name)(flat)
 
 
 def alexnet(

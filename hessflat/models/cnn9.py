@@ -47,7 +47,8 @@ class CNN9(nn.Module):
         )
         activations = inputs
         for features, size, stride, padding in layers:
-            activations = nn.relu(conv(activations, features, size, self.init_name, stride=stride, padding=padding))
+            layer = conv(activations.shape[-1], features, size, self.init_name, stride=stride, padding=padding)
+            activations = nn.relu(layer(activations))
         return activations.mean((1, 2))
 
 

@@ -29,8 +29,9 @@ class CoordinateNetwork(nn.Module):
         activations = inputs.reshape(len(inputs), -1)
         for index, width in enumerate(self.hidden):
             kernel = nn.initializers.normal(self.first_std) if self.first_std and not index else None
-            activations = self._activate(dense(activations, width, self.init_name, kernel=kernel))
-        return dense(activations, self.num_outputs, self.init_name)
+            layer = dense(activations.shape[-1], width, self.init_name, kernel=kernel)
+            activations = self._activate(layer(activations))
+        return dense(activations.shape[-1], self.num_outputs, self.init_name)(activations)
 
     def _activate(self, x: jax.Array) -> jax.Array:
         return nn.relu(x) if self.activation == "relu" else jnp.exp(-((x / self.sigma) ** 2) / 2)

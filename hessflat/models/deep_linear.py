@@ -20,7 +20,7 @@ class DeepLinear(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         activations = inputs.reshape(len(inputs), -1)
         for width in (*self.hidden, self.num_classes):
-            activations = dense(activations, width, self.init_name, bias=False)
+            activations = dense(activations.shape[-1], width, self.init_name, bias=False)(activations)
         return activations
 
 

@@ -1,6 +1,6 @@
 """What networks are built of: layers with their initial weights, batch normalisation, pooling, residual stages.
 
-All are called inside compact modules. Running averages of batch normalisation are taken as in PyTorch but for one
+All are made inside compact modules. Running averages of batch normalisation are taken as in PyTorch but for one
 thing: flax averages the variance of the batch as it is, PyTorch its unbiased estimate, larger by n / (n - 1) with n the
 number of activations of a channel.
 """
@@ -61,16 +61,16 @@ ConvInit = Annotated[str, one_of(CONVOLUTIONS), "initial weights; he_fan_out and
 
 
 def dense(
-    activations: jax.Array, features: int, initialiser: str, *, bias: bool = True, kernel: Callable | None = None
-) -> jax.Array:
-    """A dense layer started by the named initialiser, or its weights by `kernel`."""
+    inputs: int, features: int, initialiser: str, *, bias: bool = True, kernel: Callable | None = None
+) -> nn.Dense:
+    """A dense layer from `inputs` numbers, started by the named initialiser, or its weights by `kernel`."""
     start = INITIALISERS[_BESIDE.get(initialiser, initialiser)]
-    bias_init = partial(start.bias, activations.shape[-1])
-    return nn.Dense(features, use_bias=bias, kernel_init=kernel or start.kernel, bias_init=bias_init)(activations)
+    bias_init = partial(start.bias, inputs)
+    return nn.Dense(features, use_bias=bias, kernel_init=kernel or start.kernel, bias_init=bias_init)
 
 
 def conv(
-    activations: jax.Array,
+    channels: int,
     features: int,
     size: int,
     initialiser: str,
@@ -78,20 +78,19 @@ def conv(
     stride: int = 1,
     padding: str | None = None,
     bias: bool = True,
-) -> jax.Array:
+) -> nn.Conv:
     """A convolution with square kernels, padded by ⌊size / 2⌋ on every side unless `padding` says otherwise."""
     start = CONVOLUTIONS[initialiser]
     half = (size // 2, size // 2)
-    layer = nn.Conv(
+    return nn.Conv(
         features,
         (size, size),
         strides=stride,
         padding=padding or (half, half),
         use_bias=bias,
         kernel_init=start.kernel,
-        bias_init=partial(start.bias, size * size * activations.shape[-1]),
+        bias_init=partial(start.bias, size * size * channels),
     )
-    return layer(activations)
 
 
 class Normalisation(NamedTuple):

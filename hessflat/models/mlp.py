@@ -30,9 +30,9 @@ class MLP(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         activations = inputs.reshape(len(inputs), -1)
         for width in self.hidden:
-            activations = self.normalise(dense(activations, width, self.init_name), train)
+            activations = self.normalise(dense(activations.shape[-1], width, self.init_name)(activations), train)
             activations = ACTIVATIONS[self.activation](activations)
-        return dense(activations, self.num_classes, self.init_name)
+        return dense(activations.shape[-1], self.num_classes, self.init_name)(activations)
 
 
 def mlp(

@@ -43,9 +43,10 @@ class Bottleneck(nn.Module):
         residual, wide = inputs, _EXPANSION * self.features
         for features, size, stride in ((self.features, 1, 1), (self.features, 3, self.stride), (wide, 1, 1)):
             residual = nn.relu(self.normalise(residual, train))
-            residual = conv(residual, features, size, self.init_name, stride=stride, bias=self.conv_bias)
+            layer = conv(residual.shape[-1], features, size, self.init_name, stride=stride, bias=self.conv_bias)
+            residual = layer(residual)
         if self.stride != 1 or inputs.shape[-1] != wide:
-            inputs = conv(inputs, wide, 1, self.init_name, stride=self.stride, bias=self.conv_bias)
+            inputs = conv(inputs.shape[-1], wide, 1, self.init_name, stride=self.stride, bias=self.conv_bias)(inputs)
         return inputs + residual
 
 
@@ -62,12 +63,12 @@ class PreResNet(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         require_images("preresnet", inputs)
-        activations = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
+        activations = conv(inputs.shape[-1], self.width, 3, self.init_name, bias=self.conv_bias)(inputs)
         block = partial(Bottleneck, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
         widths, depths = [self.width, 2 * self.width, 4 * self.width], 3 * [(self.depth - 2) // 9]
         activations = residual_stages(activations, block, widths, depths, train)
         features = nn.relu(self.normalise(activations, train)).mean((1, 2))
-        return dense(features, self.num_classes, self.init_name)
+        return dense(features.shape[-1], self.num_classes, self.init_name)(features)
 
 
 def preresnet(

@@ -40,7 +40,8 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         def convolved(activations: jax.Array, size: int, stride: int) -> jax.Array:
-            activations = conv(activations, self.features, size, self.init_name, stride=stride, bias=self.conv_bias)
+            layer = conv(activations.shape[-1], self.features, size, self.init_name, stride=stride, bias=self.conv_bias)
+            activations = layer(activations)
             return self.normalise(activations, train)
 
         residual = convolved(nn.relu(convolved(inputs, 3, self.stride)), 3, 1)
@@ -62,12 +63,13 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         require_images("resnet", inputs)
-        stem = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
+        stem = conv(inputs.shape[-1], self.width, 3, self.init_name, bias=self.conv_bias)(inputs)
         activations = nn.relu(self.normalise(stem, train))
         block = partial(BasicBlock, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
         widths = [self.width, 2 * self.width, 4 * self.width, 8 * self.width]
         activations = residual_stages(activations, block, widths, _STAGES[self.depth], train)
-        return dense(activations.mean((1, 2)), self.num_classes, self.init_name)
+        features = activations.mean((1, 2))
+        return dense(features.shape[-1], self.num_classes, self.init_name)(features)
 
 
 def resnet(

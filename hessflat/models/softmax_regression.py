@@ -17,7 +17,8 @@ class SoftmaxRegression(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
-        return dense(inputs.reshape(len(inputs), -1), self.num_classes, self.init_name)
+        flat = inputs.reshape(len(inputs), -1)
+        return dense(flat.shape[-1], self.num_classes, self.init_name)(flat)
 
 
 def softmax_regression(

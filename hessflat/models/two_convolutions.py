@@ -24,10 +24,12 @@ class TwoConvolutions(nn.Module):
         self._check_size(inputs)
         activations = inputs
         for features in (self.width, 2 * self.width):
-            activations = conv(activations, features, self.kernel, self.init_name, padding=self.padding.upper())
+            layer = conv(activations.shape[-1], features, self.kernel, self.init_name, padding=self.padding.upper())
+            activations = layer(activations)
             activations = max_pool(nn.relu(activations))
-        hidden = nn.relu(dense(activations.reshape(len(inputs), -1), self.hidden, self.init_name))
-        return dense(hidden, self.num_classes, self.init_name)
+        flat = activations.reshape(len(inputs), -1)
+        hidden = nn.relu(dense(flat.shape[-1], self.hidden, self.init_name)(flat))
+        return dense(hidden.shape[-1], self.num_classes, self.init_name)(hidden)
 
     def _check_size(self, inputs: jax.Array) -> None:
         if self.padding == "valid":

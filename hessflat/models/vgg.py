@@ -45,14 +45,14 @@ class VGG(nn.Module):
         activations = inputs
         for stage, convolutions in enumerate(_STAGES[self.depth]):
             for _ in range(convolutions):
-                activations = conv(activations, self.width * min(2**stage, 8), 3, self.init_name)
+                activations = conv(activations.shape[-1], self.width * min(2**stage, 8), 3, self.init_name)(activations)
                 activations = nn.relu(self.normalise(activations, train))
             if stage < self.poolings:
                 activations = max_pool(activations)
         flat = activations.reshape(len(inputs), -1)
         for width in self.head:
-            flat = nn.relu(dense(flat, width, self.init_name))
-        return dense(flat, self.num_classes, self.init_name)
+            flat = nn.relu(dense(flat.shape[-1], width, self.init_name)(flat))
+        return dense(flat.shape[-1], self.num_classes, self.init_name)(flat)
 
 
 def vgg(

@@ -44,9 +44,11 @@ class WideBlock(nn.Module):
         residual = inputs
         for stride in (1, self.stride):
             residual = nn.relu(self.normalise(residual, train))
-            residual = conv(residual, self.features, 3, self.init_name, stride=stride, bias=self.conv_bias)
+            layer = conv(residual.shape[-1], self.features, 3, self.init_name, stride=stride, bias=self.conv_bias)
+            residual = layer(residual)
         if self.stride != 1 or inputs.shape[-1] != self.features:
-            inputs = conv(inputs, self.features, 1, self.init_name, stride=self.stride, bias=self.conv_bias)
+            shortcut = conv(inputs.shape[-1], self.features, 1, self.init_name, stride=self.stride, bias=self.conv_bias)
+            inputs = shortcut(inputs)
         return inputs + residual
 
 
@@ -64,13 +66,13 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
         require_images("wide_resnet", inputs)
-        activations = conv(inputs, self.width, 3, self.init_name, bias=self.conv_bias)
+        activations = conv(inputs.shape[-1], self.width, 3, self.init_name, bias=self.conv_bias)(inputs)
         block = partial(WideBlock, conv_bias=self.conv_bias, normalise=self.normalise, init_name=self.init_name)
         first = self.width * self.widening
         depths = 3 * [(self.depth - 4) // 6]
         activations = residual_stages(activations, block, [first, 2 * first, 4 * first], depths, train)
         features = nn.relu(self.normalise(activations, train)).mean((1, 2))
-        return dense(features, self.num_classes, self.init_name)
+        return dense(features.shape[-1], self.num_classes, self.init_name)(features)
 
 
 def wide_resnet(

@@ -50,7 +50,6 @@ SECONDS_PER_BLOCK = 2.0
 class Plan(NamedTuple):
     """What happens at which step of runs that train together."""
 
-    last: int  # step
     measured: Mapping[int, frozenset[str]]  # measures by step
     evaluated: frozenset[int]  # steps at which the whole training split is evaluated
     kept: frozenset[int]  # steps whose checkpoints stay
@@ -63,38 +62,50 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
     groups = [group for level in levels(jobs) for group in group_by_trainer(level)]
     for group in groups:
         for chunk in chunks(group):
-            with contextlib.ExitStack() as stack:
-                for job in chunk:
-                    stack.enter_context(run_folder.locked(job.folder))
-                run_together(chunk, reporter)
+            with locked(chunk), failures_recorded(chunk):
+                for last, some in unfinished_by_last_step(chunk, reporter).items():
+                    train_and_measure(some, last, compiled(some[0].config), reporter)
             hardware.release_programs()
     return len(groups)
 
 
-def run_together(jobs: Sequence[Job], reporter: Reporter) -> None:
-    """Bring runs that share a trainer to their end; those that are there already are left alone."""
-    unfinished = []
-    for job in jobs:
-        _require_same_data(job)
-        if run_folder.is_finished(job.folder):
-            reporter.skip(run_cost(job.config).total_seconds())
-        else:
-            unfinished.append(job)
-    if not unfinished:
-        return
-    shared = compiled(jobs[0].config)
-    by_last: dict[int, list[Job]] = {}
-    for job in unfinished:
-        by_last.setdefault(_last_step(job, shared.trainer), []).append(job)
+@contextlib.contextmanager
+def locked(jobs: Sequence[Job]) -> Iterator[None]:
+    """Hold the folders of all jobs."""
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(run_folder.locked(job.folder))
+        yield
+
+
+@contextlib.contextmanager
+def failures_recorded(jobs: Sequence[Job]) -> Iterator[None]:
+    """Where an error ends the runs, say so in the manifests of those that were running."""
     try:
-        for last, some in by_last.items():
-            train_and_measure(some, make_plan(some[0].config, shared.trainer, last), shared, reporter)
+        yield
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        for job in unfinished:
+        for job in jobs:
             if run_folder.read_manifest(job.folder).get("status") == "running":
                 run_folder.write_manifest(job.folder, status="failed", reason=reason)
         raise
+
+
+def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> dict[int, list[Job]]:
+    """The jobs that are not finished, by the step at which they end if no rule of `stop` ends them before."""
+    by_last: dict[int, list[Job]] = {}
+    for job in jobs:
+        checksum = load_data(job.config.data).checksum
+        if run_folder.read_manifest(job.folder).get("data_checksum", checksum) != checksum:
+            raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
+        if run_folder.is_finished(job.folder):
+            reporter.skip(run_cost(job.config).total_seconds())
+        else:
+            last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.with_run")
+            if other is not None:
+                last = min(last, finished_manifest(other.folder, "stop.with_run")["steps"])
+            by_last.setdefault(last, []).append(job)
+    return by_last
 
 
 def make_plan(config: RunConfig, trainer: Trainer, last: int) -> Plan:
@@ -102,16 +113,17 @@ def make_plan(config: RunConfig, trainer: Trainer, last: int) -> Plan:
     measured = due_at(config, trainer.steps_per_epoch, last)
     kept = [step for step, names in measured.items() if "spectra" in names]
     keeps = config.checkpoint.keep == "measured"
-    return Plan(last, measured, frozenset(steps_to_evaluate(config, last)), frozenset(kept if keeps else ()))
+    return Plan(measured, frozenset(steps_to_evaluate(config, last)), frozenset(kept if keeps else ()))
 
 
-def train_and_measure(jobs: Sequence[Job], plan: Plan, shared: Compiled, reporter: Reporter) -> None:
-    """Bring runs that train together to step `plan.last`, or to where a rule of `stop` ends them before.
+def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter: Reporter) -> None:
+    """Bring runs that train together to step `last`, or to where a rule of `stop` ends them before.
 
     From one step of the plan to the next: train; and of each run that goes on: evaluate, measure, save, end.
     """
     config, trainer = jobs[0].config, shared.trainer
-    accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, plan.last)
+    plan = make_plan(config, trainer, last)
+    accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
     with checkpoints.open_all(jobs) as managers:
         positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note)
@@ -144,7 +156,7 @@ def train_and_measure(jobs: Sequence[Job], plan: Plan, shared: Compiled, reporte
                 if state and step in plan.evaluated:
                     evaluate(jobs[run].folder, state, step)
                 reason = reason_to_stop(jobs[run].config, run_folder.read_lines(jobs[run].folder / "eval.jsonl"))
-                ends = reason is not None or step == plan.last
+                ends = reason is not None or step == last
                 names = due_at_end(config) if ends else names
                 if state and names:
                     accounting.measuring(run, step)
@@ -222,20 +234,6 @@ def make_eval_state(
 
 def _state_of_run(job: Job, shared: Compiled, position: Position) -> EvalState:
     return make_eval_state(job.config, shared, position, partial(checkpoints.first_params, job, shared.trainer))
-
-
-def _require_same_data(job: Job) -> None:
-    checksum = load_data(job.config.data).checksum
-    if run_folder.read_manifest(job.folder).get("data_checksum", checksum) != checksum:
-        raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
-
-
-def _last_step(job: Job, trainer: Trainer) -> int:
-    """Where the run ends if no rule of `stop` ends it before."""
-    other = named_run(job, "stop.with_run")
-    if other is None:
-        return trainer.num_steps
-    return min(trainer.num_steps, finished_manifest(other.folder, "stop.with_run")["steps"])
 
 
 def _is_finite(tree: Any) -> bool:

@@ -64,6 +64,11 @@ def canonical(function: Callable[..., Any], engine: Engine | None = None) -> Cal
     return rewritten
 
 
+def canonical_jaxpr(closed: Any) -> Any:
+    """What `canonical` makes of a function, for one that has been traced."""
+    return jax.make_jaxpr(lambda *args: _evaluate(closed.jaxpr, closed.consts, args))(*closed.in_avals)
+
+
 def run_equations(equations: Iterable[Any], values: dict[Any, Any]) -> None:
     """Evaluate `equations` in order, adding their outputs to `values`."""
     for equation in equations:

@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Batches, Term, term_product
 from hessflat.utils import compat, convolution, hardware
-from hessflat.utils.convolution import Engine, Loop, canonical, engine_in_use, run_equations, values_of
+from hessflat.utils.convolution import Engine, Loop, engine_in_use, run_equations, values_of
 from hessflat.utils.errors import InputError
 
 # `operator.Operator`, which imports this module.
@@ -135,7 +135,9 @@ def loop_for(op: Operator, loop: Loop | None = None) -> Loop:
         if hardware.platform(op) != "cpu":
             return "scan"
         with numerics.matmul_precision():
-            return "python" if any(map(_is_slow_in_loops, op.terms)) else "scan"
+            # A linearised term is made for compiled loops.
+            traced = [_trace(*_shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
+            return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
     if loop not in ("scan", "python"):
         raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
     return loop
@@ -193,25 +195,16 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
     """`term` with what is known computed, or as it is where residuals would take more than `limit` bytes."""
     if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
         return term
-    batches = _batches_of_one_device(term)
-    stages = _stages(*_traced(term, batches, batches.size))
-    remainders = tuple(_stages(*_traced(term, batches, size)) for _, size in batches.rest)
+    stages = _stages(*_shapes_of_product(term))
+    rest = _batches_of_one_device(term).rest
+    remainders = tuple(_stages(*_shapes_of_product(term, size)) for _, size in rest)
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
     if hardware.num_bytes(jax.eval_shape(run, term)) > limit:
         return term
-    constants, residuals, per_batch, rest = run(term)
-    return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, rest, stages, remainders)
-
-
-def _is_slow_in_loops(term: Term | LinearizedTerm) -> bool:
-    """Whether products of `term` had better be driven from Python; a linearised term is made for compiled loops."""
-    if isinstance(term, LinearizedTerm):
-        return False
-    batches = _batches_of_one_device(term)
-    closed, *_ = _trace(*_traced(term, batches, batches.size))
-    return convolution.has_slow(closed.jaxpr.eqns)
+    constants, residuals, per_batch, of_rest = run(term)
+    return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
 
 
 def _batches_of_one_device(term: Term) -> Batches:
@@ -267,8 +260,10 @@ def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> A
     )(term)
 
 
-def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
-    """What the equations of a product over `size` examples depend on, hashable."""
+def _shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
+    """What the equations of a product over `size` examples depend on, hashable; None is a whole batch of a device."""
+    batches = _batches_of_one_device(term)
+    size = batches.size if size is None else size
     arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
     batch = dataclasses.replace(batches, arrays=arrays, batch_size=None)
     engine = engine_in_use(term.engine)
@@ -281,8 +276,9 @@ def _traced(term: Term, batches: Batches, size: int) -> tuple[Any, ...]:
 def _trace(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
     """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
     term = jax.tree.unflatten(structure, shapes)
-    function = canonical(term_product, term.engine)
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(term, term.params)
+    closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, term.params)
+    if term.engine == "jaxpr":
+        closed = convolution.canonical_jaxpr(closed)
     # The leaves of a term are those of its parameters, its batch, and then what else is known, in this order.
     first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
     variables, count = closed.jaxpr.invars, len(shapes)
