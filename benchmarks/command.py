@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from benchmarks import machine, results
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.utils.errors import InputError, require_known
 
 Workload = TypeVar("Workload")
@@ -49,7 +49,7 @@ def parse(
         "out": "",
         **others,
     }
-    given, settings = flags.parse([a for a in argv if a != "--gpu"], defaults)
+    given, settings = app.parse_flags([a for a in argv if a != "--gpu"], defaults)
     if settings:
         raise InputError(f"the benchmark has no configuration; leave out {settings[0]}")
     require_known("scale", [given["scale"]], ["full", "smoke"])

@@ -19,7 +19,7 @@ import numpy as np
 
 import hessflat.curvature as cv
 from benchmarks.own.basis import bytes_moved
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, require_known
@@ -29,7 +29,7 @@ _BULK = 0.01
 
 
 def main(argv: Sequence[str]) -> None:
-    given, _ = flags.parse(argv, {"size": "36500000", "steps": "100", "storage": ",".join(get_args(Storage))})
+    given, _ = app.parse_flags(argv, {"size": "36500000", "steps": "100", "storage": ",".join(get_args(Storage))})
     storages = given["storage"].split(",")
     require_known("storage", storages, get_args(Storage))
     size, steps = (_count(name, given[name]) for name in ("size", "steps"))

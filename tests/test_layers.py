@@ -32,7 +32,7 @@ FLOORS = {
         {"minibatch", "decomposition", "diagnostics"},
     ),
     "runs": (
-        {"run_folder", "environment", "schema"},
+        {"run_folder", "schema"},
         {"compiled"},
         {"jobs"},
         {"checkpoints", "cost_model"},
@@ -40,7 +40,7 @@ FLOORS = {
         {"pool"},
     ),
     "cli": (
-        {"flags", "app"},
+        {"app"},
         {"data", "doctor", "settings", "train", "measure", "sweep"},
         {"experiment"},
         {"reproduce", "report"},

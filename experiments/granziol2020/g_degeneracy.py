@@ -16,7 +16,7 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished, grouped
 from hessflat.analysis.spectra import zero_mass_history
 from hessflat.analysis.statistics import geometric_mean
-from hessflat.measures.model_size import rank_bound
+from hessflat.measures.performance import rank_bound
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, append_row, epoch_axis, letter, new_columns, new_figure
 

@@ -3,12 +3,12 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jaxlib
-from absl import logging
+from absl import flags, logging
 
 from hessflat.utils.errors import InputError, require_known
 
@@ -43,3 +43,33 @@ def keep_compiled_code() -> None:
     jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"jaxlib-{jaxlib.__version__}"))
     # Small programs are worth keeping too: a sweep's first minute is mostly compilation.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own flags by name, and the `--config.name=value` arguments as they are.
+
+    Args:
+        argv: what stands after the command.
+        defaults: the command's flags; None marks one that must be given.
+
+    Raises:
+        InputError: an unknown flag, with the nearest right one, a flag that is given twice, one that is missing.
+    """
+    names = [argument.partition("=")[0] for argument in argv]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} is given twice; leave one out")
+    values = flags.FlagValues()
+    for name, default in defaults.items():
+        flags.DEFINE_string(name, default, "", flag_values=values)
+    try:
+        rest = values(["hessflat", *(argument for argument in argv if not argument.startswith("--config."))])[1:]
+    except flags.Error as error:
+        raise InputError(str(error)) from error
+    if rest:
+        raise InputError(f"arguments are written --name=value, got {rest[0]!r}")
+    own = {name: values[name].value or "" for name in defaults}
+    for name, default in defaults.items():
+        if default is None and not own[name]:
+            raise InputError(f"--{name}=… is missing; it must be given")
+    return own, [argument for argument in argv if argument.startswith("--config.")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
-from hessflat.cli import flags, sweep
+from hessflat.cli import app, sweep
 from hessflat.config import SCALES, find_module, load_module
 from hessflat.report.build import build_report, print_summary
 from hessflat.runs import cost_model, jobs, pool
@@ -65,7 +65,7 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
 def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[Experiment]]:
     """The arguments of a command that runs experiments, and those named in `--exp`, separated by spaces or commas."""
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto"}
-    own, settings = flags.parse(argv, {**common, **defaults})
+    own, settings = app.parse_flags(argv, {**common, **defaults})
     if settings:
         raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)

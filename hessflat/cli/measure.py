@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hessflat import config, measures
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.compiled import compiled
 from hessflat.runs.jobs import Job, due_at_end
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     `<run>/measurements/<hash8>/`, named by the settings, beside the run's own; what is there already is kept and not
     measured again.
     """
-    own, settings = flags.parse(argv, {"run": None, "steps": "all"})
+    own, settings = app.parse_flags(argv, {"run": None, "steps": "all"})
     folder = Path(own["run"])
     stored = checkpoints.stored_config(folder)
     changed = schema.freeze(config.with_arguments(config.thaw(stored), _only_measure(settings)))

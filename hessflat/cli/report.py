@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.cli.experiment import report_all
 from hessflat.report.build import print_summary
 from hessflat.utils.errors import InputError
@@ -11,7 +11,7 @@ from hessflat.utils.errors import InputError
 
 def main(argv: Sequence[str]) -> None:
     """Nothing is trained; claims whose runs are missing say which command makes them."""
-    own, settings = flags.parse(argv, {"root": "runs", "out": "report"})
+    own, settings = app.parse_flags(argv, {"root": "runs", "out": "report"})
     if settings:
         raise InputError(f"a report takes no settings, got {settings[0]}; it shows what is stored")
     print_summary(report_all(Path(own["root"]), Path(own["out"])))

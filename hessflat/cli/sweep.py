@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat import config
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.runs import cost_model, pool, schema
 from hessflat.runs.jobs import make_jobs
 from hessflat.runs.schema import RunConfig
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
 
     `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
     """
-    own, settings = flags.parse(argv, {"config": None, "root": "runs", "workers": "auto"})
+    own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "workers": "auto"})
     jobs = make_jobs(configs_of(own["config"], settings), Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         compiled = pool.run_all(jobs, reporter, own["workers"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat import config
-from hessflat.cli import flags
+from hessflat.cli import app
 from hessflat.runs import cost_model, loop, schema
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
 
     `--from=RUN[@STEP]` starts from the weights of another run, at its end or at a step that it has a checkpoint of.
     """
-    own, settings = flags.parse(argv, {"config": None, "root": "runs", "from": ""})
+    own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "from": ""})
     chosen = config.from_command_line(own["config"], settings)
     if own["from"]:
         chosen = config.override(chosen, {"train.from_run": own["from"]})

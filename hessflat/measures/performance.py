@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hessflat.measures.eval_state import EvalState, Splits, chunk_size
 from hessflat.measures.measurement import Measure, Measurement, Scalars
-from hessflat.measures.model_size import model_size
+from hessflat.models import input_size, num_neurons, num_params
 from hessflat.training.losses import LOSSES, LossFunction, are_classes, make_targets
 
 Split = Mapping[str, jax.Array]
@@ -86,6 +87,32 @@ def _in_chunks(
     totals = (_totals_compiled(logits, loss, *arguments, chunk) for chunk in chunks)
     losses, right = zip(*totals, strict=True)
     return float(sum(losses)), int(sum(right))
+
+
+def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
+    """4 d_y (Σ_l N_l + d_x): *Flatness is a False Friend*, §3.2. It may exceed P, and then says nothing.
+
+    The paper states it for the Hessian of any feed-forward network and any number of examples N. It holds for linear
+    networks, and for ReLU networks on inputs of one activation pattern, where (d_y − 1)(d_x + 1 + 2M) is enough, M the
+    hidden units. It fails for others once there are examples enough: in general the rank is at most N (d_y − 1 + 2M),
+    and at most P less the directions of the last layer that change all logits alike; see `docs/rank_bound.md`.
+    """
+    return 4 * num_classes * (neurons + inputs)
+
+
+def model_size(state: EvalState) -> Scalars:
+    """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
+    count = num_params(state.params)
+    rank = rank_bound(state.num_classes, num_neurons(state.params), input_size(state.splits["train"]["inputs"]))
+    return {
+        "weight_norm": float(_norm(state.params)),
+        "num_params": count,
+        "rank_bound": rank,
+        "zero_mass_bound": max(0.0, 1 - rank / count),
+    }
+
+
+_norm = jax.jit(optax.tree.norm)
 
 
 MEASURE = Measure(

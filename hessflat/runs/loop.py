@@ -21,7 +21,7 @@ from hessflat.curvature import numerics
 from hessflat.measures import EvalState, Measurement
 from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.runs import checkpoints, environment, run_folder
+from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.checkpoints import Position
 from hessflat.runs.compiled import Compiled, compiled, load_data
 from hessflat.runs.cost_model import Accounting, run_cost
@@ -37,7 +37,6 @@ from hessflat.runs.jobs import (
     reserve,
 )
 from hessflat.runs.schema import RunConfig
-from hessflat.training.stopping import reason_to_stop, steps_to_evaluate
 from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
@@ -114,6 +113,30 @@ def make_plan(config: RunConfig, trainer: Trainer, last: int) -> Plan:
     kept = [step for step, names in measured.items() if "spectra" in names]
     keeps = config.checkpoint.keep == "measured"
     return Plan(measured, frozenset(steps_to_evaluate(config, last)), frozenset(kept if keeps else ()))
+
+
+def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
+    """The steps after which the training split is evaluated; none where no rule needs it."""
+    if not (config.stop.train_accuracy or config.stop.train_loss):
+        return []
+    return list(range(config.stop.eval_every, last + 1, config.stop.eval_every))
+
+
+def reason_to_stop(config: RunConfig, evals: Sequence[Mapping[str, float]]) -> str | None:
+    """The rule that `evals`, each with `train_loss` and `train_accuracy`, fulfil; None to go on.
+
+    The rules are those of *On progressive sharpening, flat minima and generalisation*: 99 % of the training examples
+    right (B.1), or the mean of the last ten losses over all of them below a threshold (B.2).
+    """
+    rule = config.stop
+    if not evals:
+        return None
+    if rule.train_accuracy and evals[-1]["train_accuracy"] >= rule.train_accuracy:
+        return f"training accuracy {evals[-1]['train_accuracy']:.4g} reached {rule.train_accuracy:g}"
+    last = [one["train_loss"] for one in evals[-rule.window :]]
+    if rule.train_loss and len(last) == rule.window and sum(last) / len(last) < rule.train_loss:
+        return f"mean of the last {len(last)} training losses, {sum(last) / len(last):.4g}, below {rule.train_loss:g}"
+    return None
 
 
 def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter: Reporter) -> None:
@@ -246,7 +269,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
     normalised = has_batch_norm(position.state.batch_stats)
     run_folder.write_manifest(
         job.folder,
-        **environment.environment(),
+        **run_folder.environment(),
         status="running",
         reason=None,
         started=old.get("started", run_folder.now()),

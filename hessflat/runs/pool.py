@@ -17,7 +17,7 @@ import jax
 from absl import logging
 from threadpoolctl import threadpool_limits
 
-from hessflat.runs import environment, loop, run_folder
+from hessflat.runs import loop, run_folder
 from hessflat.runs.compiled import compiled
 from hessflat.runs.jobs import Job, chunks, group_by_trainer, levels, reserve
 from hessflat.training.config import ModelConfig
@@ -81,7 +81,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
         return 1
     if any(compiled(group[0].config).trainer.loop == "python" for group in groups):
         return 1
-    return len(environment.cores())
+    return len(run_folder.cores())
 
 
 def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
@@ -90,7 +90,7 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -
     settings = {name: compat.setting(name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    shares = [environment.cores()[i::count] or environment.cores() for i in range(count)][: len(chunks)]
+    shares = [run_folder.cores()[i::count] or run_folder.cores() for i in range(count)][: len(chunks)]
     others = set(multiprocessing.active_children())
     pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
     try:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hessflat import models
-from hessflat.measures.model_size import rank_bound
+from hessflat.measures.performance import rank_bound
 from hessflat.models.mlp import ACTIVATIONS
 
 

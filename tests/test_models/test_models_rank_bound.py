@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hessflat import models
-from hessflat.measures.model_size import rank_bound
+from hessflat.measures.performance import rank_bound
 
 WIDTH = 16
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from hessflat import models
-from hessflat.measures.model_size import rank_bound
+from hessflat.measures.performance import rank_bound
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 

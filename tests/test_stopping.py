@@ -4,7 +4,7 @@ import pytest
 
 from hessflat import config
 from hessflat.runs import schema
-from hessflat.training.stopping import reason_to_stop, steps_to_evaluate
+from hessflat.runs.loop import reason_to_stop, steps_to_evaluate
 
 
 def settings(**overrides):
