@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from measured import eval_state, measured
 
-from experiments.granziol2020 import g_deep_linear
 from hessflat import models
+from hessflat.analysis import deep_linear
 from hessflat.utils.errors import InputError
 
 
@@ -28,11 +28,11 @@ def test_three_weights_are_those_of_the_closed_form():
     np.testing.assert_allclose(found["weights"][1] / found["weights"][0], [3, 1 / 3, 1], rtol=1e-15)
     np.testing.assert_allclose(found["loss"], np.exp(-2 * found["weights"].prod(1)), rtol=1e-14)
     np.testing.assert_allclose(found["loss"], found["loss"][0], rtol=1e-14)
-    np.testing.assert_allclose(found["gradient"], g_deep_linear.gradient_of(found["weights"], -2.0), rtol=1e-13)
+    np.testing.assert_allclose(found["gradient"], deep_linear.exact_gradient(found["weights"], -2.0), rtol=1e-13)
     np.testing.assert_allclose(
-        found["hessian"], g_deep_linear.hessian_of(found["weights"], -2.0), rtol=1e-13, atol=1e-14
+        found["hessian"], deep_linear.exact_hessian(found["weights"], -2.0), rtol=1e-13, atol=1e-14
     )
-    adaptive = g_deep_linear.adaptive(found)
+    adaptive = deep_linear.QUANTITIES["adaptive"].values(found)
     np.testing.assert_allclose(adaptive, adaptive[0], rtol=1e-12)
 
 
