@@ -27,7 +27,7 @@ from hessflat.measures.eval_state import EvalState, as_float64
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes
 from hessflat.measures.operators import OPERATORS
 from hessflat.training.losses import make_targets
-from hessflat.training.trainer import update_batch_stats
+from hessflat.training.step import update_batch_stats
 from hessflat.utils.errors import InputError
 
 # Features of the layer alone: random directions of the inputs, whose variances are of order 1.

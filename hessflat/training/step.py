@@ -1,15 +1,16 @@
-"""One step of training, a pure function of the state and a batch.
+"""One step of training, a pure function of the state and a batch, and the averages over steps.
 
 Another update is another function with the signature of `train_step`: `make_trainer(config, ..., step=yours)`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from hessflat.models import Model
 from hessflat.training.gradients import Batch, Gradient, sam_perturb
 
 
@@ -36,6 +37,21 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Any  # running averages of batch normalisation; an empty dict without it
     opt_state: Any
     average: Any  # mean of the iterates from `train.average_from` on; an empty dict where none is taken
+
+
+class Step(Protocol):
+    """What `train_step` is."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        hyperparams: Hyperparams,
+        *,
+        gradient: Gradient,
+        optimiser: optax.GradientTransformation,
+        average_from: int,
+    ) -> TrainState: ...
 
 
 def train_step(
@@ -73,3 +89,26 @@ def update_average(average: Any, params: Any, count: jax.Array) -> Any:
     """The mean of `count` iterates, from the mean of the first `count` − 1 and the newest; below 1, the newest."""
     share = 1 / jnp.maximum(count, 1)
     return jax.tree.map(lambda mean, new: mean + share.astype(mean.dtype) * (new - mean), average, params)
+
+
+def update_batch_stats(model: Model, batch_size: int, params: Any, batch_stats: Any, inputs: jax.Array) -> Any:
+    """Running averages of batch norm for `params`: the mean over the training inputs of those of whole batches.
+
+    Those that training left behind belong to the iterates, not to their mean (*Flatness is a False Friend*, §5). The
+    examples that fill no batch of `batch_size` are left out, unless there is no whole batch. `batch_stats` gives the
+    shapes alone.
+    """
+    size = min(batch_size, len(inputs))
+    count = len(inputs) // size
+    zeros, ones = jax.tree.map(jnp.zeros_like, batch_stats), jax.tree.map(jnp.ones_like, batch_stats)
+
+    def updated(batch_stats: Any, start: jax.Array | int) -> Any:
+        return model.apply(params, batch_stats, jax.lax.dynamic_slice_in_dim(inputs, start, size), True)[1]
+
+    def add(total: Any, start: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, updated(zeros, start)), None
+
+    total = jax.lax.scan(add, zeros, size * jnp.arange(count))[0]
+    # An updated average is decay · old + (1 − decay) · that of the batch, whatever the model's decay is.
+    decay = jax.tree.map(jnp.subtract, updated(ones, 0), updated(zeros, 0))
+    return jax.tree.map(lambda t, d: t / (count * (1 - d)), total, decay)

@@ -7,7 +7,7 @@ in. Around `train_step` stand the batch that it takes, a loop over steps, and a 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from hessflat.training.gradients import Batch, Gradient, make_gradient
 from hessflat.training.losses import LOSSES, make_targets
 from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS, Mask
 from hessflat.training.schedules import SCHEDULES, Schedule
-from hessflat.training.step import Hyperparams, TrainState, train_step
+from hessflat.training.step import Hyperparams, Step, TrainState, train_step, update_batch_stats
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop, choose_loop
 from hessflat.utils.errors import InputError
@@ -30,21 +30,6 @@ from hessflat.utils.errors import InputError
 Split = Mapping[str, jax.Array]
 TrainSteps = Callable[[TrainState, Hyperparams, Split, int, int], TrainState]
 AnyConfig = TypeVar("AnyConfig", bound=TrainingConfig)
-
-
-class Step(Protocol):
-    """What `train_step` is."""
-
-    def __call__(
-        self,
-        state: TrainState,
-        batch: Batch,
-        hyperparams: Hyperparams,
-        *,
-        gradient: Gradient,
-        optimiser: optax.GradientTransformation,
-        average_from: int,
-    ) -> TrainState: ...
 
 
 class Setup(NamedTuple):
@@ -341,29 +326,6 @@ def eval_params(
     if not jax.tree.leaves(state.batch_stats):
         return state.average, state.batch_stats
     return state.average, update_batch_stats(state.average, state.batch_stats, train["inputs"])
-
-
-def update_batch_stats(model: models.Model, batch_size: int, params: Any, batch_stats: Any, inputs: jax.Array) -> Any:
-    """Running averages of batch norm for `params`: the mean over the training inputs of those of whole batches.
-
-    Those that training left behind belong to the iterates, not to their mean (*Flatness is a False Friend*, §5). The
-    examples that fill no batch of `batch_size` are left out, unless there is no whole batch. `batch_stats` gives the
-    shapes alone.
-    """
-    size = min(batch_size, len(inputs))
-    count = len(inputs) // size
-    zeros, ones = jax.tree.map(jnp.zeros_like, batch_stats), jax.tree.map(jnp.ones_like, batch_stats)
-
-    def updated(batch_stats: Any, start: jax.Array | int) -> Any:
-        return model.apply(params, batch_stats, jax.lax.dynamic_slice_in_dim(inputs, start, size), True)[1]
-
-    def add(total: Any, start: jax.Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, updated(zeros, start)), None
-
-    total = jax.lax.scan(add, zeros, size * jnp.arange(count))[0]
-    # An updated average is decay · old + (1 − decay) · that of the batch, whatever the model's decay is.
-    decay = jax.tree.map(jnp.subtract, updated(ones, 0), updated(zeros, 0))
-    return jax.tree.map(lambda t, d: t / (count * (1 - d)), total, decay)
 
 
 def _batch_size(config: TrainingConfig, num_examples: int) -> int:
