@@ -108,7 +108,8 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
-    chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
+    little = {"train.epochs": 1, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4, "measure.jacobian": "never"}
+    chosen = [schema.replace(c, little) for c in sweep.configs_of("g_mlp:smoke")]
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
     pool.run_all(make_jobs(chosen, alone), silent(), "1")
     said = pool.run_all(make_jobs(chosen, together), silent(), "2")

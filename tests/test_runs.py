@@ -74,7 +74,7 @@ def test_a_regression_is_trained_and_measured_by_its_squared_error(tmp_path):
 
     flat, unravel = jax.flatten_util.ravel_pytree(state.params)
     assert last["train_loss"] == pytest.approx(float(loss(flat)), rel=1e-5)
-    values = np.linalg.eigvalsh(jax.hessian(loss)(flat))
+    values = np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))
     assert last["hessian.exact.lambda_max"] == pytest.approx(values[-1], rel=1e-4)
     assert last["hessian.lambda_max"] == pytest.approx(values[-1], rel=1e-3)
 
@@ -251,7 +251,7 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
         last = {"last": {**params, "Dense_1": jax.tree.map(lambda x: 5 * x, params["Dense_1"])}}
         for way, scaled in (last | {"all": jax.tree.map(lambda x: 5**0.5 * x, params)}).items():
             flat, unravel = jax.flatten_util.ravel_pytree(scaled)
-            values = np.linalg.eigvalsh(jax.hessian(loss)(flat))
+            values = np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))
             found = runs.spectra(folder)[f"5-loss_limit-{way}.npz"]
             assert found["scale"].tolist() == [1, 5]
             assert found["loss"][1] == pytest.approx(float(loss(flat)), rel=1e-12)
@@ -312,7 +312,7 @@ def dense_hessian(chosen, folder):
             log_p = jax.nn.log_softmax(shared.trainer.model.apply(unravel(flat), {}, x, False)[0])
             return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
-        return np.linalg.eigvalsh(jax.hessian(loss)(flat))
+        return np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))
 
 
 def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ class Residual(nn.Module):
 
 
 def resnet(depth: int, width: int) -> nn.Module:
-    return Residual(BasicBlock, width, [width, 2 * width, 4 * width, 8 * width], 2)
+    return Residual(BasicBlock, width, [width, 2 * width, 4 * width, 8 * width], (depth - 2) // 8)
 
 
 def wide_resnet(depth: int, widening: int) -> nn.Module:

@@ -56,7 +56,7 @@ NETWORKS = {
     "softmax": Network("softmax regression 784-10", "softmax_regression", {}, {}, _DIGIT, 100, 100),
     "mlp": Network("MLP 784-100-10", "mlp", {"hidden": (100,)}, {"hidden": (8,)}, _DIGIT, 100, 100),
     "vgg": Network("VGG-11-BN", "vgg", {"depth": 11, "width": 64}, {"width": 4}, _IMAGE, 50, 1),
-    "resnet": Network("ResNet-18", "resnet", {"depth": 18, "width": 64}, {"width": 8}, _IMAGE, 50, 1),
+    "resnet": Network("ResNet-18", "resnet", {"depth": 18, "width": 64}, {"depth": 10, "width": 8}, _IMAGE, 50, 1),
     "wide": Network(
         "WideResNet-28×10", "wide_resnet", {"depth": 28, "widening": 10}, {"depth": 10, "widening": 1}, _IMAGE, 20, 1
     ),

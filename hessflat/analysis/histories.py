@@ -68,7 +68,7 @@ def tau_over_steps(run: Run, metric: str, other: str) -> float:
     """Kendall's rank correlation of two metrics over the steps at which both were measured."""
     first, second = run.history(metric), run.history(other)
     both = np.isfinite(first) & np.isfinite(second)
-    return kendall_tau(first[both], second[both])
+    return kendall_tau(first[both].tolist(), second[both].tolist())
 
 
 def stability_limit(rate: float, momentum: float = 0.0) -> float:

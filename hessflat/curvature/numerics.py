@@ -4,6 +4,7 @@ products, inner products of long vectors, and the checks of what a user gives.
 
 import functools
 import math
+import typing
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -289,8 +290,7 @@ _dot_of_many = compat.by_platform("dot_of_many", cpu=_dot_in_pieces, default=_do
 
 def combination(coefficients: Array, rows: Array) -> Array:
     """`coefficients` [m] times `rows` [m, P], row by row, so that a narrow type is not widened all at once: [P]."""
-    result: Array = sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True))
-    return result
+    return typing.cast(Array, sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True)))
 
 
 def gram(blocks: tuple[Array, ...]) -> np.ndarray:

@@ -24,12 +24,14 @@ class Initialiser(NamedTuple):
     bias: Callable[..., jax.Array]
 
 
-def _uniform_bias(fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def _uniform_bias(
+    fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = jnp.float32
+) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.sqrt(jnp.asarray(fan_in, dtype))
 
 
 def _constant_bias(
-    value: float, fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    value: float, fan_in: int, key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
     return jnp.full(shape, value, dtype)
 

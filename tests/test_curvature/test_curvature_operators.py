@@ -57,7 +57,7 @@ def test_products_are_finite_differences_of_the_gradient():
 def test_gauss_newton_is_the_jacobian_sandwich(problem):
     params, batch = problem
     flat, unravel = ravel_pytree(params)
-    jacobian = np.asarray(jax.jacfwd(lambda p: predict(unravel(p), batch))(flat), np.float64)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda p: predict(unravel(p), batch)))(flat), np.float64)
     p = np.asarray(jax.nn.softmax(predict(params, batch)), np.float64)
     expected = sum(j.T @ (np.diag(q) - np.outer(q, q)) @ j for j, q in zip(jacobian, p, strict=True)) / len(p)
     assert_allclose(cv.gauss_newton(predict, criterion, params, batch).to_dense(), expected, atol=1e-6)
@@ -66,7 +66,7 @@ def test_gauss_newton_is_the_jacobian_sandwich(problem):
 def test_fisher_is_the_mean_of_gradient_outer_products(problem):
     params, batch = problem
     flat, unravel = ravel_pytree(params)
-    gradients = np.asarray(jax.jacrev(lambda p: losses(unravel(p), batch))(flat), np.float64)
+    gradients = np.asarray(jax.jit(jax.jacrev(lambda p: losses(unravel(p), batch)))(flat), np.float64)
     expected = gradients.T @ gradients / len(gradients)
     assert_allclose(cv.fisher(losses, params, batch).to_dense(), expected, atol=1e-6)
     vector = np.ones(len(expected), np.float32)

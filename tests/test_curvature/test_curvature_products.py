@@ -17,7 +17,7 @@ FLAT, UNRAVEL = ravel_pytree(PARAMS)
 
 def dense_hessian(function):
     """By `jax.hessian` of a function of the flat parameters: reverse over forward, the whole matrix at once."""
-    return np.asarray(jax.hessian(lambda flat: function(UNRAVEL(flat)))(FLAT))
+    return np.asarray(jax.jit(jax.hessian(lambda flat: function(UNRAVEL(flat))))(FLAT))
 
 
 def predict_in_train_mode(params, batch):
@@ -106,7 +106,8 @@ def test_the_residual_is_what_the_gauss_newton_matrix_leaves():
     R = cv.residual(predict, criterion, PARAMS, data)
     difference = cv.hessian(loss, PARAMS, data) - cv.gauss_newton(predict, criterion, PARAMS, data)
     assert_allclose(R.to_dense(), difference.to_dense(), atol=1e-6)
-    jacobian = np.asarray(jax.jacfwd(jax.jacrev(lambda flat: predict(UNRAVEL(flat), BATCH)))(FLAT), np.float64)
+    second = jax.jit(jax.jacfwd(jax.jacrev(lambda flat: predict(UNRAVEL(flat), BATCH))))
+    jacobian = np.asarray(second(FLAT), np.float64)
     slopes = np.asarray(jax.nn.softmax(predict(PARAMS, BATCH)) - jax.nn.one_hot(BATCH["y"], 3), np.float64) / 11
     assert_allclose(R.to_dense(), np.einsum("nc,ncpq->pq", slopes, jacobian), atol=1e-6)
 

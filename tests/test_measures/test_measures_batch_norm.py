@@ -69,9 +69,11 @@ def test_a_network_differs_as_its_dense_jacobians(network, found):
         inputs = inputs.astype(jnp.float64)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.batch_stats)
         # An average that starts at zero is a tenth of the statistics of the batch.
-        statistics = jax.tree.map(lambda leaf: 10 * leaf, model.apply(params, zeros, inputs, True)[1])
+        statistics = jax.tree.map(
+            lambda leaf: 10 * leaf, jax.jit(lambda x: model.apply(params, zeros, x, True))(inputs)[1]
+        )
         dense = [
-            np.asarray(jax.jacobian(lambda x, mode=mode: model.apply(params, statistics, x, mode)[0])(inputs))
+            np.asarray(jax.jit(jax.jacobian(lambda x, mode=mode: model.apply(params, statistics, x, mode)[0]))(inputs))
             for mode in (True, False)
         ]  # [i, C, j, D] in train and in eval mode
     difference = dense[0] - dense[1]
@@ -105,7 +107,7 @@ def test_the_largest_eigenvalue_in_eval_mode_has_the_statistics_of_the_examples(
             logits = network.model.apply(unravel(flat), statistics, train["inputs"], mode == "train")[0]
             return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), train["labels"][:, None], 1))
 
-        top = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat), np.float64))[-1]
+        top = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64))[-1]
         assert found[f"hessian_{mode}"] == pytest.approx(top, rel=1e-3)
 
 

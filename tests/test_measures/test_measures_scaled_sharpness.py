@@ -37,7 +37,7 @@ def test_it_is_that_of_the_dense_matrix(case):
         log_p = jax.nn.log_softmax(case.model.apply(unravel(flat), {}, train["inputs"], False)[0])
         return -jnp.mean(jnp.take_along_axis(log_p, train["labels"][:, None], 1))
 
-    matrix = np.asarray(jax.hessian(loss)(flat), float)
+    matrix = np.asarray(jax.jit(jax.hessian(loss))(flat), float)
     norms = {name: np.linalg.norm(layer["kernel"], axis=0) for name, layer in case.params.items()}
     filters = {
         name: {"bias": np.zeros_like(layer["bias"]), "kernel": np.ones_like(layer["kernel"]) * norms[name]}

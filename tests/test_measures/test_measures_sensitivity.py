@@ -31,7 +31,7 @@ def test_each_precision_is_that_of_the_dense_matrix():
             log_p = jax.nn.log_softmax(model.apply(unravel(flat), {}, inputs.astype(jnp.float64), False)[0])
             return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
-        matrix = np.asarray(jax.hessian(loss)(flat))
+        matrix = np.asarray(jax.jit(jax.hessian(loss))(flat))
     values = np.linalg.eigvalsh(matrix)
     assert found["lambda_max"] == pytest.approx(values[-1], rel=1e-4)
     assert found["lambda_min"] == pytest.approx(values[0], rel=1e-3)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_cases import quick_jit
 
 from hessflat import models
 from hessflat.measures.performance import rank_bound
@@ -46,15 +47,15 @@ def ranks(name, num_examples, num_classes=2, shape=(7,), all_on=False, factor=1.
         def predict(flat):
             return model.apply(unravel(flat), {}, inputs, False)[0]
 
-        logits = predict(flat)
-        drawn = jax.random.randint(keys[2], (num_examples,), 0, num_classes)
-        targets = jax.nn.one_hot(drawn if factor == 1 else jnp.argmax(logits, 1), num_classes)
+        @quick_jit
+        def derivatives(flat):
+            logits = predict(flat)
+            drawn = jax.random.randint(keys[2], (num_examples,), 0, num_classes)
+            targets = jax.nn.one_hot(drawn if factor == 1 else jnp.argmax(logits, 1), num_classes)
+            loss = lambda flat: -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(predict(flat)), 1))  # noqa: E731
+            return jax.hessian(loss)(flat), jax.jacrev(predict)(flat), jax.nn.softmax(logits)
 
-        def loss(flat):
-            return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(predict(flat)), 1))
-
-        H = np.array(jax.jit(jax.hessian(loss))(flat))
-        J, p = np.array(jax.jit(jax.jacrev(predict))(flat)), np.array(jax.nn.softmax(logits))
+        H, J, p = map(np.array, derivatives(flat))
     middle = p[:, :, None] * np.eye(num_classes)[None] - p[:, :, None] * p[:, None, :]
     G = np.einsum("ncp,ncd,ndq->pq", J, middle, J, optimize=True) / num_examples
     found = (int(np.linalg.matrix_rank(matrix, hermitian=True)) for matrix in (G, H))
