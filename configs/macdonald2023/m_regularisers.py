@@ -78,7 +78,7 @@ def networks(scale: str, batch_norm: tuple[bool, ...] = (True, False)) -> list[O
 
 def degrees(scale: str) -> list[Overrides]:
     """Every degree of every regulariser by itself, and the runs that they share, with the section's weight decay."""
-    return [{}, *({setting: degree} for setting, found in DEGREES[scale].items() for degree in found)]
+    return [{}, *({setting: degree} for setting, degrees in DEGREES[scale].items() for degree in degrees)]
 
 
 def get_config(scale: str = "small") -> ConfigDict:

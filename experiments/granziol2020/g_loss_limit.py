@@ -25,7 +25,7 @@ def curves(run: Run, scaling: str) -> dict[str, np.ndarray]:
 
 
 def tail(run: Run, scaling: str) -> dict[str, np.ndarray]:
-    """The same at the largest scales."""
+    """The curves at the largest scales."""
     return {name: values[-TAIL:] for name, values in curves(run, scaling).items()}
 
 

@@ -137,7 +137,7 @@ COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % 
 
 
 def generalises_better(*, where: str, paper_value: str) -> Claim:
-    """L2 raises the accuracy on examples that are not trained on."""
+    """A claim that L2 raises the accuracy on examples that are not trained on."""
     rule = f"test accuracy, {COMPARED}: difference above 0"
     decide = partial(claims.compare, metric="test_accuracy", scale="difference")
     return Claim(
@@ -152,7 +152,7 @@ def generalises_better(*, where: str, paper_value: str) -> Claim:
 
 
 def grows_with_l2(*, id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
-    """L2 raises a measure of the Hessian, `what` in words; in batch norm's eval mode where its name says so."""
+    """A claim that L2 raises a measure of the Hessian, `what` in words; in eval mode where its name says so."""
     rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
     return Claim(
         id=id,
@@ -166,7 +166,7 @@ def grows_with_l2(*, id: str, where: str, what: str, metric: str, paper_value: s
 
 
 def sharper_generalises_better(*, where: str, paper_value: str, operator: str = "hessian") -> Claim:
-    """The paper's title: the solution that generalises better is the sharper one."""
+    """The claim of the paper's title: the solution that generalises better is the sharper one."""
     sharpness = f"{operator}.lambda_max"
     return Claim(
         id="sharper-and-better" + ("-eval" if operator.endswith("_eval") else ""),
@@ -180,7 +180,7 @@ def sharper_generalises_better(*, where: str, paper_value: str, operator: str = 
 
 
 def interpolates(*, where: str, paper_value: str) -> Claim:
-    """The network interpolates its training data: the question is about networks that make no mistakes there."""
+    """A claim that the network interpolates its training data: the question is about networks that do."""
     return Claim(
         id="train-accuracy",
         paper="G",

@@ -72,7 +72,7 @@ def net(run: Run) -> Net:
 
 
 def by_net(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
-    """Finished fits by column and trial, those included that did not reach the points."""
+    """Finished fits by column and trial, with those that miss the points."""
     trials: dict[Net, dict[int, Run]] = {column: {} for column in PAPER}
     for run in sorted(filter(is_fit, finished(runs)), key=lambda run: run.seed):
         trials[net(run)][run.seed] = run
@@ -80,7 +80,7 @@ def by_net(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
 
 
 def fitted(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
-    """Of them those that pass through the points, of which alone one can ask how smoothly they do."""
+    """The fits that pass through the points, by column and trial: only these can be smooth or rough."""
     return {
         net: {seed: run for seed, run in own.items() if run.final("train_loss") < FITTED}
         for net, own in by_net(runs).items()

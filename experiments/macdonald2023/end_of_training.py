@@ -73,7 +73,7 @@ def trend(
     name: str,
     degree: str,
 ) -> Claim:
-    """A metric, `name` in words, increases or decreases with a setting, `degree` in words."""
+    """A claim that a metric, `name` in words, increases or decreases with a setting, `degree` in words."""
     side = "above" if expect == "increases" else "below"
     return Claim(
         id=id,
@@ -87,7 +87,7 @@ def trend(
 
 
 def gap_goes_with(*, id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
-    """As a setting varies, the gap goes with the Jacobian norm."""
+    """A claim that the gap goes with the Jacobian norm as a setting varies."""
     return Claim(
         id=id,
         paper="M",

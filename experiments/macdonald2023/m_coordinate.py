@@ -53,7 +53,7 @@ def lower(metric: str, activation: str, runs: Sequence[Run], expect: Expect) -> 
 
 
 def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run]) -> Evidence:
-    """With how many trials were left out because one of the two networks does not fit."""
+    """Add how many trials were left out because one of the two networks does not fit."""
     every = by_net(runs)
     trials = set.intersection(*(set(every[Net(activation, start)]) for start in STARTS))
     lost = len(trials) - len(log_ratios_by_trial("train_loss", activation, runs)[0])
@@ -120,7 +120,7 @@ def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
 
 
 def stable(runs: Sequence[Run]) -> Evidence:
-    own = [run for runs_of in by_net(runs).values() for run in runs_of.values()]
+    own = [run for trials in by_net(runs).values() for run in trials.values()]
     return claims.in_every_run(
         own, lambda run: run.final("hessian.lambda_max") / descent_limit(run), 1.0, "λ_max(H) over 2(1 + ρ)/η"
     )

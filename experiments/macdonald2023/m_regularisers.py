@@ -72,7 +72,7 @@ def by_regulariser(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
 
 
 def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
-    """Over every regulariser: runs of one network and one initial rate."""
+    """Does the gap go with the Jacobian norm more than with sharpness, within a network and an initial rate?"""
     return follows_closer(
         runs,
         final_metric(GAP),
@@ -83,7 +83,7 @@ def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
 
 
 def claims_of_regulariser(setting: str) -> list[Claim]:
-    """Of one regulariser: the gap goes with the Jacobian norm, which it lowers; sharpness it lowers if it is SAM."""
+    """The claims on one regulariser: the gap goes with the Jacobian norm, which it lowers; SAM lowers sharpness."""
     name, words = REGULARISERS[setting]
     flattens = setting == "optim.sam_radius"
     own = [

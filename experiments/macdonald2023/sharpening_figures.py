@@ -53,7 +53,7 @@ NAMES = {"vgg": "VGG-11", "resnet": "ResNet-18"}
 
 
 def kind_name(run: Run) -> str:
-    """What a network is called."""
+    """The name of a run's network in labels."""
     name = run.setting("model.name")
     if name != "mlp":
         return NAMES.get(name, name)
@@ -83,7 +83,7 @@ def edge_ratio(run: Run) -> float:
 
 
 def tau_with_ggn(run: Run, metric: str) -> float:
-    """Of a product of layer Jacobians and λ_max(G), both on `measure.layer_examples` but for the softmaxed."""
+    """Kendall's τ of a product of layer Jacobians and λ_max(G) over training; of few examples but for the softmaxed."""
     return tau_over_steps(run, metric, "layers.lambda_max")
 
 
@@ -94,7 +94,7 @@ def ggn_ratios(run: Run) -> np.ndarray:
 
 
 def layer_names(run: Run) -> list[str]:
-    """In the order from input to output."""
+    """The names of the layers, from input to output."""
     last = run.metrics[-1]
     return [key.split(".")[1] for key in last if key.startswith("layers.") and key.endswith(".jacobian")]
 

@@ -114,7 +114,7 @@ def _draw(runs: Sequence[Run], suffix: str) -> list[Drawing]:
 
 
 def _joined(parts: Parts, metric: str) -> np.ndarray:
-    """Both parts' records; the switch is recorded by both."""
+    """The records of both parts in one; the switch, which both record, once."""
     return np.concatenate([parts.large.history(metric), parts.small.history(metric)[1:]])
 
 

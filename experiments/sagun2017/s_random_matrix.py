@@ -37,7 +37,7 @@ def is_one_blob(run: Run) -> bool:
 
 
 def norm(run: Run) -> float:
-    """Of the centres, as the configuration names it."""
+    """The norm of the centres, from the separation in the configuration."""
     return run.setting("data.blobs.separation") * run.setting("data.blobs.dimension") ** 0.5
 
 
@@ -51,7 +51,7 @@ def off_the_edge(run: Run) -> float:
 
 
 def off_the_outliers(run: Run) -> float:
-    """Of the two largest eigenvalues, relative to where the population's show."""
+    """The relative distance of the two largest eigenvalues from where theory puts them; the larger."""
     return float(
         np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier_position(spikes(run), aspect_ratio(run)) - 1))
     )

@@ -123,7 +123,7 @@ def unchanged_with_width(statistic: claims.Statistic, factor: float, what: str, 
 
 
 def right_edge(runs: Sequence[Run]) -> Evidence:
-    """With what the data say of a change: is it that of the narrowest alone, and how far has the loss fallen?"""
+    """Does the right edge stay? The explanation adds the change without the narrowest and that of the loss."""
     evidence = unchanged_with_width(
         spectrum_ends.mean_outlier, 1.25, f"mean of the {spectrum_ends.CLASSES} largest", runs
     )

@@ -75,7 +75,7 @@ def negative_over_largest(run: Run) -> float:
 
 
 def exact_share_below_zero(run: Run) -> float:
-    """Of all eigenvalues, from the exact spectrum."""
+    """The share of eigenvalues below zero, from the exact spectrum."""
     return spectra.share_below_zero(spectra.exact_eigenvalues(run))
 
 

@@ -161,7 +161,7 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
 
 
 def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
-    """Over all runs of the experiments of *On progressive sharpening* at a scale: by regulariser, and pooled.
+    """Tables over all runs of the experiments of *On progressive sharpening* at a scale: by regulariser, and pooled.
 
     A first table with Kendall's tau, a second with what is left of it beside the measure that it competes with.
     """

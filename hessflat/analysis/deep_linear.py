@@ -148,7 +148,7 @@ def at_low_loss(run: Run, metric: str) -> np.ndarray:
 
 
 def exponent_of_loss(run: Run, metric: str) -> float:
-    """B of metric = a loss^b while the loss is low."""
+    """The exponent b of metric = a loss^b while the loss is low."""
     return power_law_exponent(at_low_loss(run, "train_loss"), at_low_loss(run, metric))
 
 

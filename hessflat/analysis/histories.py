@@ -32,7 +32,7 @@ def first_value(run: Run, metric: str) -> float:
 
 
 def largest_value(run: Run, metric: str) -> float:
-    """Over training: of sharpness that oscillates, and of a softmaxed model that saturates, the end says less."""
+    """The largest value over training. Sharpness oscillates and softmaxed models saturate: their end says less."""
     return float(np.nanmax(run.history(metric)))
 
 

@@ -115,7 +115,7 @@ def miss_rate_ratio(run: Run) -> float:
 
 
 def gap_exponent(run: Run) -> float:
-    """Of N in the mean of 1 − max ν / sup ν."""
+    """The exponent of N in the mean of 1 − max ν / sup ν, fitted where N is `FIRST_SIZE` or more."""
     arrays = sample_arrays(run)
     fitted = (arrays["size"] >= FIRST_SIZE) & (arrays["gap"] > 0)
     return power_law_exponent(arrays["size"][fitted], arrays["gap"][fitted])

@@ -101,7 +101,7 @@ class ZeroMassHistory(NamedTuple):
 
 
 def zero_mass_history(run: Run, operator: str, count: int) -> ZeroMassHistory:
-    """Of the `count` Ritz values nearest zero, by the rule of *Flatness is a False Friend*, app. D: no noise floor."""
+    """Follow the `count` Ritz values nearest zero, as *Flatness is a False Friend*, app. D, does: no noise floor."""
     rows = []
     for line in run.metrics:
         if run.has_spectrum(operator, line["step"]):

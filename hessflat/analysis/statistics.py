@@ -56,28 +56,28 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def geometric_mean(values: Iterable[np.ndarray]) -> float:
-    """Over all entries of all arrays; zeros count as the smallest float."""
+    """The geometric mean of all entries of all arrays; zeros count as the smallest float."""
     together = np.maximum(np.concatenate([np.atleast_1d(value) for value in values]), np.finfo(float).tiny)
     return float(np.exp(np.log(together).mean()))
 
 
 def power_law_exponent(x: np.ndarray, y: np.ndarray) -> float:
-    """B of y = a x^b `[n]`, by least squares of log y on log x."""
+    """The exponent b of y = a x^b `[n]`, by least squares of log y on log x."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def exponential_rate(x: np.ndarray, y: np.ndarray) -> float:
-    """B of y = a exp(b x) `[n]`, by least squares of log y on x."""
+    """The rate b of y = a exp(b x) `[n]`, by least squares of log y on x."""
     return float(np.polyfit(x, np.log(y), 1)[0])
 
 
 def exponential_r_squared(x: np.ndarray, y: np.ndarray) -> float:
-    """R² of that fit."""
+    """The R² of that fit."""
     return float(np.corrcoef(x, np.log(y))[0, 1] ** 2)
 
 
 def decay_rate_of_shares(sizes: np.ndarray, shares: np.ndarray, samples: np.ndarray) -> float:
-    """B of share = exp(−b size) `[n]`, each share counted in so many samples.
+    """The rate b of share = exp(−b size) `[n]`, each share counted in so many samples.
 
     By least squares of log share on size through the origin, weighted by the inverse variance of a binomial's log.
     """
@@ -86,7 +86,7 @@ def decay_rate_of_shares(sizes: np.ndarray, shares: np.ndarray, samples: np.ndar
 
 
 def welch_p_value(ours: Sequence[float], mean: float, std: float, count: int) -> float:
-    """P of Welch's test that a sample has the mean of another, of which mean, std and size are known."""
+    """Welch's two-sided p-value for equal means of a sample and of one of which mean, std and size are known."""
     result = stats.ttest_ind_from_stats(
         np.mean(ours), np.std(ours, ddof=1), len(ours), mean, std, count, equal_var=False
     )

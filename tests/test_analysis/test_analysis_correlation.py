@@ -24,12 +24,12 @@ def asking(*regularisers, paper="G"):
 
 def test_it_agrees_with_scipy_and_lies_in_its_interval(tmp_path):
     runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
-    found = correlation(runs, "hessian.lambda_max")
+    result = correlation(runs, "hessian.lambda_max")
     x, y = ([run.final(name) for run in runs] for name in ("hessian.lambda_max", "gap_loss"))
-    assert found.tau == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert result.tau == pytest.approx(stats.kendalltau(x, y).statistic)
     # L2 sharpens these runs and closes their gap, without exception between settings.
-    assert -1 <= found.low <= found.tau <= found.high < 0
-    assert found.runs == 9
+    assert -1 <= result.low <= result.tau <= result.high < 0
+    assert result.runs == 9
 
 
 def test_the_interval_covers_no_correlation_as_often_as_it_says(tmp_path):
@@ -39,8 +39,8 @@ def test_the_interval_covers_no_correlation_as_often_as_it_says(tmp_path):
     for _ in range(40):
         lines = generator.standard_normal((16, 2))
         runs = [run._replace(metrics=[{"step": 1, "a": float(a), "gap_loss": float(b)}]) for a, b in lines]
-        found = correlation(runs, "a")
-        covered += found.low <= 0 <= found.high
+        result = correlation(runs, "a")
+        covered += result.low <= 0 <= result.high
     assert 34 <= covered <= 40
 
 
@@ -55,8 +55,8 @@ def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_
     table = correlation_table(stored)
     assert table.header == ("measure", "toy (L2), small")
     rows = dict(table.rows)
-    found = correlation(runs, "hessian.lambda_max")
-    assert rows["λ_max(H)"] == f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"
+    result = correlation(runs, "hessian.lambda_max")
+    assert rows["λ_max(H)"] == f"{result.tau:+.2f}* [{result.low:+.2f}, {result.high:+.2f}]"
     assert metric_name("hessian.adaptive_lambda_max") not in rows
     assert rows["runs"] == "9"
     assert correlation_table(stored[1:]) is None
@@ -123,10 +123,10 @@ def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
     ]
     plain, beside = regulariser_tables([*stored, of_another])
     assert plain.header == beside.header == ("measure", "L2", "pooled")
-    found = correlation(runs, "hessian.lambda_max")
+    result = correlation(runs, "hessian.lambda_max")
     assert (
         dict((name, cells) for name, *cells in plain.rows)["λ_max(H)"]
-        == [f"{found.tau:+.2f}* [{found.low:+.2f}, {found.high:+.2f}]"] * 2
+        == [f"{result.tau:+.2f}* [{result.low:+.2f}, {result.high:+.2f}]"] * 2
     )
     assert dict((name, cells) for name, *cells in plain.rows)["runs"] == ["9", "9"]
     assert regulariser_tables([of_another]) == []

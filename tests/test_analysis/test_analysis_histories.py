@@ -22,6 +22,12 @@ def test_a_series_is_where_the_metric_was_measured():
     assert (steps.tolist(), values.tolist()) == ([0, 5, 10], [2.0, 3.0, 8.0])
 
 
+def test_series_are_compared_where_all_have_a_step():
+    several = [(np.array([0, 5, 10]), np.array([1.0, 2.0, 3.0])), (np.array([5, 0]), np.array([7.0, 6.0]))]
+    steps, values = histories.at_common_steps(several)
+    assert (steps.tolist(), values.tolist()) == ([0, 5], [[1.0, 2.0], [6.0, 7.0]])
+
+
 def test_growth_is_from_the_first_value_to_the_largest():
     run = run_with([2.0, 3.0, 8.0, 5.0])
     assert (histories.first_value(run, "a"), histories.largest_value(run, "a")) == (2.0, 8.0)

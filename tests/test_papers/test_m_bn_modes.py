@@ -16,7 +16,7 @@ def modes(tmp_path):
         for seed in (0, 1, 2):
             noise = 1 + 0.01 * np.random.default_rng(seed).standard_normal(len(SIZES))
             falling = dict.fromkeys(m_bn_modes.FALLING, noise * SIZES**entry)
-            found = falling | {
+            result = falling | {
                 "examples": SIZES,
                 "row": noise * SIZES**-0.5,
                 "operator": noise * SIZES**operator,
@@ -25,7 +25,7 @@ def modes(tmp_path):
                 "hessian_train": noise,
                 "hessian_eval": sharper * noise,
             }
-            arrays = {"batch_norm-layer": found, "batch_norm-network": found}
+            arrays = {"batch_norm-layer": result, "batch_norm-network": result}
             runs.append(stored_run(tmp_path / str(seed), seed, "mlp", arrays, {}))
         return {claim.id: claim.decide(runs).verdict for claim in m_bn_modes.EXPERIMENT.claims}
 

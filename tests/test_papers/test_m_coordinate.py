@@ -9,7 +9,7 @@ from experiments.macdonald2023 import m_coordinate
 
 def fits(root, seed, unfit=()):
     """The four networks of one trial, with numbers a little off the paper's; those of `unfit` miss the points."""
-    found = []
+    result = []
     random = np.random.default_rng(seed)
     for net, published in m_coordinate.PAPER.items():
         model = {"activation": net.activation, "first_std": 0.035 if net == ("gaussian", "low") else 0.0}
@@ -28,8 +28,8 @@ def fits(root, seed, unfit=()):
         run = written_run(root / "-".join(net), seed, settings, [line])
         x = np.linspace(0, 1, 5)[:, None]
         np.savez(run.folder / "spectra" / "0-predictions.npz", test_inputs=x, test_outputs=x**2 + 0.1 * seed * x)
-        found.append(run)
-    return found
+        result.append(run)
+    return result
 
 
 def test_the_papers_tables_hold(tmp_path):

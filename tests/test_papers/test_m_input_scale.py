@@ -35,7 +35,7 @@ def test_growth_is_ordered_by_the_factor(tmp_path, of_sharpness, verdict):
         for scale in (0.5, 1.0, 1.5)
         for seed in range(3)
     ]
-    found = verdicts(m_input_scale, runs)
-    assert found.pop("smaller-inputs-flatter") == verdict
-    del found["larger-inputs-sharper"]
-    assert set(found.values()) == {"holds"}
+    result = verdicts(m_input_scale, runs)
+    assert result.pop("smaller-inputs-flatter") == verdict
+    del result["larger-inputs-sharper"]
+    assert set(result.values()) == {"holds"}

@@ -21,7 +21,7 @@ def samples(tmp_path):
                 misses = np.array([0.05, 0.1, 0.2])
                 miss = 1 - lipschitz_bounds.within_share(5 * misses / 2, 2)
                 jitter = 1 + 0.01 * np.random.default_rng(seed).standard_normal()
-                found = {
+                result = {
                     "size": POWERS,
                     "samples": 10**6 // POWERS,
                     "draws": 10**6,
@@ -36,7 +36,7 @@ def samples(tmp_path):
                 metrics = {f"lipschitz.{name}": value for name, value in (constants | costs).items()}
                 config = {"optim": {"lr": rate}, "data": {"name": "generator", "generator": {"latent": 2}}}
                 folder = tmp_path / f"{seed}-{rate}"
-                runs.append(stored_run(folder, seed, "mlp", {"lipschitz": found}, config, metrics))
+                runs.append(stored_run(folder, seed, "mlp", {"lipschitz": result}, config, metrics))
         return runs, {claim.id: claim.decide(runs).verdict for claim in m_lipschitz.EXPERIMENT.claims}
 
     return made

@@ -44,15 +44,15 @@ def test_less_growth_is_judged_by_the_order_in_every_seed(orders, verdict):
         for seed, order in enumerate(orders)
         for smoothing in (0.0, 0.5, 0.75)
     ]
-    found = less_growth(runs, SHARPNESS, "λ_max(H)")
-    assert found.verdict == verdict
-    assert "at label smoothing 0, 0.5, 0.75" in found.value
+    result = less_growth(runs, SHARPNESS, "λ_max(H)")
+    assert result.verdict == verdict
+    assert "at label smoothing 0, 0.5, 0.75" in result.value
 
 
 def test_every_network_and_rate_must_follow():
     rising = [run_of([1.0, 2.0 + seed / 10], seed=seed) for seed in range(3)]
     falling = [run_of([2.0, 2.0], seed=seed, rate=0.25) for seed in range(3)]
     assert m_sharpening.sharpens(rising).verdict == "holds"
-    found = m_sharpening.sharpens([*rising, *falling])
-    assert found.verdict == "undecided"
-    assert "MLP, η = 0.5: " in found.value
+    result = m_sharpening.sharpens([*rising, *falling])
+    assert result.verdict == "undecided"
+    assert "MLP, η = 0.5: " in result.value

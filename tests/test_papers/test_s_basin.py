@@ -44,14 +44,14 @@ NO_BARRIER = np.array([8.0, 3.0, 0.01, 0.008, 0.005, 0.1, 0.4])
 
 
 def both(root, second, line, steps=20):
-    found = []
+    result = []
     for seed in (0, 1, 2):
         factor = 1 + 0.05 * seed
-        found += [
+        result += [
             part(root, seed, 256, FALLING * factor, steps=steps),
             part(root, seed, 16, np.asarray(second) * factor, np.asarray(line) * factor, steps=steps),
         ]
-    return found
+    return result
 
 
 def verdicts(runs):
@@ -59,8 +59,8 @@ def verdicts(runs):
 
 
 def test_the_papers_picture_holds(tmp_path):
-    found = verdicts(both(tmp_path, JUMPING, NO_BARRIER))
-    assert found == {
+    result = verdicts(both(tmp_path, JUMPING, NO_BARRIER))
+    assert result == {
         "jump-at-the-switch": "holds",
         "small-batches-better": "holds",
         "no-barrier": "holds",
@@ -73,12 +73,12 @@ def test_calm_switches_barriers_and_sharp_small_batches_are_told(tmp_path):
     ridge = NO_BARRIER[::-1].copy()
     ridge[3] = 0.5
     runs = both(tmp_path, CALM, ridge)
-    found = verdicts(runs)
-    assert [found[name] for name in ("jump-at-the-switch", "no-barrier", "large-batches-sharper")] == ["fails"] * 3
+    result = verdicts(runs)
+    assert [result[name] for name in ("jump-at-the-switch", "no-barrier", "large-batches-sharper")] == ["fails"] * 3
     # Longer parts have a claim of their own and do not enter the others.
     more = verdicts([*both(tmp_path, JUMPING, NO_BARRIER, steps=40), *runs])
     assert more.pop("no-barrier-at-lower-loss") == "holds"
-    assert more == {name: verdict for name, verdict in found.items() if name in more}
+    assert more == {name: verdict for name, verdict in result.items() if name in more}
 
 
 def test_numbers_of_one_seed(tmp_path):

@@ -7,13 +7,18 @@ from matplotlib.collections import LineCollection
 
 from hessflat.analysis.results import load_run
 from hessflat.report.figures import (
+    CurvePanel,
+    Panel,
     RankPanel,
+    curves_with_bands,
     degeneracy_over_training,
     eigenvalues_by_rank,
     grid_against,
+    grid_over_training,
     over_training,
     panels_against,
     spectra_by,
+    spectra_over_training,
 )
 from hessflat.report.figures.style import as_png, as_svg
 from hessflat.report.sections import as_csv
@@ -34,8 +39,8 @@ def diverged(tmp_path):
 def _column(drawing, name, **where):
     rows = zip(*drawing.data.values(), strict=True)
     keys = list(drawing.data)
-    wanted = {key.replace("__", "."): value for key, value in where.items()}
-    return [row[keys.index(name)] for row in rows if all(row[keys.index(k)] == v for k, v in wanted.items())]
+    conditions = {key.replace("__", "."): value for key, value in where.items()}
+    return [row[keys.index(name)] for row in rows if all(row[keys.index(k)] == v for k, v in conditions.items())]
 
 
 def test_a_stem_per_ritz_value_of_the_first_probe_of_the_first_seed(runs):
@@ -261,3 +266,59 @@ def test_a_grid_has_a_column_for_each_setting_and_a_row_for_each_metric(runs):
     rows = list(zip(drawing.data["metric"], drawing.data["setting"], strict=True))
     assert rows.count(("gap_loss", "optim.l2")) == rows.count(("weight_norm", "optim.l2")) == len(both)
     assert len({len(column) for column in drawing.data.values()}) == 1
+
+
+def test_curves_have_the_mean_and_the_range_over_seeds_geometric_on_a_log_axis():
+    places, curves = np.array([0.0, 1.0]), {"train": np.array([[1.0, 2.0], [4.0, 8.0]]), "test": np.array([[3.0, 3.0]])}
+    panels = [CurvePanel("train_loss", places, curves, "loss", scale) for scale in ("linear", "log")]
+    drawing = curves_with_bands(panels, "α", "line", "A caption.", {"LB": 0.0})
+    rows = list(zip(*(drawing.data[name] for name in ("curve", "α", "seeds", "mean", "low", "high")), strict=True))
+    assert rows[:4] == [
+        ("train", 0, 2, 2.5, 1, 4),
+        ("train", 1, 2, 5.0, 2, 8),
+        ("test", 0, 1, 3, 3, 3),
+        ("test", 1, 1, 3, 3, 3),
+    ]
+    assert [row[3] for row in rows[4:6]] == pytest.approx([2, 4])
+    # One seed has no band.
+    assert [len(axis.collections) for axis in drawing.figure.axes] == [1, 1]
+    assert drawing.figure.axes[0].texts[0].get_text() == "LB"
+
+
+def test_rows_over_training_end_with_the_first_seed_and_are_marked_where_asked(tmp_path):
+    runs = [load_run(write_run(tmp_path, l2, seed)) for l2 in (0.0, 1e-4) for seed in (0, 1)]
+    runs[1] = runs[1]._replace(metrics=runs[1].metrics[:4])
+    marked = []
+    drawing = grid_over_training(
+        {"all": runs, "one": runs[:1]},
+        [Panel("train_loss"), Panel("hessian.lambda_max", "", "log")],
+        "optim.l2",
+        "rows",
+        "A caption.",
+        x="epoch",
+        marks={"hessian.lambda_max": lambda axis, own: marked.append((axis.get_yscale(), len(own)))},
+    )
+    where = {"row": "all", "metric": "hessian.lambda_max", "optim__l2": 0.0}
+    assert _column(drawing, "epoch", **where) == list(EPOCHS[:4])
+    ends = [run.metrics[3]["hessian.lambda_max"] for run in runs[:2]]
+    assert _column(drawing, "mean", **where)[-1] == pytest.approx(np.mean(ends))
+    assert _column(drawing, "std", **where)[-1] == pytest.approx(np.std(ends, ddof=1))
+    assert _column(drawing, "std", row="one", metric="train_loss") == [0.0] * len(EPOCHS)
+    assert [count for _, count in marked] == [4, 1]
+    assert [axis.get_ylabel() for axis in drawing.figure.axes[:2]] == ["training loss (nats)", r"$\lambda_{\max}(H)$"]
+    assert [text.get_text() for text in drawing.figure.legends[0].get_texts()] == ["L2 0", "L2 1e-4"]
+
+
+def test_spectra_over_training_are_of_measured_steps_and_the_first_probe(runs):
+    run = runs[0]
+    final = run.spectrum("hessian")
+    half = {name: final[name] / 2 if name == "nodes" else final[name] for name in ("nodes", "weights", "num_valid")}
+    np.savez(run.spectrum_file("hessian", 0), **half)
+    drawing = spectra_over_training(run, "spectra", "Softmax regression on digits")
+    shown = [axis for axis in drawing.figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == ["epoch 0", f"epoch {EPOCHS[-1]}"]
+    count = final["num_valid"][0]
+    assert _column(drawing, "value", epoch=0.0) == (final["nodes"][0, :count] / 2).tolist()
+    assert _column(drawing, "weight", epoch=float(EPOCHS[-1])) == final["weights"][0, :count].tolist()
+    assert shown[0].get_xscale() == "symlog"
+    assert drawing.caption.startswith("Softmax regression on digits: spectrum of the Hessian during training")

@@ -1,0 +1,223 @@
+"""Figures and tables of `m_bn_modes`: Jacobians and Hessians in the two modes of batch norm, by sample size."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from hessflat.analysis.experiment import Drawing, Table
+from hessflat.analysis.names import number
+from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.analysis.statistics import power_law_exponent
+from hessflat.report import figures
+from hessflat.report.figures.style import (
+    GREY,
+    PALETTE,
+    STYLE,
+    append_row,
+    draw_mean_and_range,
+    letter,
+    new_columns,
+    new_figure,
+)
+
+# What is measured of J_T − J_V, in words and as the table has it.
+DIFFERENCES = {
+    "largest_entry": "largest entry",
+    "diagonal": "block ∂f(X)ᵢ/∂xᵢ",
+    "off_diagonal": "block ∂f(X)ᵢ/∂xⱼ",
+    "row": "largest row",
+    "operator": "norm of the whole",
+}
+FALLING = ("largest_entry", "diagonal", "off_diagonal")
+NETWORKS = {"mlp": "perceptron", "vgg": "VGG-11"}
+# Exponents are fitted where N is large enough for the statistics not to depend on a few examples.
+FIRST = 30
+# The paper measures Jacobian norms on 1,000 to 2,500 examples.
+LARGEST_PAPER_SAMPLE = 2_500
+
+
+def measured(run: Run, what: str = "network", step: int | None = None) -> dict[str, np.ndarray]:
+    """`network` or `layer`, a value for every N, at a step, the last one by default."""
+    return run.spectrum(f"batch_norm-{what}", step)
+
+
+def exponent_of_examples(run: Run, quantity: str, what: str = "network", step: int | None = None) -> float:
+    """The exponent of N in a quantity, fitted where N is `FIRST` or more."""
+    arrays = measured(run, what, step)
+    fitted = arrays["examples"] >= FIRST
+    if fitted.sum() < 2:
+        fitted = np.ones_like(fitted)
+    return power_law_exponent(arrays["examples"][fitted], arrays[quantity][fitted])
+
+
+def norms_apart(run: Run, step: int | None = None) -> np.ndarray:
+    """The relative difference of ‖J_T‖₂ and ‖J_V‖₂ = max_i ‖∂f(x_i)/∂x_i‖₂, for every N."""
+    arrays = measured(run, "network", step)
+    return np.abs(arrays["train_operator"] / arrays["eval_operator"] - 1)
+
+
+def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    return by_setting(finished(runs), "model.name")
+
+
+def draw(runs: Sequence[Run]) -> list[Drawing]:
+    """The differences against N, for the layer and each network; norms and λ_max in both modes."""
+    groups = by_model(runs)
+    figure, axes = new_figure(2, 3, 2.4)
+    data = new_columns("panel", "quantity", "seed", "examples", "value")
+    with matplotlib.rc_context(STYLE):
+        panels = [("layer", "layer alone", longest(groups))]
+        panels += [(name, NETWORKS.get(name, name), own) for name, own in groups.items()]
+        for axis, (panel, title, own) in zip(axes, panels, strict=False):
+            _differences(axis, data, panel, own)
+            axis.set_title(title)
+        for axis in axes[len(panels) : 3]:
+            axis.set_visible(False)
+        apart, sharp, legend = axes[3:]
+        for index, (name, own) in enumerate(groups.items()):
+            shown = Curve(data, name, own, PALETTE[index])
+            _spread(apart, shown, "norms apart", lambda run: np.maximum(norms_apart(run), 1e-8))
+            if "hessian_train" in measured(own[0]):
+                _spread(sharp, shown, "λ_max(H), train mode", lambda run: measured(run)["hessian_train"])
+                _spread(sharp, shown, "λ_max(H), eval mode", lambda run: measured(run)["hessian_eval"], "--")
+        apart.axvspan(1_000, LARGEST_PAPER_SAMPLE, color=GREY, alpha=0.2, linewidth=0)
+        apart.set_ylabel(r"$|\,\|J_T\|_2 / \|J_V\|_2 - 1\,|$")
+        sharp.set_ylabel(r"$\lambda_{\max}(H)$")
+        for axis in (*axes[: len(panels)], apart, sharp):
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            axis.set_xlabel("examples $N$")
+        _legend(legend, list(groups))
+    letter([*axes[: len(panels)], apart, sharp])
+    *of_networks, of_norms, of_sharpness = (chr(ord("b") + index) for index in range(len(groups) + 2))
+    networks = of_networks[0] if len(of_networks) == 1 else f"{of_networks[0]}) to ({of_networks[-1]}"
+    done = finished(runs)
+    caption = (
+        "Jacobians of a whole batch of N examples, outputs by inputs, with batch norm in train mode (J_T) less eval "
+        f"mode (J_V) with the statistics of the same batch: (a) a layer alone, ({networks}) after training; dashed "
+        f"1/N, dotted 1/√N. ({of_norms}) How far apart the norms of the two Jacobians are; grey: the paper's sample "
+        f"sizes. ({of_sharpness}) The largest eigenvalue of the Hessian in either mode. Rows and blocks of "
+        f"{done[0].setting('measure.blocks')} examples, norms of the whole by Lanczos iteration. Geometric means over "
+        f"{len({run.seed for run in done})} seeds; bands: their range. {figures.context(runs)}"
+    )
+    return [Drawing("modes", caption, figure, data)]
+
+
+class Curve(NamedTuple):
+    """The runs whose curve is drawn, its colour, and the columns of its numbers."""
+
+    data: dict[str, list[Any]]
+    panel: str
+    runs: Sequence[Run]
+    colour: str
+
+
+def _spread(
+    axis: Axes, shown: Curve, name: str, values_in_run: Callable[[Run], np.ndarray], linestyle: str = "-"
+) -> None:
+    """Geometric mean over seeds, and their range."""
+    sizes = measured(shown.runs[0], "layer")["examples"]
+    values = np.array([values_in_run(run) for run in shown.runs])
+    for run, row in zip(shown.runs, values, strict=True):
+        for size, value in zip(sizes, row, strict=True):
+            append_row(shown.data, shown.panel, name, run.seed, int(size), float(value))
+    draw_mean_and_range(
+        axis, sizes, values, shown.colour, True, marker=".", markersize=4, linewidth=1, linestyle=linestyle
+    )
+
+
+def _differences(axis: Axes, data: dict[str, list[Any]], panel: str, own: Sequence[Run]) -> None:
+    """The measured quantities of J_T − J_V, with guides through the first point of its blocks."""
+    what = "layer" if panel == "layer" else "network"
+    for quantity, colour in zip(DIFFERENCES, PALETTE, strict=False):
+        _spread(axis, Curve(data, panel, own, colour), quantity, lambda run, q=quantity: measured(run, what)[q])  # type: ignore[misc]
+    sizes = measured(own[0], what)["examples"]
+    height = 1.4 * np.exp(np.log([measured(run, what)["diagonal"][0] for run in own]).mean())
+    for power, style in ((1.0, "--"), (0.5, ":")):
+        axis.plot(sizes, height * (sizes / sizes[0]) ** -power, color="black", linestyle=style, linewidth=0.7)
+    axis.set_ylabel("difference of Jacobians")
+
+
+def _legend(axis: Axes, networks: Sequence[str]) -> None:
+    """The legend of the upper panels and that of the lower ones, in place of a panel."""
+    axis.axis("off")
+    lines = [Line2D([], [], color=PALETTE[i], marker=".") for i in range(len(DIFFERENCES))]
+    lines += [Line2D([], [], color="black", linestyle=style, linewidth=0.7) for style in ("--", ":")]
+    words = [
+        "largest entry",
+        r"largest $\|$block $\partial f(X)_i/\partial x_i\|_2$",
+        r"largest $\|$block $\partial f(X)_i/\partial x_j\|_2$",
+        "largest norm of a row",
+        r"$\|J_T - J_V\|_2$ of the whole",
+        "$1/N$",
+        r"$1/\sqrt{N}$",
+    ]
+    axis.add_artist(axis.legend(lines, words, loc="upper left", title="upper panels", borderaxespad=0))
+    lines = [Line2D([], [], color=PALETTE[i]) for i in range(len(networks))]
+    lines += [Line2D([], [], color="black", linestyle=style) for style in ("-", "--")]
+    words = [*(NETWORKS.get(name, name) for name in networks), "train mode", "eval mode"]
+    axis.legend(lines, words, loc="lower left", title="lower panels", borderaxespad=0, ncols=2)
+
+
+def longest(groups: dict[str, list[Run]]) -> list[Run]:
+    """The runs of the network with the largest N: the layer is the same in all."""
+    return max(groups.values(), key=lambda own: measured(own[0], "layer")["examples"][-1])
+
+
+def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Fitted exponents at the first and the last measurement, and the norms at every N; means over seeds."""
+    exponents, norms = [], []
+    groups = by_model(runs)
+    if groups:
+        own = longest(groups)
+        exponents.append(("layer alone", "–", *_exponents(own, "layer", [None] * len(own)), str(len(own))))
+    for name, own in groups.items():
+        for when, steps in {"initial": [run.metrics[0]["step"] for run in own], "trained": [None] * len(own)}.items():
+            if all(run.has_spectrum("batch_norm-network", step) for run, step in zip(own, steps, strict=True)):
+                title = NETWORKS.get(name, name)
+                exponents.append((title, when, *_exponents(own, "network", steps), str(len(own))))
+                norms += [(title, when, *row) for row in _norms(own, steps)]
+    wide = ("of", "weights", "N", "‖J_V‖₂", "‖J_T‖₂", "apart", "block of J_V", "block of J_T", "‖J_T − J_V‖₂")
+    return [
+        Table(
+            f"Exponents of N, fitted for N of {FIRST} and more, in the largest entry, block, row and the norm of "
+            "J_T − J_V. Mean ± standard deviation over seeds.",
+            ("of", "weights", *DIFFERENCES.values(), "seeds"),
+            tuple(exponents),
+        ),
+        Table(
+            "Norms of the Jacobians of the whole batch and of the largest measured block on their diagonals, and "
+            "λ_max(H), in either mode. Means over seeds.",
+            (*wide, "λ_max(H), train", "λ_max(H), eval"),
+            tuple(norms),
+        ),
+    ]
+
+
+def _exponents(runs: Sequence[Run], what: str, steps: Sequence[int | None]) -> list[str]:
+    cells = []
+    for quantity in DIFFERENCES:
+        slopes = [exponent_of_examples(run, quantity, what, step) for run, step in zip(runs, steps, strict=True)]
+        spread = f" ± {np.std(slopes, ddof=1):.3f}" if len(slopes) > 1 else ""
+        cells.append(f"{np.mean(slopes):.3f}{spread}")
+    return cells
+
+
+def _norms(runs: Sequence[Run], steps: Sequence[int | None]) -> list[tuple[str, ...]]:
+    """A row for every N."""
+    arrays = [measured(run, "network", step) for run, step in zip(runs, steps, strict=True)]
+    means = {name: np.mean([one[name] for one in arrays], axis=0) for name in arrays[0]}
+    apart = np.mean([norms_apart(run, step) for run, step in zip(runs, steps, strict=True)], axis=0)
+    rows = []
+    for index, size in enumerate(arrays[0]["examples"]):
+        whole = [number(float(means[name][index])) for name in ("eval_operator", "train_operator")]
+        rest = [number(float(means[name][index])) for name in ("eval_block", "train_block", "operator")]
+        sharp = [
+            number(float(means[name][index])) if name in means else "–" for name in ("hessian_train", "hessian_eval")
+        ]
+        rows.append((str(size), *whole, f"{100 * apart[index]:.3f} %", *rest, *sharp))
+    return rows
