@@ -35,6 +35,16 @@ def test_importing_the_library_loads_few_modules():
     assert not [name for name in modules if name.startswith(("scipy.sparse", "scipy.stats", "scipy.optimize"))]
 
 
+def test_numerics_read_nothing_of_the_system_but_free_memory():
+    paths = [*(ROOT / "hessflat" / "curvature").rglob("*.py"), ROOT / "hessflat" / "utils" / "hardware.py"]
+    assert len(paths) > 20
+    for path in paths:
+        assert "/proc" not in path.read_text(), path
+        assert path.name == "checkpoint.py" or not re.search(
+            r"\bopen\(|\.write_|np\.load|np\.save", path.read_text()
+        ), path
+
+
 @pytest.mark.long
 def test_the_wheel_runs_the_example_of_the_readme_with_jax_numpy_and_scipy_alone(tmp_path):
     source = tmp_path / "source"

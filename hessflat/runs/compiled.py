@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -80,3 +81,18 @@ def _require(config: RunConfig, because: str, settings: Mapping[str, tuple[Any, 
                 f"config.{name} must be {' or '.join(map(repr, allowed))} for data set {config.data.name!r}, "
                 f"{because}, got {value!r}"
             )
+
+
+def release_programs() -> None:
+    """Let go of compiled programs where they have taken most of the memory mappings that Linux allows a process.
+
+    XLA's CPU compiler makes hundreds for a convolutional network, and ends the process where there are no more; a
+    sweep over many networks comes to that. What is needed again is read from the cache on disk.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        taken = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return  # not Linux, which alone has this limit
+    if taken > allowed / 2:
+        jax.clear_caches()

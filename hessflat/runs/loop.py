@@ -23,7 +23,7 @@ from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.checkpoints import Position
-from hessflat.runs.compiled import Compiled, compiled, load_data
+from hessflat.runs.compiled import Compiled, compiled, load_data, release_programs
 from hessflat.runs.cost_model import Accounting, run_cost
 from hessflat.runs.jobs import (
     Job,
@@ -38,7 +38,6 @@ from hessflat.runs.jobs import (
 )
 from hessflat.runs.schema import RunConfig
 from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
-from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_arrays
 from hessflat.utils.progress import Reporter
@@ -64,7 +63,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
             with locked(chunk), failures_recorded(chunk):
                 for last, some in unfinished_by_last_step(chunk, reporter).items():
                     train_and_measure(some, last, compiled(some[0].config), reporter)
-            hardware.release_programs()
+            release_programs()
     return len(groups)
 
 

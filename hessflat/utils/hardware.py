@@ -40,21 +40,6 @@ def num_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
-def release_programs() -> None:
-    """Let go of compiled programs where they have taken most of the memory mappings that Linux allows a process.
-
-    XLA's CPU compiler makes hundreds for a convolutional network, and ends the process where there are no more; a
-    sweep over many networks comes to that. What is needed again is read from the cache on disk.
-    """
-    try:
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-        taken = Path("/proc/self/maps").read_bytes().count(b"\n")
-    except OSError:
-        return  # not Linux, which alone has this limit
-    if taken > allowed / 2:
-        jax.clear_caches()
-
-
 def require_bytes(needed: int, what: str, instead: str) -> None:
     """Refuse what does not fit.
 
