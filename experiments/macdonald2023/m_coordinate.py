@@ -110,12 +110,12 @@ def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
     verdict: Verdict = "fails" if off else "holds"
     explanation = f"{6 - len(off)} of 6 means agree with the paper's; off: {', '.join(off)}" if off else "all six agree"
     slopes = {net.start: [steepest(run) for run in good[net].values()] for net in nets}
-    told_slopes = ", ".join(
+    slope_texts = ", ".join(
         f"{number(float(np.mean(slopes[net.start])), 3)} from {net.start} frequencies "
         f"(p = {number(welch_p_value(slopes[net.start], *PAPER[net][0], TRIALS), 2)})"
         for net in nets
     )
-    explanation += f"; the paper's Jacobian norms against the largest slopes anywhere on [0, 1]: {told_slopes}"
+    explanation += f"; the paper's Jacobian norms against the largest slopes anywhere on [0, 1]: {slope_texts}"
     return Evidence("; ".join(means), f"p of Welch's test at {LEVEL:g}", trials, verdict, explanation)
 
 

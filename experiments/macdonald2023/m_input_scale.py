@@ -86,11 +86,11 @@ def _table(runs: Sequence[Run], activation: str) -> Table:
         cells = [number(scale)]
         for metric in COLUMNS.values():
             if metric == "train_loss":
-                cells.append(_told([run.final(metric) for run in own]))
+                cells.append(_mean_text([run.final(metric) for run in own]))
             else:
                 cells += [
-                    _told([first_value(run, metric) for run in own]),
-                    _told([largest_value(run, metric) for run in own]),
+                    _mean_text([first_value(run, metric) for run in own]),
+                    _mean_text([largest_value(run, metric) for run in own]),
                 ]
         rows.append((*cells, str(len(own))))
     header = ["input scale"]
@@ -103,7 +103,7 @@ def _table(runs: Sequence[Run], activation: str) -> Table:
     return Table(caption, (*header, "trials"), tuple(rows))
 
 
-def _told(values: Sequence[float]) -> str:
+def _mean_text(values: Sequence[float]) -> str:
     mean = number(float(np.mean(values)), 3)
     return mean if len(values) < 2 else f"{mean} ± {number(float(np.std(values, ddof=1)), 2)}"
 

@@ -85,7 +85,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         cells += [number(paper.mean, 3), number(float(np.mean([one.mean for one in counts])), 3)]
         for method in METHODS:
             ours = [getattr(one, method) for one in counts]
-            cells += [_told([getattr(paper, method)], row.blobs), _told(ours, row.blobs)]
+            cells += [_counts_text([getattr(paper, method)], row.blobs), _counts_text(ours, row.blobs)]
         cells += [number(paper.cutoff, 2), number(float(np.median([one.cutoff for one in counts])), 2)]
         rows.append(tuple(cells))
     header = ["algorithm", "activation", "covariance", "blobs"]
@@ -98,7 +98,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     return [Table(caption, tuple(header), tuple(rows))]
 
 
-def _told(counts: Sequence[int | None], blobs: int) -> str:
+def _counts_text(counts: Sequence[int | None], blobs: int) -> str:
     return ", ".join("–" if one is None else f"{one}{'' if abs(one - blobs) <= 1 else '*'}" for one in counts)
 
 

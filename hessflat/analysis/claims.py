@@ -4,7 +4,8 @@ A rule holds when the interval lies wholly on the claimed side, fails when it li
 undecided otherwise; with fewer than two seeds it is always undecided, for one seed has no spread to judge by.
 Runs that diverged, failed or are still running never decide; each rule says which ones it left out.
 
-A `statistic` is a number of one run, as a function of it.
+A `statistic` is a number of one run, as a function of it. The module is long because its rules stand one after another,
+each to be read by itself.
 """
 
 import math
