@@ -113,6 +113,11 @@ def test_a_folder_of_something_else_is_refused(op, tmp_path):
         cv.lanczos(op, KEY, 10, folder=tmp_path)
 
 
+def test_two_places_are_refused(op, tmp_path):
+    with pytest.raises(InputError, match="give folder or checkpoint, not both"):
+        cv.lanczos(op, KEY, 10, folder=tmp_path, checkpoint=in_memory({}))
+
+
 def test_a_short_basis_is_refused(op, tmp_path):
     cv.lanczos(op, KEY, 10, folder=tmp_path)
     (tmp_path / "probe-000.rows").write_bytes(b"1234")

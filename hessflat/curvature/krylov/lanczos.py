@@ -120,6 +120,8 @@ def lanczos(
     if options.stores_basis:
         basis.require_memory(op.size, op.dtype, options.num_steps, storage, hardware.platform(op))
     if folder is not None:
+        if checkpoint is not None:
+            raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
         checkpoint = in_folder(Path(folder), measurement_id(op, *settings))
     if together is None:
