@@ -271,8 +271,8 @@ _INTRODUCTION = """# Settings
 
 Every setting of a run, with the default that fixes its type. On a command line it is written
 `--config.NAME=VALUE`, tuples as `--config.model.mlp.hidden=(64,32)`; `python -m hessflat settings` prints the same
-list. A block such as `optim.adam` holds the settings of one builder; changing them is refused unless that builder
-is the one that `optim.name` chooses.
+list. A block such as `optim.adam` holds the settings of one builder; on a command line they are refused unless that
+builder is the one that `optim.name` chooses.
 
 This page is made from the schema: `.venv/bin/python tests/test_docs.py` rewrites it.
 """

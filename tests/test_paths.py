@@ -27,6 +27,17 @@ def test_a_lanczos_of_ten_steps_enters_ten_files_and_twelve_calls():
     assert functions <= 110  # so that files are not fewer for being harder to read
 
 
+@pytest.mark.slow
+def test_a_smoke_run_of_g_mlp_goes_eighteen_calls_deep():
+    result = subprocess.run(
+        [sys.executable, "-c", COUNT.replace("lanczos_of_ten_steps", "smoke_run")],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    files, _, chain = json.loads(result.stdout.splitlines()[-1])
+    assert len(files) <= 52, files
+    assert len(chain) <= 18, chain
+
+
 def test_what_is_counted():
     counted = paths.measure(lambda: [(lambda: paths.main.__doc__)() for _ in range(2)])
     assert counted == paths.Paths((), 0, ())  # nothing of the package, whatever else is called
