@@ -1,6 +1,7 @@
 """Every configuration and every experiment at scale smoke, end to end, and reports redrawn without training."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,9 @@ def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
     jobs[1].folder.mkdir(parents=True)
     with run_folder.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
         pool.run_all(jobs, silent(), "2")
+    for process in multiprocessing.active_children():
+        process.join(30)
+        assert process.exitcode is not None, "a process goes on with a run that nobody waits for"
 
 
 @pytest.mark.slow

@@ -145,6 +145,7 @@ def test_with_a_damaged_checkpoint_runs_go_on_from_the_one_before(tmp_path):
     assert [(folder / "checkpoints" / "damaged-10").is_dir() for folder in folders] == [True, False]
 
 
+@pytest.mark.slow
 def test_measure_again_with_other_settings(finished, capsys):
     measure.main([f"--run={finished}", "--steps=0,50", "--config.measure.probes=3"])
     folder = Path(capsys.readouterr().out.strip())

@@ -55,6 +55,7 @@ def test_moments_follow_the_scale_of_the_operator():
     assert_allclose(tiny.frobenius.standard_error, 1e-30 * whole.frobenius.standard_error, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_loops_agree():
     params, batch = conv_problem()
     op = cv.hessian(conv_loss, params, cv.Batches(batch, 5))

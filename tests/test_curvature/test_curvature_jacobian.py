@@ -100,6 +100,7 @@ def test_a_saturated_softmax_is_not_lost_in_rounding():
         assert_allclose(found.values, 200 * np.exp(-60), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_convolutions_in_batches():
     params, batch = conv_problem(7)
     whole = cv.jacobian_norms(apply_conv, params, batch["x"])

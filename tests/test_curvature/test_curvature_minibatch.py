@@ -113,6 +113,7 @@ def test_variance_of_products_is_that_of_sampling_without_replacement(batch_size
     assert (found.num_products, found.samples.shape, found.precision) == (301, (300,), "highest")
 
 
+@pytest.mark.slow
 def test_all_the_data_are_one_mini_batch_without_variance():
     params, batch = mlp_params(6, 5, 4), examples(11, 6, 4)
     op = cv.hessian(loss, params, batch) - 0.5 * cv.gauss_newton(predict, criterion, params, batch) + 0.1

@@ -174,6 +174,7 @@ def test_an_operator_is_its_matrix_whatever_the_batch_size(kind, case, seed, a, 
         assert_allclose(problem.flat(tree), av, atol=atol)
 
 
+@pytest.mark.slow
 @few(12)
 @given(case=cases, seed=seeds, a=numbers, b=numbers, shift=numbers)
 def test_sums_multiples_and_shifts_are_those_of_the_matrices(case, seed, a, b, shift):

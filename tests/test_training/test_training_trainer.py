@@ -156,13 +156,10 @@ NORMALISED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "extra"),
-    [
-        (2, EVERYTHING),
-        pytest.param(8, EVERYTHING, marks=pytest.mark.slow),
-        pytest.param(2, NORMALISED, marks=pytest.mark.slow),
-    ],
+    [(2, EVERYTHING), (8, EVERYTHING), (2, NORMALISED)],
     ids=["everything on 2", "everything on 8", "batch norm on 2"],
 )
 def test_a_run_is_the_same_on_several_devices(devices, extra):
