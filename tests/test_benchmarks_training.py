@@ -21,7 +21,7 @@ from benchmarks.training.workloads import (
     chosen,
 )
 from hessflat import models
-from hessflat.config.validators import settings_of
+from hessflat.config.validators import builder_settings
 from hessflat.models import MODELS
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
@@ -154,7 +154,7 @@ def test_workloads_are_models_with_known_settings():
     assert [workload.id for workload in chosen(["precision", "mlp"])] == ["precision-resnet", "precision-wide", "mlp"]
     for workload in WORKLOADS.values():
         network = NETWORKS[workload.network]
-        assert set(network.settings_at("smoke")) <= set(settings_of(MODELS[network.model]))
+        assert set(network.settings_at("smoke")) <= set(builder_settings(MODELS[network.model]))
 
 
 @pytest.mark.parametrize("argument", ["--only=lstm", "--repeats=0", "--scale=huge", "--config.a=1", "--peers=torch"])

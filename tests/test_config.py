@@ -120,4 +120,4 @@ def test_every_setting_says_what_it_means():
 
 def test_setting_that_a_sweep_varies_is_refused():
     with pytest.raises(InputError, match=r"config\.seed is what the sweep of configs/granziol2020/g_mlp\.py varies"):
-        sweep.configs_of(G_MLP, ["--config.seed=7"])
+        sweep.sweep_configs(G_MLP, ["--config.seed=7"])

@@ -21,7 +21,7 @@ CONFIGS = sorted(Path("configs").rglob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_config_is_valid_at_every_scale(path, scale):
-    for chosen in sweep.configs_of(f"{path}:{scale}"):
+    for chosen in sweep.sweep_configs(f"{path}:{scale}"):
         assert chosen.scale == scale
 
 
@@ -110,7 +110,7 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
 @pytest.mark.slow
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
     little = {"train.epochs": 1, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4, "measure.jacobian": "never"}
-    chosen = [schema.replace(c, little) for c in sweep.configs_of("g_mlp:smoke")]
+    chosen = [schema.replace(c, little) for c in sweep.sweep_configs("g_mlp:smoke")]
     alone, together, continued = tmp_path / "alone", tmp_path / "together", tmp_path / "continued"
     pool.run_all(make_jobs(chosen, alone), silent(), "1")
     said = pool.run_all(make_jobs(chosen, together), silent(), "2")
@@ -138,7 +138,7 @@ def test_a_process_takes_what_it_has_compiled_then_what_no_other_has():
 
 @pytest.mark.slow
 def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
-    chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.configs_of("g_mlp:smoke")]
+    chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.sweep_configs("g_mlp:smoke")]
     jobs = make_jobs(chosen, tmp_path)
     jobs[1].folder.mkdir(parents=True)
     with run_folder.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):

@@ -21,14 +21,14 @@ def arguments(tmp_path, names=TWO, *others):
 
 
 def test_operations_of_a_gradient_are_those_of_its_matrix_products():
-    config = sweep.configs_of("g_logistic:paper")[0]
+    config = sweep.sweep_configs("g_logistic:paper")[0]
     found = run_cost(config, Throughput(1e9, 0.0))
     assert found.num_params == 7_850
     assert found.num_steps == 352_000
     # Outputs and the gradient of the weights, each 2 · 784 · 10 operations, in each of 1,000 epochs of 45,000 examples.
     training = 4 * 7_840 * 45_000 * 1_000 / 1e9
     assert training < found.total_seconds()
-    config = sweep.configs_of("g_logistic_scaling:paper")[0]
+    config = sweep.sweep_configs("g_logistic_scaling:paper")[0]
     measured = ("measure.spectra", "measure.jacobian", "measure.performance")
     without = schema.replace(config, dict.fromkeys(measured, "never"))
     assert run_cost(without, Throughput(1e9, 0.0)).total_seconds() == pytest.approx(training / 20, rel=0.05)
@@ -37,10 +37,10 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
 
 
 def test_a_plan_knows_the_sizes_that_a_run_has():
-    config = sweep.configs_of("g_mlp:smoke")[0]
+    config = sweep.sweep_configs("g_mlp:smoke")[0]
     found, trainer = run_cost(config, Throughput(1e9, 0.0)), compiled(config).trainer
     assert (found.num_params, found.num_steps) == (trainer.num_params, trainer.num_steps)
-    cifar = sweep.configs_of("m_regularisers:paper")[0]
+    cifar = sweep.sweep_configs("m_regularisers:paper")[0]
     assert data_shape(cifar) == (45_000, (32, 32, 3), 10, True)
 
 
@@ -98,7 +98,7 @@ def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, mon
 def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
     planned = reproduce.plan([experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path)
     assert [len(jobs) for _, jobs in planned] == [
-        len(make_jobs(sweep.configs_of("s_spectrum:smoke"), tmp_path)),
+        len(make_jobs(sweep.sweep_configs("s_spectrum:smoke"), tmp_path)),
         0,
     ]
 

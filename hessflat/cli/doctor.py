@@ -19,11 +19,11 @@ def main(argv: Sequence[str]) -> None:
     """Print a line for each thing looked at; a wrong product ends with status 2."""
     if argv:
         raise InputError(f"doctor takes no arguments, got {argv[0]!r}")
-    found = run_folder.environment()
+    here = run_folder.environment()
     lines = {
-        "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
-        "device": found["device"],
-        "code": found["git_commit"],
+        "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
+        "device": here["device"],
+        "code": here["git_commit"],
         "built-in data": ", ".join(data.SOURCES),
         "prepared data": ", ".join(data.prepared_names()) or 'none; run: make data DATASETS="mnist"',
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",

@@ -39,7 +39,7 @@ def load(name: str) -> Experiment:
 
 def make_jobs(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
     """The runs that answer the experiment's question at a scale."""
-    return jobs.make_jobs(sweep.configs_of(f"{experiment.config}:{scale}"), root)
+    return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}"), root)
 
 
 def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
@@ -80,9 +80,9 @@ def main(argv: Sequence[str]) -> None:
     root, out = Path(own["root"]), Path(own["out"])
     # Experiments may ask different questions of the same runs.
     by_folder = {job.folder: job for experiment in experiments for job in make_jobs(experiment, own["scale"], root)}
-    wanted = list(by_folder.values())
-    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in wanted)) as reporter:
-        pool.run_all(wanted, reporter, own["workers"])
+    planned = list(by_folder.values())
+    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in planned)) as reporter:
+        pool.run_all(planned, reporter, own["workers"])
     entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}
     shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]

@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     """`--config.measure.NAME=VALUE` changes how, or what: all is measured whose timetable is not `never`.
 
     `--steps=all`, `last` or `0,100` says which checkpoints. The run may still be running. Results go to
-    `<run>/measurements/<hash8>/`, named by the settings, beside the run's own; what is there already is kept and not
+    `<run>/measurements/<hash8>/`, named by the settings, beside the run's own; what is there already stays and is not
     measured again.
     """
     own, settings = app.parse_flags(argv, {"run": None, "steps": "all"})
@@ -40,12 +40,12 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(
             out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
         )
-        wanted = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
+        steps = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
         done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
-        with progress.reporting(len(wanted)) as reporter:
-            for step in wanted:
+        with progress.reporting(len(steps)) as reporter:
+            for step in steps:
                 if step not in done:
-                    # What is searched for is found anew, for the operators that are wanted now.
+                    # Eigenvectors are searched for from nothing, for the operators that are measured this time.
                     state = checkpoints.stored_position(stored, shared.trainer, manager, step).state
                     first_params = partial(checkpoints.first_params, Job(stored, folder.absolute()), shared.trainer)
                     measured = loop.make_eval_state(

@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> None:
     """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
     own, named = experiment.parse(argv, {"exp": "", "dry": "0"})
     require_known("value of --dry", [own["dry"]], ("0", "1"))
-    wanted = named or [experiment.load(name) for name in experiment.names()]
-    planned = plan(wanted, own["scale"], Path(own["root"]))
+    chosen = named or [experiment.load(name) for name in experiment.names()]
+    planned = plan(chosen, own["scale"], Path(own["root"]))
     if own["dry"] == "1":
         dry(planned, own["scale"], Path(own["out"]))
     else:
@@ -76,7 +76,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
             jax.clear_caches()
     entries = experiment.report_all(root, out)
     ran = {one.id for one, _ in planned}
-    judged = [(found, judge(found)) for found in entries if found.scale == scale and found.experiment.id in ran]
+    judged = [(entry, judge(entry)) for entry in entries if entry.scale == scale and entry.experiment.id in ran]
     print(as_text(summary(judged, taken)))
     print(f"\n{beside([record for _, records in judged for record in records], published())}\n")
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")
@@ -88,15 +88,15 @@ def summary(judged: Sequence[tuple[StoredExperiment, Sequence[Record]]], taken: 
     """A row for each experiment: the paper, how many claims have each verdict, and the seconds taken this time."""
     rows = [
         (
-            found.experiment.paper,
-            found.experiment.id,
-            str(len(found.runs)),
+            entry.experiment.paper,
+            entry.experiment.id,
+            str(len(entry.runs)),
             tally(records),
-            progress.clock(taken[found.experiment.id]) if found.experiment.id in taken else "–",
+            progress.clock(taken[entry.experiment.id]) if entry.experiment.id in taken else "–",
         )
-        for found, records in judged
+        for entry, records in judged
     ]
-    runs = sum(len(found.runs) for found, _ in judged)
+    runs = sum(len(entry.runs) for entry, _ in judged)
     every = tally(record for _, records in judged for record in records)
     rows.append(("", "all", str(runs), every, progress.clock(sum(taken.values()))))
     return Table(
@@ -120,15 +120,15 @@ def beside(records: Sequence[Record], others: Sequence[Record]) -> str:
         for record in known
         if record["verdict"] != before[_claim(record)]
     ]
-    told = f"{len(known) - len(rows)} of {len(known)} verdicts are those of {PUBLISHED.parent}."
+    caption = f"{len(known) - len(rows)} of {len(known)} verdicts are those of {PUBLISHED.parent}."
     if len(known) < len(records):
-        told += f" {len(records) - len(known)} claims have none there."
+        caption += f" {len(records) - len(known)} claims have none there."
     if not rows:
-        return told
-    told += (
+        return caption
+    caption += (
         " Processors round differently, and after some hundred steps that makes other networks, as another seed does."
     )
-    return as_text(Table(told, ("experiment", "claim", "there", "here"), tuple(rows)))
+    return as_text(Table(caption, ("experiment", "claim", "there", "here"), tuple(rows)))
 
 
 def _claim(record: Record) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
 
-def configs_of(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
+def sweep_configs(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
     """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
     path, scale = config.split_target(target)
     base = config.from_command_line(target, settings)
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
     """
     own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "workers": "auto"})
-    jobs = make_jobs(configs_of(own["config"], settings), Path(own["root"]))
+    jobs = make_jobs(sweep_configs(own["config"], settings), Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         compiled = pool.run_all(jobs, reporter, own["workers"])
     for job in jobs:

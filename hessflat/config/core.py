@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from hessflat.config.validators import Rule, Setting, one_of, require, settings_of
+from hessflat.config.validators import Rule, Setting, builder_settings, one_of, require
 from hessflat.utils.errors import InputError, nearest
 
 Schema = Mapping[str, "Setting | Schema"]
@@ -44,8 +44,12 @@ def builders(registry: Mapping[str, Callable], rule: Rule | None = None) -> Buil
 
 
 def make_block(name: str, settings: Mapping[str, Setting], module: str, *bases: type) -> Any:
-    """A dataclass as one writes it by hand, of settings that are registered elsewhere; `module` is where it stands."""
-    fields = [(key, Annotated[type(own.default), own.rule, own.doc], own.default) for key, own in settings.items()]
+    """A dataclass as one writes it by hand, of settings that are registered elsewhere; `module` is where it stands.
+
+    Settings that a base declares are those of the base.
+    """
+    own = {key: setting for key, setting in settings.items() if not any(hasattr(base, key) for base in bases)}
+    fields = [(key, Annotated[type(one.default), one.rule, one.doc], one.default) for key, one in own.items()]
     made = dataclasses.make_dataclass(name, fields, bases=bases, frozen=True)
     made.__module__ = module  # so that it can be pickled
     return made
@@ -59,7 +63,7 @@ def schema(cls: type) -> Schema:
             entries[name] = schema(inner)
             continue
         if isinstance(rule, Builders):
-            entries |= {key: own for key, builder in rule.registry.items() if (own := settings_of(builder))}
+            entries |= {key: own for key, builder in rule.registry.items() if (own := builder_settings(builder))}
             rule = rule.rule
         entries[name] = Setting(default, rule, doc)
     return entries
@@ -88,7 +92,7 @@ def freeze(config: ConfigDict, cls: type[Block], prefix: str = "config") -> Bloc
         allowed = rule.rule if isinstance(rule, Builders) else rule
         values[name] = _checked(f"{prefix}.{name}", config[name], Setting(default, allowed, doc))
         if isinstance(rule, Builders) and values[name] in rule.registry:
-            own, at = settings_of(rule.registry[values[name]]), f"{prefix}.{values[name]}"
+            own, at = builder_settings(rule.registry[values[name]]), f"{prefix}.{values[name]}"
             chosen = config[values[name]] if own else {}
             values["settings"] = tuple((key, _checked(f"{at}.{key}", chosen[key], own[key])) for key in own)
     return cls(**values)

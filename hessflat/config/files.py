@@ -1,4 +1,4 @@
-"""Configuration files, found by their id, and the `--config.name=value` arguments that change what they hold."""
+"""Configuration files by their id, and the `--config.name=value` arguments that change what they hold."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -56,8 +56,8 @@ def load_module(path: str | Path, *needed: str) -> ModuleType:
     if path.suffix != ".py":
         raise InputError(f"expected a Python file such as configs/granziol2020/g_mlp.py, got {path}")
     if not path.is_file():
-        found = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise InputError(f"no file {path}; {nearest(str(path), found) if found else 'run from the project folder'}")
+        others = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise InputError(f"no file {path}; {nearest(str(path), others) if others else 'run from the project folder'}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, path
     assert spec.loader is not None, path

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config.validators import at_least, below, one_of, positive, require, settings_of
+from hessflat.config.validators import at_least, below, builder_settings, one_of, positive, require
 from hessflat.data import cache
 from hessflat.data.scaling import SCALINGS, Affine, apply
 from hessflat.data.sources import SOURCES, Source, Split
@@ -81,7 +81,7 @@ def load(
         "order": order,
         "split_seed": split_seed,
     }
-    for key, setting in settings_of(load).items():
+    for key, setting in builder_settings(load).items():
         require(f"data.{key}", given[key], setting.rule)
     source, source_checksum = _source(name, source_settings or {})
     _check(name, source)
@@ -125,7 +125,7 @@ def load(
 def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
     """The raw arrays of `name` with the checksum of all of them."""
     if name in SOURCES:
-        known = settings_of(SOURCES[name])
+        known = builder_settings(SOURCES[name])
         _require_settings(name, settings, known)
         for key, value in settings.items():
             require(f"{name}.{key}", value, known[key].rule)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any
 
-from hessflat.config.validators import Setting, settings_of, timetable
+from hessflat.config.validators import Setting, builder_settings, timetable
 from hessflat.measures.eval_state import EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.measures.operators import OPERATORS
@@ -55,7 +55,7 @@ def measure_settings() -> dict[str, Setting]:
     derived = {name: Setting(one.due, timetable, f"when {one.doc}") for name, one in MEASURES.items()}
     builders: list[Callable] = [Protocol, *(one.compute for one in MEASURES.values())]
     for builder in builders:
-        for name, setting in settings_of(builder).items():
+        for name, setting in builder_settings(builder).items():
             if derived.setdefault(name, setting) != setting:
                 raise TypeError(f"two measures define the setting measure.{name}, and not alike")
     return derived
@@ -81,4 +81,4 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
 
 
 def _taken(builder: Callable, settings: Any) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings_of(builder)}
+    return {name: getattr(settings, name) for name in builder_settings(builder)}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import require, settings_of
+from hessflat.config.validators import builder_settings, require
 from hessflat.models.layers import BatchNormLayer, Normalisation
 from hessflat.models.layerwise import Layer, apply_by_layer
 from hessflat.utils.errors import require_known
@@ -67,7 +67,7 @@ def build(name: str, num_classes: int, **settings: Any) -> Model:
     The same object each time, so that what is compiled for one run serves all runs of the same network.
     """
     require_known("model", [name], MODELS)
-    known = settings_of(MODELS[name])
+    known = builder_settings(MODELS[name])
     require_known(f"setting of {name}", settings, known)
     for setting, value in settings.items():
         require(f"model.{name}.{setting}", value, known[setting].rule)

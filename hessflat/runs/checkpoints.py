@@ -19,7 +19,7 @@ from hessflat.measures import make_protocol
 from hessflat.measures.sharpness import no_starts
 from hessflat.runs import run_folder
 from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import Job, finished_manifest, named_run
+from hessflat.runs.jobs import Job, due_at_end, finished_manifest, named_run
 from hessflat.runs.schema import RunConfig, from_plain
 from hessflat.training import sharding
 from hessflat.training.step import TrainState
@@ -42,7 +42,7 @@ def initial_position(config: RunConfig, trainer: Trainer) -> Position:
 
 def new_position(config: RunConfig, state: TrainState) -> Position:
     """A state for which no eigenvectors are known yet."""
-    if config.measure.sharpness == "never":
+    if "sharpness" not in due_at_end(config):
         return Position(state, {})
     return Position(state, no_starts(make_protocol(config.measure), state.params, state.batch_stats))
 
@@ -126,12 +126,12 @@ def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
     """Drop what was logged after `step`; what is left must have every measurement up to it."""
     for name in ("metrics.jsonl", "eval.jsonl"):
         run_folder.truncate_lines(folder / name, -1 if step is None else step)
-    found = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
-    missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in found]
+    logged = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
+    missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in logged]
     if missing:
         raise InputError(
             f"{folder / 'metrics.jsonl'} should hold the measurements of steps {missing} that the checkpoint of step "
-            f"{step} stands on, but holds {found}; move {folder} away and run again"
+            f"{step} stands on, but holds {logged}; move {folder} away and run again"
         )
 
 
@@ -146,10 +146,10 @@ def open_all(jobs: Sequence[Job]) -> Iterator[list[Any]]:
             manager.close()
 
 
-def save_position(config: RunConfig, kept: Collection[int], manager: Any, step: int, position: Position) -> None:
-    """Save a position, and remove all but the last few checkpoints that are not `kept`."""
+def save_position(config: RunConfig, stays: Collection[int], manager: Any, step: int, position: Position) -> None:
+    """Save a position, and remove all but the last few checkpoints that are not in `stays`."""
     save(manager, step, position)
-    replaceable = [saved for saved in steps(manager) if saved not in kept]
+    replaceable = [saved for saved in steps(manager) if saved not in stays]
     for saved in replaceable[: -config.checkpoint.last]:
         manager.delete(saved)
 
@@ -234,9 +234,9 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     except Exception as error:  # orbax raises whatever its storage layer raised
         raise _damaged(where, error) from error
     if differing := difference(stored, shapes(like)):
-        name, found, wanted = differing
+        name, here, expected = differing
         raise InputError(
-            f"{where} is of another model or optimiser: {name} should be {wanted}, is {found}; "
+            f"{where} is of another model or optimiser: {name} should be {expected}, is {here}; "
             "use the configuration it was made with"
         )
     try:

@@ -39,7 +39,7 @@ def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     """The jobs of checked configurations; two equal ones are refused, for they would share a folder."""
     if not configs:
         raise InputError("the sweep is empty; get_sweep must return at least one entry (an empty one changes nothing)")
-    jobs = [Job(c, run_folder.path_of(plain(c), identity(c), root)) for c in configs]
+    jobs = [Job(c, run_folder.path_for(plain(c), identity(c), root)) for c in configs]
     seen: set[Path] = set()
     for job in jobs:
         if job.folder in seen:
@@ -50,11 +50,11 @@ def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
 
 def reserve(job: Job) -> None:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
-    found = run_folder.read_config(job.folder)
-    if found is None:
+    stored = run_folder.read_config(job.folder)
+    if stored is None:
         run_folder.reserve(job.folder, plain(job.config))
         return
-    ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(found)))
+    ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(stored)))
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if differing:
         raise InputError(
@@ -84,7 +84,7 @@ def chunks(group: list[Job]) -> list[list[Job]]:
 def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, frozenset[str]]:
     """What is measured at which step of a run that ends at step `last`, steps in increasing order."""
     steps = {name: set(timetable_steps(getattr(config.measure, name), steps_per_epoch, last)) for name in MEASURES}
-    union = sorted({step for found in steps.values() for step in found} | {last})
+    union = sorted({step for due in steps.values() for step in due} | {last})
     return {step: frozenset(name for name in MEASURES if step in steps[name]) for step in union}
 
 
@@ -111,8 +111,8 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     one text serves every seed of a sweep. Raises `InputError` where that is `job` itself.
     """
     name, at = flatten(plain(job.config))[setting], ""
-    if setting == "train.from_run" and (found := re.fullmatch(r"(.*)@([\w,]*)", name)):
-        name, at = found.groups()
+    if setting == "train.from_run" and (match := re.fullmatch(r"(.*)@([\w,]*)", name)):
+        name, at = match.groups()
     if name.partition("=")[0].strip() not in flatten(thaw(job.config)):
         return OtherRun(Path(name), at) if name else None
     # A comma also stands in tuples; between settings a name and = follow it.
@@ -121,7 +121,7 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     other = freeze(with_arguments(thaw(alone), settings))
     if other == alone:
         raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
-    return OtherRun(run_folder.path_of(plain(other), identity(other), job.folder.parents[1]), at)
+    return OtherRun(run_folder.path_for(plain(other), identity(other), job.folder.parents[1]), at)
 
 
 def finished_manifest(folder: Path, setting: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def levels(jobs: Sequence[Job]) -> list[list[Job]]:
     for folder, job in by_folder.items():
         named = [other.folder.resolve() for setting in NAMING if (other := named_run(job, setting))]
         needed[folder] = {other for other in named if other in by_folder}
-    found: list[list[Job]] = []
+    ordered: list[list[Job]] = []
     left = dict(needed)
     while left:
         ready = [folder for folder, others in left.items() if not others & left.keys()]
@@ -151,6 +151,6 @@ def levels(jobs: Sequence[Job]) -> list[list[Job]]:
                 f"{next(iter(left.values())).pop()} needs itself to be finished: see config.train.from_run and "
                 "config.stop.with_run of the runs that it names; let one of them name another run"
             )
-        found.append([by_folder[folder] for folder in ready])
+        ordered.append([by_folder[folder] for folder in ready])
         left = {folder: others for folder, others in left.items() if folder not in ready}
-    return found
+    return ordered

@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
     measured: Mapping[int, frozenset[str]]  # measures by step
     evaluated: frozenset[int]  # steps at which the whole training split is evaluated
-    kept: frozenset[int]  # steps whose checkpoints stay
+    stored: frozenset[int]  # steps whose checkpoints stay
 
 
 def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
@@ -109,9 +109,9 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> dict[int
 def make_plan(config: RunConfig, trainer: Trainer, last: int) -> Plan:
     """What a run of `config` does on its way to step `last`."""
     measured = due_at(config, trainer.steps_per_epoch, last)
-    kept = [step for step, names in measured.items() if "spectra" in names]
+    stored = [step for step, names in measured.items() if "spectra" in names]
     keeps = config.checkpoint.keep == "measured"
-    return Plan(measured, frozenset(steps_to_evaluate(config, last)), frozenset(kept if keeps else ()))
+    return Plan(measured, frozenset(steps_to_evaluate(config, last)), frozenset(stored if keeps else ()))
 
 
 def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
@@ -157,7 +157,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
 
         def save(step: int, runs: Sequence[int]) -> None:
             for run in runs:
-                checkpoints.save_position(config, plan.kept, managers[run], step, positions[run])
+                checkpoints.save_position(config, plan.stored, managers[run], step, positions[run])
 
         at = start or 0
         for step in (step for step in sorted({*plan.measured, *plan.evaluated}) if start is None or step >= start):
@@ -187,7 +187,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     if measurement.starts is not None:
                         positions[run] = positions[run]._replace(starts=measurement.starts)
                     accounting.measured(run, names)
-                    if step in plan.kept or ends:
+                    if step in plan.stored or ends:
                         save(step, [run])
                 if ends:
                     _end(jobs[run], "done", step, reason)
@@ -196,7 +196,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
             if not active:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
-            if step != start and step not in plan.kept and is_due():
+            if step != start and step not in plan.stored and is_due():
                 save(step, active)
 
 

@@ -36,14 +36,14 @@ class Chunk(NamedTuple):
 
 def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
     """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
-    wanted = _number(workers)
+    processes = _number(workers)
     for job in jobs:
         reserve(job)
-    told = [_run_wave(wave, reporter, wanted) for wave in levels(jobs)]
-    return f"{len(jobs)} runs, " + "; then ".join(told)
+    compilations = [_run_level(level, reporter, processes) for level in levels(jobs)]
+    return f"{len(jobs)} runs, " + "; then ".join(compilations)
 
 
-def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> str:
+def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None) -> str:
     """Runs that need no other of them finished."""
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
@@ -57,7 +57,7 @@ def _run_wave(jobs: Sequence[Job], reporter: Reporter, wanted: int | None) -> st
     if unfinished:
         # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same
         # command must give every run the same share, first time or continued.
-        count = min(_affordable(groups) if wanted is None else wanted, len(done) + len(unfinished))
+        count = min(_affordable(groups) if processes is None else processes, len(done) + len(unfinished))
     if count > 1:
         _run_in_processes(unfinished, reporter, count)
     else:

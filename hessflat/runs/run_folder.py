@@ -40,7 +40,7 @@ PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "m
 FORMAT = 1
 
 
-def path_of(settings: Mapping[str, Any], identity: str, root: Path) -> Path:
+def path_for(settings: Mapping[str, Any], identity: str, root: Path) -> Path:
     """`root/<experiment>/<name>-<identity>` of nested settings: what is swept in words, the rest hashed."""
     name = (
         f"{settings['scale']}-{settings['model']['name']}-{settings['data']['name'].replace('/', '_')}"

@@ -14,9 +14,9 @@ from hessflat.config.validators import (
     Rule,
     anything,
     at_least,
+    builder_settings,
     one_of,
     positive,
-    settings_of,
 )
 from hessflat.data import SOURCES, load
 from hessflat.training.config import TrainingConfig
@@ -33,8 +33,9 @@ class _Source:
     settings: Settings = ()
 
 
-DataConfig = configuration.make_block("DataConfig", settings_of(load), __name__, _Source)
-MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_settings(), __name__)
+DataConfig = configuration.make_block("DataConfig", builder_settings(load), __name__, _Source)
+# Each measure registers its settings; the protocol that all of them share is typed.
+MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_settings(), __name__, measures.Protocol)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RunConfig(TrainingConfig):
     experiment: Annotated[str, _folder_name, "folder under runs/ that the run belongs to"] = "unnamed"
     scale: Annotated[str, one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: as published"] = "small"
     data: Any = field(default_factory=DataConfig)
-    measure: Any = field(default_factory=MeasureConfig)
+    measure: measures.Protocol = field(default_factory=MeasureConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: Annotated[
         str,
