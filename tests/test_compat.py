@@ -121,6 +121,60 @@ def test_an_equation_takes_other_parameters():
     assert equation.params["reverse"] is False
 
 
+def test_an_equation_keeps_the_settings_it_was_traced_under():
+    bits = lambda: jax.random.bits(jax.random.wrap_key_data(jnp.arange(2, dtype=jnp.uint32)), (3,))  # noqa: E731
+    wholes = []
+    for partitionable in (True, False):
+        with jax.threefry_partitionable(partitionable):
+            wholes.append((closed(bits), np.asarray(bits())))
+    draws = []
+    for whole, expected in wholes:
+        values = dict(zip(whole.jaxpr.constvars, whole.consts, strict=True))
+        for equation in whole.jaxpr.eqns:
+            inputs = [v.val if isinstance(v, compat.Literal) else values[v] for v in equation.invars]
+            values.update(zip(equation.outvars, compat.bind(equation, inputs), strict=True))
+        np.testing.assert_array_equal(values[whole.jaxpr.outvars[0]], expected)
+        draws.append(expected)
+    assert not np.array_equal(*draws)
+
+
+def test_settings_of_equations_are_compared():
+    def traced(partitionable):
+        with jax.threefry_partitionable(partitionable):
+            return compat.context_of(closed(jnp.sin, jnp.ones(3)).jaxpr.eqns[0])
+
+    assert traced(True) == traced(True)
+    assert hash(traced(True)) == hash(traced(True))
+    assert traced(True) != traced(False)
+
+
+scaled = compat.by_platform(
+    "scaled", cpu=lambda x, y, *, factor: factor * x + y, default=lambda x, y, *, factor: jnp.tanh(factor * x) + y
+)
+
+
+def test_what_runs_is_that_of_the_platform_a_program_is_lowered_for():
+    x, y = jnp.arange(3.0), jnp.ones(3)
+    np.testing.assert_array_equal(scaled(x, y, factor=2.0), [1, 3, 5])
+    function = jax.jit(lambda x, y: scaled(x, y, factor=2.0))
+    np.testing.assert_array_equal(function(x, y), [1, 3, 5])
+    lowered = {name: function.trace(x, y).lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+    assert "tanh" not in lowered["cpu"]
+    assert "tanh" in lowered["cuda"]
+    assert "case" not in lowered["cpu"] + lowered["cuda"]
+    (equation,) = closed(lambda x, y: scaled(x, y, factor=2.0), x, y).jaxpr.eqns
+    assert equation.primitive.name == "scaled"
+    assert equation.params["factor"] == 2.0
+
+
+def test_what_is_chosen_by_platform_can_be_mapped():
+    x, y = jnp.arange(6.0).reshape(2, 3), jnp.ones(3)
+    once = jax.vmap(lambda x, y: scaled(x, y, factor=2.0), in_axes=(0, None))
+    np.testing.assert_array_equal(once(x, y), 2 * np.arange(6.0).reshape(2, 3) + 1)
+    twice = jax.jit(jax.vmap(jax.vmap(lambda x, y: scaled(x, y, factor=3.0), in_axes=(0, None)), in_axes=(1, 0)))
+    np.testing.assert_array_equal(twice(x, y), 3 * np.arange(6.0).reshape(2, 3).T + 1)
+
+
 @functools.cache
 def tree_of(path):
     return ast.parse(path.read_text())

@@ -1,8 +1,8 @@
 """What other libraries do not promise, in one place.
 
-JAX guarantees nothing about `jax.core` and `jax.extend` from one release to the next, nor about the methods of a
-primitive. `tests/test_compat.py` holds what is used of them against whatever version is installed, and that no other
-file uses anything of the kind. Look here first when a new JAX breaks something.
+JAX guarantees nothing about `jax.core`, `jax.extend` and `jax.interpreters` from one release to the next, nor about the
+methods of a primitive. `tests/test_compat.py` holds what is used of them against whatever version is installed, and
+that no other file uses anything of the kind. Look here first when a new JAX breaks something.
 """
 
 import functools
