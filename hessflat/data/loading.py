@@ -3,11 +3,12 @@
     load("mnist", scaling="unit", train_size=45_000, validation_size=5_000)
     load("blobs", {"num_classes": 4, "dimension": 10}, test_size=100)
 
-The keyword-only arguments of `load` are the settings of a configuration's data block; a source has its own.
+`DataOptions` are the settings of a configuration's data block; a source has its own.
 """
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -40,68 +41,67 @@ class Dataset(NamedTuple):
     description: str
 
 
-def load(
-    name: str,
-    source_settings: Mapping[str, Any] | None = None,
-    *,
-    scaling: Annotated[str, one_of(SCALINGS), "how pixels become inputs"] = "standardised",
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How the examples of a source become inputs and splits.
+
+    A size above 0 takes the place of the fraction. Training and validation examples are cut from the source's training
+    split. Test examples are the source's own test split or a piece of it; where it has none they are cut from the same
+    examples as the rest. The first k examples of a split are stratified too, unless `order` is "stored".
+    """
+
+    scaling: Annotated[str, one_of(SCALINGS), "how pixels become inputs"] = "standardised"
     scaling_over: Annotated[
         str, one_of(SCALED_OVER), "examples that fix the scaling: the training split, or all that it is cut from"
-    ] = "split",
-    input_scale: Annotated[float, positive, "factor of the inputs after scaling"] = 1.0,
-    train_size: Annotated[int, whole_number, "training examples; 0 is data.train_fraction"] = 0,
-    train_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is all that are left"] = 0.0,
-    validation_size: Annotated[int, whole_number, "validation examples; 0 is data.validation_fraction"] = 0,
-    validation_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is none"] = 0.1,
-    test_size: Annotated[int, whole_number, "test examples; 0 is data.test_fraction"] = 0,
+    ] = "split"
+    input_scale: Annotated[float, positive, "factor of the inputs after scaling"] = 1.0
+    train_size: Annotated[int, whole_number, "training examples; 0 is data.train_fraction"] = 0
+    train_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is all that are left"] = 0.0
+    validation_size: Annotated[int, whole_number, "validation examples; 0 is data.validation_fraction"] = 0
+    validation_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is none"] = 0.1
+    test_size: Annotated[int, whole_number, "test examples; 0 is data.test_fraction"] = 0
     test_fraction: Annotated[
         float, below(0, 1), "of the test split; 0 is all of it, or a fifth of the examples where there is none"
-    ] = 0.0,
-    order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified",
-    split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0,
-) -> Dataset:
+    ] = 0.0
+    order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified"
+    split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0
+
+
+def load(name: str, source_settings: Mapping[str, Any] | None = None, **options: Any) -> Dataset:
     """The data set `name`: a built-in source (`SOURCES`) with its settings, or one prepared into the cache.
 
-    A size above 0 takes the place of the fraction. Training and validation examples are cut from the source's
-    training split. Test examples are the source's own test split or a piece of it; where it has
-    none they are cut from the same examples as the rest. The first k examples of a split are stratified too,
-    unless `order` is "stored". Raises `InputError` for unknown names, settings out of range, and data that is
-    missing, damaged or not finite.
+    Args:
+        name: of a source or a prepared data set.
+        source_settings: those of the source.
+        **options: the fields of `DataOptions`.
+
+    Raises:
+        InputError: an unknown name, a setting out of range, data that is missing, damaged or not finite.
     """
-    given = {
-        "scaling": scaling,
-        "scaling_over": scaling_over,
-        "input_scale": input_scale,
-        "train_size": train_size,
-        "train_fraction": train_fraction,
-        "validation_size": validation_size,
-        "validation_fraction": validation_fraction,
-        "test_size": test_size,
-        "test_fraction": test_fraction,
-        "order": order,
-        "split_seed": split_seed,
-    }
-    for key, setting in builder_settings(load).items():
-        require(f"data.{key}", given[key], setting.rule)
+    chosen = DataOptions(**options)
+    for key, setting in builder_settings(DataOptions).items():
+        require(f"data.{key}", getattr(chosen, key), setting.rule)
     source, source_checksum = _source(name, source_settings or {})
     _check(name, source)
 
     available = len(source.train["labels"])
     counts = {
-        "train": split_size("train", train_size, train_fraction, available),
-        "validation": split_size("validation", validation_size, validation_fraction, available),
+        "train": split_size("train", chosen.train_size, chosen.train_fraction, available),
+        "validation": split_size("validation", chosen.validation_size, chosen.validation_fraction, available),
     }
     if source.test is None:
-        counts["test"] = split_size("test", test_size, test_fraction or TEST_FRACTION, available)
-    pieces = cut(ORDERS[order](source.train["labels"], split_seed), counts, name)
-    test_from, test_rows = _test_rows(name, source, pieces, test_size, test_fraction, order, split_seed)
+        counts["test"] = split_size("test", chosen.test_size, chosen.test_fraction or TEST_FRACTION, available)
+    pieces = cut(ORDERS[chosen.order](source.train["labels"], chosen.split_seed), counts, name)
+    test_from, test_rows = _test_rows(
+        name, source, pieces, chosen.test_size, chosen.test_fraction, chosen.order, chosen.split_seed
+    )
 
     train_inputs = source.train["inputs"][pieces["train"]]
-    fixed_on = train_inputs if scaling_over == "split" else source.train["inputs"]
-    affine = SCALINGS[scaling](fixed_on, source.max_value)
-    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine, input_scale)
+    fixed_on = train_inputs if chosen.scaling_over == "split" else source.train["inputs"]
+    affine = SCALINGS[chosen.scaling](fixed_on, source.max_value)
+    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine, chosen.input_scale)
     validation, test = (
-        _split(part["inputs"][rows], part["labels"][rows], affine, input_scale)
+        _split(part["inputs"][rows], part["labels"][rows], affine, chosen.input_scale)
         for part, rows in ((source.train, pieces["validation"]), (test_from, test_rows))
     )
     checksum = hashlib.sha256(source_checksum.encode())
@@ -109,15 +109,15 @@ def load(
         # Rows as int64 everywhere, so that the checksum does not depend on the platform's integer.
         array = np.asarray(array, np.int64 if np.issubdtype(array.dtype, np.integer) else np.float32)
         checksum.update(f"{array.shape};".encode() + array.tobytes())
-    if input_scale != 1:
-        checksum.update(np.float64(input_scale).tobytes())
+    if chosen.input_scale != 1:
+        checksum.update(np.float64(chosen.input_scale).tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
     outputs = f"{source.num_classes} {'real targets' if train['labels'].ndim > 1 else 'classes'}"
     description = (
         f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
-        f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {scaling}"
-        + (" over all that the split is cut from" if scaling_over == "stored" else "")
-        + (f", times {input_scale:g}" if input_scale != 1 else "")
+        f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {chosen.scaling}"
+        + (" over all that the split is cut from" if chosen.scaling_over == "stored" else "")
+        + (f", times {chosen.input_scale:g}" if chosen.input_scale != 1 else "")
     )
     return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
 

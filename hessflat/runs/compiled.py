@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hessflat import data
-from hessflat.runs.schema import RunConfig
+from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training import sharding
 from hessflat.training.losses import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
@@ -49,10 +49,10 @@ def compiled(config: RunConfig) -> Compiled:
 
 
 @functools.lru_cache(maxsize=8)
-def load_data(config: Any) -> data.Dataset:
-    """The data set that a `DataConfig` describes, on the host."""
-    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return data.load(options.pop("name"), dict(options.pop("settings")), **options)
+def load_data(config: DataConfig) -> data.Dataset:
+    """The data set of a configuration, on the host."""
+    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(data.DataOptions)}
+    return data.load(config.name, dict(config.settings), **options)
 
 
 @functools.lru_cache(maxsize=64)
@@ -62,7 +62,7 @@ def _compiled(config: RunConfig) -> Compiled:
 
 
 @functools.lru_cache(maxsize=8)
-def _device_splits(config: Any, devices: int) -> Splits:
+def _device_splits(config: DataConfig, devices: int) -> Splits:
     """The splits that hold examples, on every device."""
     dataset = load_data(config)
     splits = {

@@ -18,7 +18,7 @@ from hessflat.data.splits import split_size
 from hessflat.measures import MEASURES
 from hessflat.runs.compiled import load_data
 from hessflat.runs.jobs import Job, due_at
-from hessflat.runs.schema import RunConfig
+from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training.config import ModelConfig
 from hessflat.training.losses import LOSSES, cross_entropy, make_targets
 from hessflat.utils.progress import Reporter
@@ -111,7 +111,7 @@ def data_shape(config: RunConfig) -> DataShape:
 
 
 @cache
-def _built_in(config: Any) -> DataShape:
+def _built_in(config: DataConfig) -> DataShape:
     dataset = load_data(config)
     labels = dataset.train["labels"]
     classes = bool(np.issubdtype(labels.dtype, np.integer))

@@ -14,11 +14,10 @@ from hessflat.config.validators import (
     Rule,
     anything,
     at_least,
-    builder_settings,
     one_of,
     positive,
 )
-from hessflat.data import SOURCES, load
+from hessflat.data import SOURCES, DataOptions
 from hessflat.training.config import TrainingConfig
 from hessflat.utils.errors import require_known
 
@@ -26,14 +25,15 @@ _folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "
 
 
 @dataclass(frozen=True)
-class _Source:
+class DataConfig(DataOptions):
+    """The data set, and how its examples become inputs and splits."""
+
     name: Annotated[str, builders(SOURCES, anything), "a built-in source, or a data set prepared by `make data`"] = (
         "digits"
     )
     settings: Settings = ()
 
 
-DataConfig = configuration.make_block("DataConfig", builder_settings(load), __name__, _Source)
 # Each measure registers its settings; the protocol that all of them share is typed.
 MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_settings(), __name__, measures.Protocol)
 
@@ -53,7 +53,7 @@ class RunConfig(TrainingConfig):
 
     experiment: Annotated[str, _folder_name, "folder under runs/ that the run belongs to"] = "unnamed"
     scale: Annotated[str, one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: as published"] = "small"
-    data: Any = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     measure: measures.Protocol = field(default_factory=MeasureConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: Annotated[
