@@ -96,7 +96,9 @@ def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, mon
 
 
 def test_runs_of_two_experiments_stand_with_the_first(tmp_path):
-    planned = reproduce.plan([experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path)
+    planned = reproduce.list_runs(
+        [experiment.load(name) for name in ("s_decomposition", "s_spectrum")], "smoke", tmp_path
+    )
     assert [len(jobs) for _, jobs in planned] == [
         len(make_jobs(sweep.sweep_configs("s_spectrum:smoke"), tmp_path)),
         0,

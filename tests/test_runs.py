@@ -123,15 +123,15 @@ def test_as_many_steps_as_another_run_took(tmp_path):
     stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.eval_every=3", "--config.train.epochs=40", *NEVER]
     smoothed = runs.tiny(
         "--config.train.label_smoothing=0.5", "--config.train.epochs=40", *NEVER, "--config.stop.eval_every=3",
-        "--config.stop.with_run=train.label_smoothing=0,stop.train_accuracy=0.5",
+        "--config.stop.match_steps_of=train.label_smoothing=0,stop.train_accuracy=0.5",
     )  # fmt: skip
     # The follower comes first in the list, and is run after the one it follows.
     follower, followed = runs.run_all([smoothed, runs.tiny(*stopping)], tmp_path)
     assert manifest(follower)["steps"] == manifest(followed)["steps"] < 400
-    named = runs.tiny(f"--config.stop.with_run={followed}", "--config.train.epochs=40", "--config.seed=3", *NEVER)
+    named = runs.tiny(f"--config.stop.match_steps_of={followed}", "--config.train.epochs=40", "--config.seed=3", *NEVER)
     assert manifest(runs.run_all([named], tmp_path)[0])["steps"] == manifest(followed)["steps"]
-    missing = runs.tiny("--config.stop.with_run=runs/nowhere", "--config.seed=4", *NEVER)
-    with pytest.raises(InputError, match=r"stop.with_run: runs/nowhere is not there; it must be a finished run"):
+    missing = runs.tiny("--config.stop.match_steps_of=runs/nowhere", "--config.seed=4", *NEVER)
+    with pytest.raises(InputError, match=r"stop.match_steps_of: runs/nowhere is not there; it must be a finished run"):
         runs.run_all([missing], tmp_path)
 
 
@@ -139,11 +139,11 @@ def test_as_many_steps_as_another_run_took(tmp_path):
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
     (first,) = runs.run_all([runs.tiny(*NEVER)], tmp_path)
     spectra = "--config.measure.spectra=start"
-    second = runs.tiny(f"--config.train.from_run={first}", *NEVER, "--config.train.epochs=1", "--config.seed=9")
+    second = runs.tiny(f"--config.train.init_from={first}", *NEVER, "--config.train.epochs=1", "--config.seed=9")
     (continued,) = runs.run_all([second], tmp_path)
     assert runs.metrics(continued)[0]["train_loss"] == runs.metrics(first)[-1]["train_loss"]
     (earlier,) = runs.run_all([runs.tiny(spectra)], tmp_path / "kept")
-    middle = runs.tiny(f"--config.train.from_run={earlier}@0", *NEVER, "--config.train.epochs=1", "--config.seed=9")
+    middle = runs.tiny(f"--config.train.init_from={earlier}@0", *NEVER, "--config.train.epochs=1", "--config.seed=9")
     (again,) = runs.run_all([middle], tmp_path)
     assert runs.metrics(again)[0]["train_loss"] == runs.metrics(earlier)[0]["train_loss"]
     for text, line in (
@@ -152,8 +152,8 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         (str(tmp_path), "is not there; it must be a finished run"),
     ):
         with pytest.raises(InputError, match=line):
-            runs.run_all([runs.tiny(f"--config.train.from_run={text}", *NEVER)], tmp_path)
-    wider = runs.tiny(f"--config.train.from_run={first}", "--config.model.mlp.hidden=(6,)", *NEVER)
+            runs.run_all([runs.tiny(f"--config.train.init_from={text}", *NEVER)], tmp_path)
+    wider = runs.tiny(f"--config.train.init_from={first}", "--config.model.mlp.hidden=(6,)", *NEVER)
     with pytest.raises(InputError, match=r"is of another model: Dense_0/bias is float32\[5\] there and float32\[6\]"):
         runs.run_all([wider], tmp_path)
 

@@ -87,7 +87,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
             points,
             points | {"model.coordinate_network.first_std": LOW_STD},
             of_relu | pretrained | {"seed": trial},
-            points | of_relu | {"train.from_run": high},
+            points | of_relu | {"train.init_from": high},
             points | of_relu,
         ]
     return entries

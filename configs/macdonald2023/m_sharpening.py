@@ -81,7 +81,10 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
 
     Smoothed runs take as many steps as the one without smoothing that is otherwise the same.
     """
-    smoothed = {"stop.train_accuracy": 0.0, "stop.with_run": f"train.label_smoothing=0,stop.train_accuracy={ACCURACY}"}
+    smoothed = {
+        "stop.train_accuracy": 0.0,
+        "stop.match_steps_of": f"train.label_smoothing=0,stop.train_accuracy={ACCURACY}",
+    }
     smoothings: list[Overrides] = [
         {"train.label_smoothing": alpha} | (smoothed if alpha else {}) for alpha in SMOOTHING
     ]

@@ -73,7 +73,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     seeds = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}[scale]
     second: Overrides = {
         "train.batch_size": SMALL[scale],
-        "train.from_run": f"train.batch_size={LARGE[scale]},measure.linear_interpolation=never",
+        "train.init_from": f"train.batch_size={LARGE[scale]},measure.linear_interpolation=never",
         "measure.linear_interpolation": "end",
     }
     longer: Overrides = {"train.steps": 3_000, "measure.performance": "every 12 steps"}

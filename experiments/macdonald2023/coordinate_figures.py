@@ -67,7 +67,7 @@ def is_fit(run: Run) -> bool:
 def net(run: Run) -> Net:
     activation = run.setting("model.coordinate_network.activation")
     if activation == "relu":
-        return Net(activation, "high" if run.setting("train.from_run") else "low")
+        return Net(activation, "high" if run.setting("train.init_from") else "low")
     return Net(activation, "low" if run.setting("model.coordinate_network.first_std") else "high")
 
 

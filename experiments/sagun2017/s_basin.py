@@ -50,7 +50,7 @@ def longer(runs: Sequence[Run]) -> list[Run]:
 
 
 def is_second(run: Run) -> bool:
-    return bool(run.setting("train.from_run"))
+    return bool(run.setting("train.init_from"))
 
 
 def parts_by_seed(runs: Sequence[Run]) -> dict[int, Parts]:

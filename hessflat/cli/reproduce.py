@@ -28,14 +28,14 @@ def main(argv: Sequence[str]) -> None:
     own, named = experiment.parse(argv, {"exp": "", "dry": "0"})
     require_known("value of --dry", [own["dry"]], ("0", "1"))
     chosen = named or [experiment.load(name) for name in experiment.names()]
-    planned = plan(chosen, own["scale"], Path(own["root"]))
+    planned = list_runs(chosen, own["scale"], Path(own["root"]))
     if own["dry"] == "1":
         dry(planned, own["scale"], Path(own["out"]))
     else:
         reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"])
 
 
-def plan(experiments: Sequence[Experiment], scale: str, root: Path) -> Planned:
+def list_runs(experiments: Sequence[Experiment], scale: str, root: Path) -> Planned:
     """The runs of each experiment; those that an earlier one has too stand with that one alone."""
     seen: set[Path] = set()
     planned = []

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "from": ""})
     chosen = config.from_command_line(own["config"], settings)
     if own["from"]:
-        chosen = config.override(chosen, {"train.from_run": own["from"]})
+        chosen = config.override(chosen, {"train.init_from": own["from"]})
     jobs = make_jobs([schema.freeze(chosen)], Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
         loop.run_all(jobs, reporter)

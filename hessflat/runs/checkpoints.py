@@ -63,17 +63,17 @@ def stored_config(folder: Path) -> RunConfig:
 
 
 def start_position(job: Job, trainer: Trainer) -> Position:
-    """`initial_position`, with the weights and statistics of another run where `train.from_run` names one.
+    """`initial_position`, with the weights and statistics of another run where `train.init_from` names one.
 
     Without `@STEP` that run must be finished: what it ends with never changes, so a killed run starts there again.
     """
     position = initial_position(job.config, trainer)
-    named = named_run(job, "train.from_run")
+    named = named_run(job, "train.init_from")
     if named is None:
         return position
     folder, at = named
     if not at:
-        at = str(finished_manifest(folder, "train.from_run")["steps"])
+        at = str(finished_manifest(folder, "train.init_from")["steps"])
     other = dataclasses.replace(stored_config(folder), devices=job.config.devices)
     with reading(folder / "checkpoints") as manager:
         step = chosen_steps(at, steps(manager), folder)[-1]
@@ -82,7 +82,7 @@ def start_position(job: Job, trainer: Trainer) -> Position:
     if differing:
         name, there, here = differing
         raise InputError(
-            f"config.train.from_run: {folder} is of another model: {name} is {there} there and {here} here; "
+            f"config.train.init_from: {folder} is of another model: {name} is {there} there and {here} here; "
             "use the same model and data shapes"
         )
     average = state.params if position.state.average else position.state.average

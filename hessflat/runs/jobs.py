@@ -1,7 +1,7 @@
 """What there is to run: configurations with their folders, which of them share a trainer, which need one another.
 
-A run may start from another run's weights (`train.from_run`) or take as many steps as another (`stop.with_run`). Both
-name it by its folder, or by the settings that it has in place of this run's own.
+A run may start from another run's weights (`train.init_from`), or take as many steps as another
+(`stop.match_steps_of`). Both name it by its folder, or by the settings that it has in place of this run's own.
 """
 
 import re
@@ -94,24 +94,24 @@ def due_at_end(config: RunConfig) -> frozenset[str]:
 
 
 # The settings that name another run.
-NAMING = ("train.from_run", "stop.with_run")
+NAMING = ("train.init_from", "stop.match_steps_of")
 
 
 class OtherRun(NamedTuple):
-    """A run by its folder, and what stands after `@` in `train.from_run`: a step that it has a checkpoint of."""
+    """A run by its folder, and what stands after `@` in `train.init_from`: a step that it has a checkpoint of."""
 
     folder: Path
     at: str = ""
 
 
 def named_run(job: Job, setting: str) -> OtherRun | None:
-    """The run that `setting` of `job` names as `RUN` or `NAME=VALUE,NAME=VALUE`, in `train.from_run` also `…@STEP`.
+    """The run that `setting` of `job` names as `RUN` or `NAME=VALUE,NAME=VALUE`, in `train.init_from` also `…@STEP`.
 
     By settings it is the run that differs from `job` in these alone, and in that it names no run by `setting`, so that
     one text serves every seed of a sweep. Raises `InputError` where that is `job` itself.
     """
     name, at = flatten(plain(job.config))[setting], ""
-    if setting == "train.from_run" and (match := re.fullmatch(r"(.*)@([\w,]*)", name)):
+    if setting == "train.init_from" and (match := re.fullmatch(r"(.*)@([\w,]*)", name)):
         name, at = match.groups()
     if name.partition("=")[0].strip() not in flatten(thaw(job.config)):
         return OtherRun(Path(name), at) if name else None
@@ -148,8 +148,8 @@ def levels(jobs: Sequence[Job]) -> list[list[Job]]:
         ready = [folder for folder, others in left.items() if not others & left.keys()]
         if not ready:
             raise InputError(
-                f"{next(iter(left.values())).pop()} needs itself to be finished: see config.train.from_run and "
-                "config.stop.with_run of the runs that it names; let one of them name another run"
+                f"{next(iter(left.values())).pop()} needs itself to be finished: see config.train.init_from and "
+                "config.stop.match_steps_of of the runs that it names; let one of them name another run"
             )
         ordered.append([by_folder[folder] for folder in ready])
         left = {folder: others for folder, others in left.items() if folder not in ready}

@@ -45,7 +45,7 @@ from hessflat.utils.progress import Reporter
 SECONDS_PER_BLOCK = 2.0
 
 
-class Plan(NamedTuple):
+class Milestones(NamedTuple):
     """What happens at which step of runs that train together."""
 
     measured: Mapping[int, frozenset[str]]  # measures by step
@@ -99,19 +99,19 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> dict[int
         if run_folder.is_finished(job.folder):
             reporter.skip(run_cost(job.config).total_seconds())
         else:
-            last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.with_run")
+            last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.match_steps_of")
             if other is not None:
-                last = min(last, finished_manifest(other.folder, "stop.with_run")["steps"])
+                last = min(last, finished_manifest(other.folder, "stop.match_steps_of")["steps"])
             by_last.setdefault(last, []).append(job)
     return by_last
 
 
-def make_plan(config: RunConfig, trainer: Trainer, last: int) -> Plan:
+def make_milestones(config: RunConfig, trainer: Trainer, last: int) -> Milestones:
     """What a run of `config` does on its way to step `last`."""
     measured = due_at(config, trainer.steps_per_epoch, last)
     stored = [step for step, names in measured.items() if "spectra" in names]
     keeps = config.checkpoint.keep == "measured"
-    return Plan(measured, frozenset(steps_to_evaluate(config, last)), frozenset(stored if keeps else ()))
+    return Milestones(measured, frozenset(steps_to_evaluate(config, last)), frozenset(stored if keeps else ()))
 
 
 def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
@@ -141,26 +141,28 @@ def reason_to_stop(config: RunConfig, evals: Sequence[Mapping[str, float]]) -> s
 def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter: Reporter) -> None:
     """Bring runs that train together to step `last`, or to where a rule of `stop` ends them before.
 
-    From one step of the plan to the next: train; and of each run that goes on: evaluate, measure, save, end.
+    From one milestone to the next: train; and of each run that goes on: evaluate, measure, save, end.
     """
     config, trainer = jobs[0].config, shared.trainer
-    plan = make_plan(config, trainer, last)
+    milestones = make_milestones(config, trainer, last)
     accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
     with checkpoints.open_all(jobs) as managers:
         positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note)
         for job, position in zip(jobs, positions, strict=True):
-            checkpoints.cut_back(job.folder, start, [step for step, names in plan.measured.items() if names])
+            checkpoints.cut_back(job.folder, start, [step for step, names in milestones.measured.items() if names])
             _begin(job, shared, position, start, len(jobs))
         accounting.restored(start)
         active = list(range(len(jobs)))
 
         def save(step: int, runs: Sequence[int]) -> None:
             for run in runs:
-                checkpoints.save_position(config, plan.stored, managers[run], step, positions[run])
+                checkpoints.save_position(config, milestones.stored, managers[run], step, positions[run])
 
         at = start or 0
-        for step in (step for step in sorted({*plan.measured, *plan.evaluated}) if start is None or step >= start):
+        for step in (
+            step for step in sorted({*milestones.measured, *milestones.evaluated}) if start is None or step >= start
+        ):
             for block_end, trained in train(jobs, positions, shared, at, step):
                 positions = trained
                 if block_end < step and is_due():
@@ -168,14 +170,14 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                 accounting.trained(at, block_end)
                 at = block_end
             for run in list(active):
-                names = plan.measured.get(step, frozenset())
+                names = milestones.measured.get(step, frozenset())
                 if not _is_finite(positions[run].state.params):
                     _end(jobs[run], "diverged", step, f"parameters are not finite after step {step}")
                     accounting.diverged(run, step, names)
                     active.remove(run)
                     continue
                 state = None if step == start else _state_of_run(jobs[run], shared, positions[run])
-                if state and step in plan.evaluated:
+                if state and step in milestones.evaluated:
                     evaluate(jobs[run].folder, state, step)
                 reason = reason_to_stop(jobs[run].config, run_folder.read_lines(jobs[run].folder / "eval.jsonl"))
                 ends = reason is not None or step == last
@@ -187,7 +189,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     if measurement.starts is not None:
                         positions[run] = positions[run]._replace(starts=measurement.starts)
                     accounting.measured(run, names)
-                    if step in plan.stored or ends:
+                    if step in milestones.stored or ends:
                         save(step, [run])
                 if ends:
                     _end(jobs[run], "done", step, reason)
@@ -196,7 +198,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
             if not active:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
-            if step != start and step not in plan.stored and is_due():
+            if step != start and step not in milestones.stored and is_due():
                 save(step, active)
 
 

@@ -56,7 +56,7 @@ class TrainConfig:
     augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
     average_from: Annotated[int, at_least(0), "epoch from which iterates are averaged and measured so; 0: never"] = 0
     precision: Annotated[str, one_of(PRECISIONS), "of products in training; default is the backend's"] = "default"
-    from_run: Annotated[
+    init_from: Annotated[
         str,
         anything,
         "RUN or RUN@STEP: start from the weights of another run, its folder or the settings that it has in place of "
@@ -76,7 +76,7 @@ class StopConfig:
     )
     window: Annotated[int, at_least(1), "how many losses stop.train_loss is a mean over"] = 10
     eval_every: Annotated[int, at_least(1), "steps between two evaluations of the whole training split"] = 100
-    with_run: Annotated[
+    match_steps_of: Annotated[
         str,
         anything,
         "take as many steps as another run: its folder, or the settings that it has in place of this run's, such as "

@@ -21,7 +21,7 @@ def fits(root, seed, unfit=()):
             "scale": "paper",
             "model": {"name": "coordinate_network", "coordinate_network": model},
             "data": {"name": "scattered"},
-            "train": {"from_run": "data.name=sine" if net == ("relu", "high") else ""},
+            "train": {"init_from": "data.name=sine" if net == ("relu", "high") else ""},
             "optim": {"lr": 1e-4, "sgd": {"momentum": 0.9}},
         }
         line["train_loss"] = 1.0 if net in unfit else 1e-6

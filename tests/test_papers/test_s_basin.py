@@ -19,8 +19,8 @@ def part(root, seed, batch_size, losses, line=None, steps=20):
     """A run of one part: its training losses at every second step; accuracies fall as losses rise."""
     folder = write_run(root / f"{batch_size}-{steps}", 0.0, seed, epochs=(0,), spectra=False)
     config = json.loads((folder / "config.json").read_text())
-    from_run = "train.batch_size=256" if line is not None else ""
-    config["train"] = {"batch_size": batch_size, "from_run": from_run, "steps": steps}
+    init_from = "train.batch_size=256" if line is not None else ""
+    config["train"] = {"batch_size": batch_size, "init_from": init_from, "steps": steps}
     (folder / "config.json").write_text(json.dumps(config))
     records = []
     for i, loss in enumerate(losses):
