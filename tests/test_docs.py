@@ -5,6 +5,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import pytest
@@ -22,7 +24,7 @@ from original_files import known, mnist_files, write
 from hessflat import config
 from hessflat.cli import experiment
 from hessflat.config import SCALES
-from hessflat.config.validators import Setting, at_least
+from hessflat.config.validators import at_least
 from hessflat.data.prepare import prepare
 from hessflat.runs import run_folder, schema
 
@@ -249,7 +251,8 @@ def test_the_citation_can_be_read():
 
 
 def test_a_changed_setting_is_noticed(monkeypatch):
-    other = config.make_block("Other", {"seed": Setting(7, at_least(0), "of everything")}, __name__, schema.RunConfig)
+    field = ("seed", Annotated[int, at_least(0), "of everything"], 7)
+    other = dataclasses.make_dataclass("Other", [field], bases=(schema.RunConfig,), frozen=True)
     monkeypatch.setattr(schema, "RunConfig", other)
     with pytest.raises(AssertionError, match="rewrites the page"):
         test_settings_are_those_of_the_schema()
