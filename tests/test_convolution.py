@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from hessflat.utils import convolution
+from hessflat.utils import convolution, hardware
+from hessflat.utils.errors import InputError
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
@@ -136,3 +138,43 @@ def test_calls_and_custom_derivatives_are_inlined():
     names = {e.primitive.name for e in jax.make_jaxpr(function)(jnp.ones(3)).jaxpr.eqns}
     assert not names & {"jit", "pjit", "custom_jvp_call"}
     assert_allclose(function(jnp.array([-1.0, 2.0])), np.log1p(np.exp([0.0, 4.0])), rtol=1e-6)
+
+
+def test_what_runs_is_chosen_where_the_program_is_lowered(problem):
+    """For CPUs the gradient of a kernel is a product of matrices; for GPUs convolutions stay what they were."""
+    params, x, _ = problem
+    gradient = jax.grad(network)
+    traced = {"rewritten": jax.jit(convolution.canonical(gradient)).trace(params, x)}
+    traced["plain"] = jax.jit(gradient).trace(params, x)
+    forms, products = {}, {}
+    for key in itertools.product(traced, ("cpu", "cuda")):
+        text = traced[key[0]].lower(lowering_platforms=(key[1],)).as_text()
+        forms[key] = sorted(re.findall(r"dim_numbers = (.*?->\[.*?\])", text))
+        products[key] = text.count("stablehlo.dot_general")
+    assert forms["rewritten", "cuda"] == forms["plain", "cuda"] == forms["plain", "cpu"]
+    assert products["rewritten", "cuda"] == 0 < products["rewritten", "cpu"]
+    assert len(forms["rewritten", "cpu"]) + products["rewritten", "cpu"] == len(forms["plain", "cpu"])
+    assert set(forms["rewritten", "cpu"]) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"} != set(forms["plain", "cpu"])
+
+
+def test_the_platform_is_that_of_the_arrays(monkeypatch):
+    """Where arrays lie on a CPU it does not matter that new ones would be made on a GPU."""
+    convolve = lambda x: jax.lax.conv_general_dilated(x, x, (1,), "SAME")  # noqa: E731
+    signal, shape = jnp.ones((1, 1, 4)), jax.ShapeDtypeStruct((1, 1, 4), np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [type("Device", (), {"platform": "gpu"})])
+    assert [hardware.platform(tree) for tree in ({"a": signal}, shape, np.ones(3))] == ["cpu", "gpu", "gpu"]
+    assert convolution.choose_loop(convolve, signal) == "python"
+    assert convolution.choose_loop(convolve, shape) == "scan"
+    assert convolution.choose_loop(convolve, signal, platform="gpu") == "scan"
+
+
+def test_the_plain_engine_leaves_functions_alone(monkeypatch):
+    assert convolution.canonical(jnp.sin, "plain") is jnp.sin
+    assert convolution.canonical(jnp.sin) is not jnp.sin
+    monkeypatch.setenv("HESSFLAT_LINEARIZE", "plain")
+    assert convolution.canonical(jnp.sin) is jnp.sin
+    assert convolution.canonical(jnp.sin, "jaxpr") is not jnp.sin
+    monkeypatch.setenv("HESSFLAT_LINEARIZE", "fast")
+    with pytest.raises(InputError, match="HESSFLAT_LINEARIZE must be 'jaxpr' or 'plain', got 'fast'"):
+        convolution.canonical(jnp.sin)
