@@ -13,7 +13,7 @@ from test_runner import run_until_killed
 import hessflat.curvature as cv
 from hessflat.measures import loss_limit
 from hessflat.measures.eval_state import curvature_data, curvature_operator
-from hessflat.runs import loop, run_folder
+from hessflat.runs import checkpoints, loop, run_folder
 from hessflat.runs.compiled import compiled
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils.errors import InputError

@@ -17,7 +17,15 @@ from hessflat.config.core import (
     schema,
     thaw,
 )
-from hessflat.config.files import SCALES, find_module, from_command_line, load_module, split_target, with_arguments
+from hessflat.config.files import (
+    SCALES,
+    changed,
+    find_module,
+    from_command_line,
+    load_module,
+    split_target,
+    with_arguments,
+)
 from hessflat.config.sweeps import chain, product, zip_
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "builders",
     "canonical_json",
     "chain",
+    "changed",
     "config_dict",
     "find_module",
     "fingerprint",

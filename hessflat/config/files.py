@@ -70,10 +70,22 @@ def load_module(path: str | Path, *needed: str) -> ModuleType:
 
 
 def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """What a command line makes of `config`: `changed`, where each argument is of a builder that is chosen.
+
+    Raises:
+        InputError: also a setting of a builder that is not the chosen one.
+    """
+    result = changed(config, arguments)
+    for argument in arguments:
+        _require_chosen(argument.removeprefix("--config.").partition("=")[0], result)
+    return result
+
+
+def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """A locked copy with `--config.name=value` arguments applied.
 
     Raises:
-        InputError: an unknown name, a value of another type, or a setting of a builder that is not the chosen one.
+        InputError: an unknown name, or a value of another type.
     """
     for argument in arguments:
         name, equals, _ = argument.removeprefix("--config.").partition("=")
@@ -91,8 +103,6 @@ def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         values(program)
     except flags.Error as error:
         raise InputError(_without_flags(str(error), config)) from error
-    for argument in arguments:
-        _require_chosen(argument.removeprefix("--config.").partition("=")[0], values.config)
     return values.config.lock()
 
 

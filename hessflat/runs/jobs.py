@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hessflat.config import flatten, plain, thaw, with_arguments
+from hessflat.config import changed, flatten, plain, thaw
 from hessflat.config.validators import timetable_steps
 from hessflat.measures import MEASURES
 from hessflat.runs import run_folder
@@ -118,7 +118,7 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     # A comma also stands in tuples; between settings a name and = follow it.
     settings = [f"--config.{part.strip()}" for part in re.split(r",(?=\s*[a-z][\w.]*=)", name)]
     alone = replace(job.config, {setting: ""})
-    other = freeze(with_arguments(thaw(alone), settings))
+    other = freeze(changed(thaw(alone), settings))
     if other == alone:
         raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
     return OtherRun(run_folder.path_for(plain(other), identity(other), job.folder.parents[1]), at)
