@@ -16,7 +16,7 @@ from hessflat.config.validators import timetable_steps
 from hessflat.measures import MEASURES
 from hessflat.runs import run_folder
 from hessflat.runs.compiled import compiled
-from hessflat.runs.schema import RunConfig, freeze, from_plain, identity, replace
+from hessflat.runs.schema import RunConfig, defaults, freeze, from_plain, identity, replace
 from hessflat.training.trainer import static_config
 from hessflat.utils.errors import InputError
 
@@ -110,11 +110,14 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     By settings it is the run that differs from `job` in these alone, and in that it names no run by `setting`, so that
     one text serves every seed of a sweep. Raises `InputError` where that is `job` itself.
     """
-    name, at = flatten(plain(job.config))[setting], ""
+    block, _, own = setting.partition(".")
+    name, at = getattr(getattr(job.config, block), own), ""
     if setting == "train.init_from" and (match := re.fullmatch(r"(.*)@([\w,]*)", name)):
         name, at = match.groups()
-    if name.partition("=")[0].strip() not in flatten(thaw(job.config)):
-        return OtherRun(Path(name), at) if name else None
+    if not name:
+        return None
+    if name.partition("=")[0].strip() not in defaults():
+        return OtherRun(Path(name), at)
     # A comma also stands in tuples; between settings a name and = follow it.
     settings = [f"--config.{part.strip()}" for part in re.split(r",(?=\s*[a-z][\w.]*=)", name)]
     alone = replace(job.config, {setting: ""})

@@ -37,6 +37,7 @@ from hessflat.runs.jobs import (
     reserve,
 )
 from hessflat.runs.schema import RunConfig
+from hessflat.training.step import Hyperparams
 from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_arrays
@@ -144,7 +145,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
     From one milestone to the next: train; and of each run that goes on: evaluate, measure, save, end.
     """
     config, trainer = jobs[0].config, shared.trainer
-    milestones = make_milestones(config, trainer, last)
+    milestones, hyperparams = make_milestones(config, trainer, last), [make_hyperparams(job.config) for job in jobs]
     accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
     with checkpoints.open_all(jobs) as managers:
@@ -163,7 +164,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
         for step in (
             step for step in sorted({*milestones.measured, *milestones.evaluated}) if start is None or step >= start
         ):
-            for block_end, trained in train(jobs, positions, shared, at, step):
+            for block_end, trained in train(shared, positions, hyperparams, at, step):
                 positions = trained
                 if block_end < step and is_due():
                     save(block_end, active)
@@ -203,10 +204,9 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
 
 
 def train(
-    jobs: Sequence[Job], positions: Sequence[Position], shared: Compiled, start: int, stop: int
+    shared: Compiled, positions: Sequence[Position], hyperparams: Sequence[Hyperparams], start: int, stop: int
 ) -> Iterator[tuple[int, list[Position]]]:
     """Train from `start` to `stop` in blocks of a few seconds, so that the host can report and save in between."""
-    hyperparams = [make_hyperparams(job.config) for job in jobs]
     positions, size = list(positions), shared.trainer.steps_per_epoch
     while start < stop:
         block_stop = min(start + size, stop)

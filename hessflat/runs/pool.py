@@ -30,12 +30,12 @@ class Chunk(NamedTuple):
     """Runs that train together."""
 
     jobs: list[Job]
-    program: int  # a number of its own for each training program
+    trainer: int  # a number of its own for each trainer
     network: ModelConfig  # whose measures are compiled once a process
 
 
 def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
-    """`runner.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
+    """`loop.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
     processes = _number(workers)
     for job in jobs:
         reserve(job)
@@ -62,9 +62,9 @@ def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None) -
         _run_in_processes(unfinished, reporter, count)
     else:
         loop.run_all([job for chunk in unfinished for job in chunk.jobs], reporter)
-    programs = len({chunk.program for chunk in unfinished})
+    trainers = len({chunk.trainer for chunk in unfinished})
     each = f", at most once in each of {count} processes" if count > 1 else ""
-    return f"{programs} training program{'' if programs == 1 else 's'} compiled{each}"
+    return f"{trainers} training program{'' if trainers == 1 else 's'} compiled{each}"
 
 
 def _number(workers: str) -> int | None:
@@ -136,10 +136,10 @@ def best_for(own: Sequence[Chunk], others: Sequence[Chunk], left: Sequence[Chunk
     def foreign(index: int) -> tuple[bool, ...]:
         chunk = left[index]
         return (
-            chunk.program not in {one.program for one in own},
+            chunk.trainer not in {one.trainer for one in own},
             chunk.network not in {one.network for one in own},
             chunk.network in {one.network for one in others},
-            chunk.program in {one.program for one in others},
+            chunk.trainer in {one.trainer for one in others},
         )
 
     return min(range(len(left)), key=foreign)

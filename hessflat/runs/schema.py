@@ -1,5 +1,6 @@
 """Every setting of a run, in one frozen dataclass. `python -m hessflat settings` prints them."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,13 +85,18 @@ def replace(config: RunConfig, overrides: Overrides) -> RunConfig:
     return freeze(configuration.override(configuration.thaw(config), overrides))
 
 
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+    """Every setting there is, those of all builders, with its default, by dotted name."""
+    return configuration.flatten(configuration.config_dict(RunConfig))
+
+
 def identity(config: RunConfig) -> str:
     """Eight hexadecimal digits from what differs from the defaults, and from the builders chosen.
 
     So a setting that the schema gains later, left at its default, does not make strangers of the runs there are.
     """
-    defaults = configuration.flatten(configuration.config_dict(RunConfig))
     values = configuration.flatten(configuration.plain(config))
     return configuration.fingerprint(
-        {name: value for name, value in values.items() if value != defaults[name] or name.endswith(".name")}
+        {name: value for name, value in values.items() if value != defaults()[name] or name.endswith(".name")}
     )
