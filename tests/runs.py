@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hessflat import config
+from hessflat.cli import app
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.checkpoints import stored_config
 from hessflat.runs.compiled import compiled
@@ -16,8 +17,8 @@ TINY = {"train.epochs": 5, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4}
 
 def tiny(*arguments, keep="measured"):
     """The MLP of `configs/granziol2020/g_mlp.py`, five hidden units, measured at epochs 0, 1, 2 and 5."""
-    base = config.override(config.from_command_line("g_mlp:smoke"), TINY | {"checkpoint.keep": keep})
-    return schema.freeze(config.with_arguments(base, arguments))
+    base = config.override(app.from_command_line("g_mlp:smoke"), TINY | {"checkpoint.keep": keep})
+    return schema.freeze(app.with_arguments(base, arguments))
 
 
 def run_all(configs, root, reporter=None):

@@ -21,7 +21,7 @@ from benchmarks.training.workloads import (
     chosen,
 )
 from hessflat import models
-from hessflat.config.validators import builder_settings
+from hessflat.config import builder_settings
 from hessflat.models import MODELS
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from hessflat import config
-from hessflat.cli import sweep
+from hessflat.cli import app, sweep
 from hessflat.runs import schema
 from hessflat.utils.errors import InputError
 
@@ -41,7 +41,7 @@ G_MLP = "g_mlp:smoke"
 )
 def test_bad_setting_is_one_line(argument, line):
     with pytest.raises(InputError) as error:
-        schema.freeze(config.from_command_line(G_MLP, [argument]))
+        schema.freeze(app.from_command_line(G_MLP, [argument]))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -56,7 +56,7 @@ def test_bad_setting_is_one_line(argument, line):
 )
 def test_bad_target_is_one_line(target, line):
     with pytest.raises(InputError, match=line.replace("?", r"\?")):
-        config.from_command_line(target, [])
+        app.from_command_line(target, [])
 
 
 def test_override_leaves_the_original_alone_and_keeps_types():
@@ -108,8 +108,8 @@ def test_a_builders_setting_is_refused_on_the_command_line_alone():
     """A configuration that inherits settings of another network is none the worse."""
     setting = "--config.model.vgg.width=3"
     with pytest.raises(InputError, match=r"is a setting of 'vgg', but config\.model\.name is 'mlp'"):
-        config.from_command_line(G_MLP, [setting])
-    assert config.from_command_line(G_MLP, [setting, "--config.model.name=vgg"]).model.vgg.width == 3
+        app.from_command_line(G_MLP, [setting])
+    assert app.from_command_line(G_MLP, [setting, "--config.model.name=vgg"]).model.vgg.width == 3
 
 
 def test_every_setting_says_what_it_means():

@@ -22,9 +22,8 @@ import yaml
 from original_files import known, mnist_files, write
 
 from hessflat import config
-from hessflat.cli import experiment
-from hessflat.config import SCALES
-from hessflat.config.validators import at_least
+from hessflat.cli import app, experiment
+from hessflat.config import SCALES, at_least
 from hessflat.data.prepare import prepare
 from hessflat.runs import run_folder, schema
 
@@ -224,7 +223,7 @@ def test_modules_that_are_run_exist(page):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_its_command(path):
-    doc = config.load_module(path, "get_config", "get_sweep").__doc__
+    doc = app.load_module(path, "get_config", "get_sweep").__doc__
     commands = re.findall(rf"^ +make \w+ CONFIG={path.stem}:(\w+)", doc, re.MULTILINE)
     assert commands, f"{path.name} must show its command"
     assert set(commands) <= set(SCALES)

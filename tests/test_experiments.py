@@ -10,7 +10,8 @@ import pytest
 
 from hessflat import config
 from hessflat.cli import experiment, report, sweep
-from hessflat.config import SCALES, load_module
+from hessflat.cli.app import load_module
+from hessflat.config import SCALES
 from hessflat.runs import loop, pool, run_folder, schema
 from hessflat.runs.jobs import due_at, make_jobs
 from hessflat.utils.errors import InputError

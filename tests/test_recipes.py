@@ -24,7 +24,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from hessflat.config.validators import at_least
+from hessflat.config import at_least
 from hessflat.measures.measurement import Measure, Measurement
 
 
@@ -48,7 +48,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import at_least
+from hessflat.config import at_least
 
 
 class Quadratic(nn.Module):

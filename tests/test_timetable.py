@@ -2,7 +2,7 @@
 
 import pytest
 
-from hessflat.config.validators import timetable, timetable_steps
+from hessflat.measures import timetable, timetable_steps
 from hessflat.utils.errors import InputError
 
 

@@ -1,16 +1,20 @@
-"""What every command does around its work: one line for bad input, and compiled code kept between commands."""
+"""What every command does around its work: its flags, its configuration file, one line for bad input."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jaxlib
 from absl import flags, logging
+from ml_collections import ConfigDict
 
-from hessflat.utils.errors import InputError, require_known
+from hessflat.config import SCALES, changed, get
+from hessflat.utils.errors import InputError, nearest, require_known
 
 COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
 
@@ -73,3 +77,85 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
         if default is None and not own[name]:
             raise InputError(f"--{name}=… is missing; it must be given")
     return own, [argument for argument in argv if argument.startswith("--config.")]
+
+
+def from_command_line(target: str, arguments: Sequence[str] = ()) -> ConfigDict:
+    """What `get_config` of `name:scale` returns, with `--config.name=value` arguments applied."""
+    path, scale = split_target(target)
+    return with_arguments(load_module(path, "get_config").get_config(scale), arguments)
+
+
+def find_module(folder: str, name: str) -> Path:
+    """The file `folder/**/name.py`, whichever paper's folder it stands in.
+
+    Raises:
+        InputError: no such file, or several.
+    """
+    known: dict[str, list[Path]] = {}
+    for path in sorted(Path(folder).rglob("*.py")):
+        if not path.name.startswith("_"):
+            known.setdefault(path.stem, []).append(path)
+    if not known:
+        raise InputError(f"no Python files in {Path(folder).absolute()}; run from the project's folder")
+    if name not in known:
+        raise InputError(f"no {name}.py in {folder}/; {nearest(name, known)}")
+    if len(known[name]) > 1:
+        raise InputError(f"{name} is the name of {' and of '.join(map(str, known[name]))}; rename one")
+    return known[name][0]
+
+
+def split_target(target: str) -> tuple[Path, str]:
+    """`g_mlp:paper` -> (`configs/granziol2020/g_mlp.py`, `paper`); the scale is `small` where none is given.
+
+    A path, such as `elsewhere/x.py:smoke`, stands for itself.
+    """
+    name, _, scale = target.partition(":")
+    scale = scale or "small"
+    require_known("scale", [scale], SCALES)
+    return (Path(name) if name.endswith(".py") else find_module("configs", name)), scale
+
+
+def load_module(path: str | Path, *needed: str) -> ModuleType:
+    """The Python file at `path` as a module; it must define every name of `needed`."""
+    path = Path(path)
+    if path.suffix != ".py":
+        raise InputError(f"expected a Python file such as configs/granziol2020/g_mlp.py, got {path}")
+    if not path.is_file():
+        others = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise InputError(f"no file {path}; {nearest(str(path), others) if others else 'run from the project folder'}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in needed:
+        if not hasattr(module, name):
+            raise InputError(f"{path} must define {name}; see any file in {path.parent} for its form")
+    return module
+
+
+def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """What a command line makes of `config`: `changed`, where each argument is of a builder that is chosen.
+
+    Raises:
+        InputError: also a setting of a builder that is not the chosen one.
+    """
+    result = changed(config, arguments)
+    for argument in arguments:
+        _require_chosen(argument.removeprefix("--config.").partition("=")[0], result)
+    return result
+
+
+def _require_chosen(name: str, config: ConfigDict) -> None:
+    """Refuse `optim.adam.b1` where `optim.name` is another than `adam`."""
+    *above, _ = name.split(".")
+    if len(above) < 2:
+        return
+    block, builder = get(config, ".".join(above[:-1])), above[-1]
+    if "name" in block and block.name != builder:
+        own = ", ".join(block[block.name]) if block.name in block else "no settings of its own"
+        raise InputError(
+            f"config.{name} is a setting of {builder!r}, but config.{above[0]}.name is {block.name!r}, "
+            f"which has {own}; "
+            f"set config.{above[0]}.name={builder} too, or leave config.{name} out"
+        )

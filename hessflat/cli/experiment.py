@@ -9,7 +9,7 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, sweep
-from hessflat.config import SCALES, find_module, load_module
+from hessflat.config import SCALES
 from hessflat.report.build import build_report, print_summary
 from hessflat.runs import cost_model, jobs, pool
 from hessflat.utils import progress
@@ -30,8 +30,8 @@ def names() -> list[str]:
 def load(name: str) -> Experiment:
     """The `EXPERIMENT` of the file `<name>.py` in `experiments/`."""
     require_known("experiment", [name], names())
-    path = find_module(str(FOLDER), name)
-    experiment = load_module(path, "EXPERIMENT").EXPERIMENT
+    path = app.find_module(str(FOLDER), name)
+    experiment = app.load_module(path, "EXPERIMENT").EXPERIMENT
     if experiment.id != name:
         raise InputError(f"{path} has id {experiment.id!r}; an experiment is called like its file")
     return experiment

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     own, settings = app.parse_flags(argv, {"run": None, "steps": "all"})
     folder = Path(own["run"])
     stored = checkpoints.stored_config(folder)
-    changed = schema.freeze(config.with_arguments(config.thaw(stored), _only_measure(settings)))
+    changed = schema.freeze(app.with_arguments(config.thaw(stored), _only_measure(settings)))
     manifest = run_folder.read_manifest(folder)
     shared = compiled(changed)
     dataset = shared.dataset

@@ -14,9 +14,9 @@ from hessflat.utils.errors import InputError
 
 def sweep_configs(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
     """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
-    path, scale = config.split_target(target)
-    base = config.from_command_line(target, settings)
-    sweep = config.load_module(path, "get_config", "get_sweep").get_sweep(scale)
+    path, scale = app.split_target(target)
+    base = app.from_command_line(target, settings)
+    sweep = app.load_module(path, "get_config", "get_sweep").get_sweep(scale)
     given = {setting.removeprefix("--config.").partition("=")[0] for setting in settings}
     for name in sorted(given & {name for overrides in sweep for name in overrides}):
         raise InputError(f"config.{name} is what the sweep of {path} varies; leave it out, or use make train")

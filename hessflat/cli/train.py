@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     `--from=RUN[@STEP]` starts from the weights of another run, at its end or at a step that it has a checkpoint of.
     """
     own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "from": ""})
-    chosen = config.from_command_line(own["config"], settings)
+    chosen = app.from_command_line(own["config"], settings)
     if own["from"]:
         chosen = config.override(chosen, {"train.init_from": own["from"]})
     jobs = make_jobs([schema.freeze(chosen)], Path(own["root"]))

@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses that declare settings, and the ConfigDicts from which they are made.
+"""Settings: what each may be, the frozen dataclasses that declare them, the ConfigDicts from which these are made.
 
     @dataclass(frozen=True)
     class OptimConfig:
@@ -6,29 +6,110 @@
         settings: Settings = ()
         lr: Annotated[float, positive, "initial learning rate"] = 0.03
 
+    def mlp(num_classes, *, hidden: Annotated[tuple[int, ...], each(positive), "width of each layer"] = (100,)): ...
+
 A dataclass like this is a block of settings: each has a default, which fixes its type, a rule and a meaning. `name`
-picks one of several builders; `settings` holds the keyword-only arguments of that builder. A configuration file sets
-them in a `ConfigDict` that holds the settings of every builder, as `optim.sgd.momentum`. `freeze` checks it and makes
-the dataclass, which is hashable, so that it is a key by itself.
+picks one of several builders, whose keyword-only arguments are settings too; `settings` holds those of the one that is
+picked. A configuration file sets them in a `ConfigDict` that holds the settings of every builder, as
+`optim.sgd.momentum`. `freeze` checks it and makes the dataclass, which is hashable, so that it is a key by itself.
 """
 
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
+import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
-from hessflat.config.validators import Rule, Setting, builder_settings, one_of, require
 from hessflat.utils.errors import InputError, nearest
 
 Schema = Mapping[str, "Setting | Schema"]
 Settings = tuple[tuple[str, Any], ...]  # of the builder that a block names: names with their values
 Overrides = dict[str, Any]  # values by dotted name
 Block = TypeVar("Block")
+
+SCALES = ("smoke", "small", "paper")  # of a configuration file: `get_config(scale)`
+
+
+class Rule(NamedTuple):
+    """A predicate and the words for it: `says` completes "must be ..."."""
+
+    holds: Callable[[Any], bool]
+    says: str
+
+
+class Setting(NamedTuple):
+    """One leaf of a configuration: its default (which fixes its type), its rule and one line of meaning."""
+
+    default: Any
+    rule: Rule
+    doc: str
+
+
+def at_least(low: float) -> Rule:
+    return Rule(lambda value: math.isfinite(value) and value >= low, f"at least {low:g}")
+
+
+def between(low: float, high: float) -> Rule:
+    """Both ends included."""
+    return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
+
+
+def below(low: float, high: float) -> Rule:
+    """The lower end included, the upper one not."""
+    return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
+
+
+def one_of(names: Iterable[Any]) -> Rule:
+    known = tuple(names)
+    return Rule(lambda value: value in known, f"one of {', '.join(map(str, known))}")
+
+
+def whole(low: int, high: int) -> Rule:
+    """Whole numbers, both ends included."""
+    return Rule(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def single(rule: Rule) -> Rule:
+    """The rule for a number that is used in single precision: neither rounded to 0 nor to infinity."""
+    return Rule(
+        lambda value: rule.holds(value) and (value == 0 or 1.2e-38 <= abs(value) <= 3.4e38),
+        f"{rule.says}, and of a size that single precision holds",
+    )
+
+
+def each(rule: Rule) -> Rule:
+    """The rule for every element of a tuple."""
+    return Rule(lambda values: all(rule.holds(value) for value in values), f"a tuple, each {rule.says}")
+
+
+anything = Rule(lambda value: True, "anything of its type")
+finite = Rule(math.isfinite, "finite")
+positive = Rule(lambda value: math.isfinite(value) and value > 0, "above 0 and finite")
+
+
+def builder_settings(builder: Callable) -> dict[str, Setting]:
+    """The keyword-only arguments of `builder` as settings, from their `Annotated[type, rule, meaning]`."""
+    hints = typing.get_type_hints(builder, include_extras=True)
+    settings = {}
+    for name, parameter in inspect.signature(builder).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        rule, doc = hints[name].__metadata__
+        settings[name] = Setting(parameter.default, rule, doc)
+    return settings
+
+
+def require(name: str, value: Any, rule: Rule) -> None:
+    """Refuse a `value` that breaks its `rule`, in one line."""
+    if not rule.holds(value):
+        raise InputError(f"{name} must be {rule.says}, got {value!r}")
 
 
 class Builders(NamedTuple):
@@ -142,6 +223,31 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     return changed.lock()
 
 
+def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """A locked copy with `--config.name=value` arguments applied.
+
+    Raises:
+        InputError: an unknown name, or a value of another type.
+    """
+    for argument in arguments:
+        name, equals, _ = argument.removeprefix("--config.").partition("=")
+        if isinstance(get(config, name), ConfigDict):
+            raise InputError(f"config.{name} is a group of settings; {nearest(name + '.', flatten(config))}")
+        if not equals:
+            raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
+    values = flags.FlagValues()
+    program = ["hessflat", *arguments]
+    # One typed flag for each setting, so that absl parses the values and refuses those of another type.
+    config_flags.DEFINE_config_dict(
+        "config", config.copy_and_resolve_references(), flag_values=values, sys_argv=program
+    )
+    try:
+        values(program)
+    except flags.Error as error:
+        raise InputError(_without_flags(str(error), config)) from error
+    return values.config.lock()
+
+
 def get(config: ConfigDict, name: str) -> Any:
     """A value by dotted name; an unknown name gets the nearest right one."""
     value: Any = config
@@ -196,3 +302,11 @@ def _same_type(value: Any, default: Any) -> bool:
     if not isinstance(default, tuple) or not isinstance(value, tuple):
         return type(value) is type(default)
     return all(type(element) is type(default[0]) for element in value)
+
+
+def _without_flags(message: str, config: ConfigDict) -> str:
+    line = message.replace("flag --", "").split("\n")[0]
+    name = line.partition("=")[0].removeprefix("config.")
+    if name in flatten(config):
+        return f"config.{name} must be {kind(get(config, name))}, got {line.partition('=')[2].partition(':')[0]}"
+    return line

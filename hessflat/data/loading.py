@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config.validators import at_least, below, builder_settings, one_of, positive, require
+from hessflat.config import at_least, below, builder_settings, one_of, positive, require
 from hessflat.data import cache
 from hessflat.data.scaling import SCALINGS, Affine, apply
 from hessflat.data.sources import SOURCES, Source, Split

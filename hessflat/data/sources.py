@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from hessflat.config.validators import at_least, below, finite, positive
+from hessflat.config import at_least, below, finite, positive
 from hessflat.data import generator as generators
 from hessflat.utils.errors import InputError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hessflat.config.validators import Rule
+from hessflat.config import Rule
 from hessflat.utils.errors import InputError
 
 whole_number = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number of examples, 0 or more")

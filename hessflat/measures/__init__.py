@@ -3,14 +3,17 @@
 What is derived from the modules: the settings `measure.*`, what a run costs, what tables and axes call its numbers.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
-from hessflat.config.validators import Setting, builder_settings, timetable
+from hessflat.config import Rule, Setting, builder_settings
 from hessflat.measures.eval_state import EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.measures.operators import OPERATORS
+from hessflat.utils.errors import InputError
 
 __all__ = [
     "MEASURES",
@@ -22,6 +25,7 @@ __all__ = [
     "make_protocol",
     "measure",
     "measure_settings",
+    "timetable_steps",
 ]
 
 # In this order, so that a run whose curvature cannot be measured has its losses first.
@@ -82,3 +86,59 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
 
 def _taken(builder: Callable, settings: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in builder_settings(builder)}
+
+
+_TIMETABLE = (
+    "never, start, end, growth (epochs 0, 1, 2, 5, 10, 20, ...), every N steps, every N epochs, "
+    "either with `to M steps` or `to M epochs`, at F (a share of the run); several with commas"
+)
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_EVERY = re.compile(rf"every (?:(\d+) )?(step|epoch)s?(?: to {_NUMBER} (step|epoch)s?)?")
+_AT = re.compile(rf"at {_NUMBER}")
+
+
+def timetable_steps(text: str, steps_per_epoch: int, num_steps: int) -> list[int]:
+    """The steps of a run of `num_steps` at which `text`, such as `every 5 steps to 1 epoch, growth`, is due, in order.
+
+    What several of its parts say is due once. Everything but `never` is also due at the end of the run, whenever that
+    is, so that all runs of a sweep can be compared there.
+    """
+    if text == "never":
+        return []
+    due = {num_steps}
+    for part in map(str.strip, text.split(",")):
+        due.update(_part_steps(part, steps_per_epoch, num_steps))
+    return sorted(step for step in due if step <= num_steps)
+
+
+def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> list[int]:
+    if part == "end":
+        return []
+    if part == "start":
+        return [0]
+    if part == "growth":
+        last = -(-num_steps // steps_per_epoch)
+        mantissas = (mantissa * 10**power for power in range(len(str(last))) for mantissa in (1, 2, 5))
+        return [0, *(epoch * steps_per_epoch for epoch in mantissas if epoch <= last)]
+    if match := _AT.fullmatch(part):
+        share = Fraction(match[1])
+        if share <= 1:
+            return [round(share * num_steps)]
+    if match := _EVERY.fullmatch(part):
+        unit = {"step": 1, "epoch": steps_per_epoch}
+        stride = int(match[1] or 1) * unit[match[2]]
+        last = num_steps if match[3] is None else int(Fraction(match[3]) * unit[match[4]])
+        if stride:
+            return list(range(0, min(last, num_steps) + 1, stride))
+    raise InputError(f"a time of measuring must be {_TIMETABLE}; got {part!r}")
+
+
+def _is_timetable(text: str) -> bool:
+    try:
+        timetable_steps(text, 1, 1)
+    except InputError:
+        return False
+    return True
+
+
+timetable = Rule(_is_timetable, _TIMETABLE)

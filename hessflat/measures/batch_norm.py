@@ -21,7 +21,7 @@ from jax import Array
 
 import hessflat.curvature as cv
 from hessflat import models
-from hessflat.config.validators import at_least
+from hessflat.config import at_least
 from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes

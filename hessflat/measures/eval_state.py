@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import hessflat.curvature as cv
-from hessflat.config.validators import at_least, each, one_of, positive, whole
+from hessflat.config import at_least, each, one_of, positive, whole
 from hessflat.measures.operators import OPERATORS, Functions, model_functions
 from hessflat.models import Model
 from hessflat.training import sharding

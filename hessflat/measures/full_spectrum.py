@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import hessflat.curvature as cv
-from hessflat.config.validators import anything, each, one_of
+from hessflat.config import anything, each, one_of
 from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.measures.operators import OPERATORS

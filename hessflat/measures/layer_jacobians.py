@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 import hessflat.curvature as cv
-from hessflat.config.validators import at_least
+from hessflat.config import at_least
 from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scalars

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.config.validators import at_least, between
+from hessflat.config import at_least, between
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies

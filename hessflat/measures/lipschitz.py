@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.config.validators import at_least
+from hessflat.config import at_least
 from hessflat.curvature import numerics
 from hessflat.data import generator as generators
 from hessflat.data.generator import Generator

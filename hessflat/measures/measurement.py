@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 
-from hessflat.config.validators import at_least, each, positive
+from hessflat.config import at_least, each, positive
 
 Scalars = dict[str, float | int | None]
 Arrays = dict[str, dict[str, np.ndarray]]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.config.validators import at_least, between
+from hessflat.config import at_least, between
 from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.utils.errors import InputError

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import builder_settings, require
+from hessflat.config import builder_settings, require
 from hessflat.models.layers import BatchNormLayer, Normalisation
 from hessflat.models.layerwise import Layer, apply_by_layer
 from hessflat.utils.errors import require_known

@@ -10,7 +10,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, each, whole
+from hessflat.config import at_least, each, whole
 from hessflat.models.layers import ConvInit, conv, dense, max_pool, require_images, require_side
 
 # Size, stride, channels in units of the first layer's, and whether pooling follows.

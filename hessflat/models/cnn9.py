@@ -9,7 +9,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, one_of
+from hessflat.config import at_least, one_of
 from hessflat.models.layers import ConvInit, conv, require_side
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, each, one_of, positive
+from hessflat.config import at_least, each, one_of, positive
 from hessflat.models.layers import INITIALISERS, dense
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, each, one_of
+from hessflat.config import at_least, each, one_of
 from hessflat.models.layers import INITIALISERS, dense
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hessflat.config.validators import anything, below, one_of, positive
+from hessflat.config import anything, below, one_of, positive
 from hessflat.utils.errors import InputError
 
 

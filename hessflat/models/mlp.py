@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, each, one_of
+from hessflat.config import at_least, each, one_of
 from hessflat.models.layers import INITIALISERS, Epsilon, Momentum, Normalisation, UseBatchNorm, dense
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {

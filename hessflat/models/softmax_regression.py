@@ -5,7 +5,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import one_of
+from hessflat.config import one_of
 from hessflat.models.layers import INITIALISERS, dense
 
 

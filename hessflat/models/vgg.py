@@ -8,7 +8,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import at_least, each, one_of, whole
+from hessflat.config import at_least, each, one_of, whole
 from hessflat.models.layers import (
     ConvInit,
     Epsilon,

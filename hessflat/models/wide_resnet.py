@@ -13,7 +13,7 @@ from typing import Annotated
 import jax
 from flax import linen as nn
 
-from hessflat.config.validators import Rule, at_least
+from hessflat.config import Rule, at_least
 from hessflat.models.layers import (
     ConvBias,
     ConvInit,

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hessflat.config import changed, flatten, plain, thaw
-from hessflat.config.validators import timetable_steps
-from hessflat.measures import MEASURES
+from hessflat.measures import MEASURES, timetable_steps
 from hessflat.runs import run_folder
 from hessflat.runs.compiled import compiled
 from hessflat.runs.schema import RunConfig, defaults, freeze, from_plain, identity, replace

@@ -10,14 +10,7 @@ from ml_collections import ConfigDict
 
 from hessflat import config as configuration
 from hessflat import measures
-from hessflat.config import SCALES, Overrides, Settings, builders
-from hessflat.config.validators import (
-    Rule,
-    anything,
-    at_least,
-    one_of,
-    positive,
-)
+from hessflat.config import SCALES, Overrides, Rule, Settings, anything, at_least, builders, one_of, positive
 from hessflat.data import SOURCES, DataOptions
 from hessflat.training.config import TrainingConfig
 from hessflat.utils.errors import require_known

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from hessflat.config import Settings, builders
-from hessflat.config.validators import anything, at_least, below, between, one_of, positive, single, whole
+from hessflat.config import Settings, anything, at_least, below, between, builders, one_of, positive, single, whole
 from hessflat.models import MODELS
 from hessflat.training.gradients import PRECISIONS
 from hessflat.training.losses import LOSSES, losses_by_targets

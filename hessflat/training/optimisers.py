@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import jax
 import optax
 
-from hessflat.config.validators import anything, below, positive
+from hessflat.config import anything, below, positive
 
 Mask = Callable[[Any], Any] | None
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from hessflat.config.validators import Rule, between, positive
+from hessflat.config import Rule, between, positive
 from hessflat.utils.errors import InputError
 
 Schedule = Callable[[jax.Array], jax.Array]
