@@ -6,7 +6,6 @@ reading decodes every image again.
 """
 
 import errno
-import hashlib
 import json
 import os
 import tempfile
@@ -18,21 +17,12 @@ from typing import IO, Any
 import numpy as np
 
 from hessflat.utils.errors import InputError
+from hessflat.utils.files import checksum
 
 
 def folder() -> Path:
     """`$HESSFLAT_DATA`, by default `~/.cache/hessflat/data`. It need not exist."""
     return Path(os.environ.get("HESSFLAT_DATA") or "~/.cache/hessflat/data").expanduser()
-
-
-def checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, dtypes, shapes and contents: the same everywhere, unlike that of the file."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def prepared_names(cache: Path | None = None) -> list[str]:

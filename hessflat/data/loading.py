@@ -1,24 +1,173 @@
-"""From a name to arrays in memory: find the source, split it, scale it, check it.
+"""From a name to arrays in memory: find the source, split it, scale it.
 
     load("mnist", scaling="unit", train_size=45_000, validation_size=5_000)
     load("blobs", {"num_classes": 4, "dimension": 10}, test_size=100)
 
 `DataOptions` are the settings of a configuration's data block; a source has its own.
+
+Splits are a function of (labels, sizes, seed) alone. One order of all examples is drawn; the training split is a piece
+from its front, validation and test are from its end. So a smaller training split is part of a larger one, and its size
+leaves the other two as they were.
+
+A scaling is `(x - shift) / scale`, fixed on training examples.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config import at_least, below, builder_settings, one_of, positive, require
-from hessflat.data import cache
-from hessflat.data.scaling import SCALINGS, Affine, apply
-from hessflat.data.sources import SOURCES, Source, Split
-from hessflat.data.splits import ORDERS, cut, split_size, whole_number
-from hessflat.utils.errors import InputError, nearest, require_known
+from hessflat.config import Rule, at_least, below, builder_settings, one_of, positive, require
+from hessflat.data.sources import Source, Split, find_source
+from hessflat.utils.errors import InputError
+
+whole_number = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number of examples, 0 or more")
+
+
+def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation `[n]` of the examples; every piece of it holds each class in its share, to within two.
+
+    Example r of the n_c of a class (in random order) is placed at (r + 1/2) / n_c; ties are broken at random. Real
+    targets are all of one class.
+    """
+    random = np.random.default_rng(seed)
+    classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
+    place = np.empty(len(labels))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((random.random(len(labels)), place))
+
+
+def stored(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The data set's own order, so that a paper's "first 5,000 examples" can be had; the seed is not used."""
+    return np.arange(len(labels))
+
+
+ORDERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"stratified": stratified, "stored": stored}
+
+
+def split_size(split: str, size: int, fraction: float, available: int) -> int:
+    """Examples of a split: `size` where it is above 0, else a `fraction` of the `available` ones."""
+    count = size or round(fraction * available)
+    if fraction > 0 and count == 0:
+        raise InputError(
+            f"data.{split}_fraction = {fraction:g} of {available} examples leaves an empty split; "
+            "raise it or set it to 0"
+        )
+    return count
+
+
+def cut(order: np.ndarray, counts: dict[str, int], name: str) -> dict[str, np.ndarray]:
+    """Disjoint pieces of `order`: `train` from its front (0: all that is left), the others from its end.
+
+    `counts` maps `train` and then the names of the other pieces to numbers of examples.
+    """
+    total = sum(counts.values())
+    others = total - counts["train"]
+    if total > len(order) or others >= len(order):
+        asked = " + ".join(f"{count} for {piece}" for piece, count in counts.items() if count)
+        problem = "which leaves none to train on" if others >= len(order) else f"{total} together"
+        raise InputError(
+            f"data set {name!r} has {len(order)} examples to split, got {asked}, {problem}; lower one of them"
+        )
+    pieces = {"train": order[: counts["train"] or len(order) - others]}
+    start = len(order) - others
+    for piece, count in counts.items():
+        if piece != "train":
+            pieces[piece] = order[start : start + count]
+            start += count
+    return pieces
+
+
+BLOCK = 256  # examples that are summed at once
+Affine = tuple[np.ndarray | np.float32, np.ndarray | np.float32]
+
+
+def raw(train: np.ndarray, max_value: float | None) -> Affine:
+    """As stored, in float32."""
+    return np.float32(0), np.float32(1)
+
+
+def unit(train: np.ndarray, max_value: float | None) -> Affine:
+    """Pixels to [0, 1]."""
+    return np.float32(0), np.float32(_known("unit", max_value))
+
+
+def symmetric(train: np.ndarray, max_value: float | None) -> Affine:
+    """Pixels to [-1, 1]."""
+    half = np.float32(_known("symmetric", max_value) / 2)
+    return half, half
+
+
+def standardised(train: np.ndarray, max_value: float | None) -> Affine:
+    """Mean 0 and variance 1 in each channel (last axis) over the training examples."""
+    return _moments(train, tuple(range(train.ndim - 1)))
+
+
+def pixelwise(train: np.ndarray, max_value: float | None) -> Affine:
+    """Mean 0, variance 1 in each component over the training examples; components that never vary become 0."""
+    return _moments(train, (0,))
+
+
+def overall(train: np.ndarray, max_value: float | None) -> Affine:
+    """Mean 0, variance 1 over all components of the training examples together."""
+    return _moments(train.reshape(len(train), -1, 1), (0, 1))
+
+
+SCALINGS: dict[str, Callable[[np.ndarray, float | None], Affine]] = {
+    "raw": raw,
+    "unit": unit,
+    "symmetric": symmetric,
+    "standardised": standardised,
+    "pixelwise": pixelwise,
+    "overall": overall,
+}
+
+
+def apply(affine: Affine, inputs: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """`(inputs - shift) / scale * factor` in float32, with one copy of the inputs and no temporary of their size."""
+    # In the shape of an example, because NumPy is slow at repeating something as short as three channels.
+    shift, scale = (np.broadcast_to(part, inputs.shape[1:]).copy() for part in affine)
+    scaled = inputs.astype(np.float32)
+    scaled -= shift
+    scaled /= scale
+    if factor != 1:
+        scaled *= np.float32(factor)
+    return scaled
+
+
+def _known(name: str, max_value: float | None) -> float:
+    if max_value is None:
+        raise InputError(
+            f"data.scaling={name!r} needs pixels with a known maximum and these inputs are not pixels; "
+            "use 'standardised', 'pixelwise' or 'raw'"
+        )
+    return max_value
+
+
+def _moments(train: np.ndarray, axes: tuple[int, ...]) -> Affine:
+    """Mean and standard deviation over `axes`, of which the first is examples; 1 where the deviation is 0.
+
+    Sums are taken in float64, of differences from the first example: a component that never varies then has a
+    deviation of exactly 0. Blocks keep the float64 copies small.
+    """
+    origin = train[0].astype(np.float64)
+    total, total_of_squares = np.zeros_like(origin), np.zeros_like(origin)
+    for start in range(0, len(train), BLOCK):
+        difference = train[start : start + BLOCK] - origin
+        total += difference.sum(0)
+        total_of_squares += np.square(difference, out=difference).sum(0)
+    mean = total / len(train)
+    variance = np.maximum(total_of_squares / len(train) - np.square(mean), 0.0)
+    # Over pixels: the mean variance of a pixel plus the variance of the pixels' means.
+    pixels = tuple(axis - 1 for axis in axes[1:])
+    mean += origin
+    variance = variance.mean(pixels) + mean.var(pixels)
+    return mean.mean(pixels).astype(np.float32), np.sqrt(np.where(variance > 0, variance, 1.0)).astype(np.float32)
+
 
 TEST_FRACTION = 0.2
 SCALED_OVER = ("split", "stored")
@@ -81,8 +230,7 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     chosen = DataOptions(**options)
     for key, setting in builder_settings(DataOptions).items():
         require(f"data.{key}", getattr(chosen, key), setting.rule)
-    source, source_checksum = _source(name, source_settings or {})
-    _check(name, source)
+    source, source_checksum = find_source(name, source_settings or {})
 
     available = len(source.train["labels"])
     counts = {
@@ -120,74 +268,6 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
         + (f", times {chosen.input_scale:g}" if chosen.input_scale != 1 else "")
     )
     return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
-
-
-def _source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
-    """The raw arrays of `name` with the checksum of all of them."""
-    if name in SOURCES:
-        known = builder_settings(SOURCES[name])
-        _require_settings(name, settings, known)
-        for key, value in settings.items():
-            require(f"{name}.{key}", value, known[key].rule)
-        source = SOURCES[name](**settings)
-        arrays = {f"train_{key}": value for key, value in source.train.items()}
-        arrays |= {f"test_{key}": value for key, value in (source.test or {}).items()}
-        return source, cache.checksum(arrays)
-    path = cache.find(name)
-    if path is None:
-        names = [*SOURCES, *cache.prepared_names()]
-        hint = nearest(name, names)
-        known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
-        raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
-    _require_settings(name, settings, {})
-    arrays, facts = cache.read(path)
-    train, test = (
-        {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels")} if f"{part}_inputs" in arrays else None
-        for part in ("train", "test")
-    )
-    assert train is not None
-    return Source(train, test, facts["num_classes"], facts["max_value"], facts["description"]), facts["sha256"]
-
-
-def _require_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if settings and not known:
-        raise InputError(f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out")
-    require_known(f"setting of data set {name!r}", settings, known)
-
-
-def _check(name: str, source: Source) -> None:
-    """Refuse arrays that no run could use: empty, of unlike shapes, not finite, labels out of range."""
-    parts = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
-    for part, arrays in parts.items():
-        inputs, labels = arrays["inputs"], arrays["labels"]
-        what = f"data set {name!r}, {part} split:"
-        is_real = np.issubdtype(labels.dtype, np.floating)
-        expected = (len(inputs), source.num_classes) if is_real else (len(inputs),)
-        if labels.shape != expected or inputs.ndim < 2:
-            raise InputError(
-                f"{what} expected inputs [n, ...] with labels [n], or with real targets [n, {source.num_classes}], "
-                f"got {inputs.shape} with {labels.shape} ({labels.dtype}); mend the source"
-            )
-        if not len(labels):
-            raise InputError(f"{what} has no examples; mend the source")
-        if inputs.shape[1:] != source.train["inputs"].shape[1:]:
-            raise InputError(
-                f"{what} expected inputs of shape {source.train['inputs'].shape[1:]} as in train, "
-                f"got {inputs.shape[1:]}; mend the source"
-            )
-        if not is_real and (
-            not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= source.num_classes
-        ):
-            raise InputError(
-                f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
-                f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"
-            )
-        for kind, array in (("inputs", inputs), ("real targets", labels)):
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise InputError(
-                    f"{what} {kind} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are "
-                    "NaN or infinite; mend the source"
-                )
 
 
 def _test_rows(

@@ -4,14 +4,16 @@ A source is a function whose keyword-only arguments are its settings and whose r
 one costs the function and a line in `SOURCES`; other names are looked up in the cache that `make data` fills.
 """
 
-from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config import at_least, below, finite, positive
+from hessflat.config import at_least, below, builder_settings, finite, positive, require
+from hessflat.data import cache
 from hessflat.data import generator as generators
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, nearest, require_known
+from hessflat.utils.files import checksum
 
 Split = dict[str, np.ndarray]
 
@@ -151,3 +153,77 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "point": point,
     "generator": generator,
 }
+
+
+def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
+    """The raw arrays of `name`, a source with `settings` or a prepared data set, and the checksum of all of them.
+
+    Raises:
+        InputError: an unknown name, a setting out of range, data that is missing, damaged or that no run could use.
+    """
+    if name in SOURCES:
+        known = builder_settings(SOURCES[name])
+        _require_settings(name, settings, known)
+        for key, value in settings.items():
+            require(f"{name}.{key}", value, known[key].rule)
+        source = _checked(name, SOURCES[name](**settings))
+        arrays = {f"train_{key}": value for key, value in source.train.items()}
+        arrays |= {f"test_{key}": value for key, value in (source.test or {}).items()}
+        return source, checksum(arrays)
+    path = cache.find(name)
+    if path is None:
+        names = [*SOURCES, *cache.prepared_names()]
+        hint = nearest(name, names)
+        known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
+        raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
+    _require_settings(name, settings, {})
+    arrays, facts = cache.read(path)
+    train, test = (
+        {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels")} if f"{part}_inputs" in arrays else None
+        for part in ("train", "test")
+    )
+    assert train is not None
+    source = Source(train, test, facts["num_classes"], facts["max_value"], facts["description"])
+    return _checked(name, source), facts["sha256"]
+
+
+def _require_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if settings and not known:
+        raise InputError(f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out")
+    require_known(f"setting of data set {name!r}", settings, known)
+
+
+def _checked(name: str, source: Source) -> Source:
+    """The source; refuse arrays that no run could use: empty, of unlike shapes, not finite, labels out of range."""
+    parts = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
+    for part, arrays in parts.items():
+        inputs, labels = arrays["inputs"], arrays["labels"]
+        what = f"data set {name!r}, {part} split:"
+        is_real = np.issubdtype(labels.dtype, np.floating)
+        expected = (len(inputs), source.num_classes) if is_real else (len(inputs),)
+        if labels.shape != expected or inputs.ndim < 2:
+            raise InputError(
+                f"{what} expected inputs [n, ...] with labels [n], or with real targets [n, {source.num_classes}], "
+                f"got {inputs.shape} with {labels.shape} ({labels.dtype}); mend the source"
+            )
+        if not len(labels):
+            raise InputError(f"{what} has no examples; mend the source")
+        if inputs.shape[1:] != source.train["inputs"].shape[1:]:
+            raise InputError(
+                f"{what} expected inputs of shape {source.train['inputs'].shape[1:]} as in train, "
+                f"got {inputs.shape[1:]}; mend the source"
+            )
+        if not is_real and (
+            not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= source.num_classes
+        ):
+            raise InputError(
+                f"{what} labels must be integers from 0 to {source.num_classes - 1}, "
+                f"got {labels.min()} to {labels.max()} ({labels.dtype}); mend the source"
+            )
+        for kind, array in (("inputs", inputs), ("real targets", labels)):
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise InputError(
+                    f"{what} {kind} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are "
+                    "NaN or infinite; mend the source"
+                )
+    return source

@@ -14,7 +14,7 @@ import numpy as np
 
 from hessflat import models
 from hessflat.data import PUBLISHED
-from hessflat.data.splits import split_size
+from hessflat.data.loading import split_size
 from hessflat.measures import MEASURES
 from hessflat.runs.compiled import load_data
 from hessflat.runs.jobs import Job, due_at

@@ -8,6 +8,7 @@ import pytest
 
 from hessflat.data import cache, load, prepared_names
 from hessflat.utils.errors import InputError
+from hessflat.utils.files import checksum
 
 
 @pytest.fixture
@@ -110,5 +111,5 @@ def test_unwritable_folder_is_one_line(tmp_path, monkeypatch):
 def test_checksum_depends_on_content_shape_and_type():
     array = np.arange(6, dtype=np.uint8)
     others = (array.reshape(2, 3), array.astype(np.int16), array + 1, np.zeros(0, np.uint8))
-    assert len({cache.checksum({"a": other}) for other in (array, *others)}) == 5
-    assert cache.checksum({"a": array, "b": array}) == cache.checksum({"b": array, "a": array})
+    assert len({checksum({"a": other}) for other in (array, *others)}) == 5
+    assert checksum({"a": array, "b": array}) == checksum({"b": array, "a": array})
