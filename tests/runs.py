@@ -8,8 +8,7 @@ from hessflat import config
 from hessflat.cli import app
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.checkpoints import stored_config
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import make_jobs
+from hessflat.runs.jobs import compiled, make_jobs
 from hessflat.utils import progress
 
 TINY = {"train.epochs": 5, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4}

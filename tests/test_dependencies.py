@@ -14,8 +14,7 @@ from hessflat.cli import measure
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.linear_interpolation import barrier, linear_interpolation
 from hessflat.runs import loop, pool, run_folder, schema
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import Job, levels, make_jobs, named_run
+from hessflat.runs.jobs import Job, compiled, levels, make_jobs, named_run
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent
 

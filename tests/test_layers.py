@@ -33,7 +33,6 @@ FLOORS = {
     ),
     "runs": (
         {"run_folder", "schema"},
-        {"compiled"},
         {"jobs"},
         {"checkpoints", "cost_model"},
         {"loop"},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from hessflat import models
-from hessflat.runs import compiled
+from hessflat.runs import loop
 from hessflat.utils import hardware
 
 
@@ -27,17 +27,17 @@ def test_programs_are_released_when_half_of_the_mappings_are_taken(tmp_path, mon
     files = {"/proc/sys/vm/max_map_count": "100\n", "/proc/self/maps": "a mapping\n" * taken}
     for name, text in files.items():
         (tmp_path / name.replace("/", "-")).write_text(text)
-    monkeypatch.setattr(compiled, "Path", lambda name: tmp_path / name.replace("/", "-"))
+    monkeypatch.setattr(loop, "Path", lambda name: tmp_path / name.replace("/", "-"))
     calls = []
     monkeypatch.setattr(jax, "clear_caches", lambda: calls.append(True))
-    compiled.release_programs()
+    loop.release_programs()
     assert bool(calls) == cleared
 
 
 def test_elsewhere_nothing_is_released(tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "Path", lambda name: tmp_path / "not there")
+    monkeypatch.setattr(loop, "Path", lambda name: tmp_path / "not there")
     monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("nothing is known of mappings"))
-    compiled.release_programs()
+    loop.release_programs()
 
 
 def test_what_was_released_is_compiled_again_and_gives_the_same():

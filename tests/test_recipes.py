@@ -150,8 +150,8 @@ def test_a_measure_is_one_file_and_one_line(project):
 
 @pytest.mark.slow
 def test_a_curvature_matrix_is_a_function_and_a_line(project):
-    assert "`OPERATORS`, in `measures/operators.py`" in " ".join(recipe("A **curvature matrix**").split())
-    path = project / "hessflat/measures/operators.py"
+    assert "`OPERATORS`, in `measures/eval_state.py`" in " ".join(recipe("A **curvature matrix**").split())
+    path = project / "hessflat/measures/eval_state.py"
     function = (
         "def _half(functions, params, batches, batch_stats):\n"
         "    return 0.5 * cv.hessian(functions.loss, params, batches, batch_stats)\n\n\n"
@@ -243,7 +243,7 @@ def test_a_schedule_is_a_function_and_a_line(project):
     steps = recipe("A learning-rate **schedule**: 1 edited")
     assert "A function `(num_epochs, average_from, *, settings) -> Schedule`" in steps
     assert "`SCHEDULES`, below it" in steps
-    path = project / "hessflat/training/schedules.py"
+    path = project / "hessflat/training/optimisers.py"
     function = '''def still(
     num_epochs: int, average_from: int, *, share: Annotated[float, between(0, 1), "of the initial rate"] = 0.0
 ) -> Schedule:

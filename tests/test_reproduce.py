@@ -8,9 +8,8 @@ import pytest
 
 from hessflat.cli import experiment, reproduce, sweep
 from hessflat.runs import cost_model, pool, schema
-from hessflat.runs.compiled import compiled
 from hessflat.runs.cost_model import OVERHEAD, Throughput, data_shape, run_cost
-from hessflat.runs.jobs import make_jobs
+from hessflat.runs.jobs import compiled, make_jobs
 from hessflat.utils.errors import InputError
 
 TWO = "g_loss_limit s_random_matrix"

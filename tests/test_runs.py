@@ -14,8 +14,7 @@ import hessflat.curvature as cv
 from hessflat.measures import loss_limit
 from hessflat.measures.eval_state import curvature_data, curvature_operator
 from hessflat.runs import checkpoints, loop, run_folder
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import make_jobs
+from hessflat.runs.jobs import compiled, make_jobs
 from hessflat.utils.errors import InputError
 
 NEVER = [f"--config.measure.{name}=never" for name in ("spectra", "jacobian")]

@@ -9,8 +9,7 @@ from pathlib import Path
 from hessflat import config, measures
 from hessflat.cli import app
 from hessflat.runs import checkpoints, loop, run_folder, schema
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import Job, due_at_end
+from hessflat.runs.jobs import Job, compiled, due_at_end
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically

@@ -10,9 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from hessflat.config import Rule, Setting, builder_settings
-from hessflat.measures.eval_state import EvalState, Protocol
+from hessflat.measures.eval_state import OPERATORS, EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
-from hessflat.measures.operators import OPERATORS
 from hessflat.utils.errors import InputError
 
 __all__ = [

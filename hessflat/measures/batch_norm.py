@@ -23,9 +23,8 @@ import hessflat.curvature as cv
 from hessflat import models
 from hessflat.config import at_least
 from hessflat.curvature import numerics
-from hessflat.measures.eval_state import EvalState, as_float64
+from hessflat.measures.eval_state import OPERATORS, EvalState, as_float64
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes
-from hessflat.measures.operators import OPERATORS
 from hessflat.training.losses import make_targets
 from hessflat.training.step import update_batch_stats
 from hessflat.utils.errors import InputError

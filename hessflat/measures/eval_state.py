@@ -1,22 +1,94 @@
-"""What is measured: a trained state, the examples it is measured on, and the protocol that all measures share."""
+"""What is measured: a trained state, the curvature matrices of its loss, and the protocol that all measures share.
+
+To add a matrix: an entry in `OPERATORS`.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import hessflat.curvature as cv
 from hessflat.config import at_least, each, one_of, positive, whole
-from hessflat.measures.operators import OPERATORS, Functions, model_functions
 from hessflat.models import Model
-from hessflat.training import sharding
-from hessflat.training.losses import make_targets
+from hessflat.training.losses import LOSSES, make_targets
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 Splits = Mapping[str, Mapping[str, jax.Array]]
+
+
+class Functions(NamedTuple):
+    """Pure functions of one model, made once, so that what is compiled for a checkpoint serves the next one.
+
+    A batch is `{"inputs": [n, ...], "targets": [n, C]}`; targets are real, or smoothed one-hot labels, for label
+    smoothing is part of the measured loss. Weight decay, mixup and augmentation are not. `batch_stats` are the running
+    averages of batch norm, which eval mode uses; train mode takes the statistics of the batch.
+    """
+
+    logits: Callable[..., jax.Array]  # (params, inputs, batch_stats)
+    predict: Callable[..., jax.Array]  # (params, batch, batch_stats)
+    criterion: Callable[..., jax.Array]  # (logits, batch, batch_stats)
+    loss: Callable[..., jax.Array]  # (params, batch, batch_stats)
+
+
+@cache
+def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
+    """The functions of a model with batch norm in `mode` and a loss by name, the same objects each time."""
+    train, of_example = mode == "train", LOSSES[loss].function
+
+    def logits(params: Any, inputs: jax.Array, batch_stats: Any = None) -> jax.Array:
+        return model.apply(params, batch_stats or {}, inputs, train)[0]
+
+    def predict(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
+        return model.apply(params, batch_stats or {}, batch["inputs"], train)[0]
+
+    def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
+        return jnp.mean(of_example(outputs, batch["targets"]))
+
+    def mean_loss(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
+        outputs, _ = model.apply(params, batch_stats or {}, batch["inputs"], train)
+        return jnp.mean(of_example(outputs, batch["targets"]))
+
+    return Functions(logits, predict, criterion, mean_loss)
+
+
+class MeasuredOperator(NamedTuple):
+    """A curvature matrix that can be measured.
+
+    `build(functions, params, batches, batch_stats)` makes it. `symbol` stands in formulas, `title` in captions.
+    `zero_mass` is the rule by which `Spectrum.zero_mass` counts. With `in_spectra` false every eigenvalue of it can be
+    computed, but no spectrum is estimated by Lanczos quadrature.
+    """
+
+    build: Callable[[Functions, Any, cv.Batches, Any], cv.Operator]
+    symbol: str
+    title: str
+    zero_mass: Literal["hessian", "gauss_newton"] = "hessian"
+    in_spectra: bool = True
+
+
+def _hessian(functions: Functions, params: Any, batches: cv.Batches, batch_stats: Any) -> cv.Operator:
+    return cv.hessian(functions.loss, params, batches, batch_stats)
+
+
+def _gauss_newton(functions: Functions, params: Any, batches: cv.Batches, batch_stats: Any) -> cv.Operator:
+    return cv.gauss_newton(functions.predict, functions.criterion, params, batches, batch_stats)
+
+
+def _residual(functions: Functions, params: Any, batches: cv.Batches, batch_stats: Any) -> cv.Operator:
+    return cv.residual(functions.predict, functions.criterion, params, batches, batch_stats)
+
+
+OPERATORS: Mapping[str, MeasuredOperator] = {
+    "hessian": MeasuredOperator(_hessian, "H", "Hessian"),
+    "gauss_newton": MeasuredOperator(_gauss_newton, "G", "Gauss-Newton matrix", "gauss_newton"),
+    "residual": MeasuredOperator(_residual, "R", "residual H − G", in_spectra=False),
+}
 
 BATCH_NORM_MODES = ("train", "eval")
 IN_SPECTRA = tuple(name for name, operator in OPERATORS.items() if operator.in_spectra)
@@ -110,7 +182,7 @@ def curvature_data(state: EvalState) -> dict[str, jax.Array]:
         raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
     data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
-    return sharding.shard_examples(data, sharding.make_mesh(state.devices))
+    return hardware.shard_examples(data, hardware.make_mesh(state.devices))
 
 
 def curvature_batches(state: EvalState, mode: str) -> cv.Batches:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import hessflat.curvature as cv
 from hessflat.config import anything, each, one_of
-from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
+from hessflat.measures.eval_state import OPERATORS, EvalState, curvature_operator, operators_by_key
 from hessflat.measures.measurement import Measure, Measurement
-from hessflat.measures.operators import OPERATORS
 
 
 def full_spectrum(

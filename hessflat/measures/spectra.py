@@ -6,9 +6,8 @@ import jax
 
 import hessflat.curvature as cv
 from hessflat.config import at_least
-from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
+from hessflat.measures.eval_state import OPERATORS, EvalState, curvature_operator, operators_by_key
 from hessflat.measures.measurement import Measure, Measurement, Scalars, TraceProbes
-from hessflat.measures.operators import OPERATORS
 
 
 def spectra(

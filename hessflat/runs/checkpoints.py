@@ -18,12 +18,11 @@ import orbax.checkpoint as ocp
 from hessflat.measures import make_protocol
 from hessflat.measures.sharpness import no_starts
 from hessflat.runs import run_folder
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import Job, due_at_end, finished_manifest, named_run
+from hessflat.runs.jobs import Job, compiled, due_at_end, finished_manifest, named_run
 from hessflat.runs.schema import RunConfig, from_plain
-from hessflat.training import sharding
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named
 
@@ -185,7 +184,7 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
 
 
 def _placed(config: RunConfig, position: Position) -> Position:
-    return sharding.replicate(position, sharding.make_mesh(config.devices))
+    return hardware.replicate(position, hardware.make_mesh(config.devices))
 
 
 class DamagedError(InputError):

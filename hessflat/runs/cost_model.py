@@ -16,8 +16,7 @@ from hessflat import models
 from hessflat.data import PUBLISHED
 from hessflat.data.loading import split_size
 from hessflat.measures import MEASURES
-from hessflat.runs.compiled import load_data
-from hessflat.runs.jobs import Job, due_at
+from hessflat.runs.jobs import Job, due_at, load_data
 from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training.config import ModelConfig
 from hessflat.training.losses import LOSSES, cross_entropy, make_targets

@@ -23,16 +23,18 @@ from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
 from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.checkpoints import Position
-from hessflat.runs.compiled import Compiled, compiled, load_data, release_programs
 from hessflat.runs.cost_model import Accounting, run_cost
 from hessflat.runs.jobs import (
+    Compiled,
     Job,
     chunks,
+    compiled,
     due_at,
     due_at_end,
     finished_manifest,
     group_by_trainer,
     levels,
+    load_data,
     named_run,
     reserve,
 )
@@ -66,6 +68,21 @@ def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
                     train_and_measure(some, last, compiled(some[0].config), reporter)
             release_programs()
     return len(groups)
+
+
+def release_programs() -> None:
+    """Let go of compiled programs where they have taken most of the memory mappings that Linux allows a process.
+
+    XLA's CPU compiler makes hundreds for a convolutional network, and ends the process where there are no more; a
+    sweep over many networks comes to that. What is needed again is read from the cache on disk.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        taken = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return  # not Linux, which alone has this limit
+    if taken > allowed / 2:
+        jax.clear_caches()
 
 
 @contextlib.contextmanager

@@ -18,8 +18,7 @@ from absl import logging
 from threadpoolctl import threadpool_limits
 
 from hessflat.runs import loop, run_folder
-from hessflat.runs.compiled import compiled
-from hessflat.runs.jobs import Job, chunks, group_by_trainer, levels, reserve
+from hessflat.runs.jobs import Job, chunks, compiled, group_by_trainer, levels, reserve
 from hessflat.training.config import ModelConfig
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError

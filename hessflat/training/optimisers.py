@@ -1,16 +1,24 @@
-"""Optimisers by name. To add one: a function `(learning_rate, l2, mask, *, settings)` and a line in `OPTIMISERS`.
+"""Optimisers and learning-rate schedules by name. To add one: a function, and its line in the mapping below it.
 
-`learning_rate` is an optax schedule of the step, `l2` a traced number, so a sweep over either compiles once; `mask`
-says which parameters `l2` is for. Gadam is `adamw` with `train.average_from` and the schedule `iterate_averaging`.
+An optimiser is a function `(learning_rate, l2, mask, *, settings)`. `learning_rate` is an optax schedule of the step,
+`l2` a traced number, so a sweep over either compiles once; `mask` says which parameters `l2` is for. Gadam is `adamw`
+with `train.average_from` and the schedule `iterate_averaging`.
+
+A schedule is a function `(num_epochs, average_from, *, settings)` that gives factors of the initial rate as a function
+of t, the number of finished epochs. `num_epochs` is T, the epochs of the run, `average_from` the epoch from which
+iterates are averaged, 0 where none are.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from hessflat.config import anything, below, positive
+from hessflat.config import Rule, anything, below, between, positive
+from hessflat.utils.errors import InputError
 
 Mask = Callable[[Any], Any] | None
 
@@ -69,3 +77,69 @@ def adamw(
 
 
 OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+_increasing = Rule(lambda epochs: all(a < b for a, b in itertools.pairwise(epochs)), "increasing epochs")
+
+
+def constant(num_epochs: int, average_from: int) -> Schedule:
+    """The initial rate throughout."""
+    return lambda epoch: jnp.ones_like(epoch, dtype=float)
+
+
+def linear_decay(
+    num_epochs: int,
+    average_from: int,
+    *,
+    final_ratio: Annotated[float, between(0, 1), "last rate as a share of the first"] = 0.01,
+) -> Schedule:
+    """*Flatness is a False Friend*, eq. 12: 1 until T/2, linear from there to `final_ratio` at 0.9 T, then that."""
+    return lambda epoch: _linear(epoch / num_epochs, final_ratio)
+
+
+def iterate_averaging(
+    num_epochs: int,
+    average_from: int,
+    *,
+    final_ratio: Annotated[float, between(0, 1), "rate while iterates are averaged as a share of the first"] = 0.5,
+) -> Schedule:
+    """*Flatness is a False Friend*, eq. 13: as `linear_decay` with T_avg, the start of averaging, for T; then constant.
+
+    The paper writes t/T in the sloped part; t/T_avg is what makes the schedule continuous, and is taken here.
+    """
+    if not average_from:
+        raise InputError(
+            "config.schedule.name='iterate_averaging' needs config.train.average_from, the epoch where averaging "
+            "starts; set it above 0, or use 'linear_decay'"
+        )
+    return lambda epoch: _linear(epoch / average_from, final_ratio)
+
+
+def step_decay(
+    num_epochs: int,
+    average_from: int,
+    *,
+    after: Annotated[tuple[int, ...], _increasing, "epochs after which the rate is multiplied"] = (50, 80),
+    factor: Annotated[float, positive, "what it is multiplied by"] = 0.1,
+) -> Schedule:
+    """*On progressive sharpening*, §6.3: divided by ten after epochs 50 and 80 of 90."""
+
+    def multiplied(epoch: jax.Array) -> jax.Array:
+        return factor ** sum((epoch >= end).astype(float) for end in after) * jnp.ones_like(epoch, float)
+
+    return multiplied
+
+
+def _linear(share: jax.Array, final_ratio: float) -> jax.Array:
+    """1 until half of the time, linear from there to `final_ratio` at nine tenths, then that."""
+    return jnp.clip(1 - (1 - final_ratio) * (share - 0.5) / 0.4, final_ratio, 1.0)
+
+
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "linear_decay": linear_decay,
+    "iterate_averaging": iterate_averaging,
+    "step_decay": step_decay,
+}

@@ -15,14 +15,20 @@ import optax
 from jax.sharding import Mesh
 
 from hessflat import models
-from hessflat.training import sharding
 from hessflat.training.augmentation import augment, mixup
 from hessflat.training.config import TrainingConfig
-from hessflat.training.gradients import Batch, Gradient, make_gradient
 from hessflat.training.losses import LOSSES, make_targets
-from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS, Mask
-from hessflat.training.schedules import SCHEDULES, Schedule
-from hessflat.training.step import Hyperparams, Step, TrainState, train_step, update_batch_stats
+from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS, Mask, Schedule
+from hessflat.training.step import (
+    Batch,
+    Gradient,
+    Hyperparams,
+    Step,
+    TrainState,
+    make_gradient,
+    train_step,
+    update_batch_stats,
+)
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop, choose_loop
 from hessflat.utils.errors import InputError
@@ -186,7 +192,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
         step=step,
         average_from=average_from,
         compiled_out=tuple(name for name, value in regularisers.items() if not value > 0),
-        mesh=sharding.make_mesh(config.devices),
+        mesh=hardware.make_mesh(config.devices),
     )
 
 
@@ -226,7 +232,7 @@ def make_batch(setup: Setup, hyperparams: Hyperparams, step: jax.Array, train: S
     # Epochs take the streams from 1 on.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyperparams.seed), 0), step)
     augment_key, mixup_key = jax.random.split(key)
-    inputs, labels = sharding.shard_batch((train["inputs"][indices], train["labels"][indices]), setup.mesh)
+    inputs, labels = hardware.shard_batch((train["inputs"][indices], train["labels"][indices]), setup.mesh)
     targets = make_targets(labels, setup.num_classes, hyperparams.label_smoothing)
     if hyperparams.augment is not None:
         inputs = augment(augment_key, inputs, hyperparams.augment)

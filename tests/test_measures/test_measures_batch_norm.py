@@ -8,7 +8,7 @@ from measured import eval_state, measured
 
 from hessflat import models
 from hessflat.measures.batch_norm import compare_jacobians
-from hessflat.measures.operators import model_functions
+from hessflat.measures.eval_state import model_functions
 from hessflat.utils.errors import InputError
 
 SETTINGS = {"sample_sizes": (12,), "blocks": 12}

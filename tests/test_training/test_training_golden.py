@@ -15,10 +15,9 @@ import pytest
 
 from hessflat import models
 from hessflat.training.augmentation import mixup
-from hessflat.training.gradients import Batch, make_gradient, sam_perturb
 from hessflat.training.losses import cross_entropy, make_targets
 from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
-from hessflat.training.step import update_average
+from hessflat.training.step import Batch, make_gradient, sam_perturb, update_average
 
 STORED = Path(__file__).with_name("golden.json")
 FAMILIES = {

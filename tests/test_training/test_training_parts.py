@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from hessflat.training.augmentation import PADDING, augment, mixup
-from hessflat.training.gradients import sam_perturb
 from hessflat.training.losses import LOSSES, make_targets
-from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
-from hessflat.training.schedules import SCHEDULES
+from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS
+from hessflat.training.step import sam_perturb
 from hessflat.utils.errors import InputError
 
 
