@@ -3,16 +3,19 @@
 What is derived from the modules: the settings `measure.*`, what a run costs, what tables and axes call its numbers.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from hessflat.config import Rule, Setting, builder_settings
 from hessflat.measures.eval_state import OPERATORS, EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, SettingError, in_one_line, show_traceback
 
 __all__ = [
     "MEASURES",
@@ -72,14 +75,27 @@ def make_protocol(settings: Any) -> Protocol:
 def measure(state: EvalState, due: Collection[str], settings: Any) -> Measurement:
     """The measures whose names are due, together, with the settings of the block `measure` of a configuration.
 
-    Of a number that two of them give, the later and more precise one.
+    Of a number that two of them give, the later and more precise one. A measure that fails, for whatever reason, leaves
+    the others as they are.
+
+    Raises:
+        SettingError: settings of a measure that do not go with the model or the data.
     """
     together = Measurement({}, {})
     for name, one in MEASURES.items():
         if name in due:
-            own = one.compute(state, **_taken(one.compute, settings))
-            starts = own.starts or together.starts
-            together = Measurement(together.scalars | own.scalars, together.arrays | own.arrays, starts)
+            try:
+                own = one.compute(state, **_taken(one.compute, settings))
+                json.dumps(own.scalars)  # what no line of metrics can hold
+                arrays = {file: {k: np.asarray(v) for k, v in content.items()} for file, content in own.arrays.items()}
+                scalars, starts = together.scalars | own.scalars, own.starts or together.starts
+            except SettingError:
+                raise
+            except Exception as error:
+                show_traceback()
+                together = together._replace(failed={**together.failed, name: in_one_line(error)})
+            else:
+                together = Measurement(scalars, together.arrays | arrays, starts, together.failed)
     return together
 
 

@@ -27,7 +27,7 @@ from hessflat.measures.eval_state import OPERATORS, EvalState, as_float64
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes
 from hessflat.training.losses import make_targets
 from hessflat.training.step import update_batch_stats
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 # Features of the layer alone: random directions of the inputs, whose variances are of order 1.
 CHANNELS = 16
@@ -52,12 +52,14 @@ def batch_norm(
     also have λ_max of `measure.operators` in either mode, in float32.
     """
     if not state.has_batch_norm:
-        raise InputError("config.measure.batch_norm needs a model with batch norm; set it to 'never'")
+        raise SettingError("config.measure.batch_norm needs a model with batch norm; set it to 'never'")
     train = state.splits["train"]
     largest = max(sample_sizes)
     if largest > len(train["labels"]):
         available = len(train["labels"])
-        raise InputError(f"config.measure.sample_sizes must be at most {available}, the training split, got {largest}")
+        raise SettingError(
+            f"config.measure.sample_sizes must be at most {available}, the training split, got {largest}"
+        )
     keys = jax.random.split(jax.random.key(state.protocol.seed), 3)
     order = jax.random.permutation(keys[0], len(train["labels"]))[:largest]
     inputs, labels = train["inputs"][order], train["labels"][order]

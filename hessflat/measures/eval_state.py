@@ -17,7 +17,7 @@ from hessflat.config import at_least, each, one_of, positive, whole
 from hessflat.models import Model
 from hessflat.training.losses import LOSSES, make_targets
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 Splits = Mapping[str, Mapping[str, jax.Array]]
 
@@ -179,7 +179,7 @@ def curvature_data(state: EvalState) -> dict[str, jax.Array]:
     count = state.protocol.examples or None
     available = len(state.splits["train"]["labels"])
     if count is not None and count > available:
-        raise InputError(f"config.measure.examples must be at most {available}, the training split, got {count}")
+        raise SettingError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
     data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
     return hardware.shard_examples(data, hardware.make_mesh(state.devices))

@@ -10,7 +10,7 @@ from hessflat.config import at_least, between
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 
 def linear_interpolation(
@@ -31,11 +31,11 @@ def linear_interpolation(
     Array file `line`: `alphas` [n], which hold 0 and 1, `distance` between these two, and `<split>_loss` [n] and, of
     classes, `<split>_accuracy` [n]. `line.<split>_barrier` is the most by which the loss between w₀ and w exceeds the
     chord (1 − α) L(w₀) + α L(w), 0 where it nowhere does; `line.length` is the distance. At 0 and 1 the numbers are
-    those of `performance`, to the bit. Raises `InputError` for a model with batch norm: the running averages of either
-    end do not belong to the weights between.
+    those of `performance`, to the bit. Raises `SettingError` for a model with batch norm: the running averages of
+    either end do not belong to the weights between.
     """
     if state.has_batch_norm:
-        raise InputError(
+        raise SettingError(
             "config.measure.linear_interpolation is for models without batch norm, whose running averages do not "
             "belong to the weights between; set it to 'never'"
         )

@@ -21,7 +21,7 @@ from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes, Scalars
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 # By how much of the supremum a sample may miss it.
 MISSES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -54,7 +54,7 @@ def lipschitz(
     """
     generator, sizes = _generator(state.data), sorted(sample_sizes)
     if max(sizes) > draws:
-        raise InputError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
+        raise SettingError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
     logits = state.functions().logits
     made = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), generator)
 
@@ -221,7 +221,7 @@ def _disjoint_samples(relative: np.ndarray, deviations: np.ndarray, size: int, l
 def _generator(data: Mapping[str, Any]) -> Generator:
     if data.get("name") != "generator" or data.get("scaling") != "raw":
         got = f"{data.get('name')!r} scaled {data.get('scaling')!r}"
-        raise InputError(f"config.measure.lipschitz needs data.name=generator and data.scaling=raw, got {got}")
+        raise SettingError(f"config.measure.lipschitz needs data.name=generator and data.scaling=raw, got {got}")
     return _drawn(*sorted(data["generator"].items()))
 
 

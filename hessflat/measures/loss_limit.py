@@ -12,7 +12,7 @@ import numpy as np
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scales, TraceProbes
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 SMALLEST_LOSS = 1e-12
 
@@ -59,7 +59,7 @@ def scaled_params(params: Any, scale: float, which: str) -> Any:
         return jax.tree.map(lambda leaf: leaf * scale ** (1 / len(paths)), params)
     dense = [path[0].key for path in paths if path[0].key.startswith("Dense_")]
     if not dense:
-        raise InputError("config.measure.loss_limit needs a model that ends in a dense layer; set it to 'never'")
+        raise SettingError("config.measure.loss_limit needs a model that ends in a dense layer; set it to 'never'")
     last = max(dense, key=lambda name: int(name.removeprefix("Dense_")))
     return {**params, last: jax.tree.map(lambda leaf: leaf * scale, params[last])}
 

@@ -20,11 +20,15 @@ SampleSizes = Annotated[tuple[int, ...], each(at_least(2)), "numbers of examples
 
 
 class Measurement(NamedTuple):
-    """Scalars by name, arrays by file name, and where the next search for eigenvectors starts (None: as before)."""
+    """Scalars by name, arrays by file name, and where the next search for eigenvectors starts (None: as before).
+
+    `failed` gives the reason for each measure that is missing, by its name.
+    """
 
     scalars: Scalars
     arrays: Arrays
     starts: Mapping[str, jax.Array] | None = None
+    failed: Mapping[str, str] = {}
 
 
 class Measure(NamedTuple):

@@ -16,7 +16,7 @@ import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scales
 from hessflat.models import num_params
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 LARGEST = 200
 
@@ -29,12 +29,12 @@ def reparameterised(state: EvalState, *, scales: Scales = (1.0, 2.0, 4.0, 8.0)) 
     `ravel_pytree`; `loss` [K]; `gradient` [K, P]; `hessian` [K, P, P].
 
     Raises:
-        InputError: a model that is no product of two or more dense layers, or more than 200 parameters.
+        SettingError: a model that is no product of two or more dense layers, or more than 200 parameters.
     """
     data, layers = curvature_data(state), _layers(state.params)
     count = num_params(state.params)
     if count > LARGEST:
-        raise InputError(
+        raise SettingError(
             f"config.measure.reparameterised keeps whole Hessians, of at most {LARGEST} parameters, got {count}; "
             "use a smaller model, or set it to 'never'"
         )
@@ -82,8 +82,8 @@ def _times(layer: Any, factor: float) -> Any:
     return jax.tree.map(lambda leaf: leaf * factor, layer)
 
 
-def _refusal() -> InputError:
-    return InputError(
+def _refusal() -> SettingError:
+    return SettingError(
         "config.measure.reparameterised needs two or more dense layers without biases or activations; "
         "use the model 'deep_linear', or set it to 'never'"
     )

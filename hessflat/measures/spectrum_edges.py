@@ -17,7 +17,7 @@ import hessflat.curvature as cv
 from hessflat.config import at_least, between
 from hessflat.measures.eval_state import EvalState, curvature_operator, operators_by_key
 from hessflat.measures.measurement import Measure, Measurement
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import SettingError
 
 
 def spectrum_edges(
@@ -46,12 +46,12 @@ def spectrum_edges(
         smallest = max(1, math.ceil(smallest_share * op.size))
         number = largest + smallest
         if number > op.size:
-            raise InputError(
+            raise SettingError(
                 f"config.measure.largest and smallest_share must be {op.size} eigenvalues at most, those there are, "
                 f"got {largest} and {smallest}; measure all, by config.measure.full_spectrum"
             )
         if edge_products < min(number + 4, op.size):
-            raise InputError(
+            raise SettingError(
                 f"config.measure.edge_products must be at least {number + 4}, for {number} eigenvalues, "
                 f"got {edge_products}"
             )

@@ -12,7 +12,7 @@ from rich.text import Text
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
-from hessflat.report.sections import Record, correlations, judge, make_section, tally
+from hessflat.report.sections import Record, correlations, judge, make_section, notices, tally
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
 
@@ -70,12 +70,9 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
     everything = [record for _, records in judged for record in records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
     for one in stored:
-        if one.missing:
+        for line in notices(one):
             # Never wrapped, so that it can be copied.
-            console.print(Text(one.missing_text), soft_wrap=True)
-        for run in one.runs:
-            if run.status != "done":
-                console.print(Text(f"{run.status}, {one.slug}: {run.path}"), soft_wrap=True)
+            console.print(Text(line), soft_wrap=True)
 
 
 def _verdict_table(title: str, records: Sequence[Record]) -> Table:

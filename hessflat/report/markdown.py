@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
-from hessflat.report.sections import CORRELATIONS, Record, Section, by_paper, commands, facts, shared_and_varied, tally
+from hessflat.report.sections import (
+    CORRELATIONS,
+    Record,
+    Section,
+    by_paper,
+    commands,
+    facts,
+    notices,
+    shared_and_varied,
+    tally,
+)
 
 
 def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
@@ -43,10 +53,7 @@ def _section(section: Section) -> list[str]:
     parts = [f"## {stored.experiment.id} ({stored.scale} scale)", stored.experiment.question]
     if stored.experiment.notes:
         parts.append(stored.experiment.notes)
-    absent = [f"- `{run.path}`: {run.status}" for run in stored.runs if run.status != "done"]
-    absent += [f"- {stored.missing_text}"] if stored.missing else []
-    absent += [f"- {line}" for line in section.problems]
-    if absent:
+    if absent := [f"- {line}" for line in (*notices(stored), *section.problems)]:
         parts.append("\n".join(absent))
     parts += [_claim(record) for record in section.records]
     for figure in section.figures:

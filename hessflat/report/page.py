@@ -16,6 +16,7 @@ from hessflat.report.sections import (
     by_paper,
     commands,
     facts,
+    notices,
     run_table,
     shared_and_varied,
     tally,
@@ -153,14 +154,9 @@ def _part(stored: StoredExperiment, part: str, *contents: str) -> str:
 
 
 def _absent(stored: StoredExperiment) -> str:
-    """Runs that did not finish, and runs that are not there: said before any number."""
-    lines = [f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"]
-    if not stored.runs:
-        lines.append("no runs yet")
-    parts = [f'<p class="undecided">{_text(line)}</p>' for line in lines]
-    if stored.missing:
-        parts.append(f'<p class="undecided">{_text(stored.missing_text)}</p>')
-    return "\n".join(parts)
+    """What is missing, said before any number."""
+    lines = [*([] if stored.runs else ["no runs yet"]), *notices(stored)]
+    return "\n".join(f'<p class="undecided">{_text(line)}</p>' for line in lines)
 
 
 def _claim(record: Record) -> str:

@@ -186,6 +186,23 @@ def shared_and_varied(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
     return json.dumps(shared, indent=1, ensure_ascii=False), varied
 
 
+def notices(stored: StoredExperiment) -> list[str]:
+    """What is missing, a line for each: runs that did not finish, runs that are not there, measures that failed."""
+    lines = [f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"]
+    if stored.missing:
+        lines.append(stored.missing_text)
+    failed: dict[tuple[str, str], list[str]] = {}
+    for run in stored.runs:
+        for one in run.manifest.get("failed_measures", []):
+            failed.setdefault((one["measure"], one["reason"]), []).append(f"{run.path} at step {one['step']}")
+    for (measure, reason), where in failed.items():
+        lines.append(
+            f"{measure} failed {len(where)} {'time' if len(where) == 1 else 'times'} ({reason}): {', '.join(where)}; "
+            "make measure RUN=… measures again"
+        )
+    return lines
+
+
 def run_table(runs: Sequence[Run]) -> Table:
     """Every run with how it ended; those that did not finish come first, with the reason."""
     order = sorted(runs, key=lambda run: (run.status == "done", run.path))

@@ -124,7 +124,7 @@ def latest_positions(
 def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
     """Drop what was logged after `step`; what is left must have every measurement up to it."""
     for name in ("metrics.jsonl", "eval.jsonl"):
-        run_folder.truncate_lines(folder / name, -1 if step is None else step)
+        run_folder.keep_lines(folder / name, lambda logged: step is not None and logged <= step)
     logged = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
     missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in logged]
     if missing:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hessflat import measures
 from hessflat.config import plain
@@ -204,6 +203,8 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     accounting.measuring(run, step)
                     measurement = measures.measure(state, names, config.measure)
                     record(jobs[run].folder, measurement, step, trainer.steps_per_epoch)
+                    for line in failures(measurement, step):
+                        reporter.note(f"{jobs[run].name}: {line}; training goes on")
                     if measurement.starts is not None:
                         positions[run] = positions[run]._replace(starts=measurement.starts)
                     accounting.measured(run, names)
@@ -245,11 +246,20 @@ def evaluate(folder: Path, state: EvalState, step: int) -> None:
 
 
 def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> None:
-    """Write arrays first and the line of metrics last, so that a line's arrays are always there."""
+    """Write arrays and failures first and the line of metrics last, so that what a line lacks is always explained."""
     for name, content in measurement.arrays.items():
-        write_arrays(folder / "spectra" / f"{step}-{name}.npz", {k: np.asarray(v) for k, v in content.items()})
+        write_arrays(folder / "spectra" / f"{step}-{name}.npz", content)
+    if measurement.failed:
+        failed = [{"measure": name, "step": step, "reason": reason} for name, reason in measurement.failed.items()]
+        before = [one for one in run_folder.read_manifest(folder).get("failed_measures", []) if one["step"] != step]
+        run_folder.write_manifest(folder, failed_measures=before + failed)
     line = {"step": step, "epoch": step / steps_per_epoch, **measurement.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
+
+
+def failures(measurement: Measurement, step: int) -> list[str]:
+    """A line for each measure that failed."""
+    return [f"{name} is missing at step {step}: {reason}" for name, reason in measurement.failed.items()]
 
 
 def make_eval_state(
@@ -293,6 +303,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         started=old.get("started", run_folder.now()),
         finished=None,
         resumed_from=[*old.get("resumed_from", []), *([] if step is None else [step])],
+        failed_measures=[one for one in old.get("failed_measures", []) if step is not None and one["step"] <= step],
         data_checksum=dataset.checksum,
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},

@@ -23,7 +23,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def truncate_lines(path: Path, last_step: int) -> None:
-    """Drop what was logged after `last_step`, the step that a run resumes from."""
+def keep_lines(path: Path, keep: Callable[[int], bool] = lambda step: True) -> None:
+    """Drop what was logged at steps that are not to be kept, and an unfinished last line."""
     if path.exists():
-        records = [record for record in read_lines(path) if record["step"] <= last_step]
+        records = [record for record in read_lines(path) if keep(record["step"])]
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 

@@ -1,11 +1,29 @@
 """The one exception that means "the input was wrong": its message is a single line that says how to mend it."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """What was expected, what came, what to do. Entry points print it as one line and exit with status 2."""
+
+
+class SettingError(InputError):
+    """A setting that cannot be followed, now or later: it ends a run, where another error ends one measure of it."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks; before the words of a foreign one stands its type."""
+    words = " ".join(str(error).split())[:300]
+    return words if isinstance(error, InputError) else f"{type(error).__name__}: {words}"
+
+
+def show_traceback() -> None:
+    """Print where the error that is handled came from, if `$HESSFLAT_DEBUG` is 1."""
+    if os.environ.get("HESSFLAT_DEBUG") == "1":
+        traceback.print_exc()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
