@@ -32,6 +32,7 @@ FLOORS = {
         {"minibatch", "decomposition", "diagnostics"},
     ),
     "runs": (
+        {"writers"},
         {"run_folder", "schema"},
         {"jobs"},
         {"checkpoints", "cost_model"},

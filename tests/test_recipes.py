@@ -3,6 +3,7 @@
 Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give.
 """
 
+import csv
 import json
 import os
 import re
@@ -282,6 +283,32 @@ def test_a_loss_is_a_function_and_an_entry(project):
     message = r"config\.train\.loss must be 'squared_error' or 'exponential' for data set 'sine'"
     with pytest.raises(AssertionError, match=message):
         train(project, "--config.train.loss=flat", "--config.train.batch_size=0", *real_targets, *UNMEASURED)
+
+
+@pytest.mark.slow
+def test_a_metric_writer_is_a_function_and_an_entry(project):
+    steps = " ".join(recipe("A **metric writer**: 1 edited").split())
+    assert "A function `(folder, settings, start) -> Writer` in `runs/writers.py`" in steps
+    assert "`Registered(function, module)` in `WRITERS`, below it" in steps
+    path = project / "hessflat/runs/writers.py"
+    function = '''def table(folder: Path, settings: Mapping[str, Any], start: int | None) -> Writer:
+    """A line for each number in `folder/table.csv`."""
+    file = (folder / "table.csv").open("w" if start is None else "a")
+    rows = csv.writer(file)
+    return Writer(lambda step, numbers: rows.writerows((step, *pair) for pair in numbers.items()), file.close)
+
+
+'''
+    path.write_text(path.read_text().replace("WRITERS: ", f"{function}WRITERS: "))
+    add_line(path, "WRITERS: Mapping[str, Registered] = {\n", '    "table": Registered(table, "csv"),\n')
+    add_line(path, "import contextlib\n", "import csv\n")
+    folder = train(project, "--config.writers=table", *UNMEASURED)
+    with (folder / "table.csv").open() as file:
+        table = {(int(step), name): float(value) for step, name, value in csv.reader(file)}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert table == {(line["step"], name): line[name] for line in lines for name in line.keys() - {"step"}}
+    assert len(lines) == 2
+    assert "one of table, tensorboard, wandb, several" in python(project, "-m", "hessflat", "settings")
 
 
 def first_and_last_norms(folder):

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
@@ -11,7 +12,7 @@ from hessflat.analysis.tables import as_text
 from hessflat.cli import app, sweep
 from hessflat.config import SCALES
 from hessflat.report.build import build_report, print_summary
-from hessflat.runs import cost_model, jobs, pool
+from hessflat.runs import cost_model, jobs, pool, schema
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError, require_known
 
@@ -37,9 +38,9 @@ def load(name: str) -> Experiment:
     return experiment
 
 
-def make_jobs(experiment: Experiment, scale: str, root: Path) -> list[jobs.Job]:
-    """The runs that answer the experiment's question at a scale."""
-    return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}"), root)
+def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = ()) -> list[jobs.Job]:
+    """The runs that answer the experiment's question at a scale, with `--config.…` settings that are no part of it."""
+    return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}", settings), root)
 
 
 def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
@@ -62,25 +63,35 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     return entries
 
 
-def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[Experiment]]:
-    """The arguments of a command that runs experiments, and those named in `--exp`, separated by spaces or commas."""
+class Arguments(NamedTuple):
+    """Those of a command that runs experiments."""
+
+    own: dict[str, str]
+    settings: list[str]  # `--config.…`, of those that are no part of what a run is
+    experiments: list[Experiment]  # named in `--exp`, separated by spaces or commas
+
+
+def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
+    """What the command line says; settings of the runs themselves are refused."""
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
-    if settings:
-        raise InputError(f"an experiment's settings are its own; give {settings[0]} to `make sweep` instead")
+    for setting in settings:
+        if setting.removeprefix("--config.").partition("=")[0] not in schema.UNNAMED:
+            raise InputError(f"an experiment's settings are its own; give {setting} to `make sweep` instead")
     require_known("scale", [own["scale"]], SCALES)
-    return own, [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+    named = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+    return Arguments(own, settings, named)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the experiments named in `--exp`, then redraw the report."""
-    own, experiments = parse(argv, {"exp": None})
+    own, settings, experiments = parse(argv, {"exp": None})
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     root, out = Path(own["root"]), Path(own["out"])
     # Experiments may ask different questions of the same runs.
-    by_folder = {job.folder: job for experiment in experiments for job in make_jobs(experiment, own["scale"], root)}
-    planned = list(by_folder.values())
+    made = [job for experiment in experiments for job in make_jobs(experiment, own["scale"], root, settings)]
+    planned = list({job.folder: job for job in made}.values())
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in planned)) as reporter:
         pool.run_all(planned, reporter, own["workers"])
     entries = report_all(root, out)

@@ -25,22 +25,22 @@ PUBLISHED = Path("docs/results/report/claims.json")
 
 def main(argv: Sequence[str]) -> None:
     """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
-    own, named = experiment.parse(argv, {"exp": "", "dry": "0"})
+    own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0"})
     require_known("value of --dry", [own["dry"]], ("0", "1"))
     chosen = named or [experiment.load(name) for name in experiment.names()]
-    planned = list_runs(chosen, own["scale"], Path(own["root"]))
+    planned = list_runs(chosen, own["scale"], Path(own["root"]), settings)
     if own["dry"] == "1":
         dry(planned, own["scale"], Path(own["out"]))
     else:
         reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"])
 
 
-def list_runs(experiments: Sequence[Experiment], scale: str, root: Path) -> Planned:
+def list_runs(experiments: Sequence[Experiment], scale: str, root: Path, settings: Sequence[str] = ()) -> Planned:
     """The runs of each experiment; those that an earlier one has too stand with that one alone."""
     seen: set[Path] = set()
     planned = []
     for one in experiments:
-        jobs = [job for job in experiment.make_jobs(one, scale, root) if job.folder not in seen]
+        jobs = [job for job in experiment.make_jobs(one, scale, root, settings) if job.folder not in seen]
         seen.update(job.folder for job in jobs)
         planned.append((one, jobs))
     return planned

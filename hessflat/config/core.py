@@ -15,6 +15,7 @@ picked. A configuration file sets them in a `ConfigDict` that holds the settings
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import inspect
@@ -38,10 +39,11 @@ SCALES = ("smoke", "small", "paper")  # of a configuration file: `get_config(sca
 
 
 class Rule(NamedTuple):
-    """A predicate and the words for it: `says` completes "must be ..."."""
+    """A predicate and the words for it: `says` completes "must be ...", `known` are the names that are allowed."""
 
     holds: Callable[[Any], bool]
     says: str
+    known: tuple[Any, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -68,7 +70,19 @@ def below(low: float, high: float) -> Rule:
 
 def one_of(names: Iterable[Any]) -> Rule:
     known = tuple(names)
-    return Rule(lambda value: value in known, f"one of {', '.join(map(str, known))}")
+    return Rule(lambda value: value in known, f"one of {', '.join(map(str, known))}", known)
+
+
+def some_of(names: Iterable[str]) -> Rule:
+    """A text with names in it; see `listed`."""
+    known = tuple(names)
+    says = f"one of {', '.join(known)}, several with commas between, or empty"
+    return Rule(lambda text: all(name in known for name in listed(text)), says, known)
+
+
+def listed(text: str) -> list[str]:
+    """The names in a text that has commas between them, each once."""
+    return [name for name in dict.fromkeys(part.strip() for part in text.split(",")) if name]
 
 
 def whole(low: int, high: int) -> Rule:
@@ -86,7 +100,7 @@ def single(rule: Rule) -> Rule:
 
 def each(rule: Rule) -> Rule:
     """The rule for every element of a tuple."""
-    return Rule(lambda values: all(rule.holds(value) for value in values), f"a tuple, each {rule.says}")
+    return Rule(lambda values: all(rule.holds(value) for value in values), f"a tuple, each {rule.says}", rule.known)
 
 
 anything = Rule(lambda value: True, "anything of its type")
@@ -107,9 +121,13 @@ def builder_settings(builder: Callable) -> dict[str, Setting]:
 
 
 def require(name: str, value: Any, rule: Rule) -> None:
-    """Refuse a `value` that breaks its `rule`, in one line."""
+    """Refuse a `value` that breaks its `rule`, in one line, with the nearest name where it must be one."""
     if not rule.holds(value):
-        raise InputError(f"{name} must be {rule.says}, got {value!r}")
+        given = listed(value) if isinstance(value, str) else value if isinstance(value, tuple) else ()
+        known = list(map(str, rule.known))
+        close = [near for one in given for near in difflib.get_close_matches(str(one), known, 1, 0.5) if near != one]
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"{name} must be {rule.says}, got {value!r}{hint}")
 
 
 class Builders(NamedTuple):

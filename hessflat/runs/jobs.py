@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from hessflat import data
-from hessflat.config import changed, flatten, plain, thaw
+from hessflat.config import changed, flatten, thaw
 from hessflat.measures import MEASURES, timetable_steps
-from hessflat.runs import run_folder
-from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, replace
+from hessflat.runs import run_folder, writers
+from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, plain, replace
 from hessflat.training.losses import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils import hardware
@@ -55,7 +55,12 @@ def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
 
 
 def reserve(job: Job) -> None:
-    """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else."""
+    """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else.
+
+    Raises `InputError` also where a metric writer of the job is not installed.
+    """
+    if job.config.writers:
+        writers.require_installed(job.config.writers)
     stored = run_folder.read_config(job.folder)
     if stored is None:
         run_folder.reserve(job.folder, plain(job.config))

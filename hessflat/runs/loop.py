@@ -20,7 +20,7 @@ from hessflat.curvature import numerics
 from hessflat.measures import EvalState, Measurement
 from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.runs import checkpoints, run_folder
+from hessflat.runs import checkpoints, run_folder, schema, writers
 from hessflat.runs.checkpoints import Position
 from hessflat.runs.cost_model import Accounting, run_cost
 from hessflat.runs.jobs import (
@@ -164,11 +164,12 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
     milestones, hyperparams = make_milestones(config, trainer, last), [make_hyperparams(job.config) for job in jobs]
     accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
-    with checkpoints.open_all(jobs) as managers:
+    with checkpoints.open_all(jobs) as managers, contextlib.ExitStack() as stack:
         positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note)
         for job, position in zip(jobs, positions, strict=True):
             checkpoints.cut_back(job.folder, start, [step for step, names in milestones.measured.items() if names])
             _begin(job, shared, position, start, len(jobs))
+        mirrors = [stack.enter_context(mirror(job, start, reporter.note)) for job in jobs]
         accounting.restored(start)
         active = list(range(len(jobs)))
 
@@ -195,14 +196,14 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     continue
                 state = None if step == start else _state_of_run(jobs[run], shared, positions[run])
                 if state and step in milestones.evaluated:
-                    evaluate(jobs[run].folder, state, step)
+                    mirrors[run](evaluate(jobs[run].folder, state, step), "eval.")
                 reason = reason_to_stop(jobs[run].config, run_folder.read_lines(jobs[run].folder / "eval.jsonl"))
                 ends = reason is not None or step == last
                 names = due_at_end(config) if ends else names
                 if state and names:
                     accounting.measuring(run, step)
                     measurement = measures.measure(state, names, config.measure)
-                    record(jobs[run].folder, measurement, step, trainer.steps_per_epoch)
+                    mirrors[run](record(jobs[run].folder, measurement, step, trainer.steps_per_epoch), "")
                     for line in failures(measurement, step):
                         reporter.note(f"{jobs[run].name}: {line}; training goes on")
                     if measurement.starts is not None:
@@ -239,13 +240,24 @@ def train(
         yield start, positions
 
 
-def evaluate(folder: Path, state: EvalState, step: int) -> None:
-    """Write loss and accuracy of the whole training split to `eval.jsonl`."""
+def mirror(
+    job: Job, start: int | None, note: Callable[[str], None]
+) -> contextlib.AbstractContextManager[writers.Mirror]:
+    """What gives a line to the metric writers of `job`, which goes on from step `start`."""
+    if not job.config.writers:
+        return contextlib.nullcontext(lambda line, before: None)
+    return writers.opened(job.config.writers, job.folder, schema.plain(job.config), start, note)
+
+
+def evaluate(folder: Path, state: EvalState, step: int) -> dict[str, Any]:
+    """Write loss and accuracy of the whole training split to `eval.jsonl`; the line."""
     loss, accuracy = losses_and_accuracies(state, ["train"])["train"]
-    run_folder.append_line(folder / "eval.jsonl", {"step": step, "train_loss": loss, "train_accuracy": accuracy})
+    line = {"step": step, "train_loss": loss, "train_accuracy": accuracy}
+    run_folder.append_line(folder / "eval.jsonl", line)
+    return line
 
 
-def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> None:
+def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> dict[str, Any]:
     """Write arrays and failures first and the line of metrics last, so that what a line lacks is always explained."""
     for name, content in measurement.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", content)
@@ -255,6 +267,7 @@ def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: i
         run_folder.write_manifest(folder, failed_measures=before + failed)
     line = {"step": step, "epoch": step / steps_per_epoch, **measurement.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
+    return line
 
 
 def failures(measurement: Measurement, step: int) -> list[str]:

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from hessflat import config as configuration
 from hessflat import measures
-from hessflat.config import SCALES, Overrides, Rule, Settings, anything, at_least, builders, one_of, positive
+from hessflat.config import SCALES, Overrides, Rule, Settings, anything, at_least, builders, one_of, positive, some_of
 from hessflat.data import SOURCES, DataOptions
+from hessflat.runs.writers import WRITERS
 from hessflat.training.config import TrainingConfig
 from hessflat.utils.errors import require_known
 
@@ -55,6 +56,13 @@ class RunConfig(TrainingConfig):
         one_of(("auto", "turn", "vectorised")),
         "how runs that share shapes train: in turn, or together by vmap",
     ] = "auto"
+    writers: Annotated[
+        str, some_of(WRITERS), "where numbers go besides metrics.jsonl; neither the run's name nor config.json has it"
+    ] = ""
+
+
+# Settings that change no file of a run: they may be others each time that it is run.
+UNNAMED = ("writers",)
 
 
 def base_config(scale: str) -> ConfigDict:
@@ -84,12 +92,17 @@ def defaults() -> Mapping[str, Any]:
     return configuration.flatten(configuration.config_dict(RunConfig))
 
 
+def plain(config: RunConfig) -> dict[str, Any]:
+    """What a run is, as nested plain data: every setting but those of `UNNAMED`."""
+    return {name: value for name, value in configuration.plain(config).items() if name not in UNNAMED}
+
+
 def identity(config: RunConfig) -> str:
     """Eight hexadecimal digits from what differs from the defaults, and from the builders chosen.
 
     So a setting that the schema gains later, left at its default, does not make strangers of the runs there are.
     """
-    values = configuration.flatten(configuration.plain(config))
+    values = configuration.flatten(plain(config))
     return configuration.fingerprint(
         {name: value for name, value in values.items() if value != defaults()[name] or name.endswith(".name")}
     )

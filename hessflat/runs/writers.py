@@ -1,0 +1,141 @@
+"""Metric writers: where the numbers of a run go besides `metrics.jsonl` and `eval.jsonl`, which stay the record.
+
+A writer is given each number of a line under the line's name, those of `eval.jsonl` with `eval.` before it. Numbers
+that are not finite, texts and lists are in the files alone. A writer that raises is left out for the rest of the run,
+in one line, and the run goes on. A run that is continued goes on in the same place.
+
+To add one: a function `(folder, settings, start) -> Writer` and its entry in `WRITERS`, below it.
+"""
+
+import contextlib
+import importlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hessflat.config import listed
+from hessflat.utils.errors import InputError
+
+
+class Writer(NamedTuple):
+    """Where numbers go: `write(step, numbers)`, at steps that never decrease, and `close()` at the end of the run."""
+
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None]
+
+
+class Registered(NamedTuple):
+    """A writer and the module that it imports, which the extra of the writer's name installs; "" where it needs none.
+
+    `open(folder, settings, start)` takes the run's folder, its settings, nested, and the step that it goes on from,
+    None at its beginning. What was written of later steps by an earlier process is written again.
+    """
+
+    open: Callable[[Path, Mapping[str, Any], int | None], Writer]
+    module: str = ""
+
+
+Mirror = Callable[[Mapping[str, Any], str], None]  # takes a line and what stands before its names
+
+
+def tensorboard(folder: Path, settings: Mapping[str, Any], start: int | None) -> Writer:
+    """Scalars in `folder/tensorboard/`, on the disk after each line; what is written again hides what was there."""
+    from tensorboardX.proto import event_pb2, summary_pb2
+    from tensorboardX.record_writer import RecordWriter
+
+    (folder / "tensorboard").mkdir(exist_ok=True)
+    # Not its SummaryWriter: a full disk ends the thread that this writes from, and then it waits for ever. The time
+    # sorts the files of a run that is continued; TensorBoard reads them in the order of their names.
+    file = RecordWriter(str(folder / "tensorboard" / f"events.out.tfevents.{time.time_ns()}"))
+
+    def add(**content: Any) -> None:
+        file.write(event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
+
+    def write(step: int, numbers: Mapping[str, float]) -> None:
+        values = [summary_pb2.Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
+        add(step=step, summary=summary_pb2.Summary(value=values))
+        file.flush()
+
+    add(file_version="brain.Event:2")
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    add(step=0 if start is None else start + 1, session_log=log)  # hides this step and later ones of older files
+    return Writer(write, file.close)
+
+
+def wandb(folder: Path, settings: Mapping[str, Any], start: int | None) -> Writer:
+    """A run of Weights & Biases whose id is the folder's name, in the group of its experiment.
+
+    Its project is `$WANDB_PROJECT`, or hessflat. W&B passes over what is written again; a run gives the same numbers.
+    """
+    import wandb
+
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or "hessflat",
+        group=settings["experiment"],
+        id=folder.name,
+        name=folder.name,
+        config=dict(settings),
+        dir=str(folder),
+        resume="allow",
+        reinit="create_new",  # runs that train together are open side by side
+        settings=wandb.Settings(console="off"),
+    )
+    return Writer(lambda step, numbers: run.log(dict(numbers), step=step), run.finish)
+
+
+WRITERS: Mapping[str, Registered] = {
+    "tensorboard": Registered(tensorboard, "tensorboardX"),
+    "wandb": Registered(wandb, "wandb"),
+}
+
+
+def require_installed(names: str) -> None:
+    """Refuse a writer whose module cannot be imported; `names` are known ones, with commas between."""
+    for name in listed(names):
+        module = WRITERS[name].module
+        try:
+            if module:
+                importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"config.writers: {name!r} needs {module}, which cannot be imported ({error}); "
+                f"run: pip install -e '.[{name}]', or leave it out"
+            ) from error
+
+
+@contextlib.contextmanager
+def opened(
+    names: str, folder: Path, settings: Mapping[str, Any], start: int | None, note: Callable[[str], None]
+) -> Iterator[Mirror]:
+    """A function that gives the numbers of a line to every writer in `names`; `note` takes a line on one that fails."""
+    writers: dict[str, Writer] = {}
+
+    def attempt(name: str, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # a writer raises whatever its package raises
+            writers.pop(name, None)
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            note(f"{folder.name}: writer {name!r} failed ({reason}); the run goes on without it")
+
+    def mirror(line: Mapping[str, Any], before: str) -> None:
+        numbers = {
+            before + key: value
+            for key, value in line.items()
+            if key != "step" and isinstance(value, int | float) and math.isfinite(value)
+        }
+        for name, writer in list(writers.items()):
+            attempt(name, partial(writer.write, line["step"], numbers))
+
+    for name in listed(names):
+        if writer := attempt(name, partial(WRITERS[name].open, folder, settings, start)):
+            writers[name] = writer
+    try:
+        yield mirror
+    finally:
+        for name, writer in list(writers.items()):
+            attempt(name, writer.close)
