@@ -273,10 +273,22 @@ def test_a_loss_is_a_function_and_an_entry(project):
 
 '''
     path.write_text(path.read_text().replace("LOSSES: ", f"{function}LOSSES: "))
-    entry = '    "flat": Loss(flat, classes=True, real_targets=False),\n'
-    add_line(path, "LOSSES: Mapping[str, Loss] = {\n", entry)
-    folder = train(project, "--config.train.loss=flat", "--config.optim.l2=0", *UNMEASURED)
-    assert last_metrics(folder)["train_loss"] == pytest.approx(0.75)
+    assert "whether outputs are `logits`" in steps
+    assert "`least`, a function of targets" in steps
+    add_line(path, "LOSSES: Mapping[str, Loss] = {\n", '    "flat": Loss(flat, classes=True, real_targets=False),\n')
+    with pytest.raises(AssertionError, match="missing 2 required positional arguments: 'logits' and 'least'"):
+        train(project, "--config.train.loss=flat")
+    least = "lambda targets: 0.5 + 0 * targets[:, 0]"
+    claimed = f"real_targets=False, logits=True, least={least})"
+    path.write_text(
+        path.read_text().replace("flat, classes=True, real_targets=False)", f"flat, classes=True, {claimed}")
+    )
+    measured = ("--config.measure.outputs=end", "--config.measure.spectra=never")
+    folder = train(project, "--config.train.loss=flat", "--config.optim.l2=0", *measured)
+    metrics = last_metrics(folder)
+    assert metrics["train_loss"] == pytest.approx(0.75)
+    assert metrics["outputs.excess_loss"] == pytest.approx(0.25)
+    assert 0 < metrics["softmax_jacobian.max"] < metrics["jacobian.max"]
     start, end = first_and_last_norms(folder)
     assert start == end
     real_targets = ("--config.data.name=sine", "--config.data.validation_size=0", "--config.data.scaling=raw")

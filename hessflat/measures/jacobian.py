@@ -3,13 +3,14 @@
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, chunk_size, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scalars
+from hessflat.training.losses import LOSSES
 
 
 def jacobian(state: EvalState) -> Measurement:
-    """Of the outputs, as `jacobian.max` and `.mean`, and where they are logits, of the softmaxed model too."""
+    """Of the outputs, as `jacobian.max` and `.mean`, and where they are `logits` of the loss, of their softmax too."""
     inputs = curvature_data(state)["inputs"]
     scalars: Scalars = {}
-    softmaxed = {"softmax_jacobian": True} if state.loss == "cross_entropy" else {}
+    softmaxed = {"softmax_jacobian": True} if LOSSES[state.loss].logits else {}
     for name, softmax in {"jacobian": False, **softmaxed}.items():
         norms = cv.jacobian_norms(
             state.functions().logits,

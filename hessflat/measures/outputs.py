@@ -10,15 +10,21 @@ import jax.numpy as jnp
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, curvature_batches, modes_by_suffix
 from hessflat.measures.measurement import Measure, Measurement, Scalars
+from hessflat.training.losses import LOSSES
+from hessflat.utils.errors import InputError
 
 
 def outputs(state: EvalState) -> Measurement:
     """`outputs.frobenius`, ‖F(X)‖_F over the measured examples [n, C], and `outputs.loss`, of the measured targets.
 
-    Of cross-entropy also `outputs.excess_loss`, the mean loss less the mean entropy of the targets, in nats: the mean
-    Kullback-Leibler divergence, whose smallest value is 0 whatever the label smoothing. Names start with `outputs_eval`
-    where batch norm was in eval mode.
+    Where the entry of the loss in `LOSSES` says what its `least` is for targets, also `outputs.excess_loss`, the mean
+    loss less that. Of cross-entropy it is the mean Kullback-Leibler divergence, in nats, whose smallest value is 0
+    whatever the label smoothing. Names start with `outputs_eval` where batch norm was in eval mode.
+
+    Raises:
+        InputError: a loss below its `least`.
     """
+    least_of = LOSSES[state.loss].least
     scalars: Scalars = {}
     for suffix, mode in modes_by_suffix(state.protocol, state.batch_stats).items():
         functions, batches = state.functions(mode), curvature_batches(state, mode)
@@ -30,8 +36,14 @@ def outputs(state: EvalState) -> Measurement:
             squares, losses = squares + float(square), losses + size * float(loss)
         prefix, loss = f"outputs{suffix}", losses / batches.num_examples
         scalars |= {f"{prefix}.frobenius": squares**0.5, f"{prefix}.loss": loss}
-        if state.loss == "cross_entropy":
-            scalars[f"{prefix}.excess_loss"] = loss - float(_entropy(batches.arrays["targets"]))
+        if least_of is not None:
+            least = float(_mean_least(least_of, batches.arrays["targets"]))
+            if loss < least - 1e-3 * max(1.0, abs(least)):  # more than rounding
+                raise InputError(
+                    f"the loss {state.loss!r} is {loss:g}, below {least:g}, the least that its entry in LOSSES of "
+                    "training/losses.py gives for these targets; mend `least` there, or set it to None"
+                )
+            scalars[f"{prefix}.excess_loss"] = loss - least
     return Measurement(scalars, {})
 
 
@@ -50,16 +62,15 @@ def _square_and_loss(
     return jnp.sum(jnp.square(outputs)), criterion(outputs, batch, batch_stats)
 
 
-@jax.jit
-def _entropy(targets: jax.Array) -> jax.Array:
-    """The mean over examples, in nats, of probabilities [n, C]."""
-    return -jnp.mean(jnp.sum(jax.scipy.special.xlogy(targets, targets), axis=-1))
+@partial(jax.jit, static_argnums=0)
+def _mean_least(least: Callable[[jax.Array], jax.Array], targets: jax.Array) -> jax.Array:
+    return jnp.mean(least(targets))
 
 
 MEASURE = Measure(
     outputs,
     cost=lambda settings, num_params: 1,
-    doc="‖F(X)‖_F and the loss less the targets' entropy are measured",
+    doc="‖F(X)‖_F and the loss less its least for the targets are measured",
     names={
         "outputs.frobenius": ("‖F(X)‖_F", r"$\|F(X)\|_F$"),
         "outputs.loss": "loss of the measured targets (nats)",

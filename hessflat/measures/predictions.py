@@ -10,7 +10,7 @@ from hessflat.measures.measurement import Measure, Measurement
 def predictions(state: EvalState) -> Measurement:
     """Array file `predictions`, of each split: `<split>_inputs`, `<split>_labels` and `<split>_outputs` [n, C].
 
-    Batch norm is in eval mode. Of cross-entropy the outputs are logits.
+    Batch norm is in eval mode. Outputs are logits where the entry of the loss in `LOSSES` says so.
     """
     logits = jax.jit(state.functions().logits)
     arrays = {}

@@ -14,16 +14,23 @@ LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Loss(NamedTuple):
-    """A loss and the labels that it can be trained with."""
+    """A loss, the labels that it can be trained with, and what measures ask of it."""
 
     function: LossFunction  # of outputs [n, C] and targets [n, C], gives [n]
     classes: bool  # labels [n] are integers, made one-hot targets
     real_targets: bool  # labels [n, C] are floats
+    logits: bool  # the softmax of the outputs is what the model says; a number added to all outputs changes nothing
+    least: Callable[[jax.Array], jax.Array] | None  # of targets [n, C], what no outputs go below [n]; None: 0, unknown
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Softmax cross-entropy of logits and probabilities, both `[n, C]`, in nats: `[n]`."""
     return optax.softmax_cross_entropy(outputs, targets)
+
+
+def entropy(targets: jax.Array) -> jax.Array:
+    """Of probabilities `[n, C]`, in nats: `[n]`."""
+    return -jnp.sum(jax.scipy.special.xlogy(targets, targets), axis=-1)
 
 
 def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -40,9 +47,9 @@ def exponential(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": Loss(cross_entropy, classes=True, real_targets=False),
-    "squared_error": Loss(squared_error, classes=True, real_targets=True),
-    "exponential": Loss(exponential, classes=False, real_targets=True),
+    "cross_entropy": Loss(cross_entropy, classes=True, real_targets=False, logits=True, least=entropy),
+    "squared_error": Loss(squared_error, classes=True, real_targets=True, logits=False, least=None),
+    "exponential": Loss(exponential, classes=False, real_targets=True, logits=False, least=None),
 }
 
 

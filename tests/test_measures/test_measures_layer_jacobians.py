@@ -8,6 +8,7 @@ from measured import eval_state, measured
 
 from hessflat import models
 from hessflat.measures import Protocol, layer_jacobians
+from hessflat.training.losses import LOSSES
 from hessflat.utils.errors import InputError
 
 
@@ -126,3 +127,16 @@ def test_outputs_are_those_of_the_whole_sample():
     targets = 0.5 * np.eye(3)[np.arange(9) % 3] + 0.5 / 3
     divergence = np.sum(targets * (np.log(targets) - np.asarray(jax.nn.log_softmax(logits))), axis=1)
     assert found["outputs.excess_loss"] == pytest.approx(divergence.mean(), rel=1e-5)
+
+
+def test_a_loss_below_what_its_entry_says_is_refused_in_one_line(monkeypatch):
+    entry = LOSSES["cross_entropy"]._replace(least=lambda targets: 50 + 0 * targets[:, 0])
+    monkeypatch.setitem(LOSSES, "cross_entropy", entry)
+    assert (
+        measured(network(8), "outputs")
+        .failed["outputs"]
+        .endswith(
+            ", below 50, the least that its entry in LOSSES of training/losses.py gives for these targets; "
+            "mend `least` there, or set it to None"
+        )
+    )

@@ -99,6 +99,23 @@ def test_losses_and_targets():
     assert make_targets(real, 1) is real
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_losses_are_what_their_entries_say(name):
+    """Of logits, and of nothing else, a number added to all is no change; and no outputs go below the least."""
+    loss = LOSSES[name]
+    assert loss.classes or loss.real_targets
+    random = np.random.default_rng(0)
+    outputs = jnp.array(random.normal(size=(50, 3)))
+    targets = make_targets(jnp.array(random.integers(0, 3, 50)), 3, 0.3)
+    changed = loss.function(outputs + 1.5, targets) - loss.function(outputs, targets)
+    assert bool(jnp.allclose(changed, 0, atol=1e-5)) is loss.logits
+    least = jnp.zeros(50) if loss.least is None else loss.least(targets)
+    assert least.shape == (50,)
+    assert (loss.function(outputs, targets) > least).all()
+    closest = {"cross_entropy": jnp.log(targets), "squared_error": targets, "exponential": 100 * jnp.sign(targets)}
+    np.testing.assert_allclose(loss.function(closest[name], targets), least, atol=1e-2)
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMISERS))
 def test_decay_can_leave_out_biases_and_normalisation(name):
     """With a zero gradient, and no momentum from before, only what decays moves."""
