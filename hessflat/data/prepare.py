@@ -1,9 +1,18 @@
 """Any image-classification data set of the TFDS catalogue into the cache, once, before runs.
 
-Without TensorFlow TFDS 4.9 has its builders with their versions, features, URLs and digests, downloads files and checks
-them, and writes and reads data sets. What it has not: it unpacks archives and reads the files of MNIST and of CIFAR
-through `tf.io.gfile`, and encodes images that are arrays by TensorFlow; images of Pillow it encodes by itself. It also
-looks for files that are there already by the names of its own URLs alone, not unpacked and not in CIFAR's other form.
+In a Python without TensorFlow, TFDS 4.9
+
+- has the catalogue: builders with versions, features, URLs and the digests of what is behind them;
+- downloads, and refuses what has another digest;
+- encodes images of Pillow, shuffles examples by a hash of their keys, and writes and reads them as ArrayRecord.
+
+It cannot
+
+- unpack an archive (tar, gzip or zip), nor read the files of MNIST and of CIFAR: it opens them by `tf.io.gfile`;
+- encode an image that is an array;
+- find originals that are there already under other names than those of its URLs: in folders, unpacked, in CIFAR's form
+  for Python;
+- prepare any other data set, whose builder reads its files by TensorFlow, too.
 
 So for the data sets of `published.PUBLISHED` a subclass of TFDS's builder reads the published files and hands over
 images of Pillow, and TFDS makes of them the data set that it always makes: same version, features, order. Others need
@@ -30,7 +39,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
 from hessflat.data import cache
-from hessflat.data.published import PUBLISHED, Columns, Layout, Published, find, unpack
+from hessflat.data.published import PUBLISHED, Columns, Layout, Published, find, unpack, with_digests
 from hessflat.data.sources import SOURCES
 from hessflat.utils.errors import InputError
 
@@ -124,6 +133,8 @@ def _without_tensorflow(
 
     # The network comes last: with nothing to be had, TFDS would try for minutes before it says so.
     urls = {Path(url).name: url for url in stock.url_infos}
+    digests = {Path(url).name: of.checksum for url, of in stock.url_infos.items()}
+    layouts = tuple(with_digests(layout, digests) for layout in layouts)
     where_from = min(urls.values(), key=len)
     local = None if files is None else find(layouts, files, where_from)
     if local is None:

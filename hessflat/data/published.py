@@ -3,6 +3,11 @@
 To add one: an entry in `PUBLISHED`, under its name in TFDS. A `Layout` is one published form of it; CIFAR has two of
 equal contents, binary and for Python. Files are looked up by name in a folder, loose or in their archive, and used
 only if their digest is the known one.
+
+What TFDS knows by itself stays there: versions, features, URLs and the digests of what is behind them. Its readers of
+these files and its unpacking open them by `tf.io.gfile`, so that without TensorFlow they are read here. And it has
+neither the digests of the files in an archive, nor CIFAR's form for Python, nor, before a set is prepared, how many
+examples it has, which the cost of a run is told from.
 """
 
 import gzip
@@ -25,8 +30,9 @@ Columns = dict[str, dict[str, np.ndarray]]
 class Layout(NamedTuple):
     """Which files hold a data set and what `decode` makes of their contents.
 
-    `digests` maps each file's name to its MD5 or SHA-256. An empty digest means that the file is
-    known only by that of the archive around it, so it is taken from there alone.
+    `digests` maps each file's name to its MD5 or SHA-256. In place of an empty one, or of an empty `archive_digest`,
+    `with_digests` puts that which TFDS has for what it downloads by this name. A file that is left without one is known
+    only by the archive around it, so it is taken from there alone.
     """
 
     digests: Mapping[str, str]
@@ -42,6 +48,12 @@ class Published(NamedTuple):
     shape: tuple[int, int, int]
     num_classes: int
     layouts: tuple[Layout, ...]
+
+
+def with_digests(layout: Layout, known: Mapping[str, str]) -> Layout:
+    """The layout with digests in place of empty ones, where `known` has them by the names of files."""
+    digests = {name: digest or known.get(name, "") for name, digest in layout.digests.items()}
+    return layout._replace(digests=digests, archive_digest=layout.archive_digest or known.get(layout.archive, ""))
 
 
 def find(layouts: tuple[Layout, ...], folder: Path, where_from: str) -> Columns:
@@ -168,35 +180,18 @@ def _join(contents: Mapping[str, bytes], records: Callable[[bytes], dict[str, np
     return columns
 
 
-def _mnist(train_images: str, train_labels: str, test_images: str, test_labels: str) -> Published:
-    digests = {
-        "train-images-idx3-ubyte.gz": train_images,
-        "train-labels-idx1-ubyte.gz": train_labels,
-        "t10k-images-idx3-ubyte.gz": test_images,
-        "t10k-labels-idx1-ubyte.gz": test_labels,
-    }
-    return Published(60_000, (28, 28, 1), 10, (Layout(digests, idx_images),))
-
+_MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_MNIST = Published(60_000, (28, 28, 1), 10, (Layout(dict.fromkeys(_MNIST_FILES, ""), idx_images),))
 
 PUBLISHED: Mapping[str, Published] = {
-    "mnist": _mnist(
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
-    "fashion_mnist": _mnist(
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-    ),
-    "kmnist": _mnist(
-        "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
-        "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
-        "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
-        "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
-    ),
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
+    "kmnist": _MNIST,
     "cifar10": Published(
         50_000,
         (32, 32, 3),
@@ -213,7 +208,6 @@ PUBLISHED: Mapping[str, Published] = {
                 },
                 cifar_binary(("label",)),
                 "cifar-10-binary.tar.gz",
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
             ),
             Layout(
                 {
@@ -239,7 +233,6 @@ PUBLISHED: Mapping[str, Published] = {
                 {"train.bin": "", "test.bin": ""},
                 cifar_binary(("coarse_label", "label")),
                 "cifar-100-binary.tar.gz",
-                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
             ),
             Layout(
                 {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},

@@ -5,14 +5,18 @@ import io
 import pickle
 import tarfile
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from original_files import known, mnist_files, write
+from PIL import Image
 
 from hessflat.cli.data import main
 from hessflat.data import load, prepared_names
 from hessflat.data.prepare import prepare
+from hessflat.data.published import PUBLISHED, with_digests
 from hessflat.utils.errors import InputError
 
 
@@ -153,6 +157,38 @@ def test_names_that_cannot_be_prepared(monkeypatch):
     assert "pip install 'hessflat[data]'" in refusal("svhn_cropped")
     assert "is not image classification" in refusal("ag_news_subset")
     assert "expected one shape for all" in refusal("imagenette")
+
+
+def test_digests_that_tfds_has_are_tfdss():
+    names = {Path(url).name: info.checksum for url, info in tfds.builder_cls("cifar10").url_infos.items()}
+    filled = with_digests(PUBLISHED["cifar10"].layouts[0], names)
+    assert filled.archive_digest == names["cifar-10-binary.tar.gz"]
+    assert filled.digests == PUBLISHED["cifar10"].layouts[0].digests  # TFDS has none of what is in the archive
+    for name in ("mnist", "fashion_mnist", "kmnist"):
+        names = {Path(url).name: info.checksum for url, info in tfds.builder_cls(name).url_infos.items()}
+        assert with_digests(PUBLISHED[name].layouts[0], names).digests == names
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is here")
+def test_what_is_written_by_hand_is_what_tfds_cannot_do_without_tensorflow(tmp_path, monkeypatch):
+    """Once one of these passes, what stands in its place can go."""
+    image = tfds.features.Image(shape=(28, 28, 1))
+    assert image.encode_example(Image.new("L", (28, 28)))
+    with pytest.raises(ImportError):
+        image.encode_example(np.zeros((28, 28, 1), np.uint8))
+    with tarfile.open(tmp_path / "files.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("empty"), io.BytesIO())
+    manager = tfds.download.DownloadManager(download_dir=tmp_path)
+    with pytest.raises(ImportError):
+        list(manager.iter_archive(tmp_path / "files.tar.gz"))
+    with pytest.raises(Exception, match="No module named 'tensorflow'"):
+        manager.extract(tmp_path / "files.tar.gz")
+    files, _ = mnist_files()
+    write(tmp_path, files)
+    builder = tfds.builder("mnist", data_dir=tmp_path / "tfds")
+    read = builder._generate_examples(40, *(str(tmp_path / name) for name in list(files)[:2]))
+    with pytest.raises(ImportError):
+        next(read)
 
 
 def test_command_prepares_what_it_can(tmp_path, capsys):
