@@ -3,7 +3,9 @@
 Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give.
 """
 
+import ast
 import csv
+import hashlib
 import json
 import os
 import re
@@ -12,7 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 
 ROOT = Path(__file__).parents[1]
 UNMEASURED = ("--config.measure.spectra=never", "--config.measure.jacobian=never")
@@ -65,6 +69,78 @@ class Quadratic(nn.Module):
 def quadratic(num_classes: int, *, width: Annotated[int, at_least(1), "of the hidden layer"] = 3) -> nn.Module:
     return Quadratic(num_classes, width)
 '''
+PUBLISHED = '''def svhn(contents: Mapping[str, bytes]) -> Columns:
+    """MATLAB's arrays, images [h, w, c, n], where 10 is the class of the digit 0."""
+    columns: Columns = {}
+    for split in ("train", "test"):
+        arrays = scipy.io.loadmat(io.BytesIO(contents[f"{split}_32x32.mat"]))
+        columns[split] = {"image": arrays["X"].transpose(3, 0, 1, 2), "label": arrays["y"].ravel() % 10}
+    return columns
+
+
+'''
+CONFIGURATION = '''"""A perceptron on Gaussian blobs, with a small and a large learning rate.
+
+    make sweep CONFIG=rates:small
+
+smoke: seconds. small: a minute. paper: the small one.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """One run."""
+    settings: Overrides = {
+        "experiment": "rates",
+        "data.name": "blobs",
+        "model.name": "mlp",
+        "model.mlp.hidden": (4,),
+        "train.epochs": 2 if scale == "smoke" else 50,
+        "measure.sharpness": "end",
+    }
+    return override(base_config(scale), settings)
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """Both rates with two seeds."""
+    return product({"optim.lr": (0.01, 0.1), "seed": (0, 1)})
+'''
+EXPERIMENT = '''"""Does a larger learning rate end flatter?"""
+
+from functools import partial
+
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Experiment
+from hessflat.analysis.tables import table_by
+from hessflat.report import figures
+
+BY = "optim.lr"
+EXPERIMENT = Experiment(
+    id="rates",
+    paper="hessflat",
+    question="Gaussian blobs: does a larger learning rate end flatter?",
+    config="rates",
+    draw=lambda runs: [figures.panels_against(runs, BY, panels=(("hessian.lambda_max",),), name="rates")],
+    tabulate=lambda runs: [table_by(runs, BY, columns=(("test acc", "test_accuracy", ".2%"),), caption="Rates.")],
+    claims=(
+        Claim(
+            id="flatter",
+            paper="hessflat",
+            where="README.md",
+            statement="the larger rate ends at a smaller λ_max(H)",
+            paper_value="not in a paper",
+            rule="λ_max(H) at rate 0.1 against 0.01, paired by seed: ratio below 1, 95 % t-interval",
+            decide=partial(
+                claims.compare, metric="hessian.lambda_max", by=BY, low=0.01, high=0.1, expect="smaller"
+            ),
+        ),
+    ),
+)
+'''
 SHOW = """
 import sys
 from hessflat.analysis.names import axis_name, metric_name
@@ -101,7 +177,7 @@ def python(project, *arguments):
     done = subprocess.run(
         [sys.executable, *arguments], cwd=project, env=environment | cache, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -191,6 +267,88 @@ def test_a_data_source_is_a_function_and_a_line(project):
     assert json.loads((folder / "config.json").read_text())["data"]["ring"] == {"radius": 3.0}
     assert json.loads((folder / "manifest.json").read_text())["data"].startswith("two circles: 56 training")
     assert 0 <= last_metrics(folder)["test_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_a_published_data_set_is_a_function_and_an_entry(project, monkeypatch):
+    steps = " ".join(
+        recipe("A **published data set** of the TFDS catalogue that needs no TensorFlow: 1 edited").split()
+    )
+    assert "A function in `data/published.py` of what the files hold, bytes by name" in steps
+    assert '`{"train": {"image": [n, h, w, c], "label": [n]}, "test": …}`, as `uint8`' in steps
+    assert "Its entry in `PUBLISHED`, below it" in steps
+    assert "`Published(num_examples, shape, num_classes, layouts)` with a `Layout(digests, function)`" in steps
+    random = np.random.default_rng(0)
+    arrays, digests = {}, {}
+    (project / "originals").mkdir()
+    for split, count in (("train", 60), ("test", 20)):
+        images, labels = random.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
+        arrays[split] = images, labels
+        path = project / "originals" / f"{split}_32x32.mat"
+        scipy.io.savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": np.where(labels, labels, 10)[:, None]})
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path = project / "hessflat/data/published.py"
+    path.write_text(path.read_text().replace("PUBLISHED: ", f"{PUBLISHED}PUBLISHED: "))
+    entry = f'    "svhn_cropped": Published(73_257, (32, 32, 3), 10, (Layout({digests}, svhn),)),\n'
+    add_line(path, "PUBLISHED: Mapping[str, Published] = {\n", entry)
+    add_line(path, "import hashlib\n", "import io\n")
+    add_line(path, "import numpy as np\n", "import scipy.io\n")
+
+    monkeypatch.setenv("HESSFLAT_DATA", str(project / "cache"))
+    said = python(project, "-m", "hessflat", "data", "prepare", "svhn_cropped", "--from", "originals")
+    assert said.startswith("svhn_cropped: 60 train and 20 test images of 32x32x3 in ")
+    (prepared,) = (project / "cache").glob("svhn_cropped-*.npz")
+    with np.load(prepared) as stored:
+        for split, (images, labels) in arrays.items():
+            np.testing.assert_array_equal(stored[f"{split}_inputs"], images)
+            np.testing.assert_array_equal(stored[f"{split}_labels"], labels)
+    folder = train(project, "--config.data.name=svhn_cropped", "--config.train.batch_size=16", *UNMEASURED)
+    assert json.loads((folder / "manifest.json").read_text())["data"].startswith("svhn_cropped")
+    assert 0 <= last_metrics(folder)["test_accuracy"] <= 1
+    (project / "originals" / "test_32x32.mat").write_bytes(b"")
+    prepared.unlink()
+    with pytest.raises(AssertionError, match="is not the original file"):
+        python(project, "-m", "hessflat", "data", "prepare", "svhn_cropped", "--from", "originals")
+
+
+@pytest.mark.slow
+def test_an_experiment_is_a_file_besides_its_configuration(project):
+    configuring = " ".join(recipe("A **configuration**: 1 new file").split())
+    assert "A new file `NAME.py` in a folder of `configs/` with `get_config(scale)`" in configuring
+    assert "`make sweep CONFIG=NAME:small`, and what each scale is: `smoke:`, `small:`, `paper:`" in configuring
+    steps = " ".join(recipe("An **experiment**: 1 new file, besides its configuration").split())
+    assert "A new file in a folder of `experiments/` that defines" in steps
+    told = re.findall(r"(\w+)\(((?:\w+=…,? ?)+)\)", steps)
+    assert {name: re.findall(r"(\w+)=…", arguments) for name, arguments in told} == {
+        name: arguments_of(EXPERIMENT, name) for name in ("Experiment", "Claim")
+    }
+    (project / "configs/beyond/rates.py").write_text(CONFIGURATION)
+    (project / "experiments/beyond/rates.py").write_text(EXPERIMENT)
+    printed = python(project, "-m", "hessflat", "experiment", "--exp=rates", "--scale=smoke")
+    assert "rates, smoke scale. Rates." in printed
+    (judged,) = json.loads((project / "report" / "claims.json").read_text())
+    assert (judged["experiment"], judged["claim"]) == ("rates", "flatter")
+    assert judged["verdict"] in ("holds", "fails", "undecided")
+    assert (project / "report" / "figures" / "rates-smoke-rates.png").exists()
+    folders = list((project / "runs" / "rates").iterdir())
+    assert len(folders) == 4
+    assert all(last_metrics(folder)["hessian.lambda_max"] > 0 for folder in folders)
+    # What the tests ask of an experiment and of a configuration.
+    assert "Its row in the table above, which the tests ask for" in steps
+    (project / "README.md").write_text(README)
+    shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, project)
+    asked = ["-m", "pytest", "-n0", "tests/test_docs.py", "-k", "every_experiment_is_named or (config_says and rates)"]
+    add_line(project / "README.md", "| experiment | question |\n| --- | --- |\n", "| `rates` | does it? |\n")
+    assert "2 passed" in python(project, *asked, "-v")
+
+
+def arguments_of(source, name):
+    """The keywords of the one call of `name` in a source."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (call,) = (call for call in calls if ast.unparse(call.func) == name)
+    return [keyword.arg for keyword in call.keywords]
 
 
 @pytest.mark.slow
