@@ -1,4 +1,7 @@
-"""Does what is concluded from sharpness depend on how it was measured? Batch norm, probes, precision."""
+"""Does the conclusion on L2 and curvature depend on how curvature is measured? Batch norm, probes, precision.
+
+A protocol of measurement is (mode of batch norm, number of examples that share statistics (0 is all), float64 or not).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +23,7 @@ COUNTS = (1, 2, 5, 10, 20)
 
 
 def by_protocol(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
-    """What was measured, by mode, examples that share statistics (0 is all), and whether in float64."""
+    """{protocol: its arrays} of the last measured step; λ_max is a scalar, trace and second moment are `[probes]`."""
     arrays = run.spectrum("sensitivity")
     protocols = zip(
         arrays["mode"].tolist(), arrays["batch_stats_size"].tolist(), arrays["float64"].tolist(), strict=True
@@ -31,25 +34,27 @@ def by_protocol(run: Run) -> dict[tuple[str, int, bool], dict[str, np.ndarray]]:
 
 
 def protocol_name(protocol: tuple[str, int, bool]) -> str:
+    """The text of a protocol in tables."""
     mode, shared, double = protocol
     statistics = f", statistics of {shared or 'all'}" if mode == "train" else ""
     return f"{mode} mode{statistics}, {'float64' if double else 'float32'}"
 
 
 def short_name(protocol: tuple[str, int, bool]) -> str:
+    """The text of a protocol on an axis."""
     mode, shared, double = protocol
     statistics = f", {shared or 'all'}" if mode == "train" else ""
     return f"{mode}{statistics}{', float64' if double else ''}"
 
 
 def pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs without L2 and with the largest, by seed; none where there are not both."""
+    """The finished runs without L2 and with the largest L2, paired by seed; empty where either is missing."""
     groups = by_setting(finished(runs), L2)
     return pairs_by_seed(groups[min(groups)], groups[max(groups)], L2) if len(groups) > 1 else []
 
 
 def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], Interval]:
-    """For every protocol, log of the quantity with L2 over that without, with its interval over seeds."""
+    """{protocol: interval over seeds of log(quantity with L2 / quantity without)}, means over probes."""
     logs: dict[tuple[str, int, bool], list[float]] = {}
     for before, after in pairs(runs):
         rows = by_protocol(before), by_protocol(after)
@@ -60,9 +65,10 @@ def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], I
 
 
 def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
-    """How often single probes order the runs as the means of all do, in the first protocol; NaN without pairs.
+    """The share of pairs of single probes that order two runs as the means over all probes do, in the first protocol.
 
-    `shared`: both runs have the same probe, as here; otherwise each its own, as where two papers are compared.
+    With `shared`, both runs of a pair have the same probe; otherwise all pairs of probes count, as for two independent
+    papers. NaN without pairs of runs.
     """
     right = []
     for before, after in pairs(runs):
@@ -72,13 +78,13 @@ def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
 
 
 def relative_errors(run: Run, quantity: str) -> np.ndarray:
-    """Relative standard error of a mean of as many probes as `COUNTS` says, in the first protocol."""
+    """The relative standard error of means of `COUNTS` probes, `[counts]`, in the first protocol."""
     samples = next(iter(by_protocol(run).values()))[quantity]
     return samples.std(ddof=1) / samples.mean() / np.sqrt(COUNTS)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """What L2 does by every protocol of measurement, and what the probes leave open."""
+    """λ_max and trace with L2 over without for each protocol, and the standard error by number of probes."""
     figure, axes = new_figure(1, 3, 2.6)
     data = new_columns("quantity", "way", "ratio", "low", "high")
     with matplotlib.rc_context(STYLE):
@@ -123,11 +129,12 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def num_probes(runs: Sequence[Run]) -> int:
+    """The number of probes of each trace."""
     return int(finished(runs)[0].setting("measure.trace_probes"))
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The numbers of each protocol without and with L2, means over seeds."""
+    """The quantities of each protocol without and with L2, means over probes and seeds."""
     rows = []
     for value, group in by_setting(finished(runs), L2).items():
         measured = [by_protocol(run) for run in group]
@@ -142,7 +149,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[str, int, bool]], bool]) -> Evidence:
-    """Does L2 move the quantity to the same side of 1 in all of these protocols, by 95 % t-intervals over seeds?"""
+    """Does L2 move the quantity to the same side of 1 in every protocol of `among`, by 95 % t-intervals over seeds?"""
     changes = {protocol: change for protocol, change in effects(runs, quantity).items() if among(protocol)}
     if not changes:
         return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
@@ -165,7 +172,7 @@ def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[s
 
 
 def one_probe(runs: Sequence[Run]) -> Evidence:
-    """One probe for each run, and another for every run: how often is the order of traces right?"""
+    """Do single probes order the traces of two runs as the means over all probes do, in at least 95 % of pairs?"""
     seeds = len(pairs(runs))
     if not seeds:
         return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
@@ -181,7 +188,7 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
 
 
 def rounding(run: Run) -> float:
-    """The largest relative difference of λ_max between the precisions, over the protocols measured in both."""
+    """The largest relative difference of λ_max between float32 and float64, over the protocols measured in both."""
     rows = by_protocol(run)
     both = [protocol for protocol in rows if (*protocol[:2], True) in rows and not protocol[2]]
     values = [(rows[protocol]["lambda_max"], rows[(*protocol[:2], True)]["lambda_max"]) for protocol in both]

@@ -1,4 +1,4 @@
-"""Figures and tables of `g_deep_linear`: three weights in a row, reparameterised, trained, and with L2."""
+"""Figures and tables of `g_deep_linear`: three weights, reparameterised, trained, and trained with L2."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def without_l2(runs: Sequence[Run]) -> list[Run]:
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """What α does, what training does, and what L2 does."""
+    """The reparameterised copies, the curvature during training, and sharpness against L2."""
     panels = (
         figures.Panel(("hessian.exact.lambda_max", "hessian.exact.trace"), "largest eigenvalue, trace of $H$", "log"),
         figures.Panel("weight_norm"),
@@ -62,7 +62,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
-    """Loss, gradient norm, λ_max and trace against α for every pair of layers, before and after training."""
+    """Loss, gradient norm, λ_max and trace against α for every pair of weights, before and after training."""
     run = without_l2(finished(runs))[0]
     figure, axes = new_figure(2, 4, 1.9, sharex=True)
     data = new_columns("weights", "multiplied", "divided", "alpha", "quantity", "value")
@@ -106,7 +106,7 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
 
 
 def draw_training(runs: Sequence[Run]) -> Drawing:
-    """How near to rank one the Hessian is and how it falls, against the loss; and against the step."""
+    """The ratio of λ_max to the trace, the eigenvalues and the trace against the loss; λ_max against the step."""
     done = finished(runs)
     groups = by_setting(done, "optim.l2")
     colours = ordered_colours(len(groups))
@@ -144,7 +144,7 @@ def draw_training(runs: Sequence[Run]) -> Drawing:
 
 
 def _guides(axes: Sequence[Axes], done: Sequence[Run]) -> None:
-    """Scales, labels and the dashed curves that the captions name."""
+    """Set scales and labels, and draw the dashed reference curves."""
     share, ranks, falls, times = axes
     lowest = min(run.history("train_loss").min() for run in done)
     loss = np.geomspace(lowest, LOW_LOSS, 100)
@@ -169,11 +169,12 @@ def _guides(axes: Sequence[Axes], done: Sequence[Run]) -> None:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """What α does to the trained weights without L2, and the trained Hessian by L2."""
+    """The reparameterised trained weights without L2, and the Hessian after training by L2."""
     return [tabulate_reparameterised(runs), tabulate_trained(runs)]
 
 
 def tabulate_reparameterised(runs: Sequence[Run]) -> Table:
+    """The quantities of the copies by α: geometric means over pairs of weights and seeds."""
     chosen = without_l2(finished(runs))
     scales = np.unique(reparameterised_copies(chosen[0])["scale"])
     rows = []
@@ -192,6 +193,7 @@ def tabulate_reparameterised(runs: Sequence[Run]) -> Table:
 
 
 def tabulate_trained(runs: Sequence[Run]) -> Table:
+    """The Hessian after training by L2: means over seeds."""
     columns: dict[str, Callable[[Run], float]] = {
         "loss": lambda run: run.final("train_loss"),
         "‖w‖": lambda run: run.final("weight_norm"),

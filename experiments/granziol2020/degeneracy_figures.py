@@ -1,4 +1,4 @@
-"""Figures and tables of `g_degeneracy`: the mass of the spectrum at zero through training, and its bounds."""
+"""Figures and tables of `g_degeneracy`: the mass of the spectrum at zero during training, and its lower bounds."""
 
 import math
 from collections.abc import Sequence
@@ -27,17 +27,18 @@ PAPER_BOUND = 1 - rank_bound(10, PAPER_NEURONS, PAPER_INPUTS) / PAPER_PARAMETERS
 
 
 def network(run: Run) -> str:
-    """Such as `VGG-16 on cifar10`."""
+    """The name of a run's network and data set, such as `VGG-16 on cifar10`."""
     name = run.setting("model.name")
     return f"{FAMILIES[name]}-{run.setting(f'model.{name}.depth')} on {run.setting('data.name')}"
 
 
 def modes_measured(runs: Sequence[Run]) -> dict[str, str]:
-    """The modes of batch norm that were measured, by the suffix of the operators' names."""
+    """{suffix of the operators' names: mode of batch norm} of the modes that were measured."""
     return {suffix: mode for suffix, mode in MODES.items() if any(has(run, f"hessian{suffix}") for run in runs)}
 
 
 def has(run: Run, operator: str) -> bool:
+    """Whether a spectrum of the operator is stored at any step."""
     return any(run.has_spectrum(operator, line["step"]) for line in run.metrics)
 
 
@@ -52,13 +53,16 @@ BOUND_LINES: tuple[Literal["--", ":"], ...] = ("--", ":")
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """For each network: mass and Ritz value over epochs (figs. 1d, 11-14), and spectra on the way (fig. 1b, c)."""
+    """For each network, mass and Ritz value over epochs (figs. 1d, 11-14), and spectra during training (fig. 1b, c)."""
     groups = grouped(finished(runs), network)
     return [make(name, group) for name, group in groups.items() for make in (draw_tracks, draw_spectra)]
 
 
 def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
-    """Mass at zero above, the size of the Ritz value below, a column for each mode of batch norm; a line a seed."""
+    """The mass at zero (upper row) and the Ritz value taken as zero (lower row) over epochs.
+
+    Each mode of batch norm has a column, each seed a line.
+    """
     modes = modes_measured(runs)
     figure, axes = new_figure(2, len(modes), 2.2, sharex=True, sharey="row")
     data = new_columns("mode", "followed", "seed", "epoch", "mass", "value")
@@ -103,7 +107,7 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
 
 
 def informative_bounds(run: Run) -> dict[str, float]:
-    """G's lower bounds of the mass at zero by what is counted, those that say something."""
+    """{label: bound} of the paper's lower bounds 1 − rank/P (§3.2, eq. 11) that are above 0."""
     bounds = {"bound from the model's own layers": run.final("zero_mass_bound")}
     if is_papers(run):
         bounds["bound from the paper's count"] = PAPER_BOUND
@@ -111,24 +115,26 @@ def informative_bounds(run: Run) -> dict[str, float]:
 
 
 def is_papers(run: Run) -> bool:
-    """Is it the network of section 3.2?"""
+    """Whether it is the network of §3.2, VGG-16 on CIFAR-10."""
     return network(run) == "VGG-16 on cifar10"
 
 
 def draw_noise(axis: Axes, run: Run, operator: str) -> None:
-    """The noise floor, below which an eigenvalue is as good as zero."""
+    """Draw the noise floor of the operator over epochs; smaller eigenvalues are indistinguishable from zero."""
     floor = run.history(f"{operator}.noise_floor")
     known = np.isfinite(floor)
     axis.plot(run.history("epoch")[known], floor[known], color="black", linestyle="-.", linewidth=0.7)
 
 
 def draw_spectra(name: str, runs: Sequence[Run]) -> Drawing:
-    """Spectra of the first seed."""
+    """The spectra of the first seed during training."""
     return figures.spectra_over_training(runs[0], f"spectra-{name.replace(' ', '-')}", name)
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """A row for each network, mode and rule: the smallest mass over measured steps, and the value taken for zero."""
+    """One row for each network, mode and operator: the smallest and last mass at zero, and the Ritz value taken as
+    zero.
+    """
     rows = []
     for name, group in grouped(finished(runs), network).items():
         own, bounds = group[0].final("zero_mass_bound"), informative_bounds(group[0])
@@ -161,5 +167,6 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def spread(values: Sequence[float]) -> str:
+    """The text of a mean and, for several values, its standard deviation."""
     deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{deviation}"

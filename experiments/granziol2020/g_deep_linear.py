@@ -1,6 +1,6 @@
-"""Three weights in a row under the exponential loss: what a reparameterisation, training and L2 do to the curvature.
+"""A deep linear network with three weights under the exponential loss: reparameterisation, training, and L2.
 
-*Flatness is a False Friend*, §2; its closed forms are in `hessflat.analysis.deep_linear`.
+*Flatness is a False Friend*, §2; the closed forms are in `hessflat.analysis.deep_linear`.
 """
 
 from collections.abc import Sequence
@@ -31,18 +31,19 @@ X = "data.point.x"
 
 
 def from_closed_form(run: Run) -> float:
-    """The relative distance of gradient and Hessian, the worse of before and after training."""
+    """The relative distance of gradient and Hessian from the closed forms; the larger of before and after training."""
     return max(
         distance_from_closed_form(reparameterised_copies(run, step), run.setting(X)) for step in (run.first_step, None)
     )
 
 
 def from_trace(run: Run) -> float:
-    """The relative distance of the trace after training."""
+    """The relative distance of the trace after training from its closed form."""
     return distance_from_trace(reparameterised_copies(run), run.setting(X))
 
 
 def is_not_invariant(runs: Sequence[Run]) -> Evidence:
+    """Do gradient norm, λ_max and trace span more than a decade over reparameterised copies of the trained weights?"""
     parts = ("gradient", "lambda_max", "trace")
     words = {part: f"decades that {QUANTITIES[part].name} spans" for part in parts}
     return claims.all_hold(
@@ -51,6 +52,7 @@ def is_not_invariant(runs: Sequence[Run]) -> Evidence:
 
 
 def has_rank_one(runs: Sequence[Run]) -> Evidence:
+    """Is 1 − λ_max / Tr H after training within rounding of 0 in every run, as §2 states?"""
     evidence = claims.in_every_run(runs, rest_of_trace, ROUNDING, "1 − λ_max / Tr H")
     if evidence.verdict != "fails":
         return evidence
@@ -62,6 +64,7 @@ def has_rank_one(runs: Sequence[Run]) -> Evidence:
 
 
 def is_nearly_rank_one(runs: Sequence[Run]) -> Evidence:
+    """Does λ_max / Tr H tend to 1 as the loss falls without L2, and is it above 0.9 at the end?"""
     chosen = without_l2(runs)
     return claims.all_hold(
         claims.falls_below(chosen, order_of_share, 0.0, "Kendall τ of λ_max / Tr H with the loss"),
@@ -70,6 +73,7 @@ def is_nearly_rank_one(runs: Sequence[Run]) -> Evidence:
 
 
 def falls_with_the_loss(runs: Sequence[Run]) -> Evidence:
+    """Do trace and λ_max fall at least as loss^0.75 without L2?"""
     chosen, metrics = without_l2(runs), {"trace": "Tr H", "lambda_max": "λ_max(H)"}
     return claims.all_hold(
         *(

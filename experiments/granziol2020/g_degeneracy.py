@@ -1,4 +1,4 @@
-"""How much of the spectrum is zero, through training? *Flatness is a False Friend*, §3.2, app. D, figs. 1, 11-14."""
+"""Which share of the spectrum is zero during training? *Flatness is a False Friend*, §3.2, app. D, figs. 1, 11-14."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,17 +21,17 @@ from hessflat.analysis.statistics import geometric_mean
 
 
 def operators_in_modes(run: Run, operator: str) -> list[str]:
-    """The operator in each mode of batch norm in which it was measured."""
+    """The names of an operator in the modes of batch norm in which it was measured."""
     return [f"{operator}{suffix}" for suffix in modes_measured([run])]
 
 
 def smallest_mass(run: Run, count: int = 2) -> float:
-    """The smallest mass at zero of the Hessian over measured steps and modes."""
+    """The smallest mass of the Hessian's `count` Ritz values nearest zero over measured steps and modes."""
     return min(zero_mass_history(run, operator, count).mass.min() for operator in operators_in_modes(run, "hessian"))
 
 
 def splitting(run: Run) -> float:
-    """The largest share that H's second nearest Ritz value has in the mass of the two nearest, less the same of G."""
+    """The largest share of the second nearest Ritz value in the mass of the nearest two: that of H minus that of G."""
     largest = [
         max(zero_mass_history(run, name, 2).second.max() for name in operators_in_modes(run, operator))
         for operator in ("hessian", "gauss_newton")
@@ -40,7 +40,7 @@ def splitting(run: Run) -> float:
 
 
 def nearer(run: Run) -> float:
-    """The size of the two nearest's mean value over that of the nearest's alone, geometric mean over steps."""
+    """|mean of the two Ritz values nearest zero| over |the nearest one|: geometric means over steps and modes."""
     sizes = [
         geometric_mean(np.abs(zero_mass_history(run, name, count).value) for name in operators_in_modes(run, "hessian"))
         for count in (2, 1)
@@ -49,7 +49,9 @@ def nearer(run: Run) -> float:
 
 
 def steadier(run: Run) -> float:
-    """The range of the mass over steps, of the two nearest less that of the nearest alone; the worst mode."""
+    """The range over steps of the mass of the two nearest Ritz values minus that of the nearest; the largest over
+    modes.
+    """
     return max(
         float(np.ptp(zero_mass_history(run, name, 2).mass) - np.ptp(zero_mass_history(run, name, 1).mass))
         for name in operators_in_modes(run, "hessian")
@@ -57,7 +59,7 @@ def steadier(run: Run) -> float:
 
 
 def above_noise(run: Run) -> float:
-    """The size of G's Ritz value nearest zero over the noise of float32, geometric mean over steps and modes."""
+    """|Ritz value of G nearest zero| over the noise floor of float32: geometric mean over steps and modes."""
     ratios = []
     for name in operators_in_modes(run, "gauss_newton"):
         floors = run.history(f"{name}.noise_floor")
@@ -66,21 +68,24 @@ def above_noise(run: Run) -> float:
 
 
 def of_family(runs: Sequence[Run], family: str) -> list[Run]:
+    """The runs of one family of networks."""
     return [run for run in runs if run.setting("model.name") == family]
 
 
 def family_reaches_bound(runs: Sequence[Run], family: str, operator: str) -> Evidence:
-    """Does the mass at zero reach the bound from the model's own layers at every measured step?"""
+    """Does the mass at zero reach the bound from the network's own layers (§3.2, eq. 11) at every measured step?"""
     chosen = of_family(runs, family)
     return claims.reaches_bound(chosen, f"{operator}.zero_mass", "zero_mass_bound", when="always")
 
 
 def reaches_papers_bound(runs: Sequence[Run]) -> Evidence:
+    """Is the smallest mass at zero of VGG-16 on CIFAR-10 above the paper's bound?"""
     chosen = [run for run in runs if is_papers(run)]
     return claims.exceeds(chosen, smallest_mass, PAPER_BOUND, "smallest mass at zero of H over the measured steps")
 
 
 def degenerate(runs: Sequence[Run]) -> Evidence:
+    """Is the smallest mass at zero of PreResNet above 0.5?"""
     return claims.exceeds(
         of_family(runs, "preresnet"), smallest_mass, 0.5, "smallest mass at zero of H over the measured steps and modes"
     )

@@ -1,4 +1,4 @@
-"""Do better solutions of an adaptive optimiser sit in sharper minima? *Flatness is a False Friend*, §5, figs. 8-10."""
+"""Are the better solutions of an adaptive optimiser sharper? *Flatness is a False Friend*, §5, figs. 8-10."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ COMPARED = "Gadam against SGD, paired by seed, 95 % t-interval"
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Spectra by optimiser, what it does to flatness and generalisation, and the way there, for each data set."""
+    """Spectra, flatness, generalisation and training by optimiser, for each data set."""
     return [
         drawing._replace(
             name=f"{drawing.name}-{data}",
@@ -39,7 +39,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def on(second: bool, rule: Callable[..., Evidence], **settings: Any) -> Callable[[Sequence[Run]], Evidence]:
-    """The rule for Gadam against SGD, on the runs of one data set."""
+    """The rule that compares Gadam with SGD on the runs of one data set: the second where `second`, else the first."""
 
     def decide(runs: Sequence[Run]) -> Evidence:
         chosen = [run for run in runs if (run.setting("data.name") == SECOND) == second]
@@ -51,7 +51,7 @@ def on(second: bool, rule: Callable[..., Evidence], **settings: Any) -> Callable
 def larger(
     *, id: str, where: str, what: str, metric: str, paper_value: str, second: bool = False, scale: str = "ratio"
 ) -> Claim:
-    """`what`, in words, is larger for Gadam."""
+    """A claim that a metric, named `what`, is larger for Gadam than for SGD."""
     above = "difference above 0" if scale == "difference" else "ratio above 1"
     rule = f"{metric_name(metric)}, {COMPARED}: {above}"
     statement = f"{what} of Gadam's solution is larger than that of SGD's"
@@ -67,7 +67,7 @@ def larger(
 
 
 def on_first(decide: Callable[[Sequence[Run]], Evidence]) -> Callable[[Sequence[Run]], Evidence]:
-    """The rule on the runs of the first data set alone."""
+    """The rule `decide` restricted to the runs of the first data set."""
     return lambda runs: decide([run for run in runs if run.setting("data.name") != SECOND])
 
 

@@ -1,4 +1,4 @@
-"""Which scaling of the pixels gives the numbers of *Flatness is a False Friend*, figure 2?"""
+"""Which scaling of the pixels reproduces the numbers of *Flatness is a False Friend*, figure 2?"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ TOLERANCE = 0.10
 
 
 def groups(runs: Sequence[Run]) -> dict[tuple[int, str], list[Run]]:
-    """Finished runs at the paper's L2 by epochs and scaling, each group ordered by L2."""
+    """{(epochs, scaling): finished runs} at the paper's values of L2, each group ordered by L2."""
     by_scaling: dict[tuple[int, str], list[Run]] = {}
     for run in sorted(finished(runs), key=lambda run: run.setting("optim.l2")):
         if run.setting("optim.l2") in PAPER:
@@ -22,7 +22,7 @@ def groups(runs: Sequence[Run]) -> dict[tuple[int, str], list[Run]]:
 
 
 def distance(group: Sequence[Run]) -> float:
-    """The largest |log ratio| to the paper over λ_max and the mean eigenvalue of a group's runs."""
+    """The largest |log(measured / paper)| of λ_max and the mean eigenvalue over a group's runs."""
     return max(
         abs(math.log(run.final(metric) / PAPER[run.setting("optim.l2")][column]))
         for run in group
@@ -31,7 +31,7 @@ def distance(group: Sequence[Run]) -> float:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Every run beside the paper's numbers, closest scaling first."""
+    """Every run with the paper's numbers, the closest scaling first."""
     rows = []
     for (epochs, scaling), group in sorted(groups(runs).items(), key=lambda item: distance(item[1])):
         for run in group:
@@ -58,7 +58,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """λ_max and accuracy against L2, a figure for each scaling at the largest number of epochs."""
+    """λ_max and accuracy against L2: one figure for each scaling, at the largest number of epochs."""
     longest = max(run.setting("train.epochs") for run in runs)
     panels = (("hessian.lambda_max", "", "log"), ("hessian.mean_eigenvalue", "", "log"), ("validation_accuracy",))
     return [
@@ -72,7 +72,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def numbers_reproduced(runs: Sequence[Run]) -> Evidence:
-    """Does the closest scaling come within the tolerance of both numbers at every L2 of the paper?"""
+    """Are λ_max and mean eigenvalue of the closest scaling within `TOLERANCE` of the paper's at every L2?"""
     complete = {key: group for key, group in groups(runs).items() if len(group) == len(PAPER)}
     if not complete:
         return Evidence("", "", 0, "not run", "no scaling has finished runs at every L2 of the paper")

@@ -1,4 +1,4 @@
-"""Does the curvature vanish with the loss? *Flatness is a False Friend*, §3.1 and appendix A."""
+"""Does curvature tend to 0 with the loss? *Flatness is a False Friend*, §3.1 and appendix A."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,36 +21,37 @@ TAIL = 4
 
 
 def curves(run: Run, scaling: str) -> dict[str, np.ndarray]:
+    """The arrays `[n]` of one scaling of the weights: factors `scale`, and loss and measures of the Hessian."""
     return run.spectrum(f"loss_limit-{scaling}")
 
 
 def tail(run: Run, scaling: str) -> dict[str, np.ndarray]:
-    """The curves at the largest scales."""
+    """The last `TAIL` entries of these arrays, at the largest factors."""
     return {name: values[-TAIL:] for name, values in curves(run, scaling).items()}
 
 
 def rate(run: Run, scaling: str, measure: str) -> float:
-    """−d log(measure) / dt over the largest scales."""
+    """−d log(measure) / dt, fitted over the largest factors t."""
     return -exponential_rate(tail(run, scaling)["scale"], tail(run, scaling)[measure])
 
 
 def straightness(run: Run, scaling: str, measure: str) -> float:
-    """R² of that fit."""
+    """R² of the fit of `rate`."""
     return exponential_r_squared(tail(run, scaling)["scale"], tail(run, scaling)[measure])
 
 
 def loss_exponent(run: Run, scaling: str, measure: str) -> float:
-    """How log(measure) grows with log(loss) over the largest scales: 1 where the measure falls as the loss."""
+    """The exponent of the loss in the measure, fitted over the largest factors; 1 where the two are proportional."""
     return power_law_exponent(tail(run, scaling)["loss"], tail(run, scaling)[measure])
 
 
 def smallest(run: Run, fit: Callable[[Run, str, str], float]) -> float:
-    """The smallest of a fit over measures and ways of scaling."""
+    """The minimum of a fit over measures and scalings."""
     return min(fit(run, scaling, measure) for scaling in SCALINGS for measure in LABELS)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Each measure against t, and against the loss, for both ways of scaling."""
+    """Each measure against the factor t and against the loss, for both scalings."""
     done = finished(runs)
     figure, axes = new_figure(2, 2, 2.2)
     data = new_columns("way", "seed", "measure", "scale", "loss", "value")
@@ -101,6 +102,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def exponentially(runs: Sequence[Run]) -> Evidence:
+    """Do all measures fall exponentially in t: rate above 0 and R² above 0.98?"""
     return claims.all_hold(
         claims.exceeds(runs, partial(smallest, fit=rate), 0.0, "smallest rate"),
         claims.exceeds(runs, partial(smallest, fit=straightness), 0.98, "smallest R²"),
@@ -108,6 +110,7 @@ def exponentially(runs: Sequence[Run]) -> Evidence:
 
 
 def as_the_loss(runs: Sequence[Run]) -> Evidence:
+    """Is the exponent of the loss above 0.75 for all measures?"""
     return claims.exceeds(runs, partial(smallest, fit=loss_exponent), 0.75, "smallest exponent of the loss")
 
 

@@ -1,4 +1,4 @@
-"""Does L2 sharpen a residual network that normalises first? *Flatness is a False Friend*, section 4, figure 5."""
+"""Does L2 sharpen a pre-activation residual network? *Flatness is a False Friend*, section 4, figure 5."""
 
 from functools import partial
 

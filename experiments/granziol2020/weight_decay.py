@@ -1,4 +1,4 @@
-"""What the weight-decay experiments of *Flatness is a False Friend* share: their figures, their tables, their rules."""
+"""Figures, tables and claims that the weight-decay experiments of *Flatness is a False Friend* share."""
 
 import math
 from collections.abc import Sequence
@@ -72,9 +72,9 @@ SHARPNESS_PANELS = (
 
 
 def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
-    """Spectra by a setting as in the paper, what it does to flatness and generalisation, and the way there.
+    """Spectra (as figs. 2 to 7), flatness and generalisation, and histories of training, by the values of a setting.
 
-    Of models with batch norm, spectra and sharpness in both of its modes.
+    For models with batch norm, spectra and sharpness are drawn in both of its modes.
     """
     hessians = [name for name in ("hessian", "hessian_eval") if times_measured(runs, f"{name}.lambda_max")]
     # Sharpness in two modes differs by too much for linear axes.
@@ -91,7 +91,7 @@ def draw(runs: Sequence[Run], by: str = "optim.l2") -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
-    """Performance, curvature, degeneracy and Jacobians by a setting; the exact spectrum too, where it is known."""
+    """Performance, curvature, degeneracy and Jacobian norms by a setting; exact spectra where measured."""
     table = partial(measured_table, runs, by)
     tables = [table(PERFORMANCE_COLUMNS, "Losses in nats and accuracies on clean examples.")]
     for suffix in ("", "_eval"):
@@ -115,21 +115,21 @@ def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
 
 
 def in_mode(columns: Sequence[tuple[str, str, str]], suffix: str) -> tuple[tuple[str, str, str], ...]:
-    """The same columns of operators whose names end in `suffix`."""
+    """The columns with the suffix of a mode of batch norm added to the operators' names."""
     return tuple((label, metric.replace(".", f"{suffix}."), style) for label, metric, style in columns)
 
 
 def measured_table(
     runs: Sequence[Run], by: str, columns: Sequence[tuple[str, str, str]], caption: str, needed: str = ""
 ) -> Table | None:
-    """The columns that something was measured for; none where the first, or the `needed` one, was not."""
+    """The table of the columns that any run measured; None where the first column, or `needed`, was not measured."""
     if not times_measured(runs, needed or columns[0][1]):
         return None
     return table_by(runs, by, [column for column in columns if times_measured(runs, column[1])], caption)
 
 
 def times_measured(runs: Sequence[Run], metric: str) -> int:
-    """At how many steps of a run a metric was measured, at most."""
+    """The largest number of steps at which a run measured the metric."""
     return max((sum(map(math.isfinite, run.history(metric))) for run in runs), default=0)
 
 
@@ -137,7 +137,7 @@ COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % 
 
 
 def generalises_better(*, where: str, paper_value: str) -> Claim:
-    """A claim that L2 raises the accuracy on examples that are not trained on."""
+    """The claim that L2 raises the test accuracy."""
     rule = f"test accuracy, {COMPARED}: difference above 0"
     decide = partial(claims.compare, metric="test_accuracy", scale="difference")
     return Claim(
@@ -152,7 +152,7 @@ def generalises_better(*, where: str, paper_value: str) -> Claim:
 
 
 def grows_with_l2(*, id: str, where: str, what: str, metric: str, paper_value: str) -> Claim:
-    """A claim that L2 raises a measure of the Hessian, `what` in words; in eval mode where its name says so."""
+    """The claim that L2 raises a metric of the Hessian, named `what`."""
     rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
     return Claim(
         id=id,
@@ -166,7 +166,7 @@ def grows_with_l2(*, id: str, where: str, what: str, metric: str, paper_value: s
 
 
 def sharper_generalises_better(*, where: str, paper_value: str, operator: str = "hessian") -> Claim:
-    """The claim of the paper's title: the solution that generalises better is the sharper one."""
+    """The claim of the paper's title: the solution with better generalisation is the sharper one."""
     sharpness = f"{operator}.lambda_max"
     return Claim(
         id="sharper-and-better" + ("-eval" if operator.endswith("_eval") else ""),
@@ -180,7 +180,7 @@ def sharper_generalises_better(*, where: str, paper_value: str, operator: str = 
 
 
 def interpolates(*, where: str, paper_value: str) -> Claim:
-    """A claim that the network interpolates its training data: the question is about networks that do."""
+    """The claim that the network interpolates its training data, with and without L2."""
     return Claim(
         id="train-accuracy",
         paper="G",
@@ -203,7 +203,10 @@ SCALED_SHARPNESS = {
 
 
 def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
-    """Is the solution that generalises better the flatter one by this measure, as flatness promises?"""
+    """Is the solution with higher test accuracy the flatter one by this metric?
+
+    `paired` are the settings of `claims.compare`.
+    """
     return claims.all_hold(
         claims.compare(runs, metric, expect="smaller", **paired),
         claims.compare(runs, "test_accuracy", scale="difference", **paired),
@@ -211,7 +214,10 @@ def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evide
 
 
 def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
-    """Claims beyond the papers on two settings, which `paired` gives to `claims.compare` and `compared` names."""
+    """Claims beyond the papers on sharpness measures that account for the scale of the weights.
+
+    `paired` gives the two settings to `claims.compare`; `compared` describes them in the rules.
+    """
     scaled = tuple(
         Claim(
             id=name.replace("_", "-"),

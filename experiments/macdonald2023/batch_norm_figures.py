@@ -1,4 +1,7 @@
-"""Figures and tables of `m_bn_modes`: Jacobians and Hessians in the two modes of batch norm, by sample size."""
+"""Figures and tables of `m_bn_modes`: Jacobians and Hessians in the two modes of batch norm, by number of examples.
+
+J_T is the Jacobian of a whole batch of N examples in train mode, J_V in eval mode with the statistics of that batch.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -41,12 +44,12 @@ LARGEST_PAPER_SAMPLE = 2_500
 
 
 def measured(run: Run, what: str = "network", step: int | None = None) -> dict[str, np.ndarray]:
-    """`network` or `layer`, a value for every N, at a step, the last one by default."""
+    """The arrays of a `network` or a `layer` alone, one value for each N; the last measured step by default."""
     return run.spectrum(f"batch_norm-{what}", step)
 
 
 def exponent_of_examples(run: Run, quantity: str, what: str = "network", step: int | None = None) -> float:
-    """The exponent of N in a quantity, fitted where N is `FIRST` or more."""
+    """The exponent of N in a quantity, fitted to N of at least `FIRST`."""
     arrays = measured(run, what, step)
     fitted = arrays["examples"] >= FIRST
     if fitted.sum() < 2:
@@ -55,17 +58,18 @@ def exponent_of_examples(run: Run, quantity: str, what: str = "network", step: i
 
 
 def norms_apart(run: Run, step: int | None = None) -> np.ndarray:
-    """The relative difference of ‖J_T‖₂ and ‖J_V‖₂ = max_i ‖∂f(x_i)/∂x_i‖₂, for every N."""
+    """|‖J_T‖₂ / ‖J_V‖₂ − 1| for every N, with ‖J_V‖₂ = max_i ‖∂f(x_i)/∂x_i‖₂."""
     arrays = measured(run, "network", step)
     return np.abs(arrays["train_operator"] / arrays["eval_operator"] - 1)
 
 
 def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Finished runs grouped by network."""
     return by_setting(finished(runs), "model.name")
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """The differences against N, for the layer and each network; norms and λ_max in both modes."""
+    """The differences of Jacobians against N, for the layer and each network; norms and λ_max in both modes."""
     groups = by_model(runs)
     figure, axes = new_figure(2, 3, 2.4)
     data = new_columns("panel", "quantity", "seed", "examples", "value")
@@ -119,7 +123,7 @@ class Curve(NamedTuple):
 def _spread(
     axis: Axes, shown: Curve, name: str, values_in_run: Callable[[Run], np.ndarray], linestyle: str = "-"
 ) -> None:
-    """Geometric mean over seeds, and their range."""
+    """Draw the geometric mean over seeds and their range."""
     sizes = measured(shown.runs[0], "layer")["examples"]
     values = np.array([values_in_run(run) for run in shown.runs])
     for run, row in zip(shown.runs, values, strict=True):
@@ -131,7 +135,7 @@ def _spread(
 
 
 def _differences(axis: Axes, data: dict[str, list[Any]], panel: str, own: Sequence[Run]) -> None:
-    """The measured quantities of J_T − J_V, with guides through the first point of its blocks."""
+    """Draw the norms of J_T − J_V, with reference lines 1/N and 1/√N."""
     what = "layer" if panel == "layer" else "network"
     for quantity, colour in zip(DIFFERENCES, PALETTE, strict=False):
         _spread(axis, Curve(data, panel, own, colour), quantity, lambda run, q=quantity: measured(run, what)[q])  # type: ignore[misc]
@@ -143,7 +147,7 @@ def _differences(axis: Axes, data: dict[str, list[Any]], panel: str, own: Sequen
 
 
 def _legend(axis: Axes, networks: Sequence[str]) -> None:
-    """The legend of the upper panels and that of the lower ones, in place of a panel."""
+    """Draw the legends of the upper and lower panels into an empty panel."""
     axis.axis("off")
     lines = [Line2D([], [], color=PALETTE[i], marker=".") for i in range(len(DIFFERENCES))]
     lines += [Line2D([], [], color="black", linestyle=style, linewidth=0.7) for style in ("--", ":")]
@@ -164,12 +168,12 @@ def _legend(axis: Axes, networks: Sequence[str]) -> None:
 
 
 def longest(groups: dict[str, list[Run]]) -> list[Run]:
-    """The runs of the network with the largest N: the layer is the same in all."""
+    """The runs of the network with the largest N; the layer is the same for all networks."""
     return max(groups.values(), key=lambda own: measured(own[0], "layer")["examples"][-1])
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Fitted exponents at the first and the last measurement, and the norms at every N; means over seeds."""
+    """Fitted exponents at the first and the last measured step, and norms at every N; means over seeds."""
     exponents, norms = [], []
     groups = by_model(runs)
     if groups:
@@ -208,7 +212,7 @@ def _exponents(runs: Sequence[Run], what: str, steps: Sequence[int | None]) -> l
 
 
 def _norms(runs: Sequence[Run], steps: Sequence[int | None]) -> list[tuple[str, ...]]:
-    """A row for every N."""
+    """One row for each N."""
     arrays = [measured(run, "network", step) for run, step in zip(runs, steps, strict=True)]
     means = {name: np.mean([one[name] for one in arrays], axis=0) for name in arrays[0]}
     apart = np.mean([norms_apart(run, step) for run, step in zip(runs, steps, strict=True)], axis=0)

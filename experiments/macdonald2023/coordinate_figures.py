@@ -1,4 +1,4 @@
-"""Figures and tables of `m_coordinate`: its networks, the paper's tables 1 and 2, figure 32."""
+"""Figures and tables of `m_coordinate`: its networks, the paper's tables 1 and 2, and figure 32."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from hessflat.utils.errors import InputError
 
 
 class Net(NamedTuple):
-    """A column of table 1 or 2."""
+    """A column of table 1 or 2: an activation and the frequencies of the initial function."""
 
     activation: str
     start: str
@@ -60,11 +60,12 @@ FITTED = 0.01
 
 
 def is_fit(run: Run) -> bool:
-    """Whether a run fits the points rather than being pretraining."""
+    """Whether a run fits the points; the others pretrain."""
     return run.setting("data.name") == "scattered"
 
 
 def net(run: Run) -> Net:
+    """The column of table 1 or 2 that a run belongs to."""
     activation = run.setting("model.coordinate_network.activation")
     if activation == "relu":
         return Net(activation, "high" if run.setting("train.init_from") else "low")
@@ -72,7 +73,7 @@ def net(run: Run) -> Net:
 
 
 def by_net(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
-    """Finished fits by column and trial, with those that miss the points."""
+    """{column: {trial: finished fit}}, including fits that miss the points."""
     trials: dict[Net, dict[int, Run]] = {column: {} for column in PAPER}
     for run in sorted(filter(is_fit, finished(runs)), key=lambda run: run.seed):
         trials[net(run)][run.seed] = run
@@ -80,7 +81,7 @@ def by_net(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
 
 
 def fitted(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
-    """The fits that pass through the points, by column and trial: only these can be smooth or rough."""
+    """{column: {trial: fit}} of the fits with a loss below `FITTED`."""
     return {
         net: {seed: run for seed, run in own.items() if run.final("train_loss") < FITTED}
         for net, own in by_net(runs).items()
@@ -88,14 +89,14 @@ def fitted(runs: Sequence[Run]) -> dict[Net, dict[int, Run]]:
 
 
 def steepest(run: Run) -> float:
-    """The largest slope of the fitted function between neighbours of the test grid; the Jacobian norm is at points."""
+    """The largest |slope| of the fitted function between neighbours of the test grid on [0, 1]."""
     fit = run.spectrum("predictions")
     x, y = fit["test_inputs"][:, 0], fit["test_outputs"][:, 0]
     return float(np.max(np.abs(np.diff(y) / np.diff(x))))
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Tables 1 and 2 with our columns beside the paper's."""
+    """Tables 1 and 2 with measured and published columns."""
     return [_table(runs, activation) for activation in NAMES]
 
 
@@ -136,7 +137,11 @@ def mean_text(mean: float, std: float) -> str:
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figure 32 for three trials, and what the tables average, trial by trial."""
+    """Figure 32 for three trials, and the entries of the tables for every trial.
+
+    Raises:
+        InputError: no fit has finished.
+    """
     if not any(by_net(runs).values()):
         raise InputError("no network has finished fitting the points; run them first")
     return [_fits(runs), _trials(runs)]
@@ -234,5 +239,5 @@ def _trials(runs: Sequence[Run]) -> Drawing:
 
 
 def descent_limit(run: Run) -> float:
-    """2(1 + ρ)/η of gradient descent with heavy-ball momentum."""
+    """2(1 + ρ)/η: the stability limit of gradient descent with heavy-ball momentum ρ."""
     return stability_limit(run.setting("optim.lr"), run.setting("optim.sgd.momentum"))

@@ -1,4 +1,7 @@
-"""What the experiments of *On progressive sharpening*, §6, share: six numbers at the end of training, and rules."""
+"""Rules, claims and columns that the experiments of *On progressive sharpening*, §6, share.
+
+Their tables have the metrics of `COLUMNS` at the end of training.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,7 +39,7 @@ BY_TAU = "in each group of runs alike but for it; the mean over groups by seed, 
 
 
 def network_words(run: Run) -> str:
-    """`ResNet without batch norm on cifar10`."""
+    """The name of a run's network and data set, such as `ResNet without batch norm on cifar10`."""
     name = run.setting("model.name")
     norm = run.config["model"].get(name, {}).get("batch_norm")
     words = {"resnet": "ResNet", "vgg": "VGG"}.get(name, name)
@@ -45,18 +48,18 @@ def network_words(run: Run) -> str:
 
 
 def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by network and data set, in words."""
+    """Runs grouped by network and data set."""
     return dict(sorted(grouped(runs, network_words).items()))
 
 
 def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: Order) -> Evidence:
-    """Does a metric increase (or decrease) with a setting, among runs that differ in it and the seed alone?"""
+    """Does a metric increase (or decrease) with a setting, among runs that differ only in it and the seed?"""
     varied, stratum = differing_only_in(finished(runs), setting)
     return follows(varied or runs, final_metric(metric), setting_value(setting), stratum, expect)
 
 
 def with_gap(runs: Sequence[Run], metric: str, setting: str) -> Evidence:
-    """Does the gap go with a metric, among runs that differ in a setting and the seed alone?"""
+    """Does the generalisation gap increase with a metric, among runs that differ only in a setting and the seed?"""
     varied, stratum = differing_only_in(finished(runs), setting)
     return follows(varied or runs, final_metric(GAP), final_metric(metric), stratum)
 
@@ -73,7 +76,7 @@ def trend(
     name: str,
     degree: str,
 ) -> Claim:
-    """A claim that a metric, `name` in words, increases or decreases with a setting, `degree` in words."""
+    """The claim that a metric, named `name`, increases or decreases with a setting, whose values `degree` describes."""
     side = "above" if expect == "increases" else "below"
     return Claim(
         id=id,
@@ -87,7 +90,7 @@ def trend(
 
 
 def gap_goes_with(*, id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
-    """A claim that the gap goes with the Jacobian norm as a setting varies."""
+    """The claim that the gap increases with the Jacobian norm as a setting, whose values `degree` describes, varies."""
     return Claim(
         id=id,
         paper="M",

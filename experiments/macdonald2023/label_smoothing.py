@@ -1,4 +1,4 @@
-"""What the experiments of *On progressive sharpening* with label smoothing share: growth, panels over iterations."""
+"""Rules and figure elements that the experiments of *On progressive sharpening* on label smoothing share."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ NORM = "outputs.frobenius"
 
 
 def less_growth(runs: Sequence[Run], metric: str, what: str, to_epoch: float = np.inf) -> Evidence:
-    """Does a metric grow less, the more labels are smoothed?"""
+    """Does the growth factor of a metric, named `what`, decrease with label smoothing?"""
     return claims.in_order(
         runs,
         lambda run: growth_factor(run, metric, to_epoch),
@@ -35,12 +35,12 @@ def less_growth(runs: Sequence[Run], metric: str, what: str, to_epoch: float = n
 
 
 def edge_of_stability(run: Run) -> float:
-    """2/η: gradient descent is stable on a quadratic whose largest curvature is below."""
+    """2/η: the largest curvature of a quadratic on which gradient descent is stable."""
     return stability_limit(run.setting("optim.lr"))
 
 
 def mark_edge(axis: Axes, runs: Sequence[Run]) -> None:
-    """2/η, a dashed line, and on it where each run first reaches it."""
+    """Draw 2/η as a dashed line, and a marker at the first crossing of each run."""
     done = finished(runs)
     alphas = sorted({run.setting(SMOOTHING) for run in runs})
     colours = dict(zip(alphas, ordered_colours(len(alphas)), strict=True))

@@ -1,4 +1,4 @@
-"""Figures and tables of `m_lipschitz`: samples of growing size beside the suprema and the bounds."""
+"""Figures and tables of `m_lipschitz`: maxima of samples of N examples against the suprema and the bounds."""
 
 from collections.abc import Callable, Sequence
 
@@ -43,7 +43,7 @@ LATENT, RATE = "data.generator.latent", "optim.lr"
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """A figure for every dimension of the cube."""
+    """One figure for each dimension of the cube."""
     return [_drawing(own, latent) for latent, own in by_setting(finished(runs), LATENT).items()]
 
 
@@ -156,7 +156,7 @@ def _deviations(axis: Axes, runs: Sequence[Run], record: Recorder) -> None:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Constants, what samples find and what the bounds say, by dimension and learning rate; means over seeds."""
+    """Lipschitz constants, sample maxima and bounds by dimension and learning rate; means over seeds."""
     constants, comparisons = [], []
     for latent, group in by_setting(finished(runs), LATENT).items():
         for rate, own in by_setting(group, RATE).items():

@@ -1,4 +1,4 @@
-"""Are Jacobians with batch norm in train and in eval mode the same? *On progressive sharpening*, theorem A.1."""
+"""Are Jacobians with batch norm in train mode and in eval mode equal? *On progressive sharpening*, theorem A.1."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,19 +27,22 @@ ALLOWED = 0.2
 
 
 def at_paper_sample(run: Run) -> float:
-    """The relative difference of ‖J_T‖₂ and ‖J_V‖₂ at the largest N up to the paper's."""
+    """|‖J_T‖₂ / ‖J_V‖₂ − 1| at the largest N within the paper's range."""
     sizes = measured(run)["examples"]
     return float(norms_apart(run)[sizes <= LARGEST_PAPER_SAMPLE][-1])
 
 
 def modes_apart(run: Run) -> float:
-    """|log| of λ_max(H) in eval mode over that in train mode, at the largest N."""
+    """|log(λ_max(H) in eval mode / λ_max(H) in train mode)| at the largest N."""
     arrays = measured(run)
     return float(abs(np.log(arrays["hessian_eval"][-1] / arrays["hessian_train"][-1])))
 
 
 def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
-    """Are all exponents −1 within the tolerance, by intervals over seeds? `what` is the layer or a network's name."""
+    """Are the exponents of N in the entries and blocks of J_T − J_V within `ALLOWED` of −1?
+
+    `what` is "layer" or the name of a network.
+    """
     groups = by_model(runs)
     own = longest(groups) if groups and what == "layer" else groups.get(what, [])
     if not own:
@@ -56,6 +59,7 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
 
 
 def does_not_fall(runs: Sequence[Run]) -> Evidence:
+    """Is the exponent of N in ‖J_T − J_V‖₂ above −`ALLOWED`, for the layer and each network?"""
     groups = by_model(runs)
     if not groups:
         return claims.exceeds(runs, lambda run: 0.0, 0.0, "exponent")
@@ -78,11 +82,13 @@ def does_not_fall(runs: Sequence[Run]) -> Evidence:
 
 
 def norms_agree(runs: Sequence[Run]) -> Evidence:
+    """Is |‖J_T‖₂ / ‖J_V‖₂ − 1| below 1 % at the paper's number of examples?"""
     what = f"relative difference of ‖J_T‖₂ and ‖J_V‖₂ at the largest N up to {LARGEST_PAPER_SAMPLE:,}"
     return claims.falls_below(runs, at_paper_sample, 0.01, what)
 
 
 def sharpness_differs(runs: Sequence[Run]) -> Evidence:
+    """Does λ_max(H) differ between the modes by more than a factor of 1.2 at the largest N?"""
     own = [run for run in finished(runs) if "hessian_train" in measured(run)]
     what = "|log| of λ_max(H) in eval over train mode at the largest N"
     return claims.exceeds(own, modes_apart, float(np.log(1.2)), what)

@@ -1,4 +1,4 @@
-"""Flat yet rough, sharp yet smooth? *On progressive sharpening*, C.3, figure 32, tables 1 and 2."""
+"""Are coordinate networks flat yet rough, sharp yet smooth? *On progressive sharpening*, C.3, fig. 32, tables 1, 2."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,9 +34,10 @@ ALIKE = 1.1
 
 
 def log_ratios_by_trial(metric: str, activation: str, runs: Sequence[Run]) -> tuple[list[Run], Callable[[Run], float]]:
-    """The networks from low frequencies of trials that fit from both starts, and ln of their metric over the others'.
+    """The fits from low frequencies, and a function that gives ln(metric / metric of the same trial from high
+    frequencies).
 
-    By trial, so that the points are the same.
+    Only trials in which both fits reach the points count.
     """
     good = fitted(runs)
     high, low = (good[Net(activation, start)] for start in STARTS)
@@ -47,13 +48,14 @@ def log_ratios_by_trial(metric: str, activation: str, runs: Sequence[Run]) -> tu
 
 
 def lower(metric: str, activation: str, runs: Sequence[Run], expect: Expect) -> Evidence:
+    """Is ln of the ratio of a metric, from low over from high frequencies, below (or above) 0?"""
     pairs, log_ratio = log_ratios_by_trial(metric, activation, runs)
     what = f"ln of {METRICS[metric]}, {NAMES[activation]}, from low over from high frequencies"
     return claims.against_limit(pairs, log_ratio, 0.0, what, expect)
 
 
 def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run]) -> Evidence:
-    """Add how many trials were left out because one of the two networks does not fit."""
+    """The evidence with the number of trials that were left out because one of the two networks does not fit."""
     every = by_net(runs)
     trials = set.intersection(*(set(every[Net(activation, start)]) for start in STARTS))
     lost = len(trials) - len(log_ratios_by_trial("train_loss", activation, runs)[0])
@@ -67,7 +69,7 @@ def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run
 
 
 def opposite(activation: str, sharpness: Expect, runs: Sequence[Run]) -> Evidence:
-    """Is the fit from low frequencies the smoother, and the sharper (or the flatter)?"""
+    """Is the fit from low frequencies the smoother one, and the sharper (or flatter) one?"""
     evidence = claims.all_hold(
         lower("jacobian.max", activation, runs, "smaller"), lower("hessian.lambda_max", activation, runs, sharpness)
     )
@@ -75,7 +77,9 @@ def opposite(activation: str, sharpness: Expect, runs: Sequence[Run]) -> Evidenc
 
 
 def first_layers(runs: Sequence[Run]) -> Evidence:
-    """Do the norms of first layers differ by far for the Gaussian networks, and not for ReLU?"""
+    """Do the norms of the first layers differ by a factor of 2 for Gaussian networks, and by less than `ALIKE` for
+    ReLU?
+    """
     relu, relu_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "relu", runs)
     gaussian, gaussian_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "gaussian", runs)
     what = "ln of first layer weight norm, {}, from low over from high frequencies"
@@ -86,7 +90,7 @@ def first_layers(runs: Sequence[Run]) -> Evidence:
 
 
 def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
-    """Are the six means of a table those of our trials, by Welch's test?"""
+    """Do all six means of a table agree with the paper's by Welch's test at level `LEVEL`?"""
     good = fitted(runs)
     nets = [Net(activation, start) for start in STARTS]
     trials = min(len(good[net]) for net in nets)
@@ -120,6 +124,7 @@ def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
 
 
 def stable(runs: Sequence[Run]) -> Evidence:
+    """Is λ_max(H) at the end of every fit at most 2(1 + ρ)/η?"""
     own = [run for trials in by_net(runs).values() for run in trials.values()]
     return claims.in_every_run(
         own, lambda run: run.final("hessian.lambda_max") / descent_limit(run), 1.0, "λ_max(H) over 2(1 + ρ)/η"

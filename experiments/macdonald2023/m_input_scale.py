@@ -1,4 +1,4 @@
-"""Inputs times a factor: does a steeper fit sharpen more? *On progressive sharpening*, C.2, figures 30 and 31."""
+"""Do larger inputs lead to more sharpening? *On progressive sharpening*, C.2, figures 30 and 31."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,11 +38,16 @@ COLUMNS = {
 
 
 def with_activation(activation: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs of networks with an activation."""
     return [run for run in runs if run.setting("model.mlp.activation") == activation]
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figures 30 and 31, with the norms that are to explain them."""
+    """Figures 30 and 31, with the feature norms of the paper's explanation.
+
+    Raises:
+        InputError: there are no runs.
+    """
     drawings = [
         _over_iterations(with_activation(activation, runs), activation)
         for activation in NAMES
@@ -73,6 +78,7 @@ def _over_iterations(runs: Sequence[Run], activation: str) -> Drawing:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Metrics at the first step and their maxima over training by input scale: one table for each activation."""
     return [
         _table(with_activation(activation, runs), activation)
         for activation in NAMES
@@ -115,7 +121,7 @@ def ordered(
     expect: Expect,
     runs: Sequence[Run],
 ) -> Evidence:
-    """Is a number of each run larger (or smaller) the larger the factor? By Kendall's τ of each trial."""
+    """Does a statistic increase (or decrease) with the input scale? Kendall's tau of each trial, compared with 0."""
     done = finished(with_activation(activation, runs))
     trials = {seed: own for seed, own in by_setting(done, "seed").items() if len(own) > 1}
     taus = {
@@ -136,7 +142,7 @@ def ordered(
 
 
 def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
-    """Means over trials for each factor."""
+    """The text of the means over trials for each input scale."""
     return ", ".join(
         f"{number(float(np.mean([statistic(run) for run in own])), 3)} at {number(scale)}"
         for scale, own in by_setting(runs, SCALE).items()
@@ -144,7 +150,9 @@ def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
 
 
 def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], Evidence]:
-    """The growth of a metric against the factor, for both activations."""
+    """The rule that the growth of a metric, named `what`, increases or decreases with the input scale, for each
+    activation.
+    """
 
     def decide(runs: Sequence[Run]) -> Evidence:
         statistic = partial(increase, metric=metric)
@@ -164,11 +172,13 @@ def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], E
 
 
 def larger_inputs_are_sharper(runs: Sequence[Run]) -> Evidence:
+    """Does the maximum of λ_max(H) over training increase with the input scale, for each activation?"""
     statistic = partial(largest_value, metric="hessian.lambda_max")
     return claims.all_hold(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in _known(runs)))
 
 
 def features(runs: Sequence[Run]) -> Evidence:
+    """Do the maxima of the spectral norms of both hidden layers increase with the input scale?"""
     parts = [
         ordered(
             activation, f"largest ‖f_{layer}(X)‖₂", partial(largest_value, metric=f"features.Dense_{layer}.norm"),
@@ -181,7 +191,7 @@ def features(runs: Sequence[Run]) -> Evidence:
 
 
 def _known(runs: Sequence[Run]) -> list[str]:
-    """The activations that were tried, both where none was."""
+    """The activations of the runs; both where there are no runs."""
     return [activation for activation in NAMES if with_activation(activation, runs)] or list(NAMES)
 
 

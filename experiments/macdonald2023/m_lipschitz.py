@@ -1,4 +1,4 @@
-"""Does the maximum over a sample find the supremum? *On progressive sharpening*, section 4, theorems 4.4 to 4.6."""
+"""Does the maximum over a sample approximate the supremum? *On progressive sharpening*, §4, theorems 4.4 to 4.6."""
 
 from collections.abc import Sequence
 
@@ -27,11 +27,13 @@ from hessflat.analysis.statistics import kendall_tau, mean_interval
 
 
 def never_violated(runs: Sequence[Run]) -> Evidence:
+    """Is the measured probability of a miss within four standard errors of theorem 4.5's bound in every run?"""
     what = "largest excess over the bound, in standard errors over all N and ε,"
     return claims.in_every_run(runs, excess_over_miss_bound, 4.0, what)
 
 
 def exponential(runs: Sequence[Run]) -> Evidence:
+    """Is the fitted rate of the probability of a miss within 10 % of −log P[one example misses]?"""
     what = "fitted rate over −log P[one example misses]"
     above = claims.exceeds(runs, miss_rate_ratio, 0.9, what)
     return claims.all_hold(above, claims.falls_below(runs, miss_rate_ratio, 1.1, what))._replace(
@@ -40,7 +42,7 @@ def exponential(runs: Sequence[Run]) -> Evidence:
 
 
 def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
-    """The bound lets the gap fall as N^(−1/n)."""
+    """Does the gap to the supremum fall at least as N^(−1/n), the rate of the bound?"""
     groups = by_setting(finished(runs), LATENT)
     if not groups:
         return claims.falls_below(runs, gap_exponent, -1.0, "exponent")
@@ -53,11 +55,13 @@ def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
 
 
 def deviations_within(runs: Sequence[Run]) -> Evidence:
+    """Is the measured 95 % quantile of deviations within the bound of eq. 10 at every N?"""
     what = "deviation seen (95 %) over that of eq. 10, at the worst N,"
     return claims.in_every_run(runs, lambda run: float(1 / looseness(run).min()), 1.0, what)
 
 
 def says_something(runs: Sequence[Run]) -> Evidence:
+    """Is the bound of eq. 10 at the paper's sample size below the largest possible deviation?"""
     what = f"log₁₀ of the deviation that eq. 10 allows a sample of {PAPER_SAMPLE:,} over the largest there can be"
 
     def ratio(run: Run) -> float:
@@ -74,7 +78,7 @@ def says_something(runs: Sequence[Run]) -> Evidence:
 
 
 def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
-    """Over learning rates, within a seed and a dimension: Kendall's tau of ‖Jf‖_Lip and the relative gap."""
+    """Does the relative gap increase with ‖Jf‖_Lip over learning rates? Kendall's tau within a seed and a dimension."""
     taus = []
     for own in by_setting(finished(runs), "seed").values():
         groups = [group for group in by_setting(own, LATENT).values() if len(group) > 1]

@@ -1,4 +1,4 @@
-"""Learning rate and batch size at one training loss: *On progressive sharpening*, §6.2, B.2, figures 3, 4, 12 to 19."""
+"""Learning rate and batch size at equal training loss: *On progressive sharpening*, §6.2, B.2, figs. 3, 4, 12-19."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,17 +34,20 @@ METRICS = {
 
 
 def reached(runs: Sequence[Run]) -> list[Run]:
-    """The runs that ended at the loss they were to be trained to; others are not comparable."""
+    """The runs that ended at the target loss; the others are not comparable."""
     return [run for run in finished(runs) if run.manifest.get("reason")]
 
 
 def missed(runs: Sequence[Run]) -> str:
+    """The text of how many runs did not reach the target loss; empty where all did."""
     count = len(runs) - len(reached(runs))
     return f"{count} of {len(runs)} runs did not reach the loss to stop at, and are left out." if count else ""
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figures 3, 4 and 12 to 19: against the rate with a line for each batch, and the other way round."""
+    """Figures 3, 4 and 12 to 19: six numbers against the learning rate by batch size, and against the batch size by
+    rate.
+    """
     drawings = []
     for words, group in by_network(runs).items():
         for x, lines in ((RATE, BATCH), (BATCH, RATE)):
@@ -56,7 +59,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The six numbers by rate and batch, and at which step the loss was reached, a table for each network."""
+    """The metrics of `COLUMNS` by learning rate and batch size, and the last step: one table for each network."""
     tables = []
     for words, group in by_network(runs).items():
         cells: dict[tuple, list[Run]] = {}
@@ -69,14 +72,14 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def on_reached(decide: Callable[[Sequence[Run]], Evidence], runs: Sequence[Run]) -> Evidence:
-    """The rule on the runs that reached the loss; how many did not is said."""
+    """The rule `decide` on the runs that reached the target loss, with the number of other runs."""
     evidence = decide(reached(runs) or runs)
     addition = f"; {missed(runs)}" if missed(runs) else ""
     return evidence._replace(explanation=evidence.explanation + addition)
 
 
 def gap_at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
-    """ResNets at the largest rate: does the gap fall where the Jacobian norm rises, as the batch changes?"""
+    """Does the gap decrease with the Jacobian norm over batch sizes, for ResNets at the largest learning rate?"""
     chosen = [run for run in runs if run.setting("model.name") != "vgg"]
     largest = max((run.setting(RATE) for run in chosen), default=None)
     chosen = [run for run in chosen if run.setting(RATE) == largest]
@@ -84,6 +87,7 @@ def gap_at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
 
 
 def claims_of_trends(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:
+    """The claims on how metrics at the end of training depend on the learning rate or the batch size, named `words`."""
     where = "§6.2, figs. 3, 12-15" if setting == RATE else "§6.2, figs. 4, 16-19"
     name = "rate" if setting == RATE else "batch"
     trends = [

@@ -1,4 +1,4 @@
-"""What do regularisers control, the Jacobian or the Hessian? *On progressive sharpening*, §6.3, B.3, figs. 5, 20-27."""
+"""Do regularisers control the Jacobian or the Hessian? *On progressive sharpening*, §6.3, B.3, figs. 5, 20-27."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,7 +36,7 @@ CORRELATED = "much better correlated with the gap than the Hessian's norm (figur
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figures 5 and 20 to 27: for each network a column for each regulariser, a row for each of six numbers."""
+    """Figures 5 and 20 to 27: for each network, one column for each regulariser and one row for each of six numbers."""
     return [
         figures.grid_against(
             [(setting, own) for setting in REGULARISERS if (own := differing_only_in(group, setting)[0])],
@@ -52,7 +52,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The six numbers of every regulariser, degree and initial rate, a table for each network."""
+    """The metrics of `COLUMNS` by regulariser, its degree and the initial rate: one table for each network."""
     return [
         table_by_group(by_regulariser(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
         for words, group in by_network(runs).items()
@@ -60,7 +60,9 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def by_regulariser(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    """Runs by regulariser, its degree and the initial rate; those that several share stand with weight decay."""
+    """Runs grouped by (regulariser, degree, initial learning rate); runs without another regulariser count as weight
+    decay.
+    """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         used = [setting for setting in REGULARISERS if setting != "optim.l2" and run.setting(setting)]
@@ -72,7 +74,7 @@ def by_regulariser(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
 
 
 def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
-    """Does the gap go with the Jacobian norm more than with sharpness, within a network and an initial rate?"""
+    """Is tau of gap and Jacobian norm larger than tau of gap and sharpness, within a network and an initial rate?"""
     return follows_closer(
         runs,
         final_metric(GAP),
@@ -83,7 +85,9 @@ def closer_to_the_jacobian(runs: Sequence[Run]) -> Evidence:
 
 
 def claims_of_regulariser(setting: str) -> list[Claim]:
-    """The claims on one regulariser: the gap goes with the Jacobian norm, which it lowers; SAM lowers sharpness."""
+    """The claims on one regulariser: it lowers the Jacobian norm, with which the gap increases; SAM lowers sharpness
+    too.
+    """
     name, words = REGULARISERS[setting]
     flattens = setting == "optim.sam_radius"
     own = [

@@ -1,4 +1,4 @@
-"""Do closer labels sharpen less? *On progressive sharpening*, §3.2, §5, figure 1, and B.1, figures 6 to 11."""
+"""Does label smoothing reduce sharpening? *On progressive sharpening*, §3.2, §5, figure 1, and B.1, figures 6 to 11."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +26,7 @@ from hessflat.analysis.strata import in_each_group
 
 
 def sharpens(runs: Sequence[Run]) -> Evidence:
+    """Does sharpness grow during training without label smoothing, for every network and learning rate?"""
     rule = partial(
         claims.exceeds,
         statistic=lambda run: growth_factor(run, SHARPNESS),
@@ -36,7 +37,7 @@ def sharpens(runs: Sequence[Run]) -> Evidence:
 
 
 def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
-    """On the edge: mean sharpness from the first crossing on within 25 % of 2/η, by the interval over seeds."""
+    """Is the mean sharpness after the first crossing of 2/η within 25 % of 2/η, for every network and learning rate?"""
 
     def rule(group: Sequence[Run]) -> Evidence:
         what = "mean λ_max(H) over 2/η from the first crossing on"
@@ -52,7 +53,7 @@ def reaches_the_edge(runs: Sequence[Run]) -> Evidence:
 
 
 def ansatz(runs: Sequence[Run]) -> Evidence:
-    """Kendall's τ over training of the softmaxed Jacobian norm and sharpness, for each smoothing."""
+    """Is tau of softmaxed Jacobian norm and sharpness over training above 0, for every network and smoothing?"""
     groups = {
         f"{kind}, smoothing {number(alpha)}": group
         for kind, own in grouped(runs, kind_name).items()
@@ -65,6 +66,8 @@ def ansatz(runs: Sequence[Run]) -> Evidence:
 
 
 def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
+    """Is λ_max(G) within 10 % of λ_max(H) at every measured step of every run?"""
+
     def rule(group: Sequence[Run]) -> Evidence:
         evidence = claims.in_every_run(
             group, lambda run: float(np.abs(ggn_ratios(run) - 1).max()), 0.1, "|λ_max(G)/λ_max(H) − 1|"
@@ -88,6 +91,7 @@ def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
 
 
 def product_follows(runs: Sequence[Run]) -> Evidence:
+    """Is Kendall's tau of ‖Jf_L ⋯ Jf_2‖ and λ_max(G) over training above 0?"""
     rule = partial(
         claims.exceeds,
         statistic=lambda run: tau_with_ggn(run, "layers.after_first"),
@@ -98,6 +102,7 @@ def product_follows(runs: Sequence[Run]) -> Evidence:
 
 
 def product_follows_better(runs: Sequence[Run]) -> Evidence:
+    """Does λ_max(G) follow ‖Jf_L ⋯ Jf_2‖ more closely than ‖Jf_L ⋯ Jf_1‖, by the difference of Kendall's tau?"""
     rule = partial(
         claims.exceeds,
         statistic=lambda run: tau_with_ggn(run, "layers.after_first") - tau_with_ggn(run, "layers.input_output"),

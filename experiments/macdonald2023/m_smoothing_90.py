@@ -1,4 +1,4 @@
-"""When labels are not smoothed and training goes on: *On progressive sharpening*, appendix C.1, figures 28 and 29."""
+"""When do sharpness and Jacobian collapse? *On progressive sharpening*, appendix C.1, figures 28 and 29."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,7 +35,7 @@ LATER = (
 
 
 def split(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Without label smoothing and with it."""
+    """The runs without label smoothing, and the runs with it."""
     return [run for run in runs if not run.setting(SMOOTHING)], [run for run in runs if run.setting(SMOOTHING)]
 
 
@@ -70,6 +70,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Start, maximum and end of each metric by label smoothing: means over seeds."""
     rows = []
     for alpha, group in by_setting(finished(runs), SMOOTHING).items():
         cells = [f"{100 * np.mean([run.final('train_accuracy') for run in group]):.1f} %"]
@@ -95,12 +96,13 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def both(runs: Sequence[Run], plain: Rule, smoothed: Rule) -> Evidence:
-    """One rule for the runs without smoothing, another for those with it."""
+    """The conjunction of one rule for the runs without smoothing and another for the runs with it."""
     without, with_it = split(runs)
     return claims.all_hold(labelled("without smoothing", plain(without)), labelled("with it", smoothed(with_it)))
 
 
 def outputs_grow(runs: Sequence[Run]) -> Evidence:
+    """Does ‖F(X)‖_F grow by more than 5 % in the second half of training without smoothing, and by less with it?"""
     growth, what = partial(late_growth_factor, metric=NORM), "‖F(X)‖_F, end over halfway"
     return both(
         runs,
@@ -110,7 +112,7 @@ def outputs_grow(runs: Sequence[Run]) -> Evidence:
 
 
 def collapses(runs: Sequence[Run], metric: str, what: str) -> Evidence:
-    """Is less than a tenth left of the largest value without smoothing, and more than a quarter with it?"""
+    """Does a metric fall below 0.1 of its maximum without smoothing, and stay above 0.25 of it with smoothing?"""
     remaining, words = partial(remaining_share, metric=metric), f"{what}, end over largest"
     return both(
         runs,

@@ -1,4 +1,4 @@
-"""Weight decay against the Jacobian, sharpness and the gap: *On progressive sharpening*, §6.1, figure 2."""
+"""Weight decay, the Jacobian norm, sharpness and the gap: *On progressive sharpening*, §6.1, figure 2."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +25,7 @@ FIGURE = "a figure without numbers"
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figure 2, with the panels of the other experiments beside it."""
+    """Figure 2, with the panels of the other experiments of §6."""
     return [
         figures.panels_against(group, DECAY, SIX, f"{words.lower()}-against-l2", lines=RATE)
         for words, group in by_network(runs).items()
@@ -33,7 +33,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The six numbers by weight decay, a table for each initial rate."""
+    """The metrics of `COLUMNS` by weight decay: one table for each initial learning rate."""
     return [
         table_by(group, DECAY, COLUMNS, f"{words}, initial learning rate {rate:g}. {MEASURED}")
         for words, own in by_network(runs).items()
@@ -42,7 +42,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def at_the_largest_rate(rule: Callable[..., Evidence], runs: Sequence[Run], **settings: str) -> Evidence:
-    """The rule on the runs of one initial rate, so that seeds pair."""
+    """The rule restricted to the runs of the largest initial learning rate, in which seeds pair."""
     groups = list(by_setting(runs, RATE).values())  # in increasing order
     return rule(groups[-1] if groups else runs, **settings)
 

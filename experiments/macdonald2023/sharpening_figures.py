@@ -1,4 +1,4 @@
-"""Figures and tables of `m_sharpening`: what grows in training by label smoothing, and what eq. 4 says of it."""
+"""Figures and tables of `m_sharpening`: growth during training by label smoothing, and the factors of eq. 4."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -53,7 +53,7 @@ NAMES = {"vgg": "VGG-11", "resnet": "ResNet-18"}
 
 
 def kind_name(run: Run) -> str:
-    """The name of a run's network in labels."""
+    """The name of a run's network."""
     name = run.setting("model.name")
     if name != "mlp":
         return NAMES.get(name, name)
@@ -61,6 +61,7 @@ def kind_name(run: Run) -> str:
 
 
 def kinds_and_rates(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs grouped by network and learning rate."""
     return {
         f"{kind}, η = {number(rate)}": group
         for kind, own in grouped(runs, kind_name).items()
@@ -69,26 +70,30 @@ def kinds_and_rates(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def unsmoothed(runs: Sequence[Run]) -> list[Run]:
+    """The runs without label smoothing."""
     return [run for run in runs if run.setting(SMOOTHING) == 0]
 
 
 def edge_crossing(run: Run) -> float | None:
-    """The first measured step at which sharpness is 2/η or more; None where it never is."""
+    """The first measured step with sharpness of at least 2/η; None where there is none."""
     return histories.first_crossing(run, SHARPNESS, edge_of_stability(run))
 
 
 def edge_ratio(run: Run) -> float:
-    """Mean sharpness over 2/η from where it first reaches 2/η to the end; its largest where it never does."""
+    """Mean sharpness after the first crossing of 2/η, over 2/η; the maximum over 2/η where there is no crossing."""
     return histories.ratio_to_limit(run, SHARPNESS, edge_of_stability(run))
 
 
 def tau_with_ggn(run: Run, metric: str) -> float:
-    """Kendall's τ of a product of layer Jacobians and λ_max(G) over training; of few examples but for the softmaxed."""
+    """Kendall's tau of a product of layer Jacobians and λ_max(G) over training.
+
+    Both are of a subset of the examples; the softmaxed norm is of all measured examples.
+    """
     return tau_over_steps(run, metric, "layers.lambda_max")
 
 
 def ggn_ratios(run: Run) -> np.ndarray:
-    """λ_max(G) / λ_max(H) at every step at which both were measured."""
+    """λ_max(G) / λ_max(H) at the steps at which both were measured."""
     ratios = run.history(GGN) / run.history(SHARPNESS)
     return ratios[np.isfinite(ratios)]
 
@@ -100,13 +105,13 @@ def layer_names(run: Run) -> list[str]:
 
 
 def share(run: Run, layer: str) -> np.ndarray:
-    """λ_max of a layer's summand of eq. 4 over λ_max(G), where measured."""
+    """λ_max of a layer's term of eq. 4 over λ_max(G), at the steps at which both were measured."""
     shares = run.history(f"layers.{layer}.lambda_max") / run.history("layers.lambda_max")
     return shares[np.isfinite(shares)]
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figure 1 with 6 to 11, one drawing for each kind of network; and what eq. 4 says of each, without smoothing."""
+    """Figures 1 and 6 to 11, one for each network; and the factors of eq. 4 for each network, without smoothing."""
     drawings = []
     for kind, own in grouped(runs, kind_name).items():
         rates = reversed(by_setting(own, RATE).items())
@@ -127,12 +132,13 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def middle_rate(runs: Sequence[Run]) -> list[Run]:
+    """The runs at the middle learning rate."""
     rates = sorted({run.setting(RATE) for run in runs})
     return [run for run in runs if run.setting(RATE) == rates[len(rates) // 2]]
 
 
 def _draw_layers(runs: Sequence[Run]) -> Drawing:
-    """λ_max(H) and λ_max(G), each layer's share of it, and products of layer Jacobians, over iterations."""
+    """λ_max(H) and λ_max(G), the share of each layer, and products of layer Jacobians, over iterations."""
     groups = {kind: middle_rate(unsmoothed(finished(own))) for kind, own in grouped(runs, kind_name).items()}
     groups = {kind: own for kind, own in groups.items() if own}
     figure, axes = new_figure(max(len(groups), 1), 3, 2.4)
@@ -196,7 +202,7 @@ def _share_series(run: Run, layer: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Growth of each run's sharpness and Jacobian; how well eq. 4's parts follow G; the shares of layers."""
+    """Growth of sharpness and Jacobian norm; correlation of the factors of eq. 4 with λ_max(G); shares of layers."""
     return [_growth_table(runs), _follower_table(runs), _share_table(runs)]
 
 

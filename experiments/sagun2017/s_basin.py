@@ -1,4 +1,7 @@
-"""Large batches, then small ones from there: one basin? *Empirical Analysis of the Hessian*, §4.1, figures 8, 9."""
+"""Do large and then small batches stay in one basin? *Empirical Analysis of the Hessian*, §4.1, figures 8, 9.
+
+Part I trains in large batches from random weights. Part II continues in small batches from the end of Part I.
+"""
 
 import math
 from collections.abc import Sequence
@@ -29,32 +32,34 @@ PERFORMANCE = tuple(
 
 
 class Parts(NamedTuple):
-    """The two parts of one seed: LB, in large batches, and SB, in small ones from where LB ends."""
+    """The two runs of one seed: Part I (LB, large batches) and Part II (SB, small batches)."""
 
     large: Run
     small: Run
 
 
 def by_steps(runs: Sequence[Run]) -> dict[int, list[Run]]:
-    """The runs by the number of steps of a part, the fewest first: those are the paper's experiment."""
+    """Runs grouped by the number of steps of a part, in increasing order; the first group is the paper's experiment."""
     return by_setting(runs, "train.steps")
 
 
 def published(runs: Sequence[Run]) -> list[Run]:
+    """The runs with the paper's number of steps."""
     return next(iter(by_steps(runs).values()), [])
 
 
 def longer(runs: Sequence[Run]) -> list[Run]:
-    """Those of more steps, of which Part I reaches a lower loss."""
+    """The runs with more steps, in which Part I reaches a lower loss."""
     return [run for own in list(by_steps(runs).values())[1:] for run in own]
 
 
 def is_second(run: Run) -> bool:
+    """Whether a run is a Part II."""
     return bool(run.setting("train.init_from"))
 
 
 def parts_by_seed(runs: Sequence[Run]) -> dict[int, Parts]:
-    """Both parts of every seed that has finished both, in the order of seeds."""
+    """{seed: both parts} of the seeds for which both have finished, in the order of seeds."""
     done = finished(runs)
     large = {run.seed: run for run in done if not is_second(run)}
     small = {run.seed: run for run in done if is_second(run)}
@@ -62,17 +67,21 @@ def parts_by_seed(runs: Sequence[Run]) -> dict[int, Parts]:
 
 
 def jump(parts: Parts, metric: str) -> tuple[float, float]:
-    """The largest loss, or the smallest accuracy, of Part I's last records and of Part II's first, a tenth of each."""
+    """The largest loss (or smallest accuracy) just before and just after the switch.
+
+    These are the last records of Part I and equally many first ones of Part II, a tenth of them.
+    """
     worst = np.min if metric.endswith("accuracy") else np.max
     return extremes_around_switch(parts.large.history(metric), parts.small.history(metric), worst)
 
 
 def loss_barrier(run: Run) -> float:
+    """The barrier in training loss on the line between both ends, over ln(number of classes)."""
     return run.final("line.train_barrier") / GUESS
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figures 8 and 9, and the same of longer parts where there are some."""
+    """Figures 8 and 9, for the paper's number of steps and for longer parts."""
     complete = [own for own in by_steps(runs).values() if parts_by_seed(own)]
     if not complete:
         _some([])
@@ -127,7 +136,7 @@ def _panels(places: np.ndarray, values: dict[str, np.ndarray]) -> list[figures.C
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Both end points, and the line between them seed by seed."""
+    """The end points of both parts, and the line between them for each seed."""
     rows = []
     for steps, own in by_steps(runs).items():
         for seed, parts in parts_by_seed(own).items():
@@ -157,6 +166,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def _some(runs: Sequence[Run]) -> dict[int, Parts]:
+    """`parts_by_seed`, or an InputError where no seed has finished both parts."""
     parts = parts_by_seed(runs)
     if not parts:
         raise InputError("no seed has finished both parts; run them first")
@@ -164,12 +174,13 @@ def _some(runs: Sequence[Run]) -> dict[int, Parts]:
 
 
 def _sizes(parts: dict[int, Parts]) -> tuple[int, int]:
+    """The two batch sizes."""
     first = parts[min(parts)]
     return first.large.setting(BATCH), first.small.setting(BATCH)
 
 
 def jumps(runs: Sequence[Run]) -> Evidence:
-    """Are both losses higher and both accuracies lower right after the switch than right before it?"""
+    """Are both losses higher and both accuracies lower just after the switch than just before it?"""
     parts = parts_by_seed(published(runs))
     second = [pair.small for pair in parts.values()]
 
@@ -199,6 +210,7 @@ def jumps(runs: Sequence[Run]) -> Evidence:
 
 
 def small_batches_generalise_better(runs: Sequence[Run]) -> Evidence:
+    """Is the test accuracy higher at the end of Part II than at the end of Part I?"""
     runs = published(runs)
     parts = parts_by_seed(runs)
     if not parts:
@@ -208,6 +220,7 @@ def small_batches_generalise_better(runs: Sequence[Run]) -> Evidence:
 
 
 def no_barrier(runs: Sequence[Run]) -> Evidence:
+    """Are the barriers in training loss, over ln 10, and in training error on the line between both ends below 0.02?"""
     parts = parts_by_seed(runs)
     second = [pair.small for pair in parts.values()]
     evidence = claims.all_hold(
@@ -225,6 +238,7 @@ def no_barrier(runs: Sequence[Run]) -> Evidence:
 
 
 def large_batches_are_sharper(runs: Sequence[Run]) -> Evidence:
+    """Does the loss rise more beyond the end of Part I than beyond the end of Part II on the line between them?"""
     second = [run for run in published(runs) if is_second(run)]
     return claims.exceeds(
         second, lambda run: asymmetry(run.spectrum("line")), 0.0, "asymmetry of the rises beyond LB and beyond SB"

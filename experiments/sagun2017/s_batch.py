@@ -1,4 +1,4 @@
-"""Do large batches end where outliers are larger? *Empirical Analysis of the Hessian*, §3.3 and 3.4, figures 4, 6."""
+"""Are outliers larger after training in large batches? *Empirical Analysis of the Hessian*, §3.3, 3.4, figures 4, 6."""
 
 from collections.abc import Sequence
 
@@ -40,10 +40,12 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """The solutions by batch size."""
     return [table_by(runs, BATCH, COLUMNS, "Solutions of small and of large batches.")]
 
 
 def larger_outliers(runs: Sequence[Run]) -> Evidence:
+    """Is λ_max(H) larger with the large batch size?"""
     low, high = _smallest_and_largest(runs)
     evidence = claims.compare(runs, "hessian.extremes.lambda_max", BATCH, low, high, "larger")
     loss = claims.compare(runs, "train_loss", BATCH, low, high, "larger")
@@ -51,7 +53,7 @@ def larger_outliers(runs: Sequence[Run]) -> Evidence:
 
 
 def larger_over_loss(runs: Sequence[Run]) -> Evidence:
-    """Is the right edge, over the training loss, larger with the large batch?"""
+    """Is the mean outlier over the training loss equal for both batch sizes, within a factor of 1.25?"""
     low, high = _smallest_and_largest(runs)
     return claims.unchanged(
         runs, lambda run: spectrum_ends.mean_outlier(run) / run.final("train_loss"), BATCH, low, high, 1.25,

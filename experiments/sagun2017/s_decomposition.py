@@ -1,4 +1,4 @@
-"""What do G and R = H − G each carry of the Hessian? *Empirical Analysis of the Hessian*, §2.2 and §3.4."""
+"""Which part of the Hessian do G and R = H − G carry? *Empirical Analysis of the Hessian*, §2.2 and §3.4."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ OUTLIERS = 10
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """The three spectra by rank: the outliers and the tail below zero, at the start and at the end."""
+    """The three spectra by rank: outliers and negative eigenvalues, at the start and at the end."""
     run = finished(runs)[0]
     panels = []
     for when, step in (("start", run.first_step), ("end", None)):
@@ -31,7 +31,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """One line for each time at which the spectra are known, of the first seed."""
+    """One row for each step with exact spectra, for the first seed."""
     run = finished(runs)[0]
     lines = [line for line in run.metrics if "residual.exact.frobenius" in line]
     rows = []
@@ -46,25 +46,32 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 
 def outliers_apart(run: Run) -> float:
+    """The largest relative difference of the `OUTLIERS` largest eigenvalues of H and G at the end."""
     return largest_difference_at_the_top(exact_eigenvalues(run), exact_eigenvalues(run, "gauss_newton"), OUTLIERS)
 
 
 def share_of_residual(run: Run) -> float:
+    """‖R‖_F / ‖H‖_F at the end."""
     return run.final("residual.exact.frobenius") / run.final("hessian.exact.frobenius")
 
 
 def fall_of_residual(run: Run) -> float:
+    """‖R‖_F / ‖H‖_F at the end over that at the start."""
     first = run.metrics[0]
     return share_of_residual(run) / (first["residual.exact.frobenius"] / first["hessian.exact.frobenius"])
 
 
 def below_residual(run: Run) -> float:
-    """How far λ_min(H) is below λ_min(R), over λ_max(H); by Weyl's inequality it is not."""
+    """(λ_min(R) − λ_min(H)) / λ_max(H) at the end.
+
+    It is at most 0 by Weyl's inequality, because G is positive semi-definite.
+    """
     gap = run.final("residual.exact.lambda_min") - run.final("hessian.exact.lambda_min")
     return gap / run.final("hessian.exact.lambda_max")
 
 
 def smallest_of_g(run: Run) -> float:
+    """−λ_min(G) / λ_max(G) at the end, which is rounding."""
     return -run.final("gauss_newton.exact.lambda_min") / run.final("gauss_newton.exact.lambda_max")
 
 

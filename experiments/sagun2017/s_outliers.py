@@ -1,4 +1,4 @@
-"""As many outliers as classes? *Empirical Analysis of the Hessian*, §3.1, figure 2 and table 1."""
+"""Are there as many outliers as classes? *Empirical Analysis of the Hessian*, §3.1, figure 2 and table 1."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from hessflat.report import figures
 
 
 class Row(NamedTuple):
-    """A row of table 1."""
+    """The settings of a row of table 1."""
 
     algorithm: str
     activation: str
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What stands in a row; None where the paper has none or where its text cannot be read."""
+    """The entries of a row; None where the paper has no entry or an illegible one."""
 
     mean: float
     gap: int | None
@@ -56,12 +56,14 @@ METHODS = ("gap", "ratio", "elbow")
 
 
 def table_row(run: Run) -> Row:
+    """The row of table 1 that a run belongs to."""
     algorithm = "SGD" if run.setting("train.batch_size") else "GD"
     covariance = round(run.setting("data.blobs.spread") ** 2, 6)
     return Row(algorithm, run.setting("model.mlp.activation"), covariance, run.setting("data.blobs.num_classes"))
 
 
 def count_outliers(run: Run) -> Counts:
+    """The mean eigenvalue and the three counts of outliers of a run at the end."""
     values = spectra.exact_eigenvalues(run)
     elbow, cutoff = spectra.count_above_elbow(values)
     gap, ratio = spectra.count_above_gap(values), spectra.count_above_ratio(values)
@@ -69,7 +71,7 @@ def count_outliers(run: Run) -> Counts:
 
 
 def counts_by_row(runs: Sequence[Run]) -> dict[Row, list[Counts]]:
-    """The counts of every seed by row, in the order of the table."""
+    """{row: counts of each seed}, in the order of the table."""
     by_row: dict[Row, list[Counts]] = {row: [] for row in PAPER}
     for run in finished(runs):
         by_row[table_row(run)].append(count_outliers(run))
@@ -77,7 +79,7 @@ def counts_by_row(runs: Sequence[Run]) -> dict[Row, list[Counts]]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Table 1 with our columns beside the paper's; a star marks what is off by more than one from the blobs."""
+    """Table 1 with measured and published columns; a star marks counts that differ by more than 1 from the blobs."""
     rows = []
     for row, counts in counts_by_row(runs).items():
         paper = PAPER[row]
@@ -103,7 +105,7 @@ def _counts_text(counts: Sequence[int | None], blobs: int) -> str:
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """The largest eigenvalues by rank, one panel for each number of blobs, the counts drawn in."""
+    """The largest eigenvalues by rank with the counts: one panel for each number of blobs."""
     groups: dict[Row, list[Run]] = {}
     for run in finished(runs):
         groups.setdefault(table_row(run)._replace(blobs=0), []).append(run)
@@ -127,7 +129,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def matched(method: str, activation: str) -> Callable[[Sequence[Run]], Evidence]:
-    """Is the count of `method` within one of the number of blobs in every row, by the median over seeds?"""
+    """The rule that the median count of a method over seeds is within one of the number of blobs in every row."""
 
     def decide(runs: Sequence[Run]) -> Evidence:
         rows = {row: counts for row, counts in counts_by_row(runs).items() if row.activation == activation}

@@ -1,4 +1,4 @@
-"""Does random-matrix theory give bulk and outliers? *Empirical Analysis of the Hessian*, appendix B, figure 10."""
+"""Do random-matrix laws predict the bulk and outliers? *Empirical Analysis of the Hessian*, appendix B, figure 10."""
 
 from collections.abc import Sequence
 
@@ -16,49 +16,54 @@ from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, ne
 
 
 def aspect_ratio(run: Run) -> float:
-    """Dimension over training examples."""
+    """α: the dimension over the number of training examples."""
     return run.setting("data.blobs.dimension") / run.manifest["examples"]["train"]
 
 
 def covariance(run: Run) -> np.ndarray:
-    """Eigenvalues of (1/N) Σ x xᵀ, ascending: twice those of H at weights 0, whose other half are zeros."""
+    """The eigenvalues of (1/N) Σ x xᵀ `[d]`, ascending, from the Hessian at zero weights.
+
+    Half of that Hessian's eigenvalues are half of these, and the other half are zero.
+    """
     return 2 * np.sort(exact_eigenvalues(run, step=run.first_step))[-run.setting("data.blobs.dimension") :]
 
 
 def spikes(run: Run) -> np.ndarray:
-    """The two largest eigenvalues of E x xᵀ, from the centres that the data set was drawn around, largest first."""
+    """The two largest eigenvalues of the population covariance E x xᵀ, descending, from the centres of the blobs."""
     settings = {name: run.setting(f"data.blobs.{name}") for name in ("num_classes", "dimension", "separation")}
     centres = blob_centres(np.random.default_rng(run.setting("data.blobs.seed")), **settings)
     return 1 + np.linalg.eigvalsh(centres @ centres.T / len(centres))[::-1]
 
 
 def is_one_blob(run: Run) -> bool:
+    """Whether the data set is one blob."""
     return run.setting("data.blobs.separation") == 0
 
 
 def norm(run: Run) -> float:
-    """The norm of the centres, from the separation in the configuration."""
+    """The norm of the centres of the blobs."""
     return run.setting("data.blobs.separation") * run.setting("data.blobs.dimension") ** 0.5
 
 
 def distance_to_law(run: Run) -> float:
-    """The largest difference of the shares of eigenvalues below λ, measured and by Marčenko-Pastur."""
+    """The Kolmogorov distance of the eigenvalues from the Marčenko-Pastur law."""
     return random_matrix.distance_to_bulk(covariance(run), aspect_ratio(run))
 
 
 def off_the_edge(run: Run) -> float:
+    """The relative distance of the largest eigenvalue from the upper edge of the Marčenko-Pastur bulk."""
     return float(abs(covariance(run)[-1] / random_matrix.bulk_edges(aspect_ratio(run))[1] - 1))
 
 
 def off_the_outliers(run: Run) -> float:
-    """The relative distance of the two largest eigenvalues from where theory puts them; the larger."""
+    """The larger relative distance of the two largest eigenvalues from their predicted positions."""
     return float(
         np.max(np.abs(covariance(run)[-2:][::-1] / random_matrix.outlier_position(spikes(run), aspect_ratio(run)) - 1))
     )
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Histograms under the law, one blob and two at each α, and the largest eigenvalues as the blobs move apart."""
+    """Histograms with the Marčenko-Pastur density for one and two blobs at each α; outliers against the separation."""
     done = [run for run in finished(runs) if run.seed == min(r.seed for r in finished(runs))]
     far = max(map(norm, done))
     ends = [run for run in done if norm(run) in (0.0, far)]
@@ -102,7 +107,7 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
 
 
 def _transition(runs: Sequence[Run]) -> Drawing:
-    """The two largest eigenvalues against those of the population."""
+    """The two largest eigenvalues against those of the population covariance."""
     own = [run for run in runs if not is_one_blob(run) and abs(aspect_ratio(run) - 1) < 0.01]
     points = [
         (spike, value) for run in own for spike, value in zip(spikes(run), covariance(run)[-2:][::-1], strict=True)
@@ -133,7 +138,7 @@ def _transition(runs: Sequence[Run]) -> Drawing:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """Edges and outliers of every run of the first seed beside the formulas."""
+    """Measured and predicted edges and outliers of every run of the first seed."""
     rows = []
     for run in sorted(finished(runs), key=lambda run: (aspect_ratio(run), norm(run))):
         if run.seed != min(r.seed for r in runs):

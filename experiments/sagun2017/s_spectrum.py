@@ -1,4 +1,4 @@
-"""What does the whole spectrum look like? *Empirical Analysis of the Hessian*, §2.1 and figure 1."""
+"""The full spectrum before and after training: *Empirical Analysis of the Hessian*, §2.1 and figure 1."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Every eigenvalue by rank, at the start and at the end, and the negative ones."""
+    """All eigenvalues by rank, at the start and at the end, and the negative ones."""
     run = finished(runs)[0]
     start, end = exact_eigenvalues(run, step=run.first_step), exact_eigenvalues(run)
     panels = [
@@ -39,14 +39,17 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """The end of training and statistics of its spectrum."""
     return [table_by(runs, by="experiment", columns=COLUMNS, caption="Every eigenvalue, exactly.")]
 
 
 def near_zero_at_end(run: Run) -> float:
+    """The share of eigenvalues at the end with |λ| below 1 % of the largest |λ|."""
     return share_near_zero(exact_eigenvalues(run))
 
 
 def exact_negative_over_largest(run: Run) -> float:
+    """|λ_min| / λ_max at the end."""
     values = exact_eigenvalues(run)
     return -float(values.min() / values.max())
 

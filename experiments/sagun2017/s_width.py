@@ -16,7 +16,7 @@ WIDTH = "model.mlp.hidden"
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
-    """Figure 3, as it is and over the training loss, and figure 5."""
+    """Figure 3, also relative to the training loss, and figure 5."""
     groups = by_setting(finished(runs), WIDTH)
     curves = {
         end: spectrum_ends.curves_by(runs, WIDTH, end, "hidden units:") for end in ("largest", "smallest")
@@ -50,6 +50,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
+    """Solutions and both ends of their spectra by width."""
     rows = []
     for width, group in by_setting(finished(runs), WIDTH).items():
         exact = [spectrum_ends.exact_share_below_zero(run) for run in group if spectrum_ends.is_known_exactly(run)]
@@ -89,41 +90,53 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def most_negative(width: tuple[int, ...], size: int) -> float:
-    """The largest share of eigenvalues that can be negative with one hidden layer; see `measures.spectrum_edges`."""
+    """(C − 1) h / P: the largest possible share of negative eigenvalues with one hidden layer of `width` units.
+
+    See `measures.spectrum_edges`.
+    """
     return (spectrum_ends.CLASSES - 1) * width[0] / size
 
 
 def mean_outlier_over_loss(run: Run) -> float:
+    """The mean of the C largest eigenvalues over the training loss."""
     return spectrum_ends.mean_outlier(run) / run.final("train_loss")
 
 
 def tail_at(run: Run, share: float) -> float:
-    """|λ| at a share of the ranks of the tail measured: 1 is its end, at `measure.smallest_share` of P."""
+    """|λ| at a share of the ranks of the measured smallest eigenvalues; a share of 1 is rank `measure.smallest_share` ·
+    P.
+    """
     tail = spectrum_ends.ends(run)["smallest"]
     return -float(np.interp(share * len(tail), np.arange(1, len(tail) + 1), tail))
 
 
 def fall_of_tail(run: Run) -> float:
-    """λ at the end of the tail that is measured over λ at a quarter of the way, in per cent of P."""
+    """|λ| at the end of the measured tail over |λ| at a quarter of its ranks."""
     return tail_at(run, 1.0) / tail_at(run, 0.25)
 
 
 def size_of_tail(run: Run) -> float:
+    """|λ| at half of the ranks of the measured tail."""
     return tail_at(run, 0.5)
 
 
 def narrowest_to_widest(runs: Sequence[Run]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The smallest and largest width."""
     widths = sorted({run.setting(WIDTH) for run in runs})
     return widths[0], widths[-1]
 
 
 def unchanged_with_width(statistic: claims.Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
+    """Is a statistic, named `what`, equal at the smallest and the largest width, within a factor?"""
     low, high = narrowest_to_widest(runs)
     return claims.unchanged(runs, statistic, WIDTH, low, high, factor, what)
 
 
 def right_edge(runs: Sequence[Run]) -> Evidence:
-    """Does the right edge stay? The explanation adds the change without the narrowest and that of the loss."""
+    """Is the mean outlier equal at the smallest and the largest width, within a factor of 1.25?
+
+    The explanation adds the same comparison without the smallest width, and that of the training loss.
+    """
     evidence = unchanged_with_width(
         spectrum_ends.mean_outlier, 1.25, f"mean of the {spectrum_ends.CLASSES} largest", runs
     )
@@ -138,6 +151,7 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
 
 
 def share_of_negatives_stays(runs: Sequence[Run]) -> Evidence:
+    """Is the share of negative eigenvalues equal at the smallest and largest width with exact spectra?"""
     known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
     if len({run.setting(WIDTH) for run in known}) < 2:
         return Evidence("", "", 0, "not run", "every eigenvalue is known at one width only")
@@ -145,6 +159,7 @@ def share_of_negatives_stays(runs: Sequence[Run]) -> Evidence:
 
 
 def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
+    """Is the number of negative eigenvalues at most (C − 1) h in every run with an exact spectrum?"""
     known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
 
     def over_bound(run: Run) -> float:

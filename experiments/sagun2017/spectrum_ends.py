@@ -1,4 +1,4 @@
-"""What experiments on the two ends of a spectrum share: the ends of runs, drawn, counted and compared."""
+"""Statistics, rules and claims that the experiments on extremal eigenvalues share."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,22 +16,23 @@ CLASSES = 10
 
 
 def ends(run: Run) -> dict[str, np.ndarray]:
-    """The largest and smallest eigenvalues of H at the end, with residuals and P."""
+    """The arrays of the largest and smallest eigenvalues of H at the end, `[k]` each, their residuals, and P."""
     return run.spectrum("hessian-extremes")
 
 
 def is_known_exactly(run: Run) -> bool:
+    """Whether the exact spectrum of H at the end is stored."""
     return run.has_spectrum("hessian-exact")
 
 
 def curves_by(runs: Sequence[Run], by: str, end: str, name: str) -> dict[str, np.ndarray]:
-    """`[seeds, k]` eigenvalues at an end, by the value of a setting, `name` in labels."""
+    """{label: eigenvalues `[seeds, k]` at one end of the spectrum} by a setting, named `name` in labels."""
     groups = by_setting(finished(runs), by)
     return {f"{name} {number(value)}": np.stack([ends(run)[end] for run in group]) for value, group in groups.items()}
 
 
 def sizes_by(runs: Sequence[Run], by: str, name: str) -> dict[str, int]:
-    """P, by the same labels."""
+    """{label: P} by the value of a setting, with the labels of `curves_by`."""
     return {
         f"{name} {number(value)}": int(ends(group[0])["num_params"])
         for value, group in by_setting(finished(runs), by).items()
@@ -39,7 +40,11 @@ def sizes_by(runs: Sequence[Run], by: str, name: str) -> dict[str, int]:
 
 
 def accuracy_words(runs: Sequence[Run]) -> str:
-    """How far the values drawn may be from eigenvalues, in the words of a caption."""
+    """The sentence of a caption on convergence and residuals of the eigenvalues.
+
+    Raises:
+        InputError: no run has finished.
+    """
     done = finished(runs)
     if not done:
         raise InputError(f"a figure needs a finished run, got {len(runs)} that are not; let them end")
@@ -56,36 +61,37 @@ def accuracy_words(runs: Sequence[Run]) -> str:
 
 
 def mean_outlier(run: Run) -> float:
-    """The mean of the C largest eigenvalues."""
+    """The mean of the C largest eigenvalues at the end."""
     return float(ends(run)["largest"][:CLASSES].mean())
 
 
 def num_outliers(run: Run) -> int:
-    """How many lie above the elbow of the scree plot."""
+    """The number of eigenvalues above the elbow of the scree plot."""
     return spectra.count_above_elbow(ends(run)["largest"])[0]
 
 
 def num_before_drop(run: Run) -> int:
-    """How many lie above the largest ratio of neighbours among the largest."""
+    """The number of eigenvalues above the largest ratio of neighbours."""
     return spectra.count_above_ratio(ends(run)["largest"])
 
 
 def negative_over_largest(run: Run) -> float:
+    """|λ_min(H)| / λ_max(H) at the end."""
     return -run.final("hessian.extremes.lambda_min") / run.final("hessian.extremes.lambda_max")
 
 
 def exact_share_below_zero(run: Run) -> float:
-    """The share of eigenvalues below zero, from the exact spectrum."""
+    """The share of negative eigenvalues in the exact spectrum at the end."""
     return spectra.share_below_zero(spectra.exact_eigenvalues(run))
 
 
 def error_of_ends(run: Run) -> float:
-    """The largest error of the ends by Lanczos, rank by rank, relative to the exact spectrum."""
+    """The largest relative error of the extremal eigenvalues by Lanczos, rank by rank, against the exact spectrum."""
     return spectra.largest_error_of_ends(ends(run)["largest"], ends(run)["smallest"], spectra.exact_eigenvalues(run))
 
 
 def same_count(runs: Sequence[Run], by: str, count: Callable[[Run], int], within: int, what: str) -> Evidence:
-    """Do the medians over seeds of a count, at all values of a setting, lie within `within` of one another?"""
+    """Are the medians over seeds of a count, at all values of a setting, within `within` of one another?"""
     groups = by_setting(finished(runs), by)
     if len(groups) < 2:
         return Evidence("", "", 0, "not run", f"finished runs at fewer than two values of {setting_name(by)}")
@@ -106,7 +112,7 @@ def same_count(runs: Sequence[Run], by: str, count: Callable[[Run], int], within
 
 
 def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
-    """Two claims that there are as many outliers at all values of a setting, counted in two ways."""
+    """Two claims that the number of outliers is equal at all values of a setting, by two ways to count."""
 
     def claim(method: str, count: Callable[[Run], int], words: str) -> Claim:
         return Claim(
@@ -126,7 +132,7 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
 
 
 def negatives_are_small(negative_share: Callable[[Run], float]) -> Claim:
-    """The paper's claim on |λ_min(H)| / λ_max(H) at the end of training, which the statistic gives."""
+    """The paper's claim on |λ_min(H)| / λ_max(H) at the end of training, computed by `negative_share`."""
     return Claim(
         id="negatives-are-small",
         paper="S",

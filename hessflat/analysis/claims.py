@@ -1,11 +1,13 @@
-"""Rules that turn finished runs into evidence; each pairs runs by seed and decides by a 95 % t-interval.
+"""Rules that turn finished runs into evidence. Each rule pairs runs by seed and decides by a 95 % t-interval over
+seeds.
 
-A rule holds when the interval lies wholly on the claimed side, fails when it lies wholly on the other, and is
-undecided otherwise; with fewer than two seeds it is always undecided, for one seed has no spread to judge by.
-Runs that diverged, failed or are still running never decide; each rule says which ones it left out.
+A rule holds when the interval lies wholly on the claimed side. It fails when the interval lies wholly on the other
+side, and is undecided otherwise. With fewer than two seeds a rule is always undecided, because one seed has no spread.
+Only runs with status "done" decide; each explanation names the runs that are left out. Where there is nothing to
+compare, a rule is undecided if a run diverged or failed, else "not run".
 
-A `statistic` is a number of one run, as a function of it. The module is long because its rules stand one after another,
-each to be read by itself.
+A `Statistic` maps a run to one number. Every rule raises an InputError for a metric that was not measured or is not
+finite. The module is long because it lists all rules, each of which can be read by itself.
 """
 
 import math
@@ -48,9 +50,9 @@ Order = Literal["increases", "decreases"]
 
 
 class Best(NamedTuple):
-    """The setting with the best mean of `metric` over seeds; equal means go to the smallest setting.
+    """The value of a setting with the best mean of `metric` over seeds; of equal means, the smallest value.
 
-    Choosing on validation and comparing on test keeps the compared numbers free of the choice.
+    Selecting on the validation split and comparing on the test split keeps the comparison free of selection bias.
     """
 
     metric: str = "validation_accuracy"
@@ -66,11 +68,24 @@ def compare(
     expect: Expect = "larger",
     scale: Literal["difference", "ratio"] = "ratio",
 ) -> Evidence:
-    """Is `metric` larger (or smaller) at the setting `high` than at `low`, over the seeds both have?
+    """Is `metric` larger (or smaller) at the setting `high` than at `low`, over the seeds that both have?
 
-    `high` is a value of the setting, or a `Best` that picks one among the values other than `low`. `ratio`
-    takes differences of logarithms, and so needs positive values; accuracies are better compared by
-    `difference`. Where runs carry an error bound (`<metric>_bound`), the interval is widened by it.
+    The 95 % t-interval is that of the mean over seeds of log(high / low), or of high − low. Where runs have an error
+    bound `<metric>_bound`, the interval is widened by the bounds of both. For a difference of accuracies it also
+    includes the sampling error of the examples, see `Interval.with_examples`.
+
+    Args:
+        runs: the runs of one experiment; those that have not finished are left out.
+        metric: the name of a metric, read at the last measured step.
+        by: the setting that is compared, by its dotted name.
+        low: a value of the setting.
+        high: another value, or a `Best` that selects one of the values other than `low`.
+        expect: the claimed direction.
+        scale: "ratio" compares logarithms, "difference" the values themselves, which suits accuracies.
+
+    Raises:
+        InputError: values that are not positive with the scale "ratio"; two runs that share seed and setting; a metric
+            that was not measured or is not finite.
     """
     if isinstance(high, Best):
         chosen = best_setting(runs, by, high, without=low)
@@ -118,7 +133,14 @@ def increases(
     by: str = "optim.l2",
     expect: Order = "increases",
 ) -> Evidence:
-    """Does `metric` follow the setting in order? Each seed's Kendall tau against the setting, averaged."""
+    """Does `metric` increase (or decrease) with the setting `by`?
+
+    The statistic is Kendall's tau-b of the metric at the last measured step and the setting, one value for each seed.
+    The mean tau over seeds is compared with 0.
+
+    Raises:
+        InputError: two runs that share seed and setting; a metric that was not measured or is not finite.
+    """
     return in_order(
         runs, lambda run: finite_final(run, metric), metric_name(metric), by, expect, lambda x: quantity(metric, x)
     )
@@ -132,7 +154,10 @@ def in_order(
     expect: Order = "increases",
     write: Callable[[float], str] = number,
 ) -> Evidence:
-    """Does a statistic, `what` in words, follow the setting in order? As `increases`."""
+    """Does a statistic increase (or decrease) with the setting `by`? The rule of `increases` for any `statistic`.
+
+    `what` names the statistic in the explanation, `write` formats its values.
+    """
     done = finished(runs)
     settings = by_setting(done, by)
     if len(settings) < 2:
@@ -171,7 +196,11 @@ def sharper_and_better(
     high: Any = Best(),  # noqa: B008  an immutable tuple
     expect_quality: Expect = "larger",
 ) -> Evidence:
-    """Is the solution at `high` both sharper and better than the one at `low`? (The title of G.)"""
+    """Is the solution at `high` both sharper and better than the one at `low`? This is the title of *Flatness is a
+    False Friend*.
+
+    Both parts are decided by `compare` and must hold: `sharpness` by its ratio, `quality` by its difference.
+    """
     return all_hold(
         compare(runs, sharpness, by, low, high, "larger", "ratio"),
         compare(runs, quality, by, low, high, expect_quality, "difference"),
@@ -186,10 +215,14 @@ def reaches_bound(
     when: Literal["end", "always"] = "end",
     vacuous: float = 0.0,
 ) -> Evidence:
-    """Does `metric` reach `bound_metric` less `tolerance`? Each seed counts with its worst run (and step).
+    """Is `metric` at least `bound_metric` − `tolerance`?
 
-    A bound that is nowhere above `vacuous` is reached by anything, and so decides nothing (G's rank bound exceeds
-    the number of parameters in small networks).
+    The statistic of a seed is the smallest margin metric − bound over its runs and, with `when="always"`, over all
+    measured steps. A bound that is nowhere above `vacuous` is undecided, because every value reaches it: the rank bound
+    of *Flatness is a False Friend* is larger than P in small networks.
+
+    Raises:
+        InputError: a metric or bound that was not measured or is never finite.
     """
     done = finished(runs)
     if not done:
@@ -226,7 +259,14 @@ def reaches_bound(
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
-    """Are two metrics of the same runs equal within a relative difference, averaged over each seed's runs?"""
+    """Are two metrics of the same runs equal within the relative difference `within`?
+
+    The statistic of a seed is the mean of log(metric / other) over its runs, at the last measured step. The rule holds
+    when the interval lies within log(1 ± `within`) and fails when it lies outside.
+
+    Raises:
+        InputError: values that are not positive.
+    """
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished")
@@ -257,10 +297,13 @@ def unchanged(
     factor: float,
     what: str,
 ) -> Evidence:
-    """Is a positive statistic, `what` in words, the same at two values of a setting, within a factor?
+    """Is a positive statistic the same at two values of the setting `by`, within a factor?
 
-    The ratio at `high` to that at `low`, paired by seed: holds when the interval of its logarithm lies within
-    ± log `factor`, fails when it lies outside.
+    The interval is that of log(statistic at `high` / statistic at `low`), paired by seed. The rule holds when it lies
+    within ± log `factor` and fails when it lies outside. `what` names the statistic in the explanation.
+
+    Raises:
+        InputError: a statistic that is not positive.
     """
     pairs = _paired(runs, by, low, high)
     if isinstance(pairs, Evidence):
@@ -284,17 +327,21 @@ def unchanged(
 
 
 def exceeds(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic of each run, `what` in words, larger than `limit`? Each seed counts with its mean."""
+    """Is a statistic, named `what`, larger than `limit`? Each seed contributes the mean over its runs."""
     return against_limit(runs, statistic, limit, what, "larger")
 
 
 def falls_below(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic of each run, `what` in words, smaller than `limit`? Each seed counts with its mean."""
+    """Is a statistic, named `what`, smaller than `limit`? Each seed contributes the mean over its runs."""
     return against_limit(runs, statistic, limit, what, "smaller")
 
 
 def against_limit(runs: Sequence[Run], statistic: Statistic, limit: float, what: str, expect: Expect) -> Evidence:
-    """`exceeds` or `falls_below`, as is expected."""
+    """The rule of `exceeds` or `falls_below`, in the direction `expect`.
+
+    Raises:
+        InputError: a statistic that is not finite.
+    """
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished")
@@ -310,9 +357,9 @@ def against_limit(runs: Sequence[Run], statistic: Statistic, limit: float, what:
 
 
 def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic, `what` in words, at most `limit` in every run?
+    """Is a statistic, named `what`, at most `limit` in every finished run?
 
-    For what follows from a theorem: spread over seeds is no matter.
+    There is no interval: the rule is for consequences of a theorem, which one run can refute.
     """
     done = finished(runs)
     if not done:
@@ -330,7 +377,10 @@ def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: 
 
 
 def all_hold(*parts: Evidence) -> Evidence:
-    """Every part must hold; one that fails sinks the whole, and one not run leaves it not run."""
+    """The conjunction of rules: "holds" where every part holds.
+
+    Otherwise the verdict is the first of "fails", "not run" and "undecided" that any part has.
+    """
     verdicts = [part.verdict for part in parts]
     order: tuple[Verdict, ...] = ("fails", "not run", "undecided")
     verdict: Verdict = next((word for word in order if word in verdicts), "holds")
@@ -344,7 +394,9 @@ def all_hold(*parts: Evidence) -> Evidence:
 
 
 def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) -> Any | None:
-    """The value of the setting that `best` picks among finished runs, other than `without`, if any."""
+    """The value of the setting `by`, other than `without`, that `best` selects among finished runs; None where there is
+    none.
+    """
     means = {
         value: float(np.mean([finite_final(run, best.metric) for run in group]))
         for value, group in by_setting(finished(runs), by).items()
@@ -357,7 +409,7 @@ def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) 
 
 
 def _paired(runs: Sequence[Run], by: str, low: Any, high: Any) -> list[tuple[Run, Run]] | Evidence:
-    """The finished runs at two values of a setting, by seed; or what to say where there are none."""
+    """The finished runs at two values of a setting, paired by seed; the evidence to return where there is no pair."""
     done = by_setting(finished(runs), by)
     for value in (low, high):
         if value not in done:

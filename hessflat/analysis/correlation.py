@@ -1,7 +1,8 @@
-"""Which measures follow the generalisation gap? Kendall's tau over runs, with intervals, and what is left of it.
+"""Kendall's tau of curvature and Jacobian measures with the generalisation gap over runs, with bootstrap intervals.
 
-Runs are compared in pairs. Of the runs of one experiment all pairs of one network on one data set count; where only one
-regulariser is asked about, those that differ in it alone.
+Tau is computed over pairs of runs. A pair counts if both runs train one network on one data set, or, for a single
+regulariser, if the two runs differ in that regulariser (and the seed) alone. The gap is |train − test loss| in nats at
+the last measured step.
 """
 
 import json
@@ -37,7 +38,7 @@ _RESAMPLES = 1_000
 
 
 class Correlation(NamedTuple):
-    """Kendall's tau of a measure with the gap over runs, and the ends of its 95 % bootstrap interval."""
+    """Kendall's tau-b of a measure with the target over runs, and the ends of its 95 % bootstrap interval."""
 
     tau: float
     low: float
@@ -52,13 +53,22 @@ def correlation(
     given: str = "",
     stratum: Callable[[Run], Hashable] = lambda run: None,
 ) -> Correlation | None:
-    """Tau-b over pairs of finished runs of one `stratum`; None where there are fewer than four runs or no pair.
+    """Kendall's tau-b of `measure` and `target` over pairs of finished runs that share a `stratum`.
 
-    With a measure `given`, partial tau (Kendall, 1942): (τ_mt − τ_mg τ_gt) / √((1 − τ_mg²)(1 − τ_gt²)), what the
-    measure says of the target beside the one given.
+    With a measure `given`, it is the partial tau (Kendall 1942): (τ_mt − τ_mg τ_gt) / √((1 − τ_mg²)(1 − τ_gt²)).
 
-    The interval is that of percentiles over 1,000 samples of as many runs, drawn with replacement. It counts the runs
-    as independent, though those of a seed share their initial weights and those of a setting the setting.
+    The interval is the percentile interval over 1,000 bootstrap samples of the runs, with a fixed random seed. It
+    treats runs as independent, although runs of one seed share their initial weights.
+
+    Args:
+        runs: runs, of which those that finished and have all metrics count.
+        measure: the name of a metric, read at the last measured step.
+        target: the name of the other metric.
+        given: the name of the metric that is controlled for, or "".
+        stratum: maps a run to a key; only runs with equal keys are compared.
+
+    Returns:
+        None where fewer than four runs count, or where no pair of them is ordered by both metrics.
     """
     names = [measure, target, *([given] if given else [])]
     rows = [(run, [run.final_or_nan(name) for name in names]) for run in finished(runs)]
@@ -83,9 +93,9 @@ def correlation(
 
 
 def _tau(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[samples] Tau-b from signs of differences `[n, n]` in samples that have each run `counts` `[samples, n]` times.
+    """[samples] Tau-b from the signs of differences `[n, n]`, each run counted `counts` `[samples, n]` times.
 
-    0 where either side is constant, for it orders nothing, NaN where it is so in the first sample, that of the runs.
+    It is 0 where either side is constant. In the first sample, the runs themselves, it is then NaN.
     """
 
     def total(matrix: np.ndarray) -> np.ndarray:
@@ -98,18 +108,20 @@ def _tau(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _partial(direct: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """0 where what is given orders one of the two entirely, and so leaves nothing to say."""
+    """Partial tau; 0 where the given measure determines the order of one of the two entirely."""
     scale = np.sqrt((1 - first**2) * (1 - second**2))
     return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > 1e-12)
 
 
 def network_and_data(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
-    """The key of these runs' network and data set: runs are alike that share it."""
+    """A function that maps a run to a key; runs of equal keys have the same settings `model.*` and `data.*`."""
     return _differing_settings(runs, lambda name: name.startswith(("data.", "model.")))
 
 
 def differing_only_in(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
-    """The runs that others differ from in `setting`, and perhaps the seed, alone; and the key that such runs share."""
+    """The runs for which another run differs in `setting` (and perhaps the seed) alone, and the key that such runs
+    share.
+    """
     key = _differing_settings(runs, lambda name: name not in (setting, "seed", "experiment"))
     values: dict[Hashable, set[Any]] = {}
     for run in runs:
@@ -118,9 +130,10 @@ def differing_only_in(runs: Sequence[Run], setting: str) -> tuple[list[Run], Cal
 
 
 def _differing_settings(runs: Sequence[Run], counts: Callable[[str], bool]) -> Callable[[Run], Hashable]:
-    """The values of the settings in which these runs differ, of those whose name `counts`.
+    """A function that maps a run to its values of the settings in which these runs differ and whose names `counts`
+    accepts.
 
-    A setting that has one value wherever it is there distinguishes nothing: earlier runs may have been without it.
+    A setting with one value in all runs that have it is ignored, so that runs stored without it are comparable.
     """
     settings = {run.folder: dict(_flat(run.config)) for run in runs}
     values: dict[str, set[str]] = {}
@@ -140,9 +153,10 @@ def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
-    """A column for every experiment and scale whose runs differ in regularisers, a row for every measure.
+    """Kendall's tau with the gap: one column for each experiment and scale that varies a regulariser, one row for each
+    measure.
 
-    Measures that none of them has are left out; None where there is no such experiment.
+    Rows of measures that no run has are left out. None where there is no such experiment.
     """
     columns = {
         f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
@@ -161,9 +175,11 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
 
 
 def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
-    """Tables over all runs of the experiments of *On progressive sharpening* at a scale: by regulariser, and pooled.
+    """Two tables for each scale over the runs of all experiments of *On progressive sharpening*, by regulariser and
+    pooled.
 
-    A first table with Kendall's tau, a second with what is left of it beside the measure that it competes with.
+    The first has Kendall's tau of each measure with the gap. The second has the partial tau, given the largest Jacobian
+    norm, or given λ_max(H) for Jacobian norms of the outputs. Runs that several experiments share count once.
     """
     by_scale: dict[str, tuple[dict[str, None], dict[Any, Run]]] = {}
     for experiment, scale, runs, _ in stored:

@@ -1,12 +1,13 @@
-"""Three weights in a row under the exponential loss, exp(w₁w₂w₃X): closed forms, and how far runs are from them.
+"""The deep linear network with three weights and loss exp(w₁w₂w₃X): closed forms, and the distance of runs from them.
 
-*Flatness is a False Friend*, §2. With the product p = w₁w₂w₃ and u = pX the loss is exp(u), and so, exactly,
-∂L/∂w_i = p_i X exp(u) and H_ij = (p_i p_j X² + p_ij X) exp(u), where p_i = p / w_i, p_ij = p / (w_i w_j) off the
-diagonal and p_ii = 0. With D = diag(1/w_i), H = exp(u) D [(u² + u) 1 1ᵀ − u I] D.
+*Flatness is a False Friend*, §2. With the product p = w₁w₂w₃ and u = pX the loss is exp(u). Hence ∂L/∂w_i = p_i X
+exp(u) and H_ij = (p_i p_j X² + p_ij X) exp(u), where p_i = p / w_i, p_ij = p / (w_i w_j) for i ≠ j, and p_ii = 0. With
+D = diag(1/w_i), H = exp(u) D [(u² + u) 1 1ᵀ − u I] D.
 
-A reparameterisation multiplies one weight by α and divides another by it, which leaves the function as it is. The
-arrays of `hessflat.measures.reparameterised` hold K such copies of the weights: `weights` `[K, 3]`, `gradient`
-`[K, 3]`, `hessian` `[K, 3, 3]`, `loss`, `scale` (α), `multiplied` and `divided` (indices of weights) `[K]`.
+A reparameterisation multiplies one weight by α and divides another by α, which leaves the function unchanged. The
+arrays of `hessflat.measures.reparameterised` hold K such copies of the weights: `weights` `[K, 3]`, `gradient` `[K,
+3]`, `hessian` `[K, 3, 3]`, `loss`, `scale` (α), `multiplied` and `divided` (indices of weights), all `[K]`. Functions
+of a `Run` raise an InputError where the run did not measure what they read.
 """
 
 from collections.abc import Callable
@@ -24,25 +25,25 @@ LOW_LOSS = 0.1
 
 
 def exact_gradient(weights: np.ndarray, x: float) -> np.ndarray:
-    """p_i X exp(pX) at weights `[K, 3]`: `[K, 3]`."""
+    """The gradient p_i X exp(pX) `[K, 3]` at weights `[K, 3]`."""
     product = weights.prod(1, keepdims=True)
     return product / weights * x * np.exp(product * x)
 
 
 def exact_hessian(weights: np.ndarray, x: float) -> np.ndarray:
-    """(p_i p_j X² + p_ij X) exp(pX) at weights `[K, 3]`: `[K, 3, 3]`."""
+    """The Hessian (p_i p_j X² + p_ij X) exp(pX) `[K, 3, 3]` at weights `[K, 3]`."""
     product, first, second = weights.prod(1)[:, None, None], *_derivatives_of_product(weights)
     return (first[:, :, None] * first[:, None, :] * x**2 + second * x) * np.exp(product * x)
 
 
 def exact_trace(weights: np.ndarray, x: float) -> np.ndarray:
-    """Σ p_i² X² exp(pX) at weights `[K, 3]`: `[K]`."""
+    """The trace of the Hessian Σ p_i² X² exp(pX) `[K]` at weights `[K, 3]`."""
     first, _ = _derivatives_of_product(weights)
     return np.sum(first**2, axis=1) * x**2 * np.exp(weights.prod(1) * x)
 
 
 def largest_share(loss: np.ndarray) -> np.ndarray:
-    """1 − 2 / (3 ln(1/loss)), which λ_max / Tr H tends to as the loss falls at weights of equal size."""
+    """1 − 2 / (3 ln(1/loss)): the limit of λ_max(H) / Tr H for weights of equal magnitude as the loss tends to 0."""
     return 1 + 2 / (3 * np.log(loss))
 
 
@@ -56,13 +57,13 @@ def _lambda_max(copies: Copies) -> np.ndarray:
 
 
 def _adaptive_sharpness(copies: Copies) -> np.ndarray:
-    """λ_max of |w_i w_j| H_ij: the sharpness of steps relative to each weight."""
+    """λ_max of |w_i w_j| H_ij `[K]`, the adaptive sharpness."""
     sizes = np.abs(copies["weights"])
     return np.linalg.eigvalsh(sizes[:, :, None] * copies["hessian"] * sizes[:, None, :])[:, -1]
 
 
 class CopyQuantity(NamedTuple):
-    """A quantity of each copy of the weights, `[K]`, and its name in a table."""
+    """A scalar quantity of each copy of the weights, `[K]`, and its name in a table."""
 
     name: str
     values: Callable[[Copies], np.ndarray]
@@ -81,12 +82,12 @@ QUANTITIES = {
 
 
 def reparameterised_copies(run: Run, step: int | None = None) -> Copies:
-    """The copies of a run's weights at a step, after training by default."""
+    """The arrays of a run's reparameterised copies at a step; the last measured step by default."""
     return run.spectrum("reparameterised", step)
 
 
 def relative_spread(run: Run, quantity: str) -> float:
-    """(largest − smallest) / smallest over the copies of the weights; the worse of before and after training."""
+    """(max − min) / min over the copies of a key of `QUANTITIES`; the larger of the first and last measured step."""
     return max(
         float(np.ptp(values) / values.min())
         for values in (
@@ -96,13 +97,13 @@ def relative_spread(run: Run, quantity: str) -> float:
 
 
 def decades(run: Run, quantity: str) -> float:
-    """log₁₀ of the largest over the smallest of the copies of the trained weights."""
+    """log₁₀(max / min) of a key of `QUANTITIES` over the copies at the last measured step."""
     values = QUANTITIES[quantity].values(reparameterised_copies(run))
     return float(np.log10(values.max() / values.min()))
 
 
 def misalignment(copies: Copies) -> float:
-    """1 − |∂L/∂w_j| / ‖∇L‖ at the largest α, for the weight j that is divided; the worst pair."""
+    """1 − |∂L/∂w_j| / ‖∇L‖ at the largest α, where w_j is the divided weight; the maximum over pairs of weights."""
     at = copies["scale"] == copies["scale"].max()
     gradients, divided = copies["gradient"][at], copies["divided"][at]
     own = np.abs(np.take_along_axis(gradients, divided[:, None], 1))[:, 0]
@@ -110,7 +111,7 @@ def misalignment(copies: Copies) -> float:
 
 
 def distance_from_closed_form(copies: Copies, x: float) -> float:
-    """The largest relative difference of a copy's gradient or Hessian from the closed forms."""
+    """The largest relative difference, in the Frobenius norm, of a copy's gradient or Hessian from its closed form."""
     worst = 0.0
     for measured, exact in (
         (copies["gradient"], exact_gradient(copies["weights"], x)),
@@ -123,36 +124,36 @@ def distance_from_closed_form(copies: Copies, x: float) -> float:
 
 
 def distance_from_trace(copies: Copies, x: float) -> float:
-    """|Tr H / (Σ p_i² X² exp(pX)) − 1|, the worst of the copies."""
+    """|Tr H / (Σ p_i² X² exp(pX)) − 1|, the largest value over copies."""
     return float(np.max(np.abs(QUANTITIES["trace"].values(copies) / exact_trace(copies["weights"], x) - 1)))
 
 
 def rest_of_trace(run: Run) -> float:
-    """1 − λ_max / Tr H after training; 0 for a matrix of rank one."""
+    """1 − λ_max(H) / Tr H at the last measured step; 0 for a matrix of rank one."""
     return 1 - run.final("hessian.exact.lambda_max") / run.final("hessian.exact.trace")
 
 
 def distance_from_largest_share(run: Run) -> float:
-    """|(1 − λ_max / Tr H) · 3/2 · ln(1/loss) − 1| after training."""
+    """|(1 − λ_max(H) / Tr H) · 3/2 · ln(1/loss) − 1| at the last measured step, which tends to 0 with the loss."""
     return abs(-rest_of_trace(run) * 1.5 * np.log(run.final("train_loss")) - 1)
 
 
 def sharpness_times_time(run: Run) -> float:
-    """λ_max · rate · steps after training."""
+    """λ_max(H) · learning rate · steps at the last measured step."""
     return run.final("hessian.exact.lambda_max") * run.setting("optim.lr") * run.metrics[-1]["step"]
 
 
 def at_low_loss(run: Run, metric: str) -> np.ndarray:
-    """A metric at the measured steps whose loss is below `LOW_LOSS`."""
+    """The values of a metric at the measured steps with a training loss below `LOW_LOSS`."""
     return run.history(metric)[run.history("train_loss") < LOW_LOSS]
 
 
 def exponent_of_loss(run: Run, metric: str) -> float:
-    """The exponent b of metric = a loss^b while the loss is low."""
+    """The exponent b of metric = a · loss^b, fitted to the measured steps with a training loss below `LOW_LOSS`."""
     return power_law_exponent(at_low_loss(run, "train_loss"), at_low_loss(run, metric))
 
 
 def order_of_share(run: Run) -> float:
-    """Kendall's tau of λ_max / Tr H against the loss, while it is low."""
+    """Kendall's tau-b of λ_max(H) / Tr H and the training loss, over measured steps with a loss below `LOW_LOSS`."""
     share = at_low_loss(run, "hessian.exact.lambda_max") / at_low_loss(run, "hessian.exact.trace")
     return kendall_tau(at_low_loss(run, "train_loss").tolist(), share.tolist())

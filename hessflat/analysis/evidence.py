@@ -1,4 +1,4 @@
-"""From an interval over seeds to a verdict, and how evidence reads: effects, intervals, reasons, runs left out."""
+"""From an interval over seeds to a verdict, and the text of evidence: effects, intervals, reasons, excluded runs."""
 
 import math
 from collections import Counter
@@ -14,7 +14,11 @@ Expect = Literal["larger", "smaller"]
 
 
 def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
-    """What an interval says of a number that is claimed above (or below) 0."""
+    """The verdict on the claim that a number is above (`expect="larger"`) or below 0, from its interval.
+
+    "holds" or "fails" where the interval lies wholly on one side; "undecided" otherwise, and for fewer than two seeds.
+    With `or_equal` an interval that ends at 0 holds.
+    """
     if seeds < 2:
         return "undecided"
     low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
@@ -24,7 +28,11 @@ def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal:
 
 
 def verdict_within(interval: Interval, low: float, high: float, seeds: int) -> Verdict:
-    """Does the interval lie between two limits, outside them, or across one?"""
+    """The verdict on the claim that a number lies between `low` and `high`, from its interval.
+
+    "holds" where the interval lies between the limits, "fails" where it lies outside; "undecided" otherwise, and for
+    fewer than two seeds.
+    """
     if seeds < 2:
         return "undecided"
     if low <= interval.low and interval.high <= high:
@@ -33,13 +41,13 @@ def verdict_within(interval: Interval, low: float, high: float, seeds: int) -> V
 
 
 def no_evidence(runs: Sequence[Run], reason: str) -> Evidence:
-    """No number to give: not run when nothing was tried, undecided when it was tried and did not finish."""
+    """Evidence without a number: "undecided" where a run diverged or failed, else "not run"."""
     tried = [run for run in runs if run.status in ("diverged", "failed")]
     return Evidence("", "", 0, "undecided" if tried else "not run", reason + left_out(runs))
 
 
 def reason(verdict: Verdict, seeds: int, line: str) -> str:
-    """On which side of `line` the interval lies."""
+    """A clause that says on which side of `line` the interval lies."""
     if seeds < 2:
         return "one seed cannot decide"
     return {
@@ -49,7 +57,7 @@ def reason(verdict: Verdict, seeds: int, line: str) -> str:
 
 
 def left_out(runs: Sequence[Run]) -> str:
-    """The runs that did not finish, by name where they are few."""
+    """A clause that lists the runs that did not finish (more than four by counts); empty where all finished."""
     unfinished = [run for run in runs if run.status != "done"]
     if len(unfinished) > 4:
         counts = Counter(run.status for run in unfinished)
@@ -60,21 +68,23 @@ def left_out(runs: Sequence[Run]) -> str:
 
 
 def effect_text(metric: str, mean: float, scale: str) -> str:
-    """A mean change: a ratio of logarithm `mean`, or a difference."""
+    """The text of a mean change: the ratio exp(`mean`) for the scale "ratio", else the difference with its unit."""
     if scale == "ratio":
         return f"ratio {exp_or_inf(mean):.3g}"
     return f"{change_text(metric, mean, scale)}{' points' if is_fraction(metric) else ''}"
 
 
 def change_text(metric: str, value: float, scale: str) -> str:
-    """One end of the interval: a ratio, or a difference, in points where the metric is a fraction."""
+    """The text of one end of an interval: the ratio exp(`value`), or the difference, in percentage points for a
+    fraction.
+    """
     if scale == "ratio":
         return number(exp_or_inf(value), 3)
     return signed(100 * value if is_fraction(metric) else value)
 
 
 def interval_text(interval: Interval, seeds: int, write: Callable[[float], str]) -> str:
-    """`95 % interval [1, 2], 3 seeds`; one seed has none."""
+    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, that there is no interval."""
     if seeds < 2:
         return "one seed, no interval"
     return f"95 % interval [{write(interval.low)}, {write(interval.high)}], {seed_count(seeds)}"
@@ -86,10 +96,10 @@ def seed_count(count: int) -> str:
 
 
 def signed(value: float) -> str:
-    """Three digits, with a plus where positive."""
+    """A number in three significant digits, with its sign."""
     return f"{'+' if value > 0 else ''}{number(value, 3)}"
 
 
 def exp_or_inf(value: float) -> float:
-    """exp, infinite where it overflows."""
+    """exp(value); infinite where it overflows."""
     return math.exp(value) if value < 700 else math.inf

@@ -1,4 +1,4 @@
-"""What an experiment is: a question, the runs that answer it, the figures that show it, its claims."""
+"""The records of an experiment: its question, runs, figures, tables and claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ Scale = Literal["smoke", "small", "paper"]
 
 
 class Evidence(NamedTuple):
-    """What the runs say about a claim. `value` and `spread` are text, with units, as they should be read."""
+    """The result of a rule: a verdict with the text of the number, its interval, and an explanation.
+
+    `value` and `spread` are formatted text with units. `seeds` counts the seeds that the verdict rests on.
+    """
 
     value: str
     spread: str
@@ -24,10 +27,10 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement of a paper (or one of our own), with the rule that decides it from finished runs.
+    """A statement, of a paper or our own, with the rule that decides it from finished runs.
 
-    `where` and `paper_value` say where the paper makes the statement and what numbers it gives; `rule` says in a
-    sentence what `decide` does.
+    `where` gives the section or figure of the paper, `paper_value` the number that it reports. `rule` describes
+    `decide` in words.
     """
 
     id: str
@@ -40,7 +43,7 @@ class Claim:
 
 
 class Table(NamedTuple):
-    """Rows of text under a header; `caption` says what is averaged over what."""
+    """Rows of text under a header; the caption names the averages and units."""
 
     caption: str
     header: tuple[str, ...]
@@ -48,7 +51,9 @@ class Table(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """One figure: a file name without ending, a caption that stands alone, and the numbers drawn."""
+    """A figure with its file name (no suffix), its self-contained caption, and the plotted numbers as long-form
+    columns.
+    """
 
     name: str
     caption: str
@@ -57,10 +62,11 @@ class Drawing(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """One module under `experiments/` holds one of these as `EXPERIMENT`.
+    """An experiment: the question, the configuration whose runs answer it, and the functions that draw, tabulate and
+    decide.
 
-    Where its runs differ in regularisers, `regularisers` are these settings, and the report sets each measure against
-    the generalisation gap.
+    Each module under `experiments/` defines one as `EXPERIMENT`. `regularisers` are the settings that its runs vary as
+    regularisers; the report correlates each measure with the generalisation gap over these runs.
     """
 
     id: str
@@ -75,7 +81,7 @@ class Experiment(NamedTuple):
 
 
 class StoredExperiment(NamedTuple):
-    """An experiment at one scale, the runs that are stored, and how many planned ones are missing."""
+    """An experiment at one scale with its stored runs; `missing` counts the planned runs that are not stored."""
 
     experiment: Experiment
     scale: str
@@ -84,12 +90,12 @@ class StoredExperiment(NamedTuple):
 
     @property
     def slug(self) -> str:
-        """`<experiment>-<scale>`: the section's anchor and the start of its figures' names."""
+        """`<experiment>-<scale>`: the anchor of the section and the prefix of its figures' file names."""
         return f"{self.experiment.id}-{self.scale}"
 
     @property
     def missing_text(self) -> str:
-        """How many planned runs are missing and the command that makes them; empty where none is."""
+        """The number of missing runs and the command that makes them; empty where none is missing."""
         if not self.missing:
             return ""
         counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"

@@ -1,7 +1,7 @@
-"""Numbers of the straight line (1 − α) w₀ + α w₁ between two solutions, and of the switch from one to the next.
+"""Statistics of losses on the straight line (1 − α) w₀ + α w₁ between two solutions, and around a switch of settings.
 
-A line is the arrays of `hessflat.measures`: `alphas` `[n]` with 0 and 1 among them, and `<split>_loss`,
-`<split>_accuracy` `[n]` there.
+A line is a mapping of arrays, as `hessflat.measures` stores them: positions `alphas` `[n]`, which include 0 and 1, and
+`<split>_loss` (nats) and `<split>_accuracy` (fractions) `[n]` at these positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +13,7 @@ LineArrays = Mapping[str, np.ndarray]
 
 
 def rises(line: LineArrays, split: str = "train") -> tuple[float, float]:
-    """By how much the loss is higher beyond w₀ (α < 0) than at w₀, and beyond w₁ (α > 1) than at w₁, on average.
-
-    Means over the positions measured there, up to one distance of the two away.
-    """
+    """The mean increase of the loss over its value at w₀ for −1 ≤ α < 0, and over its value at w₁ for 1 < α ≤ 2."""
     alphas, losses = line["alphas"], line[f"{split}_loss"]
     before, after = (alphas < 0) & (alphas >= -1), (alphas > 1) & (alphas <= 2)
     first, second = (losses[alphas == end][0] for end in (0, 1))
@@ -24,13 +21,15 @@ def rises(line: LineArrays, split: str = "train") -> tuple[float, float]:
 
 
 def asymmetry(line: LineArrays) -> float:
-    """(rise beyond w₀ − rise beyond w₁) / (|…| + |…|), from −1 to 1: however steep the walls, lines count alike."""
+    """(a − b) / (|a| + |b|) in [−1, 1] for the two `rises` a, beyond w₀, and b, beyond w₁; independent of the scale of
+    the loss.
+    """
     first, second = rises(line)
     return (first - second) / (abs(first) + abs(second))
 
 
 def error_barrier(line: LineArrays) -> float:
-    """The most by which the training error between the two exceeds the mean of theirs (Frankle et al. 2020, §2)."""
+    """The maximum training error for 0 ≤ α ≤ 1 minus the mean of the errors at both ends (Frankle et al. 2020, §2)."""
     alphas, errors = line["alphas"], 1 - line["train_accuracy"]
     ends = (errors[alphas == 0][0] + errors[alphas == 1][0]) / 2
     return float(errors[(alphas >= 0) & (alphas <= 1)].max() - ends)
@@ -39,10 +38,10 @@ def error_barrier(line: LineArrays) -> float:
 def extremes_around_switch(
     before: np.ndarray, after: np.ndarray, extreme: Callable[[np.ndarray], Any]
 ) -> tuple[float, float]:
-    """`extreme` (max or min) of the last records of one part, and of as many first ones of the next, a tenth of it.
+    """`extreme` (max or min) of the last records before a switch and of equally many records after it, a tenth of
+    those.
 
-    As many records on both sides: the extreme of many is further out. The next part's first record is of the weights of
-    the last one before, and left out.
+    Equal counts make the extremes comparable. `after[0]` is the record of the weights at the switch and is skipped.
     """
     count = max(1, (len(after) - 1) // 10)
     return float(extreme(before[-count:])), float(extreme(after[1 : 1 + count]))

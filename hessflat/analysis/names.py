@@ -1,4 +1,4 @@
-"""How metrics and settings are called in sentences and on axes, and how their numbers are written."""
+"""The names of metrics and settings in sentences and on axes, and the text of their values."""
 
 import math
 import re
@@ -90,42 +90,45 @@ def _names(metric: str) -> tuple[str, str]:
 
 
 def operator_symbol(operator: str) -> str:
-    """`gauss_newton` -> `G`."""
+    """The symbol of an operator: `gauss_newton` -> `G`."""
     return _registered().OPERATORS[operator].symbol
 
 
 def operator_title(operator: str) -> str:
-    """`gauss_newton` -> `Gauss-Newton matrix`."""
+    """The name of an operator: `gauss_newton` -> `Gauss-Newton matrix`."""
     return _registered().OPERATORS[operator].title
 
 
 def metric_name(metric: str) -> str:
-    """A metric as a sentence calls it: `hessian.lambda_max` -> `λ_max(H)`; unknown ones keep their key."""
+    """The name of a metric in a sentence: `hessian.lambda_max` -> `λ_max(H)`; an unknown metric keeps its key."""
     return _names(metric)[0]
 
 
 def axis_name(metric: str) -> str:
-    """A metric as an axis calls it, in Matplotlib's mathtext and with its unit where it has one."""
+    """The label of a metric on an axis, in Matplotlib's mathtext, with its unit."""
     return _names(metric)[1]
 
 
 def setting_name(setting: str) -> str:
-    """`optim.l2` -> `L2`; an unknown setting is called by its last part."""
+    """The name of a setting: `optim.l2` -> `L2`; an unknown setting is named by the last part of its dotted name."""
     return _SETTINGS.get(setting, setting.rpartition(".")[2].replace("_", " "))
 
 
 def paper_name(key: str) -> str:
-    """`G` -> the paper's title, author and year; an unknown key stays."""
+    """The title, author and year of a paper: `G` -> ...; an unknown key is returned unchanged."""
     return PAPERS.get(key, key)
 
 
 def is_fraction(metric: str) -> bool:
-    """Accuracies and errors are fractions and read as per cent."""
+    """Whether the metric is a fraction (an accuracy or an error), which is written in per cent."""
     return metric.endswith(("_accuracy", "_error"))
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """At most `digits` significant digits; `5e-4` where that is shorter; NaN is a dash, text stays, tuples: `30-30`."""
+    """The text of a value in at most `digits` significant digits: `5e-4` where that is shorter, a dash for NaN.
+
+    Text is returned unchanged; the entries of a tuple are joined: `30-30`.
+    """
     if isinstance(value, tuple):
         return "-".join(number(one, digits) for one in value)
     if isinstance(value, str):
@@ -145,14 +148,14 @@ def _short_exponent(text: str) -> str:
 
 
 def quantity(metric: str, value: float) -> str:
-    """A metric's value with its unit: `94.08 %`, `15.84`."""
+    """The text of a metric's value with its unit: `94.08 %`, `15.84`."""
     if is_fraction(metric) and not math.isnan(value):
         return f"{100 * value:.2f} %"
     return number(value)
 
 
 def plain(value: Any) -> str:
-    """A manifest's value as a reader wants it: `jax 0.10.2, numpy 2.4.6` for an object, nothing for null."""
+    """The text of a JSON value of a manifest: `jax 0.10.2, numpy 2.4.6` for an object, empty for null."""
     if value is None:
         return ""
     if isinstance(value, dict):

@@ -1,19 +1,22 @@
-"""Laws of sample covariance matrices: the bulk and its edges, outliers, and where these begin.
+"""Limit laws of sample covariance matrices: the Marčenko-Pastur bulk, its edges, and outliers.
 
-For N examples x ∈ R^d with population covariance Σ, the eigenvalues of (1/N) Σ x xᵀ as d, N → ∞ with d / N = `ratio`.
-*Empirical Analysis of the Hessian*, appendix B, theorems 1 and 2.
+For N examples x ∈ R^d with population covariance Σ, they describe the eigenvalues of (1/N) Σ x xᵀ as d, N → ∞ with d /
+N = `ratio`. *Empirical Analysis of the Hessian*, appendix B, theorems 1 and 2.
 """
 
 import numpy as np
 
 
 def bulk_edges(ratio: float, variance: float = 1.0) -> tuple[float, float]:
-    """Ends of the Marčenko-Pastur bulk, variance (1 ∓ √ratio)², for Σ = variance · I."""
+    """The ends variance · (1 ∓ √ratio)² of the Marčenko-Pastur bulk, for Σ = variance · I."""
     return variance * (1 - ratio**0.5) ** 2, variance * (1 + ratio**0.5) ** 2
 
 
 def bulk_density(x: np.ndarray, ratio: float, variance: float = 1.0) -> np.ndarray:
-    """The Marčenko-Pastur density of the bulk; its mass is min(1, 1 / ratio), the rest is at zero."""
+    """The Marčenko-Pastur density of the bulk at `x`, of its shape.
+
+    It integrates to min(1, 1 / ratio); the remaining mass 1 − 1 / ratio is at zero.
+    """
     low, high = bulk_edges(ratio, variance)
     x = np.asarray(x, float)
     inside = (x > low) & (x < high) & (x > 0)
@@ -22,7 +25,7 @@ def bulk_density(x: np.ndarray, ratio: float, variance: float = 1.0) -> np.ndarr
 
 
 def cumulative_share(x: np.ndarray, ratio: float, variance: float = 1.0, points: int = 20_001) -> np.ndarray:
-    """The share of eigenvalues up to each x, zeros included."""
+    """The Marčenko-Pastur distribution function at `x`, the atom at zero included; integrated on `points` points."""
     low, high = bulk_edges(ratio, variance)
     # Angles in place of values: the density is singular at the edges, and at zero where `ratio` is 1.
     angles = np.linspace(0, np.pi, points)
@@ -34,19 +37,26 @@ def cumulative_share(x: np.ndarray, ratio: float, variance: float = 1.0, points:
 
 
 def detection_threshold(ratio: float) -> float:
-    """How large an eigenvalue of Σ must be, over the others, to show: 1 + √ratio (Baik, Ben Arous and Péché, 2005)."""
+    """1 + √ratio: the smallest eigenvalue of Σ, relative to the others, that causes an outlier (Baik, Ben Arous & Péché
+    2005).
+    """
     return 1 + ratio**0.5
 
 
 def outlier_position(spike: np.ndarray, ratio: float) -> np.ndarray:
-    """Where an eigenvalue `spike` of Σ, the others being 1, shows: spike (1 + ratio / (spike - 1)), or at the edge."""
+    """The sample eigenvalue for an eigenvalue `spike` of Σ, all others being 1: spike (1 + ratio / (spike − 1)).
+
+    At or below the detection threshold it is the upper edge of the bulk.
+    """
     spike = np.asarray(spike, float)
     shows = spike > detection_threshold(ratio)
     return np.where(shows, spike * (1 + ratio / np.where(shows, spike - 1, 1.0)), bulk_edges(ratio)[1])
 
 
 def distance_to_bulk(eigenvalues: np.ndarray, ratio: float) -> float:
-    """Kolmogorov's distance of ascending eigenvalues to the Marčenko-Pastur law of variance 1, zeros left out."""
+    """The Kolmogorov distance of ascending eigenvalues `[d]` from the Marčenko-Pastur law of variance 1, zeros
+    excluded.
+    """
     values = np.maximum(eigenvalues, 0.0)
     expected = cumulative_share(values, ratio)
     counted = np.arange(1, values.size + 1) / values.size

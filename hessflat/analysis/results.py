@@ -1,4 +1,4 @@
-"""Finished runs, read back from their folders, grouped and paired: data in, no training and no JAX."""
+"""Finished runs, read from their folders, grouped and paired. Reading a run needs no JAX."""
 
 import json
 import math
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Run(NamedTuple):
-    """A run folder in memory. `metrics` holds one object per measured step, in the order of steps."""
+    """A run folder in memory. `metrics` holds one object for each measured step, in the order of steps."""
 
     folder: Path
     config: dict[str, Any]
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The seed that paired comparisons pair by."""
+        """The seed by which comparisons pair runs."""
         return self.config["seed"]
 
     @property
@@ -40,11 +40,11 @@ class Run(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The folder as a report names it: `runs/<experiment>/<name>`, whatever it is nested in."""
+        """The folder as a report names it, `runs/<experiment>/<name>`, without its parent folders."""
         return "/".join(self.folder.parts[-3:])
 
     def setting(self, name: str) -> Any:
-        """A setting by its dotted name, e.g. `optim.l2`; several values are a tuple, so that runs group by them."""
+        """A setting by its dotted name, such as `optim.l2`; a list is returned as a tuple, so that it is hashable."""
         value: Any = self.config
         for part in name.split("."):
             if not isinstance(value, dict) or part not in value:
@@ -54,10 +54,10 @@ class Run(NamedTuple):
         return tuple(value) if isinstance(value, list) else value
 
     def final(self, name: str) -> float:
-        """A metric, measured or derived, at the last measured step (null reads as NaN).
+        """A metric, measured or derived, at the last measured step; null is NaN.
 
         Raises:
-            InputError: it was not measured, or nothing was.
+            InputError: the metric was not measured there, or the run has no measured step.
         """
         if not self.metrics:
             raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
@@ -76,7 +76,7 @@ class Run(NamedTuple):
         return np.array([_value_or_nan(line, name) for line in self.metrics])
 
     def spectrum(self, operator: str, step: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays of `spectra/<step>-<operator>.npz` (of the last measured step by default)."""
+        """The arrays of `spectra/<step>-<operator>.npz`; the last measured step by default."""
         if step is None and not self.metrics:
             raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
         file = self.spectrum_file(operator, step)
@@ -88,21 +88,24 @@ class Run(NamedTuple):
             raise InputError(f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again") from error
 
     def has_spectrum(self, operator: str, step: int | None = None) -> bool:
-        """Was this operator's spectrum written at this step (the last measured one by default)?"""
+        """Whether the spectrum of an operator is stored for a step; the last measured step by default."""
         return bool(self.metrics) and self.spectrum_file(operator, step).exists()
 
     def spectrum_file(self, operator: str, step: int | None = None) -> Path:
-        """Where that spectrum is, or would be."""
+        """The path of that spectrum, whether or not it exists."""
         step = self.metrics[-1]["step"] if step is None else step
         return self.folder / "spectra" / f"{step}-{operator}.npz"
 
 
 def read_metric(line: Mapping[str, Any], name: str) -> Any:
-    """A metric of a line of `metrics.jsonl`, measured or derived from what was; KeyError where it is neither.
+    """A metric of one line of `metrics.jsonl`, measured or derived.
 
-    `<split>_error` is 1 − accuracy. `<operator>.norm_scaled_lambda_max` is λ_max ‖w‖², which multiplying all weights by
-    one factor leaves as it is where the loss does not see that factor; its bound is that of λ_max, scaled alike.
-    `<operator>.eval_over_train_<quantity>` is that quantity in batch norm's eval mode over that in train mode.
+    The derived metrics are `<split>_error` = 1 − accuracy, `<operator>.norm_scaled_lambda_max` = λ_max ‖w‖² (its bound
+    is scaled alike), which is invariant to a rescaling of all weights that leaves the loss unchanged, and
+    `<operator>.eval_over_train_<quantity>`, the quantity in batch norm's eval mode over that in train mode.
+
+    Raises:
+        KeyError: the metric is neither measured nor derived.
     """
     if name in line:
         return line[name]
@@ -128,7 +131,7 @@ def _derived(name: str) -> tuple[tuple[str, ...], Callable[..., float]] | None:
 
 
 def as_float(value: Any) -> float:
-    """A number of a JSON line; null and absent (a standard error of one probe, say) are NaN."""
+    """A number of a JSON line; null, such as the standard error of one probe, is NaN."""
     return math.nan if value is None else float(value)
 
 
@@ -145,7 +148,11 @@ def one_line(error: BaseException) -> str:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run folder; a missing or broken file is named in one line."""
+    """A run folder in memory.
+
+    Raises:
+        InputError: a file is missing or cannot be parsed; the message is one line that names it.
+    """
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -176,12 +183,12 @@ def load_run(folder: Path) -> Run:
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    """The runs that reached their end; only these decide claims and enter means over seeds."""
+    """The runs with status "done". Only these decide claims and enter means over seeds."""
     return [run for run in runs if run.status == "done"]
 
 
 def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:
-    """Runs grouped by a setting, groups in increasing order of it, each ordered by seed."""
+    """Runs grouped by a setting: groups in increasing order of its value, the runs of each in the order of seeds."""
     groups: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.setting(name), run.seed)):
         groups.setdefault(run.setting(name), []).append(run)
@@ -189,7 +196,7 @@ def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:
 
 
 def grouped(runs: Sequence[Run], key: Callable[[Run], Key]) -> dict[Key, list[Run]]:
-    """Runs grouped by a key, groups and their runs in the order in which they come."""
+    """Runs grouped by a key; groups and their runs are in the order in which they are given."""
     groups: dict[Key, list[Run]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
@@ -197,7 +204,7 @@ def grouped(runs: Sequence[Run], key: Callable[[Run], Key]) -> dict[Key, list[Ru
 
 
 def pairs_by_seed(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tuple[Run, Run]]:
-    """The runs at two values of the setting `by`, paired by seed.
+    """The runs at two values of the setting `by`, paired by seed; seeds without a partner are left out.
 
     Raises:
         InputError: two runs share the setting and the seed.
@@ -208,7 +215,11 @@ def pairs_by_seed(low: Sequence[Run], high: Sequence[Run], by: str) -> list[tupl
 
 
 def require_unique_pairs(runs: Sequence[Run], by: str) -> None:
-    """Two runs with one seed and one setting differ in something else: pairing them mixes two questions."""
+    """Refuse two runs with one seed and one value of `by`: they differ in another setting and must not be paired.
+
+    Raises:
+        InputError: there are two such runs.
+    """
     seen: dict[tuple[Any, int], Run] = {}
     for run in runs:
         other = seen.setdefault((run.setting(by), run.seed), run)
@@ -219,7 +230,11 @@ def require_unique_pairs(runs: Sequence[Run], by: str) -> None:
 
 
 def finite_final(run: Run, metric: str) -> float:
-    """A metric at the last measured step; one that is not finite is refused."""
+    """A metric at the last measured step.
+
+    Raises:
+        InputError: the metric was not measured there or is not finite.
+    """
     value = run.final(metric)
     if not math.isfinite(value):
         raise InputError(f"{run.path}: {metric} is {value} although the run is done; measure it again")
@@ -227,13 +242,13 @@ def finite_final(run: Run, metric: str) -> float:
 
 
 def error_bound(run: Run, metric: str) -> float:
-    """The error bound of a metric at the last measured step, 0 where it has none."""
+    """The error bound `<metric>_bound` at the last measured step; 0 where there is none."""
     value = run.final_or_nan(f"{metric}_bound")
     return value if math.isfinite(value) else 0.0
 
 
 def num_examples(metric: str, pairs: Sequence[tuple[Run, Run]]) -> int | None:
-    """How many examples an accuracy is a share of; None for other metrics."""
+    """The number of examples over which an accuracy is a mean; None for other metrics."""
     split, _, quantity = metric.partition("_")
     if quantity != "accuracy":
         return None

@@ -1,6 +1,6 @@
-"""Numbers of a spectrum: how many eigenvalues stand out, how much lies at zero, how far two spectra are apart.
+"""Statistics of spectra: numbers of outliers, the mass at zero, and the distance between two spectra.
 
-Eigenvalues are `[P]` in any order unless a function says otherwise.
+Eigenvalues are arrays `[P]` in any order unless a function says otherwise.
 """
 
 from typing import NamedTuple
@@ -13,34 +13,41 @@ SHOWN = 120
 
 
 def exact_eigenvalues(run: Run, operator: str = "hessian", step: int | None = None) -> np.ndarray:
-    """[P] All eigenvalues of a run at a step, the last one by default, ascending."""
+    """[P] All eigenvalues of an operator, ascending, stored at a step of a run; the last measured step by default."""
     return run.spectrum(f"{operator}-exact", step)["eigenvalues"]
 
 
 def largest_positive(eigenvalues: np.ndarray, shown: int = SHOWN) -> np.ndarray:
-    """The positive ones among the `shown` largest, in decreasing order.
+    """The positive eigenvalues among the `shown` largest, in decreasing order.
 
-    As many as figures of *Empirical Analysis of the Hessian* show: further down, gaps and ratios are those of noise.
+    The default is the number that the figures of *Empirical Analysis of the Hessian* show; gaps between smaller
+    eigenvalues are noise.
     """
     ordered = np.sort(eigenvalues)[::-1][:shown]
     return ordered[ordered > 0]
 
 
 def count_above_gap(eigenvalues: np.ndarray) -> int:
-    """How many lie above the largest gap of neighbours (*Empirical Analysis of the Hessian*, app. A, table 1)."""
+    """The number of eigenvalues above the largest gap between neighbours (*Empirical Analysis of the Hessian*, app. A,
+    table 1).
+    """
     return _count_before_largest_drop(largest_positive(eigenvalues))
 
 
 def count_above_ratio(eigenvalues: np.ndarray) -> int:
-    """How many lie above the largest ratio of neighbours (ibid.)."""
+    """The number of eigenvalues above the largest ratio of neighbours (*Empirical Analysis of the Hessian*, app. A,
+    table 1).
+    """
     return _count_before_largest_drop(np.log(largest_positive(eigenvalues)))
 
 
 def count_above_elbow(eigenvalues: np.ndarray) -> tuple[int, float]:
-    """How many lie above the elbow of the scree plot, and the cut-off there (ibid.).
+    """The number of eigenvalues above the elbow of the scree plot, and the cut-off (*Empirical Analysis*, app. A, table
+    1).
 
-    The paper looks for the elbow by eye. Here it is the point of λ against rank that is farthest below the straight
-    line from the largest to the smallest shown; the cut-off is the geometric mean of it and of its larger neighbour.
+    The paper locates the elbow by eye. Here it is the point of λ against rank that is farthest below the straight line
+    from the largest to the smallest eigenvalue shown. The cut-off is the geometric mean of the eigenvalue there and of
+    its larger neighbour.
     """
     shown = largest_positive(eigenvalues)
     if shown.size < 3:
@@ -55,12 +62,12 @@ def _count_before_largest_drop(decreasing: np.ndarray) -> int:
 
 
 def share_near_zero(eigenvalues: np.ndarray, within: float = 0.01) -> float:
-    """The share of eigenvalues smaller in magnitude than `within` of the largest."""
+    """The share of eigenvalues with |λ| below `within` times the largest |λ|."""
     return float(np.mean(np.abs(eigenvalues) < within * np.abs(eigenvalues).max()))
 
 
 def share_below_zero(eigenvalues: np.ndarray, rounding: float = 1e-10) -> float:
-    """The share of eigenvalues below −`rounding` λ_max; rounding in float64 is some 1e-16 of λ_max."""
+    """The share of eigenvalues below −`rounding` · λ_max; rounding in float64 is about 1e-16 · λ_max."""
     return float(np.mean(eigenvalues < -rounding * eigenvalues.max()))
 
 
@@ -71,11 +78,15 @@ def largest_difference_at_the_top(eigenvalues: np.ndarray, others: np.ndarray, c
 
 
 def largest_error_of_ends(largest: np.ndarray, smallest: np.ndarray, exact: np.ndarray) -> float:
-    """The largest relative error, rank by rank, of the two ends of a spectrum `[k]` given all of it `[P]`, ascending.
+    """The largest relative error, rank by rank, of the extremal eigenvalues of a spectrum.
 
-    `largest` is in decreasing order, `smallest` ascending. A residual says that an eigenvalue is near, not that none
-    before it was missed; this does. What is below 1e-5 of λ_max, rounding in float32 with a margin, is compared with
-    that.
+    Unlike a residual, it shows that no eigenvalue was missed. Eigenvalues below 1e-5 λ_max in magnitude are compared on
+    that scale, which is above the rounding of float32.
+
+    Args:
+        largest: the estimated largest eigenvalues `[k]`, descending.
+        smallest: the estimated smallest eigenvalues `[k]`, ascending.
+        exact: all eigenvalues `[P]`, ascending.
     """
     floor = 1e-5 * exact.max()
     ends = (largest, exact[::-1][: len(largest)]), (smallest, exact[: len(smallest)])
@@ -83,7 +94,11 @@ def largest_error_of_ends(largest: np.ndarray, smallest: np.ndarray, exact: np.n
 
 
 def ritz_mass_near_zero(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[float, float, float]:
-    """Mass and weighted mean of the `count` nodes nearest zero, and the second's share of the two nearest's mass."""
+    """The mass and weighted mean of the `count` Ritz values nearest zero, and the share of the second in the nearest
+    two.
+
+    `nodes` and `weights` are those of one probe, `[m]`.
+    """
     order = np.argsort(np.abs(nodes))
     chosen, two = order[:count], order[:2]
     mass = weights[chosen].sum()
@@ -92,7 +107,7 @@ def ritz_mass_near_zero(nodes: np.ndarray, weights: np.ndarray, count: int) -> t
 
 
 class ZeroMassHistory(NamedTuple):
-    """The Ritz values nearest zero at each measured step of a run, `[steps]`; means over probes."""
+    """The Ritz values nearest zero at each measured step of a run, arrays `[steps]`; means over probes."""
 
     epochs: np.ndarray
     mass: np.ndarray
@@ -101,7 +116,10 @@ class ZeroMassHistory(NamedTuple):
 
 
 def zero_mass_history(run: Run, operator: str, count: int) -> ZeroMassHistory:
-    """Follow the `count` Ritz values nearest zero, as *Flatness is a False Friend*, app. D, does: no noise floor."""
+    """The mass of the `count` Ritz values nearest zero over training, as in *Flatness is a False Friend*, app. D.
+
+    Unlike `Spectrum.zero_mass` it does not add Ritz values within the noise floor.
+    """
     rows = []
     for line in run.metrics:
         if run.has_spectrum(operator, line["step"]):

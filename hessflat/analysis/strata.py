@@ -1,7 +1,7 @@
-"""Rules over groups of runs: a rule that must hold in each of them, and Kendall's tau within them.
+"""Rules within groups of runs: a rule that must hold in each group, and Kendall's tau within strata.
 
-A stratum is a group of runs of one seed that are alike but for a few settings; `stratum` gives what such runs share.
-The taus of a seed's strata are averaged, and the seeds' means decide by a 95 % t-interval, as everywhere.
+A stratum is a group of runs with one seed that differ in a few settings only; `stratum` maps a run to the key that such
+runs share. The taus of the strata of a seed are averaged, and a 95 % t-interval of these means over seeds decides.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,24 +20,26 @@ Stratum = Callable[[Run], Hashable]
 
 
 class RunQuantity(NamedTuple):
-    """A quantity of a run, and its name in a sentence."""
+    """A scalar quantity of a run, and its name in a sentence."""
 
     name: str
     value: Callable[[Run], float]
 
 
 def final_metric(metric: str) -> RunQuantity:
-    """A metric at the end of training; one that was not measured is refused."""
+    """The quantity that is a metric at the last measured step; it raises an InputError where the metric was not
+    measured.
+    """
     return RunQuantity(metric_name(metric), lambda run: finite_final(run, metric))
 
 
 def setting_value(setting: str) -> RunQuantity:
-    """A setting."""
+    """The quantity that is the value of a numeric setting."""
     return RunQuantity(setting_name(setting), lambda run: float(run.setting(setting)))
 
 
 def labelled(label: str, evidence: Evidence) -> Evidence:
-    """Evidence of one group of runs, under a label."""
+    """The evidence with a label before its texts, for the evidence of one group of runs."""
     value, spread = (f"{label}: {text}" if text else "" for text in (evidence.value, evidence.spread))
     return evidence._replace(value=value, spread=spread)
 
@@ -45,14 +47,19 @@ def labelled(label: str, evidence: Evidence) -> Evidence:
 def in_each_group(
     groups: Mapping[str, Sequence[Run]], decide: Callable[[Sequence[Run]], Evidence], nothing: str = "no runs"
 ) -> Evidence:
-    """The rule for every group of runs, all of which must hold."""
+    """The conjunction (`all_hold`) of one rule applied to every group of runs; "not run", with the reason `nothing`,
+    without groups.
+    """
     if not groups:
         return Evidence("", "", 0, "not run", nothing)
     return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))
 
 
 def mean_taus(runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum) -> dict[int, float]:
-    """Each seed's mean over its strata of Kendall's tau of two quantities; a stratum without two values has none."""
+    """{seed: mean of Kendall's tau-b of two quantities over the strata of that seed}.
+
+    A stratum in which either quantity is constant is left out.
+    """
     strata: dict[Hashable, list[Run]] = {}
     for run in finished(runs):
         strata.setdefault((run.seed, stratum(run)), []).append(run)
@@ -67,7 +74,7 @@ def mean_taus(runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stra
 def follows(
     runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum, expect: Order = "increases"
 ) -> Evidence:
-    """Does the first quantity increase (or decrease) with the second, within strata?"""
+    """Does the first quantity increase (or decrease) with the second within strata, by the mean tau over seeds?"""
     taus = mean_taus(runs, first, second, stratum)
     if not taus:
         return no_evidence(runs, f"no runs alike have two values of {second.name}")
@@ -86,7 +93,9 @@ def follows(
 def follows_closer(
     runs: Sequence[Run], target: RunQuantity, closer: RunQuantity, than: RunQuantity, stratum: Stratum
 ) -> Evidence:
-    """Does `target` go with `closer` more than it goes with `than`, within strata?"""
+    """Is Kendall's tau of `target` and `closer` larger than that of `target` and `than` within strata, by the mean over
+    seeds?
+    """
     near, far = (mean_taus(runs, target, other, stratum) for other in (closer, than))
     seeds = sorted(near.keys() & far.keys())
     if not seeds:

@@ -27,7 +27,10 @@ def table_by(
     columns: Sequence[tuple[str, str, str]] = (),
     caption: str = "",
 ) -> Table:
-    """One row per value of a setting: mean ± standard deviation over seeds at the last measured step."""
+    """One row for each value of a setting: mean ± standard deviation over seeds at the last measured step.
+
+    `columns` are triples as `Column`. Only finished runs enter the means.
+    """
     return table_by_group({(value,): group for value, group in by_setting(runs, by).items()}, [by], columns, caption)
 
 
@@ -37,7 +40,10 @@ def table_by_group(
     columns: Sequence[tuple[str, str, str]] = (),
     caption: str = "",
 ) -> Table:
-    """One row per group, which begins with what the group's key says of the settings, or words, `names`."""
+    """One row for each group of runs: mean ± standard deviation over seeds at the last measured step.
+
+    `names` are the headers of the entries of the groups' keys, which begin each row; `columns` are triples as `Column`.
+    """
     shown = [Column(*column) for column in columns]
     rows = []
     for values, group in groups.items():
@@ -68,7 +74,7 @@ def _cell(values: Sequence[float], at: Column) -> str:
 
 
 def _as_precise(spread: float, mean: str) -> str:
-    """The spread with the mean's decimals, so that the two line up; in two digits where that would read 0."""
+    """The spread with as many decimals as the mean; in two significant digits where that would be 0."""
     decimals = len(mean.partition(".")[2])
     text = f"{spread:.{decimals}f}"
     return text if "e" not in mean and (float(text) or not spread) else _tidy(f"{spread:.2g}")
@@ -80,7 +86,7 @@ def _tidy(text: str) -> str:
 
 
 def _seeds(group: Sequence[Run]) -> str:
-    """How many runs stand behind a row, and what became of the others."""
+    """The number of finished runs in a row, and the number of others by status."""
     done = len(finished(group))
     others = sorted({run.status for run in group if run.status != "done"})
     fates = ", ".join(f"{sum(run.status == status for run in group)} {status}" for status in others)
@@ -88,7 +94,7 @@ def _seeds(group: Sequence[Run]) -> str:
 
 
 def as_text(table: Table) -> str:
-    """Columns padded to their widest cell: lines up in a terminal, in a pipe and in a log."""
+    """The table as text: each column is padded to its widest cell."""
     lines = [table.header, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -97,7 +103,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A pipe table under its caption."""
+    """The table as a Markdown pipe table after its caption."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
@@ -106,7 +112,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A caption and a table element, which scrolls by itself; every text is escaped, an interval is never broken."""
+    """The table as an HTML table with its caption, in an element that scrolls by itself; all text is escaped."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
         escaped = (_INTERVAL.sub(r'<span class="number">\g<0></span>', html.escape(text)) for text in texts)
