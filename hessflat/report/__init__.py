@@ -1,1 +1,1 @@
-"""The report: figures, the HTML page, Markdown, and a summary in the terminal, from stored runs."""
+"""The report of stored runs: figures, an HTML page, Markdown, and a summary in the terminal."""

@@ -1,4 +1,4 @@
-"""Everything in the report folder, from finished runs: claims, page, Markdown, figures; and a summary to print."""
+"""Build the report folder from stored runs (claims, page, Markdown, figures), and print a summary."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,10 +25,8 @@ def build_report(
 ) -> list[Record]:
     """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
 
-    `on_drawn` is called with each experiment's slug when its section is drawn.
-
-    The same runs give the same bytes. Each file is replaced whole, the page last, so that a reader never meets half
-    of one and the page never shows what its figures do not have yet.
+    Equal runs give equal bytes. Each file is replaced atomically, the page last, so that the page never refers to
+    figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn.
 
     Raises:
         InputError: an experiment is listed twice at one scale, or `out` cannot be written.
@@ -55,9 +53,9 @@ def build_report(
 
 
 def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None) -> None:
-    """Verdict, claim, the paper's value and ours, per experiment; then how to make what is missing.
+    """Print the verdict, statement, published and measured value of every claim, and the commands for missing runs.
 
-    Lines up at 100 columns, and as well when the output is piped.
+    Columns are aligned at a width of 100 characters, in a terminal and in a pipe.
     """
     console = Console(file=file, highlight=False, emoji=False)
     if not console.is_terminal:

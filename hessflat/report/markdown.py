@@ -1,4 +1,4 @@
-"""The report as Markdown, with the figures as files next to it."""
+"""The report as Markdown; the figures are files next to it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,9 @@ from hessflat.report.sections import (
 
 
 def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
-    """What follows the gap (`tables`), a verdict table per paper, then a section per experiment."""
+    """The text of the report: the correlation `tables`, one table of verdicts for each paper, one section for each
+    experiment.
+    """
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}."]
     if tables:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: style and figures are inside, no network, no script."""
+"""The report as one self-contained HTML file: styles and figures are embedded, without scripts or network access."""
 
 import base64
 import html
@@ -63,7 +63,11 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 
 
 def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
-    """The whole report; `tables` open it. Every text that comes from runs or papers is escaped."""
+    """The HTML of the report: the correlation `tables`, one table of verdicts for each paper, one section for each
+    experiment.
+
+    All text that comes from runs or papers is escaped.
+    """
     records = [record for section in sections for record in section.records]
     parts = [
         "<h1>Claims and what the runs say</h1>",
@@ -87,7 +91,7 @@ def _text(value: object) -> str:
 
 
 def _value(text: str) -> str:
-    """Numbers in powers of ten stay on one line: a break after the `e-` of 5e-4 misleads."""
+    """Escaped text in which a number such as 5e-4 is never broken across lines."""
     return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', _text(text))
 
 
@@ -100,7 +104,7 @@ def _anchor(record: Record) -> str:
 
 
 def _links(record: Record) -> str:
-    """From a verdict to its figures, its numbers, its configuration and command."""
+    """Links from a verdict to its figures, tables, configuration and command."""
     slug = f"{record['experiment']}-{record['scale']}"
     parts = {"figures": "figures", "numbers": "numbers", "configuration and command": "provenance"}
     return " · ".join(f'<a href="#{_text(slug)}-{part}">{words}</a>' for words, part in parts.items())
@@ -149,12 +153,12 @@ def _section(section: Section) -> str:
 
 
 def _part(stored: StoredExperiment, part: str, *contents: str) -> str:
-    """A part of a section that verdicts link to."""
+    """A part of a section with an anchor that verdicts link to."""
     return "\n".join([f'<div id="{_text(stored.slug)}-{part}">', *contents, "</div>"])
 
 
 def _absent(stored: StoredExperiment) -> str:
-    """What is missing, said before any number."""
+    """What is missing (runs, measures), for the start of a section."""
     lines = [*([] if stored.runs else ["no runs yet"]), *notices(stored)]
     return "\n".join(f'<p class="undecided">{_text(line)}</p>' for line in lines)
 

@@ -1,4 +1,4 @@
-"""What the report says of one experiment at one scale, as data: verdicts, figures, tables, and where they come from."""
+"""The sections of the report as data: verdicts, figures, tables and provenance of one experiment at one scale."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ Made = TypeVar("Made", Drawing, Table)
 
 
 class RenderedFigure(NamedTuple):
-    """A figure as files: `stem` is their common name, `caption` goes under it."""
+    """A figure as files with the common name `stem`, and its caption."""
 
     stem: str
     caption: str
@@ -46,7 +46,7 @@ class RenderedFigure(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Everything a page or a Markdown file says about one experiment at one scale."""
+    """The content of the report on one experiment at one scale."""
 
     stored: StoredExperiment
     records: Sequence[Record]
@@ -56,7 +56,10 @@ class Section(NamedTuple):
 
 
 def make_section(stored: StoredExperiment) -> Section:
-    """Decide, draw and tabulate; what the runs do not allow is said in one line instead of stopping the report."""
+    """The section of an experiment: its claims decided, its figures drawn, its tables made.
+
+    An error of a figure or table becomes one line of `problems` and does not stop the report.
+    """
     problems: list[str] = []
     drawings = _attempt(stored, stored.experiment.draw, problems)
     tables = _attempt(stored, stored.experiment.tabulate, problems)
@@ -64,7 +67,7 @@ def make_section(stored: StoredExperiment) -> Section:
 
 
 def correlations(sections: Sequence[Section]) -> list[Table]:
-    """What opens the report: each measure against the generalisation gap, over all experiments that ask."""
+    """The tables that open the report: Kendall's tau of each measure with the generalisation gap."""
     stored = [section.stored for section in sections]
     by_experiment = correlation_table(stored)
     return regulariser_tables(stored) + ([by_experiment] if by_experiment else [])
@@ -86,7 +89,7 @@ def _rendered(stored: StoredExperiment, drawing: Drawing) -> RenderedFigure:
 
 
 def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:
-    """Long-form columns of equal length as CSV; floats keep every digit."""
+    """Long-form columns of equal length as CSV; floats keep all digits."""
     lengths = {len(column) for column in data.values()}
     if len(lengths) > 1:
         raise ValueError(f"columns of unequal length: { {name: len(column) for name, column in data.items()} }")
@@ -98,12 +101,12 @@ def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:
 
 
 def judge(stored: StoredExperiment) -> list[Record]:
-    """One record per claim, in the order of the experiment."""
+    """One record for each claim, in the order of the experiment."""
     return [_record(stored, claim, _evidence(stored, claim)) for claim in stored.experiment.claims]
 
 
 def tally(records: Iterable[Record]) -> str:
-    """`8 hold, 2 fail, 5 not run`: how many claims have each verdict."""
+    """The number of claims with each verdict: `8 hold, 2 fail, 5 not run`."""
     verdicts = [record["verdict"] for record in records]
     verbs = {"holds": ("holds", "hold"), "fails": ("fails", "fail")}
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
@@ -116,7 +119,7 @@ def tally(records: Iterable[Record]) -> str:
 
 
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records grouped by paper, papers in the order they first appear in."""
+    """Records grouped by paper; papers are in the order of their first record."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["paper"], []).append(record)
@@ -154,7 +157,7 @@ def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Recor
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(name, value) of what the manifests say; runs that disagree give every value."""
+    """(name, value) pairs of the manifests; where runs differ, all values are given."""
     if not runs:
         return []
     seeds = sorted({run.seed for run in runs})
@@ -173,7 +176,7 @@ def commands(runs: Sequence[Run]) -> list[str]:
 
 
 def shared_and_varied(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
-    """The configuration all runs share as JSON, and (setting, its values) for each that varies."""
+    """The JSON of the settings that all runs share, and (setting, its values) for each setting that varies."""
     flat = [_flatten(run.config) for run in runs]
     shared, varied = {}, []
     for name in dict.fromkeys(name for one in flat for name in one):
@@ -204,7 +207,7 @@ def notices(stored: StoredExperiment) -> list[str]:
 
 
 def run_table(runs: Sequence[Run]) -> Table:
-    """Every run with how it ended; those that did not finish come first, with the reason."""
+    """One row for each run with its status; unfinished runs come first, with the reason."""
     order = sorted(runs, key=lambda run: (run.status == "done", run.path))
     rows = tuple((run.path, str(run.seed), run.status, _end(run)) for run in order)
     return Table("Run folders and how each run ended.", ("folder", "seed", "status", "end"), rows)

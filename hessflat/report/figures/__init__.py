@@ -1,7 +1,8 @@
-"""The figures that several experiments share: each takes runs and returns a `Drawing` with its numbers.
+"""The figures that several experiments share: each function takes runs and returns a `Drawing` with its numbers.
 
-`panels`: final metrics against a setting. `curves`: metrics over training, or along a line. `spectra`: spectra and
-ordered eigenvalues. `style` and `captions`: what they and the figures of single experiments are made with.
+`panels` draws final metrics against a setting. `curves` draws metrics over training or along a line. `spectra` draws
+spectra and ordered eigenvalues. `style` and `captions` hold the elements that all figures use. A function raises an
+InputError where there are no runs or no panels.
 """
 
 from hessflat.report.figures.captions import context

@@ -1,4 +1,4 @@
-"""What a figure's caption says of its runs: the panels, the seeds, what was lost, and the context to read it in."""
+"""The parts of captions that describe the runs: panels, seeds, lost runs, and the context of measurement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from hessflat.report.figures.style import Panel
 
 
 def context(runs: Sequence[Run]) -> str:
-    """What must be known to read a curvature number: model, data, precision, batch-norm mode."""
+    """The model, data, precision and batch-norm mode, without which a curvature number cannot be interpreted."""
     normed = [run for run in runs if measured_with_batch_norm(run)]
     facts = [
         ("model", [run.config.get("model", {}).get("name") for run in runs]),
@@ -29,20 +29,22 @@ def context(runs: Sequence[Run]) -> str:
 
 
 def measured_with_batch_norm(run: Run) -> bool:
-    """Whether the manifest names modes of batch norm that curvature was measured in."""
+    """Whether curvature was measured in modes of batch norm, by the manifest."""
     modes = plain(run.manifest.get("batch_norm_mode"))
     return bool(modes) and not modes.startswith("none")
 
 
 def mode_words(runs: Sequence[Run], operator: str) -> str:
-    """Where models have batch norm, the mode that an operator was measured in; numbers in eval mode end in `_eval`."""
+    """The batch-norm mode of an operator, such as ` with batch norm in train mode`; empty for models without batch
+    norm.
+    """
     if not any(measured_with_batch_norm(run) for run in runs):
         return ""
     return f" with batch norm in {'eval' if operator.endswith('_eval') else 'train'} mode"
 
 
 def listed(words: Sequence[str]) -> str:
-    """What the panels show, by their letters where there are several."""
+    """The contents of the panels, with their letters where there are several panels."""
     if len(words) > 1:
         return ", ".join(f"({chr(ord('a') + index)}) {word}" for index, word in enumerate(words))
     return words[0][:1].upper() + words[0][1:] if words[0][:1].isascii() else words[0]

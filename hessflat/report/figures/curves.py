@@ -1,4 +1,4 @@
-"""Curves: metrics over training, for each value of a setting or each group of runs; and numbers along a line."""
+"""Figures of curves: metrics over training by group of runs, and values along a line."""
 
 import itertools
 import math
@@ -43,9 +43,9 @@ def over_training(
     metrics: Sequence[str | Panel] = ("train_loss", "validation_accuracy", "hessian.lambda_max"),
     name: str = "over-training",
 ) -> Drawing:
-    """Metrics over epochs, one colour per value of the setting: mean over seeds, band ± 1 standard deviation.
+    """Metrics over epochs, one colour for each value of the setting `by`: mean over seeds and a band of ± 1 std.
 
-    The epoch axis is symlog, so that initialisation (epoch 0) is on it. Diverged runs count up to where they stop.
+    The epoch axis is symlog, so that it shows epoch 0. Diverged runs count up to their last step.
     """
     groups = grouped_runs(runs, by)
     shown = [Panel(metric) if isinstance(metric, str) else Panel(*metric) for metric in metrics]
@@ -77,7 +77,10 @@ def degeneracy_over_training(
     operators: Sequence[str] = ("hessian", "gauss_newton"),
     name: str = "degeneracy",
 ) -> Drawing:
-    """The spectrum's mass at zero over epochs with G's lower bound 1 − rank/P, one panel per operator."""
+    """The mass of the spectrum at zero over epochs with the lower bound 1 − rank/P, one panel for each operator.
+
+    The bound is that of *Flatness is a False Friend*, §3.2, eq. 11.
+    """
     groups = grouped_runs(runs, by)
     figure, axes = new_figure(1, len(operators), 2.4, sharey=True)
     colours = ordered_colours(len(groups))
@@ -119,8 +122,8 @@ def grid_over_training(
 ) -> Drawing:
     """One row for each group of runs, one column for each metric: mean over seeds and a band of ± 1 std.
 
-    Line style and colour are those of the value of a setting. A mean is drawn up to where the first of its seeds ends.
-    On logarithmic axes a band ends at the smallest value. `marks` adds to the panels of a metric.
+    Line style and colour distinguish the values of the setting `by`. A mean ends where its first seed ends. On a
+    logarithmic axis a band ends at the smallest value. `marks` maps a metric to a function that adds to its panels.
     """
     figure, axes = new_figure(len(rows), len(panels), 2.0 if len(rows) > 1 else 2.4, sharex="row")
     values = sorted({run.setting(by) for runs in rows.values() for run in runs})
@@ -163,7 +166,7 @@ def _band_of_std(
 
 
 class CurvePanel(NamedTuple):
-    """Curves by label, each `[seeds, n]` at the same places `[n]`; `metric` says what they are of."""
+    """Curves by label, `[seeds, n]` at the positions `[n]`; `metric` is the quantity on the vertical axis."""
 
     metric: str
     places: np.ndarray
@@ -175,9 +178,10 @@ class CurvePanel(NamedTuple):
 def curves_with_bands(
     panels: Sequence[CurvePanel], x: str, name: str, caption: str, marks: Mapping[str, float]
 ) -> Drawing:
-    """One panel each: the mean over seeds and the range between their smallest and largest; `marks` are vertical lines.
+    """One panel for each `CurvePanel`: the mean over seeds and the range over seeds; `marks` are labelled vertical
+    lines.
 
-    The same label has the same colour in all panels. On a logarithmic axis the mean is the geometric one.
+    Equal labels have equal colours in all panels. On a logarithmic axis the mean is geometric.
     """
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
     colours = dict(zip(labels, PALETTE, strict=False))
@@ -216,7 +220,7 @@ def _mean_and_std(
     by: str,
     value: Any,
 ) -> None:
-    """Mean over the runs that reached each epoch, and the band where at least two did."""
+    """Draw the mean over the runs that reached each epoch, and the band where at least two did."""
     points: dict[float, list[float]] = {}
     for run in group:
         for epoch, measured in zip(run.history("epoch"), run.history(metric), strict=True):

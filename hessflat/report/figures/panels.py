@@ -1,4 +1,4 @@
-"""The figure of final metrics against a setting, with every seed's point and what did not finish."""
+"""Figures of final metrics against a setting, with a point for each seed and a mark for unfinished runs."""
 
 import math
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ def panels_against(
     name: str = "",
     lines: str = "",
 ) -> Drawing:
-    """Final metrics against a setting: mean ± standard deviation over seeds, and a point per seed.
+    """Final metrics against the setting `x`: mean ± standard deviation over seeds, and a point for each seed.
 
-    A setting that starts at 0 gets a symlog axis that is linear below its smallest positive value. With a second
-    setting `lines`, a panel has one metric, and a line for each value of that setting.
+    A setting that starts at 0 has a symlog axis, linear below its smallest positive value. With a second setting
+    `lines`, each panel has one metric and one line for each value of that setting.
     """
     groups = grouped_runs(runs, x)
     shown = [Panel(*panel) for panel in panels]
@@ -86,9 +86,10 @@ def grid_against(
     name: str,
     caption: str,
 ) -> Drawing:
-    """A column of panels for each setting and the runs that differ in it, a row for each metric, a line by `lines`.
+    """One column of panels for each setting with its runs, one row for each metric, one line for each value of `lines`.
 
-    Means ± standard deviation over seeds, and a point per seed, as in `panels_against`; a row shares its axis.
+    Means ± standard deviation over seeds and a point for each seed, as in `panels_against`; the panels of a row share
+    their vertical axis.
     """
     rows = [Panel(*panel) for panel in panels]
     figure, axes = new_figure(len(rows), len(columns), 1.25, sharey="row")
@@ -153,7 +154,7 @@ def _means_with_points(
 
 
 def _mark_lost(axis: Axes, groups: dict[Any, list[Run]]) -> None:
-    """A cross near the upper edge at a setting where runs did not finish, with how many of them."""
+    """Draw a cross near the upper edge at settings with unfinished runs, with their number."""
     for value, group in groups.items():
         lost = [run for run in group if run.status in ("diverged", "failed")]
         if lost:

@@ -1,4 +1,4 @@
-"""Spectra: Ritz values against their weights, over exact eigenvalues where these are known; eigenvalues by rank."""
+"""Figures of spectra: Ritz values and their weights with exact eigenvalues, and eigenvalues by rank."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -52,12 +52,12 @@ def spectra_by(
     exact: bool = True,
     accuracy: str = "validation_accuracy",
 ) -> Drawing:
-    """Ritz values against their weights (log), one panel per value of the setting, as G draws them (figs. 2-7).
+    """Ritz values and their weights (log), one panel for each value of a setting.
 
-    One probe of the first seed: a stem plot shows the Ritz values themselves, without smoothing. `operator` ends in
-    `_eval` for batch norm in eval mode. Panels share their horizontal axis unless their spectra differ in size too much
-    to be seen on one. Where the exact spectrum was measured, its histogram (as a fraction of all P eigenvalues, the
-    same unit as the weights) lies behind it and every eigenvalue is a tick along the upper edge.
+    The figure corresponds to figures 2 to 7 of *Flatness is a False Friend*. It shows one probe of the first seed as a
+    stem plot, without smoothing. An `operator` name that ends in `_eval` selects batch norm in eval mode. The panels
+    share their horizontal axis unless their spectra differ too much in scale. An exact spectrum is drawn as a histogram
+    (fractions of all P eigenvalues, the unit of the weights), with a tick for every eigenvalue.
     """
     groups = grouped_runs(runs, by)
     rows, columns = grid_shape(len(groups))
@@ -142,9 +142,9 @@ def spectra_by(
 
 
 def spectra_over_training(run: Run, name: str, subject: str, operator: str = "hessian", most: int = 6) -> Drawing:
-    """Ritz values against their weights at up to `most` measured steps of a run, near zero, of the first probe.
+    """Ritz values near zero and their weights at up to `most` measured steps of a run, of the first probe.
 
-    The caption begins with `subject`, in words.
+    The caption begins with `subject`.
     """
     lines = [line for line in run.metrics if run.has_spectrum(operator, line["step"])]
     shown = [lines[index] for index in sorted({round(i) for i in np.linspace(0, len(lines) - 1, most)})]
@@ -214,7 +214,7 @@ def _exact_spectrum(panel: Axes, known: np.ndarray, edges: np.ndarray, floor: fl
 
 
 def _spectrum_title(run: Run, by: str, operator: str, accuracy: str) -> str:
-    """Two lines: the setting and the accuracy, then λ_max with the bound of its Lanczos residual."""
+    """Two lines: the setting and the accuracy, then λ_max and its error bound."""
     if math.isnan(run.final_or_nan(accuracy)):
         accuracy = "test_accuracy"
     reached = run.final_or_nan(accuracy)
@@ -228,7 +228,7 @@ def _spectrum_title(run: Run, by: str, operator: str, accuracy: str) -> str:
 
 
 def _label_edges(panels: Sequence[Axes], shown: int, columns: int, x: str, y: str, one_axis: bool) -> None:
-    """Labels on the outer edge only; a column's last panel carries its tick labels where panels share one axis."""
+    """Label the outer edges only; the last panel of a column has the tick labels where panels share one axis."""
     for index, panel in enumerate(panels[:shown]):
         if index + columns >= shown:
             panel.set_xlabel(x)
@@ -247,11 +247,11 @@ def _fates(group: Sequence[Run]) -> str:
 
 
 class RankPanel(NamedTuple):
-    """Eigenvalues `[P]` by label, and which of them are shown; of several seeds `[seeds, P]`, the mean and ± 1 std.
+    """Eigenvalues by label, `[P]` or `[seeds, P]` (drawn as mean ± 1 std), and which of them are shown.
 
-    "all": every one against its rank, 1 the smallest. "largest": the `shown` largest against their order among these.
-    "negative": those below zero, at every seed, against their rank in per cent of P. Where only the end of a spectrum
-    that is shown is known, `sizes` holds P by label.
+    "all" shows every eigenvalue against its rank, where 1 is the smallest. "largest" shows the `shown` largest in
+    decreasing order. "negative" shows the negative eigenvalues, at every seed, against their rank in per cent of P.
+    `sizes` gives P by label where only one end of the spectrum is known.
     """
 
     title: str
@@ -268,7 +268,7 @@ _RANK_AXES = {"all": "rank", "largest": "order of largest eigenvalues", "negativ
 
 
 def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, symbol: str = "H") -> Drawing:
-    """One panel each; the same label has the same colour in all, in the order in which labels come first."""
+    """One panel for each `RankPanel`; equal labels have equal colours in all panels."""
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
     colours = dict(zip(labels, [PALETTE[0]] if len(labels) == 1 else ordered_colours(len(labels)), strict=True))
     rows, columns = grid_shape(len(panels))
@@ -303,7 +303,9 @@ def eigenvalues_by_rank(panels: Sequence[RankPanel], name: str, caption: str, sy
 
 
 def _shown(ordered: np.ndarray, panel: RankPanel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks, from 1, of ascending rows `[seeds, k]`, and the mean and standard deviation of the eigenvalues there."""
+    """Ranks from 1 of ascending rows `[seeds, k]`, and the mean and standard deviation of the eigenvalues at these
+    ranks.
+    """
     if panel.kind == "negative":
         ordered = ordered[:, (ordered < 0).all(axis=0)]
     if panel.kind == "largest":

@@ -1,6 +1,6 @@
-"""One look for every figure: its panels, axes, legends, bands and numbers, and its files.
+"""The common style of all figures: panels, axes, legends, bands, columns of numbers, and files.
 
-The same figure always gives the same bytes.
+Equal figures give equal bytes.
 """
 
 import io
@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
 
 
 class Panel(NamedTuple):
-    """One panel of `panels_against`: a metric or several on one axis, the axis label, and the axis scale."""
+    """One panel of `panels_against`: a metric or several on one axis, the label of the axis, and its scale."""
 
     metric: str | tuple[str, ...]
     label: str = ""
@@ -71,7 +71,7 @@ class Panel(NamedTuple):
 
 
 def new_figure(rows: int, columns: int, height: float, **sharing: Any) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as a text block, `height` inches per row, and its panels row by row."""
+    """A figure of the width of a text block with `height` inches for each row, and its panels row by row."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(TEXT_WIDTH, height * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, **sharing)
@@ -79,13 +79,13 @@ def new_figure(rows: int, columns: int, height: float, **sharing: Any) -> tuple[
 
 
 def ordered_colours(count: int) -> list[str]:
-    """Colours for `count` increasing values of a setting, dark first."""
+    """Colours for `count` increasing values of a setting, the smallest the darkest."""
     colours = matplotlib.colormaps[_ORDERED]
     return [matplotlib.colors.to_hex(colours(0.85 * i / max(count - 1, 1))) for i in range(count)]
 
 
 def letter(panels: Sequence[Axes]) -> None:
-    """(a), (b), ... at the upper left, outside the axes, as captions refer to them."""
+    """Write (a), (b), ... at the upper left of the panels, outside the axes."""
     if len(panels) > 1:
         for index, panel in enumerate(panels):
             panel.annotate(
@@ -108,7 +108,7 @@ def grouped_runs(runs: Sequence[Run], by: str) -> dict[Any, list[Run]]:
 
 
 def grid_shape(count: int) -> tuple[int, int]:
-    """Rows and columns for `count` panels: at most three to a row, and four as a square."""
+    """Rows and columns for `count` panels: at most three in a row, and four as a square."""
     if not count:
         raise InputError("no panels to draw; name at least one metric")
     columns = 2 if count == 4 else min(count, 3)
@@ -116,7 +116,7 @@ def grid_shape(count: int) -> tuple[int, int]:
 
 
 def setting_axis(axis: Axes, values: list[Any], name: str) -> None:
-    """Ticks at the values themselves; log where they are positive, symlog where 0 is one of them."""
+    """Set ticks at the values of a setting; the axis is log for positive values, symlog where one is 0."""
     axis.set_xlabel(setting_name(name))
     if any(isinstance(value, str) for value in values):
         return
@@ -149,7 +149,7 @@ def metric_axis(axis: Axes, metrics: Sequence[str], label: str, scale: str) -> N
 
 
 def epoch_axis(axis: Axes, runs: Sequence[Run]) -> None:
-    """Symlog, linear up to the first measured epoch, with ticks at 0 and at 1, 10, 100, ..."""
+    """Make the axis symlog, linear up to the first measured epoch, with ticks at 0, 1, 10, 100, ..."""
     last = max((run.history("epoch").max() for run in runs if run.metrics), default=1.0)
     axis.set_xlabel("epoch")
     if last > 1:
@@ -164,7 +164,7 @@ def epoch_axis(axis: Axes, runs: Sequence[Run]) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:
-    """Under all panels, never on the data."""
+    """Draw the legend of a figure below all panels."""
     with matplotlib.rc_context(STYLE):
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), title=title)
 
@@ -201,7 +201,7 @@ def setting_legend(
 
 
 def legend_of_axis(axis: Axes, **settings: Any) -> None:
-    """The axis' own legend, each label once."""
+    """Draw the legend of an axis with each label once."""
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axis.legend(unique.values(), unique.keys(), **settings)
@@ -210,9 +210,10 @@ def legend_of_axis(axis: Axes, **settings: Any) -> None:
 def draw_mean_and_range(
     axis: Axes, x: np.ndarray, values: np.ndarray, colour: str, geometric: bool, alpha: float = 0.18, **line: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of values `[seeds, n]` at x `[n]` as a line, geometric as on a log axis, and their range as a band.
+    """Draw the mean of values `[seeds, n]` at `x` `[n]` as a line and their range as a band; return mean, min and max
+    `[n]`.
 
-    Returns the mean, the smallest and the largest, each `[n]`.
+    With `geometric` the mean is geometric, as suits a log axis.
     """
     mean = np.exp(np.log(values).mean(axis=0)) if geometric else values.mean(axis=0)
     low, high = values.min(axis=0), values.max(axis=0)
@@ -223,18 +224,18 @@ def draw_mean_and_range(
 
 
 def new_columns(*names: str) -> dict[str, list[Any]]:
-    """The numbers of a figure, without rows yet."""
+    """Empty columns for the numbers of a figure."""
     return {name: [] for name in names}
 
 
 def append_row(data: dict[str, list[Any]], *cells: Any) -> None:
-    """Add one cell to each column, in their order."""
+    """Append one cell to each column, in the order of the columns."""
     for column, cell in zip(data.values(), cells, strict=True):
         column.append(cell)
 
 
 def fix_layout(figure: Figure) -> None:
-    """Place everything once: layout is the slow part, and the files written of one figure then agree."""
+    """Compute the layout once. It is the slow part, and all files of a figure then agree."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         with matplotlib.rc_context(STYLE):
@@ -243,12 +244,12 @@ def fix_layout(figure: Figure) -> None:
 
 
 def as_svg(figure: Figure) -> bytes:
-    """The figure as SVG, without date or creator."""
+    """The figure as SVG bytes, without date and creator."""
     return _written(figure, FigureCanvasSVG(figure).print_svg, {"Date": None, "Creator": None})
 
 
 def as_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
-    """The figure as PNG, without the name of the software."""
+    """The figure as PNG bytes, without the name of the software."""
     figure.set_dpi(dots_per_inch)
     return _written(figure, FigureCanvasAgg(figure).print_png, {"Software": None})
 
