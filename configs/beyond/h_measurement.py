@@ -1,9 +1,9 @@
-"""A network with batch norm, with and without L2, its Hessian measured in every way that a paper may choose.
+"""A network with batch norm, with and without L2; its Hessian is measured by every protocol that a paper may choose.
 
     make sweep CONFIG=h_measurement:small
 
 smoke: seconds, 1 run of a perceptron, without batch norm. small: a narrow VGG-11 on scikit-learn's digits, 10 runs.
-paper: VGG-16 on CIFAR-10 as *Flatness is a False Friend* trains it, after `make data DATASETS=cifar10`, on an
+paper: VGG-16 on CIFAR-10 with the settings of *Flatness is a False Friend*, after `make data DATASETS=cifar10`, on an
 accelerator.
 """
 
@@ -19,7 +19,7 @@ L2 = {"smoke": (0.0,), "small": (0.0, 5e-3), "paper": (0.0, 5e-4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2, measured at its end alone."""
+    """The configuration of a run without L2, measured at its end only."""
     settings: Overrides = {
         "experiment": "h_measurement",
         "model.name": "vgg",
@@ -64,5 +64,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """With and without L2, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

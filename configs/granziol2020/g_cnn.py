@@ -18,7 +18,7 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2, at the paper's learning rate and momentum."""
+    """The configuration of a run without L2, with the paper's learning rate and momentum."""
     settings: Overrides = {
         "experiment": "g_cnn",
         "model.name": "cnn9",
@@ -36,5 +36,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

@@ -2,8 +2,10 @@
 
     make sweep CONFIG=g_deep_linear:small
 
-smoke: seconds, 2 runs. small: exp(w₁w₂w₃X), P = 3, 15 runs. paper: the same with 10 seeds, 30 runs. The paper trains
-nothing here; rate, steps, L2 and X are chosen: X = 2 tells X² from |X|, and the loss ends below 1e-5 without L2.
+smoke: seconds, 2 runs. small: exp(w₁w₂w₃X), P = 3, 15 runs. paper: the same with 10 seeds, 30 runs.
+
+The paper does not train this network; learning rate, steps, L2 and X are our choice. X = 2 distinguishes X² from |X|,
+and the loss ends below 1e-5 without L2.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,10 @@ SEEDS = {"smoke": (0,), "small": tuple(range(5)), "paper": tuple(range(10))}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """Gradient descent from PyTorch's uniform(-1, 1), whose product has either sign."""
+    """The configuration of a run of gradient descent without L2.
+
+    Initial weights are PyTorch's, uniform on (−1, 1), whose product has either sign.
+    """
     settings: Overrides = {
         "experiment": "g_deep_linear",
         "model.name": "deep_linear",
@@ -44,5 +49,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

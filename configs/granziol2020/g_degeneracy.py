@@ -1,10 +1,10 @@
-"""The mass of the spectrum at zero while networks train: *Flatness is a False Friend*, section 3.2 and appendix D.
+"""The mass of the spectrum at zero during training: *Flatness is a False Friend*, section 3.2 and appendix D.
 
     make sweep CONFIG=g_degeneracy:small
 
 smoke: seconds, 1 run. small: narrow networks on scikit-learn's digits, P = 38,994 and 32,642, 6 runs. paper: VGG-16 on
-CIFAR-10 and CIFAR-100 and PreResNet-110 on CIFAR-100, P = 1.5e7 and 1.2e6, 9 runs, on an accelerator, after
-`make data DATASETS="cifar10 cifar100"`.
+CIFAR-10 and CIFAR-100 and PreResNet-110 on CIFAR-100, P = 1.5e7 and 1.2e6, 9 runs, on an accelerator, after `make data
+DATASETS="cifar10 cifar100"`.
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +46,7 @@ NETWORKS: dict[str, list[Overrides]] = {
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run, VGG's; 225 epochs, and as many Lanczos steps, of one probe, as in the paper."""
+    """The configuration of a run of a VGG, with the paper's 225 epochs, number of Lanczos steps, and one probe."""
     settings: Overrides = {
         "experiment": "g_degeneracy",
         "optim.l2": 5e-4,
@@ -72,5 +72,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each network with every seed."""
+    """The overrides of each run: every network with every seed."""
     return product(NETWORKS[scale], {"seed": (0,) if scale == "smoke" else (0, 1, 2)})

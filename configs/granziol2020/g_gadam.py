@@ -1,4 +1,4 @@
-"""SGD and Gadam, whose better solutions are the sharper ones: *Flatness is a False Friend*, section 5, figures 8 to 10.
+"""SGD and Gadam, whose better solutions are sharper: *Flatness is a False Friend*, section 5, figures 8 to 10.
 
     make sweep CONFIG=g_gadam:small
 
@@ -17,12 +17,15 @@ SEEDS = {"smoke": (0,), "small": (2, 3, 4, 5, 6), "paper": (0, 1, 2)}
 
 
 def sgd(l2: float) -> Overrides:
-    """The paper's rate and schedule; the decay is added to the gradient."""
+    """The overrides for SGD with the paper's learning rate and schedule; the L2 term is added to the gradient."""
     return {"optim.name": "sgd", "optim.lr": 0.1, "optim.l2": l2, "schedule.name": "linear_decay"}
 
 
 def gadam(lr: float, decay: float, average_from: int) -> Overrides:
-    """Adam with decoupled decay, w ← w − lr (step + decay w), and the mean of the iterates from an epoch on."""
+    """The overrides for Gadam: Adam with decoupled weight decay, and iterate averaging from an epoch on.
+
+    A step is w ← w − lr (Adam's step + decay w).
+    """
     return {
         "optim.name": "adamw",
         "optim.lr": lr,
@@ -51,7 +54,7 @@ PAIRS: dict[str, list[Overrides]] = {
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run, with SGD."""
+    """The configuration of a run with SGD."""
     settings: Overrides = {
         "experiment": "g_gadam",
         "model.name": "vgg",
@@ -73,5 +76,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each optimiser, on each data set, with every seed."""
+    """The overrides of each run: every optimiser on every data set with every seed."""
     return product(PAIRS[scale], {"seed": SEEDS[scale]})

@@ -18,7 +18,10 @@ DIGITS: Overrides = {"data.validation_fraction": 0.15, "data.test_fraction": 0.5
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2. The paper's rate, momentum and schedule; it does not say the batch size, 128 is G's usual."""
+    """The configuration of a run without L2, with the paper's learning rate, momentum and schedule.
+
+    The paper does not give the batch size; 128 is that of its other experiments.
+    """
     settings: Overrides = {
         "experiment": "g_logistic",
         "model.name": "softmax_regression",
@@ -47,5 +50,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

@@ -1,4 +1,4 @@
-"""Which scaling of the pixels gives the numbers of *Flatness is a False Friend*, figure 2? The paper does not say.
+"""Which scaling of the pixels reproduces the numbers of *Flatness is a False Friend*, figure 2? The paper does not say.
 
     make data DATASETS=mnist
     make sweep CONFIG=g_logistic_scaling:paper
@@ -15,7 +15,7 @@ SCALINGS = ("unit", "symmetric", "standardised")
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """Softmax regression as in `g_logistic`, its curvature measured once, at the end."""
+    """The configuration of a run of softmax regression as in `g_logistic`, with its curvature measured at the end."""
     config = g_logistic.get_config(scale)
     at_the_end = {
         "measure.scaled_sharpness": "never",
@@ -28,7 +28,10 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each scaling with each L2 of the paper, for the 50 epochs of its schedule and the 1,000 of its figure."""
+    """The overrides of each run: every scaling with every L2 of the paper.
+
+    Each trains for the 50 epochs of the paper's schedule, and for the 1,000 of its figure.
+    """
     if scale == "smoke":
         return product({"data.scaling": SCALINGS[:2], "optim.l2": g_logistic.L2["smoke"]})
     epochs = (50, 1000) if scale == "paper" else (50, 200)

@@ -13,7 +13,10 @@ from hessflat.runs.schema import base_config
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2, trained until it separates the training data; the paper names neither network nor data."""
+    """The configuration of a run without L2, trained until it separates the training data.
+
+    The paper names neither network nor data.
+    """
     settings: Overrides = {
         "experiment": "g_loss_limit",
         "model.name": "mlp",
@@ -49,5 +52,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Seeds alone."""
+    """The overrides of each run: every seed."""
     return product({"seed": (0,) if scale == "smoke" else (0, 1, 2)})

@@ -16,7 +16,10 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2. 784-100-10 has P = 79,510; the paper's P = 9,960 fits no such network."""
+    """The configuration of a run without L2.
+
+    784-100-10 has P = 79,510; the paper's P = 9,960 does not match any such network.
+    """
     settings: Overrides = {
         "experiment": "g_mlp",
         "model.name": "mlp",
@@ -43,5 +46,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

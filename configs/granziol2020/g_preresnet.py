@@ -1,9 +1,9 @@
-"""A residual network that normalises first, and L2: *Flatness is a False Friend*, section 4, figure 5.
+"""A pre-activation residual network, and L2: *Flatness is a False Friend*, section 4, figure 5.
 
     make sweep CONFIG=g_preresnet:small
 
-smoke: seconds, 2 runs. small: a narrow one, P = 8,678, on scikit-learn's digits, 12 runs. paper: PreResNet-164,
-P = 1,726,388, on CIFAR-100 after `make data DATASETS=cifar100`, 6 runs, on an accelerator.
+smoke: seconds, 2 runs. small: a narrow one, P = 8,678, on scikit-learn's digits, 12 runs. paper: PreResNet-164, P =
+1,726,388, on CIFAR-100 after `make data DATASETS=cifar100`, 6 runs, on an accelerator.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from hessflat.runs.schema import base_config
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2; the learning rate is the largest of the paper's search."""
+    """The configuration of a run without L2, with the largest learning rate of the paper's search."""
     settings: Overrides = {
         "experiment": "g_preresnet",
         "model.name": "preresnet",
@@ -33,5 +33,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

@@ -66,7 +66,9 @@ TRAINED_ALONE: Overrides = TINY | {"measure.spectra": "never"}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without L2; the learning rate is the largest of the paper's search, that of section 5's SGD."""
+    """The configuration of a run without L2, with the largest learning rate of the paper's search, that of section 5's
+    SGD.
+    """
     settings: Overrides = {
         "experiment": "g_wrn",
         "model.name": "wide_resnet",
@@ -85,5 +87,5 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The L2 grid, each with every seed."""
+    """The overrides of each run: every L2 with every seed."""
     return product({"optim.l2": L2[scale], "seed": SEEDS[scale]})

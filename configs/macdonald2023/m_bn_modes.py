@@ -16,12 +16,12 @@ SIZES = (10, 32, 100, 316, 1_000)
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run of a perceptron with batch norm, measured at its initial weights and after training.
+    """The configuration of a run of a perceptron with batch norm, measured at its initial weights and after training.
 
-    The theorem is about a layer, and has no setting of its own. The networks are trained, as those whose Jacobians the
-    paper measures, by momentum with a step that decays; the convolutional one is the paper's VGG-11, narrow, for the
-    derivatives of a whole batch are taken in float64. There N counts examples: a channel's statistics are those of N
-    times the number of pixels.
+    Theorem A.1 is about a single layer and has no experimental setting. The networks are trained like those whose
+    Jacobians the paper measures, by SGD with momentum and a decaying learning rate. The convolutional network is a
+    narrow version of the paper's VGG-11, because the derivatives of a whole batch are computed in float64. For it N
+    counts examples, while the statistics of a channel are over N times the number of pixels.
     """
     settings: Overrides = {
         "experiment": "m_bn_modes",
@@ -66,7 +66,10 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The perceptron and, but at scale smoke, the convolutional network, whose larger batches would take an hour."""
+    """The overrides of each run: the perceptron and, except at scale smoke, the convolutional network, with every seed.
+
+    The convolutional network has smaller batches, because the larger ones would take an hour.
+    """
     perceptron: Overrides = {"model.name": "mlp"}
     if scale == "smoke":
         return [perceptron]

@@ -1,25 +1,25 @@
-"""Eight points fitted from high and from low frequencies: *On progressive sharpening*, C.3, figure 32, tables 1 and 2.
+"""Coordinate networks fitted to eight points from high and from low frequencies: *On progressive sharpening*, C.3.
 
     make sweep CONFIG=m_coordinate:small
 
-smoke: seconds, 5 runs. small: layers of 64 units, 5 trials, 25 runs. paper: layers of 256 units, 10 trials, 50 runs of
-up to 100,000 steps.
+This is the setting of figure 32 and tables 1 and 2. smoke: seconds, 5 runs. small: layers of 64 units, 5 trials, 25
+runs. paper: layers of 256 units, 10 trials, 50 runs of up to 100,000 steps.
 
-What the paper does not say, and what is taken:
+The paper does not give the following; these are our choices:
 
 - The points. "8 points in R^2" are (x, y) here: x evenly spaced on [0, 1], y normal of standard deviation 2.5, drawn
-  anew for every trial. With points that stayed, the Jacobian norm of the ReLU network differed by 1 % between the two
-  initial weights tried, in the paper's table by 18 %. With targets between -1 and 1 it was 12, in the table 43.
-- The loss is the mean over points, as PyTorch's. Of the sum, the sharpness would be eight times as large.
-- The width of the Gaussian exp(-x² / 2σ²): σ = 0.03, at which sharpness is of table 1's order. At 0.1 it was a tenth
-  of table 1's; at 0.02 two of four networks from low frequencies ended with outputs that no longer depend on x.
-- The start at low frequencies of the Gaussian network: normal first weights of standard deviation 0.035, whose norm
+  anew for every trial. With fixed points, the Jacobian norm of the ReLU network differed by 1 % between the two initial
+  weights, by 18 % in the paper's table. With targets between -1 and 1 it was 12; the table has 43.
+- The loss is the mean over points, as in PyTorch. With the sum, the sharpness would be eight times as large.
+- The width of the Gaussian exp(-x² / 2σ²): σ = 0.03, for which sharpness has the magnitude of table 1. At 0.1 it was a
+  tenth of table 1's. At 0.02 two of four networks from low frequencies ended with constant outputs.
+- The low-frequency initialisation of the Gaussian network: normal first weights of standard deviation 0.035, whose norm
   over 256 units is the paper's 0.56.
-- Pretraining on sin(6πx): 2,000 steps on 64 points of [0, 1], which brings the squared error to some 1e-4.
+- Pretraining on sin(6πx): 2,000 steps on 64 points of [0, 1], which reduces the squared error to about 1e-4.
 - Sharpness is λ_max of the Hessian of that loss, the Jacobian norm the largest over the eight points, both at the end.
 
-The spread of y and σ were chosen by short runs set beside the paper's tables, some of them on points of the first four
-trials: that these numbers are near the paper's is no test of them.
+The spread of y and σ were chosen by comparing short runs with the paper's tables, some on the points of the first four
+trials. Agreement of these numbers with the paper is therefore no test of them.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,9 @@ LOW_STD = 0.035
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """A Gaussian network from high frequencies, gradient descent with momentum 0.9, everything measured at the end."""
+    """The configuration of a Gaussian network from high frequencies: gradient descent with momentum 0.9, measured at
+    the end.
+    """
     settings: Overrides = {
         "experiment": "m_coordinate",
         "model.name": "coordinate_network",
@@ -66,7 +68,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Of each trial the Gaussian network from both starts, the ReLU network from both, and the pretraining of one."""
+    """The overrides of each run: for each trial both networks from both initialisations, and the pretraining of one."""
     _, relu, pretraining = STEPS[scale]
     pretrained: Overrides = {
         "data.name": "sine",

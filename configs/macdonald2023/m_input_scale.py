@@ -1,13 +1,13 @@
-"""Inputs times a factor: *On progressive sharpening*, C.2, figures 30 and 31.
+"""Inputs multiplied by a factor: *On progressive sharpening*, C.2, figures 30 and 31.
 
     make sweep CONFIG=m_input_scale:small
 
 smoke: seconds, 2 runs. small: digits of scikit-learn in place of CIFAR-10, layers of 50 units, 18 runs. paper: CIFAR-10
 after `make data DATASETS=cifar10`, layers of 200 units, 30 runs.
 
-What the paper does not say, and what is taken: a three-layer network has three layers of weights, so two hidden ones.
-Curvature and Jacobian norms are measured on the first 2,500 of the 5,000 training examples, as many as in its section
-5, and of both the logits and the softmaxed model.
+The paper does not give the following; these are our choices. A three-layer network has three layers of weights, so two
+hidden layers. Curvature and Jacobian norms are measured on the first 2,500 of the 5,000 training examples, as many as
+in its section 5. Jacobian norms are those of the logits and of the softmaxed model.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,9 @@ ACTIVATIONS = ("relu", "tanh")
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """A ReLU network on inputs as they are: full-batch gradient descent without momentum, no regulariser."""
+    """The configuration of a ReLU network on unscaled inputs: full-batch gradient descent without momentum or
+    regulariser.
+    """
     settings: Overrides = {
         "experiment": "m_input_scale",
         "model.name": "mlp",
@@ -54,7 +56,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each activation with each factor; trials differ in the initial weights."""
+    """The overrides of each run: every activation with every factor; trials differ in the initial weights."""
     if scale == "smoke":
         return product({"data.input_scale": SCALES[:2]})
     seeds = range({"small": 3, "paper": 5}[scale])

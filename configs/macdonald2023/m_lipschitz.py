@@ -2,7 +2,7 @@
 
     make sweep CONFIG=m_lipschitz:small
 
-smoke: seconds, 1 run. small: a square pushed into 16 dimensions, 15 runs. paper: a square and a cube pushed into 32
+smoke: seconds, 1 run. small: a square mapped into 16 dimensions, 15 runs. paper: a square and a cube mapped into 32
 dimensions, larger networks and samples, 30 runs.
 """
 
@@ -18,12 +18,12 @@ LATENT = {"smoke": (2,), "small": (2,), "paper": (2, 3)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run of a tanh network on real targets.
+    """The configuration of a tanh network on real targets.
 
-    The theorems have no setting of their own. They ask for a network with Lipschitz first and second derivatives, which
-    tanh gives and ReLU does not; for data that a Lipschitz immersion pushes forward from the uniform cube; and for
-    inputs and targets that together are such data, which real targets are and classes are not. A constant learning
-    rate, small and large, is what the paper speaks of where it expects the maximum of a sample to fall short.
+    The theorems have no experimental setting. They assume a network with Lipschitz first and second derivatives, which
+    tanh has and ReLU does not. They assume data that a Lipschitz immersion pushes forward from the uniform cube,
+    jointly for inputs and targets; real targets satisfy this, classes do not. The learning rate is constant, small or
+    large: the paper discusses both where it expects the maximum of a sample to be below the supremum.
     """
     settings: Overrides = {
         "experiment": "m_lipschitz",
@@ -64,7 +64,9 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The dimension of the cube and the learning rate, each with every seed, of the data, too."""
+    """The overrides of each run: every dimension of the cube with every learning rate and seed; the data differ by
+    seed.
+    """
     seeds: list[Overrides] = [
         {"seed": seed, "data.generator.seed": seed, "measure.seed": seed} for seed in SEEDS[scale]
     ]

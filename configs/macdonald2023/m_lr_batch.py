@@ -1,10 +1,11 @@
-"""Learning rate and batch size, trained to one loss: *On progressive sharpening*, section 6.2, figures 3, 4, 12 to 19.
+"""Learning rate and batch size at equal training loss: *On progressive sharpening*, section 6.2, figures 3, 4, 12 to
+19.
 
     make sweep CONFIG=m_lr_batch:small
 
 smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 54 runs, some minutes on
-two cores. paper: ResNet-18 and VGG-11 with batch norm on CIFAR-10 and CIFAR-100 after
-`make data DATASETS="cifar10 cifar100"`, 300 runs, on accelerators.
+two cores. paper: ResNet-18 and VGG-11 with batch norm on CIFAR-10 and CIFAR-100 after `make data DATASETS="cifar10
+cifar100"`, 300 runs, on accelerators.
 """
 
 from ml_collections import ConfigDict
@@ -19,10 +20,11 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run: a constant rate, until the mean of the last ten training losses is below 0.01 (CIFAR-100: 0.02).
+    """The configuration of a run at a constant learning rate, trained to a mean of the last ten losses below 0.01 nats.
 
-    The paper gives no largest number of epochs; where the loss is not reached within these, the run is left out. It
-    draws the 2,000 examples that curvature is measured on anew for each seed; here they are the same for all.
+    The target on CIFAR-100 is 0.02. The paper gives no maximum number of epochs; a run that does not reach the target
+    within ours is left out. The paper draws the 2,000 examples for curvature anew for each seed; here they are the same
+    for all.
     """
     settings: Overrides = {
         "experiment": "m_lr_batch",
@@ -42,7 +44,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each network and data set, with each batch size, rate and seed; batch norm is always there."""
+    """The overrides of each run: every network and data set with every batch size, learning rate and seed."""
     data: list[Overrides] = [{}]
     if scale == "paper":
         data = [{"data.name": "cifar10"}, {"data.name": "cifar100", "stop.train_loss": 0.02}]

@@ -65,7 +65,7 @@ MEASURED: Overrides = {
 
 
 def networks(scale: str, batch_norm: tuple[bool, ...] = (True, False)) -> list[Overrides]:
-    """ResNet and VGG, each with and without batch norm."""
+    """The overrides that select ResNet and VGG, each for every value of `batch_norm`."""
     if scale == "smoke":
         return [{}]
     vgg: Overrides = NARROW_VGG if scale == "small" else {"model.vgg.depth": 11}
@@ -77,12 +77,17 @@ def networks(scale: str, batch_norm: tuple[bool, ...] = (True, False)) -> list[O
 
 
 def degrees(scale: str) -> list[Overrides]:
-    """Every degree of every regulariser by itself, and the runs that they share, with the section's weight decay."""
+    """The overrides for every degree of every regulariser alone, and those of the runs without another than weight
+    decay.
+    """
     return [{}, *({setting: degree} for setting, degrees in DEGREES[scale].items() for degree in degrees)]
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """ResNet with batch norm and weight decay alone, trained as in section 6.3: rate / 10 after epochs 50, 80 of 90."""
+    """The configuration of a ResNet with batch norm and weight decay, trained as in section 6.3.
+
+    The learning rate is divided by 10 after epochs 50 and 80 of 90.
+    """
     settings: Overrides = MEASURED | {
         "experiment": "m_regularisers",
         "model.name": "resnet",
@@ -120,7 +125,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Every degree of every regulariser, for each network, data set, initial rate and seed.
+    """The overrides of each run: every degree of every regulariser for each network, data set, initial rate and seed.
 
     Networks vary before regularisers, so that processes side by side do not compile the same ones.
     """

@@ -26,11 +26,11 @@ PAPER_RATES = {0.08: 5, 0.04: 10, 0.02: 20}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without smoothing: gradient descent on the whole training split until 99 % of it are right.
+    """The configuration of a run without smoothing: full-batch gradient descent to a training accuracy of 99 %.
 
-    The paper gives neither batch-norm settings nor initial weights: those of PyTorch, with which its codes start.
-    Full-batch descent by ghost batches updates the running averages ten times a step; where all examples go through at
-    once, one update with momentum 0.35 = 0.9¹⁰ forgets as much.
+    The paper gives neither batch-norm settings nor initial weights; ours are PyTorch's, on which its code builds.
+    Full-batch descent by ghost batches updates the running averages ten times a step. Where all examples pass at once,
+    one update with momentum 0.35 = 0.9¹⁰ is equivalent.
     """
     settings: Overrides = {
         "experiment": "m_sharpening",
@@ -77,9 +77,10 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each kind of network with each rate, smoothing and seed; what is measured is measured as often as the paper does.
+    """The overrides of each run: every network with every learning rate, smoothing and seed.
 
-    Smoothed runs take as many steps as the one without smoothing that is otherwise the same.
+    Measurements are as frequent as the paper's. A run with smoothing takes as many steps as the run without it that is
+    otherwise equal.
     """
     smoothed = {
         "stop.train_accuracy": 0.0,
@@ -103,7 +104,9 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
 
 
 def measured_every(steps: int, layers: int) -> Overrides:
-    """Timetables, and when training accuracy is evaluated: every `steps` steps, layers every `layers` of these."""
+    """The overrides that measure, and evaluate training accuracy, every `steps` steps, and layers every `layers` of
+    these.
+    """
     when = f"every {steps} steps"
     return {
         "stop.eval_every": steps,

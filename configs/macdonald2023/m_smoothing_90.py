@@ -1,4 +1,4 @@
-"""Label smoothing when training goes on: *On progressive sharpening*, section C.1, figures 28 and 29.
+"""Label smoothing over many epochs: *On progressive sharpening*, section C.1, figures 28 and 29.
 
     make sweep CONFIG=m_smoothing_90:small
 
@@ -17,10 +17,11 @@ SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run without smoothing, measured every 5 steps of the first epoch and then after epochs.
+    """The configuration of a run without smoothing, measured every 5 steps of the first epoch and then after epochs.
 
-    The paper gives 90 epochs and batches of 128, and neither rate, momentum nor decay. Here the momentum of section
-    6.3, and a constant rate without weight decay, with which the outputs could not grow without end.
+    The paper gives 90 epochs and batches of 128, but neither learning rate, momentum nor weight decay. The momentum
+    here is that of section 6.3. The learning rate is constant, and there is no weight decay, which would bound the
+    outputs.
     """
     settings: Overrides = {
         "experiment": "m_smoothing_90",
@@ -71,10 +72,11 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each smoothing with each seed."""
+    """The overrides of each run: every smoothing with every seed."""
     smoothings = SMOOTHING[:2] if scale == "smoke" else SMOOTHING
     return product({"train.label_smoothing": smoothings, "seed": SEEDS[scale]})
 
 
 def measured(when: str) -> Overrides:
+    """The overrides that set the times of all measurements."""
     return {"measure.outputs": when, "measure.sharpness": when, "measure.jacobian": when}

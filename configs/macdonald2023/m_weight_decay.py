@@ -16,11 +16,11 @@ L2 = {"smoke": (0.0, 5e-4), "small": (0.0, 5e-4, 2e-3, 5e-3, 1e-2), "paper": (0.
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """A run of `m_regularisers`, with batch norm, which asks another question of those that vary weight decay."""
+    """The configuration of `m_regularisers` with batch norm, in an experiment on the runs that vary weight decay."""
     return m_regularisers.get_config(scale)
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Each weight decay with each initial rate and seed."""
+    """The overrides of each run: every weight decay with every initial learning rate and seed."""
     rates, seeds = m_regularisers.LEARNING_RATES[scale], m_regularisers.SEEDS[scale]
     return product({"optim.l2": L2[scale], "optim.lr": rates, "seed": seeds})

@@ -1,9 +1,9 @@
-"""Large batches, then small ones from there: *Empirical Analysis of the Hessian*, section 4.1, figures 8 and 9.
+"""Large batches, then small batches from the same weights: *Empirical Analysis of the Hessian*, §4.1, figures 8 and 9.
 
     make sweep CONFIG=s_basin:small
 
-smoke: seconds, 2 runs. small: scikit-learn's digits and a narrow AlexNet, 20 runs. paper: CIFAR-10 after
-`make data DATASETS=cifar10`, batches of 1,000 and then of 32, 25,000 steps each, 6 runs, for an accelerator.
+smoke: seconds, 2 runs. small: scikit-learn's digits and a narrow AlexNet, 20 runs. paper: CIFAR-10 after `make data
+DATASETS=cifar10`, batches of 1,000 and then of 32, 25,000 steps each, 6 runs, for an accelerator.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ SMALL = {"smoke": 8, "small": 16, "paper": 32}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """Part I of one seed: large batches, no momentum, losses and accuracies recorded 250 times."""
+    """The configuration of Part I of one seed: large batches, no momentum, losses and accuracies recorded 250 times."""
     settings: Overrides = {
         "experiment": "s_basin",
         "model.name": "alexnet",
@@ -69,7 +69,10 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Part I and Part II of each seed; at scale small also of twice as many steps, for a lower loss of Part I."""
+    """The overrides of each run: Part I and Part II of each seed.
+
+    At scale small also those of parts twice as long, in which Part I reaches a lower loss.
+    """
     seeds = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": (0, 1, 2)}[scale]
     second: Overrides = {
         "train.batch_size": SMALL[scale],

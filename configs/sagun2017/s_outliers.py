@@ -27,7 +27,7 @@ ALGORITHMS: dict[str, Overrides] = {
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run: ten blobs, gradient descent, every eigenvalue at the end."""
+    """The configuration of a run on ten blobs: gradient descent, with all eigenvalues at the end."""
     settings: Overrides = {
         "experiment": "s_outliers",
         "model.name": "mlp",
@@ -49,7 +49,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The rows, each with every seed, of weights and of blobs alike."""
+    """The overrides of each run: every row of table 1 with every seed, of weights and of blobs."""
     seeds = (0,) if scale == "smoke" else (0, 1, 2)
     entries = []
     for (algorithm, activation, covariance), blobs in ROWS.items():

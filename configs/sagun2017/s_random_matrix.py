@@ -19,7 +19,10 @@ NORMS = (0.5, 0.8, 1.1, 1.4, 1.7, 2.0, 2.5, 3.0)
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """The Hessian at weights 0, every eigenvalue: half of those of (1/N) Σ x xᵀ, and as many zeros again."""
+    """The configuration of a run that measures all eigenvalues of the Hessian at zero weights.
+
+    Half of these eigenvalues are half of those of (1/N) Σ x xᵀ; the other half are zero.
+    """
     settings: Overrides = {
         "experiment": "s_random_matrix",
         "model.name": "deep_linear",
@@ -43,7 +46,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def entry(scale: str, ratio: float, norm: float, seed: int) -> Overrides:
-    """Two blobs whose centres have a norm of about `norm`, or one where it is 0."""
+    """The overrides of one run: two blobs with centres of norm about `norm`, or one blob where `norm` is 0."""
     dimension = DIMENSION[scale]
     return {
         "data.blobs.dimension": dimension,
@@ -55,7 +58,10 @@ def entry(scale: str, ratio: float, norm: float, seed: int) -> Overrides:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """One blob and two far apart at each α; two at α = 1 from close to far: with every seed."""
+    """The overrides of each run: one blob and two distant blobs at each α, and two blobs at α = 1 by distance.
+
+    Each is run with every seed.
+    """
     if scale == "smoke":
         return [entry(scale, 1.0, norm, 0) for norm in (0.0, FAR)]
     pairs = [(ratio, norm) for ratio in RATIOS for norm in (0.0, FAR)] + [(1.0, norm) for norm in NORMS]

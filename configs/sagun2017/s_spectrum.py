@@ -32,7 +32,9 @@ DESCENT: Overrides = {
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    """One run, with H, G and R = H - G exactly at the start, at the end, and on the way."""
+    """The configuration of a run with all eigenvalues of H, G and R = H - G at the start, during training, and at the
+    end.
+    """
     settings: Overrides = {
         "experiment": "s_spectrum",
         "model.name": "mlp",
@@ -59,7 +61,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """Three seeds, of weights and of blobs alike."""
+    """The overrides of each run: three seeds, of weights and of blobs."""
     seeds = (0,) if scale == "smoke" else (0, 1, 2)
     if scale == "paper":
         return [{"seed": seed, "data.blobs.seed": seed} for seed in seeds]
