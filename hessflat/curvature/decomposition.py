@@ -13,15 +13,9 @@ from jax import Array
 from hessflat.curvature import estimates, numerics
 from hessflat.curvature.exact.dense import ExactSpectrum, require_dense, solve_dense
 from hessflat.curvature.krylov import basis
-from hessflat.curvature.krylov.lanczos import (
-    State,
-    Tridiagonals,
-    block_length,
-    initial_state,
-    lanczos_step,
-    step_callback,
-)
+from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, step_callback
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
+from hessflat.curvature.krylov.recurrence import State, initial_state, lanczos_step
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import (

@@ -48,11 +48,11 @@ def test_a_killed_run_ends_with_the_same_bits(op, tmp_path, monkeypatch, storage
     whole = cv.lanczos(op, KEY, **settings)
     monkeypatch.setattr(LANCZOS, "_SECONDS_BETWEEN_SAVES", 0.0)
     with monkeypatch.context() as patch:
-        killed_after(blocks, patch, "run_steps_on_host" if storage == "host" else "run_steps_compiled")
+        killed_after(blocks, patch, "host_steps" if storage == "host" else "scan_steps")
         with pytest.raises(Killed):
             cv.lanczos(op, KEY, folder=tmp_path, **settings)
     with monkeypatch.context() as patch:
-        killed_after(8 - blocks, patch, "run_steps_on_host" if storage == "host" else "run_steps_compiled")
+        killed_after(8 - blocks, patch, "host_steps" if storage == "host" else "scan_steps")
         resumed = cv.lanczos(op, KEY, folder=tmp_path, **settings)  # no step is done twice
     for name in ("alphas", "betas", "num_valid", "basis", "orthogonality"):
         assert_array_equal(getattr(resumed, name), getattr(whole, name), err_msg=name)
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_two_functions(op, monkeypatch, storage):
     settings = {"num_steps": 40, "num_probes": 2, "storage": storage}
     whole = cv.lanczos(op, KEY, **settings)
     monkeypatch.setattr(LANCZOS, "_SECONDS_BETWEEN_SAVES", 0.0)
-    states, run = {}, "run_steps_on_host" if storage == "host" else "run_steps_compiled"
+    states, run = {}, "host_steps" if storage == "host" else "scan_steps"
     with monkeypatch.context() as patch:
         killed_after(5, patch, run)
         with pytest.raises(Killed):
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_two_functions(op, monkeypatch, storage):
 
 def test_a_finished_run_is_read_and_not_done_again(op, tmp_path, monkeypatch):
     first = cv.spectrum(op, KEY, 30, 2, folder=tmp_path)
-    killed_after(0, monkeypatch, "run_steps_compiled")
+    killed_after(0, monkeypatch, "scan_steps")
     assert_array_equal(cv.spectrum(op, KEY, 30, 2, folder=tmp_path).nodes, first.nodes)
 
 

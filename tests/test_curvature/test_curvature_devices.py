@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.krylov import basis
-from hessflat.curvature.krylov.lanczos import initial_state, run_steps_compiled
+from hessflat.curvature.krylov.recurrence import initial_state, scan_steps
 from hessflat.curvature.operators import operator
 from hessflat.utils.errors import InputError
 
@@ -75,7 +75,7 @@ def test_no_vector_of_the_basis_is_gathered(problem):
     state = initial_state(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
     assert all(len(block.sharding.device_set) == 8 for block in state.blocks)
     assert {shard.data.shape for block in state.blocks for shard in block.addressable_shards} == {(3, op.size)}
-    compiled = run_steps_compiled.lower(op, state, 0, 12, "scan", "full", False, devices).compile()
+    compiled = scan_steps.lower(op, state, 0, 12, devices=devices).compile()
     counts = collectives(compiled)
     assert counts["all-reduce"] == 1 + len(state.blocks)  # the two passes of Gram-Schmidt are one loop
     assert not any(counts[name] for name in GATHERS)

@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.linearize import loop_for
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.utils.errors import InputError
 
 

@@ -19,7 +19,8 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature.operators import linearize, operator
-from hessflat.curvature.operators.linearize import LinearizedTerm, loop_for
+from hessflat.curvature.operators.linearize import LinearizedTerm
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.utils import convolution
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError

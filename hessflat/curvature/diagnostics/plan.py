@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
-from hessflat.curvature.krylov.lanczos import Reorthogonalise
+from hessflat.curvature.krylov.recurrence import Reorthogonalise
 from hessflat.curvature.numerics import require_count
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize

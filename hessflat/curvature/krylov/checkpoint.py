@@ -18,8 +18,8 @@ from hessflat.utils.errors import InputError
 class Checkpoint(NamedTuple):
     """How to store the recurrence of each probe and to continue it; `in_folder` makes one of files.
 
-    A state is `krylov.lanczos.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the basis
-    is `rows` [m, P] instead, and `blocks` is empty.
+    A state is `krylov.recurrence.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the
+    basis is `rows` [m, P] instead, and `blocks` is empty.
     """
 
     # load(probe, empty state, rows or None) -> the stored state and the number of its next step; the empty state and 0

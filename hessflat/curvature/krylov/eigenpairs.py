@@ -13,18 +13,12 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.estimates import RitzValue
 from hessflat.curvature.krylov import basis
-from hessflat.curvature.krylov.lanczos import (
-    State,
-    breakdown_tolerance,
-    initial_state,
-    run_steps,
-    run_steps_compiled,
-    step_callback,
-)
+from hessflat.curvature.krylov.lanczos import step_callback
+from hessflat.curvature.krylov.recurrence import State, breakdown_tolerance, initial_state, python_steps, scan_steps
 from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Devices
+from hessflat.curvature.operators.terms import Devices, loop_for
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
@@ -202,8 +196,8 @@ def _num_restarted(num_pairs: int, num_vectors: int) -> int:
 
 
 def _run(op: Operator, state: State, step: int, loop: Loop, devices: Devices | None) -> State:
-    run = run_steps_compiled if loop == "scan" else run_steps
-    return run(op, state, step, _STEPS, loop, "full", False, devices)
+    run = scan_steps if loop == "scan" else python_steps
+    return run(op, state, step, _STEPS, devices=devices)
 
 
 def _fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> None:

@@ -27,9 +27,16 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, Term, term_product
-from hessflat.utils import compat, convolution, hardware
-from hessflat.utils.convolution import Engine, Loop, engine_in_use, run_equations, values_of
+from hessflat.curvature.operators.terms import (
+    Batches,
+    Term,
+    batches_of_one_device,
+    loop_for,
+    shapes_of_product,
+    traced_product,
+)
+from hessflat.utils import compat, hardware
+from hessflat.utils.convolution import Engine, engine_in_use, run_equations, values_of
 from hessflat.utils.errors import InputError
 
 # `operator.Operator`, which imports this module.
@@ -125,24 +132,6 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     return dataclasses.replace(op, terms=tuple(terms))
 
 
-def loop_for(op: Operator, loop: Loop | None = None) -> Loop:
-    """`loop` if given; else the one that suits what `op` is made of, on the devices on which its arrays lie.
-
-    Raises:
-        InputError: a loop that does not exist.
-    """
-    if loop is None:
-        if hardware.platform(op) != "cpu":
-            return "scan"
-        with numerics.matmul_precision():
-            # A linearised term is made for compiled loops.
-            traced = [_trace(*_shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
-            return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
-    if loop not in ("scan", "python"):
-        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
-    return loop
-
-
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
     """`total` and the coefficient times the product, batch by batch."""
     batches = term.batches
@@ -195,9 +184,9 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
     """`term` with what is known computed, or as it is where residuals would take more than `limit` bytes."""
     if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
         return term
-    stages = _stages(*_shapes_of_product(term))
-    rest = _batches_of_one_device(term).rest
-    remainders = tuple(_stages(*_shapes_of_product(term, size)) for _, size in rest)
+    stages = _stages(*shapes_of_product(term))
+    rest = batches_of_one_device(term).rest
+    remainders = tuple(_stages(*shapes_of_product(term, size)) for _, size in rest)
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
@@ -205,13 +194,6 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
         return term
     constants, residuals, per_batch, of_rest = run(term)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
-
-
-def _batches_of_one_device(term: Term) -> Batches:
-    """How what one device holds is cut, as shapes."""
-    batches, pieces = term.batches, term.batches.devices.pieces if term.batches.devices else 1
-    piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
-    return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
 
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))
@@ -260,35 +242,9 @@ def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> A
     )(term)
 
 
-def _shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
-    """What the equations of a product over `size` examples depend on, hashable; None is a whole batch of a device."""
-    batches = _batches_of_one_device(term)
-    size = batches.size if size is None else size
-    arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
-    batch = dataclasses.replace(batches, arrays=arrays, batch_size=None)
-    engine = engine_in_use(term.engine)
-    leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
-    settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
-    return structure, numerics.shapes_and_types(leaves), str(settings)
-
-
-@functools.lru_cache(maxsize=256)
-def _trace(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
-    """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
-    term = jax.tree.unflatten(structure, shapes)
-    closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, term.params)
-    if term.engine == "jaxpr":
-        closed = convolution.canonical_jaxpr(closed)
-    # The leaves of a term are those of its parameters, its batch, and then what else is known, in this order.
-    first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
-    variables, count = closed.jaxpr.invars, len(shapes)
-    constants = (*variables[:first], *variables[last:count])
-    return closed, (constants, tuple(variables[first:last]), tuple(variables[count:])), jax.tree.structure(shape)
-
-
 @functools.lru_cache(maxsize=256)
 def _stages(*traced: Any) -> Stages:
-    closed, (params, batch, vector), structure = _trace(*traced)
+    closed, (params, batch, vector), structure = traced_product(*traced)
     level = dict.fromkeys(params, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)

@@ -16,8 +16,8 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize, loop_for
-from hessflat.curvature.operators.terms import Devices, Term, term_product
+from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize
+from hessflat.curvature.operators.terms import Devices, Term, loop_for, term_product
 from hessflat.utils.convolution import Loop, canonical
 from hessflat.utils.errors import InputError
 

@@ -1,8 +1,10 @@
 """One curvature matrix as data: a product function, the user's functions, and the examples that it is a mean over, in
-batches: every example counts once, the last batch may be short.
+batches: every example counts once, the last batch may be short. Its product is traced here, once per functions and
+shapes.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +16,8 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hessflat.curvature import numerics
-from hessflat.utils.convolution import Engine
+from hessflat.utils import compat, convolution, hardware
+from hessflat.utils.convolution import Engine, Loop, engine_in_use
 from hessflat.utils.errors import InputError
 
 
@@ -222,3 +225,56 @@ def _bound(term: Term, position: int, function: Callable[..., Any], average: boo
         return jax.tree.map(lambda r: jnp.mean(r, axis=0), results) if average else results
 
     return over_batches
+
+
+def batches_of_one_device(term: Term) -> Batches:
+    """How what one device holds is cut, as shapes."""
+    batches, pieces = term.batches, term.batches.devices.pieces if term.batches.devices else 1
+    piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
+    return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
+
+
+def shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
+    """What the equations of a product over `size` examples depend on, hashable; None is a whole batch of a device."""
+    batches = batches_of_one_device(term)
+    size = batches.size if size is None else size
+    arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
+    batch = dataclasses.replace(batches, arrays=arrays, batch_size=None)
+    engine = engine_in_use(term.engine)
+    leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
+    settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
+    return structure, numerics.shapes_and_types(leaves), str(settings)
+
+
+@functools.lru_cache(maxsize=256)
+def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
+    """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
+    term = jax.tree.unflatten(structure, shapes)
+    closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, term.params)
+    if term.engine == "jaxpr":
+        closed = convolution.canonical_jaxpr(closed)
+    # The leaves of a term are those of its parameters, its batch, and then what else is known, in this order.
+    first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
+    variables, count = closed.jaxpr.invars, len(shapes)
+    constants = (*variables[:first], *variables[last:count])
+    return closed, (constants, tuple(variables[first:last]), tuple(variables[count:])), jax.tree.structure(shape)
+
+
+def loop_for(op: Any, loop: Loop | None = None) -> Loop:
+    """`loop` if given; else the loop over batches that suits the terms of `op`, an `Operator`, on its devices.
+
+    "python" is for products that XLA's CPU runs slowly within a compiled loop, such as convolutions.
+
+    Raises:
+        InputError: a loop that does not exist.
+    """
+    if loop is None:
+        if hardware.platform(op) != "cpu":
+            return "scan"
+        with numerics.matmul_precision():
+            # A linearised term is made for compiled loops.
+            traced = [traced_product(*shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
+            return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
+    if loop not in ("scan", "python"):
+        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
+    return loop

@@ -12,8 +12,9 @@ from jax import Array
 from hessflat.curvature import estimates, numerics
 from hessflat.curvature.estimates import Estimate, ProductCost
 from hessflat.curvature.numerics import Probe
-from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.utils.convolution import Loop
 
 

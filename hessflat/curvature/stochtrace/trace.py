@@ -11,8 +11,9 @@ from jax import Array
 from hessflat.curvature import estimates, numerics
 from hessflat.curvature.estimates import Estimate
 from hessflat.curvature.numerics import Probe, accurate_dot
-from hessflat.curvature.operators.linearize import linearize, loop_for
+from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.hutchinson import quadratic, quadratic_samples
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest

@@ -1,0 +1,194 @@
+"""The Lanczos recurrence A q_i = β_{i−1} q_{i−1} + α_i q_i + β_i q_{i+1}: its state, one step, and a loop of steps.
+
+A step takes α_i q_i and β_{i−1} q_{i−1} out of the product A q_i, then all that rounding has left along the earlier
+vectors (classical Gram-Schmidt, twice), and measures β_i, the norm of the remainder, after that. When β_i is within
+rounding of the size of T so far, the Krylov space is exhausted: the recurrence ends, and the steps that follow are
+zeros and are not counted. A vector that is all rounding would give false eigenvalues.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov.basis import Blocks, Storage
+from hessflat.curvature.operators.operator import Operator, matvec
+from hessflat.curvature.operators.terms import Devices
+from hessflat.utils.convolution import Loop
+
+Reorthogonalise = Literal["full", "selective", "none"]
+
+
+class State(NamedTuple):
+    """The recurrence between two steps. With probes side by side every field has a leading probe axis."""
+
+    blocks: Blocks  # the vectors so far, [m, P] in all, or none where they are not stored
+    vector: Array  # [P] q_i; zero once the recurrence has ended
+    previous: Array  # [P] q_{i-1}
+    alphas: Array  # [m]
+    betas: Array  # [m]
+    beta: Array  # [] β_{i-1}
+    scale: Array  # [] largest row sum of |T| so far
+    num_valid: Array  # [] steps done before it ended
+    overlaps: Array  # [2, m] estimates of q_i · q_k and q_{i-1} · q_k, where re-orthogonalisation is selective
+    repeat: Array  # [] whether the next step re-orthogonalises because this one did
+
+
+def initial_state(
+    vector: Array, num_steps: int, stores_basis: bool, storage: Storage = "device", devices: Devices | None = None
+) -> State:
+    """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
+    blocks = basis.allocate(num_steps, vector.size, vector.dtype, storage, devices) if stores_basis else ()
+    result: State = _without_basis(vector, num_steps)._replace(blocks=blocks)
+    return result
+
+
+def lanczos_step(
+    state: State, step: Array, product: Array, reorthogonalise: Reorthogonalise, devices: Devices | None = None
+) -> State:
+    """Step number `step`, given the product of the operator with `state.vector`."""
+    blocks = basis.write_row(state.blocks, step, state.vector, devices)
+    alpha, rest = three_term_residual(state, product)
+    overlaps, repeat = state.overlaps, state.repeat
+    if reorthogonalise == "full":
+        rest = basis.orthogonalise(blocks, step + 1, rest, devices)
+    elif reorthogonalise == "selective":
+        overlaps = _next_overlaps(state, alpha, step, norm(rest))
+        lost = jnp.abs(overlaps[0]).max() > jnp.sqrt(jnp.finfo(rest.dtype).eps)
+        now = lost | state.repeat
+        rest = basis.orthogonalise(blocks, jnp.where(now, step + 1, 0), rest, devices)
+        fresh = jnp.finfo(rest.dtype).eps * (jnp.arange(state.alphas.size) <= step)
+        overlaps = overlaps.at[0].set(jnp.where(now, fresh.astype(rest.dtype), overlaps[0]))
+        repeat = lost & ~state.repeat
+    return normalise(state, step, alpha, rest)._replace(blocks=blocks, overlaps=overlaps, repeat=repeat)
+
+
+def three_term_residual(state: State, product: Array) -> tuple[Array, Array]:
+    """α_i, and what is left of the product without q_i and q_{i−1}."""
+    alpha = jnp.vdot(state.vector, product)
+    return alpha, product - alpha * state.vector - state.beta * state.previous
+
+
+def normalise(state: State, step: int | Array, alpha: Array, rest: Array) -> State:
+    """The state after a step that has left `rest`, orthogonal to all vectors so far."""
+    q = state.vector
+    alive = jnp.any(q != 0)
+    beta = norm(rest)
+    scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + state.beta)
+    goes_on = alive & (beta > breakdown_tolerance(q.dtype) * scale)
+    return state._replace(
+        vector=jnp.where(goes_on, rest / jnp.where(goes_on, beta, 1), 0),
+        previous=q,
+        alphas=state.alphas.at[step].set(alpha),
+        betas=state.betas.at[step].set(jnp.where(alive, beta, 0)),
+        beta=jnp.where(goes_on, beta, 0),
+        scale=scale,
+        num_valid=state.num_valid + alive,
+    )
+
+
+# The old state is donated, so that the basis is updated in place and not copied at every step.
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalise", "devices", "together"), donate_argnames="state")
+def scan_steps(
+    op: Operator,
+    state: State,
+    first: int | Array,
+    num_steps: int,
+    reorthogonalise: Reorthogonalise = "full",
+    devices: Devices | None = None,
+    together: bool = False,
+) -> State:
+    """Steps `first` to `first + num_steps − 1` in one compiled loop; a recurrence that has ended stays as it is.
+
+    With `together` every field of the state has a leading probe axis, and one product serves all probes.
+    """
+    product = partial(matvec, op)
+    step = partial(lanczos_step, reorthogonalise=reorthogonalise, devices=devices)
+    if together:
+        product, step = jax.vmap(product), jax.vmap(step, in_axes=(0, None, 0))
+    numbers = first + jnp.arange(num_steps)
+    return jax.lax.scan(lambda state, number: (step(state, number, product(state.vector)), None), state, numbers)[0]
+
+
+def python_steps(
+    op: Operator,
+    state: State,
+    first: int,
+    num_steps: int,
+    reorthogonalise: Reorthogonalise = "full",
+    devices: Devices | None = None,
+) -> State:
+    """As `scan_steps`, for one probe, the loops over steps and over batches driven from Python."""
+    for number in first + jnp.arange(num_steps):
+        state = _step_compiled(state, number, matvec(op, state.vector, "python"), reorthogonalise, devices)
+    return state
+
+
+def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: Loop) -> State:
+    """As `scan_steps`, for one probe, its basis in the host's memory: `rows` [m, P], filled in place."""
+    for step in range(first, first + num_steps):
+        rows[step] = state.vector
+        if loop == "scan":
+            alpha, rest = _residual_compiled(op, state)
+        else:
+            alpha, rest = three_term_residual(state, matvec(op, state.vector, loop))
+        vector, filled = np.array(rest), rows[: step + 1]
+        for _ in range(2):
+            vector -= (filled @ vector) @ filled
+        state = _normalise_compiled(state, step, alpha, jnp.asarray(vector))
+    return state
+
+
+def breakdown_tolerance(dtype: jnp.dtype) -> float:
+    """The β, relative to the size of T, below which a remainder is the rounding of one product."""
+    return 50 * float(jnp.finfo(dtype).eps)
+
+
+def norm(x: Array) -> Array:
+    """The Euclidean norm without underflow: a saturated network's curvature can be 1e-30."""
+    largest = jnp.abs(x).max()
+    result: Array = largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
+    return result
+
+
+@partial(jax.jit, static_argnums=1)
+def _without_basis(vector: Array, num_steps: int) -> State:
+    dtype = vector.dtype
+    return State(
+        blocks=(),
+        vector=vector,
+        previous=jnp.zeros_like(vector),
+        alphas=jnp.zeros(num_steps, dtype),
+        betas=jnp.zeros(num_steps, dtype),
+        beta=jnp.zeros((), dtype),
+        scale=jnp.zeros((), dtype),
+        num_valid=jnp.zeros((), jnp.int32),
+        overlaps=jnp.zeros((2, num_steps), dtype),
+        repeat=jnp.zeros((), bool),
+    )
+
+
+def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Array:
+    """Estimates of q_{i+1} · q_k by the recurrence that rounding errors obey (Simon 1984, eq. 2.7)."""
+    alphas = state.alphas.at[step].set(alpha)
+    number = jnp.arange(alphas.size)
+    eps = jnp.finfo(alphas.dtype).eps
+    now = jnp.where(number == step, 1.0, state.overlaps[0]).astype(alphas.dtype)
+    before = jnp.where(number == step - 1, 1.0, state.overlaps[1]).astype(alphas.dtype)
+    betas, below = state.betas, jnp.roll(state.betas, 1).at[0].set(0)
+    moved = betas * jnp.roll(now, -1) + below * jnp.roll(now, 1) + (alphas - alpha) * now - state.beta * before
+    safe = jnp.where(beta > 0, beta, 1)
+    noise = eps * (betas + beta) / safe
+    moved = moved / safe + jnp.sign(moved) * noise
+    local = eps * jnp.sqrt(jnp.asarray(state.vector.size, alphas.dtype))
+    following = jnp.where(number < step, moved, jnp.where(number == step, local, 0))
+    return jnp.stack([following.astype(alphas.dtype), now.astype(alphas.dtype)])
+
+
+_step_compiled = jax.jit(lanczos_step, static_argnums=(3, 4), donate_argnums=0)
+_residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
+_normalise_compiled = jax.jit(normalise)
