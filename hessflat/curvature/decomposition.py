@@ -1,4 +1,4 @@
-"""H = G + R measured in one call: what each of the two terms of the Hessian carries (Sagun et al. 2017, eq. 4)."""
+"""The Hessian and its two terms, H = G + R, measured together (Sagun et al. 2017, eq. 4)."""
 
 import dataclasses
 import time
@@ -30,7 +30,7 @@ from hessflat.utils import hardware
 
 
 class Part(NamedTuple):
-    """One of the three matrices."""
+    """The results for one of the three matrices; None where not requested."""
 
     spectrum: Spectrum | None
     moments: Moments | None
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 class Decomposition(NamedTuple):
-    """The Hessian and its two terms, from the same probes."""
+    """The results for the Hessian and its two terms, from the same probes."""
 
     hessian: Part
     gauss_newton: Part
@@ -62,10 +62,10 @@ def decompose(
     show_progress: bool = True,
     on_steps: Callable[[int], None] | None = None,
 ) -> Decomposition:
-    """Spectra and moments of H, G and R = H − G, or all their eigenvalues.
+    """Spectra, moments and optionally all eigenvalues of H, G and R = H − G (Sagun et al. 2017, eq. 4).
 
-    The three share what can be shared: one linearisation for all recurrences, which run side by
-    side in one compiled loop; for moments and dense matrices two products and not three, since H = G + R.
+    The matrices share one linearisation, and their recurrences run side by side in one compiled loop. Moments and dense
+    matrices take two products instead of three, because H = G + R.
 
     Args:
         predict: `predict(params, batch)` -> outputs, as in `gauss_newton`.
@@ -73,13 +73,14 @@ def decompose(
         params: pytree of floating arrays with P numbers in all.
         data: pytree of arrays [N, ...], or `Batches`.
         key: a JAX random key.
-        num_steps: Lanczos steps for each probe and matrix; 0 leaves spectra out. The three bases take 3 m P numbers.
-        num_probes: probes of the quadrature.
-        trace_probes: probes of the moments; 0 leaves them out.
-        exact: every eigenvalue, for P up to 20,000.
+        num_steps: m, the number of Lanczos steps for each probe and matrix; 0 omits spectra. The three bases take 3 m P
+            numbers.
+        num_probes: the number of probes of the quadrature.
+        trace_probes: the number of probes of the moments; 0 omits them.
+        exact: compute all eigenvalues, for P up to 20,000.
         state: a third argument of both functions, if given.
-        show_progress: a bar with the time left, on a terminal.
-        on_steps: called with the number of further Lanczos steps, each with all three matrices, in place of the bar.
+        show_progress: show a progress bar on a terminal.
+        on_steps: called with the number of further Lanczos steps (of all three matrices), instead of the bar.
 
     Raises:
         InputError: as `gauss_newton`, `lanczos`, `moments` and `exact_spectrum`.
@@ -98,8 +99,8 @@ def decompose(
     measured = _moments(G, R, moments_key, trace_probes) if trace_probes else (None, None, None)
     dense = _exact(G, R) if exact else (None, None, None)
     num_products = sum(s.num_products for s in spectra if s) + (2 * trace_probes) + (2 * G.size if exact else 0)
-    of_h, of_g, of_r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
-    return Decomposition(of_h, of_g, of_r, num_products, time.perf_counter() - began, numerics.precision_name())
+    h, g, r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
+    return Decomposition(h, g, r, num_products, time.perf_counter() - began, numerics.precision_name())
 
 
 def joint_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vectors: Any) -> Any:
@@ -120,7 +121,7 @@ def joint_product(functions: tuple[Callable[..., Any], ...], params: Any, batch:
 def _tridiagonals(
     G: Operator, key: Array, num_steps: int, num_probes: int, on_steps: Callable[[int], None]
 ) -> list[Tridiagonals]:
-    """Of H, G and R, from the same probes."""
+    """The tridiagonal matrices of H, G and R, from the same probes."""
     began = time.perf_counter()
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))

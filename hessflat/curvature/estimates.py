@@ -1,7 +1,7 @@
-"""What a measurement gives back: a value, how far off it may be, and what it took to get it.
+"""Records of measurements: a value, its error, and its cost.
 
-`Estimate` is for means over random probes (a standard error), `RitzValue` for eigenvalues (a bound). Both end with the
-three fields of `ProductCost`, as does every other record of a measurement.
+`Estimate` is for means over random probes (with a standard error), `RitzValue` for eigenvalues (with a bound). Both end
+with the three fields of `ProductCost`, as do all records of measurements.
 """
 
 import time
@@ -13,7 +13,7 @@ from hessflat.curvature import numerics
 
 
 class ProductCost(NamedTuple):
-    """What a measurement took."""
+    """The cost of a measurement."""
 
     num_products: int  # products with the operator
     seconds: float  # wall time, compilation included
@@ -21,7 +21,7 @@ class ProductCost(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value and its standard error over probes; the error is nan where one probe leaves it unknown."""
+    """A value and its standard error over probes; the standard error is nan for a single probe."""
 
     value: float
     standard_error: float
@@ -41,7 +41,7 @@ class RitzValue(NamedTuple):
 
 
 def cost_since(began: float, num_products: int) -> ProductCost:
-    """The cost of what started at `began`, a reading of `time.perf_counter`, and used the precision of now."""
+    """The cost of a measurement that started at `began`, a value of `time.perf_counter`, at the current precision."""
     return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name())
 
 
@@ -61,7 +61,7 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """The estimate of `factor` times the same thing."""
+    """`factor` times an estimate."""
     return estimate._replace(value=factor * estimate.value, standard_error=abs(factor) * estimate.standard_error)
 
 
@@ -73,7 +73,7 @@ def square_root(estimate: Estimate) -> Estimate:
 
 
 def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: ProductCost) -> Estimate:
-    """(mean a)² / mean b of samples [k] in pairs, its error by the delta method; 0 where b is 0 throughout."""
+    """(mean a)² / mean b of paired samples [k], with its error by the delta method; 0 where every b is 0."""
     a, b = float(numerators.mean()), float(denominators.mean())
     if b == 0:
         return Estimate(0.0, 0.0, *cost)

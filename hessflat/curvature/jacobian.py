@@ -15,20 +15,20 @@ from hessflat.utils.errors import InputError, nearest
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
 
-# Outputs up to which all rows cost less than iterating, which takes 10 to 30 steps whatever C is. On a CPU the two
-# cross between 20 and 60 outputs, for a dense network on 28 × 28 inputs and for a convolutional one on 32 × 32 × 3.
+# Outputs up to which all rows cost less than iterating, which takes 10 to 30 steps for any C. On a CPU the costs are
+# equal between 20 and 60 outputs, for a dense network on 28 × 28 inputs and for a convolutional one on 32 × 32 × 3.
 _FEW_OUTPUTS = 40
 
-# Golub-Kahan steps between two checks of the residuals, and at most.
+# Golub-Kahan steps between two checks of the residuals, and their maximum.
 _BLOCK = 2
 _MAX_STEPS = 100
 
 
 class JacobianNorms(NamedTuple):
-    """‖∂f(w, x_i)/∂x_i‖₂ for each example."""
+    """The spectral norms ‖∂f(w, x_i)/∂x_i‖₂ of the examples."""
 
     values: np.ndarray  # [N]
-    bounds: np.ndarray  # [N] a singular value lies this close: residuals, or the rounding of the exact method
+    bounds: np.ndarray  # [N] distance to some singular value, at most: a residual, or the rounding of the exact method
     method: str  # "exact" or "iterative"
     num_products: int  # vector-Jacobian and Jacobian-vector products, for each example
     seconds: float
@@ -36,7 +36,7 @@ class JacobianNorms(NamedTuple):
 
     @property
     def max(self) -> float:
-        """The largest over the examples."""
+        """The maximum over the examples."""
         return float(self.values.max())
 
     @property
@@ -55,29 +55,31 @@ def jacobian_norms(
     rtol: float = 1e-4,
     state: Any = None,
 ) -> JacobianNorms:
-    """‖∂f(w, x_i)/∂x_i‖₂, the spectral norm, for every example (MacDonald et al. 2023).
+    """The spectral norm ‖∂f(w, x_i)/∂x_i‖₂ for every example (MacDonald et al. 2023).
 
-    Exact: C vector-Jacobian products give the C rows of J, and the norm is the root of the largest eigenvalue of the
-    C × C matrix J Jᵀ. Iterative: Golub-Kahan bidiagonalisation, a vector-Jacobian and a Jacobian-vector product a step,
-    with the vectors on the side of the outputs kept orthogonal (Simon and Zha 2000). It starts from one fixed random
-    vector and stops when the residual of every example in a batch, over √2, is at most `rtol` of its norm, or after
-    100 steps. Some singular value lies within that bound; values come from below, and with an error of second order,
-    so that they are far better than their bounds.
+    The exact method computes the C rows of J by vector-Jacobian products; the norm is the square root of the largest
+    eigenvalue of the C × C matrix J Jᵀ.
+
+    The iterative method is Golub-Kahan bidiagonalisation, with one vector-Jacobian and one Jacobian-vector product a
+    step, and re-orthogonalisation of the vectors in output space (Simon and Zha 2000). It starts from a fixed random
+    vector. It stops when the residual of every example in a batch, over √2, is at most `rtol` times its norm, or after
+    100 steps. Some singular value lies within that bound. The values are lower bounds with an error of second order, so
+    they are much more accurate than their bounds.
 
     Args:
-        predict: `predict(params, inputs [n, ...])` -> outputs [n, C]. Each example goes through it on its own, so
-            batch norm must be in eval mode.
+        predict: `predict(params, inputs [n, ...])` -> outputs [n, C]. Each example passes alone, so batch norm must be
+            in eval mode.
         params: pytree of arrays.
         inputs: [N, ...] floating.
-        softmax: the Jacobian of the softmax of the outputs instead of the outputs themselves.
-        batch_size: examples side by side; None takes all.
+        softmax: take the Jacobian of the softmax of the outputs instead of the outputs.
+        batch_size: the number of examples computed side by side; None takes all.
         method: "exact", "iterative", or "auto": exact up to 40 outputs, iterative above.
-        rtol: of the iterative method.
+        rtol: the relative tolerance of the iterative method.
         state: a third argument of `predict`, such as running averages.
 
     Raises:
-        InputError: inputs that are not floating or not finite, outputs that are not [n, C] or whose derivatives are
-            not finite, or unknown options.
+        InputError: inputs that are not floating or not finite, outputs that are not [n, C] or whose derivatives are not
+            finite, or unknown options.
     """
     began = time.perf_counter()
     params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
@@ -243,7 +245,7 @@ def _normalised(x: Array, scale: Array) -> tuple[Array, Array]:
     # Scaled first, so that a saturated softmax does not underflow.
     rows = rows / jnp.where(largest > 0, largest, 1)[:, None]
     length = jnp.linalg.norm(rows, axis=1)
-    # So put that what is not finite stays so.
+    # Written so that values that are not finite stay so.
     alive = ~(largest * length <= 20 * jnp.finfo(x.dtype).eps * scale)
     unit = jnp.where(alive[:, None], rows / jnp.where(length > 0, length, 1)[:, None], 0)
     return jnp.where(alive, largest * length, 0), unit.reshape(x.shape)

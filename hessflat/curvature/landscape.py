@@ -1,7 +1,6 @@
-"""Loss, and whatever else is a mean over examples, on lines and planes in parameter space, and random directions for
-them, scaled so that landscapes of different networks can be compared.
+"""Losses and other means over examples on lines and planes in parameter space, and normalised random directions.
 
-Every result says how long one unit of its coordinates is, without which two pictures cannot be compared.
+Every result gives the Euclidean length of one unit of its coordinates, which a comparison of landscapes requires.
 """
 
 import time
@@ -22,7 +21,7 @@ Normalise = Literal["filter", "layer", "unit"]
 
 
 class Line(NamedTuple):
-    """Values at `alphas` along a line; the point at α lies α `distance` from the one at 0."""
+    """Values at `alphas` along a line; the point at α is at the distance α · `distance` from the point at 0."""
 
     alphas: np.ndarray  # [n]
     values: Any  # what the function returns, with a float64 array [n] for every number
@@ -54,7 +53,7 @@ class Direction(NamedTuple):
 
 
 def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
-    """`function` at (1 − α) a + α b: α = 0 is a, α = 1 is b, and α may lie beyond them.
+    """The values of `function` at (1 − α) a + α b: α = 0 is a, α = 1 is b, and α may be outside [0, 1].
 
     Args:
         function: `function(params, batch)` -> a mean over the batch, or a tree of means, such as (loss, accuracy).
@@ -63,12 +62,12 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
         b: a tree like `a`.
         alphas: [n] positions.
         data: pytree of arrays [N, ...], or `Batches(arrays, batch_size)`.
-        state: a third argument of `function`, the same at every point: running averages of `a`, say, which need not
-            suit the points between.
+        state: a third argument of `function`, the same at every point, such as the running averages of `a`, which need
+            not suit other points.
 
     Raises:
-        InputError: points that are not alike, positions that are not finite numbers, a function that does not return
-            numbers, or data or parameters that are empty or not finite.
+        InputError: points of different structure or shapes, positions that are not finite numbers, a function that does
+            not return numbers, or data or parameters that are empty or not finite.
     """
     began = time.perf_counter()
     a, b = _points(("a", "b"), (a, b))
@@ -81,10 +80,10 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
 def along(
     function: Callable[..., Any], origin: Any, direction: Any, distances: Any, data: Any, state: Any = None
 ) -> Line:
-    """`function` at origin + t direction, for a top eigenvector or a random direction.
+    """The values of `function` at origin + t direction, for example along a top eigenvector or a random direction.
 
-    The direction is taken as it is, for a filter-normalised one means something by its length: t is a distance where
-    `Line.distance`, the length of the direction, is 1.
+    The direction is not normalised, because the length of a filter-normalised direction is meaningful. t is a Euclidean
+    distance where `Line.distance`, the length of the direction, is 1.
 
     Args:
         function: as in `line`.
@@ -108,12 +107,13 @@ def along(
 def plane(
     function: Callable[..., Any], origin: Any, u: Any, v: Any, alphas: Any, betas: Any, data: Any, state: Any = None
 ) -> Plane:
-    """`function` at origin + α u + β v for every α and β (Li et al. 2018, *Visualizing the loss landscape*).
+    """The values of `function` at origin + α u + β v for all α and β (Li et al. 2018, *Visualizing the loss
+    landscape*).
 
     Args:
         function: as in `line`.
         origin: pytree of floating arrays.
-        u: a tree like `origin`, taken as it is; `random_direction` makes one.
+        u: a tree like `origin`, which is not normalised; `random_direction` makes one.
         v: another.
         alphas: [n] positions along u.
         betas: [m] positions along v.
@@ -138,19 +138,21 @@ def plane(
 
 
 def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -> Direction:
-    """A Gaussian direction, normalised (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
+    """A normalised Gaussian direction (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
 
     Args:
         key: a JAX random key.
         params: pytree of floating arrays.
-        normalise: "filter" gives every filter of the direction the norm of the matching filter of `params`, so that
-            the rescaling to which ReLU layers are blind changes nothing; a filter is what leads to one output, and
-            the outputs are the last axis of an array, as in Flax kernels (an embedding's filters are its features).
-            "layer" gives every array the norm of the matching array. In both, arrays of one axis or none (biases, the
-            scales of norm layers) get zero, as in the paper. "unit" is uniform on the sphere of all parameters.
+        normalise: "filter" gives every filter of the direction the norm of the corresponding filter of `params`, so
+            that results are invariant to the rescaling symmetry of ReLU layers. A filter is the set of weights to one
+            output; outputs are the last axis of an array, as in Flax kernels (an embedding's filters are its features).
+            "layer" gives every array the norm of the corresponding array. In both, arrays of at most one axis (biases,
+            the scales of norm layers) get zero, as in the paper. "unit" is uniform on the unit sphere of all
+            parameters.
 
     Raises:
-        InputError: an unknown normalisation, or one that leaves nothing: parameters of one axis or none, or all zero.
+        InputError: an unknown normalisation, or a direction that would be zero: all parameters have at most one axis,
+            or are zero.
     """
     numerics.require_key(key)
     known = ("filter", "layer", "unit")
@@ -178,7 +180,7 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     pieces = _pieces(batches)
     shares = np.array([size / batches.num_examples for _, size in pieces])
     with numerics.matmul_precision():
-        # Nothing is waited for before everything has been handed to the device.
+        # All work is dispatched before any result is awaited.
         rows = [[_on_piece(function, points, row, batches, extra, *piece) for piece in pieces] for row in weights]
     means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
     return jax.tree.map(lambda *column: np.array(column), *means)
@@ -256,6 +258,6 @@ def _matched(direction: Array, weights: Array, normalise: Normalise) -> Array:
 
 
 def _length(x: Array, axes: tuple[int, ...] | None = None) -> Array:
-    # A sum of many squares needs more digits than half precision has.
+    # A sum of many squares needs more precision than half precision has.
     squares = x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2
     return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=axes is not None))

@@ -1,7 +1,7 @@
-"""What a mini-batch sees of the curvature of all the data.
+"""The curvature of mini-batches relative to that of all data.
 
-A mini-batch is drawn without replacement, every example equally likely, each batch on its own; its operator H_B is the
-same mean over fewer examples, so that E H_B = H.
+A mini-batch is drawn without replacement, uniformly, and independently of the others. Its operator H_B is the same mean
+over fewer examples, so that E H_B = H.
 """
 
 import dataclasses
@@ -24,28 +24,28 @@ from hessflat.utils.errors import InputError
 
 
 class MinibatchProducts(NamedTuple):
-    """Products of k mini-batches with one vector v, beside that of all the data."""
+    """Products of k mini-batches with one vector v, relative to the product of all data."""
 
     relative_variance: float  # E ‖H_B v − H v‖² / ‖H v‖²
-    standard_error: float  # of that, over mini-batches
+    standard_error: float  # of `relative_variance`, over mini-batches
     samples: np.ndarray  # [k] ‖H_B v − H v‖² / ‖H v‖²
     rayleigh: np.ndarray  # [k] vᵀ H_B v / vᵀ v
     full_rayleigh: float  # vᵀ H v / vᵀ v
-    num_products: int  # one over all the data, the others over mini-batches
+    num_products: int  # one over all data, the others over mini-batches
     seconds: float
     precision: str
 
 
 class MinibatchSharpness(NamedTuple):
-    """λ_max of k mini-batches beside that of all the data.
+    """λ_max of k mini-batches relative to that of all data.
 
-    λ_max is convex and E H_B = H, so E λ_max(H_B) ≥ λ_max(H) (Jensen). With v the top eigenvector of H, each
-    λ_max(H_B) ≥ vᵀ H_B v, whose expectation is λ_max(H): the bias is estimated from these differences, which are less
-    noisy than the values.
+    λ_max is convex and E H_B = H, so E λ_max(H_B) ≥ λ_max(H) (Jensen). With v the top eigenvector of H, each λ_max(H_B)
+    ≥ vᵀ H_B v, whose expectation is λ_max(H). The bias is estimated from these differences, which are less noisy than
+    the values.
     """
 
     values: np.ndarray  # [k] λ_max(H_B)
-    residuals: np.ndarray  # [k] an eigenvalue of H_B lies this close
+    residuals: np.ndarray  # [k] some eigenvalue of H_B lies within this distance of the value
     rayleigh: np.ndarray  # [k] vᵀ H_B v
     mean: float  # of the values
     standard_error: float  # of the mean, over mini-batches
@@ -53,22 +53,22 @@ class MinibatchSharpness(NamedTuple):
     full_residual: float
     bias: float  # of the mean against λ_max(H): mean of values − rayleigh
     bias_standard_error: float
-    num_products: int  # over mini-batches and over all the data together
+    num_products: int  # over mini-batches and over all data
     seconds: float
     precision: str
 
 
 def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
-    """The covariance of one example's gradient, (1/N) Σ (g_i − ḡ)(g_i − ḡ)ᵀ with ḡ the mean gradient.
+    """The covariance of per-example gradients, (1/N) Σ (g_i − ḡ)(g_i − ḡ)ᵀ with ḡ the mean gradient.
 
-    That of the gradient of a batch of B examples drawn with replacement is 1 / B of it, and (N − B) / (B (N − 1)) of
-    it without. It is the empirical Fisher less ḡ ḡᵀ, but made from the differences, so that nothing cancels where ḡ
-    is large; ḡ is computed here, once, in one pass.
+    The covariance of the gradient of B examples is 1 / B of it with replacement, and (N − B) / (B (N − 1)) of it
+    without. It equals the empirical Fisher minus ḡ ḡᵀ, but is computed from the differences, so that there is no
+    cancellation where ḡ is large. ḡ is computed once, in one pass over the data.
 
     Args:
         losses: `losses(params, batch)` -> per-example losses [n].
-        params: where the gradients are taken.
-        data: what the mean is over; it may be in batches.
+        params: the point at which gradients are taken.
+        data: the examples of the mean, a pytree of arrays [N, ...] or `Batches`.
         state: a third argument of `losses`, if given.
 
     Raises:
@@ -85,15 +85,15 @@ def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, stat
 def minibatch_products(
     op: Operator, key: Array, batch_size: int, num_batches: int, vector: Any = None
 ) -> MinibatchProducts:
-    """How far the products of mini-batches are from that of all the data.
+    """The relative error E ‖H_B v − H v‖² / ‖H v‖² of products of mini-batches.
 
     Args:
-        op: curvature of a mean over one data set; a known map added to it stays as it is.
+        op: curvature of a mean over one data set; a known map added to it is unchanged.
         key: a JAX random key.
-        batch_size: examples in a mini-batch.
+        batch_size: the number of examples in a mini-batch.
         num_batches: k.
-        vector: v, a tree like params or flat [P], such as a top eigenvector or a gradient; None draws one uniformly
-            on the sphere.
+        vector: v, a tree like params or flat [P], such as a top eigenvector or a gradient; None draws one uniformly on
+            the sphere.
 
     Raises:
         InputError: counts out of range, an operator without examples or over several data sets, a vector of another
@@ -130,17 +130,17 @@ def minibatch_products(
 def minibatch_sharpness(
     op: Operator, key: Array, batch_size: int, num_batches: int, rtol: float = 1e-3, max_steps: int = 200
 ) -> MinibatchSharpness:
-    """λ_max of mini-batches against that of all the data.
+    """λ_max of mini-batches relative to that of all data.
 
-    Every mini-batch starts from the top eigenvector of all the data.
+    Every mini-batch starts from the top eigenvector of all data.
 
     Args:
-        op: curvature of a mean over one data set; a known map added to it stays as it is.
+        op: curvature of a mean over one data set; a known map added to it is unchanged.
         key: a JAX random key.
-        batch_size: examples in a mini-batch.
+        batch_size: the number of examples in a mini-batch.
         num_batches: k.
-        rtol: of each eigenvalue, as in `sharpness`.
-        max_steps: products for each, at most.
+        rtol: the relative tolerance of each eigenvalue, as in `sharpness`.
+        max_steps: the maximum number of products for each.
 
     Raises:
         InputError: counts out of range, an operator without examples or over several data sets, products that are not

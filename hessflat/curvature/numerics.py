@@ -1,5 +1,5 @@
-"""What every measurement computes with: parameter trees seen as flat vectors, random probes, the precision of matrix
-products, inner products of long vectors, and the checks of what a user gives.
+"""Common numerics of measurements: parameter trees as flat vectors, random probes, precision, long inner products,
+checks.
 """
 
 import functools
@@ -20,7 +20,7 @@ from hessflat.utils.errors import InputError, nearest
 Tree = Any
 Probe = Literal["rademacher", "gaussian"]
 
-# JAX's settings, from the fastest to the most exact, and what each is on a backend. A CPU knows only the last.
+# JAX's settings of precision, from fastest to most exact, and their meaning on each backend. A CPU has only the last.
 _LEVELS = {
     **dict.fromkeys(("default", "fastest", "bfloat16"), 0),
     **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), 1),
@@ -38,13 +38,13 @@ _EPSILONS = {
 }
 
 # XLA's CPU product of a matrix and a vector adds one term after another, and its rounding grows with their number: at
-# four million terms Gram-Schmidt leaves 1e-4. Sums of `_PIECE` terms are made by themselves, and then added.
+# four million terms Gram-Schmidt leaves 1e-4. So sums of `_PIECE` terms are computed first, and then added.
 _MANY = 2**18
 _PIECE = 2**16
 
 
 def common_dtype(tree: Tree) -> jnp.dtype:
-    """The one floating type that a flat vector over `tree` has."""
+    """The floating type of a flat vector over `tree`."""
     return jnp.result_type(*jax.tree.leaves(tree))
 
 
@@ -65,7 +65,7 @@ def unravel(like: Tree, vector: Array) -> Tree:
 
 
 def split(tree: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
-    """The leaves whose path is `chosen`, and the others: trees like `tree` with None in the other's places."""
+    """The leaves whose path is `chosen`, and the others: two trees like `tree` with None elsewhere."""
     flags = jax.tree.map_with_path(lambda path, leaf: bool(chosen(path)), tree)
     inside = jax.tree.map(lambda leaf, flag: leaf if flag else None, tree, flags)
     outside = jax.tree.map(lambda leaf, flag: None if flag else leaf, tree, flags)
@@ -88,7 +88,11 @@ def cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def as_arrays(what: str, tree: Tree) -> Tree:
-    """`tree` with JAX arrays as leaves; anything that is not an array, or not finite, is refused."""
+    """`tree` with JAX arrays as leaves.
+
+    Raises:
+        InputError: no leaves, a leaf that is not an array, or values that are not finite.
+    """
     if not jax.tree.leaves(tree):
         raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
     arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
@@ -101,21 +105,29 @@ def as_arrays(what: str, tree: Tree) -> Tree:
 
 
 def require_floating(what: str, tree: Tree) -> None:
-    """Derivatives are taken in these, so integers and complex numbers are refused."""
+    """Refuse leaves that cannot be differentiated.
+
+    Raises:
+        InputError: a leaf that is not real floating point.
+    """
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(f"{_name(what, path)} must be real floating point, got {leaf.dtype}; cast it")
 
 
 def same_structure(a: Tree, b: Tree) -> bool:
-    """Whether two trees differ in their leaves only."""
+    """Whether two trees have the same structure."""
     structures: tuple[Any, Any] = jax.tree.structure(a), jax.tree.structure(b)
     result: bool = structures[0] == structures[1]
     return result
 
 
 def require_like(what: str, tree: Tree, like: Tree) -> None:
-    """Refuse a `tree` whose structure, shapes or types are not those of `like`."""
+    """Refuse a `tree` with another structure, other shapes or other types than `like`.
+
+    Raises:
+        InputError: a difference; the message names the leaf.
+    """
     if not same_structure(tree, like):
         raise InputError(f"{what} must have the structure {_brief(like)}, got {_brief(tree)}")
     for (path, leaf), expected in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(like), strict=True):
@@ -125,24 +137,28 @@ def require_like(what: str, tree: Tree, like: Tree) -> None:
 
 
 def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
-    """Shapes and types of `function(*args)`, traced once per function and shapes."""
+    """Shapes and types of `function(*args)`, traced once for each function and shapes.
+
+    Raises:
+        InputError: the function raises an error, which the message quotes.
+    """
     leaves, structure = jax.tree.flatten(args)
     try:
         return _output_shapes(function, structure, shapes_and_types(leaves))
     except InputError:
         raise
-    except Exception as error:  # whatever the user's function raises, said in a line that names the function
+    except Exception as error:  # any error of the user's function; the message names the function
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
 
 
 def shapes_and_types(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What a compiled function depends on, and nothing else."""
+    """The shapes and types of leaves, on which a compiled function depends."""
     return tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
 
 
 def any_traced(tree: Tree) -> bool:
-    """Whether any leaf stands for a value that is not known yet."""
+    """Whether any leaf is traced."""
     return any(compat.is_traced(leaf) for leaf in jax.tree.leaves(tree))
 
 
@@ -183,8 +199,8 @@ def _brief(tree: Tree) -> str:
 def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: int = 0) -> Array:
     """A unit vector [P]: random signs (the lower variance for a trace), or uniform on the sphere.
 
-    Every `number` has a vector of its own. NumPy draws them, seeded with the key and the number: there is nothing
-    to compile, and they are the same on every backend and, but for rounding, in every precision.
+    Every `number` gives another vector. NumPy draws them, seeded with the key and the number, so there is nothing to
+    compile, and they are equal on every backend and, up to rounding, in every precision.
     """
     generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), number])
     if probe == "rademacher":
@@ -209,7 +225,7 @@ def require_count(what: str, value: int) -> None:
 
 
 def require_key(key: Array) -> None:
-    """Refuse anything but one random key, of either kind."""
+    """Refuse anything but one random key, typed or raw."""
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
     if not ((typed and key.shape == ()) or raw):
@@ -217,9 +233,9 @@ def require_key(key: Array) -> None:
 
 
 def precision_name() -> str:
-    """What products of float32 matrices are done in: "highest", "tensorfloat32", "bfloat16_3x" or "bfloat16".
+    """The precision of products of float32 matrices: "highest", "tensorfloat32", "bfloat16_3x" or "bfloat16".
 
-    It follows from the backend and the user's `jax.default_matmul_precision`; a dot algorithm stays as it is.
+    It follows from the backend and the user's `jax.default_matmul_precision`; a dot algorithm is returned unchanged.
     """
     asked = _asked()
     levels = _DONE_IN.get(jax.default_backend())
@@ -227,9 +243,9 @@ def precision_name() -> str:
 
 
 def matmul_precision() -> AbstractContextManager[None]:
-    """A context in which every matrix product is done in the user's precision, or else in the highest.
+    """A context with the user's precision of matrix products, by default the highest.
 
-    TF32 and bfloat16 passes change small eigenvalues, so they are never taken unasked.
+    TF32 and bfloat16 change small eigenvalues, so they are used only on request.
     """
     result: AbstractContextManager[None] = jax.default_matmul_precision(_asked())
     return result
@@ -244,7 +260,7 @@ def epsilon(dtype: Any, precision: str) -> float:
 def noise_floor(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
     """ε |λ|_max: smaller eigenvalues cannot be distinguished from zero.
 
-    `dtype` and `precision` are those of the products, the latter as results record it; with TF32, ε is 2⁻¹⁰.
+    `dtype` and `precision` are those of the products, the latter as in the records of results; with TF32, ε is 2⁻¹⁰.
     """
     return epsilon(dtype, precision) * float(np.abs(values).max())
 
@@ -254,14 +270,14 @@ def _asked() -> str:
 
 
 def is_long(vector: Array) -> bool:
-    """Whether sums over the entries of `vector` [P] need care on a CPU."""
+    """Whether sums over the entries of `vector` [P] need compensation on a CPU."""
     return vector.size >= _MANY
 
 
 def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
     """`rows` [m, P] times `vector` [P], in single precision at least: [m].
 
-    Without `compensated`, the rounding of long sums may be in it, where leaving it in is faster.
+    Without `compensated`, the result may include the rounding of long sums, where that is faster.
     """
     if not is_long(vector) or (not compensated and rows.dtype == vector.dtype):
         return _dot_at_once(rows, vector)
@@ -289,21 +305,21 @@ _dot_of_many = compat.by_platform("dot_of_many", cpu=_dot_in_pieces, default=_do
 
 
 def combination(coefficients: Array, rows: Array) -> Array:
-    """`coefficients` [m] times `rows` [m, P], row by row, so that a narrow type is not widened all at once: [P]."""
+    """`coefficients` [m] times `rows` [m, P]: [P]; row by row, so that a narrow type is not widened as a whole."""
     return typing.cast(Array, sum(coefficient * row for coefficient, row in zip(coefficients, rows, strict=True)))
 
 
 def gram(blocks: tuple[Array, ...]) -> np.ndarray:
     """Q Qᵀ [..., m, m], in double precision, of the rows of all blocks [..., ., P] together.
 
-    Made piece by piece: a product of whole blocks would copy them. Each piece is a product in the precision of the
-    rows, single at least, and the pieces are added in double precision.
+    It is computed by parts, because a product of whole blocks would copy them. Each part is a product in the precision
+    of the rows, single at least, and the parts are added in double precision.
     """
     number, size = sum(block.shape[-2] for block in blocks), blocks[0].shape[-1]
     terms = min(_PIECE // 4, size)
     total = np.zeros((*blocks[0].shape[:-2], number, number))
     for first in range(0, size, terms):
-        # The last piece is moved back until it fits; what it has in common with the one before is left out.
+        # The last piece is shifted back until it fits; its overlap with the previous piece is skipped.
         start = min(first, size - terms)
         products, squares = _products_of_piece(blocks, start, first - start, terms)
         # On the diagonal all terms have one sign: a sum by itself rounds less than the matrix product.

@@ -1,4 +1,4 @@
-"""Is this operator what the measurements take it for: deterministic, symmetric, a derivative, a mean over examples?"""
+"""Tests that an operator is deterministic, symmetric, the derivative of its functions, and a mean over examples."""
 
 import dataclasses
 import time
@@ -16,17 +16,17 @@ from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.operators.terms import Term
 from hessflat.utils.errors import InputError
 
-# Examples that differences and pieces of the data are taken over.
+# The number of examples of the tests by differences and by parts of the data.
 _EXAMPLES = 256
 
 
 class Check(NamedTuple):
-    """Relative errors, all within their tolerances; None where there is nothing to check, and `notes` says why."""
+    """The relative errors of the tests, all within tolerance; None where a test was skipped, see `notes`."""
 
     repeat: float  # ‖A v − A v‖ of the same product done twice
     asymmetry: float  # |v·A w − w·A v| for unit v, w
     finite_difference: float | None  # products against central differences, in float64
-    batch_weights: float | None  # a product against the mean, weighted by size, of those over two pieces of the data
+    batch_weights: float | None  # a product against the mean, weighted by size, of products over two parts of the data
     tolerance: float  # 1e-4 at least for differences
     num_products: int  # over all the data or some
     seconds: float
@@ -35,25 +35,25 @@ class Check(NamedTuple):
 
 
 def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
-    """Test `op` with a few products along random unit vectors, and refuse it in one line that says what is wrong.
+    """Test `op` with a few products along random unit vectors.
 
-    - Two products with one vector are the same.
+    - Two products with one vector are equal.
     - v·A w = w·A v.
-    - Derivatives are those of the functions: H v against central differences of the gradient, and the gradient against
-      those of the loss; v·G v against differences of the outputs and of the criterion's gradient. All in float64 and
-      on at most 256 examples, at several step widths of which the best counts: in float32, and across the kinks of
-      ReLU, differences prove nothing. Left out where a function does not run in float64, or rounds on the way.
-    - The product over those examples is the mean, weighted by size, of the products over two unequal pieces of them.
-      It is not for a loss that is a sum over the batch, nor where examples are coupled, as by batch norm in train
-      mode, unless `Batches(statistics_batch=...)` says so.
+    - H v agrees with central differences of the gradient, and the gradient with those of the loss; v·G v agrees with
+      differences of the outputs and of the criterion's gradient. The test runs in float64 on at most 256 examples, with
+      several step widths of which the best counts: in float32, and across the kinks of ReLU, differences are too
+      inaccurate. It is skipped where a function does not run in float64, or uses a lower precision internally.
+    - The product over these examples is the mean, weighted by size, of the products over two unequal parts of them.
+      This fails for a loss that is a sum over the batch. It also fails where examples are coupled, as by batch norm in
+      train mode, without `Batches(statistics_batch=...)`.
 
     Args:
-        op: any operator; one whose linearisation is made, and a known map, are only repeated and transposed.
+        op: any operator; for a linearised one or a known map, only the first two tests are possible.
         key: a JAX random key.
-        tolerance: relative; 1,000 roundings of the operator's type by default.
+        tolerance: the relative tolerance; by default 1,000 times the machine epsilon of the operator's type.
 
     Raises:
-        InputError: products that are not finite, or any of these that does not hold.
+        InputError: a test fails, or products are not finite; the message names the failure in one line.
     """
     began = time.perf_counter()
     numerics.require_key(key)

@@ -18,13 +18,13 @@ from hessflat.curvature.operators.terms import Term, bound_functions, term_produ
 from hessflat.utils import compat
 from hessflat.utils.convolution import canonical, equations_of
 
-# Steps relative to the size of what is varied.
+# Step widths relative to the size of the varied quantity.
 _STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
-# What differences in float64 show at least; a wrong derivative is off by far more.
+# The accuracy of differences in float64; a wrong derivative has a much larger error.
 TOLERANCE = 1e-4
 
-# Derivatives this small beside the function itself count as zero.
+# Derivatives below this multiple of the function count as zero.
 _NEGLIGIBLE = 1e-6
 
 
@@ -41,7 +41,7 @@ def relative_error(term: Term, vector: Array) -> tuple[float, str] | str:
         rounds = _rounds(term, tree)
         product = _product(term, tree)
         errors = _of_outputs(term, tree, product) if _is_gauss_newton(term) else _of_scalar(term, tree, product)
-    except Exception as error:  # whatever the user's function raises: it does not run in float64, which is no fault
+    except Exception as error:  # any error of the user's function: not to run in float64 is no fault
         return f"a function does not run in float64: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     worst = max(errors, key=lambda error: error[0])
     if rounds and worst[0] > TOLERANCE:

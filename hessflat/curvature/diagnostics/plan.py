@@ -1,4 +1,4 @@
-"""What a measurement will take, before it is started: memory by XLA's own analysis, time from one timed product."""
+"""The memory and time of a measurement before it starts, from XLA's memory analysis and one timed product."""
 
 import dataclasses
 import time
@@ -18,15 +18,15 @@ from hessflat.curvature.operators.operator import Operator, matvec_compiled
 from hessflat.curvature.operators.terms import Term
 from hessflat.utils import hardware
 
-# The share of free memory that is planned with: other things need some, too.
+# The share of free memory that a plan may use.
 _SHARE = 0.8
 
-# Rows that re-orthogonalisation is timed with.
+# The number of rows with which re-orthogonalisation is timed.
 _ROWS = 20
 
 
 class Plan(NamedTuple):
-    """Bytes and seconds of Lanczos runs with k probes, m steps each; `print` shows it as a table."""
+    """Bytes and seconds of Lanczos runs with k probes of m steps; `print` shows it as a table."""
 
     size: int  # P
     num_examples: int
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     compile_seconds: float
     product_seconds: float
     orthogonalise_seconds: float  # over all steps and probes
-    seconds: float  # all of it
+    seconds: float  # in all
     fits: bool
     advice: str  # what would fit, where this does not
 
@@ -71,10 +71,10 @@ def plan(
     storage: Storage = "device",
     reorthogonalise: Reorthogonalise = "full",
 ) -> Plan:
-    """What `lanczos` or `spectrum` with these arguments would take.
+    """The memory and time that `lanczos` or `spectrum` would take with these arguments.
 
-    One product is compiled and timed, and compiled for two smaller batches, from which its memory at other batch sizes
-    follows. Nothing large is allocated unless it fits.
+    One product is compiled and timed. Two smaller batches are compiled as well, to predict the memory of a product at
+    other batch sizes. Large arrays are allocated only where they fit.
 
     Raises:
         InputError: counts below 1.

@@ -1,4 +1,4 @@
-"""Every eigenvalue, exactly: from the dense matrix, or from the smaller Gram side of a Gauss-Newton matrix."""
+"""All eigenvalues of an operator, from its dense matrix or from the smaller Gram matrix of a Gauss-Newton matrix."""
 
 import time
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ _LARGEST = 20_000
 
 
 class ExactSpectrum(NamedTuple):
-    """All eigenvalues of an operator, as exact as its products."""
+    """All eigenvalues of an operator, to the precision of its products."""
 
     values: np.ndarray  # [P] float64, ascending
     method: str  # "dense" or "gram"
@@ -56,7 +56,7 @@ class ExactSpectrum(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """How many eigenvalues are above the noise floor in magnitude."""
+        """The number of eigenvalues above the noise floor in magnitude."""
         return int(np.count_nonzero(np.abs(self.values) > self.noise_floor))
 
     def zero_mass(self) -> float:
@@ -67,19 +67,19 @@ class ExactSpectrum(NamedTuple):
 def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
     """All P eigenvalues of `op`.
 
-    Dense: the matrix is made from P products in the operator's own precision, and solved in float64.
+    Dense: the matrix is built from P products in the operator's precision and diagonalised in float64.
 
     Gram: a Gauss-Newton matrix Jᵀ D J (a Fisher matrix too) with fewer outputs N C than parameters has the non-zero
-    eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is made in the operator's
-    precision, J Jᵀ is summed in float64, in pieces: J is never held as a whole.
+    eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is computed in the operator's
+    precision; J Jᵀ is accumulated in float64 by parts, so that the whole of J is never stored.
 
     Args:
-        op: dense up to P = 20,000, Gram up to N C = 20,000 at any P.
-        float64: make the products in float64, too. Data and parameters are cast, so `op` itself may be in float32.
+        op: an operator with P up to 20,000 (dense), or with N C up to 20,000 and any P (Gram).
+        float64: compute the products in float64 too. Data and parameters are cast, so `op` itself may be in float32.
 
     Raises:
-        InputError: an operator that is too large either way (use `spectrum` or `eigenpairs`), a matrix that does not
-            fit into memory, or products that are not finite.
+        InputError: an operator that is too large for both (use `spectrum` or `eigenpairs`), a matrix that does not fit
+            into memory, or products that are not finite.
     """
     if float64:
         with jax.enable_x64(True):
@@ -101,7 +101,7 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
 
 
 def solve_dense(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
-    """Those of a float64 matrix made from one product of type `dtype` a column; the matrix is overwritten."""
+    """The spectrum of a float64 matrix [P, P] whose columns are products of type `dtype`; the matrix is overwritten."""
     values = _solve(matrix)
     floor = numerics.noise_floor(values, dtype, numerics.precision_name())
     return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, numerics.precision_name())
@@ -144,7 +144,7 @@ def _square_root(matrix: np.ndarray) -> np.ndarray:
 
 def _solve(matrix: np.ndarray) -> np.ndarray:
     """The eigenvalues of a matrix that is symmetric up to rounding; it is overwritten."""
-    # SciPy wants columns in a row, and reads one triangle: the upper one of ours is the lower one of its transpose.
+    # SciPy takes column-major arrays and reads one triangle; our upper triangle is the lower one of the transpose.
     result: np.ndarray = scipy.linalg.eigh(
         _checked(matrix).T, eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False
     )
@@ -152,6 +152,6 @@ def _solve(matrix: np.ndarray) -> np.ndarray:
 
 
 def _checked(matrix: np.ndarray) -> np.ndarray:
-    # A sum is finite only where all is, unless it overflows, which sixteen digits below the largest number cannot.
+    # A sum is finite only if all terms are; terms below 1e292 cannot make it overflow.
     require_finite(matrix.sum())
     return matrix

@@ -1,7 +1,7 @@
-"""Numbers of a set of eigenvalues: sums of functions of them, and how many of them count.
+"""Functions of a set of eigenvalues, such as traces of matrix functions and effective ranks.
 
-They take an array of eigenvalues, such as that of `eigvalsh`, and are exact for it. `Spectrum` has the same numbers by
-the same rules as estimates with standard errors.
+They take an array of eigenvalues, such as `eigvalsh` returns, and are exact for it. `Spectrum` has the same quantities,
+by the same rules, as estimates with standard errors.
 """
 
 from typing import Any
@@ -18,18 +18,18 @@ def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "hig
 
 
 def effective_rank(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> int:
-    """P (1 − mass at zero): how many eigenvalues [P] are above the noise floor in magnitude."""
+    """P (1 − mass at zero): the number of eigenvalues [P] above the noise floor in magnitude."""
     return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype, precision)))
 
 
 def participation_ratio(values: np.ndarray) -> float:
-    """(Σ λ)² / Σ λ²: n for n equal eigenvalues and zeros, 0 for zeros alone; meant for eigenvalues of one sign."""
+    """(Σ λ)² / Σ λ²: n for n equal non-zero eigenvalues, 0 if all are zero; intended for eigenvalues of one sign."""
     square = float(np.sum(np.square(values, dtype=np.float64)))
     return float(np.sum(values, dtype=np.float64)) ** 2 / square if square > 0 else 0.0
 
 
 def effective_dimension(values: np.ndarray, damping: float) -> float:
-    """Σ λ / (λ + damping), the directions that the data and not the prior determine (MacKay 1992; Maddox et al. 2020).
+    """Σ λ / (λ + damping): the number of directions determined by the data (MacKay 1992; Maddox et al. 2020).
 
     `damping` is the precision of the prior, in the units of the eigenvalues.
 

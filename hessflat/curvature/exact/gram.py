@@ -22,12 +22,12 @@ from hessflat.utils import convolution, hardware
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
-# Of J, held twice at most; of what a device makes of it at once; and of the float64 copies that are multiplied.
+# Bytes of a part of J (two are stored at most), of the rows that a device computes at once, and of float64 copies.
 _BLOCK_BYTES = 3 << 30
 _DEVICE_BYTES = 1 << 25
 _COPY_BYTES = 1 << 27
 
-# Rows of J side by side in one pass, and examples that are checked for dependence on their batch.
+# Rows of J side by side in one pass, and examples that are tested for dependence on their batch.
 _ROWS = 16
 _CHECKED = 16
 
@@ -203,9 +203,9 @@ def _is_separate(term: Term) -> bool:
     try:
         whole = _sides(term, arrays)
         alone = jax.lax.map(lambda one: _sides(term, one), jax.tree.map(lambda x: x[:checked, None], arrays))
-    except (TypeError, ValueError):  # a function that takes no batch of one
+    except (TypeError, ValueError):  # a function that does not accept a batch of one
         return False
-    # The gradient of a mean is that of one example over their number.
+    # The gradient of the mean is that of one example divided by the number of examples.
     pairs = []
     for factor, together, single in zip((1, size), whole, alone, strict=True):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(single), strict=True):

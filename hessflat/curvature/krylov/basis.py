@@ -1,8 +1,8 @@
-"""The basis that a Lanczos recurrence stores, and how a new vector is made orthogonal to it.
+"""The basis of a Lanczos recurrence: its storage, and the orthogonalisation of a vector against it.
 
-Vectors are stored in blocks of rows, and only the blocks that hold something are read: a static [m, P] array in a
-compiled loop would be read whole at every step. A block may be of half precision, and where the examples are spread
-over devices the rows of every block are, so that no vector ever has to be gathered.
+Vectors are stored in blocks of rows, and only blocks that hold vectors are read: a static [m, P] array in a compiled
+loop would be read whole at every step. Blocks may be in half precision. Where the examples are spread over devices, the
+rows of every block are too, so that no vector is ever gathered.
 """
 
 import math
@@ -23,12 +23,12 @@ from hessflat.utils import hardware
 Storage = Literal["device", "half", "host"]
 Blocks = tuple[Array, ...]
 
-# Rows are read in pieces of this many: fewer would mean more calls, more would mean reading rows that are empty.
+# Rows in a block: fewer rows need more calls, more rows mean reading more empty ones.
 _ROWS = 20
 
 
 def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Blocks:
-    """Zeros for `num_rows` vectors [P]; on several devices the last block may have some rows to spare."""
+    """Zeros for `num_rows` vectors [P]; on several devices the last block may have unused rows."""
     step = _ROWS if devices is None else devices.pieces * math.ceil(_ROWS / devices.pieces)
     dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
     blocks = []
@@ -39,15 +39,15 @@ def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devic
 
 
 def bytes_needed(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
-    """Memory that `allocate` takes, over all devices."""
+    """The memory that `allocate` takes, in bytes over all devices."""
     return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
 
 
 def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage, platform: str) -> None:
-    """Refuse a basis of `num_rows` vectors [P] that does not fit on a device of `platform`, and name what would.
+    """Refuse a basis of `num_rows` vectors [P] that does not fit on a device of `platform`.
 
     Raises:
-        InputError: more bytes than are free.
+        InputError: it needs more bytes than are free; the message names alternatives.
     """
     instead = 'take fewer steps, storage="half", or reorthogonalise="none"'
     if storage == "half":
@@ -59,7 +59,7 @@ def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage,
 
 
 def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:
-    """Row `step` becomes `vector`."""
+    """The blocks with row `step` replaced by `vector`."""
     written, start = [], 0
     for block in blocks:
         value = (vector * _scale(block)).astype(block.dtype)
@@ -80,7 +80,7 @@ def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | Non
 
 
 def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
-    """`vector` without what it has along the first `num_rows` rows: classical Gram-Schmidt, block by block, twice."""
+    """`vector` minus its components along the first `num_rows` rows: classical Gram-Schmidt, block by block, twice."""
 
     def once(vector: Array, compensated: bool = True) -> Array:
         start = 0
@@ -96,14 +96,14 @@ def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices:
         return vector
 
     if numerics.is_long(vector):
-        # The second pass takes out what the rounding of the first has left.
+        # The second pass removes what the rounding of the first has left.
         return once(once(vector, compensated=False))
     result: Array = jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
     return result
 
 
 def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Array:
-    """`coefficients` [k, m] times the rows: [k, P]."""
+    """The linear combinations [k, P] of the rows with `coefficients` [k, m]."""
     total, start = jnp.zeros((len(coefficients), blocks[0].shape[1]), coefficients.dtype), 0
     by_rows = PartitionSpec(None, devices.axes) if devices else PartitionSpec()
     for block in blocks:
@@ -122,8 +122,8 @@ def all_rows(blocks: Blocks, dtype: jnp.dtype) -> Array:
 def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None) -> np.ndarray:
     """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of blocks [..., ., P].
 
-    On several devices it is estimated, from eight combinations of rows with random signs s, as the root mean square
-    of Q Qᵀ s − s in its largest entry: comparing every row with every other would gather them.
+    On several devices it is estimated from eight combinations of rows with random signs s: the root mean square of Q Qᵀ
+    s − s, maximised over entries. Comparing all pairs of rows would gather them.
     """
     if devices is not None:
         return np.asarray(_estimated_loss(blocks, num_rows, devices))
@@ -161,7 +161,7 @@ def _times_rows(blocks: Blocks, vectors: Array, devices: Devices) -> Array:
 
 
 def _along(block: Array, vector: Array, devices: Devices | None, compensated: bool) -> Array:
-    """What `vector` has along the rows of a block."""
+    """The component of `vector` along the rows of a block."""
 
     def project(block: Array, vector: Array) -> Array:
         coefficients = numerics.accurate_dot(block, vector, compensated) / _scale(block) ** 2
@@ -187,7 +187,7 @@ def _spread(
 
 
 def _set_row(block: Array, row: Array, vector: Array) -> Array:
-    """Row `row` of the block, if it has one; the row is read and written, so that the block is updated in place."""
+    """The block with row `row` replaced, if it has that row; reading and writing one row updates the block in place."""
     inside = (row >= 0) & (row < len(block))
     row = jnp.clip(row, 0, len(block) - 1)
     value = jnp.where(inside, vector[None], jax.lax.dynamic_slice_in_dim(block, row, 1))
@@ -200,12 +200,12 @@ def _matmul(a: Array, b: Array) -> Array:
 
 
 def _scale(block: Array) -> float:
-    """Half precision has few small numbers: there the entries of a unit vector are stored times √P."""
+    """The factor √P on the entries of unit vectors in half precision, which has few small numbers."""
     return math.sqrt(block.shape[-1]) if block.dtype == jnp.float16 else 1.0
 
 
 def _position(devices: Devices) -> Array:
-    """Which of the devices this is, counted along the spread axes."""
+    """The index of this device along the axes over which examples are spread."""
     return jax.lax.axis_index(devices.axes)
 
 

@@ -1,4 +1,4 @@
-"""A stored Lanczos recurrence: what a killed measurement continues from, to the same bits."""
+"""Checkpoints of a Lanczos recurrence, from which an interrupted measurement continues to the same bits."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from hessflat.utils.errors import InputError
 
 
 class Checkpoint(NamedTuple):
-    """How to store the recurrence of each probe and to continue it; `in_folder` makes one of files.
+    """Functions that store the recurrence of each probe and restore it; `in_folder` makes them for files.
 
     A state is `krylov.recurrence.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the
     basis is `rows` [m, P] instead, and `blocks` is empty.
@@ -31,17 +31,17 @@ class Checkpoint(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """The two files of one probe, and what they must belong to."""
+    """The two files of one probe, and the identity of their measurement."""
 
-    state: Path  # everything but the basis; written after the rows, so that what it counts is there
+    state: Path  # everything but the basis; written after the rows, so that it never counts rows that do not exist
     rows: Path  # the basis, one vector after the other
     identity: str
 
 
 def in_folder(folder: Path, identity: str) -> Checkpoint:
-    """A checkpoint in two files for each probe; both belong to the measurement with that `identity`.
+    """A checkpoint of two files for each probe, valid for the measurement with that `identity`.
 
-    Its `load` raises an InputError where what is stored is damaged, or belongs to another measurement.
+    Its `load` raises an InputError where the files are damaged or belong to another measurement.
     """
 
     def probe_files(probe: int) -> _Files:
@@ -54,7 +54,7 @@ def in_folder(folder: Path, identity: str) -> Checkpoint:
 
 
 def measurement_id(op: Operator, *settings: Any) -> str:
-    """A hash of the operator (its functions by name, every array by content) and of the settings of a measurement."""
+    """A hash of the operator (functions by name, arrays by content) and of the settings of a measurement."""
     digest = hashlib.blake2b(digest_size=16)
     names = [_name(function) for term in op.terms for function in (term.product, *term.functions)]
     cuts = [(term.batches.batch_size, term.batches.statistics_batch) for term in op.terms]

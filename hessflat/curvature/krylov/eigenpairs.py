@@ -1,4 +1,4 @@
-"""Eigenpairs at the ends of the spectrum, by thick-restart Lanczos that stops when they have converged."""
+"""Extremal eigenpairs by thick-restart Lanczos, which stops when they have converged."""
 
 import time
 from collections.abc import Callable
@@ -25,16 +25,17 @@ from hessflat.utils.errors import InputError, nearest
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
-# Products are made two at a time. A check of the residuals takes the eigenvectors of a matrix as large as the basis:
-# well under a millisecond while that is small; later it must not come to more than the products, so checks get rarer.
+# Products come in pairs. A check of the residuals needs the eigenvectors of a matrix of the size of the basis, which
+# takes less than a millisecond while the basis is small. It becomes rarer as the basis grows, to stay below the cost
+# of products.
 _STEPS = 2
 _CHECKS = 32
 
 
 class EigenPairs(NamedTuple):
-    """Ritz pairs with ‖A x − θ x‖ = residual, so some eigenvalue of A lies within `residuals` of each value."""
+    """Ritz pairs with ‖A x − θ x‖ = residual; some eigenvalue of A lies within `residuals` of each value."""
 
-    values: np.ndarray  # [k] the sought end first; "both": the k largest, descending, then the k smallest, ascending
+    values: np.ndarray  # [k] the requested end first; "both": the k largest, descending, then the k smallest, ascending
     vectors: Any  # tree like params with a leading axis [k], unit length
     residuals: np.ndarray  # [k], at least the rounding of the largest value
     converged: np.ndarray  # [k] residual within rtol |value|, or within rounding at the scale of the operator
@@ -56,29 +57,29 @@ def eigenpairs(
     show_progress: bool = True,
     on_steps: Callable[[int], None] | None = None,
 ) -> EigenPairs:
-    """The k eigenpairs at one end of the spectrum (or at both), stopping as soon as they have converged.
+    """The k extremal eigenpairs at one end of the spectrum or at both, computed until they have converged.
 
-    Lanczos with full re-orthogonalisation that restarts from the best Ritz vectors when `num_vectors` are stored (Wu
-    and Simon 2000). A repeated eigenvalue shows once, unless fewer than k distinct ones exist: then the recurrence
-    goes on from a fresh direction and copies appear as they should.
+    The method is Lanczos with full re-orthogonalisation, restarted from the best Ritz vectors when `num_vectors` are
+    stored (Wu and Simon 2000). A multiple eigenvalue appears once. Where fewer than k distinct eigenvalues exist, the
+    recurrence continues from a new random direction, and multiple eigenvalues appear with their multiplicity.
 
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
-        k: how many, at each end asked for; for "both" also (largest, smallest).
+        k: the number of pairs; for "both" the number at each end, or (largest, smallest).
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
-        max_steps: products, at most (an even number of them).
+        max_steps: the maximum number of products, an even number.
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
-            first vector stays random, so that an eigenvalue which has overtaken the others is not missed.
-        num_vectors: P-vectors to store; None takes 20 more than k. More of them need fewer products.
+            first vector stays random, so that no eigenvalue that has become extremal is missed.
+        num_vectors: the number of P-vectors to store; None takes 20 more than k. More vectors need fewer products.
         loop: "scan", "python" or None to choose.
-        show_progress: a bar of the products used, on a terminal.
-        on_steps: called with the number of further products, in place of the bar.
+        show_progress: show a progress bar on a terminal.
+        on_steps: called with the number of further products, instead of the bar.
 
     Raises:
-        InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into
-            memory, products that are not finite.
+        InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into memory,
+            products that are not finite.
     """
     began = time.perf_counter()
     _require_options(op, key, k, which, rtol, max_steps)
@@ -148,7 +149,11 @@ def sharpness(
     start: Any = None,
     loop: Loop | None = None,
 ) -> RitzValue:
-    """λ_max and the residual that bounds its error; the arguments are those of `eigenpairs`."""
+    """The largest eigenvalue λ_max of `op`, with a residual within which some eigenvalue of the operator lies.
+
+    For the Hessian of the training loss this is the sharpness (Cohen et al. 2021). Arguments and errors are those of
+    `eigenpairs`.
+    """
     pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop)
     cost = (pairs.num_products, pairs.seconds, pairs.precision)
     return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]), *cost)
@@ -156,7 +161,7 @@ def sharpness(
 
 @jax.jit
 def _mixed(random: Array, start_rows: Array) -> Array:
-    """Half of it random, half the mean of `start_rows` [r, P]."""
+    """A unit vector: the sum of a random one and the normalised sum of `start_rows` [r, P]."""
     total = start_rows.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
@@ -178,7 +183,7 @@ def _as_rows(op: Operator, start: Any) -> Array:
 
 
 def _num_vectors(op: Operator, num_pairs: int, max_steps: int, num_vectors: int | None) -> int:
-    """An even number of rows: steps are done two at a time."""
+    """The number of stored vectors; it is even, because steps run in pairs."""
     if num_vectors is None:
         num_vectors = num_pairs + 20
     else:
@@ -190,7 +195,7 @@ def _num_vectors(op: Operator, num_pairs: int, max_steps: int, num_vectors: int 
 
 
 def _num_restarted(num_pairs: int, num_vectors: int) -> int:
-    """How many Ritz vectors a restart begins with: those asked for, and half of the others."""
+    """The number of Ritz vectors that a restart keeps: the requested ones and half of the others."""
     number = num_pairs + (num_vectors - num_pairs) // 2
     return number - number % 2
 
@@ -212,14 +217,14 @@ def _fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> No
 
 @partial(jax.jit, static_argnames="devices", donate_argnames="state")
 def _restart(state: State, coefficients: Array, devices: Devices | None) -> State:
-    """The basis becomes `coefficients` [l, m] times it; the next vector stays."""
+    """Replace the basis by `coefficients` [l, m] times the basis; the next vector stays."""
     rows = basis.combine(state.blocks, coefficients, devices)
-    # Re-orthogonalisation reads whole blocks, so nothing of the old basis may stay.
+    # Re-orthogonalisation reads whole blocks, so the old basis must be cleared.
     blocks = jax.tree.map(jnp.zeros_like, state.blocks)
     for number, row in enumerate(rows):
         blocks = basis.write_row(blocks, jnp.asarray(number), row, devices)
     count = jnp.asarray(len(rows), state.num_valid.dtype)
-    # What the next product has along these vectors is taken out by re-orthogonalisation.
+    # Re-orthogonalisation removes the components of the next product along these vectors.
     return state._replace(
         blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=count
     )
@@ -227,7 +232,7 @@ def _restart(state: State, coefficients: Array, devices: Devices | None) -> Stat
 
 @partial(jax.jit, static_argnames="devices", donate_argnames="state")
 def _from_fresh_direction(state: State, vector: Array, devices: Devices | None) -> State:
-    """Go on from a random direction orthogonal to the exhausted space: T falls apart into blocks there."""
+    """Continue from a random direction orthogonal to the exhausted space; T is block diagonal there."""
     vector = basis.orthogonalise(state.blocks, state.num_valid, vector, devices)
     last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
     return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
@@ -237,7 +242,7 @@ _combine = jax.jit(basis.combine, static_argnums=2)
 
 
 def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:
-    """Positions among ascending values, the best first; both ends take turns, by how many are asked for of each."""
+    """Positions in ascending values, the requested end first; both ends alternate in the ratio of their counts."""
     ascending = np.arange(len(values))
     if which == "magnitude":
         return np.argsort(-np.abs(values), kind="stable")
@@ -250,7 +255,7 @@ def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) ->
 
 
 def _presented(positions: np.ndarray, values: np.ndarray, k: int, which: Which) -> np.ndarray:
-    """In the order of the result: for both ends the k largest, descending, before the smallest, ascending."""
+    """Positions in the order of the result: for both ends the k largest, descending, then the smallest, ascending."""
     if which != "both":
         return positions
     descending = np.sort(positions)[::-1]

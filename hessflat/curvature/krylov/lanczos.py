@@ -1,6 +1,6 @@
-"""Lanczos tridiagonalisation from random probes: `lanczos`, its checks, and how it runs one probe or several.
+"""Lanczos tridiagonalisation from random probes: the public function, one probe with checkpoints, several side by side.
 
-The recurrence itself is in `krylov.recurrence`, the basis that it stores in `krylov.basis`.
+The recurrence is in `krylov.recurrence`, its stored basis in `krylov.basis`.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
 
-# Between two checks of a run: its progress is reported, and it ends early if the Krylov space is exhausted.
+# Steps between two checks, which report progress and end the run if the Krylov space is exhausted.
 _STEPS_BETWEEN_CHECKS = 12
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
 class Tridiagonals(NamedTuple):
-    """T = tridiag(betas, alphas, betas) for each of k probes with m steps; the leading `num_valid` rows count."""
+    """T = tridiag(betas, alphas, betas) for each of k probes with m steps; the leading `num_valid` rows are valid."""
 
     alphas: np.ndarray  # [k, m], zero from num_valid on
-    betas: np.ndarray  # [k, m]; betas[:, i] couples steps i and i+1, the last valid one measures what is left out
+    betas: np.ndarray  # [k, m]; betas[:, i] couples steps i and i+1, the last valid one is the norm of the remainder
     num_valid: np.ndarray  # [k] steps done before the Krylov space was exhausted
     orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|; nan where the basis was not stored
     basis: Any  # [k, m, P] on request, or None
@@ -55,7 +55,7 @@ class Tridiagonals(NamedTuple):
 
     @property
     def status(self) -> tuple[str, ...]:
-        """For each probe "completed", or "exhausted" where the Krylov space ended the recurrence early."""
+        """For each probe "completed", or "exhausted" where the Krylov space was exhausted before m steps."""
         return tuple("completed" if n == self.alphas.shape[1] else "exhausted" for n in self.num_valid)
 
 
@@ -75,37 +75,38 @@ def lanczos(
     on_steps: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Tridiagonals:
-    """Lanczos from `num_probes` random unit vectors, one product per step.
+    """Lanczos tridiagonalisation from `num_probes` random unit vectors, one product a step.
 
-    Departures from the textbook: Gram-Schmidt is done twice, β is measured after it, and the recurrence ends, cleanly,
-    when β is within rounding of the size of T (relative, so the scale of the operator does not matter).
+    Departures from the textbook (Golub & Van Loan 2013, section 10.1): Gram-Schmidt is applied twice, and β is computed
+    after it. The recurrence ends when β is within rounding of the size of T, a criterion that is independent of the
+    scale of the operator.
 
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
-        num_steps: m, at most; clipped to P, which no Krylov space exceeds.
+        num_steps: m, the maximum number of steps; at most P are taken, the largest dimension of a Krylov space.
         num_probes: k.
-        reorthogonalise: "full" is what eigenvalues and the mass at zero need. "selective" does it where estimated
-            overlaps exceed √ε (partial re-orthogonalisation, Simon 1984): T to working precision, for fewer passes
-            over the basis. "none" stores three vectors and repeats eigenvalues that have converged (the density as a
-            whole survives that).
+        reorthogonalise: "full" is required for eigenvalues and the mass at zero. "selective" re-orthogonalises where
+            estimated overlaps exceed √ε (partial re-orthogonalisation, Simon 1984), which gives T to working precision
+            with fewer passes over the basis. "none" stores three vectors; converged eigenvalues then repeat, while the
+            density stays accurate.
         probe: "rademacher" or "gaussian".
         return_basis: also return the Lanczos vectors [k, m, P].
-        storage: where the basis of m P numbers lies: "device"; "half", there in float16, where rounding to about
-            5e-4 / √P an entry takes the place of that of float32 (`orthogonality` measures the loss); "host", in the
-            host's memory, where it is also worked with.
-        folder: where to store the recurrence, every 30 seconds and at the end of each probe. The same call after a
-            kill goes on from there, to the same bits.
-        loop: "scan" compiles the recurrence, "python" drives it from Python; None chooses.
-        together: probes side by side in every product: memory times k. None does so on an accelerator, where it fits;
-            on a CPU it is no faster.
-        show_progress: a bar with the time left, on a terminal.
-        on_steps: called with the number of further steps that are done, in place of the bar.
-        checkpoint: how to store the recurrence, in place of `folder`.
+        storage: the memory of the basis of m P numbers. "device" stores it in the operator's type, "half" in float16,
+            with a rounding of about 5e-4 / √P an entry (`orthogonality` measures the loss). "host" stores it in the
+            host's memory and re-orthogonalises there.
+        folder: where to store the recurrence, every 30 seconds and at the end of each probe. The same call continues an
+            interrupted one to the same bits.
+        loop: "scan" compiles the recurrence, "python" runs it from Python; None chooses.
+        together: run all probes side by side in every product, with k times the memory. None does so on an accelerator
+            where memory permits; on a CPU it is no faster.
+        show_progress: show a progress bar on a terminal.
+        on_steps: called with the number of further steps, instead of the bar.
+        checkpoint: functions that store and restore the recurrence, instead of `folder`.
 
     Raises:
         InputError: counts below 1, unknown options, a basis that does not fit into memory, a folder of another
-            measurement, or an operator that gives values that are not finite.
+            measurement, or products that are not finite.
     """
     began = time.perf_counter()
     _require_options(key, num_steps, num_probes, reorthogonalise, probe, storage)
@@ -166,7 +167,7 @@ def _one_probe(
     on_steps: Callable[[int], None],
     checkpoint: Checkpoint | None,
 ) -> tuple[Any, ...]:
-    """From one vector [P]: α, β, the number of valid steps, the loss of orthogonality, and the basis or None."""
+    """α, β, the number of valid steps, the loss of orthogonality, and the basis or None, from one vector [P]."""
     num_steps, storage, devices = options.num_steps, options.storage, options.devices
     in_host = options.stores_basis and storage == "host"
     state = initial_state(vector, num_steps, options.stores_basis and not in_host, storage, devices)
@@ -201,7 +202,7 @@ def _one_probe(
 
 
 def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Callable[[int], None]) -> tuple[Any, ...]:
-    """Several probes [k, P] in one recurrence; what `_one_probe` gives, with a leading axis."""
+    """The results of `_one_probe` with a leading axis, for several probes [k, P] in one recurrence."""
     num_steps, stores_basis = options.num_steps, options.stores_basis
     state = jax.vmap(lambda vector: initial_state(vector, num_steps, stores_basis, options.storage))(vectors)
     length = block_length(num_steps)
@@ -218,16 +219,16 @@ def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Cal
 def step_callback(
     total: int, doing: str, show_progress: bool, on_steps: Callable[[int], None] | None
 ) -> AbstractContextManager[Callable[[int], None]]:
-    """A context of `on_steps`; without it, of one that moves a bar, if there is a terminal to show it on."""
+    """A context of `on_steps`; without it, of a function that moves a progress bar, if there is a terminal."""
     if on_steps is None and show_progress and sys.stderr.isatty():
-        from hessflat.utils import progress  # nothing of it is needed where nothing is shown
+        from hessflat.utils import progress  # imported only where a bar is shown
 
         return progress.counting(total, doing)
     return contextlib.nullcontext(on_steps or (lambda steps: None))
 
 
 def block_length(num_steps: int) -> int:
-    """Steps of one compiled scan: about a dozen, and a divisor of `num_steps` where there is one."""
+    """The number of steps of one compiled scan: about a dozen, and a divisor of `num_steps` where there is one."""
     counts = range(math.ceil(num_steps / _STEPS_BETWEEN_CHECKS), num_steps // 2 + 1)
     return next((num_steps // count for count in counts if num_steps % count == 0), num_steps)
 

@@ -1,4 +1,4 @@
-"""The spectral density by stochastic Lanczos quadrature, and what can be read off it."""
+"""The spectral density by stochastic Lanczos quadrature, and the functionals of the spectrum that it estimates."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from hessflat.utils.errors import InputError
 
 
 class ZeroMass(NamedTuple):
-    """The share of eigenvalues at zero, as the weight of the Ritz values nearest to it."""
+    """The share of eigenvalues at zero: the weight of the Ritz values nearest to zero."""
 
     weight: Estimate
     value: Estimate  # the weighted mean of those Ritz values
@@ -42,10 +42,10 @@ class Density(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Nodes and weights of k probes with m steps: Σ_i weights f(nodes) estimates Tr f(A) / P.
+    """Nodes and weights of k probes with m steps: Σ_i weights f(nodes), averaged over probes, estimates Tr f(A) / P.
 
-    Per probe v the quadrature is exact for vᵀ p(A) v where the degree of p is at most 2m − 1. From `num_valid` on,
-    where the Krylov space was exhausted, nodes, weights and residuals are zero.
+    For each probe v the quadrature is exact for vᵀ p(A) v, where p is a polynomial of degree at most 2m − 1. From
+    `num_valid` on, where the Krylov space was exhausted, nodes, weights and residuals are zero.
     """
 
     nodes: np.ndarray  # [k, m] Ritz values, ascending
@@ -71,7 +71,7 @@ class Spectrum:
 
     @property
     def second_moment(self) -> Estimate:
-        """Σ λ² / P, the number that Granziol (2020) lists as a Frobenius norm."""
+        """Σ λ² / P, the quantity that Granziol (2020) reports as a Frobenius norm."""
         return self._mean(self._integral(self.nodes**2))
 
     @property
@@ -81,31 +81,33 @@ class Spectrum:
 
     @property
     def participation_ratio(self) -> Estimate:
-        """(Tr A)² / ‖A‖²_F: n for n equal eigenvalues and zeros; both moments come from the same probes."""
+        """(Tr A)² / ‖A‖²_F: n for n equal non-zero eigenvalues; both moments come from the same probes."""
         trace, square = (self.size * self._integral(values) for values in (self.nodes, self.nodes**2))
         return estimates.square_over(trace, square, self._cost)
 
     @property
     def largest(self) -> RitzValue:
-        """The largest Ritz value over probes: λ_max is at least that, up to rounding.
+        """The largest Ritz value over probes, a lower bound of λ_max up to rounding.
 
-        The bound is |β s|, or where that is more the noise floor or what the loss of orthogonality, times the largest
-        |λ|, may have changed: a residual can be smaller than either lets an eigenvalue be known.
+        Its `residual` is the largest of |β s|, the noise floor, and the loss of orthogonality times the largest |λ|.
+        The last two are limits of accuracy that |β s| alone does not show.
         """
         return self._extreme(np.argmax, -np.inf)
 
     @property
     def smallest(self) -> RitzValue:
-        """The smallest Ritz value over probes: λ_min is at most that, up to rounding; bounded as `largest` is."""
+        """The smallest Ritz value over probes, an upper bound of λ_min up to rounding; its `residual` is as in
+        `largest`.
+        """
         return self._extreme(np.argmin, np.inf)
 
     @property
     def noise_floor(self) -> float:
-        """Rounding of the products at the largest |λ|: smaller eigenvalues cannot be distinguished from zero."""
+        """The rounding of products at the largest |λ|; smaller eigenvalues cannot be distinguished from zero."""
         return numerics.noise_floor(self.nodes, self.dtype, self.precision)
 
     def log_determinant(self, damping: float) -> Estimate:
-        """Log det(A + damping I) in nats; the standard error does not hold what the quadrature leaves out.
+        """Log det(A + damping I) in nats; the standard error does not include the bias of the quadrature.
 
         Raises:
             InputError: a Ritz value plus damping that is not above the noise floor.
@@ -114,7 +116,9 @@ class Spectrum:
         return self._mean(self.size * self._integral(np.log(self._valid_nodes + damping)))
 
     def effective_dimension(self, damping: float) -> Estimate:
-        """Σ λ / (λ + damping), the directions that data and not the prior determine (MacKay 1992; Maddox et al. 2020).
+        """Σ λ / (λ + damping): the number of directions determined by the data (MacKay 1992; Maddox et al. 2020).
+
+        `damping` is the precision of the prior, in the units of the eigenvalues.
 
         Raises:
             InputError: a Ritz value plus damping that is not above the noise floor.
@@ -123,15 +127,18 @@ class Spectrum:
         return self._mean(self.size * self._integral(self._valid_nodes / (self._valid_nodes + damping)))
 
     def effective_rank(self, kind: Literal["hessian", "gauss_newton"]) -> Estimate:
-        """P (1 − mass at zero), by the rule of `zero_mass`."""
+        """P (1 − mass at zero), with the mass of `zero_mass`."""
         return self._mean(self.size * (1 - self.zero_mass(kind).weights))
 
     def zero_mass(self, kind: Literal["hessian", "gauss_newton"]) -> ZeroMass:
-        """The weight at zero (Granziol 2020, 3.2 and appendix D).
+        """The mass of the spectrum at zero (Granziol 2020, 3.2 and appendix D).
 
-        For a Hessian the two Ritz values nearest zero are combined, since Lanczos splits the one peak in two; for a
-        Gauss-Newton matrix the nearest stands alone. We depart in one point: Ritz values within the noise floor are
-        zero as far as can be known, so they all count.
+        For a Hessian it is the weight of the two Ritz values nearest zero, because Lanczos splits the peak at zero in
+        two. For a Gauss-Newton matrix it is the weight of the nearest. Departure from the paper: all Ritz values within
+        the noise floor are counted, because they cannot be distinguished from zero.
+
+        Raises:
+            InputError: an unknown kind.
         """
         if kind not in ("hessian", "gauss_newton"):
             raise InputError(f"kind must be 'hessian' or 'gauss_newton', got {kind!r}")
@@ -141,7 +148,13 @@ class Spectrum:
         return ZeroMass(self._mean(weights), self._mean(values), weights, values, *self._cost)
 
     def density(self, grid: np.ndarray, width: float | None = None) -> Density:
-        """The density broadened by Gaussians of standard deviation `width` (default: 1 % of the range of nodes)."""
+        """The spectral density on a grid [g], smoothed by Gaussians of standard deviation `width`.
+
+        The default width is 1 % of the range of the nodes.
+
+        Raises:
+            InputError: a width that is not above 0.
+        """
         if width is None:
             width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
         if not width > 0:
@@ -162,11 +175,11 @@ class Spectrum:
 
     @property
     def _valid_nodes(self) -> np.ndarray:
-        """[k, m], with a node that is in use, and no weight, in place of those that are not."""
+        """[k, m] The nodes, with invalid ones (of weight 0) replaced by a valid one."""
         return np.where(self._in_use, self.nodes, self.nodes[:, :1])
 
     def _integral(self, values: np.ndarray) -> np.ndarray:
-        """Per probe [k], of the function that has `values` [k, m] at the nodes."""
+        """[k] The quadrature of each probe for a function with `values` [k, m] at the nodes."""
         result: np.ndarray = (self.weights * values).sum(axis=1)
         return result
 
@@ -193,14 +206,14 @@ class Spectrum:
 
 
 def spectrum(op: Operator, key: Array, num_steps: int = 100, num_probes: int = 1, **options: Any) -> Spectrum:
-    """Stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
+    """The spectral density by stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
 
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
-        num_steps: m nodes for each probe.
+        num_steps: m, the number of nodes for each probe.
         num_probes: k.
-        **options: all others that `lanczos` takes: where the basis lies, a folder to continue from, and so on.
+        **options: the other arguments of `lanczos`.
 
     Raises:
         InputError: as `lanczos`.
@@ -213,18 +226,18 @@ def log_determinant(
 ) -> Estimate:
     """The logarithm of det(A + damping I), in nats, by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017).
 
-    `spectrum(...).log_determinant(damping)`: one spectrum serves every damping, and says what else it knows. The
-    standard error is over probes. What the quadrature itself leaves out is not in it: it is positive (Gauss
-    quadrature of a function whose even derivatives are negative) and falls as exp(−4 m / √κ), with m steps and
-    κ = (λ_max + damping) / (λ_min + damping).
+    It is `spectrum(...).log_determinant(damping)`; one spectrum serves several values of damping. The standard error is
+    over probes and does not include the bias of the quadrature. That bias is positive (Gauss quadrature of a function
+    with negative even derivatives) and decreases as exp(−4 m / √κ), with m steps and κ = (λ_max + damping) / (λ_min +
+    damping).
 
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
         damping: in the units of the eigenvalues; A + damping I must be positive definite.
-        num_steps: m, at most; clipped to P.
-        num_probes: how many runs of that many products.
-        **options: all others that `lanczos` takes.
+        num_steps: m, the maximum number of steps; at most P are taken.
+        num_probes: the number of probes, each of m products.
+        **options: the other arguments of `lanczos`.
 
     Raises:
         InputError: a Ritz value plus damping that is not above the noise floor, and as `lanczos`.
@@ -233,14 +246,14 @@ def log_determinant(
 
 
 def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
-    """Nodes and weights from the tridiagonal matrices of an operator of that size and floating type."""
+    """Nodes, weights and residuals from tridiagonal matrices, for an operator of that size and floating type."""
     nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
     for k, valid in enumerate(result.num_valid):
         alphas, betas = (np.asarray(x[k, :valid], np.float64) for x in (result.alphas, result.betas))
-        # LAPACK's divide and conquer, since others fail on the close eigenvalues of a basis that is not orthogonal.
+        # Divide and conquer: other LAPACK drivers fail on the close eigenvalues of a basis that is not orthogonal.
         values, vectors = eigh_tridiagonal(alphas, betas[:-1], check_finite=False, lapack_driver="stevd")
         nodes[k, :valid], weights[k, :valid] = values, vectors[0] ** 2
-        # Some eigenvalue of the operator lies this close (Parlett 1980, ch. 4).
+        # Some eigenvalue of the operator lies within this distance (Parlett 1980, ch. 4).
         residuals[k, :valid] = np.abs(betas[-1] * vectors[-1])
     return Spectrum(
         nodes,
@@ -257,12 +270,12 @@ def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
 
 
 def spectrum_to_arrays(spectrum: Spectrum) -> dict[str, np.ndarray]:
-    """Every field as a plain NumPy array, for `np.savez`."""
+    """The fields of a spectrum as NumPy arrays, for `np.savez`."""
     return {field.name: np.asarray(getattr(spectrum, field.name)) for field in dataclasses.fields(Spectrum)}
 
 
 def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
-    """The inverse of `spectrum_to_arrays`; takes what `np.load` gives.
+    """The inverse of `spectrum_to_arrays`, for the arrays that `np.load` returns.
 
     Raises:
         InputError: fields that are missing.

@@ -1,9 +1,9 @@
 """The Lanczos recurrence A q_i = β_{i−1} q_{i−1} + α_i q_i + β_i q_{i+1}: its state, one step, and a loop of steps.
 
-A step takes α_i q_i and β_{i−1} q_{i−1} out of the product A q_i, then all that rounding has left along the earlier
-vectors (classical Gram-Schmidt, twice), and measures β_i, the norm of the remainder, after that. When β_i is within
-rounding of the size of T so far, the Krylov space is exhausted: the recurrence ends, and the steps that follow are
-zeros and are not counted. A vector that is all rounding would give false eigenvalues.
+A step subtracts α_i q_i and β_{i−1} q_{i−1} from the product A q_i. It then subtracts the components along all earlier
+vectors (classical Gram-Schmidt, twice), which rounding has left, and takes β_i as the norm of the remainder. When β_i
+is within rounding of the size of T so far, the Krylov space is exhausted. The recurrence then ends: later steps are
+zeros and are not counted. Continuing from a remainder of pure rounding would give spurious eigenvalues.
 """
 
 from functools import partial
@@ -50,7 +50,7 @@ def initial_state(
 def lanczos_step(
     state: State, step: Array, product: Array, reorthogonalise: Reorthogonalise, devices: Devices | None = None
 ) -> State:
-    """Step number `step`, given the product of the operator with `state.vector`."""
+    """The state after step number `step`, given the product of the operator with `state.vector`."""
     blocks = basis.write_row(state.blocks, step, state.vector, devices)
     alpha, rest = three_term_residual(state, product)
     overlaps, repeat = state.overlaps, state.repeat
@@ -68,13 +68,13 @@ def lanczos_step(
 
 
 def three_term_residual(state: State, product: Array) -> tuple[Array, Array]:
-    """α_i, and what is left of the product without q_i and q_{i−1}."""
+    """α_i, and the product minus α_i q_i and β_{i−1} q_{i−1}."""
     alpha = jnp.vdot(state.vector, product)
     return alpha, product - alpha * state.vector - state.beta * state.previous
 
 
 def normalise(state: State, step: int | Array, alpha: Array, rest: Array) -> State:
-    """The state after a step that has left `rest`, orthogonal to all vectors so far."""
+    """The state after a step with the remainder `rest`, which is orthogonal to all vectors so far."""
     q = state.vector
     alive = jnp.any(q != 0)
     beta = norm(rest)
@@ -102,7 +102,7 @@ def scan_steps(
     devices: Devices | None = None,
     together: bool = False,
 ) -> State:
-    """Steps `first` to `first + num_steps − 1` in one compiled loop; a recurrence that has ended stays as it is.
+    """Steps `first` to `first + num_steps − 1` in one compiled loop; a recurrence that has ended is unchanged.
 
     With `together` every field of the state has a leading probe axis, and one product serves all probes.
     """
@@ -122,14 +122,14 @@ def python_steps(
     reorthogonalise: Reorthogonalise = "full",
     devices: Devices | None = None,
 ) -> State:
-    """As `scan_steps`, for one probe, the loops over steps and over batches driven from Python."""
+    """`scan_steps` for one probe, with the loops over steps and over batches in Python."""
     for number in first + jnp.arange(num_steps):
         state = _step_compiled(state, number, matvec(op, state.vector, "python"), reorthogonalise, devices)
     return state
 
 
 def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: Loop) -> State:
-    """As `scan_steps`, for one probe, its basis in the host's memory: `rows` [m, P], filled in place."""
+    """`scan_steps` for one probe with its basis in the host's memory: `rows` [m, P], which is filled in place."""
     for step in range(first, first + num_steps):
         rows[step] = state.vector
         if loop == "scan":
@@ -149,7 +149,7 @@ def breakdown_tolerance(dtype: jnp.dtype) -> float:
 
 
 def norm(x: Array) -> Array:
-    """The Euclidean norm without underflow: a saturated network's curvature can be 1e-30."""
+    """The Euclidean norm without underflow: the curvature of a saturated network can be 1e-30."""
     largest = jnp.abs(x).max()
     result: Array = largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
     return result
@@ -173,7 +173,7 @@ def _without_basis(vector: Array, num_steps: int) -> State:
 
 
 def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Array:
-    """Estimates of q_{i+1} · q_k by the recurrence that rounding errors obey (Simon 1984, eq. 2.7)."""
+    """Estimates of q_{i+1} · q_k [2, m] by the recurrence of rounding errors (Simon 1984, eq. 2.7)."""
     alphas = state.alphas.at[step].set(alpha)
     number = jnp.arange(alphas.size)
     eps = jnp.finfo(alphas.dtype).eps

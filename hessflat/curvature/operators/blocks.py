@@ -1,4 +1,4 @@
-"""Curvature of a part of the parameters: the blocks of a matrix that stand on its diagonal."""
+"""Curvature with respect to some of the parameters: diagonal blocks of a curvature matrix."""
 
 import dataclasses
 import fnmatch
@@ -17,18 +17,18 @@ from hessflat.utils.errors import InputError, nearest
 
 
 def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -> Operator:
-    """The block of `op` that belongs to some leaves of the parameters, all others held fixed.
+    """The diagonal block of `op` for some leaves of the parameters, with the others fixed.
 
-    Vectors are trees like `params` with None in place of the others. Only those leaves are differentiated, so a
-    product is cheaper than one with the whole matrix.
+    Vectors are trees like `params` with None in place of the other leaves. Only the chosen leaves are differentiated,
+    so a product is cheaper than one with the whole matrix.
 
     Args:
         op: an operator of one of the curvature matrices, or of several.
-        names: which leaves: a pattern such as `"dense_0/*"` or `"*/kernel"` for the path of a leaf, keys joined by
-            "/", several patterns, or a function of the path.
+        names: a pattern such as `"dense_0/*"` or `"*/kernel"` for the path of a leaf, keys joined by "/"; several
+            patterns; or a function of the path.
 
     Raises:
-        InputError: a pattern that no leaf matches, naming the nearest path.
+        InputError: a pattern that no leaf matches; the message names the nearest path.
     """
     paths = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(op.params)]
     if callable(names):
@@ -46,7 +46,7 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
 
 
 def blocks(op: Operator) -> dict[str, Operator]:
-    """The operator of every part at the top of `params` (a layer, usually), by name, in order."""
+    """{name: diagonal block} for every top-level entry of `params` (usually a layer), in order."""
     tops = dict.fromkeys(leaf_name(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
     return {top: restrict(op, partial(_is_below, top)) for top in tops}
 

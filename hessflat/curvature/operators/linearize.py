@@ -1,15 +1,15 @@
-"""Linearisation: what of a product does not depend on the vector is computed once, by partial evaluation.
+"""Linearisation by partial evaluation: the part of a product that does not depend on the vector is computed once.
 
-`linearize` is the only way in. It takes an operator and gives the same operator, the same products but for rounding,
-with the forward and the backward pass of every batch already done. Every measurement calls it before its first
-product, so that it is called by hand only to share the work between measurements, or to switch it off.
+`linearize` takes an operator and returns the same operator (equal products up to rounding) with the forward and
+backward pass of every batch already computed. Every measurement calls it before its first product. Call it by hand only
+to share this work between measurements, or to switch it off.
 
-A product is traced to a list of equations, and each is known (it depends on parameters alone), known per batch, or
-unknown (it depends on the vector). The first two are run once. What the third needs of their results, the residuals
-(activations, masks), stays in memory, and every product runs the third alone. That is `jax.linearize`, for any product
-that is linear in its vector, batch by batch, with less memory: what two terms have in common is computed once, and
-what only moves or repeats numbers is made again. Equations are run as they were traced, whatever they hold; of those
-with an inner program (a loop, a branch, a checkpoint) the whole is known, or the whole is unknown.
+A product is traced to a list of equations. An equation is known (it depends on parameters alone), known per batch, or
+unknown (it depends on the vector). The first two kinds are evaluated once. Their results that unknown equations need,
+the residuals (activations, masks), stay in memory, and every product evaluates the unknown equations only. This is
+`jax.linearize` for any product that is linear in its vector, batch by batch, with less memory: common subexpressions of
+terms are computed once, and results that only move or repeat numbers are recomputed. Equations are evaluated as traced.
+An equation with an inner program (a loop, a branch, a checkpoint) is known or unknown as a whole.
 
 The plain engine interprets nothing: every product differentiates anew, by `jax.jvp`, `jax.vjp` and `jax.linearize`.
 """
@@ -42,9 +42,9 @@ from hessflat.utils.errors import InputError
 # `operator.Operator`, which imports this module.
 Operator = TypeVar("Operator", bound=Any)
 
-# Results that are cheaper to make again than to store: they only move or repeat numbers. The number of a platform's
-# branch must stand in the program that branches.
-_MADE_AGAIN = {
+# Primitives whose results are recomputed instead of stored: they only move or repeat numbers. `platform_index` must be
+# in the program of its branch.
+_RECOMPUTED = {
     *("broadcast_in_dim", "iota", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type"),
     *("copy", "rev", "pad", "slice", "concatenate", "platform_index"),
 }
@@ -52,16 +52,16 @@ _MADE_AGAIN = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stages:
-    """The equations of one product by what they depend on; static, made once per functions and shapes."""
+    """The equations of one product by what they depend on; static, made once for each set of functions and shapes."""
 
     params: tuple[Any, ...]  # variables of parameters, fixed parameters and state
     batch: tuple[Any, ...]
     vector: tuple[Any, ...]
-    captured: dict[Any, Any]  # variables of what the user's functions closed over, and their values
+    captured: dict[Any, Any]  # variables of arrays captured by the user's functions, and their values
     known: tuple[Any, ...]  # equations that depend on parameters alone
     known_per_batch: tuple[Any, ...]
     unknown: tuple[Any, ...]
-    residuals: tuple[Any, ...]  # variables of the known that others need
+    residuals: tuple[Any, ...]  # known variables that other equations need
     residuals_per_batch: tuple[Any, ...]
     results: tuple[Any, ...]
     structure: Any
@@ -74,7 +74,7 @@ class Stages:
 )
 @dataclasses.dataclass(frozen=True)
 class LinearizedTerm:
-    """A `Term` with all that is known of its product computed."""
+    """A `Term` with the known part of its product computed."""
 
     params: Any
     constants: list[Array]
@@ -90,7 +90,7 @@ class LinearizedTerm:
         return dataclasses.replace(self, batches=self.batches.on_one_device())
 
     def partition(self, whole: Any, example: Any) -> "LinearizedTerm":
-        """How each array lies on the devices: what there is for each batch is spread, all else is everywhere."""
+        """The partition of each array over devices: arrays for each batch are spread, all others are replicated."""
         specs = jax.tree.map(lambda _: whole, self)
         spread: Any = lambda tree: jax.tree.map(lambda _: example, tree)  # noqa: E731
         result: LinearizedTerm = dataclasses.replace(
@@ -103,20 +103,20 @@ class LinearizedTerm:
 
 
 def linearize(op: Operator, limit: int | None = None, engine: Engine | None = None) -> Operator:
-    """The same operator with all that does not depend on the vector computed, for many products.
+    """The same operator with everything that does not depend on the vector computed, for many products.
 
-    The residuals take the memory of the activations of every batch. A term comes back as it is where they would take
-    more than `limit`, inside a transformation, and where batches are driven from Python.
+    The residuals take the memory of the activations of every batch. A term is returned unchanged where they would take
+    more than `limit` bytes, inside a transformation, and where batches are driven from Python.
 
     Args:
-        op: a sum of curvature matrices; terms that are linearised already stay as they are.
-        limit: bytes that the residuals of all terms may take; by default a quarter of what is free.
-        engine: "jaxpr" evaluates products by interpreting their jaxprs, for this operator and all made of it; "plain"
-            leaves them to JAX, linearises nothing, and serves to check or to do without the other. None is the
-            operator's own, and at first that of the environment variable `HESSFLAT_LINEARIZE`, else "jaxpr".
+        op: a sum of curvature matrices; linearised terms are unchanged.
+        limit: the maximum number of bytes of the residuals of all terms; by default a quarter of the free memory.
+        engine: "jaxpr" evaluates products by interpreting their jaxprs, for this operator and all operators made of it.
+            "plain" leaves them to JAX and linearises nothing; it serves as a check. None is the operator's engine,
+            initially the environment variable `HESSFLAT_LINEARIZE`, or else "jaxpr".
 
     Raises:
-        InputError: an engine that does not exist; another engine for a term that is linearised already.
+        InputError: an unknown engine, or another engine for a linearised term.
     """
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
@@ -133,7 +133,7 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
 
 
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
-    """`total` and the coefficient times the product, batch by batch."""
+    """`total` + `coefficient` · product, batch by batch."""
     batches = term.batches
     number, size, count = batches.num_examples, batches.size, batches.count
 
@@ -181,7 +181,7 @@ def _with_engine(term: Term | LinearizedTerm, engine: Engine) -> Term | Lineariz
 
 
 def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | LinearizedTerm:
-    """`term` with what is known computed, or as it is where residuals would take more than `limit` bytes."""
+    """`term` with its known part computed; unchanged where residuals would take more than `limit` bytes."""
     if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
         return term
     stages = _stages(*shapes_of_product(term))
@@ -198,7 +198,7 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))
 def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """What is known, over every batch: constants, residuals, residuals per batch, and both for the remainders."""
+    """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders."""
     batches = term.batches
     constants = jax.tree.leaves((term.params, term.rest, term.state))
 
@@ -257,8 +257,8 @@ def _stages(*traced: Any) -> Stages:
         source |= dict.fromkeys(equation.outvars, equation)
         by_level[depends].append(equation)
 
-    def inputs_of(users: list[Any], results: Iterable[Any], above: int) -> tuple[list[Any], list[Any]]:
-        """What `users` and `results` need from below: equations to do again, and variables to store."""
+    def dependencies(users: list[Any], results: Iterable[Any], above: int) -> tuple[list[Any], list[Any]]:
+        """What `users` and `results` need from lower levels: equations to recompute, and variables to store."""
         again: dict[int, Any] = {}
         stored: dict[Any, None] = {}
         waiting = [v for equation in users for v in _variables(equation.invars)] + list(_variables(results))
@@ -267,7 +267,7 @@ def _stages(*traced: Any) -> Stages:
             if variable in given or level[variable] >= above:
                 continue
             equation = source[variable]
-            if equation.primitive.name in _MADE_AGAIN:
+            if equation.primitive.name in _RECOMPUTED:
                 if id(equation) not in again:
                     again[id(equation)] = equation
                     waiting.extend(_variables(equation.invars))
@@ -275,8 +275,8 @@ def _stages(*traced: Any) -> Stages:
                 stored[variable] = None
         return [e for e in equations if id(e) in again], list(stored)
 
-    again, below_unknown = inputs_of(by_level[2], results, 2)
-    again_per_batch, below_batch = inputs_of(by_level[1], [], 1)
+    again, below_unknown = dependencies(by_level[2], results, 2)
+    again_per_batch, below_batch = dependencies(by_level[1], [], 1)
     return Stages(
         params,
         batch,
@@ -293,7 +293,7 @@ def _stages(*traced: Any) -> Stages:
 
 
 def _without_repeats(jaxpr: Any) -> tuple[list[Any], list[Any]]:
-    """Equations and results with what is computed twice computed, and stored, once: H, G and R share a network."""
+    """Equations and results without common subexpressions: H, G and R share a network."""
     same: dict[Any, Any] = {}
     seen: dict[Any, Any] = {}
     equations = []

@@ -1,8 +1,8 @@
-"""The curvature matrices, each as one product composed from jvp and vjp, and the operators made of them.
+"""The curvature matrices: the product of each, composed of jvp and vjp, and the operators made of them.
 
-In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` a pytree of arrays [N, ...] or
-`Batches(arrays, batch_size)`. With `state`, any pytree of arrays, the functions take it as a third argument: running
-statistics of batch norm, for instance. It is a constant of the operator, and nothing ever changes it.
+In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` is a pytree of arrays [N, ...]
+or `Batches(arrays, batch_size)`. With `state`, any pytree of arrays, the functions take it as a third argument, such as
+running statistics of batch norm. It is a constant of the operator.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     Products are forward over reverse: the derivative of the gradient along the vector (Pearlmutter 1994).
 
     Args:
-        loss: `loss(params, batch)` -> the mean loss of the batch, a scalar. Name it once: a new function object (a
-            lambda made in a loop) is compiled anew, the same one never is.
-        params: where the curvature is taken.
-        data: what it is the mean over.
+        loss: `loss(params, batch)` -> the mean loss of the batch, a scalar. Use one function object: a new one (a
+            lambda made in a loop) is compiled anew.
+        params: the point at which the curvature is taken.
+        data: the examples of the mean.
         state: a third argument of `loss`, if given.
 
     Raises:
@@ -44,17 +44,19 @@ def gauss_newton(
 ) -> Operator:
     """The generalised Gauss-Newton matrix G = (1/N) Σ J_iᵀ (∇²_f ℓ_i) J_i, with J_i = ∂f(w, x_i)/∂w.
 
+    It is the first term of the Hessian in Sagun et al. (2017), eq. 4.
+
     Args:
         predict: `predict(params, batch)` -> outputs f, an array or a tree of arrays [n, ...].
         criterion: `criterion(outputs, batch)` -> the mean loss of the batch, a scalar.
-        params: where the curvature is taken.
-        data: what it is the mean over.
+        params: the point at which the curvature is taken.
+        data: the examples of the mean.
         state: a third argument of `predict` and `criterion`, if given.
 
     Raises:
         InputError: as `hessian`; outputs that are not floating point.
     """
-    return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
+    return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state)
 
 
 def residual(
@@ -62,25 +64,24 @@ def residual(
 ) -> Operator:
     """R = H − G = (1/N) Σ_i Σ_c ∂ℓ_i/∂f_c ∇²f_c(w, x_i), the second term of Sagun et al. (2017), eq. 4.
 
-    It is taken directly, as the Hessian of f along the loss's gradient held fixed, and not as a difference: near an
-    interpolating minimum H and G agree to most of their digits. The arguments are those of `gauss_newton`.
+    It is computed as the Hessian of f along the gradient of the loss, which is held fixed. A difference of H and G
+    would cancel near an interpolating minimum. The arguments are those of `gauss_newton`.
 
     Raises:
         InputError: as `gauss_newton`.
     """
-    return _of_outputs(residual_product, predict, criterion, params, data, state)
+    return _operator_on_outputs(residual_product, predict, criterion, params, data, state)
 
 
 def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
     """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
 
-    It uses the labels of the data; the Fisher of the model itself, labels drawn from its predictions, is
-    `model_fisher`.
+    It uses the labels of the data; `model_fisher` takes the expectation over the model's predictions instead.
 
     Args:
         losses: `losses(params, batch)` -> per-example losses [n].
-        params: where the gradients are taken.
-        data: what it is the mean over.
+        params: the point at which gradients are taken.
+        data: the examples of the mean.
         state: a third argument of `losses`, if given.
 
     Raises:
@@ -106,18 +107,18 @@ def model_fisher(
 ) -> Operator:
     """The Fisher of the model, (1/N) Σ_i E_{y ~ p(y|f_i)} [g_i(y) g_i(y)ᵀ], with g_i(y) = −∇ log p(y | f(w, x_i)).
 
-    For a softmax it is exact, (1/N) Σ J_iᵀ (diag p − p pᵀ) J_i, and the same matrix as the `gauss_newton` of the
-    cross-entropy with any labels. For another likelihood the expectation is the mean over `num_samples` labels drawn
-    for each example, once, from `key`: the same matrix at every product, however the data are cut.
+    For a softmax it is exact, (1/N) Σ J_iᵀ (diag p − p pᵀ) J_i, and equal to the `gauss_newton` of the cross-entropy
+    with any labels. For another likelihood the expectation is the mean over `num_samples` labels, drawn once for each
+    example from `key`. The matrix is therefore the same at every product and for every batch size.
 
     Args:
         predict: `predict(params, batch)` -> outputs, an array [n, ...] (logits [n, C] for "softmax").
-        params: where the curvature is taken.
-        data: what it is the mean over.
+        params: the point at which the curvature is taken.
+        data: the examples of the mean.
         likelihood: "softmax", or `(sample, log_likelihood)` for one example: `sample(key, outputs)` -> a label, and
             `log_likelihood(outputs, label)` -> log p, a scalar.
         key: for drawing labels.
-        num_samples: labels for each example.
+        num_samples: the number of labels for each example.
         state: a third argument of `predict`, if given.
 
     Raises:
@@ -125,7 +126,7 @@ def model_fisher(
     """
     if likelihood == "softmax":
         criterion = _cross_entropy if state is None else _cross_entropy_with_state
-        return _of_outputs(gauss_newton_product, predict, criterion, params, data, state)
+        return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state)
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
         raise InputError(f"likelihood must be 'softmax' or (sample, log_likelihood), got {likelihood!r}")
     numerics.require_count("num_samples", num_samples)
@@ -144,12 +145,13 @@ def model_fisher(
 
 
 def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operator:
-    """The operator of a known symmetric linear map: `matvec(vector, *arrays)` -> a tree like `vector`.
+    """The operator of a given symmetric linear map: `matvec(vector, *arrays)` -> a tree like `vector`.
 
     Args:
         matvec: linear and symmetric in a tree like `params`.
         params: pytree of floating arrays (their values do not matter), or a flat array [P].
-        *arrays: what the map is made of. Passing it here, and not by closure, keeps it out of the compiled program.
+        *arrays: the arrays of the map. As arguments instead of a closure they are not constants of the compiled
+            program.
 
     Raises:
         InputError: a product that is not a tree like `params`.
@@ -160,7 +162,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
-    # There are no examples: one stands for the whole map, and what the map is made of is constant.
+    # There are no examples: a single one represents the map, whose arrays are constants.
     return _single(matvec_product, (KnownMap(matvec),), (False,), params, Batches(jnp.zeros(1)), arrays)
 
 
@@ -190,7 +192,7 @@ def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, bat
 
 
 def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
-    """The user's own map, cut to the leaves that vectors are over."""
+    """The given map, restricted to the leaves of the vectors."""
     (known,) = functions
     return numerics.select(known(vector, batch), params)
 
@@ -259,7 +261,7 @@ def _cross_entropy_with_state(logits: Array, batch: Any, state: Any) -> Array:
     return _cross_entropy(logits, batch)
 
 
-def _of_outputs(
+def _operator_on_outputs(
     product: Callable[..., Any],
     predict: Callable[..., Any],
     criterion: Callable[..., Any],

@@ -1,8 +1,8 @@
 """Symmetric linear maps on parameter trees: sums of curvature terms, each a mean over a data set.
 
-An `Operator` is a pytree. What it does is static (module-level product functions, the user's loss), what it does it
-with is dynamic (parameters, data): it goes through `jax.jit` as an argument, nothing is captured, and a measurement
-compiled for one checkpoint serves every other checkpoint of the same loss function and shapes.
+An `Operator` is a pytree. Its functions are static (module-level product functions, the user's loss), its arrays are
+dynamic (parameters, data). It is an argument of `jax.jit`, without closures, so a measurement compiled for one
+checkpoint serves every other checkpoint with the same loss function and shapes.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from hessflat.utils.errors import InputError
 @partial(jax.tree_util.register_dataclass, data_fields=["terms", "coefficients", "shift"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """The symmetric matrix Σ_j c_j A_j + s I on trees like `params`. Made by `hessian`, `gauss_newton` and others.
+    """The symmetric matrix Σ_j c_j A_j + s I on trees like `params`, made by `hessian`, `gauss_newton` and others.
 
-    Operators add, subtract and scale: `H - G`, `0.5 * H`, `H + 1e-2` (a number stands for that multiple of the
-    identity, which is also the exact Hessian of half that number times the squared norm of the parameters).
+    Operators add, subtract and scale: `H - G`, `0.5 * H`, `H + 1e-2`. A number is that multiple of the identity, which
+    is also the exact Hessian of half that number times the squared norm of the parameters.
     """
 
     terms: tuple[Any, ...]
@@ -37,7 +37,7 @@ class Operator:
 
     @property
     def params(self) -> Any:
-        """The point at which the curvature is taken; vectors are trees like it."""
+        """The point at which the curvature is taken; vectors are trees with its structure and shapes."""
         return self.terms[0].params
 
     @property
@@ -47,11 +47,11 @@ class Operator:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The floating type that products are taken in."""
+        """The floating type of products."""
         return numerics.common_dtype(self.params)
 
     def __call__(self, vector: Any) -> Any:
-        """The product with `vector`: a tree like `params`, or flat [P]; what comes back is of the same kind.
+        """The product with `vector`, a tree like `params` or a flat array [P]; the result has the same form.
 
         Raises:
             InputError: a vector of another structure, shape or type.
@@ -64,7 +64,7 @@ class Operator:
             return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
-        """The matrix [P, P], a few columns at a time. Needs 4 P² bytes in float32."""
+        """The matrix [P, P], computed a few columns at a time; it takes 4 P² bytes in float32."""
         with numerics.matmul_precision():
             if loop_for(self) == "scan":
                 result: Array = _columns_compiled(linearize(self))
@@ -73,12 +73,16 @@ class Operator:
             return jnp.stack(columns, axis=1)
 
     def astype(self, dtype: Any) -> "Operator":
-        """The same operator with parameters and floating data in `dtype` (float64 needs `jax.enable_x64`)."""
+        """The same operator with parameters and floating data in `dtype`.
+
+        Raises:
+            InputError: float64 without `jax.enable_x64`.
+        """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
         return Operator(tuple(numerics.cast(term, dtype) for term in self.terms), self.coefficients, self.shift)
 
-    # NumPy scalars on the left would otherwise try to make an array of the operator.
+    # Otherwise a NumPy scalar on the left would convert the operator to an array.
     __array_ufunc__ = None
 
     def __add__(self, other: Any) -> "Operator":
@@ -120,7 +124,7 @@ class Operator:
 def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
     """The product of `op` with a tree, without checks. With `loop="python"` batches are driven from Python.
 
-    Where examples lie on several devices each takes the product over its own, and one sum over devices follows.
+    Where examples are spread over devices, each computes the product over its own, and one sum over devices follows.
     """
     total = jax.tree.map(lambda v: jnp.asarray(op.shift, v.dtype) * v, vector)
     terms = list(zip(op.coefficients, op.terms, strict=True))
@@ -139,17 +143,17 @@ def matvec(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
 
 
 def require_finite(*products: Any) -> None:
-    """Refuse products, or numbers made from them, that are not finite.
+    """Refuse products, or numbers derived from them, that are not finite.
 
     Raises:
-        InputError: a value that is not.
+        InputError: a value that is not finite.
     """
     if not all(np.isfinite(np.asarray(product)).all() for product in products):
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
 
 
 def example_devices(op: Operator) -> Devices | None:
-    """The devices that the examples are spread over; they also share the basis."""
+    """The devices over which the examples are spread, and with them the basis; None for one device."""
     return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
 
 
@@ -158,7 +162,7 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
         total = jax.tree.map(jnp.zeros_like, vector)
         for coefficient, term in terms:
             total = _add_term(total, coefficient / devices.pieces, term.on_one_device(), vector, "scan")
-        # One vector, so that there is one sum.
+        # One vector, so that there is one sum over devices.
         return numerics.unravel(total, jax.lax.psum(numerics.ravel(total), devices.axes))
 
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)

@@ -1,5 +1,6 @@
-"""One curvature matrix as data: a product function, the user's functions, and the examples that it is a mean over, in
-batches: every example counts once, the last batch may be short. Its product is traced here, once per functions and
+"""A curvature matrix as data: a product function, the user's functions, and the examples of the mean, in batches.
+
+Every example has the same weight; the last batch may be short. The product is traced once for each set of functions and
 shapes.
 """
 
@@ -22,7 +23,7 @@ from hessflat.utils.errors import InputError
 
 
 class Devices(NamedTuple):
-    """Where the examples lie: spread over `axes` of a mesh."""
+    """The devices over which examples are spread: `axes` of a mesh."""
 
     mesh: Mesh
     axes: tuple[str, ...]
@@ -40,21 +41,21 @@ class Devices(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Arrays with a leading example axis, and how many examples go through the model together.
+    """Arrays with a leading example axis, and the number of examples that pass through the model together.
 
-    The curvature is that of the mean over all examples, whatever the batch size, as long as the loss of a batch is
-    the mean of per-example losses. Batch norm in train mode couples examples: there `statistics_batch` is part of the
-    definition, and the loss is the mean, weighted by size, of the losses of consecutive batches of that many examples.
+    The curvature is that of the mean over all examples, for every batch size, as long as the loss of a batch is the
+    mean of per-example losses. Batch norm in train mode couples examples. There `statistics_batch` is part of the
+    definition: the loss is the mean, weighted by size, of the losses of consecutive batches of that many examples.
 
-    Arrays whose examples are spread over the devices of a mesh (`jax.device_put` with a `NamedSharding`) stay where
-    they are; every device computes with its own.
+    Arrays whose examples are spread over the devices of a mesh (`jax.device_put` with a `NamedSharding`) are not moved;
+    every device computes with its own examples.
 
     Args:
         arrays: pytree of arrays [N, ...].
-        batch_size: examples per product, which bounds memory and changes nothing else; None takes all at once. The
-            last batch holds what remains, and is weighted by its size.
-        statistics_batch: examples that share batch-norm statistics; None where no examples are coupled. `batch_size`
-            must be a multiple of it.
+        batch_size: the number of examples per product, which bounds memory and changes nothing else; None takes all at
+            once. The last batch holds the remainder and is weighted by its size.
+        statistics_batch: the number of examples that share batch-norm statistics; None where examples are not coupled.
+            `batch_size` must be a multiple of it.
     """
 
     arrays: Any
@@ -70,19 +71,19 @@ class Batches:
 
     @property
     def size(self) -> int:
-        """Examples in every batch but the last ones."""
+        """The number of examples in every full batch."""
         size = self.num_examples if self.batch_size is None else min(self.batch_size, self.num_examples)
         step = min(self.statistics_batch or 1, self.num_examples)
         return size - size % step
 
     @property
     def count(self) -> int:
-        """Number of batches of that size."""
+        """The number of full batches."""
         return self.num_examples // self.size
 
     @property
     def rest(self) -> list[tuple[int, int]]:
-        """Start and size of what remains: whole batches of statistics, then a short one."""
+        """Start and size of the remaining batches: whole batches of statistics, then a short one."""
         start = self.count * self.size
         left = self.num_examples - start
         whole = left - left % (self.statistics_batch or 1)
@@ -100,7 +101,7 @@ class Batches:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), self.arrays)
 
     def on_one_device(self) -> "Batches":
-        """How the piece that one device holds is cut; `arrays` are that piece, inside `jax.shard_map`."""
+        """The batches of the examples on one device; `arrays` are these, inside `jax.shard_map`."""
         if self.devices is None or self.batch_size is None:
             return dataclasses.replace(self, devices=None)
         size = max(self.batch_size // self.devices.pieces, self.statistics_batch or 1)
@@ -108,11 +109,11 @@ class Batches:
 
 
 def as_batches(data: Any) -> Batches:
-    """`data`, checked: a `Batches`, or a bare pytree of arrays, which is then one batch.
+    """`data` as checked `Batches`; a pytree of arrays is one batch.
 
     Raises:
         InputError: no arrays, no examples, leading axes that differ, non-finite values, batch sizes below 1 or that do
-            not fit one another, or examples spread unevenly.
+            not divide one another, or examples spread unevenly.
     """
     batches = data if isinstance(data, Batches) else Batches(data)
     arrays = numerics.as_arrays("data", batches.arrays)
@@ -176,18 +177,18 @@ class Term:
     product: Product
     functions: tuple[Callable[..., Any], ...]  # the first takes the parameters, the others the outputs of the first
     averages: tuple[bool, ...]  # whether a function returns the mean over its batch, or something for each example
-    params: Any  # what is differentiated; None in the places of `rest`
+    params: Any  # the differentiated parameters; None in the places of `rest`
     batches: Batches
     rest: Any = None  # the parameters that are held fixed; None where there are none
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
-    engine: Engine | None = None  # what evaluates the product; None where the environment says
+    engine: Engine | None = None  # how products are evaluated; None is the default of the environment
 
     def on_one_device(self) -> "Term":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
         return dataclasses.replace(self, batches=self.batches.on_one_device())
 
     def partition(self, whole: Any, example: Any) -> "Term":
-        """How each array lies on the devices: examples are spread, all else is everywhere."""
+        """The partition of each array over devices: examples are spread, all else is replicated."""
         specs = jax.tree.map(lambda _: whole, self)
         arrays = jax.tree.map(lambda _: example, self.batches.arrays)
         result: Term = dataclasses.replace(specs, batches=dataclasses.replace(self.batches, arrays=arrays))
@@ -200,7 +201,7 @@ def term_product(term: Term, vector: Any) -> Any:
 
 
 def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
-    """The user's functions with two arguments, parameters (or outputs) and batch; all others are bound."""
+    """The user's functions of two arguments, parameters (or outputs) and batch; all other arguments are bound."""
     pairs = zip(term.functions, term.averages, strict=True)
     return tuple(_bound(term, i, function, average) for i, (function, average) in enumerate(pairs))
 
@@ -219,7 +220,7 @@ def _bound(term: Term, position: int, function: Callable[..., Any], average: boo
         return call
 
     def over_batches(x: Any, batch: Any) -> Any:
-        # The vmap is differentiated, not the derivative mapped: kernels' gradients stay one for all batches.
+        # The vmap is differentiated, not the derivative mapped, so that kernels have one gradient for all batches.
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, statistics, *leaf.shape[1:]), batch)
         results = jax.vmap(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
         return jax.tree.map(lambda r: jnp.mean(r, axis=0), results) if average else results
@@ -228,14 +229,14 @@ def _bound(term: Term, position: int, function: Callable[..., Any], average: boo
 
 
 def batches_of_one_device(term: Term) -> Batches:
-    """How what one device holds is cut, as shapes."""
+    """The shapes of the batches on one device."""
     batches, pieces = term.batches, term.batches.devices.pieces if term.batches.devices else 1
     piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
     return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
 
 
 def shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
-    """What the equations of a product over `size` examples depend on, hashable; None is a whole batch of a device."""
+    """A hashable key of the equations of a product over `size` examples; None is a whole batch of one device."""
     batches = batches_of_one_device(term)
     size = batches.size if size is None else size
     arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batches.arrays)
@@ -253,7 +254,7 @@ def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], set
     closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, term.params)
     if term.engine == "jaxpr":
         closed = convolution.canonical_jaxpr(closed)
-    # The leaves of a term are those of its parameters, its batch, and then what else is known, in this order.
+    # The leaves of a term are those of its parameters, its batch, and all other arrays, in this order.
     first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
     variables, count = closed.jaxpr.invars, len(shapes)
     constants = (*variables[:first], *variables[last:count])
@@ -261,12 +262,12 @@ def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], set
 
 
 def loop_for(op: Any, loop: Loop | None = None) -> Loop:
-    """`loop` if given; else the loop over batches that suits the terms of `op`, an `Operator`, on its devices.
+    """`loop` if given; otherwise the loop over batches that suits `op`, an `Operator`, and its devices.
 
-    "python" is for products that XLA's CPU runs slowly within a compiled loop, such as convolutions.
+    "python" is for products that a CPU evaluates slowly within a compiled loop, such as convolutions.
 
     Raises:
-        InputError: a loop that does not exist.
+        InputError: an unknown loop.
     """
     if loop is None:
         if hardware.platform(op) != "cpu":

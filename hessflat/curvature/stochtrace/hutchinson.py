@@ -33,9 +33,17 @@ class Moments(NamedTuple):
 def moments(
     op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: Loop | None = None
 ) -> Moments:
-    """Tr A as the mean of zᵀ A z over random sign vectors (Hutchinson 1989), ‖A‖²_F as the mean of ‖A z‖².
+    """Tr A as the mean of zᵀ A z over random sign vectors z (Hutchinson 1989), and ‖A‖²_F as the mean of ‖A z‖².
 
-    Both come from the same product of a probe; the error of the root is by the delta method. Memory is two vectors.
+    Both come from the same products; the error of the root is by the delta method. The memory is that of two vectors
+    [P].
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        num_probes: the number of products.
+        probe: "rademacher" (random signs) or "gaussian" (uniform on the sphere).
+        loop: "scan", "python" or None to choose.
 
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
@@ -48,12 +56,12 @@ def moments(
 def frobenius(
     op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: Loop | None = None
 ) -> Estimate:
-    """‖A‖_F with its standard error: `moments(...).frobenius`."""
+    """‖A‖_F with its standard error: `moments(...).frobenius`, with the same arguments and errors."""
     return moments(op, key, num_probes, probe, loop).frobenius
 
 
 def moments_from_samples(samples: np.ndarray, size: int, cost: ProductCost) -> Moments:
-    """Moments of an operator of that size from what `quadratic` gave for each of k probes, [k, 3]."""
+    """The moments of an operator of that size from the values of `quadratic` for each of k probes, [k, 3]."""
     first, second, scale = np.asarray(samples, np.float64).T
     mean_eigenvalue, second_moment = estimates.mean(scale * first, cost), estimates.mean(scale**2 * second, cost)
     return Moments(
@@ -66,7 +74,7 @@ def moments_from_samples(samples: np.ndarray, size: int, cost: ProductCost) -> M
 
 
 def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, loop: Loop | None) -> np.ndarray:
-    """`quadratic` of each probe, which has length 1, so that means over probes estimate those over eigenvalues: [k, 3].
+    """[k, 3] The values of `quadratic` for probes of length 1, whose means over probes estimate means over eigenvalues.
 
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
@@ -84,7 +92,10 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
 
 
 def quadratic(vector: Array, product: Array) -> Array:
-    """vᵀ B v, ‖B v‖² and s with A = s B, from v and A v: curvature can be 1e-30, whose square is no float32."""
+    """vᵀ B v, ‖B v‖² and s with A = s B, from v and A v.
+
+    The scale s avoids underflow: curvature can be 1e-30, whose square is not representable in float32.
+    """
     largest = jnp.abs(product).max()
     product = product / jnp.where(largest > 0, largest, 1)
     return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product), largest])

@@ -1,4 +1,4 @@
-"""The trace of an operator from a budget of products, by one of three estimators."""
+"""The trace of an operator from a given number of products, by one of three estimators."""
 
 import time
 from typing import Literal, NamedTuple
@@ -20,11 +20,11 @@ from hessflat.utils.errors import InputError, nearest
 
 TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
-# The fewest products that give an estimate.
+# The minimum number of products of each method.
 _LEAST: dict[str, int] = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
 
 
-# Singular values of a sketch below this many roundings of the largest are rounding of the products.
+# Singular values of a sketch below this multiple of the largest's rounding are rounding of the products.
 _ROUNDINGS = 20
 
 
@@ -39,25 +39,25 @@ def trace(
     """Tr A with a standard error, from at most n products. All three methods are unbiased.
 
     - "hutchinson": the mean of zᵀAz over random signs z (Hutchinson 1989). Error ∝ ‖A‖_F / √n, memory of two vectors.
-    - "hutch++" (Meyer, Musco, Musco & Woodruff 2021): a random subspace is taken out first. Exact, up to rounding,
-      for A of rank below n / 3, better wherever the spectrum decays; memory of n vectors.
-    - "xtrace" (Epperly, Tropp & Webber 2024): the same, every vector serving twice. Exact for A of rank below n / 2,
-      the smallest error for decaying spectra; memory of 3/2 n vectors.
+    - "hutch++" (Meyer, Musco, Musco & Woodruff 2021): the trace on a random subspace is computed exactly. Exact, up to
+      rounding, for A of rank below n / 3, and better wherever the spectrum decays; memory of n vectors.
+    - "xtrace" (Epperly, Tropp & Webber 2024): the same, with every vector used twice. Exact for A of rank below n / 2,
+      with the smallest error for decaying spectra; memory of 3/2 n vectors.
 
-    Vectors are [P]. A standard error is never below the rounding of the products. With n at P or above, the diagonal
-    is summed instead: P products, nothing random, exact up to rounding.
+    Vectors are [P]. A standard error is never below the rounding of the products. With n at P or above, the diagonal is
+    summed instead: P products, deterministic, exact up to rounding.
 
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key.
-        num_products: n; "hutch++" and "xtrace" make fewer where they find a lower rank.
+        num_products: n; "hutch++" and "xtrace" take fewer where the rank is lower.
         method: "hutchinson", "hutch++" or "xtrace".
-        probe: of "hutchinson": "rademacher" (the default) or "gaussian". The others need the symmetry of the sphere,
-            and take "gaussian" alone.
+        probe: for "hutchinson": "rademacher" (the default) or "gaussian". The others require rotational symmetry and
+            accept "gaussian" only.
         loop: "scan", "python" or None to choose.
 
     Raises:
-        InputError: an unknown method or probe, fewer products than it needs, or products that are not finite.
+        InputError: an unknown method or probe, fewer products than the method needs, or products that are not finite.
     """
     began = time.perf_counter()
     numerics.require_key(key)
@@ -78,7 +78,7 @@ def trace(
 
 
 class TraceParts(NamedTuple):
-    """A trace as a sum: its rounding is that of the parts."""
+    """A trace as a sum; its rounding is that of the parts."""
 
     parts: np.ndarray  # [n], float64
     standard_error: float
@@ -199,7 +199,7 @@ def _quadratic_outside(basis: Array, vector: Array, product: Array) -> Array:
 
 
 def _project(basis: Array, vector: Array) -> Array:
-    for _ in range(2):  # once leaves rounding that is relative to what is taken out, and not to what stays
+    for _ in range(2):  # once leaves rounding relative to the removed part, not to the remainder
         vector = vector - accurate_dot(basis, vector) @ basis
     return vector
 

@@ -127,7 +127,7 @@ def grid_over_training(
     """
     figure, axes = new_figure(len(rows), len(panels), 2.0 if len(rows) > 1 else 2.4, sharex="row")
     values = sorted({run.setting(by) for runs in rows.values() for run in runs})
-    looks = dict(zip(values, zip(ordered_colours(len(values)), itertools.cycle(_LINES), strict=False), strict=True))
+    styles = dict(zip(values, zip(ordered_colours(len(values)), itertools.cycle(_LINES), strict=False), strict=True))
     data = new_columns("row", "metric", by, x, "seeds", "mean", "std")
     with matplotlib.rc_context(STYLE):
         for row, (title, runs) in enumerate(rows.items()):
@@ -137,7 +137,7 @@ def grid_over_training(
                     steps, values_at = at_common_steps([series(run, metric, to_epoch) for run in group])
                     epochs = dict(zip(group[0].history("step"), group[0].history("epoch"), strict=True))
                     places = steps if x == "step" else np.array([epochs[step] for step in steps])
-                    mean, std = _band_of_std(axis, places, values_at, looks[value], panel.scale == "log")
+                    mean, std = _band_of_std(axis, places, values_at, styles[value], panel.scale == "log")
                     for place, one_mean, one_std in zip(places, mean, std, strict=True):
                         cells = (float(place), len(group), float(one_mean), float(one_std))
                         append_row(data, title, metric, value, *cells)
@@ -148,7 +148,7 @@ def grid_over_training(
                     axis.set_title(title, loc="left", fontweight="bold")
                 if row == len(rows) - 1:
                     axis.set_xlabel("iteration" if x == "step" else "epoch")
-    handles = [Line2D([], [], color=colour, linestyle=line) for colour, line in looks.values()]
+    handles = [Line2D([], [], color=colour, linestyle=line) for colour, line in styles.values()]
     legend_below(figure, handles, [f"{setting_name(by)} {number(value)}" for value in values])
     letter(axes)
     return Drawing(name, caption, figure, data)
