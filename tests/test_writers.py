@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -231,3 +232,11 @@ def test_an_experiment_takes_writers_and_no_setting_of_its_runs():
     ]
     with pytest.raises(InputError, match=r"settings are its own; give --config\.seed=1 to"):
         experiment.parse(["--exp=g_mlp", TENSORBOARD, "--config.seed=1"], {"exp": None})
+
+
+def test_every_writer_that_needs_a_package_has_an_extra_that_brings_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, writer in writers.WRITERS.items():
+        if writer.module:
+            (package,) = extras[name]
+            assert package.startswith(writer.module)
