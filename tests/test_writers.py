@@ -160,7 +160,7 @@ def plainly(tmp_path_factory):
     ("fails_in", "expected"),
     [
         ("open 1", ["open"]),
-        ("write 2", ["open", "write", "write"]),
+        ("write 2", ["open", "write", "write", "close"]),
         ("close 1", ["open", *["write"] * 4, "close"]),
     ],
 )
@@ -177,6 +177,19 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so_once(tmp_path, fa
     )
     assert (job.folder / "metrics.jsonl").read_bytes() == (plainly / "metrics.jsonl").read_bytes()
     assert run_folder.read_manifest(job.folder)["status"] == "done"
+
+
+def test_tensorboard_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX", reason="the extra dev has it")
+    monkeypatch.setattr(writers.time, "time_ns", lambda: 1)
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1").symlink_to("/dev/full")
+    notes = []
+    with writers.opened("tensorboard", tmp_path, {}, None, notes.append) as mirror:
+        mirror({"step": 1, "a": 1.0}, "")
+        mirror({"step": 2, "a": 1.0}, "")
+    (note,) = notes
+    assert "writer 'tensorboard' failed ([Errno 28] No space left on device); the run goes on" in note
 
 
 def test_numbers_alone_are_written(tmp_path, failing):

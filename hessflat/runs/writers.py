@@ -118,9 +118,11 @@ def opened(
         try:
             return action()
         except Exception as error:  # a writer raises whatever its package raises
-            writers.pop(name, None)
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             note(f"{folder.name}: writer {name!r} failed ({reason}); the run goes on without it")
+            if name in writers:
+                with contextlib.suppress(Exception):
+                    writers.pop(name).close()
 
     def mirror(line: Mapping[str, Any], before: str) -> None:
         numbers = {
@@ -137,5 +139,5 @@ def opened(
     try:
         yield mirror
     finally:
-        for name, writer in list(writers.items()):
-            attempt(name, writer.close)
+        for name in list(writers):
+            attempt(name, writers.pop(name).close)
