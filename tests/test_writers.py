@@ -173,7 +173,7 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so_once(tmp_path, fa
     assert calls == expected
     (note,) = notes
     assert note == (
-        f"{job.folder.name}: writer 'other' failed ([Errno 28] No space left on device); the run goes on without it"
+        f"{job.folder.name}: writer 'other' failed (OSError: [Errno 28] No space left on device); the run goes on without it"
     )
     assert (job.folder / "metrics.jsonl").read_bytes() == (plainly / "metrics.jsonl").read_bytes()
     assert run_folder.read_manifest(job.folder)["status"] == "done"
@@ -189,7 +189,7 @@ def test_tensorboard_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
         mirror({"step": 1, "a": 1.0}, "")
         mirror({"step": 2, "a": 1.0}, "")
     (note,) = notes
-    assert "writer 'tensorboard' failed ([Errno 28] No space left on device); the run goes on" in note
+    assert "writer 'tensorboard' failed (OSError: [Errno 28] No space left on device); the run goes on" in note
 
 
 def test_numbers_alone_are_written(tmp_path, failing):

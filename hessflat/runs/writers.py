@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hessflat.config import listed
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, in_one_line
 
 
 class Writer(NamedTuple):
@@ -118,8 +118,7 @@ def opened(
         try:
             return action()
         except Exception as error:  # a writer raises whatever its package raises
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            note(f"{folder.name}: writer {name!r} failed ({reason}); the run goes on without it")
+            note(f"{folder.name}: writer {name!r} failed ({in_one_line(error)}); the run goes on without it")
             if name in writers:
                 with contextlib.suppress(Exception):
                     writers.pop(name).close()
