@@ -173,7 +173,8 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so_once(tmp_path, fa
     assert calls == expected
     (note,) = notes
     assert note == (
-        f"{job.folder.name}: writer 'other' failed (OSError: [Errno 28] No space left on device); the run goes on without it"
+        f"{job.folder.name}: writer 'other' failed (OSError: [Errno 28] No space left on device); "
+        "the run goes on without it"
     )
     assert (job.folder / "metrics.jsonl").read_bytes() == (plainly / "metrics.jsonl").read_bytes()
     assert run_folder.read_manifest(job.folder)["status"] == "done"
