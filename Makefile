@@ -12,6 +12,10 @@ ARGS     ?=
 RUN      ?=
 DRY      ?=
 
+# The shell takes RUN as it stands from the environment, and so never runs what a name may hold.
+override RUN := $(value RUN)
+export RUN
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor bench bench-gpu bench-large bench-train clean
 
@@ -49,14 +53,14 @@ lint: setup ## style, formatting and types
 data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=folder of archives]
 	@$(PY) -m hessflat data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)
 
-train: setup ## train and measure one configuration: CONFIG=g_mlp:small [ARGS="--config.optim.lr=0.1"]
-	@$(PY) -m hessflat train --config="$(CONFIG)" $(ARGS)
+train: setup ## train and measure one configuration: CONFIG=g_mlp:small [ARGS="--config.optim.lr=0.1"], or go on with RUN=runs/… and mend it
+	@$(PY) -m hessflat train $(if $(RUN),--run="$$RUN",--config="$(CONFIG)") $(ARGS)
 
 sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [ARGS=…]
 	@$(PY) -m hessflat sweep --config="$(CONFIG)" $(ARGS)
 
 measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
-	@$(PY) -m hessflat measure --run="$(RUN)" $(ARGS)
+	@$(PY) -m hessflat measure --run="$$RUN" $(ARGS)
 
 experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
 	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)

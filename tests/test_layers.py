@@ -36,6 +36,7 @@ FLOORS = {
         {"run_folder", "schema"},
         {"jobs"},
         {"checkpoints", "cost_model"},
+        {"mending"},
         {"loop"},
         {"pool"},
     ),

@@ -162,7 +162,7 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
         f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}": {
             measure: correlation(runs, measure, stratum=network_and_data(runs)) for measure in COMPARED_MEASURES
         }
-        for experiment, scale, runs, _ in stored
+        for experiment, scale, runs, *_ in stored
         if experiment.regularisers
     }
     return _table(
@@ -182,7 +182,7 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
     norm, or given λ_max(H) for Jacobian norms of the outputs. Runs that several experiments share count once.
     """
     by_scale: dict[str, tuple[dict[str, None], dict[Any, Run]]] = {}
-    for experiment, scale, runs, _ in stored:
+    for experiment, scale, runs, *_ in stored:
         if experiment.paper == "M" and experiment.regularisers:
             settings, together = by_scale.setdefault(scale, ({}, {}))
             settings.update(dict.fromkeys(experiment.regularisers))

@@ -81,12 +81,16 @@ class Experiment(NamedTuple):
 
 
 class StoredExperiment(NamedTuple):
-    """An experiment at one scale with its stored runs; `missing` counts the planned runs that are not stored."""
+    """An experiment at one scale with its stored runs.
+
+    `missing` counts the planned runs that are not stored or damaged; `damaged` has a line for each of the latter.
+    """
 
     experiment: Experiment
     scale: str
     runs: Sequence[Run]
     missing: int = 0
+    damaged: Sequence[str] = ()
 
     @property
     def slug(self) -> str:

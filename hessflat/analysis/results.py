@@ -1,6 +1,5 @@
 """Finished runs, read from their folders, grouped and paired. Reading a run needs no JAX."""
 
-import json
 import math
 import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from hessflat.runs.run_folder import require_format
-from hessflat.utils.errors import InputError, nearest
+from hessflat.runs.run_folder import mending, read_config, read_lines, read_manifest, require_whole
+from hessflat.utils.errors import DamagedError, InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -151,34 +150,27 @@ def load_run(folder: Path) -> Run:
     """A run folder in memory.
 
     Raises:
-        InputError: a file is missing or cannot be parsed; the message is one line that names it.
+        InputError: a file is missing or is not as the run left it; the line names it and the command that mends it.
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
-        manifest = json.loads((folder / "manifest.json").read_text())
-        lines = folder / "metrics.jsonl"
-        if isinstance(manifest, dict):
-            require_format(folder, manifest)
-        # A run that failed before its first measurement has no metrics: a fact about it, not damage.
-        text = lines.read_text() if lines.exists() or manifest.get("status") == "done" else ""
-        # Half a last line is what a run that is under way, or was killed, may have.
-        whole = text.splitlines() if manifest.get("status") == "done" else text.split("\n")[:-1]
-        metrics = [json.loads(line) for line in whole]
-        wrong = [part for part in (config, manifest, *metrics) if not isinstance(part, dict)]
+        require_whole(folder)
+        manifest, config = read_manifest(folder), read_config(folder)
+        metrics = read_lines(folder / "metrics.jsonl")
+        wrong = next((name for name, part in (("seed", config), ("status", manifest)) if name not in (part or {})), "")
         if wrong:
-            raise ValueError(f"expected JSON objects, found {wrong[0]!r}")
-        for name, part in (("seed", config), ("status", manifest), *(("step", line) for line in metrics)):
-            if name not in part:
-                raise ValueError(f"no {name!r} in {'config' if part is config else 'manifest or metrics'}")
-        if manifest["status"] == "done" and not metrics:
-            raise ValueError("status is done but metrics.jsonl is empty")
-    except InputError:
+            raise InputError(f"no {wrong} in config.json or manifest.json")
+        if manifest["status"] == "done" and (
+            not metrics or metrics[-1]["step"] != manifest.get("steps", metrics[-1]["step"])
+        ):
+            raise InputError("metrics.jsonl does not end with the last step of manifest.json")
+    except DamagedError:
         raise
-    except (OSError, ValueError, AttributeError) as error:
+    except (InputError, OSError) as error:
         raise InputError(
-            f"{folder} is not a readable run folder ({one_line(error)}); train it again into an empty one"
+            f"{folder} is not a readable run folder ({one_line(error)}); to mend it: {mending(folder)}"
         ) from error
+    assert config is not None
     return Run(folder, config, manifest, metrics)
 
 

@@ -79,6 +79,12 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
     return own, [argument for argument in argv if argument.startswith("--config.")]
 
 
+def is_set(own: Mapping[str, str], name: str) -> bool:
+    """Whether the flag of this name, 0 or 1, is 1."""
+    require_known(f"value of --{name}", [own[name]], ("0", "1"))
+    return own[name] == "1"
+
+
 def from_command_line(target: str, arguments: Sequence[str] = ()) -> ConfigDict:
     """What `get_config` of `name:scale` returns, with `--config.name=value` arguments applied."""
     path, scale = split_target(target)

@@ -14,7 +14,7 @@ from hessflat.config import SCALES
 from hessflat.report.build import build_report, print_summary
 from hessflat.runs import cost_model, jobs, pool, schema
 from hessflat.utils import progress
-from hessflat.utils.errors import InputError, require_known
+from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
 
 FOLDER = Path("experiments")
 
@@ -44,10 +44,16 @@ def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence
 
 
 def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
-    """What is stored of an experiment at a scale, and what is missing. Nothing is trained."""
+    """What is stored of an experiment at a scale, and what is missing or damaged. Nothing is trained."""
     folders = [job.folder for job in make_jobs(experiment, scale, root)]
-    runs = [load_run(folder) for folder in folders if (folder / "manifest.json").exists()]
-    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs))
+    runs, damaged = [], []
+    for folder in folders:
+        try:
+            if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl")):
+                runs.append(load_run(folder))
+        except InputError as error:
+            damaged.append(in_one_line(error))
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged)
 
 
 def report_all(root: Path, out: Path) -> list[StoredExperiment]:
@@ -55,7 +61,7 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     # What a scale would take is long to list where nothing of it is there.
     scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
     entries = [collect(load(name), scale, root) for name in names() for scale in scales]
-    entries = [entry for entry in entries if entry.runs]
+    entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
     with progress.reporting(len(entries)) as reporter:
@@ -73,7 +79,7 @@ class Arguments(NamedTuple):
 
 def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
     """What the command line says; settings of the runs themselves are refused."""
-    common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto"}
+    common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto", "anew": "0"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
     for setting in settings:
         if setting.removeprefix("--config.").partition("=")[0] not in schema.UNNAMED:
@@ -92,8 +98,12 @@ def main(argv: Sequence[str]) -> None:
     # Experiments may ask different questions of the same runs.
     made = [job for experiment in experiments for job in make_jobs(experiment, own["scale"], root, settings)]
     planned = list({job.folder: job for job in made}.values())
+    anew, damage = app.is_set(own, "anew"), None
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in planned)) as reporter:
-        pool.run_all(planned, reporter, own["workers"])
+        try:
+            pool.run_all(planned, reporter, own["workers"], anew)
+        except DamagedError as error:  # of some runs; the report shows the others
+            damage = error
     entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}
     shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
@@ -104,3 +114,5 @@ def main(argv: Sequence[str]) -> None:
     print()
     print_summary(shown)
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")
+    if damage:
+        raise damage

@@ -1,6 +1,7 @@
 """Measure a run's checkpoints again with other settings, without training: `python -m hessflat measure --run=…`."""
 
 import json
+import sys
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,12 +34,14 @@ def main(argv: Sequence[str]) -> None:
 
     out = folder / "measurements" / config.fingerprint(config.plain(changed.measure))
     with run_folder.locked(out), checkpoints.reading(folder / "checkpoints") as manager:
-        # A killed process may have left an unfinished line.
-        run_folder.keep_lines(out / "metrics.jsonl")
+        steps = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
+        if found := run_folder.problems(out):
+            print(f"{out}: {run_folder.in_words(found)}; measured again", file=sys.stderr)
+            run_folder.cut_back(out, None)
+            (out / "manifest.json").unlink(missing_ok=True)
         write_atomically(
             out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
         )
-        steps = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
         forget_failed(out, steps)
         done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
         with progress.reporting(len(steps)) as reporter:
@@ -52,19 +55,23 @@ def main(argv: Sequence[str]) -> None:
                     )
                     measurement = measures.measure(measured, due_at_end(changed), changed.measure)
                     loop.record(out, measurement, step, shared.trainer.steps_per_epoch)
-                    for line in loop.failures(measurement, step):
+                    for line in measures.failures(measurement, step):
                         reporter.note(line)
                 reporter.advance(1.0, f"step {step}")
     print(out)
 
 
 def forget_failed(out: Path, steps: Collection[int]) -> None:
-    """Drop what is there of those of `steps` at which a measure failed, so that they are measured again."""
+    """Drop what is there of those of `steps` at which a measure failed, so that they are measured again; then seal."""
     failed = run_folder.read_manifest(out).get("failed_measures", [])
     again = {one["step"] for one in failed if one["step"] in steps}
-    if again:
-        run_folder.keep_lines(out / "metrics.jsonl", lambda step: step not in again)
-        run_folder.write_manifest(out, failed_measures=[one for one in failed if one["step"] not in again])
+    # A killed process may also have left an unfinished line.
+    run_folder.keep_lines(out / "metrics.jsonl", lambda step: step not in again)
+    run_folder.write_manifest(
+        out,
+        digests=run_folder.digests_until(out, sys.maxsize),
+        failed_measures=[one for one in failed if one["step"] not in again],
+    )
 
 
 def _only_measure(settings: Sequence[str]) -> Sequence[str]:

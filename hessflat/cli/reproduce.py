@@ -11,7 +11,7 @@ import jax
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
-from hessflat.cli import experiment
+from hessflat.cli import app, experiment
 from hessflat.report.sections import Record, judge, tally
 from hessflat.runs import cost_model, pool, run_folder
 from hessflat.runs.jobs import Job
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> None:
     if own["dry"] == "1":
         dry(planned, own["scale"], Path(own["out"]))
     else:
-        reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"])
+        anew = app.is_set(own, "anew")
+        reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"], anew)
 
 
 def list_runs(experiments: Sequence[Experiment], scale: str, root: Path, settings: Sequence[str] = ()) -> Planned:
@@ -46,7 +47,7 @@ def list_runs(experiments: Sequence[Experiment], scale: str, root: Path, setting
     return planned
 
 
-def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: str) -> None:
+def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: str, anew: bool = False) -> None:
     """Run every experiment, the others too where one cannot be run; then draw the report and say what it holds.
 
     Raises `InputError`, at the end, that names the experiments that could not be run and why.
@@ -68,7 +69,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
             began = time.monotonic()
             try:
                 if jobs:
-                    pool.run_all(jobs, reporter, processes)
+                    pool.run_all(jobs, reporter, processes, anew)
             except InputError as error:
                 troubles.append(f"{one.id}: {error}")
             taken[one.id] = time.monotonic() - began

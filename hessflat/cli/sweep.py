@@ -27,11 +27,12 @@ def main(argv: Sequence[str]) -> None:
     """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued.
 
     `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
+    `--anew=1` trains from its beginning what is damaged beyond mending.
     """
-    own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "workers": "auto"})
+    own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "workers": "auto", "anew": "0"})
     jobs = make_jobs(sweep_configs(own["config"], settings), Path(own["root"]))
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
-        compiled = pool.run_all(jobs, reporter, own["workers"])
+        compiled = pool.run_all(jobs, reporter, own["workers"], app.is_set(own, "anew"))
     for job in jobs:
         print(job.folder)
     print(compiled)

@@ -24,6 +24,7 @@ __all__ = [
     "Measure",
     "Measurement",
     "Protocol",
+    "failures",
     "make_protocol",
     "measure",
     "measure_settings",
@@ -97,6 +98,11 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
             else:
                 together = Measurement(scalars, together.arrays | arrays, starts, together.failed)
     return together
+
+
+def failures(measurement: Measurement, step: int) -> list[str]:
+    """A line for each measure that failed."""
+    return [f"{name} is missing at step {step}: {reason}" for name, reason in measurement.failed.items()]
 
 
 def _taken(builder: Callable, settings: Any) -> dict[str, Any]:

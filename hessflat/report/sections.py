@@ -190,8 +190,11 @@ def shared_and_varied(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
 
 
 def notices(stored: StoredExperiment) -> list[str]:
-    """What is missing, a line for each: runs that did not finish, runs that are not there, measures that failed."""
+    """What is missing, a line for each: runs that did not finish, runs that are damaged or not there,
+    measures that failed.
+    """
     lines = [f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"]
+    lines += stored.damaged
     if stored.missing:
         lines.append(stored.missing_text)
     failed: dict[tuple[str, str], list[str]] = {}

@@ -1,10 +1,13 @@
 """Checkpoints by Orbax, and where a run starts: from nothing, from its own last one, or from another run's.
 
-A checkpoint is complete or absent, and is restored only into a state of the same tree, shapes and dtypes.
+A checkpoint is complete or absent, and is restored only into a state of the same tree, shapes and dtypes, on whatever
+devices there are. It holds a digest of its leaves, its step and the configuration that it belongs to.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from hessflat.measures import make_protocol
@@ -23,8 +27,8 @@ from hessflat.runs.schema import RunConfig, from_plain
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError
-from hessflat.utils.files import full_disk_named
+from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils.files import checksum, full_disk_named
 
 
 class Position(NamedTuple):
@@ -36,7 +40,8 @@ class Position(NamedTuple):
 
 def initial_position(config: RunConfig, trainer: Trainer) -> Position:
     """Before the first step."""
-    return _placed(config, new_position(config, trainer.init(make_hyperparams(config))))
+    position = new_position(config, trainer.init(make_hyperparams(config)))
+    return hardware.replicate(position, hardware.make_mesh(config.devices))
 
 
 def new_position(config: RunConfig, state: TrainState) -> Position:
@@ -47,15 +52,21 @@ def new_position(config: RunConfig, state: TrainState) -> Position:
 
 
 def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int) -> Position:
-    """What the checkpoint of `step` holds, which a run of `config` has left."""
+    """What the checkpoint of `step` holds, which a run of `config` has left, on the devices of `config`."""
     state = jax.eval_shape(trainer.init, make_hyperparams(config))
     like = jax.eval_shape(partial(new_position, config), state)
-    return _placed(config, restore(manager, step, like))
+    sharding = hardware.everywhere(hardware.make_mesh(config.devices))
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+    restored: Position = restore(manager, step, placed)
+    return restored
 
 
 def stored_config(folder: Path) -> RunConfig:
     """The configuration that a run folder belongs to."""
-    stored = run_folder.read_config(folder)
+    try:
+        stored = run_folder.read_config(folder)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; to mend it: {run_folder.mending(folder)}") from error
     if stored is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
     return from_plain(stored)
@@ -95,18 +106,23 @@ def first_params(job: Job, trainer: Trainer) -> Any:
 
 
 def latest_positions(
-    jobs: Sequence[Job], trainer: Trainer, managers: Sequence[Any], note: Callable[[str], None]
+    jobs: Sequence[Job],
+    trainer: Trainer,
+    managers: Sequence[Any],
+    note: Callable[[str], None],
+    redo_from: int | None = None,
 ) -> tuple[list[Position], int | None]:
     """Where the jobs go on: at their beginning, with step None, or at the last step that all can be read back at.
 
-    What a killed process saved for some of the jobs but not for all is made again, and so is what cannot be read.
+    What a killed process saved for some of the jobs but not for all is made again, and so is what cannot be read. A run
+    that is mended goes on from no later step than `redo_from`, and keeps the checkpoints after it.
     """
     while True:
         common = set.intersection(*(set(steps(manager)) for manager in managers))
-        step = max(common, default=None)
+        step = max((one for one in common if redo_from is None or one <= redo_from), default=None)
         for manager in managers:
             for newer in steps(manager):
-                if step is None or newer > step:
+                if redo_from is None and (step is None or newer > step):
                     manager.delete(newer)
         if step is None:
             return [start_position(job, trainer) for job in jobs], None
@@ -115,20 +131,20 @@ def latest_positions(
             try:
                 positions.append(stored_position(job.config, trainer, manager, step))
             except DamagedError as error:
-                note(f"{error}; going on from the one before")
+                note(f"{error}; going on from the one before, or from the beginning")
                 set_aside(manager, step)
         if len(positions) == len(jobs):
             return positions, step
 
 
-def cut_back(folder: Path, step: int | None, expected: Sequence[int]) -> None:
-    """Drop what was logged after `step`; what is left must have every measurement up to it."""
-    for name in ("metrics.jsonl", "eval.jsonl"):
-        run_folder.keep_lines(folder / name, lambda logged: step is not None and logged <= step)
+def require_measured(folder: Path, step: int | None, expected: Sequence[int]) -> None:
+    """Refuse to go on from `step` where a measurement up to it is not there."""
+    if step is None:
+        return
     logged = [record["step"] for record in run_folder.read_lines(folder / "metrics.jsonl")]
-    missing = [] if step is None else [stop for stop in expected if stop <= step and stop not in logged]
+    missing = [stop for stop in expected if stop <= step and stop not in logged]
     if missing:
-        raise InputError(
+        raise DamagedError(
             f"{folder / 'metrics.jsonl'} should hold the measurements of steps {missing} that the checkpoint of step "
             f"{step} stands on, but holds {logged}; move {folder} away and run again"
         )
@@ -146,8 +162,19 @@ def open_all(jobs: Sequence[Job]) -> Iterator[list[Any]]:
 
 
 def save_position(config: RunConfig, stays: Collection[int], manager: Any, step: int, position: Position) -> None:
-    """Save a position, and remove all but the last few checkpoints that are not in `stays`."""
-    save(manager, step, position)
+    """Save a position, and remove all but the last few checkpoints that are not in `stays`.
+
+    Raises:
+        DamagedError: a checkpoint was removed since it was saved.
+    """
+    for saved in steps(manager):
+        if not (Path(manager.directory) / str(saved)).is_dir():
+            raise DamagedError(
+                f"{Path(manager.directory) / str(saved)} was removed while its run was under way; "
+                "the same command mends it"
+            )
+    if step not in steps(manager):
+        save(manager, step, position)
     replaceable = [saved for saved in steps(manager) if saved not in stays]
     for saved in replaceable[: -config.checkpoint.last]:
         manager.delete(saved)
@@ -183,14 +210,6 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
     return sorted(set(chosen))
 
 
-def _placed(config: RunConfig, position: Position) -> Position:
-    return hardware.replicate(position, hardware.make_mesh(config.devices))
-
-
-class DamagedError(InputError):
-    """A checkpoint that cannot be read."""
-
-
 def open_folder(folder: Path) -> ocp.CheckpointManager:
     """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
     return _manager(folder, ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False))
@@ -204,14 +223,29 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
     manager = _manager(folder, ocp.CheckpointManagerOptions(create=False, read_only=True))
     try:
         yield manager
+    except DamagedError as error:
+        raise DamagedError(f"{error}; to mend it: {run_folder.mending(folder.parent)}") from error
     finally:
         manager.close()
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Save `state`. It counts as saved once it is complete, so a kill at any moment leaves the one before."""
-    with full_disk_named(manager.directory):
-        manager.save(step, args=ocp.args.StandardSave(state), force=True)
+    """Save `state`. It counts as saved once it is complete, so a kill at any moment leaves the one before.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    digest = _digest(manager, step, state)
+    try:
+        with full_disk_named(manager.directory):
+            manager.save(step, args=ocp.args.StandardSave(state), force=True, custom_metadata=digest)
+    except InputError:
+        raise
+    except Exception as error:  # orbax raises whatever its storage layer raised
+        raise InputError(
+            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {_reason(error)}; free space or see to "
+            "what it says, then run the same command again"
+        ) from error
 
 
 def steps(manager: ocp.CheckpointManager) -> list[int]:
@@ -220,18 +254,21 @@ def steps(manager: ocp.CheckpointManager) -> list[int]:
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """The state saved at `step`, in the form of `like`, a tree of `jax.ShapeDtypeStruct`.
+    """The state saved at `step`, in the form of `like`, a tree of `jax.ShapeDtypeStruct`, with their shardings if any.
 
-    Raises `DamagedError` where it cannot be read, and `InputError` where it holds another tree, other shapes or other
-    dtypes: orbax would cast a dtype silently and answer a wrong shape with pages of text.
+    Raises `DamagedError` where it is not what was saved, and `InputError` where it cannot be read, or holds another
+    tree, other shapes or other dtypes: orbax would cast a dtype silently and answer a wrong shape with pages of text.
     """
     where = f"checkpoint {Path(manager.directory) / str(step)}"
     if not (Path(manager.directory) / str(step)).is_dir():
         raise InputError(f"{where} is gone, replaced by a later one of the run that is under way; try again")
     try:
         stored = shapes(manager.item_metadata(step).tree)
+        digest = manager.metadata(step).custom_metadata or {}
     except Exception as error:  # orbax raises whatever its storage layer raised
-        raise _damaged(where, error) from error
+        raise _unreadable(where, error) from error
+    if digest.get("tree") != _text_digest(stored):
+        raise DamagedError(f"{where} is damaged (it is not the tree that was saved)")
     if differing := difference(stored, shapes(like)):
         name, here, expected = differing
         raise InputError(
@@ -239,9 +276,25 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
             "use the configuration it was made with"
         )
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(like))
+        state = manager.restore(step, args=ocp.args.StandardRestore(like))
     except Exception as error:
-        raise _damaged(where, error) from error
+        raise _unreadable(where, error) from error
+    if _digest(manager, step, state) != digest:
+        raise DamagedError(f"{where} is damaged (its leaves are not those that were saved, or it is of another run)")
+    return state
+
+
+def _digest(manager: ocp.CheckpointManager, step: int, state: Any) -> dict[str, str]:
+    """What tells a checkpoint from any other: its tree; and its leaves, its step and the run that it is of."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    settings = Path(manager.directory).parent / "config.json"
+    run = np.frombuffer(settings.read_bytes() if settings.is_file() else b"", np.uint8)
+    return {"tree": _text_digest(shapes(state)), "leaves": checksum(arrays | {"/run": run, "/step": np.array(step)})}
+
+
+def _text_digest(names: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
 def set_aside(manager: ocp.CheckpointManager, step: int) -> None:
@@ -257,9 +310,21 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
-def _damaged(where: str, error: Exception) -> DamagedError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return DamagedError(f"{where} is damaged ({reason}); delete that folder, or use another checkpoint")
+# What the system says where a file is whole but cannot be read or written now.
+_PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Too many open files", "Cannot allocate memory", "OS error 24")
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    """Damage, but for what the system will not do now."""
+    if isinstance(error, (MemoryError, PermissionError)) or any(words in str(error) for words in _PASSING):
+        return InputError(
+            f"cannot read {where}: {_reason(error)}; see to what it says, then run the same command again"
+        )
+    return DamagedError(f"{where} is damaged ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def shapes(tree: Any) -> dict[str, str]:

@@ -4,10 +4,11 @@ A run may start from another run's weights (`train.init_from`), or take as many 
 (`stop.match_steps_of`). Both name it by its folder, or by the settings that it has in place of this run's own.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_p
 from hessflat.training.losses import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import DamagedError, InputError
 
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
@@ -57,11 +58,19 @@ def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
 def reserve(job: Job) -> None:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else.
 
-    Raises `InputError` also where a metric writer of the job is not installed.
+    Raises `InputError` also where a metric writer of the job is not installed. A damaged configuration is written anew
+    where the folder is called like the job's own; see `mending`.
     """
     if job.config.writers:
         writers.require_installed(job.config.writers)
-    stored = run_folder.read_config(job.folder)
+    try:
+        stored = run_folder.read_config(job.folder)
+    except DamagedError:
+        if not job.folder.name.endswith(identity(job.config)):
+            raise
+        if not (job.folder / "manifest.json").exists():
+            run_folder.write_config(job.folder, plain(job.config))
+        return
     if stored is None:
         run_folder.reserve(job.folder, plain(job.config))
         return
@@ -72,6 +81,15 @@ def reserve(job: Job) -> None:
             f"{job.folder} belongs to another configuration (they differ in {', '.join(differing)}); "
             "nothing was touched: move it away, or use another folder"
         )
+
+
+@contextlib.contextmanager
+def locked(jobs: Sequence[Job]) -> Iterator[None]:
+    """Hold the folders of all jobs."""
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(run_folder.locked(job.folder))
+        yield
 
 
 class Compiled(NamedTuple):
@@ -166,6 +184,22 @@ def due_at(config: RunConfig, steps_per_epoch: int, last: int) -> dict[int, froz
 def due_at_end(config: RunConfig) -> frozenset[str]:
     """What is measured at the end of a run, wherever that is."""
     return frozenset(name for name in MEASURES if getattr(config.measure, name) != "never")
+
+
+class Milestones(NamedTuple):
+    """What happens at which step of runs that train together."""
+
+    measured: Mapping[int, frozenset[str]]  # measures by step
+    evaluated: frozenset[int]  # steps at which the whole training split is evaluated
+    stored: frozenset[int]  # steps whose checkpoints stay
+
+
+def make_milestones(config: RunConfig, steps_per_epoch: int, last: int, evaluated: Iterable[int]) -> Milestones:
+    """What a run of `config` does on its way to step `last`, evaluated at the steps `evaluated`."""
+    measured = due_at(config, steps_per_epoch, last)
+    stored = [step for step, names in measured.items() if "spectra" in names]
+    keeps = config.checkpoint.keep == "measured"
+    return Milestones(measured, frozenset(evaluated), frozenset(stored if keeps else ()))
 
 
 # The settings that name another run.

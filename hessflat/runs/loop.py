@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from hessflat.curvature import numerics
 from hessflat.measures import EvalState, Measurement
 from hessflat.measures.eval_state import has_batch_norm
 from hessflat.measures.performance import losses_and_accuracies
-from hessflat.runs import checkpoints, run_folder, schema, writers
+from hessflat.runs import checkpoints, mending, run_folder, schema, writers
 from hessflat.runs.checkpoints import Position
 from hessflat.runs.cost_model import Accounting, run_cost
 from hessflat.runs.jobs import (
@@ -28,45 +28,56 @@ from hessflat.runs.jobs import (
     Job,
     chunks,
     compiled,
-    due_at,
     due_at_end,
     finished_manifest,
     group_by_trainer,
     levels,
     load_data,
+    locked,
+    make_milestones,
     named_run,
     reserve,
 )
 from hessflat.runs.schema import RunConfig
 from hessflat.training.step import Hyperparams
-from hessflat.training.trainer import Trainer, make_hyperparams, train_runs
-from hessflat.utils.errors import InputError
+from hessflat.training.trainer import make_hyperparams, train_runs
+from hessflat.utils import hardware
+from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import write_arrays
 from hessflat.utils.progress import Reporter
 
 SECONDS_PER_BLOCK = 2.0
 
 
-class Milestones(NamedTuple):
-    """What happens at which step of runs that train together."""
+def run_all(jobs: Sequence[Job], reporter: Reporter, anew: bool = False, thorough: bool = False) -> list[str]:
+    """Run every job that is not finished; mend those that are damaged.
 
-    measured: Mapping[int, frozenset[str]]  # measures by step
-    evaluated: frozenset[int]  # steps at which the whole training split is evaluated
-    stored: frozenset[int]  # steps whose checkpoints stay
+    Args:
+        jobs: configurations with their folders.
+        reporter: what is told of how far it is.
+        anew: train a damaged run from its beginning where nothing of it is left to mend it from.
+        thorough: look at the checkpoints of finished runs too.
 
-
-def run_all(jobs: Sequence[Job], reporter: Reporter) -> int:
-    """Run every job that is not finished. Returns the number of trainers, one for each group of shapes."""
+    Returns:
+        A line for each run that could not be mended, or was damaged while it was under way. The others are run.
+    """
     for job in jobs:
         reserve(job)
+    lost: list[str] = []
     groups = [group for level in levels(jobs) for group in group_by_trainer(level)]
     for group in groups:
         for chunk in chunks(group):
-            with locked(chunk), failures_recorded(chunk):
-                for last, some in unfinished_by_last_step(chunk, reporter).items():
-                    train_and_measure(some, last, compiled(some[0].config), reporter)
+            try:
+                with locked(chunk), failures_recorded(chunk):
+                    ready = chunk
+                    if thorough or any(run_folder.problems(job.folder) for job in chunk):
+                        ready = mending.mend(chunk, anew, thorough, reporter.note, lost)
+                    for last, some in unfinished_by_last_step(ready, reporter):
+                        train_and_measure(some, last, compiled(some[0].config), reporter)
+            except DamagedError as error:
+                lost.append(str(error))
             release_programs()
-    return len(groups)
+    return lost
 
 
 def release_programs() -> None:
@@ -85,15 +96,6 @@ def release_programs() -> None:
 
 
 @contextlib.contextmanager
-def locked(jobs: Sequence[Job]) -> Iterator[None]:
-    """Hold the folders of all jobs."""
-    with contextlib.ExitStack() as stack:
-        for job in jobs:
-            stack.enter_context(run_folder.locked(job.folder))
-        yield
-
-
-@contextlib.contextmanager
 def failures_recorded(jobs: Sequence[Job]) -> Iterator[None]:
     """Where an error ends the runs, say so in the manifests of those that were running."""
     try:
@@ -101,34 +103,31 @@ def failures_recorded(jobs: Sequence[Job]) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         for job in jobs:
-            if run_folder.read_manifest(job.folder).get("status") == "running":
-                run_folder.write_manifest(job.folder, status="failed", reason=reason)
+            with contextlib.suppress(InputError, OSError):  # the first error is the one to tell of
+                if run_folder.read_manifest(job.folder).get("status") == "running":
+                    run_folder.write_manifest(job.folder, status="failed", reason=reason)
         raise
 
 
-def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> dict[int, list[Job]]:
-    """The jobs that are not finished, by the step at which they end if no rule of `stop` ends them before."""
-    by_last: dict[int, list[Job]] = {}
+def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> list[tuple[int, list[Job]]]:
+    """The jobs that are not finished, by the step at which they end if no rule of `stop` ends them before.
+
+    One that is mended stands by itself.
+    """
+    by_last: dict[tuple[int, Path | None], list[Job]] = {}
     for job in jobs:
-        checksum = load_data(job.config.data).checksum
-        if run_folder.read_manifest(job.folder).get("data_checksum", checksum) != checksum:
+        checksum, manifest = load_data(job.config.data).checksum, run_folder.read_manifest(job.folder)
+        if manifest.get("data_checksum", checksum) != checksum:
             raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
-        if run_folder.is_finished(job.folder):
+        if manifest.get("status") in run_folder.FINISHED:
             reporter.skip(run_cost(job.config).total_seconds())
         else:
             last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.match_steps_of")
             if other is not None:
                 last = min(last, finished_manifest(other.folder, "stop.match_steps_of")["steps"])
-            by_last.setdefault(last, []).append(job)
-    return by_last
-
-
-def make_milestones(config: RunConfig, trainer: Trainer, last: int) -> Milestones:
-    """What a run of `config` does on its way to step `last`."""
-    measured = due_at(config, trainer.steps_per_epoch, last)
-    stored = [step for step, names in measured.items() if "spectra" in names]
-    keeps = config.checkpoint.keep == "measured"
-    return Milestones(measured, frozenset(steps_to_evaluate(config, last)), frozenset(stored if keeps else ()))
+            alone = None if manifest.get("redo_from") is None else job.folder
+            by_last.setdefault((last, alone), []).append(job)
+    return [(last, some) for (last, _), some in by_last.items()]
 
 
 def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
@@ -161,26 +160,36 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
     From one milestone to the next: train; and of each run that goes on: evaluate, measure, save, end.
     """
     config, trainer = jobs[0].config, shared.trainer
-    milestones, hyperparams = make_milestones(config, trainer, last), [make_hyperparams(job.config) for job in jobs]
+    milestones, hyperparams = (
+        make_milestones(config, trainer.steps_per_epoch, last, steps_to_evaluate(config, last)),
+        [make_hyperparams(job.config) for job in jobs],
+    )
     accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
     with checkpoints.open_all(jobs) as managers, contextlib.ExitStack() as stack:
-        positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note)
+        redo = run_folder.read_manifest(jobs[0].folder).get("redo_from")
+        positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note, redo)
+        known = [] if redo is None else [one for one in checkpoints.steps(managers[0]) if start is None or one > start]
         for job, position in zip(jobs, positions, strict=True):
-            checkpoints.cut_back(job.folder, start, [step for step, names in milestones.measured.items() if names])
+            checkpoints.require_measured(job.folder, start, [one for one, due in milestones.measured.items() if due])
             _begin(job, shared, position, start, len(jobs))
+            run_folder.cut_back(job.folder, start)
         mirrors = [stack.enter_context(mirror(job, start, reporter.note)) for job in jobs]
         accounting.restored(start)
         active = list(range(len(jobs)))
 
         def save(step: int, runs: Sequence[int]) -> None:
             for run in runs:
+                run_folder.seal(jobs[run].folder)
                 checkpoints.save_position(config, milestones.stored, managers[run], step, positions[run])
 
         at = start or 0
         for step in (
             step for step in sorted({*milestones.measured, *milestones.evaluated}) if start is None or step >= start
         ):
+            for saved in [one for one in known if at < one <= step][-1:]:
+                stored = checkpoints.stored_position(config, trainer, managers[0], saved)
+                positions, at = [positions[0]._replace(state=stored.state)], saved
             for block_end, trained in train(shared, positions, hyperparams, at, step):
                 positions = trained
                 if block_end < step and is_due():
@@ -204,7 +213,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     accounting.measuring(run, step)
                     measurement = measures.measure(state, names, config.measure)
                     mirrors[run](record(jobs[run].folder, measurement, step, trainer.steps_per_epoch), "")
-                    for line in failures(measurement, step):
+                    for line in measures.failures(measurement, step):
                         reporter.note(f"{jobs[run].name}: {line}; training goes on")
                     if measurement.starts is not None:
                         positions[run] = positions[run]._replace(starts=measurement.starts)
@@ -212,7 +221,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                     if step in milestones.stored or ends:
                         save(step, [run])
                 if ends:
-                    _end(jobs[run], "done", step, reason)
+                    _end(jobs[run], "done", step, reason, checkpoints.steps(managers[run]))
                     accounting.finished(run, step)
                     active.remove(run)
             if not active:
@@ -258,7 +267,8 @@ def evaluate(folder: Path, state: EvalState, step: int) -> dict[str, Any]:
 
 
 def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> dict[str, Any]:
-    """Write arrays and failures first and the line of metrics last, so that what a line lacks is always explained."""
+    """Write arrays and failures first, then the line of metrics, so that what a line lacks is always explained."""
+    run_folder.require_there(folder)
     for name, content in measurement.arrays.items():
         write_arrays(folder / "spectra" / f"{step}-{name}.npz", content)
     if measurement.failed:
@@ -267,12 +277,8 @@ def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: i
         run_folder.write_manifest(folder, failed_measures=before + failed)
     line = {"step": step, "epoch": step / steps_per_epoch, **measurement.scalars}
     run_folder.append_line(folder / "metrics.jsonl", line)
+    run_folder.seal(folder)
     return line
-
-
-def failures(measurement: Measurement, step: int) -> list[str]:
-    """A line for each measure that failed."""
-    return [f"{name} is missing at step {step}: {reason}" for name, reason in measurement.failed.items()]
 
 
 def make_eval_state(
@@ -316,6 +322,8 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         started=old.get("started", run_folder.now()),
         finished=None,
         resumed_from=[*old.get("resumed_from", []), *([] if step is None else [step])],
+        placement=[*old.get("placement", []), {"from_step": step or 0, **hardware.placement(config.devices)}],
+        digests=run_folder.digests_until(job.folder, step),
         failed_measures=[one for one in old.get("failed_measures", []) if step is not None and one["step"] <= step],
         data_checksum=dataset.checksum,
         data=dataset.description,
@@ -330,5 +338,13 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
     )
 
 
-def _end(job: Job, status: str, step: int, reason: str | None) -> None:
-    run_folder.write_manifest(job.folder, status=status, steps=step, reason=reason, finished=run_folder.now())
+def _end(job: Job, status: str, step: int, reason: str | None, saved: Sequence[int] = ()) -> None:
+    run_folder.seal(
+        job.folder,
+        status=status,
+        steps=step,
+        reason=reason,
+        finished=run_folder.now(),
+        checkpoints=list(saved),
+        redo_from=None,
+    )

@@ -21,7 +21,7 @@ from hessflat.runs import loop, run_folder
 from hessflat.runs.jobs import Job, chunks, compiled, group_by_trainer, levels, reserve
 from hessflat.training.config import ModelConfig
 from hessflat.utils import compat
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.progress import Reporter
 
 
@@ -33,17 +33,24 @@ class Chunk(NamedTuple):
     network: ModelConfig  # whose measures are compiled once a process
 
 
-def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto") -> str:
-    """`loop.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled."""
+def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto", anew: bool = False) -> str:
+    """`loop.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled.
+
+    Raises:
+        DamagedError: at the end, the runs that could not be mended.
+    """
     processes = _number(workers)
     for job in jobs:
         reserve(job)
-    compilations = [_run_level(level, reporter, processes) for level in levels(jobs)]
+    lost: list[str] = []
+    compilations = [_run_level(level, reporter, processes, anew, lost) for level in levels(jobs)]
+    if lost:
+        raise DamagedError("; ".join(lost))
     return f"{len(jobs)} runs, " + "; then ".join(compilations)
 
 
-def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None) -> str:
-    """Runs that need no other of them finished."""
+def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None, anew: bool, lost: list[str]) -> str:
+    """Runs that need no other of them finished; adds a line to `lost` for each that cannot be mended."""
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
     groups = group_by_trainer(jobs)
@@ -58,9 +65,9 @@ def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None) -
         # command must give every run the same share, first time or continued.
         count = min(_affordable(groups) if processes is None else processes, len(done) + len(unfinished))
     if count > 1:
-        _run_in_processes(unfinished, reporter, count)
+        lost += _run_in_processes(unfinished, reporter, count, anew)
     else:
-        loop.run_all([job for chunk in unfinished for job in chunk.jobs], reporter)
+        lost += loop.run_all([job for chunk in unfinished for job in chunk.jobs], reporter, anew)
     trainers = len({chunk.trainer for chunk in unfinished})
     each = f", at most once in each of {count} processes" if count > 1 else ""
     return f"{trainers} training program{'' if trainers == 1 else 's'} compiled{each}"
@@ -83,7 +90,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
     return len(run_folder.cores())
 
 
-def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -> None:
+def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, anew: bool) -> list[str]:
     context = multiprocessing.get_context("spawn")
     messages: Any = context.SimpleQueue()
     settings = {name: compat.setting(name) for name in _CARRIED}
@@ -93,7 +100,7 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -
     others = set(multiprocessing.active_children())
     pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
     try:
-        _share_out(chunks, pools)
+        lost = _share_out(chunks, pools, anew)
     except BaseException as error:
         # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
         for pool in pools:
@@ -110,10 +117,12 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int) -
         pool.shutdown()
     messages.put(None)
     listener.join()
+    return lost
 
 
-def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor]) -> None:
-    """Give each process that waits what it is the best one for, until all is run."""
+def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor], anew: bool) -> list[str]:
+    """Give each process that waits what it is the best one for, until all is run; see `loop.run_all`."""
+    lost: list[str] = []
     left = list(chunks)
     had: list[list[Chunk]] = [[] for _ in pools]
     running: dict[Future, int] = {}
@@ -123,10 +132,11 @@ def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor]) ->
                 others = [chunk for other in had if other is not had[number] for chunk in other]
                 chunk = left.pop(best_for(had[number], others, left))
                 had[number].append(chunk)
-                running[pools[number].submit(_run_chunk, chunk.jobs)] = number
+                running[pools[number].submit(_run_chunk, chunk.jobs, anew)] = number
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            future.result()
+            lost += future.result()
             del running[future]
+    return lost
 
 
 def best_for(own: Sequence[Chunk], others: Sequence[Chunk], left: Sequence[Chunk]) -> int:
@@ -183,9 +193,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_chunk(jobs: Sequence[Job]) -> None:
+def _run_chunk(jobs: Sequence[Job], anew: bool) -> list[str]:
     def tell(name: str) -> Callable[..., None]:
         return lambda *arguments: _messages.put((name, arguments))
 
     reporter = Reporter(*(tell(name) for name in Reporter._fields))
-    loop.run_all(jobs, reporter)
+    return loop.run_all(jobs, reporter, anew)

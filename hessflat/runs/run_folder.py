@@ -8,18 +8,23 @@
     checkpoints/     states of training, by step
     measurements/    what `make measure` added, a folder for each choice of settings
 
-`metrics.jsonl` is written after the arrays of its step, so that a line's arrays are always there. Readers take the keys
-and files that they know, so these may come without another version: in a manifest `digests` (SHA-256 by file),
-`placement` (how the state lies on devices) and `failed_measures` (measure, step, reason); as files `correct/<step>.npz`
-(a bit for each test example).
+`metrics.jsonl` is written after the arrays of its step, so that a line's arrays are always there, the manifest after
+the line, and a checkpoint after the manifest: what a checkpoint stands on is known to it. The manifest has SHA-256 of
+every other file in `digests`, by name, and of itself in `digest`; a checkpoint has that of its leaves inside. What is
+not as it was written is never read as if it were.
+
+Readers take the keys and files that they know, so files `correct/<step>.npz` (a bit for each test example) may come
+without another version.
 """
 
 import contextlib
 import datetime
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -31,13 +36,18 @@ from typing import Any
 import filelock
 
 from hessflat.utils import compat
-from hessflat.utils.errors import InputError
-from hessflat.utils.files import full_disk_named, read_object, write_atomically
+from hessflat.utils.errors import DamagedError, InputError, in_one_line
+from hessflat.utils.files import file_digest, full_disk_named, read_object, starts_with, write_atomically
 
 PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
 
 # Raised when a file or a key changes its meaning; `require_format` refuses every other version.
 FORMAT = 1
+
+# Of the files of a run, those that grow line by line, the folders of arrays, and how it ends for good.
+GROWING = ("metrics.jsonl", "eval.jsonl")
+ARRAYS = ("spectra", "correct")
+FINISHED = ("done", "diverged")
 
 
 def path_for(settings: Mapping[str, Any], identity: str, root: Path) -> Path:
@@ -64,9 +74,18 @@ def require_format(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The settings that the folder belongs to, None where there are none yet."""
-    read_manifest(folder)  # another version's settings would be misread
-    return read_object(folder / "config.json")
+    """The settings that the folder belongs to, None where there are none yet.
+
+    Raises:
+        DamagedError: they are not those that the run wrote.
+    """
+    recorded = read_manifest(folder).get("digests", {})  # another version's settings would be misread
+    settings = read_object(folder / "config.json")
+    if "config.json" in recorded and (
+        settings is None or file_digest(folder / "config.json") != recorded["config.json"]
+    ):
+        raise DamagedError(f"{folder / 'config.json'} is {'gone' if settings is None else 'altered'}")
+    return settings
 
 
 def reserve(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -75,6 +94,11 @@ def reserve(folder: Path, settings: Mapping[str, Any]) -> None:
     ours = (".lock", ".config.json.")
     if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise InputError(f"{folder} is not empty and has no config.json; nothing was touched: move it away")
+    write_config(folder, settings)
+
+
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings that the folder belongs to."""
     write_atomically(folder / "config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
 
@@ -94,23 +118,148 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, or an empty one where there is none yet."""
+    """The manifest, or an empty one where there is none yet.
+
+    Raises:
+        DamagedError: it is not as it was written.
+        InputError: it is of another version of the format.
+    """
     manifest = read_object(folder / "manifest.json")
     if manifest is None:
         return {}
     require_format(folder, manifest)
+    if manifest.pop("digest", None) != _digest(manifest):
+        raise DamagedError(f"{folder / 'manifest.json'} is altered")
     return manifest
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether nothing is left to do: trained to the end, or diverged."""
-    return read_manifest(folder).get("status") in ("done", "diverged")
 
 
 def write_manifest(folder: Path, **changes: Any) -> None:
     """Merge `changes` into the manifest."""
     manifest = {"format": FORMAT} | read_manifest(folder) | changes
+    manifest["digest"] = _digest(manifest)
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether nothing is left to do: trained to the end, or diverged, and nothing of it damaged."""
+    return not problems(folder) and read_manifest(folder).get("status") in FINISHED
+
+
+def problems(folder: Path) -> dict[str, str]:
+    """Which files of a run are `gone`, `altered` or `not of this run`, compared with its manifest.
+
+    While a run is not finished, lines may follow those that the manifest knows: they are newer than any checkpoint.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except DamagedError:
+        return {"manifest.json": "altered"}
+    if not manifest:
+        return {"manifest.json": "gone"} if _files(folder, ("metrics.jsonl", "eval.jsonl")) else {}
+    recorded, found = manifest.get("digests", {}), {}
+    finished = manifest.get("status") in FINISHED
+    for name, digest in recorded.items():
+        if not (folder / name).is_file():
+            found[name] = "gone"
+        elif not (
+            starts_with(folder / name, digest)
+            if name in GROWING and not finished
+            else file_digest(folder / name) == digest
+        ):
+            found[name] = "altered"
+    return found | {name: "not of this run" for name in _files(folder) if finished and name not in recorded}
+
+
+def require_whole(folder: Path) -> None:
+    """Refuse a run of which a file is not as the run left it.
+
+    Raises:
+        DamagedError: the files, and the command that mends them.
+    """
+    if found := problems(folder):
+        raise DamagedError(f"{folder} is damaged: {in_words(found)}; to mend it: {mending(folder)}")
+
+
+def in_words(found: Mapping[str, str]) -> str:
+    """`metrics.jsonl is gone and 3 more`."""
+    (name, problem), *more = found.items()
+    return f"{name} is {problem}" + (f" and {len(more)} more" if more else "")
+
+
+def mending(folder: Path) -> str:
+    """The command that mends a damaged run."""
+    return f"make train RUN={shlex.quote(str(folder))}"
+
+
+def seal(folder: Path, **changes: Any) -> None:
+    """Merge `changes` into the manifest of a run that is under way, with the digests of what it has written.
+
+    Raises:
+        DamagedError: something that was there before is gone or altered.
+    """
+    recorded = require_there(folder).get("digests", {})
+    digests = {}
+    for name in _files(folder):
+        if name not in GROWING:
+            digests[name] = recorded.get(name) or file_digest(folder / name)
+        elif name not in recorded or starts_with(folder / name, recorded[name]):
+            digests[name] = file_digest(folder / name)
+    if lost := sorted(recorded.keys() - digests.keys()):
+        raise DamagedError(
+            f"{folder / lost[0]} was removed or altered while its run was under way; the same command mends it"
+        )
+    write_manifest(folder, digests=digests, **changes)
+
+
+def require_there(folder: Path) -> dict[str, Any]:
+    """The manifest of a run that is under way.
+
+    Raises:
+        DamagedError: there is none any more.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise DamagedError(
+            f"{folder} was moved or emptied while its run was under way; move it back, or run the same command anew"
+        )
+    return read_manifest(folder)
+
+
+def digests_until(folder: Path, step: int | None) -> dict[str, str]:
+    """The digests of what stays of a run that goes on from `step`, or from its beginning; see `cut_back`."""
+    recorded = read_manifest(folder).get("digests", {})
+    digests = {}
+    for name in _files(folder):
+        if name in GROWING and step is not None:
+            kept = _kept_lines(folder / name, lambda logged: logged <= step)
+            digests[name] = hashlib.sha256(kept.encode()).hexdigest()
+        elif name not in GROWING and ("/" not in name or (step is not None and step_of(name) <= step)):
+            digests[name] = recorded.get(name) or file_digest(folder / name)
+    return digests
+
+
+def cut_back(folder: Path, step: int | None) -> None:
+    """Drop what was written after `step`, or everything. The manifest must know before, lest this looks like damage."""
+    for name in _files(folder):
+        if name in GROWING and step is not None:
+            keep_lines(folder / name, lambda logged: logged <= step)
+        elif name in GROWING or ("/" in name and (step is None or step_of(name) > step)):
+            (folder / name).unlink()
+
+
+def step_of(name: str) -> int:
+    """The step that the arrays or the checkpoint of this name belong to."""
+    number = re.match(r"\d+", name.rpartition("/")[2])
+    return int(number[0]) if number else 0
+
+
+def _files(folder: Path, single: tuple[str, ...] = ("config.json", "settings.json", *GROWING)) -> list[str]:
+    """What a run has written besides its manifest and its checkpoints, which have digests of their own."""
+    arrays = [path for place in ARRAYS for path in sorted((folder / place).glob("[!.]*"))]
+    return [name for name in single if (folder / name).is_file()] + [str(path.relative_to(folder)) for path in arrays]
 
 
 def now() -> str:
@@ -139,17 +288,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             record["step"]  # every line says which step it is of
             records.append(record)
-    except (ValueError, TypeError, KeyError) as error:
-        number = len(records) + 1
-        raise InputError(f"{path}, line {number}, is damaged ({error}); move its folder away and run again") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedError(f"{path}, line {len(records) + 1}, is damaged ({in_one_line(error)})") from error
     return records
 
 
 def keep_lines(path: Path, keep: Callable[[int], bool] = lambda step: True) -> None:
     """Drop what was logged at steps that are not to be kept, and an unfinished last line."""
     if path.exists():
-        records = [record for record in read_lines(path) if keep(record["step"])]
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+        write_atomically(path, _kept_lines(path, keep))
+
+
+def _kept_lines(path: Path, keep: Callable[[int], bool]) -> str:
+    records = read_lines(path)
+    return "".join(
+        f"{line}\n" for line, record in zip(path.read_text().split("\n"), records, strict=False) if keep(record["step"])
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -61,8 +61,9 @@ class RunConfig(TrainingConfig):
     ] = ""
 
 
-# Settings that change no file of a run: they may be others each time that it is run.
-UNNAMED = ("writers",)
+# Settings that are no part of what a run is: where its numbers go and where it is placed may be others each time that
+# it is started.
+UNNAMED = ("writers", "devices")
 
 
 def base_config(scale: str) -> ConfigDict:

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """What was expected, what came, what to do. Entry points print it as one line and exit with status 2."""
 
 
+class DamagedError(InputError):
+    """What is stored is not as it was written."""
+
+
 class SettingError(InputError):
     """A setting that cannot be followed, now or later: it ends a run, where another error ends one measure of it."""
 

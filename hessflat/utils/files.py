@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import DamagedError, InputError, in_one_line
 
 _UNWRITABLE = (
     errno.ENOSPC,
@@ -27,16 +27,37 @@ _UNWRITABLE = (
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is no file; anything else in it is named in one line."""
+    """The JSON object in a file, None where there is no file.
+
+    Raises:
+        DamagedError: anything else is in it.
+    """
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}); move its folder away and run again") from error
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged ({in_one_line(error)})") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; see who may read it") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged (it holds no JSON object); move its folder away and run again")
+        raise DamagedError(f"{path} is damaged (it holds no JSON object)")
     return content
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of what a file holds."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def starts_with(path: Path, digest: str) -> bool:
+    """Whether some first lines of a file have this SHA-256."""
+    known = hashlib.sha256()
+    for line in [b"", *path.read_bytes().splitlines(keepends=True)]:
+        known.update(line)
+        if known.hexdigest() == digest:
+            return True
+    return False
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
@@ -43,9 +43,21 @@ def shard_batch(batch: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(place, batch)
 
 
+def placement(num_devices: int) -> dict[str, int | str]:
+    """Where a run that asks for `num_devices` is placed: how many devices, of how many, of what platform."""
+    mesh = make_mesh(num_devices)
+    number = 1 if mesh is None else mesh.size
+    return {"devices": number, "of": jax.device_count(), "platform": jax.default_backend()}
+
+
+def everywhere(mesh: Mesh | None) -> Sharding:
+    """Where an array lies that is whole on every device of the mesh."""
+    return SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of `tree`, whole, on every device of the mesh."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return tree if mesh is None else jax.device_put(tree, everywhere(mesh))
 
 
 def shard_examples(arrays: Any, mesh: Mesh | None) -> Any:

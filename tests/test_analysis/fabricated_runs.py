@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hessflat.runs.run_folder import FORMAT
+from hessflat.runs.run_folder import FORMAT, digests_until, read_lines, write_manifest
 
 EPOCHS = (0, 1, 2, 5, 10, 20, 50)
 PARAMETERS = 650
@@ -54,12 +54,20 @@ def write_run(
         **manifest,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "manifest.json").write_text(json.dumps(written))
     strength = 1 + 2000 * l2
     lines = [_line(epoch, strength, rng) | (final or {} if epoch == epochs[-1] else {}) for epoch in epochs]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if spectra and lines:
         _write_spectra(folder, lines[-1]["step"], strength, exact, rng)
+    write_manifest(folder, **written)
+    return sealed(folder)
+
+
+def sealed(folder: Path) -> Path:
+    """The folder, its manifest brought up to what has been written into it."""
+    lines = read_lines(folder / "metrics.jsonl")
+    write_manifest(folder, digests={}, **({"steps": lines[-1]["step"]} if lines else {}))
+    write_manifest(folder, digests=digests_until(folder, 10**9))
     return folder
 
 

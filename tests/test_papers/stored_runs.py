@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from fabricated_runs import write_run
+from fabricated_runs import sealed, write_run
 
 from hessflat.analysis.results import Run, load_run
 
@@ -24,7 +24,7 @@ def written_run(root, seed, settings, lines):
     (folder / "config.json").write_text(json.dumps(config))
     records = [{"step": 10 * i, "epoch": 10.0 * i, **line} for i, line in enumerate(lines)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return load_run(folder)
+    return load_run(sealed(folder))
 
 
 def verdicts(experiment, runs):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fabricated_runs import write_run
+from fabricated_runs import sealed, write_run
 
 from experiments.sagun2017 import s_basin
 from hessflat.analysis.interpolation import asymmetry
@@ -34,7 +34,7 @@ def part(root, seed, batch_size, losses, line=None, steps=20):
             alphas=ALPHAS, distance=3.0, train_loss=line, train_accuracy=np.exp(-np.asarray(line)),
         )  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return load_run(folder)
+    return load_run(sealed(folder))
 
 
 FALLING = np.linspace(1.0, 0.01, 11)

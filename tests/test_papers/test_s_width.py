@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fabricated_runs import write_run
+from fabricated_runs import sealed, write_run
 
 from experiments.sagun2017 import s_width, spectrum_ends
 from hessflat.analysis.results import load_run
@@ -24,7 +24,7 @@ def run_of(tmp_path, width, seed, scale=1.0, exact=None):
     np.savez(folder / "spectra" / "50-hessian-extremes.npz", **ends, **residuals, num_params=1000 * width)
     if exact is not None:
         np.savez(folder / "spectra" / "50-hessian-exact.npz", eigenvalues=np.sort(exact))
-    return load_run(folder)
+    return load_run(sealed(folder))
 
 
 def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from fabricated_runs import EPOCHS, write_run, write_sweep
+from fabricated_runs import EPOCHS, sealed, write_run, write_sweep
 from matplotlib.collections import LineCollection
 
 from hessflat.analysis.results import load_run
@@ -87,7 +87,7 @@ def test_spectra_in_eval_mode_say_so(tmp_path):
     folder = write_run(tmp_path, batch_norm_mode="train and eval", batch_stats_size=64)
     for file in (folder / "spectra").glob("*-hessian.npz"):
         file.rename(file.with_name(file.name.replace("hessian", "hessian_eval")))
-    run = load_run(folder)
+    run = load_run(sealed(folder))
     run.metrics[-1]["hessian_eval.lambda_max"] = 7.5
     drawing = spectra_by([run], operator="hessian_eval")
     assert "Spectrum of the Hessian with batch norm in eval mode" in drawing.caption

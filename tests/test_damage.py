@@ -1,0 +1,355 @@
+"""Runs under damage: what is not as it was written is named in one line, never read, and mended by that command."""
+
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+from test_runner import run_until_killed
+
+from hessflat.analysis.results import load_run
+from hessflat.cli import measure, train
+from hessflat.cli.experiment import collect
+from hessflat.runs import checkpoints, loop, run_folder
+from hessflat.runs.jobs import compiled, make_jobs
+from hessflat.utils import progress
+from hessflat.utils.errors import DamagedError, InputError
+
+ROOT = Path(__file__).parents[1]
+SHORT = (
+    "--config.train.epochs=2",
+    "--config.measure.sharpness=every 10 steps",
+    "--config.measure.operators=('hessian',)",
+    "--config.measure.jacobian=never",
+    "--config.stop.train_accuracy=1.0",
+    "--config.stop.eval_every=5",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One finished run, for reading alone."""
+    return runs.run_all([runs.tiny(*SHORT)], tmp_path_factory.mktemp("runs"))[0]
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """The run again, to be damaged."""
+    folder = tmp_path / "runs" / whole.parent.name / whole.name
+    shutil.copytree(whole, folder)
+    return folder
+
+
+def run_again(folder, anew=False):
+    """What the command that made a run does when it is given again; its notes, and what it could not mend."""
+    notes = []
+    reporter = progress.silent()._replace(note=notes.append)
+    lost = loop.run_all(make_jobs([runs.tiny(*SHORT)], folder.parents[1]), reporter, anew)
+    assert not any("\n" in line for line in notes + lost)
+    return notes, lost
+
+
+def assert_same(folder, whole):
+    for name in ("config.json", "metrics.jsonl", "eval.jsonl"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    mine, other = runs.spectra(folder), runs.spectra(whole)
+    assert mine.keys() == other.keys()
+    for name in mine:
+        for key in mine[name]:
+            np.testing.assert_array_equal(mine[name][key], other[name][key])
+    jax.tree.map(np.testing.assert_array_equal, runs.final_state(folder), runs.final_state(whole))
+    assert load_run(folder).metrics == load_run(whole).metrics
+
+
+def flipped(content, random):
+    at = random.randrange(8 * len(content))
+    return content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :]
+
+
+def line_or(read):
+    """What `read` gives, or the one line that it is refused in."""
+    try:
+        return read()
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line
+    return line
+
+
+def restored(chosen, folder, step):
+    with checkpoints.reading(folder / "checkpoints") as manager:
+        return checkpoints.stored_position(chosen, compiled(chosen).trainer, manager, step).state
+
+
+def test_no_flipped_bit_of_a_file_changes_what_is_read(whole, copy):
+    numbers, wanted = random.Random(0), load_run(whole)
+    names = ["config.json", "manifest.json", "metrics.jsonl", "eval.jsonl", "spectra/20-hessian.npz"]
+    refused = 0
+    for number in range(300):
+        path = copy / names[number % len(names)]
+        content = path.read_bytes()
+        path.write_bytes(flipped(content, numbers))
+        found = line_or(lambda: load_run(copy)._replace(folder=whole))
+        if isinstance(found, str):
+            refused += 1
+            assert str(copy) in found
+        else:  # a blank between two words
+            assert path.name == "manifest.json"
+            assert found == wanted
+        path.write_bytes(content)
+    assert refused >= 285
+    assert load_run(copy).metrics == wanted.metrics
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_of_a_checkpoint_changes_what_is_restored(whole, copy):
+    numbers, chosen = random.Random(0), runs.tiny(*SHORT)
+    place = copy / "checkpoints" / "20"
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.stat().st_size]
+    wanted, named = runs.final_state(whole), 0
+    for _ in range(150):
+        path = numbers.choice(files)
+        content = path.read_bytes()
+        path.write_bytes(flipped(content, numbers))
+        found = line_or(lambda: restored(chosen, copy, 20))
+        if isinstance(found, str):
+            named += 1
+        else:
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        path.write_bytes(content)
+    assert named > 60
+
+
+def test_a_checkpoint_of_another_run_or_of_another_step_is_refused(whole, copy, tmp_path):
+    chosen = runs.tiny(*SHORT)
+    shutil.rmtree(copy / "checkpoints" / "20")
+    (copy / "checkpoints" / "10").rename(copy / "checkpoints" / "20")
+    other = json.loads((whole / "config.json").read_text()) | {"seed": 1}
+    foreign = tmp_path / "foreign"
+    shutil.copytree(whole / "checkpoints", foreign / "checkpoints")
+    (foreign / "config.json").write_text(json.dumps(other))
+    for folder in (copy, foreign):
+        with pytest.raises(DamagedError, match="leaves are not those that were saved, or it is of another run"):
+            restored(chosen, folder, 20)
+
+
+def edit(name, change):
+    def damage(folder):
+        content = (folder / name).read_text()
+        (folder / name).write_text(change(content))
+
+    return damage
+
+
+def edit_last_metric(value):
+    def change(text):
+        *lines, last = text.splitlines()
+        return "\n".join([*lines, json.dumps(json.loads(last) | {"test_accuracy": value})]) + "\n"
+
+    return edit("metrics.jsonl", change)
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+EDITS = {
+    "out of range": edit_last_metric(7),
+    "text": edit_last_metric("0.9"),
+    "list": edit_last_metric([0.9]),
+    "nested": edit("metrics.jsonl", lambda text: "[" * 100_000 + text),
+    "reversed": edit("metrics.jsonl", lambda text: "".join(reversed(text.splitlines(keepends=True)))),
+    "half": edit("metrics.jsonl", lambda text: "".join(text.splitlines(keepends=True)[:1])),
+    "cut": edit("metrics.jsonl", lambda text: text[:-30]),
+    "doubled": edit("metrics.jsonl", lambda text: text + text.splitlines(keepends=True)[-1]),
+    "no metrics": remove("metrics.jsonl"),
+    "evaluations": edit("eval.jsonl", lambda text: text.replace("0.", "0.9", 1)),
+    "no evaluations": remove("eval.jsonl"),
+    "steps": edit("manifest.json", lambda text: text.replace('"steps": 20', '"steps": 10')),
+    "data_checksum": edit("manifest.json", lambda text: text.replace('"data_checksum": "', '"data_checksum": "0')),
+    "status": edit("manifest.json", lambda text: text.replace('"done"', '"diverged"')),
+    "not JSON": edit("manifest.json", lambda text: text[:-3]),
+    "no object": edit("manifest.json", lambda text: "[]"),
+    "no manifest": remove("manifest.json"),
+    "seed": edit("config.json", lambda text: text.replace('"seed": 0', '"seed": 1')),
+    "no settings": remove("config.json"),
+    "half settings": edit("config.json", lambda text: text[:50]),
+    "no spectrum": remove("spectra/10-hessian.npz"),
+    "empty spectrum": lambda folder: (folder / "spectra/0-hessian.npz").write_bytes(b""),
+    "another's": lambda folder: shutil.copy(folder / "spectra/0-hessian.npz", folder / "spectra/20-hessian.npz"),
+    "one spectrum more": lambda folder: shutil.copy(folder / "spectra/0-hessian.npz", folder / "spectra/5-hessian.npz"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", EDITS.values(), ids=EDITS)
+def test_what_was_edited_is_named_and_the_same_command_mends_it(whole, copy, damage):
+    damage(copy)
+    with pytest.raises(InputError) as error:
+        load_run(copy)
+    assert "\n" not in str(error.value)
+    assert f"make train RUN={copy}" in str(error.value)
+    notes, lost = run_again(copy)
+    assert lost == []
+    assert len(notes) == 1
+    assert str(copy) in notes[0]
+    assert_same(copy, whole)
+    assert run_again(copy) == ([], [])
+
+
+def test_metrics_of_another_run_are_refused(copy, tmp_path):
+    other = runs.run_all([runs.tiny(*SHORT, "--config.seed=1")], tmp_path / "other")[0]
+    shutil.copy(other / "metrics.jsonl", copy / "metrics.jsonl")
+    with pytest.raises(DamagedError, match=r"metrics\.jsonl is altered"):
+        load_run(copy)
+
+
+def test_what_is_intact_is_not_trained_again(whole, copy, monkeypatch):
+    (copy / "metrics.jsonl").unlink()
+    (copy / "eval.jsonl").unlink()
+    taken = []
+    original = loop.train_runs
+    monkeypatch.setattr(loop, "train_runs", lambda *a: (taken.append(a[-2:]), original(*a))[1])
+    run_again(copy)
+    # From each checkpoint to the evaluation in between, and no further.
+    assert taken == [(0, 5), (10, 15)]
+    assert_same(copy, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"), [("append_line", 1), ("append_line", 3), ("seal", 2), ("write_manifest", 2)]
+)
+def test_mending_that_is_killed_goes_on(whole, copy, monkeypatch, name, number):
+    (copy / "metrics.jsonl").unlink()
+    run_until_killed([runs.tiny(*SHORT)], copy.parents[1], monkeypatch, run_folder, name, number)
+    run_again(copy)
+    assert_same(copy, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("append_line", 2), ("write_manifest", 1), ("write_manifest", 3), ("seal", 4), ("cut_back", 1), ("keep_lines", 1)],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_between_two_files_a_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch, name, number, before):
+    chosen = [runs.tiny(*SHORT)]
+    if name in ("cut_back", "keep_lines"):  # which a run that is continued does first
+        run_until_killed(chosen, tmp_path, monkeypatch, run_folder, "append_line", 4)
+    run_until_killed(chosen, tmp_path, monkeypatch, run_folder, name, number, before)
+    assert_same(runs.run_all(chosen, tmp_path)[0], whole)
+
+
+def test_with_no_checkpoint_left_it_is_trained_anew_only_when_told(whole, copy):
+    shutil.rmtree(copy / "checkpoints")
+    assert run_again(copy) == ([], [])  # nothing that a report reads is gone
+    (copy / "spectra" / "10-hessian.npz").unlink()
+    _, (line,) = run_again(copy)
+    assert line == (
+        f"{copy}: spectra/10-hessian.npz is gone, and no checkpoint that could mend it is intact, so that its training "
+        f"is lost; to train it anew: make train RUN={copy} ARGS=--anew=1"
+    )
+    assert (copy / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    with pytest.raises(DamagedError, match="its training is lost"):
+        train.main([f"--run={copy}"])
+    train.main([f"--run={copy}", "--anew=1"])
+    assert_same(copy, whole)
+    assert (copy / "damaged" / "metrics.jsonl").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):
+    for path in (copy / "checkpoints" / "10").rglob("d/*"):
+        path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(InputError, match=rf"10 is damaged .*make train RUN={copy}") as error:
+        measure.main([f"--run={copy}", "--steps=10"])
+    assert "\n" not in str(error.value)
+    train.main([f"--run={copy}"])
+    captured = capsys.readouterr()
+    assert "checkpoints/10 is damaged; measured again from step 0" in captured.err
+    assert_same(copy, whole)
+    measure.main([f"--run={copy}", "--steps=10"])
+    shutil.rmtree(copy / "checkpoints" / "10")
+    train.main([f"--run={copy}"])
+    assert_same(copy, whole)
+
+
+def test_one_damaged_run_is_missing_from_a_report_that_has_the_others(tmp_path):
+    from hessflat.cli import experiment
+
+    one = experiment.load("g_mlp")
+    jobs = experiment.make_jobs(one, "smoke", tmp_path)
+    loop.run_all(jobs[:2], progress.silent())
+    (jobs[0].folder / "metrics.jsonl").write_text("")
+    stored = collect(one, "smoke", tmp_path)
+    assert [run.folder for run in stored.runs] == [jobs[1].folder]
+    assert stored.missing == len(jobs) - 1
+    (line,) = stored.damaged
+    assert line.startswith(f"{jobs[0].folder} is damaged: metrics.jsonl is altered; to mend it: make train RUN=")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "spectra", "checkpoints", "."])
+def test_what_is_removed_under_a_run_is_seen(tmp_path, monkeypatch, name):
+    chosen = runs.tiny(*SHORT)
+    original = loop.evaluate
+
+    def evaluate(folder, state, step):
+        if step == 15 and name == ".":
+            folder.rename(tmp_path / "elsewhere")
+        elif step == 15:
+            (shutil.rmtree if (folder / name).is_dir() else type(folder).unlink)(folder / name)
+        return original(folder, state, step) if folder.exists() else {"step": step}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate)
+        job = make_jobs([chosen], tmp_path)[0]
+        (line,) = loop.run_all([job], progress.silent())
+    assert "while its run was under way" in line
+    assert "\n" not in line
+    if name != ".":
+        assert run_folder.read_manifest(job.folder)["status"] == "failed"
+    else:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        (tmp_path / "elsewhere").rename(job.folder)
+    runs.run_all([chosen], tmp_path)
+    assert load_run(job.folder).status == "done"
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8)])
+def test_a_checkpoint_is_restored_onto_whatever_devices_there_are(tmp_path, before, after):
+    options = ["--config.train.epochs=1", "--config.train.batch_size=64", "--config.data.train_size=128"]
+    first, second = (runs.tiny(*options, f"--config.devices={number}") for number in (before, after))
+    folder = runs.run_all([first], tmp_path)[0]
+    assert runs.run_all([second], tmp_path) == [folder]
+    states = [restored(chosen, folder, 2) for chosen in (first, second)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(states[1])} == {after}
+
+
+@pytest.mark.slow
+def test_a_run_killed_on_eight_devices_goes_on_on_four(tmp_path, monkeypatch):
+    eight, four = (runs.tiny("--config.train.batch_size=0", f"--config.devices={number}") for number in (8, 4))
+    run_until_killed([eight], tmp_path, monkeypatch, loop, "record", 3)
+    folder = runs.run_all([four], tmp_path)[0]
+    manifest = run_folder.read_manifest(folder)
+    assert manifest["status"] == "done"
+    assert [(one["from_step"], one["devices"]) for one in manifest["placement"]] == [(0, 8), (1, 4)]
+    assert not list((folder / "checkpoints").glob("damaged*"))
+    assert [line["step"] for line in runs.metrics(folder)] == [0, 1, 2, 5]
+
+
+def test_make_runs_nothing_that_the_name_of_a_run_holds(tmp_path):
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to("/bin/echo")
+    (venv / ".installed").touch()
+    name = f"runs/a b`touch {tmp_path}/one`$(shell touch {tmp_path}/two)$$(touch {tmp_path}/three)"
+    for target in ("measure", "train"):
+        command = ["make", "-s", target, f"VENV={venv}", f"RUN={name}"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert said.startswith(f"-m hessflat {target} --run=runs/a b`touch")
+    assert not {path.name for path in tmp_path.iterdir()} & {"one", "two", "three"}
