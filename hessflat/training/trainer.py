@@ -1,7 +1,7 @@
 """Training runs as pure functions of (hyper-parameters, data), compiled once for all runs that share shapes.
 
-What differs between the runs of a sweep is in `Hyperparams`, as traced numbers; everything else, a `Setup`, is compiled
-in. Around `train_step` stand the batch that it takes, a loop over steps, and a sweep of runs that train together.
+The settings that differ between the runs of a sweep are traced numbers, `Hyperparams`. All others are a `Setup`, which
+is compiled in. The module makes the batches of `train_step`, the loop over steps, and sweeps of runs side by side.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from hessflat import models
 from hessflat.training.augmentation import augment, mixup
 from hessflat.training.config import TrainingConfig
 from hessflat.training.losses import LOSSES, make_targets
-from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS, Mask, Schedule
+from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS
 from hessflat.training.step import (
     Batch,
     Gradient,
@@ -62,7 +62,7 @@ class Trainer(NamedTuple):
 
     `init(hyperparams)` gives the state before the first step; `train_steps(state, hyperparams, train, start, stop)`
     takes the steps `start <= step < stop`; `train_steps_together` does so for stacked states and hyper-parameters.
-    `eval_params(state, train)` gives the parameters and batch-norm statistics that a run is judged by at a state.
+    `eval_params(state, train)` gives the parameters and batch-norm statistics with which a state is evaluated.
     """
 
     model: models.Model
@@ -146,7 +146,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
     """What the trainer of a configuration compiles in, for training inputs of `shape` `[N, ...]`.
 
     Raises:
-        InputError: settings that do not go with each other or with the data.
+        InputError: settings that are inconsistent with each other or with the data.
     """
     num_examples = shape[0]
     batch_size = _batch_size(config, num_examples)
@@ -166,14 +166,6 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
             f"config.train.augment is for images [n, h, w, c]; this data set has inputs of shape {tuple(shape[1:])}; "
             "set it to 0"
         )
-    schedule = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **dict(config.schedule.settings))
-    optimiser = partial(
-        make_optimiser,
-        partial(OPTIMISERS[config.optim.name], **dict(config.optim.settings)),
-        WEIGHT_DECAY_MASKS[config.optim.weight_decay_mask],
-        schedule,
-        steps_per_epoch,
-    )
     regularisers = {"sam_radius": config.optim.sam_radius, "mixup": config.train.mixup, "augment": config.train.augment}
     last_batch_size = num_examples - (steps_per_epoch - 1) * batch_size
     ghost_batch_size = _ghost_batch_size(config, batch_size, last_batch_size)
@@ -188,7 +180,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         gradient=make_gradient(model, LOSSES[config.train.loss].function, config.train.precision, ghost_batch_size),
-        optimiser=optimiser,
+        optimiser=make_optimiser(config, num_epochs, steps_per_epoch),
         step=step,
         average_from=average_from,
         compiled_out=tuple(name for name, value in regularisers.items() if not value > 0),
@@ -197,18 +189,17 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
 
 
 def make_optimiser(
-    optimiser: Callable[..., optax.GradientTransformation],
-    mask: Mask,
-    schedule: Schedule,
-    steps_per_epoch: int,
-    hyperparams: Hyperparams,
-) -> optax.GradientTransformation:
-    """The optimiser at the learning rate and L2 of `hyperparams`, with a schedule of finished epochs."""
+    config: TrainingConfig, num_epochs: int, steps_per_epoch: int
+) -> Callable[[Hyperparams], optax.GradientTransformation]:
+    """A function that gives the optimiser at traced hyper-parameters, with a schedule of finished epochs."""
+    build = partial(OPTIMISERS[config.optim.name], **dict(config.optim.settings))
+    mask = WEIGHT_DECAY_MASKS[config.optim.weight_decay_mask]
+    schedule = SCHEDULES[config.schedule.name](num_epochs, config.train.average_from, **dict(config.schedule.settings))
 
-    def learning_rate(step: jax.Array) -> jax.Array:
-        return hyperparams.learning_rate * schedule(step // steps_per_epoch)
+    def optimiser(hyperparams: Hyperparams) -> optax.GradientTransformation:
+        return build(lambda step: hyperparams.learning_rate * schedule(step // steps_per_epoch), hyperparams.l2, mask)
 
-    return optimiser(learning_rate, hyperparams.l2, mask)
+    return optimiser
 
 
 def init_state(setup: Setup, hyperparams: Hyperparams) -> TrainState:
@@ -220,7 +211,7 @@ def init_state(setup: Setup, hyperparams: Hyperparams) -> TrainState:
 
 
 def epoch_order(num_examples: int, hyperparams: Hyperparams, epoch: jax.Array | int) -> jax.Array:
-    """The examples in the order in which an epoch takes them."""
+    """A random permutation of the examples [N], the same for every run with that seed and epoch."""
     # `jax.random.permutation` sorts twice, so that not even equal draws, of which there is about one in 60,000
     # examples, stay in order; on a CPU that takes as long as twenty steps of softmax regression.
     key = jax.random.fold_in(jax.random.key(hyperparams.seed), epoch + 1)
@@ -228,7 +219,7 @@ def epoch_order(num_examples: int, hyperparams: Hyperparams, epoch: jax.Array | 
 
 
 def make_batch(setup: Setup, hyperparams: Hyperparams, step: jax.Array, train: Split, indices: jax.Array) -> Batch:
-    """What step number `step` sees of the examples `indices`."""
+    """The augmented inputs and the targets of step number `step`, for the examples `indices`."""
     # Epochs take the streams from 1 on.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyperparams.seed), 0), step)
     augment_key, mixup_key = jax.random.split(key)
@@ -319,14 +310,15 @@ def train_runs(
     """The steps `start <= step < stop` of each run: one as it is, several as one vectorised run."""
     if len(states) == 1:
         return [trainer.train_steps(states[0], hyperparams[0], train, start, stop)]
-    stacked = trainer.train_steps_together(_stack(states), _stack(hyperparams), train, start, stop)
+    stack: Callable[..., Any] = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    stacked = trainer.train_steps_together(stack(*states), stack(*hyperparams), train, start, stop)
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
 
 
 def eval_params(
     setup: Setup, update_batch_stats: Callable[..., Any], state: TrainState, train: Split
 ) -> tuple[Any, Any]:
-    """The parameters and batch-norm statistics that a run is judged by: averaged ones, once there are any."""
+    """The parameters and batch-norm statistics of an evaluation: the averaged ones, once there are any."""
     if not setup.average_from or state.step <= setup.average_from:
         return state.params, state.batch_stats
     if not jax.tree.leaves(state.batch_stats):
@@ -354,7 +346,3 @@ def _ghost_batch_size(config: TrainingConfig, *batch_sizes: int) -> int | None:
                 "config.train.batch_size or config.data.train_size"
             )
     return size or None
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
