@@ -237,23 +237,14 @@ def test_curvature_at_scaled_weights_is_that_of_a_dense_float64_hessian(tmp_path
     ]
     chosen = runs.tiny(*asked, *NEVER, "--config.data.train_size=60", "--config.train.batch_size=0")
     (folder,) = runs.run_all([chosen], tmp_path)
-    shared, params = compiled(chosen), runs.final_state(folder).params
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-        x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
-        x = x.astype(jnp.float64)
-
-        def loss(flat):
-            log_p = jax.nn.log_softmax(shared.trainer.model.apply(unravel(flat), {}, x, False)[0])
-            return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
-
+        params, loss = float64_loss(chosen, folder)
         last = {"last": {**params, "Dense_1": jax.tree.map(lambda x: 5 * x, params["Dense_1"])}}
         for way, scaled in (last | {"all": jax.tree.map(lambda x: 5**0.5 * x, params)}).items():
-            flat, unravel = jax.flatten_util.ravel_pytree(scaled)
-            values = np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))
+            values = dense_eigenvalues(loss, scaled)
             found = runs.spectra(folder)[f"5-loss_limit-{way}.npz"]
             assert found["scale"].tolist() == [1, 5]
-            assert found["loss"][1] == pytest.approx(float(loss(flat)), rel=1e-12)
+            assert found["loss"][1] == pytest.approx(float(loss(scaled)), rel=1e-12)
             assert found["lambda_max"][1] == pytest.approx(values[-1], rel=1e-3)
             assert found["trace"][1] == pytest.approx(values.sum(), rel=0.2)
             assert found["frobenius"][1] == pytest.approx(np.linalg.norm(values), rel=0.2)
@@ -269,7 +260,9 @@ def test_extremes_are_the_ends_of_a_dense_float64_hessian(tmp_path):
     asked += ["--config.measure.operators=('hessian',)", "--config.data.train_size=60", "--config.train.batch_size=0"]
     chosen = runs.tiny(*asked, *NEVER, "--config.measure.rtol=1e-2")
     (folder,) = runs.run_all([chosen], tmp_path)
-    values = dense_hessian(chosen, folder)
+    with jax.enable_x64(True):
+        params, loss = float64_loss(chosen, folder)
+        values = dense_eigenvalues(loss, params)
     found, line = runs.spectra(folder)["5-hessian-extremes.npz"], runs.metrics(folder)[-1]
     assert found["num_params"] == len(values) == 385
     assert (len(found["largest"]), len(found["smallest"])) == (12, 20)
@@ -299,19 +292,21 @@ def test_extremes_that_have_not_converged_are_counted_and_their_residuals_say_ho
         runs.run_all([runs.tiny(*asked, *NEVER, "--config.measure.largest=120")], tmp_path)
 
 
-def dense_hessian(chosen, folder):
-    """Eigenvalues, in float64, at the end of a run without batch norm."""
+def float64_loss(chosen, folder):
+    """The parameters at the end of a run without batch norm, and its training loss as a function of them."""
     shared, params = compiled(chosen), runs.final_state(folder).params
-    with jax.enable_x64(True):
-        flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
-        x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
-        x = x.astype(jnp.float64)
+    x, labels = (shared.splits["train"][name] for name in ("inputs", "labels"))
 
-        def loss(flat):
-            log_p = jax.nn.log_softmax(shared.trainer.model.apply(unravel(flat), {}, x, False)[0])
-            return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
+    def loss(params):
+        log_p = jax.nn.log_softmax(shared.trainer.model.apply(params, {}, x.astype(jnp.float64), False)[0])
+        return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
 
-        return np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), loss
+
+
+def dense_eigenvalues(loss, params):
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    return np.linalg.eigvalsh(jax.jit(jax.hessian(lambda flat: loss(unravel(flat))))(flat))
 
 
 def test_scales_at_which_the_loss_is_too_small_are_left_out(tmp_path, monkeypatch):
