@@ -243,12 +243,12 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
     if batches.devices is None:
         arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
     else:
-        arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[chosen]), batches.arrays)
+        arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x)[chosen]), batches.arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
 
 
 def _as_flat(op: Operator, vector: Any) -> Array:
     if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
-        return jnp.asarray(vector, op.dtype)
+        return numerics.on_device(vector, op.dtype)
     numerics.require_like("vector", vector, op.params)
     return numerics.ravel(vector).astype(op.dtype)

@@ -50,18 +50,30 @@ def common_dtype(tree: Tree) -> jnp.dtype:
 
 def ravel(tree: Tree) -> Array:
     """Every leaf, ravelled, one after the other: [P]."""
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    result: Array = _joined(jax.tree.leaves(tree))
+    return result
+
+
+# Within a compiled function these are part of it; by themselves each is one program for all leaves.
+@functools.partial(jax.jit, inline=True)
+def _joined(leaves: list[Array]) -> Array:
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
 
 def unravel(like: Tree, vector: Array) -> Tree:
     """The inverse of `ravel`. `vector` may have leading axes, [..., P], which every leaf then keeps."""
     leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, _parts(tuple((leaf.shape, leaf.dtype) for leaf in leaves), vector))
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _parts(leaves: tuple[tuple[tuple[int, ...], Any], ...], vector: Array) -> list[Array]:
     parts, start = [], 0
-    for leaf in leaves:
-        part = vector[..., start : start + leaf.size]
-        parts.append(part.reshape(*vector.shape[:-1], *leaf.shape).astype(leaf.dtype))
-        start += leaf.size
-    return jax.tree.unflatten(structure, parts)
+    for shape, dtype in leaves:
+        size = math.prod(shape)
+        parts.append(vector[..., start : start + size].reshape(*vector.shape[:-1], *shape).astype(dtype))
+        start += size
+    return parts
 
 
 def split(tree: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
@@ -84,7 +96,27 @@ def select(tree: Tree, like: Tree) -> Tree:
 
 def cast(tree: Tree, dtype: Any) -> Tree:
     """The floating leaves of `tree` as `dtype`; integers (labels) stay."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+    done = iter(_cast([x for x, is_floating in zip(leaves, floating, strict=True) if is_floating], dtype))
+    both = zip(leaves, floating, strict=True)
+    return jax.tree.unflatten(structure, [next(done) if is_floating else x for x, is_floating in both])
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _cast(leaves: list[Array], dtype: Any) -> list[Array]:
+    return [leaf.astype(dtype) for leaf in leaves]
+
+
+def on_device(array: Any, dtype: Any = None) -> Array:
+    """`array` as a JAX array, of type `dtype` where one is given.
+
+    NumPy converts what is NumPy's: JAX would compile a program for every shape.
+    """
+    if isinstance(array, np.ndarray):
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
+        array = array.astype(dtype, copy=False)
+    return jnp.asarray(array, dtype)
 
 
 def as_arrays(what: str, tree: Tree) -> Tree:
@@ -133,7 +165,7 @@ def require_like(what: str, tree: Tree, like: Tree) -> None:
     for (path, leaf), expected in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(like), strict=True):
         if jnp.shape(leaf) != expected.shape:
             raise InputError(f"{_name(what, path)} must have shape {expected.shape}, got {jnp.shape(leaf)}")
-    require_floating(what, jax.tree.map(jnp.asarray, tree))
+    require_floating(what, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.result_type(leaf)), tree))
 
 
 def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
@@ -170,7 +202,7 @@ def _output_shapes(function: Callable[..., Any], structure: Any, shapes: tuple[j
 def _as_array(what: str, path: Any, leaf: Any) -> Array:
     if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "dtype"):
         raise InputError(f"{_name(what, path)} must be an array, got {type(leaf).__name__}")
-    return jnp.asarray(leaf, dtype=jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return on_device(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def _all_finite(leaves: list[Array]) -> list[Any]:
@@ -209,7 +241,7 @@ def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: in
     else:
         vector = generator.standard_normal(size)
         vector = (vector / np.linalg.norm(vector)).astype(dtype)
-    return jnp.asarray(vector)
+    return on_device(vector)
 
 
 def require_probe(probe: str) -> None:

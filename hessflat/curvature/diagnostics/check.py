@@ -153,5 +153,5 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
 def _over(term: Term, start: int, size: int) -> Term:
     """The term over some of its examples, at once and on one device."""
     batches = term.batches
-    arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x[start : start + size])), batches.arrays)
+    arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x[start : start + size])), batches.arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, batch_size=None, devices=None))

@@ -5,6 +5,7 @@ kinks of ReLU, narrow ones drown in rounding, and a derivative that is wrong is 
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -138,10 +139,12 @@ def _moved(x: Any, direction: Any, step: Any) -> Any:
     return jax.tree.map(lambda a, b: a + step * b, x, direction)
 
 
+@partial(jax.jit, inline=True)
 def _scaled(x: Any, factor: float) -> Any:
     return jax.tree.map(lambda a: factor * a, x)
 
 
+@partial(jax.jit, inline=True)
 def _vdot(a: Any, b: Any) -> Array:
     return sum(map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)), jnp.zeros(()))
 

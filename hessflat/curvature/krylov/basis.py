@@ -31,11 +31,17 @@ def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devic
     """Zeros for `num_rows` vectors [P]; on several devices the last block may have unused rows."""
     step = _ROWS if devices is None else devices.pieces * math.ceil(_ROWS / devices.pieces)
     dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
-    blocks = []
-    for start in range(0, num_rows, step):
-        rows = min(step, num_rows - start) if devices is None else step
-        blocks.append(jnp.zeros((rows, size), dtype, device=_placement(devices)))
-    return tuple(blocks)
+    starts = range(0, num_rows, step)
+    if devices is None:
+        blocks: Blocks = _zeros(tuple(min(step, num_rows - start) for start in starts), size, dtype)
+        return blocks
+    return tuple(jnp.zeros((step, size), dtype, device=_placement(devices)) for _ in starts)
+
+
+# One program for all blocks.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _zeros(rows: tuple[int, ...], size: int, dtype: jnp.dtype) -> Blocks:
+    return tuple(jnp.zeros((count, size), dtype) for count in rows)
 
 
 def bytes_needed(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:

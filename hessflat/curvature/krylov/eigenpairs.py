@@ -104,14 +104,14 @@ def eigenpairs(
             valid = int(state.num_valid)
             num_products, step = num_products + valid - before, valid
             on_steps(valid - before)
-            exhausted = not bool(jnp.any(state.vector != 0))
+            exhausted = float(state.beta) == 0  # where the next vector is zero, and nowhere else
             over = num_products + _STEPS > max_steps or exhausted
             if valid < min(next_check, num_vectors) and not over:
                 continue
             next_check = valid + max(_STEPS, valid // _CHECKS)
             _fill(projected, state, restarted, valid)
             values, coefficients = np.linalg.eigh(projected[:valid, :valid])
-            residuals = np.abs(float(state.betas[valid - 1]) * coefficients[-1])
+            residuals = np.abs(float(np.asarray(state.betas)[valid - 1]) * coefficients[-1])
             residuals = np.maximum(residuals, numerics.noise_floor(values, op.dtype, numerics.precision_name()))
             order = _by_preference(values, which, counts)
             chosen = _presented(order[:num_pairs], values, counts[0], which)
@@ -125,16 +125,17 @@ def eigenpairs(
                 best = order[:restarted]
                 projected[:] = 0
                 projected[np.arange(restarted), np.arange(restarted)] = values[best]
-                border = 0.0 if exhausted else float(state.betas[-1]) * coefficients[-1, best]
+                border = 0.0 if exhausted else float(np.asarray(state.betas)[-1]) * coefficients[-1, best]
                 projected[:restarted, restarted] = projected[restarted, :restarted] = border
-                state = _restart(state, jnp.asarray(coefficients[:, best].T, op.dtype), devices)
+                state = _restart(state, numerics.on_device(coefficients[:, best].T, op.dtype), devices)
                 step = next_check = restarted
             if exhausted:
                 fresh = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
                 state = _from_fresh_direction(state, fresh, devices)
         rows = np.zeros((len(chosen), num_vectors))
         rows[:, :valid] = coefficients[:, chosen].T
-        vectors = numerics.unravel(op.params, _combine(state.blocks, jnp.asarray(rows, op.dtype), devices))
+        combined = _combine(state.blocks, numerics.on_device(rows, op.dtype), devices)
+        vectors = numerics.unravel(op.params, combined)
     seconds = time.perf_counter() - began
     return EigenPairs(
         values[chosen], vectors, residuals[chosen], converged, num_products, seconds, numerics.precision_name()
@@ -172,7 +173,7 @@ def _mixed(random: Array, start_rows: Array) -> Array:
 def _as_rows(op: Operator, start: Any) -> Array:
     """[r, P] from a tree, a flat vector, or a tree with a leading axis."""
     if isinstance(start, (jax.Array, np.ndarray)) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
-        return jnp.atleast_2d(jnp.asarray(start, op.dtype))
+        return jnp.atleast_2d(numerics.on_device(start, op.dtype))
     shapes = [leaf.shape for leaf in jax.tree.leaves(op.params)]
     leaves = jax.tree.leaves(start)
     single = [jnp.shape(leaf) for leaf in leaves] == shapes

@@ -59,7 +59,7 @@ class Operator:
         flat = self._is_flat(vector)
         loop = "scan" if numerics.any_traced((self, vector)) else loop_for(self)
         with numerics.matmul_precision():
-            tree = numerics.unravel(self.params, jnp.asarray(vector)) if flat else self._as_vector(vector)
+            tree = numerics.unravel(self.params, vector) if flat else self._as_vector(vector)
             result = _tree_matvec_compiled(self, tree) if loop == "scan" else tree_matvec(self, tree, loop)
             return numerics.ravel(result) if flat else result
 
@@ -69,8 +69,8 @@ class Operator:
             if loop_for(self) == "scan":
                 result: Array = _columns_compiled(linearize(self))
                 return result
-            columns = [matvec(self, jnp.zeros(self.size, self.dtype).at[i].set(1), "python") for i in range(self.size)]
-            return jnp.stack(columns, axis=1)
+            units = (numerics.on_device(np.arange(self.size) == i, self.dtype) for i in range(self.size))
+            return numerics.on_device(np.stack([np.asarray(matvec(self, v, "python")) for v in units], axis=1))
 
     def astype(self, dtype: Any) -> "Operator":
         """The same operator with parameters and floating data in `dtype`.
@@ -113,12 +113,12 @@ class Operator:
             return False
         if jnp.shape(vector) != (self.size,):
             raise InputError(f"a flat vector must have shape ({self.size},), got {jnp.shape(vector)}")
-        numerics.require_floating("vector", jnp.asarray(vector))
+        numerics.require_floating("vector", vector)
         return True
 
     def _as_vector(self, tree: Any) -> Any:
         numerics.require_like("vector", tree, self.params)
-        return jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), tree, self.params)
+        return jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), tree, self.params)
 
 
 def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
@@ -126,7 +126,7 @@ def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
 
     Where examples are spread over devices, each computes the product over its own, and one sum over devices follows.
     """
-    total = jax.tree.map(lambda v: jnp.asarray(op.shift, v.dtype) * v, vector)
+    total = _multiple(op.shift, vector)
     terms = list(zip(op.coefficients, op.terms, strict=True))
     for coefficient, term in terms:
         if term.batches.devices is None:
@@ -176,7 +176,7 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) 
         return add_linearized(total, coefficient, term, vector)
     batches = term.batches
     number, size = batches.num_examples, batches.size
-    weight, starts = coefficient * (size / number), size * jnp.arange(batches.count)
+    weight, starts = coefficient * (size / number), size * np.arange(batches.count, dtype=np.int32)
     if size == number:
         return _add_batch(total, coefficient, term, 0, vector, size)
     if loop == "python":
@@ -188,6 +188,11 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) 
     for start, rest in batches.rest:
         total = _add_batch(total, coefficient * (rest / number), term, start, vector, rest)
     return total
+
+
+@partial(jax.jit, inline=True)
+def _multiple(factor: Any, vector: Any) -> Any:
+    return jax.tree.map(lambda v: jnp.asarray(factor, v.dtype) * v, vector)
 
 
 @partial(jax.jit, static_argnames="size")

@@ -135,12 +135,14 @@ def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
     left, singular, right = np.linalg.svd(np.asarray(triangle, np.float64))
     rank = int((singular > _ROUNDINGS * float(jnp.finfo(op.dtype).eps) * singular[0]).sum())
     coefficients = scale * singular[:rank, None] * right[:rank]
-    return Sketch(_rotate(basis, jnp.asarray(left[:, :rank], op.dtype)), coefficients, key)
+    return Sketch(_rotate(basis, numerics.on_device(left[:, :rank], op.dtype)), coefficients, key)
 
 
 def probe_vector(op: Operator, key: Array, number: int) -> Array:
     """ω [P] of length √P, so that E[ω ωᵀ] = I."""
-    return numerics.draw_probe(key, op.size, op.dtype, "gaussian", number) * jnp.sqrt(jnp.asarray(op.size, op.dtype))
+    length = np.sqrt(np.asarray(op.size, op.dtype))
+    result: Array = numerics.draw_probe(key, op.size, op.dtype, "gaussian", number) * length
+    return result
 
 
 def _product(op: Operator, vector: Array, loop: Loop) -> Array:
