@@ -1,20 +1,35 @@
-"""Settings that every test runs under: strict shapes, and as little compilation as possible repeated."""
+"""Settings that every test runs under: strict shapes, and as little compilation as possible."""
 
+import os
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 
+from hessflat.runs.loop import release_programs
+
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") and jaxlib.__version__.startswith("0.10."):
+    # The older emitters of element-wise loops take half as long to compile. Later versions refuse the flag.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
-# What one worker compiled serves the others and the next run of the tests.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+# What one process compiled serves the others, the commands that tests start, and the next run of the tests.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ["HESSFLAT_CACHE"] = str(COMPILED)
+jax.config.update("jax_compilation_cache_dir", str(COMPILED / f"jaxlib-{jaxlib.__version__}"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # Two processes share the files between them: the longest come first, lest one process ends long after the other.
 LONGEST = (
-    *("test_experiments.py", "test_killed.py", "test_runs.py", "test_training_trainer.py", "test_docs.py"),
-    *("test_curvature_products.py", "test_curvature_properties.py", "test_curvature_checks.py", "test_runner.py"),
+    *("test_killed.py", "test_runs.py", "test_experiments.py", "test_training_trainer.py", "test_docs.py"),
+    *("test_recipes.py", "test_curvature_properties.py", "test_dependencies.py", "test_runner.py"),
+    *(
+        "test_curvature_checks.py",
+        "test_curvature_dense.py",
+        "test_curvature_products.py",
+        "test_linearize_primitives.py",
+    ),
 )
 
 
@@ -27,4 +42,4 @@ def pytest_collection_modifyitems(items):
 def forget_compiled_programs():
     """Each compiled program takes memory maps, and a process that has compiled thousands of them runs out."""
     yield
-    jax.clear_caches()
+    release_programs()

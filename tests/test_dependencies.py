@@ -18,6 +18,8 @@ from hessflat.runs.jobs import Job, compiled, levels, make_jobs, named_run
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent
 
+pytestmark = pytest.mark.exact
+
 LITTLE = [
     "--config.measure.spectra=never", "--config.measure.jacobian=never", "--config.measure.performance=every 5 steps",
     "--config.train.steps=20",

@@ -14,6 +14,8 @@ import runs
 
 from hessflat.runs import run_folder
 
+pytestmark = pytest.mark.exact
+
 EVERY_TEN = [f"--config.measure.{name}=every 10 epochs" for name in ("performance", "spectra", "jacobian")]
 TINY = ("--config.model.mlp.hidden=(5,)", "--config.measure.lanczos_steps=4")
 COMMAND = [

@@ -231,6 +231,7 @@ def test_kill_in_a_measurement_loses_no_measurement(tmp_path, monkeypatch, keep)
     assert [record["epoch"] for record in runs.metrics(folder)] == [0, 1, 2, 5]
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 def test_vectorised_runs_killed_between_their_checkpoints_continue(tmp_path, monkeypatch):
     chosen = [runs.tiny("--config.execution=vectorised", f"--config.seed={seed}") for seed in (0, 1)]

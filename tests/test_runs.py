@@ -100,6 +100,7 @@ def test_what_needs_real_targets_is_refused_for_classes(tmp_path):
         runs.run_all([runs.tiny("--config.train.loss=exponential")], tmp_path)
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     chosen = runs.tiny(
@@ -157,6 +158,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         runs.run_all([wider], tmp_path)
 
 
+@pytest.mark.exact
 def test_measuring_does_not_change_training(tmp_path):
     much = ["--config.measure.performance=every 3 steps", "--config.measure.sharpness=every 7 steps"]
     (measured,) = runs.run_all([runs.tiny(*much)], tmp_path / "measured")
@@ -188,6 +190,7 @@ def test_each_measurement_has_its_own_timetable(tmp_path):
     assert not list((folder / "spectra").glob("*")) if (folder / "spectra").exists() else True
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
     chosen = runs.tiny(

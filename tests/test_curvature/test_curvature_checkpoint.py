@@ -13,6 +13,8 @@ import hessflat.curvature as cv
 from hessflat.curvature.krylov import checkpoint
 from hessflat.utils.errors import InputError
 
+pytestmark = pytest.mark.exact
+
 KEY = jax.random.key(0)
 # The package has a function of the same name.
 LANCZOS = importlib.import_module("hessflat.curvature.krylov.lanczos")

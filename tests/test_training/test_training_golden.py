@@ -19,6 +19,8 @@ from hessflat.training.losses import cross_entropy, make_targets
 from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
 from hessflat.training.step import Batch, make_gradient, sam_perturb, update_average
 
+pytestmark = pytest.mark.exact
+
 STORED = Path(__file__).with_name("golden.json")
 FAMILIES = {
     "softmax_regression": {},
