@@ -14,7 +14,7 @@ CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
 
 def images(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), np.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=shape)))
 
 
 def convolutions_in(function, *args):

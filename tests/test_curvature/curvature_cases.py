@@ -46,8 +46,8 @@ def mlp_params(*sizes, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
     return [
         (
-            jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), dtype),
-            jnp.asarray(0.1 * rng.normal(size=b), dtype),
+            jax.device_put(np.asarray(rng.normal(size=(a, b)) / np.sqrt(a), dtype)),
+            jax.device_put(np.asarray(0.1 * rng.normal(size=b), dtype)),
         )
         for a, b in itertools.pairwise(sizes)
     ]
@@ -56,15 +56,15 @@ def mlp_params(*sizes, seed=0, dtype=np.float32):
 def examples(number, features, classes, seed=1, dtype=np.float32):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(number, features))
-    return {"x": jnp.asarray(x, dtype), "y": jnp.asarray(rng.integers(classes, size=number))}
+    return {"x": jax.device_put(np.asarray(x, dtype)), "y": jax.device_put(rng.integers(classes, size=number))}
 
 
 def conv_problem(number=12):
     rng = np.random.default_rng(3)
     kernel, dense = 0.5 * rng.normal(size=(3, 3, 1, 2)), rng.normal(size=(2, 3))
-    params = {"kernel": jnp.asarray(kernel, np.float32), "dense": jnp.asarray(dense, np.float32)}
-    images = jnp.asarray(rng.normal(size=(number, 4, 4, 1)), np.float32)
-    return params, {"x": images, "y": jnp.asarray(rng.integers(3, size=number))}
+    params = {"kernel": jax.device_put(np.float32(kernel)), "dense": jax.device_put(np.float32(dense))}
+    images = jax.device_put(np.float32(rng.normal(size=(number, 4, 4, 1))))
+    return params, {"x": images, "y": jax.device_put(rng.integers(3, size=number))}
 
 
 def softmax_regression_hessian(params, batch):
@@ -97,5 +97,5 @@ def times(vector, matrix):
 
 def operator_of(matrix, dtype=np.float32):
     """A known matrix as an operator on flat vectors."""
-    matrix = jnp.asarray(matrix, dtype)
-    return cv.from_matvec(times, jnp.zeros(len(matrix), dtype), matrix)
+    matrix = jax.device_put(np.asarray(matrix, dtype))
+    return cv.from_matvec(times, jax.device_put(np.zeros(len(matrix), dtype)), matrix)

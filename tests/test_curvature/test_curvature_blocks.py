@@ -68,7 +68,7 @@ def test_only_what_is_chosen_is_differentiated(problem):
 def test_a_known_map_is_restricted_too():
     params = {"a": jnp.zeros(3), "b": jnp.zeros(2)}
     matrix = np.arange(25.0).reshape(5, 5)
-    matrix = jnp.asarray(matrix + matrix.T, np.float32)
+    matrix = jax.device_put(np.float32(matrix + matrix.T))
 
     def times(vector, matrix):
         flat = matrix @ jnp.concatenate([vector["a"], vector["b"]])

@@ -117,7 +117,9 @@ def without_gradient(params, batch):
 def regression(number=30):
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(number, 4)), "y": rng.normal(size=number)}
-    return {"w": jnp.asarray(rng.normal(size=4), np.float32)}, jax.tree.map(lambda x: jnp.asarray(x, np.float32), data)
+    return {"w": jax.device_put(np.float32(rng.normal(size=4)))}, jax.tree.map(
+        lambda x: jax.device_put(np.float32(x)), data
+    )
 
 
 @pytest.mark.parametrize("batch_size", [None, 7])

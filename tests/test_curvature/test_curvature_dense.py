@@ -34,7 +34,7 @@ def half_squares(outputs, batch):
 
 def least_squares(number, features, seed=0, batch_size=None):
     rng = np.random.default_rng(seed)
-    data = {"x": jnp.asarray(rng.normal(size=(number, features)), np.float32), "y": jnp.zeros(number)}
+    data = {"x": jax.device_put(np.float32(rng.normal(size=(number, features)))), "y": jnp.zeros(number)}
     return cv.gauss_newton(linear, half_squares, {"w": jnp.zeros(features)}, cv.Batches(data, batch_size)), data["x"]
 
 
@@ -203,7 +203,7 @@ def test_the_gram_side_of_examples_that_are_coupled(predict, criterion, batch_si
 
 def test_the_gram_side_of_statistics_over_batches():
     rng = np.random.default_rng(0)
-    data = {"x": jnp.asarray(rng.normal(size=(11, 30)), np.float32), "y": jnp.zeros(11)}
+    data = {"x": jax.device_put(np.float32(rng.normal(size=(11, 30)))), "y": jnp.zeros(11)}
     batches = cv.Batches(data, batch_size=8, statistics_batch=4)
     op = cv.gauss_newton(centred, half_squares, {"w": 0.1 * jnp.ones(30)}, batches)
     assert_allclose(exact_spectrum(op).values, dense_float64(op), atol=2e-6)

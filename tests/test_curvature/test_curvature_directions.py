@@ -12,7 +12,7 @@ from hessflat.utils.errors import InputError
 def network(dtype=np.float32):
     rng = np.random.default_rng(0)
     shapes = {"conv": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "norm": {"scale": (4,)}, "dense": {"kernel": (4, 5)}}
-    draw = lambda s: jnp.asarray(rng.normal(size=s) * rng.uniform(0.1, 10, size=s[-1]), dtype)  # noqa: E731
+    draw = lambda s: jax.device_put(np.asarray(rng.normal(size=s) * rng.uniform(0.1, 10, size=s[-1]), dtype))  # noqa: E731
     return jax.tree.map(draw, shapes, is_leaf=lambda s: isinstance(s, tuple))
 
 
@@ -54,7 +54,7 @@ def test_rescaling_two_relu_layers_changes_no_value_along_the_direction():
     """Layer one times 8 and layer two divided by 8 is the same function: so must be its landscape."""
     params = [(w, 0 * b) for w, b in mlp_params(6, 8, 3)]
     scaled = [(8 * params[0][0], params[0][1]), (params[1][0] / 8, params[1][1])]
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 6)), np.float32)
+    x = jax.device_put(np.float32(np.random.default_rng(0).normal(size=(9, 6))))
 
     def moved(params):
         direction = random_direction(jax.random.key(1), params, "filter").vector

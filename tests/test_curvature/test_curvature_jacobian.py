@@ -70,14 +70,16 @@ def test_a_smaller_rtol_takes_more_products():
 def test_iterating_until_the_space_is_exhausted_is_exact(outputs, features):
     weights = np.random.default_rng(0).normal(size=(features, outputs))
     with jax.enable_x64(True):
-        found = cv.jacobian_norms(linear, jnp.asarray(weights), jnp.ones((2, features)), method="iterative", rtol=1e-15)
+        found = cv.jacobian_norms(
+            linear, jax.device_put(weights), jnp.ones((2, features)), method="iterative", rtol=1e-15
+        )
         assert_allclose(found.values, np.linalg.norm(weights, 2), rtol=1e-13)
     assert found.num_products <= 2 * outputs
 
 
 def test_repeated_and_vanishing_singular_values():
     for weights, norm in ((np.eye(6), 1), (np.diag([3.0, 3, 3, 0, 0, 0]), 3), (np.zeros((6, 6)), 0)):
-        found = cv.jacobian_norms(linear, jnp.asarray(weights, np.float32), jnp.ones((2, 6)), method="iterative")
+        found = cv.jacobian_norms(linear, jax.device_put(np.float32(weights)), jnp.ones((2, 6)), method="iterative")
         assert_allclose(found.values, norm, rtol=1e-6)
         assert_allclose(found.bounds, 0, atol=1e-5)
 
@@ -190,4 +192,4 @@ def test_a_matrix_that_lapack_gives_up_on_has_a_norm():
         lower[row, : row + 1] = values
     gram = lower + np.tril(lower, -1).T
     expected = np.linalg.eigvalsh(gram.astype(float))[-1]
-    assert_allclose(jacobian._largest_eigenvalue(jnp.asarray(gram)), expected, rtol=1e-6)
+    assert_allclose(jacobian._largest_eigenvalue(jax.device_put(gram)), expected, rtol=1e-6)

@@ -54,7 +54,7 @@ def test_batches_do_not_change_a_mean(batch_size):
 
 def test_along_a_direction_in_its_own_units():
     x, direction = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32), np.array([3.0, 4.0], np.float32)
-    found = along(bowl, {"w": jnp.ones(2)}, {"w": jnp.asarray(direction)}, [-1, 0, 0.5], Batches(x, 4))
+    found = along(bowl, {"w": jnp.ones(2)}, {"w": jax.device_put(direction)}, [-1, 0, 0.5], Batches(x, 4))
     assert_allclose(found.values, [bowl_by_hand(1 + t * direction, x) for t in (-1, 0, 0.5)], rtol=1e-5)
     assert_allclose(found.distance, 5)
     assert_allclose(found.alphas, [-1, 0, 0.5])
@@ -64,7 +64,9 @@ def test_a_plane_is_a_grid_of_alphas_by_betas():
     x = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
     u, v = np.array([1.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)
     alphas, betas = [-1, 0, 1], [0, 0.5]
-    found = plane(bowl, {"w": jnp.ones(2)}, {"w": jnp.asarray(u)}, {"w": jnp.asarray(v)}, alphas, betas, Batches(x, 4))
+    found = plane(
+        bowl, {"w": jnp.ones(2)}, {"w": jax.device_put(u)}, {"w": jax.device_put(v)}, alphas, betas, Batches(x, 4)
+    )
     by_hand = [[bowl_by_hand(1 + a * u + b * v, x) for b in betas] for a in alphas]
     assert_allclose(found.values, by_hand, rtol=1e-5)
     assert_allclose([*found.distances, found.cosine], [2**0.5, 2, 0.5**0.5], rtol=1e-6)
@@ -82,7 +84,7 @@ def test_state_is_a_third_argument():
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         x = np.random.default_rng(0).normal(size=(11, 2))
-        found = along(bowl, {"w": jnp.ones(2)}, {"w": jnp.ones(2)}, [1 / 3], Batches(jnp.asarray(x), 4))
+        found = along(bowl, {"w": jnp.ones(2)}, {"w": jnp.ones(2)}, [1 / 3], Batches(jax.device_put(x), 4))
         assert_allclose(found.values, [bowl_by_hand([4 / 3, 4 / 3], x)], rtol=1e-14)
 
 

@@ -23,8 +23,8 @@ def least_squares(seed=0, number=40, features=5):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(number, features)) * rng.uniform(0.5, 3, size=(number, 1)), rng.normal(size=number)
     w = rng.normal(size=features)
-    data = {"x": jnp.asarray(x, np.float32), "y": jnp.asarray(y, np.float32)}
-    return {"w": jnp.asarray(w, np.float32)}, data, w, x, y
+    data = {"x": jax.device_put(np.float32(x)), "y": jax.device_put(np.float32(y))}
+    return {"w": jax.device_put(np.float32(w))}, data, w, x, y
 
 
 def covariance_by_hand(w, x, y):
@@ -44,7 +44,7 @@ def test_a_large_mean_gradient_does_not_cancel():
     """Inputs of mean 1,000 and spread 1: the Fisher is a million times the covariance."""
     rng = np.random.default_rng(0)
     x = 1000 + rng.normal(size=(50, 3)).astype(np.float32)
-    data = {"x": jnp.asarray(x), "y": jnp.ones(50)}
+    data = {"x": jax.device_put(x), "y": jnp.ones(50)}
     C = gradient_covariance(squares, {"w": jnp.zeros(3)}, cv.Batches(data, 16))
     expected = np.cov(x.astype(np.float64).T, bias=True)
     assert_allclose(C.to_dense(), expected, atol=0.02)
@@ -71,12 +71,12 @@ def test_gradient_covariance_with_state_and_in_float64():
 
     params, data, w, x, y = least_squares()
     mean = x.mean(axis=0)
-    C = gradient_covariance(shifted, params, data, state={"mean": jnp.asarray(mean, np.float32)})
+    C = gradient_covariance(shifted, params, data, state={"mean": jax.device_put(np.float32(mean))})
     expected = covariance_by_hand(w, x - mean, y)
     assert_allclose(C.to_dense(), expected, atol=1e-5 * np.abs(expected).max())
     with jax.enable_x64(True):
         data = jax.tree.map(jnp.asarray, {"x": x, "y": y})
-        C = gradient_covariance(shifted, {"w": jnp.asarray(w)}, data, state={"mean": jnp.asarray(mean)})
+        C = gradient_covariance(shifted, {"w": jax.device_put(w)}, data, state={"mean": jax.device_put(mean)})
         assert_allclose(C.to_dense(), expected, rtol=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_variance_of_products_is_that_of_sampling_without_replacement(batch_size
     params, data, _, x, _ = least_squares(seed)
     H = cv.hessian(mean_square, params, cv.Batches(data, 16))
     v = np.random.default_rng(seed).normal(size=5)
-    found = minibatch_products(H, jax.random.key(seed), batch_size, 300, {"w": jnp.asarray(v, np.float32)})
+    found = minibatch_products(H, jax.random.key(seed), batch_size, 300, {"w": jax.device_put(np.float32(v))})
     each = (x @ v)[:, None] * x
     full = each.mean(axis=0)
     one = np.mean(np.sum((each - full) ** 2, axis=1)) / np.sum(full**2)

@@ -32,14 +32,14 @@ def test_dots(rows, storage):
 
 def test_a_combination_of_rows(rows):
     coefficients = np.linspace(-1, 2, 7, dtype=np.float32)
-    assert_allclose(numerics.combination(jnp.asarray(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
+    assert_allclose(numerics.combination(jax.device_put(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [50, 2**16, LONG])
 def test_gram(rows, size):
     cut = rows[:, :size]
     exact = cut.astype(np.float64) @ cut.T.astype(np.float64)
-    found = numerics.gram((jnp.asarray(cut[:5]), jnp.asarray(cut[5:])))
+    found = numerics.gram((jax.device_put(cut[:5]), jax.device_put(cut[5:])))
     assert_allclose(found, exact, rtol=1e-6)
 
 
@@ -47,7 +47,7 @@ def test_gram(rows, size):
 def test_a_million_parameters_stay_orthogonal():
     """Beside a float64 Gram matrix; and the extremes of a known diagonal, which need it."""
     diagonal = np.concatenate([np.random.default_rng(0).exponential(0.01, LONG - 20), np.linspace(1, 20, 20)])
-    op = cv.from_matvec(jnp.multiply, jnp.zeros(LONG), jnp.asarray(diagonal, np.float32))
+    op = cv.from_matvec(jnp.multiply, jnp.zeros(LONG), jax.device_put(np.float32(diagonal)))
     found = cv.lanczos(op, jax.random.key(0), 30, return_basis=True)
     basis = np.asarray(found.basis[0], np.float64)
     loss = np.abs(basis @ basis.T - np.eye(30)).max()

@@ -46,11 +46,12 @@ def test_products_are_finite_differences_of_the_gradient():
         params, batch = mlp_params(5, 4, 3, dtype=np.float64), examples(11, 5, 3, dtype=np.float64)
         vector = mlp_params(5, 4, 3, seed=9, dtype=np.float64)
         step = 1e-5
+        gradient = jax.jit(jax.grad(loss))
         gradients = [
-            jax.grad(loss)(jax.tree.map(lambda p, v, s=sign: p + s * step * v, params, vector), batch)
+            gradient(jax.tree.map(lambda p, v, s=sign: np.asarray(p) + s * step * np.asarray(v), params, vector), batch)
             for sign in (1, -1)
         ]
-        expected = jax.tree.map(lambda up, down: (up - down) / (2 * step), *gradients)
+        expected = jax.tree.map(lambda up, down: (np.asarray(up) - np.asarray(down)) / (2 * step), *gradients)
         jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-9), cv.hessian(loss, params, batch)(vector), expected)
 
 
@@ -58,7 +59,7 @@ def test_gauss_newton_is_the_jacobian_sandwich(problem):
     params, batch = problem
     flat, unravel = ravel_pytree(params)
     jacobian = np.asarray(jax.jit(jax.jacfwd(lambda p: predict(unravel(p), batch)))(flat), np.float64)
-    p = np.asarray(jax.nn.softmax(predict(params, batch)), np.float64)
+    p = np.asarray(jax.jit(lambda params: jax.nn.softmax(predict(params, batch)))(params), np.float64)
     expected = sum(j.T @ (np.diag(q) - np.outer(q, q)) @ j for j, q in zip(jacobian, p, strict=True)) / len(p)
     assert_allclose(cv.gauss_newton(predict, criterion, params, batch).to_dense(), expected, atol=1e-6)
 
@@ -80,7 +81,7 @@ def test_unequal_batches_give_the_full_batch(batch_size, loop):
     expected = softmax_regression_hessian(params, batch)
     op = cv.hessian(loss, params, cv.Batches(batch, batch_size))
     vector = np.random.default_rng(0).normal(size=op.size)
-    vector32 = jnp.asarray(vector, np.float32)
+    vector32 = jax.device_put(np.float32(vector))
     product = op(vector32) if loop == "scan" else operator.matvec(op, vector32, loop)
     assert_allclose(product, expected @ vector, atol=3e-6)
 
@@ -98,7 +99,7 @@ def test_products_keep_the_kind_of_the_vector(problem):
 def test_operators_compose(problem):
     params, batch = problem
     H, G = cv.hessian(loss, params, batch), cv.gauss_newton(predict, criterion, params, batch)
-    v = jnp.asarray(np.random.default_rng(0).normal(size=H.size), np.float32)
+    v = jax.device_put(np.float32(np.random.default_rng(0).normal(size=H.size)))
     h, g = H(v), G(v)
     cases = {
         "difference": (H - G, h - g),
@@ -138,7 +139,7 @@ def test_convolutions_are_compiled_into_the_loop_and_agree():
     params, batch = conv_problem()
     op = cv.hessian(conv_loss, params, cv.Batches(batch, 5))
     assert loop_for(op) == "scan"
-    vector = jnp.asarray(np.random.default_rng(0).normal(size=op.size), np.float32)
+    vector = jax.device_put(np.float32(np.random.default_rng(0).normal(size=op.size)))
     whole = cv.hessian(conv_loss, params, batch)
     assert_allclose(op(vector), jax.jit(operator.matvec)(op, vector), atol=1e-6)
     assert_allclose(op(vector), whole(vector), atol=1e-6)

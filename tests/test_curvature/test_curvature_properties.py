@@ -93,7 +93,7 @@ class Problem:
         self.rng = np.random.default_rng(seed)
         self.params = self.tree(name, lambda shape: self.rng.normal(size=shape))
         x = self.tree(name, lambda shape: 0.5 * self.rng.normal(size=(self.number, *shape)))
-        self.batch = {"x": x, "y": jnp.asarray(self.rng.integers(2, size=self.number))}
+        self.batch = {"x": x, "y": jax.device_put(self.rng.integers(2, size=self.number))}
         self.data = cv.Batches(self.batch, self.batch_size)
         self.rows = np.concatenate([np.reshape(leaf, (self.number, -1)) for leaf in jax.tree.leaves(x)], axis=1)
         self.rows = self.rows.astype(np.float64)
@@ -101,7 +101,9 @@ class Problem:
         self.tolerance = 100 * EPS[self.dtype]
 
     def tree(self, name, draw):
-        return jax.tree.map(lambda shape: jnp.asarray(draw(shape), self.dtype), TREES[name], is_leaf=is_shape)
+        return jax.tree.map(
+            lambda shape: jax.device_put(np.asarray(draw(shape), self.dtype)), TREES[name], is_leaf=is_shape
+        )
 
     def vector(self):
         return self.rng.normal(size=self.size).astype(self.dtype)
@@ -114,7 +116,7 @@ class Problem:
         ends = np.cumsum([leaf.size for leaf in leaves])
         parts = np.split(np.asarray(vector), ends[:-1])
         return jax.tree.unflatten(
-            structure, [jnp.asarray(part.reshape(w.shape)) for part, w in zip(parts, leaves, strict=True)]
+            structure, [jax.device_put(part.reshape(w.shape)) for part, w in zip(parts, leaves, strict=True)]
         )
 
     def outputs(self, params):
@@ -271,6 +273,7 @@ def test_quadrature_is_a_measure_and_exact_for_polynomials(eigenvalues, steps, s
             power = matrix / largest @ power
 
 
+@pytest.mark.exact
 @few(25)
 @given(eigenvalues=spectra, exponent=st.integers(-60, 60), seed=seeds)
 def test_scaling_by_a_power_of_two_changes_no_digit(eigenvalues, exponent, seed):

@@ -37,7 +37,7 @@ def linearized(op):
 def test_products_are_those_of_the_operator(batch_size):
     params, data = mlp_params(5, 4, 3), cv.Batches(examples(11, 5, 3), batch_size)
     H, G = cv.hessian(loss, params, data), cv.gauss_newton(predict, criterion, params, data)
-    vector = jnp.asarray(np.random.default_rng(0).normal(size=H.size), np.float32)
+    vector = jax.device_put(np.float32(np.random.default_rng(0).normal(size=H.size)))
     for op in (H, G, cv.residual(predict, criterion, params, data), cv.fisher(losses, params, data), H - 0.5 * G + 2.0):
         assert_allclose(linearized(op)(vector), op(vector), atol=1e-6)
     tree = linearized(H)(H._as_vector(params))
@@ -103,7 +103,7 @@ def test_the_plain_engine_interprets_nothing(way, monkeypatch):
     params, batch = conv_problem()
     data = cv.Batches(batch, 5)
     H, G = cv.hessian(conv_loss, params, data), cv.gauss_newton(conv_predict, criterion, params, data)
-    vector = jnp.asarray(np.random.default_rng(0).normal(size=H.size), np.float32)
+    vector = jax.device_put(np.float32(np.random.default_rng(0).normal(size=H.size)))
     expected = [op(vector) for op in (H, G)]
 
     def interpret(*args):

@@ -642,11 +642,19 @@ def problem(dtype):
     p = {"w": 0.25 * rng.normal(size=(INPUTS, WIDTH)), "b": 0.5 + 0.5 * rng.uniform(size=WIDTH)}
     p |= {"k": 0.4 * rng.normal(size=36)}
     x, y = rng.normal(size=(NUMBER, INPUTS)), rng.normal(size=NUMBER)
-    batch = {"x": jnp.asarray(x, dtype), "y": jnp.asarray(y, dtype), "flag": jnp.ones(NUMBER, bool)}
+    batch = {
+        "x": jax.device_put(np.asarray(x, dtype)),
+        "y": jax.device_put(np.asarray(y, dtype)),
+        "flag": jnp.ones(NUMBER, bool),
+    }
     batch |= {"index": jnp.asarray([3, 0, 7, 1, 2], jnp.int32)}
-    batch |= {"key": jnp.asarray(rng.integers(2**32, size=(NUMBER, 2)), jnp.uint32)}
+    batch |= {"key": jax.device_put(np.asarray(rng.integers(2**32, size=(NUMBER, 2)), np.uint32))}
     size = sum(leaf.size for leaf in p.values())
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), p), batch, jnp.asarray(rng.normal(size=size), dtype)
+    return (
+        jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, dtype)), p),
+        batch,
+        jax.device_put(np.asarray(rng.normal(size=size), dtype)),
+    )
 
 
 def reference(name, p, batch, vector):

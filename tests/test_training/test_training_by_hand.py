@@ -1,6 +1,6 @@
 """Whole runs of softmax regression beside a few lines of NumPy in float64, with every optimiser."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -56,7 +56,7 @@ def test_the_weights_are_those_of_numpy(optimiser, ghost):
     }  # fmt: skip
     chosen = schema.freeze(config.override(schema.base_config("smoke"), overrides))
     x, labels = data()
-    train = {"inputs": jnp.array(x, np.float32), "labels": jnp.array(labels, np.int32)}
+    train = {"inputs": jax.device_put(np.float32(x)), "labels": jax.device_put(np.asarray(labels, np.int32))}
     trainer, hyperparams = make_trainer(chosen, CLASSES, train), make_hyperparams(chosen)
 
     def matrix(params):

@@ -93,7 +93,7 @@ def test_losses_and_targets():
     for name, by_hand in wanted.items():
         for smoothing in (0.0, 0.3):
             targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
-            found = LOSSES[name].function(jnp.array(outputs), make_targets(jnp.array(labels), 3, smoothing))
+            found = LOSSES[name].function(jax.device_put(outputs), make_targets(jax.device_put(labels), 3, smoothing))
             np.testing.assert_allclose(found, by_hand(targets), rtol=1e-6)
     real = jnp.array([[0.5], [2.0]])
     assert make_targets(real, 1) is real
@@ -105,8 +105,8 @@ def test_losses_are_what_their_entries_say(name):
     loss = LOSSES[name]
     assert loss.classes or loss.real_targets
     random = np.random.default_rng(0)
-    outputs = jnp.array(random.normal(size=(50, 3)))
-    targets = make_targets(jnp.array(random.integers(0, 3, 50)), 3, 0.3)
+    outputs = jax.device_put(random.normal(size=(50, 3)))
+    targets = make_targets(jax.device_put(random.integers(0, 3, 50)), 3, 0.3)
     changed = loss.function(outputs + 1.5, targets) - loss.function(outputs, targets)
     assert bool(jnp.allclose(changed, 0, atol=1e-5)) is loss.logits
     least = jnp.zeros(50) if loss.least is None else loss.least(targets)
@@ -151,7 +151,7 @@ def test_sam_goes_uphill_by_its_radius():
 def test_mixup_mixes_each_example_with_another_by_its_own_weight():
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(2000, 3, 2)).astype(np.float32), np.eye(2000, dtype=np.float32)
-    mixed, labels = mixup(jax.random.key(0), jnp.array(inputs), jnp.array(targets), 1.0)
+    mixed, labels = mixup(jax.random.key(0), jax.device_put(inputs), jax.device_put(targets), 1.0)
     weights = np.asarray(labels)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(mixed, np.einsum("nm,mij->nij", weights, inputs), rtol=1e-4, atol=1e-4)
@@ -161,9 +161,9 @@ def test_mixup_mixes_each_example_with_another_by_its_own_weight():
     assert abs(own.var() - 1 / 12) < 0.01
     assert len(np.unique(own)) > 1900
     for beta, low, high in ((0.1, 0.15, 0.25), (20.0, 0.0, 0.02)):
-        own = np.diag(mixup(jax.random.key(1), jnp.array(inputs), jnp.array(targets), beta)[1])
+        own = np.diag(mixup(jax.random.key(1), jax.device_put(inputs), jax.device_put(targets), beta)[1])
         assert low < own.var() < high  # 1 / (4 (2 β + 1)) = 0.208 and 0.006
-    same, unmixed = mixup(jax.random.key(0), jnp.array(inputs), jnp.array(targets), 0.0)
+    same, unmixed = mixup(jax.random.key(0), jax.device_put(inputs), jax.device_put(targets), 0.0)
     np.testing.assert_array_equal(same, inputs)
     np.testing.assert_array_equal(unmixed, targets)
 
@@ -181,8 +181,10 @@ def test_augmentation_shifts_and_flips_each_image_by_itself():
         for flip in (False, True)
     }
     assert len(views) > 150  # crops that hold padding alone are alike
-    found = [view.tobytes() for view in np.asarray(augment(jax.random.key(0), jnp.array(images), 1.0))]
+    found = [view.tobytes() for view in np.asarray(augment(jax.random.key(0), jax.device_put(images), 1.0))]
     assert set(found) == views
-    unchanged = np.mean([np.array_equal(view, image) for view in augment(jax.random.key(1), jnp.array(images), 0.3)])
+    unchanged = np.mean(
+        [np.array_equal(view, image) for view in augment(jax.random.key(1), jax.device_put(images), 0.3)]
+    )
     assert abs(unchanged - (0.7 + 0.3 / 162)) < 0.03
-    np.testing.assert_array_equal(augment(jax.random.key(0), jnp.array(images), 0.0), images)
+    np.testing.assert_array_equal(augment(jax.random.key(0), jax.device_put(images), 0.0), images)

@@ -21,8 +21,8 @@ def settings(**overrides):
 def train():
     rng = np.random.default_rng(0)
     return {
-        "inputs": jnp.array(rng.normal(size=(10, 5)).astype(np.float32)),
-        "labels": jnp.array(rng.integers(0, 3, 10).astype(np.int32)),
+        "inputs": jax.device_put(rng.normal(size=(10, 5)).astype(np.float32)),
+        "labels": jax.device_put(rng.integers(0, 3, 10).astype(np.int32)),
     }
 
 
@@ -37,6 +37,7 @@ def assert_same_bits(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.exact
 def test_blocks_of_steps_do_not_change_the_bits(train):
     trainer = make_trainer(settings(), 3, train)
     assert (trainer.steps_per_epoch, trainer.num_steps) == (3, 9)
@@ -122,14 +123,15 @@ def test_convolutions_are_driven_from_the_host_on_a_cpu():
 def images(number=24, size=8, channels=1, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "inputs": jnp.array(rng.normal(size=(number, size, size, channels)).astype(np.float32)),
-        "labels": jnp.array(rng.integers(0, 3, number).astype(np.int32)),
+        "inputs": jax.device_put(rng.normal(size=(number, size, size, channels)).astype(np.float32)),
+        "labels": jax.device_put(rng.integers(0, 3, number).astype(np.int32)),
     }
 
 
 EVERYTHING = {"train.mixup": 0.5, "train.augment": 0.7, "optim.sam_radius": 0.1, "train.average_from": 1}
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.mixup", "train.augment", "optim.sam_radius"])
 def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
@@ -141,6 +143,7 @@ def test_switched_off_by_a_number_is_left_out_to_the_bit(name):
     assert not np.array_equal(changed.params["Dense_0"]["kernel"], plain.params["Dense_0"]["kernel"])
 
 
+@pytest.mark.exact
 @pytest.mark.slow
 def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
     train, chosen = images(), settings(**EVERYTHING)
