@@ -29,6 +29,14 @@ COMMAND = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """A folder for compiled programs: what a killed command has half written stays in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HESSFLAT_CACHE", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 def killed_when(condition, root, *arguments):
     """Start the command and send SIGKILL as soon as `condition(folder)` is true; says whether it was."""
     process = subprocess.Popen(
@@ -48,8 +56,7 @@ def killed_when(condition, root, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [pytest.param("measured", marks=pytest.mark.long), "end"])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, keep):
-    monkeypatch.setenv("HESSFLAT_CACHE", str(tmp_path / "compiled"))
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep):
     arguments = [
         "--config.train.epochs=100",
         *(EVERY_TEN if keep == "measured" else EVERY_TEN[:2]),
