@@ -14,14 +14,20 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get
-from hessflat.utils.errors import InputError, nearest, require_known
+from hessflat.utils.errors import InputError, debugging, nearest, require_known, show_traceback
 
 COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the command named first with the arguments after it; an `InputError` becomes one line and exit status 2."""
-    logging.set_verbosity(logging.ERROR)  # orbax warns about what is meant
+    """Run the command named first with the arguments after it; an `InputError` becomes one line and exit status 2.
+
+    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well.
+    """
+    if not debugging():
+        # What threads of orbax that had no part in an error say of it afterwards.
+        sys.unraisablehook = lambda unraisable: None
+    logging.set_verbosity(logging.FATAL)  # what orbax warns about is meant, and its errors are raised
     try:
         name, *rest = arguments or ["--help"]
         if name in ("-h", "--help"):
@@ -31,7 +37,13 @@ def run(arguments: Sequence[str]) -> None:
         keep_compiled_code()
         sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
     except InputError as error:
+        show_traceback()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        show_traceback()
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"error: {name}{error.strerror or error}; see to that, then run the same command again", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)

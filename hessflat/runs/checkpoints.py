@@ -6,8 +6,10 @@ devices there are. It holds a digest of its leaves, its step and the configurati
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from hessflat.measures import make_protocol
 from hessflat.measures.sharpness import no_starts
 from hessflat.runs import run_folder
 from hessflat.runs.jobs import Job, compiled, due_at_end, finished_manifest, named_run
-from hessflat.runs.schema import RunConfig, from_plain
+from hessflat.runs.schema import UNNAMED, RunConfig, from_plain
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils import hardware
@@ -62,14 +64,14 @@ def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int
 
 
 def stored_config(folder: Path) -> RunConfig:
-    """The configuration that a run folder belongs to."""
+    """The configuration that a run folder belongs to; what is no part of it, such as its devices, is as by default."""
     try:
         stored = run_folder.read_config(folder)
     except DamagedError as error:
         raise DamagedError(f"{error}; to mend it: {run_folder.mending(folder)}") from error
     if stored is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
-    return from_plain(stored)
+    return from_plain({name: value for name, value in stored.items() if name not in UNNAMED})
 
 
 def start_position(job: Job, trainer: Trainer) -> Position:
@@ -243,8 +245,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
         raise
     except Exception as error:  # orbax raises whatever its storage layer raised
         raise InputError(
-            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {_reason(error)}; free space or see to "
-            "what it says, then run the same command again"
+            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {_reason(error)}; see to that, then run "
+            "the same command again"
         ) from error
 
 
@@ -317,13 +319,14 @@ _PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Too many open files", "C
 def _unreadable(where: str, error: Exception) -> InputError:
     """Damage, but for what the system will not do now."""
     if isinstance(error, (MemoryError, PermissionError)) or any(words in str(error) for words in _PASSING):
-        return InputError(
-            f"cannot read {where}: {_reason(error)}; see to what it says, then run the same command again"
-        )
+        return InputError(f"cannot read {where}: {_reason(error)}; see to that, then run the same command again")
     return DamagedError(f"{where} is damaged ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):
+        if os.strerror(code) in str(error):
+            return os.strerror(code)
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 

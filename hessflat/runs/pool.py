@@ -180,7 +180,7 @@ def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
         os.sched_setaffinity(0, share)
     # NumPy's BLAS started a thread for every core when it was imported.
     threadpool_limits(len(share))
-    logging.set_verbosity(logging.ERROR)  # as in the process that started this one
+    logging.set_verbosity(logging.FATAL)  # as in the process that started this one
     for name, value in settings.items():
         jax.config.update(name, value)
 
