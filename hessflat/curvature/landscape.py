@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, as_batches
+from hessflat.curvature.operators.terms import Batches, as_batches, evaluate, example_with_weight, unweighted
 from hessflat.utils.errors import InputError, nearest
 
 Normalise = Literal["filter", "layer", "unit"]
@@ -173,7 +173,8 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
     extra = () if state is None else (state,)
-    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.arrays, *extra)
+    spare = example_with_weight(batches.arrays)
+    outputs = numerics.output_shapes("function(params, batch)", function, points[0], unweighted(batches.arrays), *extra)
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape != ():
             raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")
@@ -181,17 +182,18 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     shares = np.array([size / batches.num_examples for _, size in pieces])
     with numerics.matmul_precision():
         # All work is dispatched before any result is awaited.
-        rows = [[_on_piece(function, points, row, batches, extra, *piece) for piece in pieces] for row in weights]
+        rows = [[_on_piece(function, points, w, batches, spare, extra, *piece) for piece in pieces] for w in weights]
     means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
     return jax.tree.map(lambda *column: np.array(column), *means)
 
 
-@partial(jax.jit, static_argnums=(0, 6))
+@partial(jax.jit, static_argnums=(0, 7))
 def _on_piece(
     function: Callable[..., Any],
     points: tuple[Any, ...],
     weights: Array,
     batches: Batches,
+    spare: Any,
     extra: tuple[Any, ...],
     start: Array,
     size: int,
@@ -200,7 +202,7 @@ def _on_piece(
         first, *others = (jnp.asarray(w, x.dtype) * x for w, x in zip(weights, leaves, strict=True))
         return sum(others, first)
 
-    return function(jax.tree.map(combined, *points), batches.take(start, size), *extra)
+    return evaluate(function, "mean", jax.tree.map(combined, *points), batches.take(start, size), spare, extra)
 
 
 def _pieces(batches: Batches) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """The curvature of mini-batches relative to that of all data.
 
 A mini-batch is drawn without replacement, uniformly, and independently of the others. Its operator H_B is the same mean
-over fewer examples, so that E H_B = H.
+over fewer examples, so that E H_B = H. With weights it is the mean by the weights of its own examples, as the loss of a
+batch in training is; then E H_B approaches H with the batch size.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from hessflat.curvature import estimates, numerics
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators import matrices
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term, bound_functions
+from hessflat.curvature.operators.terms import Term, bound_functions, normalised
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
@@ -77,9 +78,8 @@ def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, stat
     (term,) = matrices.fisher(losses, params, data, state).terms
     gradient = _mean_gradient(term)
     extra = () if state is None else (term.state,)
-    return matrices.gauss_newton(
-        CentredLosses(losses), matrices.half_mean_square, term.params, term.batches, (gradient, extra)
-    )
+    centred = (CentredLosses(losses), matrices.half_mean_square)
+    return Operator((dataclasses.replace(term, functions=centred, state=(gradient, extra)),), (1.0,))
 
 
 def minibatch_products(
@@ -200,7 +200,8 @@ def _mean_gradient(term: Term) -> Any:
 @jax.jit
 def _gradient(term: Term) -> Any:
     (losses, _), batch = bound_functions(term), term.batches.arrays
-    return canonical(jax.grad(lambda params: jnp.mean(losses(params, batch))), term.engine)(term.params)
+    mean = jax.grad(lambda params: matrices.weighted_mean(losses(params, batch), batch))
+    return canonical(mean, term.engine)(term.params)
 
 
 def _over(term: Term, arrays: Any) -> Term:
@@ -244,7 +245,7 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
         arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
     else:
         arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x)[chosen]), batches.arrays)
-    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
+    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=normalised(arrays), devices=None))
 
 
 def _as_flat(op: Operator, vector: Any) -> Array:

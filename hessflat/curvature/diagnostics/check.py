@@ -138,6 +138,12 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
     if not error > tolerance:
         return error
     function = "criterion" if len(term.functions) > 1 else "loss"
+    if term.batches.cuts == [(0, term.batches.num_examples)] and term.batches.devices is None:
+        return (
+            f"the {function} of all data at once is not the mean of those of two pieces, weighted by size; in batches "
+            "it would need Batches(weights=...) for Σ m ℓ / Σ m, statistics_batch=... for batch norm in train mode, or "
+            "to be divided by the number of examples"
+        )
     if float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance:
         raise InputError(
             f"the {function} of a batch must be the mean over its examples, but products over two pieces of the data "

@@ -200,7 +200,7 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
 def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders."""
     batches = term.batches
-    constants = jax.tree.leaves((term.params, term.rest, term.state))
+    constants = jax.tree.leaves((term.params, term.rest, term.state, term.spare))
 
     def known(stages: Stages) -> dict[Any, Any]:
         values = dict(stages.captured) | dict(zip(stages.params, constants, strict=True))

@@ -7,16 +7,30 @@ running statistics of batch norm. It is a constant of the operator.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches, Term, as_batches
+from hessflat.curvature.operators.terms import (
+    Batches,
+    Returns,
+    Term,
+    Weighted,
+    as_batches,
+    bound_functions,
+    example_with_weight,
+    unweighted,
+)
 from hessflat.utils.errors import InputError
+
+# Relative to the largest loss of a batch: sums of losses in single precision are closer, whatever their order.
+_MEAN_TOLERANCE = 1e-4
 
 
 def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
@@ -35,8 +49,8 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
         InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
     """
     params, batches, extra = _checked(params, data, state)
-    _require_scalar("loss(params, batch)", loss, params, batches.arrays, *extra)
-    return _single(hessian_product, (loss,), (True,), params, batches, state)
+    _require_scalar("loss(params, batch)", loss, params, unweighted(batches.arrays), *extra)
+    return _single(hessian_product, (loss,), ("mean",), params, batches, state)
 
 
 def gauss_newton(
@@ -89,11 +103,15 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     """
     params, batches, extra = _checked(params, data, state)
     shape = getattr(
-        numerics.output_shapes("losses(params, batch)", losses, params, batches.arrays, *extra), "shape", None
+        numerics.output_shapes("losses(params, batch)", losses, params, unweighted(batches.arrays), *extra),
+        "shape",
+        None,
     )
-    if shape != (batches.num_examples,):
-        raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},), got {shape}")
-    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, batches, state)
+    expected = batches.arrays.weights.shape if isinstance(batches.arrays, Weighted) else (batches.num_examples,)
+    if shape != expected:
+        what = ", that of the weights," if isinstance(batches.arrays, Weighted) else ""
+        raise InputError(f"losses(params, batch) must have shape {expected},{what} got {shape}".replace(",,", ","))
+    return _single(gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, state)
 
 
 def model_fisher(
@@ -126,7 +144,7 @@ def model_fisher(
     """
     if likelihood == "softmax":
         criterion = _cross_entropy if state is None else _cross_entropy_with_state
-        return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state)
+        return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
         raise InputError(f"likelihood must be 'softmax' or (sample, log_likelihood), got {likelihood!r}")
     numerics.require_count("num_samples", num_samples)
@@ -140,8 +158,11 @@ def model_fisher(
     losses = SampledLosses(predict, log_likelihood)
     with numerics.matmul_precision():
         labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
-    drawn = dataclasses.replace(batches, arrays=(batches.arrays, labels))
-    return _single(gauss_newton_product, (losses, half_mean_square), (False, True), params, drawn, state)
+    pairs: Any = (unweighted(batches.arrays), labels)
+    if isinstance(batches.arrays, Weighted):
+        pairs = batches.arrays._replace(arrays=pairs)
+    drawn = dataclasses.replace(batches, arrays=pairs)
+    return _single(gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, state)
 
 
 def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operator:
@@ -163,7 +184,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
     # There are no examples: a single one represents the map, whose arrays are constants.
-    return _single(matvec_product, (KnownMap(matvec),), (False,), params, Batches(jnp.zeros(1)), arrays)
+    return _single(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), arrays)
 
 
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -249,12 +270,21 @@ def _draw_labels(
 
 def half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
     """Its second derivative is the identity over n, so the Gauss-Newton matrix becomes the mean of g gᵀ."""
-    return 0.5 * jnp.mean(losses**2)
+    return 0.5 * weighted_mean(losses**2, batch)
+
+
+def weighted_mean(values: Array, batch: Any) -> Array:
+    """The mean of `values` [n, ...], weighted where the batch is; its weights [n, ...] may have fewer axes."""
+    if not isinstance(batch, Weighted):
+        return jnp.mean(values)
+    weights = batch.weights
+    of_each = jnp.mean(values, axis=tuple(range(weights.ndim, values.ndim)))
+    return jnp.sum(weights.astype(values.dtype) * of_each) / len(values)
 
 
 def _cross_entropy(logits: Array, batch: Any) -> Array:
     """Against class 0: the second derivative in the logits is that for any label."""
-    return -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+    return -weighted_mean(jax.nn.log_softmax(logits)[..., 0], batch)
 
 
 def _cross_entropy_with_state(logits: Array, batch: Any, state: Any) -> Array:
@@ -268,12 +298,14 @@ def _operator_on_outputs(
     params: Any,
     data: Any,
     state: Any,
+    returns: Returns = "mean",
 ) -> Operator:
     params, batches, extra = _checked(params, data, state)
-    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.arrays, *extra)
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, unweighted(batches.arrays), *extra)
     numerics.require_floating("predict(params, batch)", outputs)
-    _require_scalar("criterion(outputs, batch)", criterion, outputs, batches.arrays, *extra)
-    return _single(product, (predict, criterion), (False, True), params, batches, state)
+    batch = unweighted(batches.arrays) if returns == "mean" else batches.arrays
+    _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
+    return _single(product, (predict, criterion), ("each", returns), params, batches, state)
 
 
 def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
@@ -294,9 +326,75 @@ def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None
 def _single(
     product: Callable[..., Any],
     functions: tuple[Callable[..., Any], ...],
-    averages: tuple[bool, ...],
+    returns: tuple[Returns, ...],
     params: Any,
     batches: Batches,
     state: Any = None,
 ) -> Operator:
-    return Operator((Term(product, functions, averages, params, batches, state=state),), (1.0,))
+    spare = example_with_weight(batches.arrays)
+    term = Term(product, functions, returns, params, batches, state=state, spare=spare)
+    if product is not matvec_product:
+        _require_mean(term)
+    return Operator((term,), (1.0,))
+
+
+def _require_mean(term: Term) -> None:
+    """Look at the loss once, and, where the data are in batches, at whether it is the mean over its examples.
+
+    Raises:
+        InputError: a loss that is not finite, or that of a batch that is not the mean, weighted by size, of those of
+            its halves.
+    """
+    batches = term.batches
+    if numerics.any_traced(term):
+        return
+    unit = batches.statistics_batch or 1
+    taken_apart = len(batches.cuts) > 1 or batches.devices is not None
+    with numerics.matmul_precision():
+        values = [
+            _loss_and_that_of_halves(term, jnp.asarray(start), size, (size // unit // 2) * unit if taken_apart else 0)
+            for start, size in batches.cuts
+        ]
+    wholes, means, sums = np.asarray(jax.device_get(values), np.float64).T
+    lost = len(wholes) - np.count_nonzero(np.isfinite(wholes))
+    if lost:
+        which = "" if lost == len(wholes) else f" of {lost} of {len(wholes)} batches"
+        raise InputError(
+            f"the loss{which} is not finite at these parameters; look at it there, or give Batches(..., weights=m) "
+            "where it is Σ m ℓ / Σ m and a batch may have no weight"
+        )
+    tolerance = _MEAN_TOLERANCE * np.abs(wholes).max()
+    errors = np.abs(wholes - means)
+    if (errors <= tolerance).all():
+        return
+    if (np.abs(wholes - sums) <= tolerance).all():
+        what = "it is their sum: divide it by their number"
+    else:
+        what = (
+            "if it is Σ m ℓ / Σ m, as with a mask or class weights, give Batches(..., weights=m); if batch norm is in "
+            "train mode, Batches(..., statistics_batch=...); if it draws random numbers, fix their key"
+        )
+    raise InputError(
+        "in batches, the loss of a batch must be the mean over its examples, but the mean of those of its halves is "
+        f"{np.nanmax(errors, initial=0) / np.abs(wholes).max():.1e} (relative) off; {what}"
+    )
+
+
+@partial(jax.jit, static_argnames=("size", "half"))
+def _loss_and_that_of_halves(term: Term, start: Array, size: int, half: int) -> tuple[Array, Array, Array]:
+    """The loss of a batch; of those of its first `half` examples and the others the mean by size, and the sum."""
+
+    def loss(start: Any, size: int) -> Array:
+        batch = term.batches.take(start, size)
+        piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
+        first, *others = bound_functions(piece)
+        value = first(term.params, batch)
+        for function in others:
+            value = function(value, batch)
+        return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+
+    whole = loss(start, size)
+    if not half:
+        return whole, whole, whole
+    first, rest = loss(start, half), loss(start + half, size - half)
+    return whole, (half * first + (size - half) * rest) / size, first + rest

@@ -9,17 +9,17 @@ import functools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, nearest
 
 
 class Devices(NamedTuple):
@@ -34,9 +34,16 @@ class Devices(NamedTuple):
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
 
+class Weighted(NamedTuple):
+    """Examples with their weights, whose mean over the data set is 1: what a batch is where `weights` are given."""
+
+    arrays: Any  # [n, ...]
+    weights: Array  # [n, ...]
+
+
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["arrays"],
+    data_fields=["arrays", "weights"],
     meta_fields=["batch_size", "statistics_batch", "devices"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Batches:
     mean of per-example losses. Batch norm in train mode couples examples. There `statistics_batch` is part of the
     definition: the loss is the mean, weighted by size, of the losses of consecutive batches of that many examples.
 
+    A loss that divides by anything but the number of examples, such as Σ m ℓ / Σ m with a mask m of padding or of
+    ignored labels, or with class weights, needs `weights=m`. The loss of all data is then Σ m ℓ / Σ m over all of them,
+    for every batch size; a batch without weight contributes nothing.
+
     Arrays whose examples are spread over the devices of a mesh (`jax.device_put` with a `NamedSharding`) are not moved;
     every device computes with its own examples.
 
@@ -56,11 +67,14 @@ class Batches:
             once. The last batch holds the remainder and is weighted by its size.
         statistics_batch: the number of examples that share batch-norm statistics; None where examples are not coupled.
             `batch_size` must be a multiple of it.
+        weights: an array [N], or [N, ...] with one number per token, at least 0; or the name of an array of `arrays`,
+            with dots where it is nested (`"inputs.mask"`).
     """
 
     arrays: Any
     batch_size: int | None = None
     statistics_batch: int | None = None
+    weights: Any = None
     devices: Devices | None = None
 
     @property
@@ -117,6 +131,8 @@ def as_batches(data: Any) -> Batches:
     """
     batches = data if isinstance(data, Batches) else Batches(data)
     arrays = numerics.as_arrays("data", batches.arrays)
+    if batches.weights is not None:
+        arrays = Weighted(arrays, _weights(arrays, batches.weights))
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
@@ -138,7 +154,82 @@ def as_batches(data: Any) -> Batches:
             f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
             f"got {statistics}"
         )
-    return Batches(arrays, size, statistics, devices)
+    return Batches(normalised(arrays), size, statistics, None, devices)
+
+
+def _weights(arrays: Any, weights: Any) -> Array:
+    """The weights, by name or as they are, in float32 at least and where the examples are."""
+    if isinstance(weights, str):
+        leaves = jax.tree.leaves_with_path(arrays)
+        named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+        if weights not in named:
+            raise InputError(f"no array of data is named {weights!r}; {nearest(weights, named)}")
+        weights = named[weights]
+    (array,) = jax.tree.leaves(numerics.as_arrays("weights", weights))
+    result: Array = numerics.widened(array)
+    devices = _sharded_axes(jax.tree.leaves(arrays)[0])
+    if devices is None:
+        return result
+    return jax.device_put(result, NamedSharding(devices.mesh, PartitionSpec(devices.axes)))
+
+
+def normalised(arrays: Any) -> Any:
+    """`arrays`, their weights (if any) divided by their sum over all and multiplied by N.
+
+    Raises:
+        InputError: weights below 0, or 0 throughout.
+    """
+    if not isinstance(arrays, Weighted):
+        return arrays
+    weights = arrays.weights
+    if not numerics.any_traced(weights):
+        if float(weights.min()) < 0:
+            raise InputError(f"weights must be at least 0, got {float(weights.min()):g}")
+        if not float(weights.max()) > 0:
+            raise InputError("weights must not be 0 throughout: there would be nothing to take a mean over")
+    return Weighted(arrays.arrays, weights * (len(weights) / weights.sum()))
+
+
+def unweighted(arrays: Any) -> Any:
+    """The arrays as the user's functions take them."""
+    return arrays.arrays if isinstance(arrays, Weighted) else arrays
+
+
+def example_with_weight(arrays: Any) -> Any:
+    """One example [1, ...] that has weight, where some have none; None where all have, or there are no weights.
+
+    It stands in for a batch without any weight, whose own loss would be 0 / 0.
+    """
+    if not isinstance(arrays, Weighted):
+        return None
+    totals = arrays.weights.reshape(len(arrays.weights), -1).sum(axis=1)
+    if not numerics.any_traced(totals) and float(totals.min()) > 0:
+        return None
+    best = jnp.argmax(totals)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, best, 1), arrays.arrays)
+
+
+def evaluate(
+    function: Callable[..., Any], returns: "Returns", x: Any, batch: Any, spare: Any, extra: tuple[Any, ...]
+) -> Any:
+    """`function(x, batch, *extra)`; a mean over a weighted batch counts by the batch's share of the weights.
+
+    Args:
+        function: the user's, of parameters or outputs.
+        returns: what it gives.
+        x: parameters or outputs.
+        batch: arrays [n, ...], or `Weighted` ones.
+        spare: what `example_with_weight` gives.
+        extra: the state, if there is one.
+    """
+    if not isinstance(batch, Weighted) or returns == "weighted mean":
+        return function(x, batch, *extra)
+    share = batch.weights.sum() / len(batch.weights)
+    arrays = batch.arrays
+    if spare is not None:
+        arrays = jax.tree.map(lambda a, one: jnp.where(share > 0, a, jnp.broadcast_to(one, a.shape)), arrays, spare)
+    result = function(x, arrays, *extra)
+    return jax.tree.map(lambda r: share.astype(r.dtype) * r, result) if returns == "mean" else result
 
 
 def _common_devices(arrays: Any) -> Devices | None:
@@ -164,11 +255,15 @@ def _sharded_axes(x: Array) -> Devices | None:
 
 Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 
+# What a function gives for a batch: something for each example, its mean over them, or a mean that it takes itself of a
+# `Weighted` batch, where there are weights.
+Returns = Literal["each", "mean", "weighted mean"]
+
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "batches", "rest", "state"],
-    meta_fields=["product", "functions", "averages", "engine"],
+    data_fields=["params", "batches", "rest", "state", "spare"],
+    meta_fields=["product", "functions", "returns", "engine"],
 )
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -176,11 +271,12 @@ class Term:
 
     product: Product
     functions: tuple[Callable[..., Any], ...]  # the first takes the parameters, the others the outputs of the first
-    averages: tuple[bool, ...]  # whether a function returns the mean over its batch, or something for each example
+    returns: tuple[Returns, ...]  # what each function gives
     params: Any  # the differentiated parameters; None in the places of `rest`
     batches: Batches
     rest: Any = None  # the parameters that are held fixed; None where there are none
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
+    spare: Any = None  # an example that replaces those of a batch without weight; None where no batch can be without
     engine: Engine | None = None  # how products are evaluated; None is the default of the environment
 
     def on_one_device(self) -> "Term":
@@ -202,20 +298,20 @@ def term_product(term: Term, vector: Any) -> Any:
 
 def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
     """The user's functions of two arguments, parameters (or outputs) and batch; all other arguments are bound."""
-    pairs = zip(term.functions, term.averages, strict=True)
-    return tuple(_bound(term, i, function, average) for i, (function, average) in enumerate(pairs))
+    pairs = zip(term.functions, term.returns, strict=True)
+    return tuple(_bound(term, i, function, returns) for i, (function, returns) in enumerate(pairs))
 
 
-def _bound(term: Term, position: int, function: Callable[..., Any], average: bool) -> Callable[..., Any]:
+def _bound(term: Term, position: int, function: Callable[..., Any], returns: Returns) -> Callable[..., Any]:
     extra = () if term.state is None else (term.state,)
-    statistics = term.batches.statistics_batch
+    statistics, weighted = term.batches.statistics_batch, isinstance(term.batches.arrays, Weighted)
 
     def with_rest(x: Any, batch: Any) -> Any:
         if position == 0 and term.rest is not None:
             x = numerics.merge(x, term.rest)
-        return function(x, batch, *extra)
+        return evaluate(function, returns, x, batch, term.spare, extra)
 
-    call = function if term.rest is None and not extra else with_rest
+    call = function if term.rest is None and not extra and not weighted else with_rest
     if statistics is None or term.batches.num_examples <= statistics:
         return call
 
@@ -223,7 +319,7 @@ def _bound(term: Term, position: int, function: Callable[..., Any], average: boo
         # The vmap is differentiated, not the derivative mapped, so that kernels have one gradient for all batches.
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, statistics, *leaf.shape[1:]), batch)
         results = jax.vmap(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
-        return jax.tree.map(lambda r: jnp.mean(r, axis=0), results) if average else results
+        return results if returns == "each" else jax.tree.map(lambda r: jnp.mean(r, axis=0), results)
 
     return over_batches
 
