@@ -43,8 +43,9 @@ from hessflat.curvature.minibatch import (
     minibatch_sharpness,
 )
 from hessflat.curvature.operators.blocks import blocks, restrict
+from hessflat.curvature.operators.fishers import fisher, model_fisher
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.matrices import fisher, from_matvec, gauss_newton, hessian, model_fisher, residual
+from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches
 from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments

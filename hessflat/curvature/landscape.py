@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, as_batches, evaluate, example_with_weight, unweighted
+from hessflat.curvature.operators.terms import Batches, as_batches
+from hessflat.curvature.operators.weights import evaluate, example_with_weight, unweighted
 from hessflat.utils.errors import InputError, nearest
 
 Normalise = Literal["filter", "layer", "unit"]

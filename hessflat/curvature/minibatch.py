@@ -17,9 +17,11 @@ from jax import Array
 
 from hessflat.curvature import estimates, numerics
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
-from hessflat.curvature.operators import matrices
+from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
+from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term, bound_functions, normalised
+from hessflat.curvature.operators.terms import Term, bound_functions
+from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
@@ -59,7 +61,9 @@ class MinibatchSharpness(NamedTuple):
     precision: str
 
 
-def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
+def gradient_covariance(
+    losses: Callable[..., Any], params: Any, data: Any, state: Any = None, per: Per | None = None
+) -> Operator:
     """The covariance of per-example gradients, (1/N) Σ (g_i − ḡ)(g_i − ḡ)ᵀ with ḡ the mean gradient.
 
     The covariance of the gradient of B examples is 1 / B of it with replacement, and (N − B) / (B (N − 1)) of it
@@ -71,14 +75,15 @@ def gradient_covariance(losses: Callable[..., Any], params: Any, data: Any, stat
         params: the point at which gradients are taken.
         data: the examples of the mean, a pytree of arrays [N, ...] or `Batches`.
         state: a third argument of `losses`, if given.
+        per: as in `fisher`.
 
     Raises:
         InputError: as `fisher`; a gradient that is not finite.
     """
-    (term,) = matrices.fisher(losses, params, data, state).terms
+    (term,) = fisher(losses, params, data, state, per).terms
     gradient = _mean_gradient(term)
     extra = () if state is None else (term.state,)
-    centred = (CentredLosses(losses), matrices.half_mean_square)
+    centred = (CentredLosses(term.functions[0]), half_mean_square)
     return Operator((dataclasses.replace(term, functions=centred, state=(gradient, extra)),), (1.0,))
 
 
@@ -200,7 +205,7 @@ def _mean_gradient(term: Term) -> Any:
 @jax.jit
 def _gradient(term: Term) -> Any:
     (losses, _), batch = bound_functions(term), term.batches.arrays
-    mean = jax.grad(lambda params: matrices.weighted_mean(losses(params, batch), batch))
+    mean = jax.grad(lambda params: weighted_mean(losses(params, batch), batch))
     return canonical(mean, term.engine)(term.params)
 
 
@@ -226,7 +231,7 @@ def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[
 def _has_examples(term: Any) -> bool:
     if not isinstance(term, Term):
         raise InputError("take mini-batches of the operator before its linearisation is made, not after")
-    return term.product is not matrices.matvec_product
+    return term.product is not matvec_product
 
 
 def _parts(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:
@@ -245,7 +250,9 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
         arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
     else:
         arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x)[chosen]), batches.arrays)
-    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=normalised(arrays), devices=None))
+    if isinstance(arrays, Weighted):
+        arrays = normalised(arrays)
+    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
 
 
 def _as_flat(op: Operator, vector: Any) -> Array:

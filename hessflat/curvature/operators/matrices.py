@@ -8,7 +8,7 @@ running statistics of batch norm. It is a constant of the operator.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,8 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import (
-    Batches,
-    Returns,
-    Term,
-    Weighted,
-    as_batches,
-    bound_functions,
-    example_with_weight,
-    unweighted,
-)
+from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions
+from hessflat.curvature.operators.weights import Returns, example_with_weight, unweighted
 from hessflat.utils.errors import InputError
 
 # Relative to the largest loss of a batch: sums of losses in single precision are closer, whatever their order.
@@ -48,9 +40,9 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     Raises:
         InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
     """
-    params, batches, extra = _checked(params, data, state)
+    params, batches, extra = checked(params, data, state)
     _require_scalar("loss(params, batch)", loss, params, unweighted(batches.arrays), *extra)
-    return _single(hessian_product, (loss,), ("mean",), params, batches, state)
+    return single_term(hessian_product, (loss,), ("mean",), params, batches, state)
 
 
 def gauss_newton(
@@ -70,7 +62,7 @@ def gauss_newton(
     Raises:
         InputError: as `hessian`; outputs that are not floating point.
     """
-    return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state)
+    return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state)
 
 
 def residual(
@@ -84,85 +76,7 @@ def residual(
     Raises:
         InputError: as `gauss_newton`.
     """
-    return _operator_on_outputs(residual_product, predict, criterion, params, data, state)
-
-
-def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None) -> Operator:
-    """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
-
-    It uses the labels of the data; `model_fisher` takes the expectation over the model's predictions instead.
-
-    Args:
-        losses: `losses(params, batch)` -> per-example losses [n].
-        params: the point at which gradients are taken.
-        data: the examples of the mean.
-        state: a third argument of `losses`, if given.
-
-    Raises:
-        InputError: as `hessian`; losses that are not one number per example.
-    """
-    params, batches, extra = _checked(params, data, state)
-    shape = getattr(
-        numerics.output_shapes("losses(params, batch)", losses, params, unweighted(batches.arrays), *extra),
-        "shape",
-        None,
-    )
-    expected = batches.arrays.weights.shape if isinstance(batches.arrays, Weighted) else (batches.num_examples,)
-    if shape != expected:
-        what = ", that of the weights," if isinstance(batches.arrays, Weighted) else ""
-        raise InputError(f"losses(params, batch) must have shape {expected},{what} got {shape}".replace(",,", ","))
-    return _single(gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, state)
-
-
-def model_fisher(
-    predict: Callable[..., Any],
-    params: Any,
-    data: Any,
-    likelihood: Literal["softmax"] | tuple[Callable[..., Any], Callable[..., Any]] = "softmax",
-    key: Array | None = None,
-    num_samples: int = 1,
-    state: Any = None,
-) -> Operator:
-    """The Fisher of the model, (1/N) Σ_i E_{y ~ p(y|f_i)} [g_i(y) g_i(y)ᵀ], with g_i(y) = −∇ log p(y | f(w, x_i)).
-
-    For a softmax it is exact, (1/N) Σ J_iᵀ (diag p − p pᵀ) J_i, and equal to the `gauss_newton` of the cross-entropy
-    with any labels. For another likelihood the expectation is the mean over `num_samples` labels, drawn once for each
-    example from `key`. The matrix is therefore the same at every product and for every batch size.
-
-    Args:
-        predict: `predict(params, batch)` -> outputs, an array [n, ...] (logits [n, C] for "softmax").
-        params: the point at which the curvature is taken.
-        data: the examples of the mean.
-        likelihood: "softmax", or `(sample, log_likelihood)` for one example: `sample(key, outputs)` -> a label, and
-            `log_likelihood(outputs, label)` -> log p, a scalar.
-        key: for drawing labels.
-        num_samples: the number of labels for each example.
-        state: a third argument of `predict`, if given.
-
-    Raises:
-        InputError: as `gauss_newton`; no key where one is needed; statistics over batches with drawn labels.
-    """
-    if likelihood == "softmax":
-        criterion = _cross_entropy if state is None else _cross_entropy_with_state
-        return _operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
-    if not isinstance(likelihood, tuple) or len(likelihood) != 2:
-        raise InputError(f"likelihood must be 'softmax' or (sample, log_likelihood), got {likelihood!r}")
-    numerics.require_count("num_samples", num_samples)
-    if key is None:
-        raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
-    numerics.require_key(key)
-    sample, log_likelihood = likelihood
-    params, batches, _ = _checked(params, data, state)
-    if batches.statistics_batch is not None:
-        raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
-    losses = SampledLosses(predict, log_likelihood)
-    with numerics.matmul_precision():
-        labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
-    pairs: Any = (unweighted(batches.arrays), labels)
-    if isinstance(batches.arrays, Weighted):
-        pairs = batches.arrays._replace(arrays=pairs)
-    drawn = dataclasses.replace(batches, arrays=pairs)
-    return _single(gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, state)
+    return operator_on_outputs(residual_product, predict, criterion, params, data, state)
 
 
 def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operator:
@@ -184,7 +98,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
     # There are no examples: a single one represents the map, whose arrays are constants.
-    return _single(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), arrays)
+    return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), arrays)
 
 
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -228,70 +142,7 @@ class KnownMap:
         return self.matvec(vector, *arrays)
 
 
-@dataclasses.dataclass(frozen=True)
-class SampledLosses:
-    """−log p of the drawn labels, [n, num_samples]; equal where the functions are the same."""
-
-    predict: Callable[..., Any]
-    log_likelihood: Callable[..., Any]
-
-    def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
-        data, labels = batch
-        outputs = self.predict(params, data, *state)
-        one = jax.vmap(self.log_likelihood, in_axes=(None, 0))
-        result: Array = -jax.vmap(one)(outputs, labels)
-        return result
-
-
-def _draw_labels(
-    predict: Callable[..., Any],
-    sample: Callable[..., Any],
-    params: Any,
-    batches: Batches,
-    state: Any,
-    key: Array,
-    num_samples: int,
-) -> Any:
-    """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
-    extra = () if state is None else (state,)
-
-    def for_one(key: Array, outputs: Any) -> Any:
-        return jax.vmap(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
-
-    @jax.jit
-    def for_batch(params: Any, batch: Any, extra: Any, start: Array) -> Any:
-        outputs = predict(params, batch, *extra)
-        numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
-        return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
-
-    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]
-    return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
-
-
-def half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
-    """Its second derivative is the identity over n, so the Gauss-Newton matrix becomes the mean of g gᵀ."""
-    return 0.5 * weighted_mean(losses**2, batch)
-
-
-def weighted_mean(values: Array, batch: Any) -> Array:
-    """The mean of `values` [n, ...], weighted where the batch is; its weights [n, ...] may have fewer axes."""
-    if not isinstance(batch, Weighted):
-        return jnp.mean(values)
-    weights = batch.weights
-    of_each = jnp.mean(values, axis=tuple(range(weights.ndim, values.ndim)))
-    return jnp.sum(weights.astype(values.dtype) * of_each) / len(values)
-
-
-def _cross_entropy(logits: Array, batch: Any) -> Array:
-    """Against class 0: the second derivative in the logits is that for any label."""
-    return -weighted_mean(jax.nn.log_softmax(logits)[..., 0], batch)
-
-
-def _cross_entropy_with_state(logits: Array, batch: Any, state: Any) -> Array:
-    return _cross_entropy(logits, batch)
-
-
-def _operator_on_outputs(
+def operator_on_outputs(
     product: Callable[..., Any],
     predict: Callable[..., Any],
     criterion: Callable[..., Any],
@@ -300,15 +151,15 @@ def _operator_on_outputs(
     state: Any,
     returns: Returns = "mean",
 ) -> Operator:
-    params, batches, extra = _checked(params, data, state)
+    params, batches, extra = checked(params, data, state)
     outputs = numerics.output_shapes("predict(params, batch)", predict, params, unweighted(batches.arrays), *extra)
     numerics.require_floating("predict(params, batch)", outputs)
     batch = unweighted(batches.arrays) if returns == "mean" else batches.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
-    return _single(product, (predict, criterion), ("each", returns), params, batches, state)
+    return single_term(product, (predict, criterion), ("each", returns), params, batches, state)
 
 
-def _checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
+def checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params)
     extra = () if state is None else (numerics.as_arrays("state", state),)
@@ -323,7 +174,7 @@ def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None
         raise InputError(f"{what} must be a scalar, the mean over the batch, got {came}")
 
 
-def _single(
+def single_term(
     product: Callable[..., Any],
     functions: tuple[Callable[..., Any], ...],
     returns: tuple[Returns, ...],

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
+from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError
 
 
 class Devices(NamedTuple):
@@ -32,13 +33,6 @@ class Devices(NamedTuple):
     def pieces(self) -> int:
         """Number of pieces that the examples are in."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
-
-
-class Weighted(NamedTuple):
-    """Examples with their weights, whose mean over the data set is 1: what a batch is where `weights` are given."""
-
-    arrays: Any  # [n, ...]
-    weights: Array  # [n, ...]
 
 
 @partial(
@@ -131,8 +125,6 @@ def as_batches(data: Any) -> Batches:
     """
     batches = data if isinstance(data, Batches) else Batches(data)
     arrays = numerics.as_arrays("data", batches.arrays)
-    if batches.weights is not None:
-        arrays = Weighted(arrays, _weights(arrays, batches.weights))
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
@@ -154,82 +146,10 @@ def as_batches(data: Any) -> Batches:
             f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
             f"got {statistics}"
         )
-    return Batches(normalised(arrays), size, statistics, None, devices)
-
-
-def _weights(arrays: Any, weights: Any) -> Array:
-    """The weights, by name or as they are, in float32 at least and where the examples are."""
-    if isinstance(weights, str):
-        leaves = jax.tree.leaves_with_path(arrays)
-        named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-        if weights not in named:
-            raise InputError(f"no array of data is named {weights!r}; {nearest(weights, named)}")
-        weights = named[weights]
-    (array,) = jax.tree.leaves(numerics.as_arrays("weights", weights))
-    result: Array = numerics.widened(array)
-    devices = _sharded_axes(jax.tree.leaves(arrays)[0])
-    if devices is None:
-        return result
-    return jax.device_put(result, NamedSharding(devices.mesh, PartitionSpec(devices.axes)))
-
-
-def normalised(arrays: Any) -> Any:
-    """`arrays`, their weights (if any) divided by their sum over all and multiplied by N.
-
-    Raises:
-        InputError: weights below 0, or 0 throughout.
-    """
-    if not isinstance(arrays, Weighted):
-        return arrays
-    weights = arrays.weights
-    if not numerics.any_traced(weights):
-        if float(weights.min()) < 0:
-            raise InputError(f"weights must be at least 0, got {float(weights.min()):g}")
-        if not float(weights.max()) > 0:
-            raise InputError("weights must not be 0 throughout: there would be nothing to take a mean over")
-    return Weighted(arrays.arrays, weights * (len(weights) / weights.sum()))
-
-
-def unweighted(arrays: Any) -> Any:
-    """The arrays as the user's functions take them."""
-    return arrays.arrays if isinstance(arrays, Weighted) else arrays
-
-
-def example_with_weight(arrays: Any) -> Any:
-    """One example [1, ...] that has weight, where some have none; None where all have, or there are no weights.
-
-    It stands in for a batch without any weight, whose own loss would be 0 / 0.
-    """
-    if not isinstance(arrays, Weighted):
-        return None
-    totals = arrays.weights.reshape(len(arrays.weights), -1).sum(axis=1)
-    if not numerics.any_traced(totals) and float(totals.min()) > 0:
-        return None
-    best = jnp.argmax(totals)
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, best, 1), arrays.arrays)
-
-
-def evaluate(
-    function: Callable[..., Any], returns: "Returns", x: Any, batch: Any, spare: Any, extra: tuple[Any, ...]
-) -> Any:
-    """`function(x, batch, *extra)`; a mean over a weighted batch counts by the batch's share of the weights.
-
-    Args:
-        function: the user's, of parameters or outputs.
-        returns: what it gives.
-        x: parameters or outputs.
-        batch: arrays [n, ...], or `Weighted` ones.
-        spare: what `example_with_weight` gives.
-        extra: the state, if there is one.
-    """
-    if not isinstance(batch, Weighted) or returns == "weighted mean":
-        return function(x, batch, *extra)
-    share = batch.weights.sum() / len(batch.weights)
-    arrays = batch.arrays
-    if spare is not None:
-        arrays = jax.tree.map(lambda a, one: jnp.where(share > 0, a, jnp.broadcast_to(one, a.shape)), arrays, spare)
-    result = function(x, arrays, *extra)
-    return jax.tree.map(lambda r: share.astype(r.dtype) * r, result) if returns == "mean" else result
+    if batches.weights is not None:
+        place = None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
+        arrays = weighted(arrays, batches.weights, place)
+    return Batches(arrays, size, statistics, None, devices)
 
 
 def _common_devices(arrays: Any) -> Devices | None:
@@ -254,10 +174,6 @@ def _sharded_axes(x: Array) -> Devices | None:
 
 
 Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
-
-# What a function gives for a batch: something for each example, its mean over them, or a mean that it takes itself of a
-# `Weighted` batch, where there are weights.
-Returns = Literal["each", "mean", "weighted mean"]
 
 
 @partial(
@@ -304,14 +220,14 @@ def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
 
 def _bound(term: Term, position: int, function: Callable[..., Any], returns: Returns) -> Callable[..., Any]:
     extra = () if term.state is None else (term.state,)
-    statistics, weighted = term.batches.statistics_batch, isinstance(term.batches.arrays, Weighted)
+    statistics, has_weights = term.batches.statistics_batch, isinstance(term.batches.arrays, Weighted)
 
     def with_rest(x: Any, batch: Any) -> Any:
         if position == 0 and term.rest is not None:
             x = numerics.merge(x, term.rest)
-        return evaluate(function, returns, x, batch, term.spare, extra)
+        return evaluate(function, returns, x, batch, term.spare, extra) if has_weights else function(x, batch, *extra)
 
-    call = function if term.rest is None and not extra and not weighted else with_rest
+    call = function if term.rest is None and not extra and not has_weights else with_rest
     if statistics is None or term.batches.num_examples <= statistics:
         return call
 

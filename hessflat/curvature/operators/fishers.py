@@ -1,0 +1,245 @@
+"""Fisher matrices: of the labels that the data have, and of those that the model would draw.
+
+Both are means of g gᵀ, with g the gradient of one negative log-likelihood. Whether that is the likelihood of an example
+or of one of its tokens is said by `per`, and not guessed from the shape of an array.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hessflat.curvature import numerics
+from hessflat.curvature.operators.matrices import checked, gauss_newton_product, operator_on_outputs, single_term
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Batches
+from hessflat.curvature.operators.weights import Weighted, unweighted, weighted_mean
+from hessflat.utils.errors import InputError, require_known
+
+Likelihood = Literal["softmax", "bernoulli", "gaussian"]
+Sampled = tuple[Callable[..., Any], Callable[..., Any]]
+Per = Literal["example", "token"]
+
+
+def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None, per: Per | None = None) -> Operator:
+    """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
+
+    It uses the labels of the data; `model_fisher` takes the expectation over the model's predictions instead.
+
+    Args:
+        losses: `losses(params, batch)` -> per-example losses [n], or [n, ...] with one for each token.
+        params: the point at which gradients are taken.
+        data: the examples of the mean.
+        state: a third argument of `losses`, if given.
+        per: needed where there is more than one loss for each example. "token" takes g of every single loss, and the
+            mean over all of them; "example" takes g of their sum over an example, and the mean over examples.
+
+    Raises:
+        InputError: as `hessian`; losses without a leading axis of examples; no `per` where it is needed.
+    """
+    params, batches, extra = checked(params, data, state)
+    result = numerics.output_shapes("losses(params, batch)", losses, params, unweighted(batches.arrays), *extra)
+    shape = getattr(result, "shape", ())
+    if shape[:1] != (batches.num_examples,):
+        came = f"shape {shape}" if hasattr(result, "shape") else "a tree"
+        raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},) or more axes, got {came}")
+    if _per("losses(params, batch)", shape, batches.arrays, per) == "example" and len(shape) > 1:
+        losses = SummedLosses(losses)
+    return single_term(
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, state
+    )
+
+
+def model_fisher(
+    predict: Callable[..., Any],
+    params: Any,
+    data: Any,
+    likelihood: Likelihood | Sampled = "softmax",
+    key: Array | None = None,
+    num_samples: int = 1,
+    state: Any = None,
+    per: Per | None = None,
+) -> Operator:
+    """The Fisher of the model, (1/N) Σ_i E_{y ~ p(y|f_i)} [g_i(y) g_i(y)ᵀ], with g_i(y) = −∇ log p(y | f(w, x_i)).
+
+    A likelihood that is named is exact, (1/N) Σ J_iᵀ F_i J_i with F_i the Fisher of the outputs, and equal to the
+    `gauss_newton` of its negative log-likelihood with any labels. For another likelihood the expectation is the mean
+    over `num_samples` labels, drawn once for each example from `key`. The matrix is therefore the same at every product
+    and for every batch size.
+
+    Args:
+        predict: `predict(params, batch)` -> outputs, an array [n, ...].
+        params: the point at which the curvature is taken.
+        data: the examples of the mean.
+        likelihood: "softmax" for logits [n, ..., C] of one class among C, F_i = diag p − p pᵀ; "bernoulli" for one
+            logit [n, ...] of each label that is 0 or 1, F_i = p (1 − p); "gaussian" for means [n, ...] of unit
+            variance, F_i = 1; or `(sample, log_likelihood)` for one example: `sample(key, outputs)` -> a label, and
+            `log_likelihood(outputs, label)` -> log p, a scalar.
+        key: for drawing labels.
+        num_samples: the number of labels for each example.
+        state: a third argument of `predict`, if given.
+        per: needed where an example has more than one label. "example": its likelihood is the product over its labels,
+            and the mean is over examples. "token": the mean is over all labels.
+
+    Raises:
+        InputError: as `gauss_newton`; outputs that are not those of the likelihood; no `per` or no key where one is
+            needed; statistics over batches with drawn labels.
+    """
+    if isinstance(likelihood, str):
+        require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
+        checked_params, batches, extra = checked(params, data, state)
+        outputs = numerics.output_shapes(
+            "predict(params, batch)", predict, checked_params, unweighted(batches.arrays), *extra
+        )
+        shape = _shape_of_labels(likelihood, outputs, batches.num_examples)
+        criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, batches.arrays, per))
+        return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
+    if not isinstance(likelihood, tuple) or len(likelihood) != 2:
+        raise InputError(
+            f"likelihood must be 'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood), got {likelihood!r}"
+        )
+    numerics.require_count("num_samples", num_samples)
+    if key is None:
+        raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
+    numerics.require_key(key)
+    sample, log_likelihood = likelihood
+    params, batches, _ = checked(params, data, state)
+    if batches.statistics_batch is not None:
+        raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
+    losses = SampledLosses(predict, log_likelihood)
+    with numerics.matmul_precision():
+        labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
+    pairs: Any = (unweighted(batches.arrays), labels)
+    if isinstance(batches.arrays, Weighted):
+        if batches.arrays.weights.ndim > 1:
+            raise InputError("labels are drawn for whole examples: give weights [N], one for each of them")
+        pairs = batches.arrays._replace(arrays=pairs)
+    drawn = dataclasses.replace(batches, arrays=pairs)
+    return single_term(
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, state
+    )
+
+
+def half_mean_square(losses: Array, batch: Any, *state: Any) -> Array:
+    """Its second derivative is the identity over n, so the Gauss-Newton matrix becomes the mean of g gᵀ."""
+    return 0.5 * weighted_mean(losses**2, batch)
+
+
+# Of each label, without terms that depend on it: what is left has the second derivative that any label gives.
+_NEGATIVE_LOG_LIKELIHOODS: Mapping[str, Callable[[Array], Array]] = {
+    "softmax": lambda logits: -jax.nn.log_softmax(logits)[..., 0],
+    "bernoulli": jax.nn.softplus,
+    "gaussian": lambda means: means**2 / 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFreeCriterion:
+    """The mean negative log-likelihood, without terms that depend on labels; equal where likelihood and mean are."""
+
+    likelihood: Likelihood
+    per: Per
+
+    def __call__(self, outputs: Array, batch: Any, *state: Any) -> Array:
+        values = _NEGATIVE_LOG_LIKELIHOODS[self.likelihood](outputs)
+        if self.per == "example":
+            values = values.reshape(len(values), -1).sum(axis=1)
+        return weighted_mean(values, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class SummedLosses:
+    """The losses of each example, summed over its tokens: [n, ...] -> [n]. Equal where `losses` is the same."""
+
+    losses: Callable[..., Any]
+
+    def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
+        losses = self.losses(params, batch, *state)
+        result: Array = losses.reshape(len(losses), -1).sum(axis=1)
+        return result
+
+
+def _per(what: str, shape: tuple[int, ...], arrays: Any, per: Per | None) -> Per:
+    """What the mean is over, of quantities of that `shape`, one for each label.
+
+    Raises:
+        InputError: more than one label for each example and nothing that says what is meant; weights of another shape.
+    """
+    if per is not None:
+        require_known("value of per", [per], ("example", "token"))
+    weights = arrays.weights.shape if isinstance(arrays, Weighted) else shape[:1]
+    if len(weights) > 1:
+        if weights != shape[: len(weights)] or per == "example":
+            raise InputError(
+                f"weights of shape {weights} are for single tokens, of which {what} has {shape}; they must agree, and "
+                "per be 'token'"
+            )
+        return "token"
+    if per is None and any(n > 1 for n in shape[1:]):
+        raise InputError(
+            f"{what} has {shape[1:]} labels for each example; say per='token' for the mean over all of them, or "
+            "per='example' for the likelihood of an example, their product"
+        )
+    return per or "example"
+
+
+def _shape_of_labels(likelihood: Likelihood, outputs: Any, number: int) -> tuple[int, ...]:
+    """The leading axes of `outputs`, without that of classes."""
+    shape = getattr(outputs, "shape", None)
+    if shape is None or shape[:1] != (number,):
+        came = "a tree" if shape is None else f"shape {shape}"
+        raise InputError(f"predict(params, batch) must be one array [{number}, ...] for a likelihood, got {came}")
+    if likelihood != "softmax":
+        return tuple(shape)
+    if len(shape) < 2 or shape[-1] < 2:
+        raise InputError(
+            f"a softmax needs logits [n, ..., C] of at least two classes, got shape {shape}; for one logit of a label "
+            "that is 0 or 1 take likelihood='bernoulli'"
+        )
+    return tuple(shape[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledLosses:
+    """−log p of the drawn labels, [n, num_samples]; equal where the functions are the same."""
+
+    predict: Callable[..., Any]
+    log_likelihood: Callable[..., Any]
+
+    def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
+        data, labels = batch
+        outputs = self.predict(params, data, *state)
+        one = jax.vmap(self.log_likelihood, in_axes=(None, 0))
+        result: Array = -jax.vmap(one)(outputs, labels)
+        return result
+
+
+def _draw_labels(
+    predict: Callable[..., Any],
+    sample: Callable[..., Any],
+    params: Any,
+    batches: Batches,
+    state: Any,
+    key: Array,
+    num_samples: int,
+) -> Any:
+    """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
+    extra = () if state is None else (state,)
+
+    def for_one(key: Array, outputs: Any) -> Any:
+        return jax.vmap(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
+
+    @jax.jit
+    def for_batch(params: Any, batch: Any, extra: Any, start: Array) -> Any:
+        outputs = predict(params, batch, *extra)
+        numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
+        return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
+
+    parts = [
+        for_batch(params, unweighted(batches.take(start, size)), extra, jnp.asarray(start))
+        for start, size in batches.cuts
+    ]
+    return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
