@@ -25,10 +25,10 @@ ALLOWED = {("analysis/names.py", "measures")}
 FLOORS = {
     "curvature": (
         {"numerics"},
-        {"estimates"},
         {"operators"},
         {"jacobian", "exact", "landscape"},
-        {"krylov", "stochtrace"},
+        {"stochtrace"},
+        {"krylov"},
         {"minibatch", "decomposition", "diagnostics"},
     ),
     "runs": (

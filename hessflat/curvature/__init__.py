@@ -19,7 +19,6 @@ True
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
-from hessflat.curvature.estimates import Estimate, RitzValue
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
@@ -48,7 +47,7 @@ from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches
-from hessflat.curvature.stochtrace.hutchinson import Moments, frobenius, moments
+from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 
 __all__ = [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import estimates, numerics
+from hessflat.curvature import numerics
 from hessflat.curvature.exact.dense import ExactSpectrum, require_dense, solve_dense
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, step_callback
@@ -25,7 +25,8 @@ from hessflat.curvature.operators.matrices import (
     residual_product,
 )
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.stochtrace.hutchinson import Moments, moments_from_samples, quadratic
+from hessflat.curvature.stochtrace import estimates
+from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
 from hessflat.utils import hardware
 
 

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import estimates, numerics
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Term, bound_functions
 from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
+from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat.config import at_least, each
-from hessflat.curvature.stochtrace.hutchinson import quadratic_samples
+from hessflat.curvature.stochtrace.estimates import quadratic_samples
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_batches, modes_by_suffix
 from hessflat.measures.measurement import Measure, Measurement, TraceProbes
 

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import estimates, numerics
+from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
 
 # The number of examples of the tests by differences and by parts of the data.

@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.estimates import RitzValue
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import step_callback
 from hessflat.curvature.krylov.recurrence import State, breakdown_tolerance, initial_state, python_steps, scan_steps
@@ -19,6 +18,7 @@ from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Devices, loop_for
+from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest

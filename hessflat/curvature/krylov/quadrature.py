@@ -8,11 +8,12 @@ import numpy as np
 from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
-from hessflat.curvature import estimates, numerics
-from hessflat.curvature.estimates import Estimate, ProductCost, RitzValue
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.stochtrace import estimates
+from hessflat.curvature.stochtrace.estimates import Estimate, ProductCost, RitzValue
 from hessflat.utils.errors import InputError
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import estimates, numerics
-from hessflat.curvature.estimates import Estimate
+from hessflat.curvature import numerics
 from hessflat.curvature.numerics import Probe, accurate_dot
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite
 from hessflat.curvature.operators.terms import loop_for
-from hessflat.curvature.stochtrace.hutchinson import quadratic, quadratic_samples
+from hessflat.curvature.stochtrace import estimates
+from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, nearest
 

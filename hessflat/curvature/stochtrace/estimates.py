@@ -1,4 +1,8 @@
-"""Moments of the spectrum from random probes, one product each."""
+"""Records of measurements with their errors and costs; moments of the spectrum from random probes, one product each.
+
+`Estimate` is for means over random probes (with a standard error), `RitzValue` for eigenvalues (with a bound). Both end
+with the three fields of `ProductCost`, as do all records of measurements.
+"""
 
 import time
 from functools import partial
@@ -9,13 +13,81 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import estimates, numerics
-from hessflat.curvature.estimates import Estimate, ProductCost
+from hessflat.curvature import numerics
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.utils.convolution import Loop
+
+
+class ProductCost(NamedTuple):
+    """The cost of a measurement."""
+
+    num_products: int  # products with the operator
+    seconds: float  # wall time, compilation included
+    precision: str  # of matrix products, as `numerics.precision_name` gives it
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error over probes; the standard error is nan for a single probe."""
+
+    value: float
+    standard_error: float
+    num_products: int
+    seconds: float
+    precision: str
+
+
+class RitzValue(NamedTuple):
+    """An eigenvalue estimate: some eigenvalue of the operator lies within `residual` of `value`."""
+
+    value: float
+    residual: float
+    num_products: int
+    seconds: float
+    precision: str
+
+
+def cost_since(began: float, num_products: int) -> ProductCost:
+    """The cost of a measurement that started at `began`, a value of `time.perf_counter`, at the current precision."""
+    return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name())
+
+
+def mean(samples: np.ndarray, cost: ProductCost) -> Estimate:
+    """The mean of independent samples [k] and its standard error s / √k."""
+    samples = np.asarray(samples, np.float64)
+    return Estimate(float(samples.mean()), float(standard_error(samples)), *cost)
+
+
+def standard_error(samples: np.ndarray) -> np.ndarray:
+    """S / √k of the mean over the last axis, [..., k] -> [...]; nan where k is 1."""
+    count = samples.shape[-1]
+    if count == 1:
+        return np.full(samples.shape[:-1], np.nan)
+    result: np.ndarray = samples.std(axis=-1, ddof=1) / np.sqrt(count)
+    return result
+
+
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """`factor` times an estimate."""
+    return estimate._replace(value=factor * estimate.value, standard_error=abs(factor) * estimate.standard_error)
+
+
+def square_root(estimate: Estimate) -> Estimate:
+    """√ of an estimate, its error by the delta method: σ / (2 √value)."""
+    value = np.sqrt(max(estimate.value, 0.0))
+    error = estimate.standard_error / (2 * value) if value > 0 else estimate.standard_error
+    return estimate._replace(value=float(value), standard_error=float(error))
+
+
+def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: ProductCost) -> Estimate:
+    """(mean a)² / mean b of paired samples [k], with its error by the delta method; 0 where every b is 0."""
+    a, b = float(numerators.mean()), float(denominators.mean())
+    if b == 0:
+        return Estimate(0.0, 0.0, *cost)
+    influence = 2 * a / b * numerators - (a / b) ** 2 * denominators
+    return Estimate(a**2 / b, float(standard_error(influence)), *cost)
 
 
 class Moments(NamedTuple):
@@ -50,7 +122,7 @@ def moments(
     """
     began = time.perf_counter()
     samples = quadratic_samples(op, key, num_probes, probe, loop)
-    return moments_from_samples(samples, op.size, estimates.cost_since(began, num_probes))
+    return moments_from_samples(samples, op.size, cost_since(began, num_probes))
 
 
 def frobenius(
@@ -63,11 +135,11 @@ def frobenius(
 def moments_from_samples(samples: np.ndarray, size: int, cost: ProductCost) -> Moments:
     """The moments of an operator of that size from the values of `quadratic` for each of k probes, [k, 3]."""
     first, second, scale = np.asarray(samples, np.float64).T
-    mean_eigenvalue, second_moment = estimates.mean(scale * first, cost), estimates.mean(scale**2 * second, cost)
+    mean_eigenvalue, second_moment = mean(scale * first, cost), mean(scale**2 * second, cost)
     return Moments(
-        estimates.scaled(mean_eigenvalue, size),
+        scaled(mean_eigenvalue, size),
         mean_eigenvalue,
-        estimates.square_root(estimates.scaled(second_moment, size)),
+        square_root(scaled(second_moment, size)),
         second_moment,
         *cost,
     )
