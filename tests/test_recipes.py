@@ -370,7 +370,7 @@ def test_an_optimiser_is_a_function_and_a_line(project):
     steps = recipe("An **optimiser**: 1 edited")
     assert "A function `(learning_rate, l2, mask, *, settings) -> optax.GradientTransformation`" in steps
     assert "`OPTIMISERS`, below it" in steps
-    path = project / "hessflat/training/optimisers.py"
+    path = project / "hessflat/training/optimisation.py"
     function = '''def sign(
     learning_rate: optax.Schedule,
     l2: jax.Array,
@@ -402,7 +402,7 @@ def test_a_schedule_is_a_function_and_a_line(project):
     steps = recipe("A learning-rate **schedule**: 1 edited")
     assert "A function `(num_epochs, average_from, *, settings) -> Schedule`" in steps
     assert "`SCHEDULES`, below it" in steps
-    path = project / "hessflat/training/optimisers.py"
+    path = project / "hessflat/training/optimisation.py"
     function = '''def still(
     num_epochs: int, average_from: int, *, share: Annotated[float, between(0, 1), "of the initial rate"] = 0.0
 ) -> Schedule:
@@ -421,9 +421,9 @@ def test_a_schedule_is_a_function_and_a_line(project):
 @pytest.mark.slow
 def test_a_loss_is_a_function_and_an_entry(project):
     steps = " ".join(recipe("A **loss**: 1 edited").split())
-    assert "in `training/losses.py`" in steps
+    assert "in `training/optimisation.py`" in steps
     assert "Its entry in `LOSSES`, below it" in steps
-    path = project / "hessflat/training/losses.py"
+    path = project / "hessflat/training/optimisation.py"
     function = '''def flat(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """The same for all outputs."""
     return 0.75 + 0 * jnp.sum(outputs * targets, axis=-1)

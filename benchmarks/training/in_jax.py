@@ -29,7 +29,7 @@ from hessflat import models
 from hessflat.config import override
 from hessflat.runs import checkpoints
 from hessflat.runs.schema import base_config, freeze, replace
-from hessflat.training.losses import cross_entropy, make_targets
+from hessflat.training.optimisation import cross_entropy, make_targets
 from hessflat.training.step import PRECISIONS, Batch, make_gradient
 from hessflat.training.trainer import make_hyperparams, make_trainer
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Batches, as_batches
-from hessflat.curvature.operators.weights import evaluate, example_with_weight, unweighted
+from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
 from hessflat.utils.errors import InputError, nearest
 
 Normalise = Literal["filter", "layer", "unit"]
@@ -174,8 +174,8 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
     extra = () if state is None else (state,)
-    spare = example_with_weight(batches.arrays)
-    outputs = numerics.output_shapes("function(params, batch)", function, points[0], unweighted(batches.arrays), *extra)
+    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
+    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.unweighted, *extra)
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape != ():
             raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")

@@ -25,7 +25,7 @@ from hessflat.config import at_least
 from hessflat.curvature import numerics
 from hessflat.measures.eval_state import OPERATORS, EvalState, as_float64
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes
-from hessflat.training.losses import make_targets
+from hessflat.training.optimisation import make_targets
 from hessflat.training.step import update_batch_stats
 from hessflat.utils.errors import SettingError
 

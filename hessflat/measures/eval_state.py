@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import hessflat.curvature as cv
 from hessflat.config import at_least, each, one_of, positive, whole
 from hessflat.models import Model
-from hessflat.training.losses import LOSSES, make_targets
+from hessflat.training.optimisation import LOSSES, make_targets
 from hessflat.utils import hardware
 from hessflat.utils.errors import SettingError
 

@@ -3,7 +3,7 @@
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, chunk_size, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scalars
-from hessflat.training.losses import LOSSES
+from hessflat.training.optimisation import LOSSES
 
 
 def jacobian(state: EvalState) -> Measurement:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, curvature_batches, modes_by_suffix
 from hessflat.measures.measurement import Measure, Measurement, Scalars
-from hessflat.training.losses import LOSSES
+from hessflat.training.optimisation import LOSSES
 from hessflat.utils.errors import InputError
 
 
@@ -41,7 +41,7 @@ def outputs(state: EvalState) -> Measurement:
             if loss < least - 1e-3 * max(1.0, abs(least)):  # more than rounding
                 raise InputError(
                     f"the loss {state.loss!r} is {loss:g}, below {least:g}, the least that its entry in LOSSES of "
-                    "training/losses.py gives for these targets; mend `least` there, or set it to None"
+                    "training/optimisation.py gives for these targets; mend `least` there, or set it to None"
                 )
             scalars[f"{prefix}.excess_loss"] = loss - least
     return Measurement(scalars, {})

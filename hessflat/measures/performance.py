@@ -11,7 +11,7 @@ import optax
 from hessflat.measures.eval_state import EvalState, Splits, chunk_size
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import input_size, num_neurons, num_params
-from hessflat.training.losses import LOSSES, LossFunction, are_classes, make_targets
+from hessflat.training.optimisation import LOSSES, LossFunction, are_classes, make_targets
 
 Split = Mapping[str, jax.Array]
 

@@ -19,7 +19,7 @@ from hessflat.measures import MEASURES
 from hessflat.runs.jobs import Job, due_at, load_data
 from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training.config import ModelConfig
-from hessflat.training.losses import LOSSES, cross_entropy, make_targets
+from hessflat.training.optimisation import LOSSES, cross_entropy, make_targets
 from hessflat.utils.progress import Reporter
 
 _EXAMPLES = 8

@@ -20,7 +20,7 @@ from hessflat.config import changed, flatten, thaw
 from hessflat.measures import MEASURES, timetable_steps
 from hessflat.runs import run_folder, writers
 from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, plain, replace
-from hessflat.training.losses import LOSSES, are_classes
+from hessflat.training.optimisation import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils import hardware
 from hessflat.utils.errors import DamagedError, InputError

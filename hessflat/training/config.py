@@ -5,8 +5,7 @@ from typing import Annotated
 
 from hessflat.config import Settings, anything, at_least, below, between, builders, one_of, positive, single, whole
 from hessflat.models import MODELS
-from hessflat.training.losses import LOSSES, losses_by_targets
-from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS
+from hessflat.training.optimisation import LOSSES, OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS, losses_by_targets
 from hessflat.training.step import PRECISIONS
 
 

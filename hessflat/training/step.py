@@ -13,7 +13,7 @@ import optax
 from flax import struct
 
 from hessflat.models import Model
-from hessflat.training.losses import LossFunction
+from hessflat.training.optimisation import LossFunction
 from hessflat.utils.convolution import canonical
 
 # JAX's names for what accelerators do to the factors of a product; sums are in float32.

@@ -17,8 +17,7 @@ from jax.sharding import Mesh
 from hessflat import models
 from hessflat.training.augmentation import augment, mixup
 from hessflat.training.config import TrainingConfig
-from hessflat.training.losses import LOSSES, make_targets
-from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS
+from hessflat.training.optimisation import LOSSES, OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS, make_targets
 from hessflat.training.step import (
     Batch,
     Gradient,

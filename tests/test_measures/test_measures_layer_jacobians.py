@@ -8,7 +8,7 @@ from measured import eval_state, measured
 
 from hessflat import models
 from hessflat.measures import Protocol, layer_jacobians
-from hessflat.training.losses import LOSSES
+from hessflat.training.optimisation import LOSSES
 from hessflat.utils.errors import InputError
 
 
@@ -136,7 +136,7 @@ def test_a_loss_below_what_its_entry_says_is_refused_in_one_line(monkeypatch):
         measured(network(8), "outputs")
         .failed["outputs"]
         .endswith(
-            ", below 50, the least that its entry in LOSSES of training/losses.py gives for these targets; "
+            ", below 50, the least that its entry in LOSSES of training/optimisation.py gives for these targets; "
             "mend `least` there, or set it to None"
         )
     )

@@ -15,8 +15,7 @@ import pytest
 
 from hessflat import models
 from hessflat.training.augmentation import mixup
-from hessflat.training.losses import cross_entropy, make_targets
-from hessflat.training.optimisers import OPTIMISERS, WEIGHT_DECAY_MASKS
+from hessflat.training.optimisation import OPTIMISERS, WEIGHT_DECAY_MASKS, cross_entropy, make_targets
 from hessflat.training.step import Batch, make_gradient, sam_perturb, update_average
 
 pytestmark = pytest.mark.exact

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hessflat.training.augmentation import PADDING, augment, mixup
-from hessflat.training.losses import LOSSES, make_targets
-from hessflat.training.optimisers import OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS
+from hessflat.training.optimisation import LOSSES, OPTIMISERS, SCHEDULES, WEIGHT_DECAY_MASKS, make_targets
 from hessflat.training.step import sam_perturb
 from hessflat.utils.errors import InputError
 

@@ -7,7 +7,7 @@ import pytest
 
 from hessflat import config
 from hessflat.runs import schema
-from hessflat.training.losses import LOSSES
+from hessflat.training.optimisation import LOSSES
 from hessflat.training.trainer import make_hyperparams, make_trainer, train_runs
 from hessflat.utils.errors import InputError
 

@@ -16,7 +16,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import checked, gauss_newton_product, operator_on_outputs, single_term
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches
-from hessflat.curvature.operators.weights import Weighted, unweighted, weighted_mean
+from hessflat.curvature.operators.weights import Weighted, weighted_mean
 from hessflat.utils.errors import InputError, require_known
 
 Likelihood = Literal["softmax", "bernoulli", "gaussian"]
@@ -41,7 +41,7 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
         InputError: as `hessian`; losses without a leading axis of examples; no `per` where it is needed.
     """
     params, batches, extra = checked(params, data, state)
-    result = numerics.output_shapes("losses(params, batch)", losses, params, unweighted(batches.arrays), *extra)
+    result = numerics.output_shapes("losses(params, batch)", losses, params, batches.unweighted, *extra)
     shape = getattr(result, "shape", ())
     if shape[:1] != (batches.num_examples,):
         came = f"shape {shape}" if hasattr(result, "shape") else "a tree"
@@ -91,9 +91,7 @@ def model_fisher(
     if isinstance(likelihood, str):
         require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
         checked_params, batches, extra = checked(params, data, state)
-        outputs = numerics.output_shapes(
-            "predict(params, batch)", predict, checked_params, unweighted(batches.arrays), *extra
-        )
+        outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, batches.unweighted, *extra)
         shape = _shape_of_labels(likelihood, outputs, batches.num_examples)
         criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, batches.arrays, per))
         return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
@@ -112,7 +110,7 @@ def model_fisher(
     losses = SampledLosses(predict, log_likelihood)
     with numerics.matmul_precision():
         labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
-    pairs: Any = (unweighted(batches.arrays), labels)
+    pairs: Any = (batches.unweighted, labels)
     if isinstance(batches.arrays, Weighted):
         if batches.arrays.weights.ndim > 1:
             raise InputError("labels are drawn for whole examples: give weights [N], one for each of them")
@@ -238,8 +236,6 @@ def _draw_labels(
         numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
         return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
 
-    parts = [
-        for_batch(params, unweighted(batches.take(start, size)), extra, jnp.asarray(start))
-        for start, size in batches.cuts
-    ]
+    batches = dataclasses.replace(batches, arrays=batches.unweighted)
+    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]
     return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)

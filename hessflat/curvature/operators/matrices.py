@@ -18,7 +18,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions
-from hessflat.curvature.operators.weights import Returns, example_with_weight, unweighted
+from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils.errors import InputError
 
 # Relative to the largest loss of a batch: sums of losses in single precision are closer, whatever their order.
@@ -41,7 +41,7 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
         InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
     """
     params, batches, extra = checked(params, data, state)
-    _require_scalar("loss(params, batch)", loss, params, unweighted(batches.arrays), *extra)
+    _require_scalar("loss(params, batch)", loss, params, batches.unweighted, *extra)
     return single_term(hessian_product, (loss,), ("mean",), params, batches, state)
 
 
@@ -152,9 +152,9 @@ def operator_on_outputs(
     returns: Returns = "mean",
 ) -> Operator:
     params, batches, extra = checked(params, data, state)
-    outputs = numerics.output_shapes("predict(params, batch)", predict, params, unweighted(batches.arrays), *extra)
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
     numerics.require_floating("predict(params, batch)", outputs)
-    batch = unweighted(batches.arrays) if returns == "mean" else batches.arrays
+    batch = batches.unweighted if returns == "mean" else batches.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
     return single_term(product, (predict, criterion), ("each", returns), params, batches, state)
 
@@ -182,7 +182,7 @@ def single_term(
     batches: Batches,
     state: Any = None,
 ) -> Operator:
-    spare = example_with_weight(batches.arrays)
+    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     term = Term(product, functions, returns, params, batches, state=state, spare=spare)
     if product is not matvec_product:
         _require_mean(term)

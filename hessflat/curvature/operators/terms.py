@@ -78,6 +78,11 @@ class Batches:
         return result
 
     @property
+    def unweighted(self) -> Any:
+        """The arrays as the user's functions take them, without the weights, if there are any."""
+        return self.arrays.arrays if isinstance(self.arrays, Weighted) else self.arrays
+
+    @property
     def size(self) -> int:
         """The number of examples in every full batch."""
         size = self.num_examples if self.batch_size is None else min(self.batch_size, self.num_examples)

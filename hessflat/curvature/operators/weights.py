@@ -63,23 +63,16 @@ def normalised(batch: Weighted) -> Weighted:
     return Weighted(batch.arrays, weights * (len(weights) / weights.sum()))
 
 
-def unweighted(arrays: Any) -> Any:
-    """The arrays as the user's functions take them."""
-    return arrays.arrays if isinstance(arrays, Weighted) else arrays
-
-
-def example_with_weight(arrays: Any) -> Any:
-    """The example [1, ...] of the largest weight; None where all have weight, or there are no weights.
+def example_with_weight(batch: Weighted) -> Any:
+    """The example [1, ...] of the largest weight; None where all examples have weight.
 
     It replaces the examples of a batch without any weight, whose own loss would be 0 / 0.
     """
-    if not isinstance(arrays, Weighted):
-        return None
-    totals = arrays.weights.reshape(len(arrays.weights), -1).sum(axis=1)
+    totals = batch.weights.reshape(len(batch.weights), -1).sum(axis=1)
     if not numerics.any_traced(totals) and float(totals.min()) > 0:
         return None
     largest = jnp.argmax(totals)
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, largest, 1), arrays.arrays)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, largest, 1), batch.arrays)
 
 
 def evaluate(
