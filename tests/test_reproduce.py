@@ -128,5 +128,5 @@ def test_settings_and_unknown_names_are_one_line(tmp_path):
         reproduce.main(["--config.seed=1"])
     with pytest.raises(InputError, match="unknown experiment 'g_mpl'"):
         reproduce.main(["--exp=g_mpl"])
-    with pytest.raises(InputError, match="unknown value of --dry 'yes'"):
+    with pytest.raises(InputError, match="--dry must be one of 0, 1, got 'yes'"):
         reproduce.main(["--dry=yes"])

@@ -13,8 +13,8 @@ import jaxlib
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from hessflat.config import SCALES, changed, get
-from hessflat.utils.errors import InputError, debugging, nearest, require_known, show_traceback
+from hessflat.config import SCALES, changed, get, one_of, require
+from hessflat.utils.errors import InputError, debugging, nearest, show_traceback
 
 COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
 
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> None:
         if name in ("-h", "--help"):
             print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
             return
-        require_known("command", [name], COMMANDS)
+        require("command", name, one_of(COMMANDS))
         keep_compiled_code()
         sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
     except InputError as error:
@@ -93,7 +93,7 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
 
 def is_set(own: Mapping[str, str], name: str) -> bool:
     """Whether the flag of this name, 0 or 1, is 1."""
-    require_known(f"value of --{name}", [own[name]], ("0", "1"))
+    require(f"--{name}", own[name], one_of(("0", "1")))
     return own[name] == "1"
 
 
@@ -129,7 +129,7 @@ def split_target(target: str) -> tuple[Path, str]:
     """
     name, _, scale = target.partition(":")
     scale = scale or "small"
-    require_known("scale", [scale], SCALES)
+    require("scale", scale, one_of(SCALES))
     return (Path(name) if name.endswith(".py") else find_module("configs", name)), scale
 
 

@@ -10,7 +10,7 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, sweep
-from hessflat.config import SCALES
+from hessflat.config import SCALES, one_of, require
 from hessflat.report.build import build_report, print_summary
 from hessflat.runs import cost_model, jobs, pool, schema
 from hessflat.utils import progress
@@ -84,7 +84,7 @@ def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
     for setting in settings:
         if setting.removeprefix("--config.").partition("=")[0] not in schema.UNNAMED:
             raise InputError(f"an experiment's settings are its own; give {setting} to `make sweep` instead")
-    require_known("scale", [own["scale"]], SCALES)
+    require("scale", own["scale"], one_of(SCALES))
     named = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
     return Arguments(own, settings, named)
 

@@ -16,7 +16,7 @@ from hessflat.report.sections import Record, judge, tally
 from hessflat.runs import cost_model, pool, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
-from hessflat.utils.errors import InputError, require_known
+from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
 
 Planned = list[tuple[Experiment, list[Job]]]
@@ -26,10 +26,10 @@ PUBLISHED = Path("docs/results/report/claims.json")
 def main(argv: Sequence[str]) -> None:
     """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
     own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0"})
-    require_known("value of --dry", [own["dry"]], ("0", "1"))
+    is_dry = app.is_set(own, "dry")
     chosen = named or [experiment.load(name) for name in experiment.names()]
     planned = list_runs(chosen, own["scale"], Path(own["root"]), settings)
-    if own["dry"] == "1":
+    if is_dry:
         dry(planned, own["scale"], Path(own["out"]))
     else:
         anew = app.is_set(own, "anew")

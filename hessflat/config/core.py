@@ -120,6 +120,14 @@ def builder_settings(builder: Callable) -> dict[str, Setting]:
     return settings
 
 
+def require_settings(owner: str, prefix: str, values: Mapping[str, Any], known: Mapping[str, Setting]) -> None:
+    """Refuse values by name that `owner` has no settings for, or that break the rules of these."""
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"unknown setting of {owner} {name!r}; {nearest(name, known)}")
+        require(f"{prefix}.{name}", value, known[name].rule)
+
+
 def require(name: str, value: Any, rule: Rule) -> None:
     """Refuse a `value` that breaks its `rule`, in one line, with the nearest name where it must be one."""
     if not rule.holds(value):

@@ -9,10 +9,10 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config import at_least, below, builder_settings, finite, positive, require
+from hessflat.config import at_least, below, builder_settings, finite, positive, require_settings
 from hessflat.data import cache
 from hessflat.data import generator as generators
-from hessflat.utils.errors import InputError, nearest, require_known
+from hessflat.utils.errors import InputError, nearest
 from hessflat.utils.files import checksum
 
 Split = dict[str, np.ndarray]
@@ -163,9 +163,8 @@ def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
     """
     if name in SOURCES:
         known = builder_settings(SOURCES[name])
-        _require_settings(name, settings, known)
-        for key, value in settings.items():
-            require(f"{name}.{key}", value, known[key].rule)
+        _require_none(name, settings, known)
+        require_settings(f"data set {name!r}", name, settings, known)
         source = _checked(name, SOURCES[name](**settings))
         arrays = {f"train_{key}": value for key, value in source.train.items()}
         arrays |= {f"test_{key}": value for key, value in (source.test or {}).items()}
@@ -176,7 +175,7 @@ def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
         hint = nearest(name, names)
         known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
         raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
-    _require_settings(name, settings, {})
+    _require_none(name, settings, {})
     arrays, facts = cache.read(path)
     train, test = (
         {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels")} if f"{part}_inputs" in arrays else None
@@ -187,10 +186,9 @@ def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
     return _checked(name, source), facts["sha256"]
 
 
-def _require_settings(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _require_none(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     if settings and not known:
         raise InputError(f"data set {name!r} has no settings of its own, got {', '.join(settings)}; leave them out")
-    require_known(f"setting of data set {name!r}", settings, known)
 
 
 def _checked(name: str, source: Source) -> Source:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
-from hessflat.config import builder_settings, require
+from hessflat.config import builder_settings, one_of, require, require_settings
 from hessflat.models.layers import BatchNormLayer, Normalisation
 from hessflat.models.layerwise import Layer, apply_by_layer
-from hessflat.utils.errors import require_known
 
 __all__ = [
     "MODELS",
@@ -66,11 +65,8 @@ def build(name: str, num_classes: int, **settings: Any) -> Model:
 
     The same object each time, so that what is compiled for one run serves all runs of the same network.
     """
-    require_known("model", [name], MODELS)
-    known = builder_settings(MODELS[name])
-    require_known(f"setting of {name}", settings, known)
-    for setting, value in settings.items():
-        require(f"model.{name}.{setting}", value, known[setting].rule)
+    require("model", name, one_of(MODELS))
+    require_settings(name, f"model.{name}", settings, builder_settings(MODELS[name]))
     return _built(name, num_classes, tuple(sorted(settings.items())))
 
 

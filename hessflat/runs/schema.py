@@ -14,7 +14,6 @@ from hessflat.config import SCALES, Overrides, Rule, Settings, anything, at_leas
 from hessflat.data import SOURCES, DataOptions
 from hessflat.runs.writers import WRITERS
 from hessflat.training.config import TrainingConfig
-from hessflat.utils.errors import require_known
 
 _folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "letters, digits, _ . and - alone")
 
@@ -68,7 +67,7 @@ UNNAMED = ("writers", "devices")
 
 def base_config(scale: str) -> ConfigDict:
     """The locked ConfigDict with every default, for one of `SCALES`. What a configuration file changes."""
-    require_known("scale", [scale], SCALES)
+    configuration.require("scale", scale, one_of(SCALES))
     return configuration.override(configuration.config_dict(RunConfig), {"scale": scale})
 
 
