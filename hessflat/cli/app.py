@@ -14,7 +14,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get, one_of, require
-from hessflat.utils.errors import InputError, debugging, nearest, show_traceback
+from hessflat.utils.errors import InputError, nearest, show_traceback
 
 COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
 
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
 
     With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well.
     """
-    if not debugging():
+    if os.environ.get("HESSFLAT_DEBUG") != "1":
         # What threads of orbax that had no part in an error say of it afterwards.
         sys.unraisablehook = lambda unraisable: None
     logging.set_verbosity(logging.FATAL)  # what orbax warns about is meant, and its errors are raised

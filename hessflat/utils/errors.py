@@ -24,14 +24,9 @@ def in_one_line(error: BaseException) -> str:
     return words if isinstance(error, InputError) else f"{type(error).__name__}: {words}"
 
 
-def debugging() -> bool:
-    """Whether `$HESSFLAT_DEBUG` is 1."""
-    return os.environ.get("HESSFLAT_DEBUG") == "1"
-
-
 def show_traceback() -> None:
-    """Print where the error that is handled came from, where that is asked for."""
-    if debugging():
+    """Print where the error that is handled came from, where `$HESSFLAT_DEBUG` is 1."""
+    if os.environ.get("HESSFLAT_DEBUG") == "1":
         traceback.print_exc()
 
 
