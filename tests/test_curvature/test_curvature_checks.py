@@ -130,17 +130,40 @@ def regression(number=30):
         ((wrong_outputs, mean_square), "the product and central differences"),
         ((linear, wrong_criterion), "the criterion's gradient and central differences"),
         ((without_gradient,), "central differences .* stop_gradient"),
-        ((sum_of_squares,), "the loss of a batch must be the mean over its examples.* a sum"),
-        ((linear, sum_criterion), "the criterion of a batch must be the mean"),
-        ((normalised,), "examples must not depend on one another.* batch norm in eval mode"),
     ],
 )
 def test_functions_that_are_not_what_they_should_be_are_refused(functions, message, batch_size):
     params, data = regression()
     data = cv.Batches(data, batch_size)
-    op = cv.hessian(*functions, params, data) if len(functions) == 1 else cv.gauss_newton(*functions, params, data)
+    op = make(functions, params, data)
     with pytest.raises(InputError, match=message) as caught:
         cv.check(op, jax.random.key(0))
+    assert "\n" not in str(caught.value)
+
+
+def make(functions, params, data):
+    return cv.hessian(*functions, params, data) if len(functions) == 1 else cv.gauss_newton(*functions, params, data)
+
+
+@pytest.mark.parametrize(
+    ("functions", "refusal", "note"),
+    [
+        ((sum_of_squares,), "loss of a batch must be the mean .* it is their sum", "loss of all data is the sum"),
+        (
+            (linear, sum_criterion),
+            "loss of a batch must be the mean .* is their sum",
+            "criterion of all data is the sum",
+        ),
+        ((normalised,), "loss of a batch must be the mean .* statistics_batch=", "in batches it would need"),
+    ],
+)
+def test_what_is_no_mean_over_examples_is_noted_for_all_data_and_refused_in_batches(functions, refusal, note):
+    params, data = regression()
+    found = cv.check(make(functions, params, data), jax.random.key(0))
+    assert found.batch_weights is None
+    assert any(note in one for one in found.notes)
+    with pytest.raises(InputError, match=refusal) as caught:
+        make(functions, params, cv.Batches(data, 7))
     assert "\n" not in str(caught.value)
 
 

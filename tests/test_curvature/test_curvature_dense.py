@@ -189,13 +189,15 @@ def weighted(outputs, batch):
     return 0.5 * jnp.sum(batch["weight"] * outputs**2) / jnp.sum(batch["weight"])
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize(("predict", "criterion"), [(centred, half_squares), (linear, weighted)])
-def test_the_gram_side_of_examples_that_are_coupled(predict, criterion, batch_size):
+@pytest.mark.parametrize(
+    ("predict", "criterion", "cut"),
+    [(centred, half_squares, {}), (linear, weighted, {}), (linear, weighted, {"batch_size": 4, "weights": "weight"})],
+)
+def test_the_gram_side_of_examples_that_are_coupled(predict, criterion, cut):
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(11, 30)), "y": np.zeros(11), "weight": rng.uniform(1, 2, size=11)}
     data = jax.tree.map(lambda x: jnp.asarray(x, np.float32), data)
-    op = cv.gauss_newton(predict, criterion, {"w": 0.1 * jnp.ones(30)}, cv.Batches(data, batch_size))
+    op = cv.gauss_newton(predict, criterion, {"w": 0.1 * jnp.ones(30)}, cv.Batches(data, **cut))
     found = exact_spectrum(op)
     assert found.method == "gram"
     assert_allclose(found.values, dense_float64(op), atol=2e-6)

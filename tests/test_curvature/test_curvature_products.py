@@ -151,7 +151,7 @@ def test_drawn_labels_give_the_fisher_in_the_mean_and_the_same_at_every_product(
 
 def test_model_fisher_in_one_line_where_it_cannot_be_had():
     for settings, message in (
-        ({"likelihood": "poisson"}, "likelihood must be 'softmax' or"),
+        ({"likelihood": "poisson"}, "unknown likelihood 'poisson'; known: bernoulli, gaussian, softmax"),
         ({"likelihood": (categorical, log_probability)}, "needs a key"),
     ):
         with pytest.raises(InputError, match=message):

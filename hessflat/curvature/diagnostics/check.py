@@ -136,16 +136,18 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
     scale = sum(share * jnp.linalg.norm(part) for share, part in zip(shares, parts, strict=True))
     scale = jnp.where(scale > 0, scale, 1)
     error = float(jnp.linalg.norm(whole - shares[0] * parts[0] - shares[1] * parts[1]) / scale)
-    if not error > tolerance:
+    if error <= tolerance:
         return error
     function = "criterion" if len(term.functions) > 1 else "loss"
+    is_sum = float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance
     if term.batches.cuts == [(0, term.batches.num_examples)] and term.batches.devices is None:
+        if is_sum:
+            return f"the {function} of all data is the sum over its examples; for their mean, divide it by their number"
         return (
             f"the {function} of all data at once is not the mean of those of two pieces, weighted by size; in batches "
-            "it would need Batches(weights=...) for Σ m ℓ / Σ m, statistics_batch=... for batch norm in train mode, or "
-            "to be divided by the number of examples"
+            "it would need Batches(weights=...) for Σ m ℓ / Σ m, or statistics_batch=... for batch norm in train mode"
         )
-    if float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance:
+    if is_sum:
         raise InputError(
             f"the {function} of a batch must be the mean over its examples, but products over two pieces of the data "
             f"add up as those of a sum do; divide by the number of examples, {error:.1e} (relative) is what it matters"
