@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from hessflat.runs.run_folder import mending, read_config, read_lines, read_manifest, require_whole
+from hessflat.runs.run_folder import is_live, mending, read_config, read_lines, read_manifest, require_whole
 from hessflat.utils.errors import DamagedError, InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     @property
     def status(self) -> str:
-        """One of running, done, diverged, failed."""
+        """One of running, stopped (by a signal, or its process is gone), done, diverged, failed."""
         return self.manifest["status"]
 
     @property
@@ -156,6 +156,8 @@ def load_run(folder: Path) -> Run:
     try:
         require_whole(folder)
         manifest, config = read_manifest(folder), read_config(folder)
+        if manifest.get("status") == "running" and not is_live(folder):
+            manifest["status"] = "stopped"
         metrics = read_lines(folder / "metrics.jsonl")
         wrong = next((name for name, part in (("seed", config), ("status", manifest)) if name not in (part or {})), "")
         if wrong:

@@ -14,15 +14,18 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get, one_of, require
-from hessflat.utils.errors import InputError, nearest, show_traceback
+from hessflat.utils import progress
+from hessflat.utils.errors import InputError, Stopped, nearest, show_traceback
 
+# Those that save what they have when a signal asks them to stop.
+STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce")
 COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command named first with the arguments after it; an `InputError` becomes one line and exit status 2.
 
-    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well.
+    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks to stop ends with status 75.
     """
     if os.environ.get("HESSFLAT_DEBUG") != "1":
         # What threads of orbax that had no part in an error say of it afterwards.
@@ -35,6 +38,8 @@ def run(arguments: Sequence[str]) -> None:
             return
         require("command", name, one_of(COMMANDS))
         keep_compiled_code()
+        if name in STOPPABLE:
+            progress.stop_when_asked()
         sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
     except InputError as error:
         show_traceback()
@@ -45,6 +50,9 @@ def run(arguments: Sequence[str]) -> None:
         name = f"{error.filename}: " if error.filename else ""
         print(f"error: {name}{error.strerror or error}; see to that, then run the same command again", file=sys.stderr)
         sys.exit(2)
+    except Stopped:
+        print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         # Nothing is waited for: worker processes end with this one, and their folders stay whole.

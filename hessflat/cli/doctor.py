@@ -10,8 +10,7 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat import data
-from hessflat.runs import run_folder
-from hessflat.utils import compat
+from hessflat.utils import compat, hardware
 from hessflat.utils.errors import InputError
 
 
@@ -19,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     """Print a line for each thing looked at; a wrong product ends with status 2."""
     if argv:
         raise InputError(f"doctor takes no arguments, got {argv[0]!r}")
-    here = run_folder.environment()
+    here = hardware.environment()
     lines = {
         "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
         "device": here["device"],

@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
         done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
         with progress.reporting(len(steps)) as reporter:
             for step in steps:
+                progress.stop_if_asked()
                 if step not in done:
                     # Eigenvectors are searched for from nothing, for the operators that are measured this time.
                     state = checkpoints.stored_position(stored, shared.trainer, manager, step).state

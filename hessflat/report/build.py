@@ -14,7 +14,7 @@ from hessflat.report.markdown import markdown
 from hessflat.report.page import page
 from hessflat.report.sections import Record, correlations, judge, make_section, notices, tally
 from hessflat.utils.errors import InputError
-from hessflat.utils.files import write_atomically
+from hessflat.utils.files import sweep, write_atomically
 
 TERMINAL_WIDTH = 100
 _COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
@@ -42,6 +42,8 @@ def build_report(
     tables = correlations(sections)
     records = [record for section in sections for record in section.records]
     out = Path(out)
+    for place in (out, out / "figures"):
+        sweep(place)
     for section in sections:
         for figure in section.figures:
             for ending in ("svg", "png", "csv"):

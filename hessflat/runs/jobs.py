@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_p
 from hessflat.training.optimisation import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils import hardware
-from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils.errors import DamagedError, InputError, SettingError
 
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
@@ -55,8 +56,27 @@ def make_jobs(configs: Sequence[RunConfig], root: Path) -> list[Job]:
     return jobs
 
 
-def reserve(job: Job) -> None:
+@contextlib.contextmanager
+def reserved(jobs: Sequence[Job]) -> Iterator[None]:
+    """Make the folders the jobs'; where settings are refused, those of runs that have not begun are removed again."""
+    new: list[Job] = []
+    try:
+        for job in jobs:
+            if reserve(job):
+                new.append(job)
+        yield
+    except InputError as error:
+        for job in new:
+            if isinstance(error, SettingError) and not (job.folder / "metrics.jsonl").exists():
+                shutil.rmtree(job.folder, ignore_errors=True)
+            run_folder.remove_unbegun(job.folder)
+        raise
+
+
+def reserve(job: Job) -> bool:
     """Make the folder the job's, or refuse one that belongs to another configuration or holds anything else.
+
+    Returns whether the job had none before.
 
     Raises `InputError` also where a metric writer of the job is not installed. A damaged configuration is written anew
     where the folder is called like the job's own; see `mending`.
@@ -70,10 +90,10 @@ def reserve(job: Job) -> None:
             raise
         if not (job.folder / "manifest.json").exists():
             run_folder.write_config(job.folder, plain(job.config))
-        return
+        return False
     if stored is None:
         run_folder.reserve(job.folder, plain(job.config))
-        return
+        return True
     ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(stored)))
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if differing:
@@ -81,6 +101,7 @@ def reserve(job: Job) -> None:
             f"{job.folder} belongs to another configuration (they differ in {', '.join(differing)}); "
             "nothing was touched: move it away, or use another folder"
         )
+    return False
 
 
 @contextlib.contextmanager
@@ -200,6 +221,13 @@ def make_milestones(config: RunConfig, steps_per_epoch: int, last: int, evaluate
     stored = [step for step, names in measured.items() if "spectra" in names]
     keeps = config.checkpoint.keep == "measured"
     return Milestones(measured, frozenset(evaluated), frozenset(stored if keeps else ()))
+
+
+def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
+    """The steps after which the training split is evaluated; none where no rule needs it."""
+    if not (config.stop.train_accuracy or config.stop.train_loss):
+        return []
+    return list(range(config.stop.eval_every, last + 1, config.stop.eval_every))
 
 
 # The settings that name another run.

@@ -36,13 +36,14 @@ from hessflat.runs.jobs import (
     locked,
     make_milestones,
     named_run,
-    reserve,
+    reserved,
+    steps_to_evaluate,
 )
 from hessflat.runs.schema import RunConfig
 from hessflat.training.step import Hyperparams
 from hessflat.training.trainer import make_hyperparams, train_runs
-from hessflat.utils import hardware
-from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils import hardware, progress
+from hessflat.utils.errors import DamagedError, InputError, Stopped
 from hessflat.utils.files import write_arrays
 from hessflat.utils.progress import Reporter
 
@@ -61,12 +62,11 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, anew: bool = False, thoroug
     Returns:
         A line for each run that could not be mended, or was damaged while it was under way. The others are run.
     """
-    for job in jobs:
-        reserve(job)
     lost: list[str] = []
-    groups = [group for level in levels(jobs) for group in group_by_trainer(level)]
-    for group in groups:
-        for chunk in chunks(group):
+    with reserved(jobs):
+        groups = [group for level in levels(jobs) for group in group_by_trainer(level)]
+        for chunk in (chunk for group in groups for chunk in chunks(group)):
+            progress.stop_if_asked()
             try:
                 with locked(chunk), failures_recorded(chunk):
                     ready = chunk
@@ -97,15 +97,17 @@ def release_programs() -> None:
 
 @contextlib.contextmanager
 def failures_recorded(jobs: Sequence[Job]) -> Iterator[None]:
-    """Where an error ends the runs, say so in the manifests of those that were running."""
+    """Where an error or a signal ends the runs, say so in the manifests of those that were running."""
     try:
         yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    except (Exception, Stopped) as error:
+        status, reason = "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if isinstance(error, Stopped):
+            status, reason = "stopped", "a signal"
         for job in jobs:
             with contextlib.suppress(InputError, OSError):  # the first error is the one to tell of
                 if run_folder.read_manifest(job.folder).get("status") == "running":
-                    run_folder.write_manifest(job.folder, status="failed", reason=reason)
+                    run_folder.write_manifest(job.folder, status=status, reason=reason)
         raise
 
 
@@ -128,13 +130,6 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> list[tup
             alone = None if manifest.get("redo_from") is None else job.folder
             by_last.setdefault((last, alone), []).append(job)
     return [(last, some) for (last, _), some in by_last.items()]
-
-
-def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
-    """The steps after which the training split is evaluated; none where no rule needs it."""
-    if not (config.stop.train_accuracy or config.stop.train_loss):
-        return []
-    return list(range(config.stop.eval_every, last + 1, config.stop.eval_every))
 
 
 def reason_to_stop(config: RunConfig, evals: Sequence[Mapping[str, float]]) -> str | None:
@@ -192,8 +187,9 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                 positions, at = [positions[0]._replace(state=stored.state)], saved
             for block_end, trained in train(shared, positions, hyperparams, at, step):
                 positions = trained
-                if block_end < step and is_due():
+                if block_end < step and (progress.asked_to_stop() or is_due()):
                     save(block_end, active)
+                    progress.stop_if_asked()
                 accounting.trained(at, block_end)
                 at = block_end
             for run in list(active):
@@ -227,8 +223,9 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
             if not active:
                 break
             # Only now, for a checkpoint promises that what was measured up to its step is on disk.
-            if step != start and step not in milestones.stored and is_due():
+            if step != start and step not in milestones.stored and (progress.asked_to_stop() or is_due()):
                 save(step, active)
+            progress.stop_if_asked()
 
 
 def train(
@@ -316,7 +313,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
     normalised = has_batch_norm(position.state.batch_stats)
     run_folder.write_manifest(
         job.folder,
-        **run_folder.environment(),
+        **hardware.environment(),
         status="running",
         reason=None,
         started=old.get("started", run_folder.now()),

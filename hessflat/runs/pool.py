@@ -18,10 +18,10 @@ from absl import logging
 from threadpoolctl import threadpool_limits
 
 from hessflat.runs import loop, run_folder
-from hessflat.runs.jobs import Job, chunks, compiled, group_by_trainer, levels, reserve
+from hessflat.runs.jobs import Job, chunks, compiled, group_by_trainer, levels, reserved
 from hessflat.training.config import ModelConfig
-from hessflat.utils import compat
-from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils import compat, hardware, progress
+from hessflat.utils.errors import DamagedError, InputError, Stopped
 from hessflat.utils.progress import Reporter
 
 
@@ -40,10 +40,9 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto", anew
         DamagedError: at the end, the runs that could not be mended.
     """
     processes = _number(workers)
-    for job in jobs:
-        reserve(job)
     lost: list[str] = []
-    compilations = [_run_level(level, reporter, processes, anew, lost) for level in levels(jobs)]
+    with reserved(jobs):
+        compilations = [_run_level(level, reporter, processes, anew, lost) for level in levels(jobs)]
     if lost:
         raise DamagedError("; ".join(lost))
     return f"{len(jobs)} runs, " + "; then ".join(compilations)
@@ -87,7 +86,7 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
         return 1
     if any(compiled(group[0].config).trainer.loop == "python" for group in groups):
         return 1
-    return len(run_folder.cores())
+    return len(hardware.cores())
 
 
 def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, anew: bool) -> list[str]:
@@ -96,17 +95,22 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, a
     settings = {name: compat.setting(name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    shares = [run_folder.cores()[i::count] or run_folder.cores() for i in range(count)][: len(chunks)]
+    shares = [hardware.cores()[i::count] or hardware.cores() for i in range(count)][: len(chunks)]
     others = set(multiprocessing.active_children())
+
+    def ask_to_stop() -> None:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # which they take as a signal to save and stop
+
     pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
     try:
-        lost = _share_out(chunks, pools, anew)
+        lost = _share_out(chunks, pools, anew, ask_to_stop)
     except BaseException as error:
         # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()
         if isinstance(error, BrokenProcessPool):
             raise InputError(
                 f"one of {count} processes was killed, perhaps for memory; the same command continues, "
@@ -120,9 +124,16 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, a
     return lost
 
 
-def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor], anew: bool) -> list[str]:
-    """Give each process that waits what it is the best one for, until all is run; see `loop.run_all`."""
+def _share_out(
+    chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor], anew: bool, stop: Callable[[], None]
+) -> list[str]:
+    """Give each process that waits what it is the best one for, until all is run; see `loop.run_all`.
+
+    Raises:
+        Stopped: a signal came; `stop` has asked the processes to stop, and what they ran is saved.
+    """
     lost: list[str] = []
+    stopping = passed_on = False
     left = list(chunks)
     had: list[list[Chunk]] = [[] for _ in pools]
     running: dict[Future, int] = {}
@@ -133,9 +144,21 @@ def _share_out(chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor], an
                 chunk = left.pop(best_for(had[number], others, left))
                 had[number].append(chunk)
                 running[pools[number].submit(_run_chunk, chunk.jobs, anew)] = number
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            lost += future.result()
+        # Not for ever, for a signal that asks to stop has to be passed on.
+        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
             del running[future]
+            try:
+                lost += future.result()
+            except Stopped:
+                stopping = True
+            except BrokenProcessPool:  # one that was about to start takes the signal for its end
+                if not progress.asked_to_stop():
+                    raise
+        if (stopping or progress.asked_to_stop()) and not passed_on:
+            stopping, passed_on, left = True, True, []
+            stop()
+    if stopping:
+        raise Stopped
     return lost
 
 
@@ -175,6 +198,7 @@ def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    progress.stop_when_asked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)

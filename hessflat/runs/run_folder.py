@@ -23,23 +23,24 @@ import hashlib
 import json
 import math
 import os
-import platform
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from hessflat.utils import compat
-from hessflat.utils.errors import DamagedError, InputError, in_one_line
-from hessflat.utils.files import file_digest, full_disk_named, read_object, starts_with, write_atomically
-
-PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
+from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils.files import (
+    file_digest,
+    full_disk_named,
+    read_lines,
+    read_object,
+    starts_with,
+    sweep,
+    write_atomically,
+)
 
 # Raised when a file or a key changes its meaning; `require_format` refuses every other version.
 FORMAT = 1
@@ -97,6 +98,17 @@ def reserve(folder: Path, settings: Mapping[str, Any]) -> None:
     write_config(folder, settings)
 
 
+def remove_unbegun(folder: Path) -> None:
+    """Remove the folder of a run that has not begun, and that of its experiment where it is the last one in it."""
+    if (folder / "manifest.json").exists() or _files(folder, GROWING):
+        return
+    for name in ("config.json", ".lock"):
+        (folder / name).unlink(missing_ok=True)
+    for place in (folder / "checkpoints", folder, folder.parent):
+        with contextlib.suppress(OSError):  # what else is there stays
+            place.rmdir()
+
+
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings that the folder belongs to."""
     write_atomically(folder / "config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
@@ -108,13 +120,28 @@ def locked(folder: Path) -> Iterator[None]:
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Never by a file's mere presence, which would outlive a process that is killed.
-        lock = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+        lock = filelock.FileLock(folder / ".lock", timeout=0.5, fallback_to_soft=False)  # `is_live` is quicker
         try:
             held = lock.acquire()
         except filelock.Timeout as error:
             raise InputError(f"{folder} is in use by another process; wait for it, or stop it first") from error
     with held:
         yield
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a process holds the folder. Nobody may be kept from it by the question, so that it is let go at once."""
+    if not (folder / ".lock").is_file():
+        return False
+    lock = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:  # a folder that cannot be written is not being written
+        return False
+    lock.release()
+    return False
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -234,7 +261,7 @@ def digests_until(folder: Path, step: int | None) -> dict[str, str]:
     digests = {}
     for name in _files(folder):
         if name in GROWING and step is not None:
-            kept = _kept_lines(folder / name, lambda logged: logged <= step)
+            kept = kept_lines(folder / name, lambda logged: logged <= step)
             digests[name] = hashlib.sha256(kept.encode()).hexdigest()
         elif name not in GROWING and ("/" not in name or (step is not None and step_of(name) <= step)):
             digests[name] = recorded.get(name) or file_digest(folder / name)
@@ -243,6 +270,8 @@ def digests_until(folder: Path, step: int | None) -> dict[str, str]:
 
 def cut_back(folder: Path, step: int | None) -> None:
     """Drop what was written after `step`, or everything. The manifest must know before, lest this looks like damage."""
+    for place in (folder, *(folder / name for name in ARRAYS)):
+        sweep(place)
     for name in _files(folder):
         if name in GROWING and step is not None:
             keep_lines(folder / name, lambda logged: logged <= step)
@@ -278,68 +307,15 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every complete JSON line; a last line that a killed process left unfinished is left out."""
-    if not path.exists():
-        return []
-    records: list[dict[str, Any]] = []
-    try:
-        for line in path.read_text().split("\n")[:-1]:
-            record = json.loads(line)
-            record["step"]  # every line says which step it is of
-            records.append(record)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedError(f"{path}, line {len(records) + 1}, is damaged ({in_one_line(error)})") from error
-    return records
-
-
 def keep_lines(path: Path, keep: Callable[[int], bool] = lambda step: True) -> None:
     """Drop what was logged at steps that are not to be kept, and an unfinished last line."""
     if path.exists():
-        write_atomically(path, _kept_lines(path, keep))
+        write_atomically(path, kept_lines(path, keep))
 
 
-def _kept_lines(path: Path, keep: Callable[[int], bool]) -> str:
+def kept_lines(path: Path, keep: Callable[[int], bool]) -> str:
+    """The complete lines of the steps that are to be kept."""
     records = read_lines(path)
     return "".join(
         f"{line}\n" for line, record in zip(path.read_text().split("\n"), records, strict=False) if keep(record["step"])
     )
-
-
-def environment() -> dict[str, Any]:
-    """What a run's manifest says of the machine and the code. No host, user or address."""
-    import jax  # readers of run folders need none of it
-
-    devices = jax.devices()
-    return {
-        "command": shlex.join(["python", "-m", *_module_and_arguments()]),
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
-        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        # How many cores a run has decides how its sums are rounded.
-        "cores": len(cores()),
-        "x64": compat.setting("jax_enable_x64"),
-        "git_commit": git_commit(),
-    }
-
-
-def cores() -> list[int]:
-    """The processor cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def _module_and_arguments() -> list[str]:
-    program = Path(sys.argv[0])
-    return [program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]]
-
-
-def git_commit() -> str:
-    """The commit of the code, with `+changes` where the working tree differs from it, or `unknown`."""
-    here = Path(__file__).parent
-    answers = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            process = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        answers.append(process.stdout.strip())
-    return answers[0] + ("+changes" if answers[1] else "")

@@ -18,6 +18,10 @@ class SettingError(InputError):
     """A setting that cannot be followed, now or later: it ends a run, where another error ends one measure of it."""
 
 
+class Stopped(BaseException):
+    """A signal asked the work to stop, and what it had is saved; no handler of errors takes it for one."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error says, without its line breaks; before the words of a foreign one stands its type."""
     words = " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the one line for a disk that is full."""
+"""Files that are whole or absent, lines of JSON, digests, and the one line for a disk that is full."""
 
 import contextlib
 import errno
@@ -29,6 +29,24 @@ _UNWRITABLE = (
     errno.ENFILE,
     errno.EIO,
 )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; see `write_atomically`."""
+    for path in folder.glob(".*.*"):
+        number = path.name.rpartition(".")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -63,6 +81,21 @@ def starts_with(path: Path, digest: str) -> bool:
         if known.hexdigest() == digest:
             return True
     return False
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every complete JSON line; a last line that a killed process left unfinished is left out."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    try:
+        for line in path.read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            record["step"]  # every line says which step it is of
+            records.append(record)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedError(f"{path}, line {len(records) + 1}, is damaged ({in_one_line(error)})") from error
+    return records
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

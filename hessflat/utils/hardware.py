@@ -1,4 +1,4 @@
-"""Devices: where arrays lie, how examples are spread over them, how much memory is free.
+"""Devices: where arrays lie, how examples are spread over them, how much memory is free; and what machine this is.
 
 Examples of a batch are spread over devices, everything else is on each of them. Numbers do not depend on how many
 devices there are, but for rounding: XLA takes means and batch-norm statistics over the whole batch wherever its
@@ -7,6 +7,11 @@ examples lie, and random draws are those of one device.
 
 import math
 import os
+import platform as machine
+import shlex
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
 AXIS = "examples"
+PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy", "scipy")
 
 
 def make_mesh(num_devices: int) -> Mesh | None:
@@ -132,3 +138,40 @@ def _free_in_container() -> int:
         return int(Path(folder + "memory.max").read_text()) - int(Path(folder + "memory.current").read_text())
     except (OSError, ValueError):
         return 2**63
+
+
+def environment() -> dict[str, Any]:
+    """What a run's manifest says of the machine and the code. No host, user or address."""
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", "-m", *_module_and_arguments()]),
+        "versions": {"python": machine.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        # How many cores a run has decides how its sums are rounded.
+        "cores": len(cores()),
+        "x64": compat.setting("jax_enable_x64"),
+        "git_commit": git_commit(),
+    }
+
+
+def cores() -> list[int]:
+    """The processor cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _module_and_arguments() -> list[str]:
+    program = Path(sys.argv[0])
+    return [program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]]
+
+
+def git_commit() -> str:
+    """The commit of the code, with `+changes` where the working tree differs from it, or `unknown`."""
+    here = Path(__file__).parent
+    answers = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            process = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        answers.append(process.stdout.strip())
+    return answers[0] + ("+changes" if answers[1] else "")

@@ -4,11 +4,18 @@ The live line is drawn by rich, which is imported where it is drawn; without ric
 """
 
 import contextlib
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
+
+from hessflat.utils.errors import Stopped
+
+# What a scheduler sends before it takes a machine away.
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+_asked_to_stop = threading.Event()
 
 SECONDS_BETWEEN_LOG_LINES = 10.0
 
@@ -30,6 +37,27 @@ class _Screen(NamedTuple):
 
     show: Callable[[float, float, float, str], None]
     note: Callable[[str], None]
+
+
+def stop_when_asked() -> None:
+    """From now on a signal of `STOPPING` ends nothing by itself: work looks at `asked_to_stop`, saves and stops."""
+    for number in STOPPING:
+        signal.signal(number, lambda number, frame: _asked_to_stop.set())
+
+
+def asked_to_stop() -> bool:
+    """Whether a signal has asked this process to stop."""
+    return _asked_to_stop.is_set()
+
+
+def stop_if_asked() -> None:
+    """End here, where what there is is saved, if a signal has asked for it.
+
+    Raises:
+        Stopped: one has.
+    """
+    if asked_to_stop():
+        raise Stopped
 
 
 def silent() -> Reporter:
