@@ -25,6 +25,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -64,8 +65,10 @@ def between(low: float, high: float) -> Rule:
 
 
 def below(low: float, high: float) -> Rule:
-    """The lower end included, the upper one not."""
-    return Rule(lambda value: low <= value < high, f"at least {low:g} and below {high:g}")
+    """The lower end included, the upper one not, in single precision neither: 0.99999999 is 1 there."""
+    return Rule(
+        lambda value: low <= value < high and float(np.float32(value)) < high, f"at least {low:g} and below {high:g}"
+    )
 
 
 def one_of(names: Iterable[Any]) -> Rule:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config import Rule, at_least, below, builder_settings, one_of, positive, require
+from hessflat.config import Rule, at_least, below, builder_settings, one_of, positive, require, single
 from hessflat.data.sources import Source, Split, find_source
 from hessflat.utils.errors import InputError
 
@@ -203,7 +203,7 @@ class DataOptions:
     scaling_over: Annotated[
         str, one_of(SCALED_OVER), "examples that fix the scaling: the training split, or all that it is cut from"
     ] = "split"
-    input_scale: Annotated[float, positive, "factor of the inputs after scaling"] = 1.0
+    input_scale: Annotated[float, single(positive), "factor of the inputs after scaling"] = 1.0
     train_size: Annotated[int, whole_number, "training examples; 0 is data.train_fraction"] = 0
     train_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is all that are left"] = 0.0
     validation_size: Annotated[int, whole_number, "validation examples; 0 is data.validation_fraction"] = 0

@@ -12,6 +12,7 @@ examples it has, which the cost of a run is told from.
 
 import gzip
 import hashlib
+import itertools
 import pickle
 import tarfile
 import warnings
@@ -25,6 +26,11 @@ from hessflat.utils.errors import InputError
 
 # A column for each feature, by split: {"train": {"image": [n, h, w, c], "label": [n]}, "test": ...}.
 Columns = dict[str, dict[str, np.ndarray]]
+
+
+# Bytes of the files in an archive, together, twice those of the largest data set, and how many files an archive may
+# hold at all: looked at before anything is unpacked.
+LARGEST_UNPACKED, MOST_MEMBERS = 400_000_000, 1_000
 
 
 class Layout(NamedTuple):
@@ -79,10 +85,13 @@ def matches(content: bytes, digest: str) -> bool:
 
 
 def unpack(archive: Path, layout: Layout) -> dict[str, bytes]:
-    """The files of `layout` out of a tar archive, by their names alone; {} if the archive is broken."""
+    """The files of `layout` out of a tar archive, by their names alone; {} if the archive is broken or too large."""
     try:
         with tarfile.open(archive) as tar:
-            members = {Path(member.name).name: member for member in tar if member.isfile()}
+            listed = itertools.islice((member for member in tar if member.isfile()), MOST_MEMBERS + 1)
+            members = {Path(member.name).name: member for member in listed}
+            if len(members) > MOST_MEMBERS or sum(members[name].size for name in layout.digests) > LARGEST_UNPACKED:
+                return {}
             files = {name: tar.extractfile(members[name]) for name in layout.digests}
             return {name: file.read() for name, file in files.items() if file}
     except (tarfile.TarError, KeyError, EOFError, OSError):

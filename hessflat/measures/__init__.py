@@ -111,7 +111,7 @@ def _taken(builder: Callable, settings: Any) -> dict[str, Any]:
 
 _TIMETABLE = (
     "never, start, end, growth (epochs 0, 1, 2, 5, 10, 20, ...), every N steps, every N epochs, "
-    "either with `to M steps` or `to M epochs`, at F (a share of the run); several with commas"
+    "either with `to M steps` or `to M epochs`, M no less than N, at F (a share of the run); several with commas"
 )
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _EVERY = re.compile(rf"every (?:(\d+) )?(step|epoch)s?(?: to {_NUMBER} (step|epoch)s?)?")
@@ -149,7 +149,8 @@ def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> list[int]:
         unit = {"step": 1, "epoch": steps_per_epoch}
         stride = int(match[1] or 1) * unit[match[2]]
         last = num_steps if match[3] is None else int(Fraction(match[3]) * unit[match[4]])
-        if stride:
+        within = match[3] is None or match[2] != match[4] or Fraction(match[3]) >= int(match[1] or 1)
+        if stride and within:
             return list(range(0, min(last, num_steps) + 1, stride))
     raise InputError(f"a time of measuring must be {_TIMETABLE}; got {part!r}")
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.config import at_least, between
+from hessflat.config import between, whole
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies
@@ -23,7 +23,7 @@ def linear_interpolation(
         float, between(1, 100), "last point of measure.linear_interpolation: 1 is the present weights"
     ] = 2.0,
     line_points: Annotated[
-        int, at_least(2), "evenly spaced points of measure.linear_interpolation, beside 0 and 1"
+        int, whole(2, 100_000), "evenly spaced points of measure.linear_interpolation, beside 0 and 1"
     ] = 31,
 ) -> Measurement:
     """Losses and accuracies at (1 − α) w₀ + α w, where w₀ are the weights that the run started from.

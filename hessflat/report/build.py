@@ -14,7 +14,7 @@ from hessflat.report.markdown import markdown
 from hessflat.report.page import page
 from hessflat.report.sections import Record, correlations, judge, make_section, notices, tally
 from hessflat.utils.errors import InputError
-from hessflat.utils.files import sweep, write_atomically
+from hessflat.utils.files import full_disk_named, sweep, write_atomically
 
 TERMINAL_WIDTH = 100
 _COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
@@ -35,13 +35,15 @@ def build_report(
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
         raise InputError(f"{twice[0]} is listed twice; give all runs of an experiment at one scale in one entry")
+    out = Path(out)
+    with full_disk_named(out):  # before all is drawn
+        (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = []
     for one in stored:
         sections.append(make_section(one))
         on_drawn(one.slug)
     tables = correlations(sections)
     records = [record for section in sections for record in section.records]
-    out = Path(out)
     for place in (out, out / "figures"):
         sweep(place)
     for section in sections:

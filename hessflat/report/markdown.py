@@ -1,5 +1,6 @@
 """The report as Markdown; the figures are files next to it."""
 
+import re
 from collections.abc import Sequence
 
 from hessflat.analysis.experiment import Table
@@ -30,7 +31,12 @@ def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
         parts += [f"## {paper_name(paper)}", _summary(group)]
     for section in sections:
         parts += _section(section)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part if part.startswith("```") else _escaped(part) for part in parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text in which nothing is HTML: what a name or a claim holds is shown as it stands."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def _summary(records: Sequence[Record]) -> str:
@@ -68,7 +74,8 @@ def _section(section: Section) -> list[str]:
             *(f"- {name}: {value}" for name, value in facts(stored.runs)),
         ]
         parts.append("\n".join(lines + varied))
-        parts.append("\n".join(["```", *commands(stored.runs), "```"]))
+        made_by = "\n".join(commands(stored.runs)).replace("`" * 3, "'" * 3)
+        parts.append(f"```\n{made_by}\n```")
     return parts
 
 

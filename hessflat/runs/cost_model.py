@@ -20,11 +20,14 @@ from hessflat.runs.jobs import Job, due_at, load_data
 from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training.config import ModelConfig
 from hessflat.training.optimisation import LOSSES, cross_entropy, make_targets
+from hessflat.utils.errors import SettingError
 from hessflat.utils.progress import Reporter
 
 _EXAMPLES = 8
 # What a run takes, in seconds, that neither trains nor measures: its folder, its last checkpoint.
 OVERHEAD = 0.5
+# No machine trains more, and XLA cannot count the bytes of much more.
+MOST_PARAMS = 10**12
 
 
 class Throughput(NamedTuple):
@@ -126,6 +129,11 @@ def gradient_cost(network: ModelConfig, loss_name: str, data: DataShape) -> tupl
         (_EXAMPLES,) if data.classes else (_EXAMPLES, data.num_classes), jnp.int32 if data.classes else jnp.float32
     )
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    if models.num_params(params) > MOST_PARAMS:
+        raise SettingError(
+            f"config.model must have at most {MOST_PARAMS:,} parameters, got {models.num_params(params):,}; make it "
+            "narrower"
+        )
 
     def loss(params: Any, batch_stats: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
         outputs, _ = model.apply(params, batch_stats, inputs, True)

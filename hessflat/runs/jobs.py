@@ -251,6 +251,10 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     name, at = getattr(getattr(job.config, block), own), ""
     if setting == "train.init_from" and (match := re.fullmatch(r"(.*)@([\w,]*)", name)):
         name, at = match.groups()
+        if not name:
+            raise SettingError(f"config.{setting} must be RUN or RUN@STEP, or empty, got '@{at}'; name a run before @")
+    if "\0" in name:
+        raise SettingError(f"config.{setting} holds a null character, got {name!r}; write the folder of a run")
     if not name:
         return None
     if name.partition("=")[0].strip() not in defaults():

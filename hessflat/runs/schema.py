@@ -15,7 +15,10 @@ from hessflat.data import SOURCES, DataOptions
 from hessflat.runs.writers import WRITERS
 from hessflat.training.config import TrainingConfig
 
-_folder_name = Rule(lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None, "letters, digits, _ . and - alone")
+_folder_name = Rule(
+    lambda name: re.fullmatch(r"\w[\w.-]*", name) is not None and len(name.encode()) <= 200,
+    "letters, digits, _ . and - alone, 200 bytes at most",
+)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ OPTIMISERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"sgd": 
 
 Schedule = Callable[[jax.Array], jax.Array]
 
-_increasing = Rule(lambda epochs: all(a < b for a, b in itertools.pairwise(epochs)), "increasing epochs")
+_increasing = Rule(
+    lambda epochs: all(a < b for a, b in itertools.pairwise((0, *epochs))), "increasing epochs, the first at least 1"
+)
 
 
 def constant(num_epochs: int, average_from: int) -> Schedule:

@@ -30,7 +30,7 @@ from hessflat.training.step import (
 )
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop, choose_loop
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, SettingError
 
 Split = Mapping[str, jax.Array]
 TrainSteps = Callable[[TrainState, Hyperparams, Split, int, int], TrainState]
@@ -120,6 +120,12 @@ def make_trainer(
     setup = make_setup(config, num_classes, train["inputs"].shape, step)
     hyperparams = make_hyperparams(config)
     state = jax.eval_shape(partial(init_state, setup), hyperparams)
+    hardware.require_bytes(hardware.num_bytes(state), "the network with its optimiser", "make config.model narrower")
+    if 1 in (setup.batch_size, setup.last_batch_size) and jax.tree.leaves(state.batch_stats):
+        raise SettingError(
+            f"config.train.batch_size must leave no batch of one example, which has no variance for batch norm, "
+            f"got {setup.batch_size} of {setup.num_examples} examples; change it or config.data.train_size"
+        )
     if loop is None:
         shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in train.items()}
         order = jax.ShapeDtypeStruct((setup.num_examples,), jnp.int32)
@@ -214,7 +220,7 @@ def epoch_order(num_examples: int, hyperparams: Hyperparams, epoch: jax.Array | 
     # `jax.random.permutation` sorts twice, so that not even equal draws, of which there is about one in 60,000
     # examples, stay in order; on a CPU that takes as long as twenty steps of softmax regression.
     key = jax.random.fold_in(jax.random.key(hyperparams.seed), epoch + 1)
-    return jnp.argsort(jax.random.bits(key, (num_examples,)))
+    return jnp.argsort(jax.random.bits(key, (num_examples,))).astype(jnp.int32)
 
 
 def make_batch(setup: Setup, hyperparams: Hyperparams, step: jax.Array, train: Split, indices: jax.Array) -> Batch:
