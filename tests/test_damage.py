@@ -195,13 +195,26 @@ def test_what_was_edited_is_named_and_the_same_command_mends_it(whole, copy, dam
     with pytest.raises(InputError) as error:
         load_run(copy)
     assert "\n" not in str(error.value)
-    assert f"make train RUN={copy}" in str(error.value)
+    by_run = "config.json" not in str(error.value)
+    assert ("to mend it: make train RUN=" + str(copy) in str(error.value)) == by_run
     notes, lost = run_again(copy)
     assert lost == []
     assert len(notes) == 1
     assert str(copy) in notes[0]
     assert_same(copy, whole)
     assert run_again(copy) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["list", "not JSON", "no manifest", "no spectrum", "seed", "no settings"])
+def test_the_command_that_is_named_mends_it(whole, copy, name, capsys):
+    EDITS[name](copy)
+    if name in ("seed", "no settings"):
+        with pytest.raises(DamagedError, match=r"config\.json is not that of the run; to mend it: python -m "):
+            train.main([f"--run={copy}"])
+        return
+    train.main([f"--run={copy}"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert_same(copy, whole)
 
 
 def test_metrics_of_another_run_are_refused(copy, tmp_path):

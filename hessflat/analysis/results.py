@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from hessflat.runs.run_folder import is_live, mending, read_config, read_lines, read_manifest, require_whole
+from hessflat.runs.run_folder import is_live, mending, read_lines, read_whole
 from hessflat.utils.errors import DamagedError, InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -154,12 +154,11 @@ def load_run(folder: Path) -> Run:
     """
     folder = Path(folder)
     try:
-        require_whole(folder)
-        manifest, config = read_manifest(folder), read_config(folder)
+        manifest, config = read_whole(folder)
         if manifest.get("status") == "running" and not is_live(folder):
             manifest["status"] = "stopped"
         metrics = read_lines(folder / "metrics.jsonl")
-        wrong = next((name for name, part in (("seed", config), ("status", manifest)) if name not in (part or {})), "")
+        wrong = next((name for name, part in (("seed", config), ("status", manifest)) if name not in part), "")
         if wrong:
             raise InputError(f"no {wrong} in config.json or manifest.json")
         if manifest["status"] == "done" and (
@@ -172,7 +171,6 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} is not a readable run folder ({one_line(error)}); to mend it: {mending(folder)}"
         ) from error
-    assert config is not None
     return Run(folder, config, manifest, metrics)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hessflat import config
 from hessflat.cli import app
-from hessflat.runs import cost_model, loop, schema
+from hessflat.runs import cost_model, loop, mending, schema
 from hessflat.runs.checkpoints import stored_config
 from hessflat.runs.jobs import Job, make_jobs
 from hessflat.utils import progress
@@ -43,5 +43,9 @@ def _stored(own: dict[str, str], settings: Sequence[str]) -> Job:
     for setting in settings:
         if setting.removeprefix("--config.").partition("=")[0] not in schema.UNNAMED:
             raise InputError(f"--run=… takes the configuration of that run; leave {setting} out")
-    chosen = app.with_arguments(config.thaw(stored_config(Path(own["run"]))), settings)
-    return Job(schema.freeze(chosen), Path(own["run"]))
+    folder = Path(own["run"])
+    try:
+        stored = stored_config(folder)
+    except DamagedError:
+        stored = mending.settings_of(folder)
+    return Job(schema.freeze(app.with_arguments(config.thaw(stored), settings)), folder)

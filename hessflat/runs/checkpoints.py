@@ -65,13 +65,15 @@ def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int
 
 def stored_config(folder: Path) -> RunConfig:
     """The configuration that a run folder belongs to; what is no part of it, such as its devices, is as by default."""
-    try:
-        stored = run_folder.read_config(folder)
-    except DamagedError as error:
-        raise DamagedError(f"{error}; to mend it: {run_folder.mending(folder)}") from error
+    stored = run_folder.read_config(folder)
     if stored is None:
         raise InputError(f"{folder} is not a run folder: it has no config.json; see the folders under runs/")
-    return from_plain({name: value for name, value in stored.items() if name not in UNNAMED})
+    return config_from(stored)
+
+
+def config_from(settings: Mapping[str, Any]) -> RunConfig:
+    """The configuration in what `config.json` holds."""
+    return from_plain({name: value for name, value in settings.items() if name not in UNNAMED})
 
 
 def start_position(job: Job, trainer: Trainer) -> Position:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hessflat.runs import checkpoints, run_folder
 from hessflat.runs.jobs import Job, compiled
-from hessflat.runs.schema import plain
-from hessflat.utils.errors import DamagedError
+from hessflat.runs.schema import RunConfig, identity, plain
+from hessflat.utils.errors import DamagedError, InputError
 
 
 def mend(jobs: Sequence[Job], anew: bool, thorough: bool, note: Callable[[str], None], lost: list[str]) -> list[Job]:
@@ -79,6 +79,23 @@ def lost_checkpoints(job: Job, note: Callable[[str], None]) -> dict[str, str]:
     saved = {step for step in manifest.get("checkpoints", []) if step not in there}
     damaged = {step for step in there if not _is_intact(job, step, note)}
     return {f"checkpoints/{step}": "gone" if step in saved else "damaged" for step in sorted(saved | damaged)}
+
+
+def settings_of(folder: Path) -> RunConfig:
+    """The configuration of a run folder whose manifest cannot vouch for it: one that the folder is named by.
+
+    Raises:
+        DamagedError: `config.json` holds no configuration, or another.
+    """
+    try:
+        chosen = checkpoints.config_from(run_folder.read_object(folder / "config.json") or {})
+        named = folder.resolve().name.endswith(identity(chosen))
+    except InputError:
+        named = False
+    if not named:
+        command = run_folder.mending(folder, ["config.json"])
+        raise DamagedError(f"{folder / 'config.json'} is not that of the run; to mend it: {command}")
+    return chosen
 
 
 def move_aside(folder: Path) -> None:

@@ -25,7 +25,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,15 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         DamagedError: they are not those that the run wrote.
     """
     recorded = read_manifest(folder).get("digests", {})  # another version's settings would be misread
-    settings = read_object(folder / "config.json")
+    try:
+        settings = read_object(folder / "config.json")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; to mend it: {mending(folder, ['config.json'])}") from error
     if "config.json" in recorded and (
         settings is None or file_digest(folder / "config.json") != recorded["config.json"]
     ):
-        raise DamagedError(f"{folder / 'config.json'} is {'gone' if settings is None else 'altered'}")
+        problem = "gone" if settings is None else "altered"
+        raise DamagedError(f"{folder / 'config.json'} is {problem}; to mend it: {mending(folder, ['config.json'])}")
     return settings
 
 
@@ -151,12 +156,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DamagedError: it is not as it was written.
         InputError: it is of another version of the format.
     """
-    manifest = read_object(folder / "manifest.json")
-    if manifest is None:
-        return {}
-    require_format(folder, manifest)
-    if manifest.pop("digest", None) != _digest(manifest):
-        raise DamagedError(f"{folder / 'manifest.json'} is altered")
+    try:
+        manifest = read_object(folder / "manifest.json")
+        if manifest is None:
+            return {}
+        require_format(folder, manifest)
+        if manifest.pop("digest", None) != _digest(manifest):
+            raise DamagedError(f"{folder / 'manifest.json'} is damaged (its digest is another)")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; to mend it: {mending(folder)}") from error
     return manifest
 
 
@@ -182,33 +190,40 @@ def problems(folder: Path) -> dict[str, str]:
     While a run is not finished, lines may follow those that the manifest knows: they are newer than any checkpoint.
     """
     try:
-        manifest = read_manifest(folder)
+        return _differing(folder, read_manifest(folder))
     except DamagedError:
         return {"manifest.json": "altered"}
+
+
+def _differing(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     if not manifest:
-        return {"manifest.json": "gone"} if _files(folder, ("metrics.jsonl", "eval.jsonl")) else {}
+        return {"manifest.json": "gone"} if _files(folder, GROWING) else {}
     recorded, found = manifest.get("digests", {}), {}
     finished = manifest.get("status") in FINISHED
     for name, digest in recorded.items():
-        if not (folder / name).is_file():
+        path = folder / name
+        if not path.is_file():
             found[name] = "gone"
-        elif not (
-            starts_with(folder / name, digest)
-            if name in GROWING and not finished
-            else file_digest(folder / name) == digest
-        ):
+        elif not (starts_with(path, digest) if name in GROWING and not finished else file_digest(path) == digest):
             found[name] = "altered"
     return found | {name: "not of this run" for name in _files(folder) if finished and name not in recorded}
 
 
-def require_whole(folder: Path) -> None:
-    """Refuse a run of which a file is not as the run left it.
+def read_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest and the settings of a run none of whose files differs from what the run left.
 
     Raises:
-        DamagedError: the files, and the command that mends them.
+        DamagedError: the files that do, and the command that mends them.
     """
-    if found := problems(folder):
-        raise DamagedError(f"{folder} is damaged: {in_words(found)}; to mend it: {mending(folder)}")
+    for attempt in range(5):
+        manifest = read_manifest(folder)
+        found = _differing(folder, manifest)
+        if not found:
+            return manifest, read_object(folder / "config.json") or {}
+        if not is_live(folder):
+            break
+        time.sleep(0.1 * attempt)  # its process may have been between two files
+    raise DamagedError(f"{folder} is damaged: {in_words(found)}; to mend it: {mending(folder, found)}")
 
 
 def in_words(found: Mapping[str, str]) -> str:
@@ -217,8 +232,12 @@ def in_words(found: Mapping[str, str]) -> str:
     return f"{name} is {problem}" + (f" and {len(more)} more" if more else "")
 
 
-def mending(folder: Path) -> str:
-    """The command that mends a damaged run."""
+def mending(folder: Path, found: Collection[str] = ()) -> str:
+    """The command that mends a damaged run; where its settings are among what is `found`, the one that made it."""
+    if "config.json" in found:
+        with contextlib.suppress(DamagedError):
+            return str(read_manifest(folder).get("command", "the command that made it"))
+        return "the command that made it"
     return f"make train RUN={shlex.quote(str(folder))}"
 
 
