@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
+from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.errors import InputError, nearest
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
@@ -84,6 +85,7 @@ def jacobian_norms(
     began = time.perf_counter()
     params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
     extra = () if state is None else (state,)
+    predict = user_function(predict)
     outputs = _num_outputs(predict, params, inputs, extra)
     _require_options(batch_size, method, rtol)
     size = batch_size or len(inputs)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, as_batches
+from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
 from hessflat.utils.errors import InputError, nearest
 
@@ -172,7 +172,7 @@ def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -
 
 def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
-    batches = as_batches(data)
+    batches, function = as_batches(data), user_function(function)
     extra = () if state is None else (state,)
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.unweighted, *extra)

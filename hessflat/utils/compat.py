@@ -1,16 +1,24 @@
-"""What other libraries do not promise, in one place.
+"""What other libraries, and Python, do not promise, in one place.
 
 JAX guarantees nothing about `jax.core`, `jax.extend` and `jax.interpreters` from one release to the next, nor about the
 methods of a primitive. `tests/test_compat.py` holds what is used of them against whatever version is installed, and
 that no other file uses anything of the kind. Look here first when a new JAX breaks something.
 """
 
+import dataclasses
 import functools
+import hashlib
+import sys
+import sysconfig
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.interpreters import batching, mlir
+
+_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def __getattr__(name: str) -> Any:
@@ -110,3 +118,110 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(primitive: Any, params: tuple[tuple[str, Any], ...], *args: Any) -> Any:
     return primitive.bind(*args, **dict(params))
+
+
+def fingerprint(value: Any, by_content: bool = False) -> tuple[str, list[Any]]:
+    """A hash of a function with all that it reads from outside, and what must be kept alive for the hash to hold.
+
+    It covers code, defaults, closure cells, globals, attributes of modules and of `self`, and functions called in turn.
+    Code that is installed, JAX's say, is known by name. Arrays of NumPy and plain containers are hashed by content.
+
+    Args:
+        value: the function.
+        by_content: hash arrays of JAX by content and not by identity, for a hash that holds in another process too.
+
+    Raises:
+        TypeError: with `by_content`, an object that is known by its identity alone.
+    """
+    digest, kept, seen = hashlib.blake2b(digest_size=16), [], set[int]()
+
+    def add(*parts: object) -> None:
+        digest.update(repr(parts).encode())
+
+    def add_code(code: types.CodeType, scope: Mapping[str, Any]) -> None:
+        add("code", code.co_code, code.co_names, code.co_freevars)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                add_code(constant, scope)
+            else:
+                add(constant)
+        for name in code.co_names:
+            if name in scope:
+                visit(scope[name], code.co_names)
+
+    def visit(value: Any, names: tuple[str, ...] = ()) -> None:
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
+            add(type(value).__name__, value)
+        elif isinstance(value, np.ndarray) or (by_content and isinstance(value, jax.Array)):
+            is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+            array = np.asarray(jax.random.key_data(value) if is_key else value)
+            add(array.dtype.str, array.shape)
+            digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
+        elif id(value) in seen:
+            add("again")
+        else:
+            seen.add(id(value))
+            kept.append(value)
+            visit_object(value, names)
+
+    def visit_object(value: Any, names: tuple[str, ...]) -> None:
+        if isinstance(value, types.ModuleType):
+            add("module", value.__name__)
+            if not _is_installed(value.__name__):
+                for name in names:
+                    visit(getattr(value, name, None))
+        elif isinstance(value, types.FunctionType):
+            add("function", value.__module__, value.__qualname__)
+            if not _is_installed(value.__module__):
+                add_code(value.__code__, value.__globals__)
+                visit((value.__defaults__, value.__kwdefaults__))
+                for cell in value.__closure__ or ():
+                    visit(_content(cell))
+        elif isinstance(value, types.MethodType):
+            visit(value.__func__, names)
+            visit(value.__self__, names)
+        elif isinstance(value, functools.partial):
+            visit((value.func, value.args, value.keywords))
+        elif isinstance(value, list | tuple | set | frozenset):
+            add(type(value).__name__, len(value))
+            for element in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
+                visit(element)
+        elif isinstance(value, Mapping):
+            add(type(value).__name__, len(value))
+            for key, element in value.items():
+                visit(key)
+                visit(element)
+        elif isinstance(value, type):
+            add("class", value.__module__, value.__qualname__)
+            if not _is_installed(value.__module__):
+                visit({name: own for name, own in vars(value).items() if name in names or callable(own)})
+        elif hasattr(value, "__wrapped__"):
+            visit(value.__wrapped__, names)
+        elif dataclasses.is_dataclass(value):
+            visit(type(value), names)
+            visit([getattr(value, field.name, None) for field in dataclasses.fields(value)])
+        elif hasattr(value, "__dict__") and not _is_installed(type(value).__module__):
+            visit(type(value), names)
+            visit(vars(value))
+        elif by_content and not callable(value):
+            raise TypeError(type(value).__name__)
+        else:
+            add(type(value).__qualname__, getattr(value, "__qualname__", ""), 0 if by_content else id(value))
+
+    visit(value)
+    return digest.hexdigest(), kept
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set yet
+        return None
+
+
+def _is_installed(module: str | None) -> bool:
+    """Whether a module is part of Python or of an installed package, and so does not change while a program runs."""
+    if module == "__main__" or module not in sys.modules:
+        return False
+    file = getattr(sys.modules[module], "__file__", None)
+    return file is None or any(file.startswith(folder) for folder in _INSTALLED)

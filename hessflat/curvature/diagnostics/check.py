@@ -58,6 +58,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
     """
     began = time.perf_counter()
     numerics.require_key(key)
+    op = op.as_it_is_now()
     tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
     v, w = (numerics.draw_probe(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
     repeat, asymmetry = _require_symmetric(op, v, w, tolerance)

@@ -85,6 +85,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
         with jax.enable_x64(True):
             return exact_spectrum(op.astype(np.float64))
     began = time.perf_counter()
+    op = op.as_it_is_now()
     outputs = gram.num_outputs(op)
     if outputs is None or outputs >= op.size or outputs > _LARGEST:
         require_dense(op)

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.utils import files
+from hessflat.utils import compat, files
 from hessflat.utils.errors import InputError
+
+_SAME_PRODUCT = 1e-4
 
 
 class Checkpoint(NamedTuple):
@@ -31,21 +34,27 @@ class Checkpoint(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """The two files of one probe, and the identity of their measurement."""
+    """The two files of one probe, and what says that they belong to a measurement."""
 
     state: Path  # everything but the basis; written after the rows, so that it never counts rows that do not exist
     rows: Path  # the basis, one vector after the other
     identity: str
+    product: np.ndarray  # [P] `fixed_product`
 
 
-def in_folder(folder: Path, identity: str) -> Checkpoint:
-    """A checkpoint of two files for each probe, valid for the measurement with that `identity`.
+def in_folder(folder: Path, identity: str, product: np.ndarray) -> Checkpoint:
+    """A checkpoint of two files for each probe, valid for one measurement.
 
     Its `load` raises an InputError where the files are damaged or belong to another measurement.
+
+    Args:
+        folder: where the files are.
+        identity: what `measurement_id` gives.
+        product: [P], what `fixed_product` gives.
     """
 
     def probe_files(probe: int) -> _Files:
-        return _Files(folder / f"probe-{probe:03d}.npz", folder / f"probe-{probe:03d}.rows", identity)
+        return _Files(folder / f"probe-{probe:03d}.npz", folder / f"probe-{probe:03d}.rows", identity, product)
 
     return Checkpoint(
         load=lambda probe, empty, rows: _load(probe_files(probe), empty, rows),
@@ -53,12 +62,28 @@ def in_folder(folder: Path, identity: str) -> Checkpoint:
     )
 
 
+def fixed_product(op: Operator) -> np.ndarray:
+    """The product with a random vector that is always the same, [P]: what no hash sees, such as a new JAX, it sees."""
+    return np.asarray(op(numerics.draw_probe(jax.random.key(0), op.size, op.dtype, "gaussian")))
+
+
 def measurement_id(op: Operator, *settings: Any) -> str:
-    """A hash of the operator (functions by name, arrays by content) and of the settings of a measurement."""
+    """A hash of the operator (functions with all that they read from outside, arrays) and of a measurement's settings.
+
+    Raises:
+        InputError: functions that read an object which nothing identifies in another process.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    names = [_name(function) for term in op.terms for function in (term.product, *term.functions)]
+    try:
+        functions = [compat.fingerprint((term.product, term.functions), by_content=True)[0] for term in op.terms]
+    except TypeError as error:
+        raise InputError(
+            f"folder= cannot be used: a function reads an object of type {error} from outside, which nothing "
+            "identifies in another process; pass it as state, or as an array"
+        ) from error
     cuts = [(term.batches.batch_size, term.batches.statistics_batch) for term in op.terms]
-    digest.update(repr((jax.tree.structure(op.params), names, cuts, settings)).encode())
+    known = (jax.tree.structure(op.params), functions, cuts, numerics.precision_name(), settings)
+    digest.update(repr(known).encode())
     for leaf in jax.tree.leaves(op):
         array = np.ascontiguousarray(jax.device_get(leaf))
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -72,11 +97,13 @@ def _load(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
     try:
         with np.load(stored.state) as file:
             arrays = dict(file)
-        owner, step = str(arrays.pop("identity")), int(arrays.pop("step"))
+        owner, step, product = str(arrays.pop("identity")), int(arrays.pop("step")), arrays.pop("product")
         fields = {name: jnp.asarray(arrays[name]) for name in empty._fields if name != "blocks"}
     except Exception as error:
         raise InputError(f"{stored.state} is damaged ({error}); delete it to begin again") from error
-    if owner != stored.identity:
+    # Another processor rounds otherwise; another function is further off, or the hash tells.
+    same = np.linalg.norm(product - stored.product) <= _SAME_PRODUCT * np.linalg.norm(product)
+    if owner != stored.identity or not same:
         raise InputError(
             f"{stored.state} belongs to another operator or other settings; give another folder, or delete it"
         )
@@ -95,7 +122,8 @@ def _save(stored: _Files, state: Any, rows: np.ndarray | None, step: int, num_sa
         stored.rows.parent.mkdir(parents=True, exist_ok=True)
         _append_rows(stored, state.blocks if rows is None else (rows,), step, num_saved)
     arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name != "blocks"}
-    files.write_arrays(stored.state, {**arrays, "identity": np.array(stored.identity), "step": np.array(step)})
+    whose = {"identity": np.array(stored.identity), "product": stored.product}
+    files.write_arrays(stored.state, arrays | whose | {"step": np.array(step)})
 
 
 def _append_rows(stored: _Files, blocks: tuple[Any, ...], step: int, num_saved: int) -> None:
@@ -119,7 +147,3 @@ def _read_rows(stored: _Files, start: int, count: int, like: Any) -> np.ndarray:
         raise InputError(
             f"{stored.rows} is missing or short; delete it and {stored.state.name} to begin again"
         ) from error
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(function))}"

@@ -20,7 +20,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
-from hessflat.curvature.krylov.checkpoint import Checkpoint, in_folder, measurement_id
+from hessflat.curvature.krylov.checkpoint import Checkpoint, fixed_product, in_folder, measurement_id
 from hessflat.curvature.krylov.recurrence import (
     Reorthogonalise,
     host_steps,
@@ -110,6 +110,7 @@ def lanczos(
     """
     began = time.perf_counter()
     _require_options(key, num_steps, num_probes, reorthogonalise, probe, storage)
+    op = op.as_it_is_now()
     options = _Options(
         num_steps=min(num_steps, op.size),
         reorthogonalise=reorthogonalise,
@@ -125,7 +126,7 @@ def lanczos(
         if checkpoint is not None:
             raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        checkpoint = in_folder(Path(folder), measurement_id(op, *settings))
+        checkpoint = in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op))
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
     together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None

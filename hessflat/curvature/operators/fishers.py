@@ -15,7 +15,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import checked, gauss_newton_product, operator_on_outputs, single_term
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches
+from hessflat.curvature.operators.terms import Batches, user_function
 from hessflat.curvature.operators.weights import Weighted, weighted_mean
 from hessflat.utils.errors import InputError, require_known
 
@@ -41,6 +41,7 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
         InputError: as `hessian`; losses without a leading axis of examples; no `per` where it is needed.
     """
     params, batches, extra = checked(params, data, state)
+    losses = user_function(losses)
     result = numerics.output_shapes("losses(params, batch)", losses, params, batches.unweighted, *extra)
     shape = getattr(result, "shape", ())
     if shape[:1] != (batches.num_examples,):
@@ -91,6 +92,7 @@ def model_fisher(
     if isinstance(likelihood, str):
         require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
         checked_params, batches, extra = checked(params, data, state)
+        predict = user_function(predict)
         outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, batches.unweighted, *extra)
         shape = _shape_of_labels(likelihood, outputs, batches.num_examples)
         criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, batches.arrays, per))

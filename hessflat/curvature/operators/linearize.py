@@ -118,6 +118,7 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     Raises:
         InputError: an unknown engine, or another engine for a linearised term.
     """
+    op = op.as_it_is_now()
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
     if numerics.any_traced(op) or loop_for(op) == "python":

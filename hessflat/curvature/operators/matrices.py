@@ -17,7 +17,7 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions
+from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions, user_function
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils.errors import InputError
 
@@ -41,6 +41,7 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
         InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
     """
     params, batches, extra = checked(params, data, state)
+    loss = user_function(loss)
     _require_scalar("loss(params, batch)", loss, params, batches.unweighted, *extra)
     return single_term(hessian_product, (loss,), ("mean",), params, batches, state)
 
@@ -94,6 +95,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params)
     arrays = jax.tree.map(jnp.asarray, arrays)
+    matvec = user_function(matvec)
     result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
@@ -152,6 +154,7 @@ def operator_on_outputs(
     returns: Returns = "mean",
 ) -> Operator:
     params, batches, extra = checked(params, data, state)
+    predict, criterion = user_function(predict), user_function(criterion)
     outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
     numerics.require_floating("predict(params, batch)", outputs)
     batch = batches.unweighted if returns == "mean" else batches.arrays
@@ -183,7 +186,7 @@ def single_term(
     state: Any = None,
 ) -> Operator:
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
-    term = Term(product, functions, returns, params, batches, state=state, spare=spare)
+    term = Term(product, tuple(map(user_function, functions)), returns, params, batches, state=state, spare=spare)
     if product is not matvec_product:
         _require_mean(term)
     return Operator((term,), (1.0,))

@@ -50,27 +50,36 @@ class Operator:
         """The floating type of products."""
         return numerics.common_dtype(self.params)
 
+    def as_it_is_now(self) -> "Operator":
+        """The operator with what its functions read from outside (closures, globals, attributes) as it is now.
+
+        Every measurement begins with it. Terms that are linearised stay as they were.
+        """
+        terms = tuple(term.as_it_is_now() if isinstance(term, Term) else term for term in self.terms)
+        return dataclasses.replace(self, terms=terms)
+
     def __call__(self, vector: Any) -> Any:
         """The product with `vector`, a tree like `params` or a flat array [P]; the result has the same form.
 
         Raises:
             InputError: a vector of another structure, shape or type.
         """
-        flat = self._is_flat(vector)
-        loop = "scan" if numerics.any_traced((self, vector)) else loop_for(self)
+        flat, op = self._is_flat(vector), self.as_it_is_now()
+        loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
-            tree = numerics.unravel(self.params, vector) if flat else self._as_vector(vector)
-            result = _tree_matvec_compiled(self, tree) if loop == "scan" else tree_matvec(self, tree, loop)
+            tree = numerics.unravel(op.params, vector) if flat else self._as_vector(vector)
+            result = _tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
             return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
         """The matrix [P, P], computed a few columns at a time; it takes 4 P² bytes in float32."""
         with numerics.matmul_precision():
-            if loop_for(self) == "scan":
-                result: Array = _columns_compiled(linearize(self))
+            op = self.as_it_is_now()
+            if loop_for(op) == "scan":
+                result: Array = _columns_compiled(linearize(op))
                 return result
             units = (numerics.on_device(np.arange(self.size) == i, self.dtype) for i in range(self.size))
-            return numerics.on_device(np.stack([np.asarray(matvec(self, v, "python")) for v in units], axis=1))
+            return numerics.on_device(np.stack([np.asarray(matvec(op, v, "python")) for v in units], axis=1))
 
     def astype(self, dtype: Any) -> "Operator":
         """The same operator with parameters and floating data in `dtype`.

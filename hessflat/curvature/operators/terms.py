@@ -178,6 +178,34 @@ def _sharded_axes(x: Array) -> Devices | None:
     return devices if devices.pieces > 1 else None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class UserFunction:
+    """A function with a hash of what it reads from outside: where that changes, it is another function.
+
+    Compiled programs are known by their functions. Without the hash, a number that a loss reads from a closure, a
+    global or `self` would stay in them as it was when they were traced.
+    """
+
+    function: Callable[..., Any]
+    digest: str
+    kept: list[Any]  # the objects behind the hash, some of which it knows by identity
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UserFunction) and (self.function, self.digest) == (other.function, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.function, self.digest))
+
+
+def user_function(function: Callable[..., Any]) -> UserFunction:
+    """`function` as it is now."""
+    function = function.function if isinstance(function, UserFunction) else function
+    return UserFunction(function, *compat.fingerprint(function))
+
+
 Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 
 
@@ -199,6 +227,11 @@ class Term:
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
     spare: Any = None  # an example that replaces those of a batch without weight; None where no batch can be without
     engine: Engine | None = None  # how products are evaluated; None is the default of the environment
+
+    def as_it_is_now(self) -> "Term":
+        """The term with what its functions read from outside now."""
+        functions = tuple(map(user_function, self.functions))
+        return self if functions == self.functions else dataclasses.replace(self, functions=functions)
 
     def on_one_device(self) -> "Term":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
