@@ -40,7 +40,10 @@ CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py") if not path.s
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.?\d*(?:e[-+]?\d+)?(?![\w.]*\w)")
 # Files that commands write, not files of the repository.
-WRITTEN = ("runs/", "report/", "spectra/", "measurements/", "checkpoints/", "tensorboard/", "wandb/", "~", "$", "/")
+WRITTEN = (
+    *("runs/", "report/", "spectra/", "measurements/", "checkpoints/", "damaged/", "tensorboard/", "wandb/"),
+    *("~", "$", "/"),
+)
 # What stands for a name in the recipes.
 PLACEHOLDER = "NAME"
 WRITTEN_NAMES = {"config.json", "manifest.json", "metrics.jsonl", "claims.json", "index.html", "report.md"}

@@ -134,82 +134,78 @@ def fingerprint(value: Any, by_content: bool = False) -> tuple[str, list[Any]]:
         TypeError: with `by_content`, an object that is known by its identity alone.
     """
     digest, kept, seen = hashlib.blake2b(digest_size=16), [], set[int]()
-
-    def add(*parts: object) -> None:
-        digest.update(repr(parts).encode())
-
-    def add_code(code: types.CodeType, scope: Mapping[str, Any]) -> None:
-        add("code", code.co_code, code.co_names, code.co_freevars)
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                add_code(constant, scope)
-            else:
-                add(constant)
-        for name in code.co_names:
-            if name in scope:
-                visit(scope[name], code.co_names)
-
-    def visit(value: Any, names: tuple[str, ...] = ()) -> None:
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(value, ())]  # objects, and the attributes of each that are read
+    while waiting:
+        value, names = waiting.pop()
         if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
-            add(type(value).__name__, value)
+            digest.update(repr((type(value).__name__, value)).encode())
         elif isinstance(value, np.ndarray) or (by_content and isinstance(value, jax.Array)):
             is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
             array = np.asarray(jax.random.key_data(value) if is_key else value)
-            add(array.dtype.str, array.shape)
+            digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
         elif id(value) in seen:
-            add("again")
+            digest.update(b"again")
         else:
             seen.add(id(value))
             kept.append(value)
-            visit_object(value, names)
-
-    def visit_object(value: Any, names: tuple[str, ...]) -> None:
-        if isinstance(value, types.ModuleType):
-            add("module", value.__name__)
-            if not _is_installed(value.__name__):
-                for name in names:
-                    visit(getattr(value, name, None))
-        elif isinstance(value, types.FunctionType):
-            add("function", value.__module__, value.__qualname__)
-            if not _is_installed(value.__module__):
-                add_code(value.__code__, value.__globals__)
-                visit((value.__defaults__, value.__kwdefaults__))
-                for cell in value.__closure__ or ():
-                    visit(_content(cell))
-        elif isinstance(value, types.MethodType):
-            visit(value.__func__, names)
-            visit(value.__self__, names)
-        elif isinstance(value, functools.partial):
-            visit((value.func, value.args, value.keywords))
-        elif isinstance(value, list | tuple | set | frozenset):
-            add(type(value).__name__, len(value))
-            for element in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-                visit(element)
-        elif isinstance(value, Mapping):
-            add(type(value).__name__, len(value))
-            for key, element in value.items():
-                visit(key)
-                visit(element)
-        elif isinstance(value, type):
-            add("class", value.__module__, value.__qualname__)
-            if not _is_installed(value.__module__):
-                visit({name: own for name, own in vars(value).items() if name in names or callable(own)})
-        elif hasattr(value, "__wrapped__"):
-            visit(value.__wrapped__, names)
-        elif dataclasses.is_dataclass(value):
-            visit(type(value), names)
-            visit([getattr(value, field.name, None) for field in dataclasses.fields(value)])
-        elif hasattr(value, "__dict__") and not _is_installed(type(value).__module__):
-            visit(type(value), names)
-            visit(vars(value))
-        elif by_content and not callable(value):
-            raise TypeError(type(value).__name__)
-        else:
-            add(type(value).__qualname__, getattr(value, "__qualname__", ""), 0 if by_content else id(value))
-
-    visit(value)
+            own, inner = _parts(value, names, by_content)
+            digest.update(repr(own).encode())
+            waiting.extend(reversed(inner))
     return digest.hexdigest(), kept
+
+
+_Parts = tuple[tuple[Any, ...], list[tuple[Any, tuple[str, ...]]]]
+
+
+def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
+    """What a hash takes of an object itself, and the objects that it goes on with."""
+    kind = type(value).__name__
+    is_installed = _is_installed(getattr(value, "__module__", None) if callable(value) else type(value).__module__)
+    if isinstance(value, types.ModuleType):
+        read = () if _is_installed(value.__name__) else names
+        return (kind, value.__name__), [(getattr(value, name, None), names) for name in read]
+    if isinstance(value, types.CodeType):
+        return (kind, value.co_code, value.co_names, value.co_freevars), [
+            (constant, ()) for constant in value.co_consts
+        ]
+    if isinstance(value, types.FunctionType):
+        if is_installed:
+            return (kind, value.__module__, value.__qualname__), []
+        read = _names_read(value.__code__)
+        outside = [(value.__globals__[name], read) for name in read if name in value.__globals__]
+        cells = [(_content(cell), read) for cell in value.__closure__ or ()]
+        inner = [(part, ()) for part in (value.__code__, value.__defaults__, value.__kwdefaults__)]
+        return (kind, value.__module__, value.__qualname__), [*inner, *outside, *cells]
+    if isinstance(value, types.MethodType):
+        return (kind,), [(value.__func__, names), (value.__self__, names)]
+    if isinstance(value, functools.partial):
+        return (kind,), [(part, ()) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, set | frozenset):
+        return (kind, len(value)), [(element, ()) for element in sorted(value, key=repr)]
+    if isinstance(value, list | tuple):
+        return (kind, len(value)), [(element, ()) for element in value]
+    if isinstance(value, Mapping):
+        return (kind, len(value)), [(part, ()) for item in value.items() for part in item]
+    if isinstance(value, type):
+        own = [] if is_installed else [own for name, own in vars(value).items() if name in names or callable(own)]
+        return (kind, value.__module__, value.__qualname__), [(part, ()) for part in own]
+    if hasattr(value, "__wrapped__"):
+        return (kind,), [(value.__wrapped__, names)]
+    if dataclasses.is_dataclass(value):
+        fields = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+        return (kind,), [(type(value), names), *((field, ()) for field in fields)]
+    if hasattr(value, "__dict__") and not _is_installed(type(value).__module__):
+        return (kind,), [(type(value), names), (vars(value), ())]
+    if by_content and not callable(value):
+        raise TypeError(kind)
+    return (kind, getattr(value, "__qualname__", ""), 0 if by_content else id(value)), []
+
+
+def _names_read(code: types.CodeType) -> tuple[str, ...]:
+    """The globals and attributes that a function reads, and those that functions inside it do."""
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names_read(c)]
+    return tuple(dict.fromkeys([*code.co_names, *inner]))
 
 
 def _content(cell: types.CellType) -> Any:

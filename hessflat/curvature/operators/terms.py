@@ -257,6 +257,7 @@ def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
 
 
 def _bound(term: Term, position: int, function: Callable[..., Any], returns: Returns) -> Callable[..., Any]:
+    function = function.function if isinstance(function, UserFunction) else function
     extra = () if term.state is None else (term.state,)
     statistics, has_weights = term.batches.statistics_batch, isinstance(term.batches.arrays, Weighted)
 
