@@ -182,6 +182,8 @@ EDITS = {
     "seed": edit("config.json", lambda text: text.replace('"seed": 0', '"seed": 1')),
     "no settings": remove("config.json"),
     "half settings": edit("config.json", lambda text: text[:50]),
+    "settings and manifest": lambda folder: (EDITS["half settings"](folder), EDITS["not JSON"](folder)),
+    "no digests": edit("manifest.json", lambda text: text.replace('"digests"', '"digestt"')),
     "no spectrum": remove("spectra/10-hessian.npz"),
     "empty spectrum": lambda folder: (folder / "spectra/0-hessian.npz").write_bytes(b""),
     "another's": lambda folder: shutil.copy(folder / "spectra/0-hessian.npz", folder / "spectra/20-hessian.npz"),
@@ -195,7 +197,7 @@ def test_what_was_edited_is_named_and_the_same_command_mends_it(whole, copy, dam
     with pytest.raises(InputError) as error:
         load_run(copy)
     assert "\n" not in str(error.value)
-    by_run = "config.json" not in str(error.value)
+    by_run = "config.json is" not in str(error.value)
     assert ("to mend it: make train RUN=" + str(copy) in str(error.value)) == by_run
     notes, lost = run_again(copy)
     assert lost == []
@@ -290,6 +292,14 @@ def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):
     assert_same(copy, whole)
     measure.main([f"--run={copy}", "--steps=10"])
     shutil.rmtree(copy / "checkpoints" / "10")
+    train.main([f"--run={copy}"])
+    assert_same(copy, whole)
+
+
+def test_a_checkpoint_that_keeps_others_from_being_opened_is_named_and_made_again(whole, copy):
+    edit("checkpoints/10/_CHECKPOINT_METADATA", lambda text: text.replace("commit_time", "commIt_time"))(copy)
+    with pytest.raises(DamagedError, match=rf"checkpoints/10 is damaged .*to mend it: make train RUN={copy}"):
+        runs.final_state(copy)
     train.main([f"--run={copy}"])
     assert_same(copy, whole)
 

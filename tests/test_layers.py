@@ -33,7 +33,7 @@ FLOORS = {
     ),
     "runs": (
         {"writers"},
-        {"run_folder", "schema"},
+        {"run_folder", "schema", "checkpoint_errors"},
         {"jobs"},
         {"checkpoints", "cost_model"},
         {"mending"},

@@ -6,11 +6,8 @@ devices there are. It holds a digest of its leaves, its step and the configurati
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,14 +20,15 @@ import orbax.checkpoint as ocp
 
 from hessflat.measures import make_protocol
 from hessflat.measures.sharpness import no_starts
-from hessflat.runs import run_folder
+from hessflat.runs import checkpoint_errors, run_folder
+from hessflat.runs.checkpoint_errors import reason, unreadable
 from hessflat.runs.jobs import Job, compiled, due_at_end, finished_manifest, named_run
 from hessflat.runs.schema import UNNAMED, RunConfig, from_plain
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils import hardware
 from hessflat.utils.errors import DamagedError, InputError
-from hessflat.utils.files import checksum, full_disk_named
+from hessflat.utils.files import checksum, full_disk_named, read_object
 
 
 class Position(NamedTuple):
@@ -215,8 +213,17 @@ def chosen_steps(text: str, steps: Sequence[int], folder: Path) -> list[int]:
 
 
 def open_folder(folder: Path) -> ocp.CheckpointManager:
-    """The checkpoints of one run; close it when done. Nothing is ever deleted by itself."""
-    return _manager(folder, ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False))
+    """The checkpoints of one run; close it when done. Nothing is ever deleted by itself.
+
+    A checkpoint that keeps orbax from opening the others is renamed to `damaged-STEP`.
+    """
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    try:
+        return _manager(folder, options)
+    except (ValueError, TypeError, KeyError):
+        for step in checkpoint_errors.unopenable(folder, _read_only):
+            checkpoint_errors.set_aside(folder, step)
+        return _manager(folder, options)
 
 
 @contextlib.contextmanager
@@ -224,7 +231,12 @@ def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run that may still be running, for reading alone."""
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist; train the run first")
-    manager = _manager(folder, ocp.CheckpointManagerOptions(create=False, read_only=True))
+    try:
+        manager = _read_only(folder)
+    except (ValueError, TypeError, KeyError) as error:
+        where = folder / " and ".join(map(str, checkpoint_errors.unopenable(folder, _read_only)))
+        mend = run_folder.mending(folder.parent)
+        raise DamagedError(f"checkpoint {where} is damaged ({reason(error)}); to mend it: {mend}") from error
     try:
         yield manager
     except DamagedError as error:
@@ -247,7 +259,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
         raise
     except Exception as error:  # orbax raises whatever its storage layer raised
         raise InputError(
-            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {_reason(error)}; see to that, then run "
+            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {reason(error)}; see to that, then run "
             "the same command again"
         ) from error
 
@@ -270,7 +282,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
         stored = shapes(manager.item_metadata(step).tree)
         digest = manager.metadata(step).custom_metadata or {}
     except Exception as error:  # orbax raises whatever its storage layer raised
-        raise _unreadable(where, error) from error
+        raise unreadable(where, error) from error
     if digest.get("tree") != _text_digest(stored):
         raise DamagedError(f"{where} is damaged (it is not the tree that was saved)")
     if differing := difference(stored, shapes(like)):
@@ -282,7 +294,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     try:
         state = manager.restore(step, args=ocp.args.StandardRestore(like))
     except Exception as error:
-        raise _unreadable(where, error) from error
+        raise unreadable(where, error) from error
     if _digest(manager, step, state) != digest:
         raise DamagedError(f"{where} is damaged (its leaves are not those that were saved, or it is of another run)")
     return state
@@ -292,8 +304,8 @@ def _digest(manager: ocp.CheckpointManager, step: int, state: Any) -> dict[str, 
     """What tells a checkpoint from any other: its tree; and its leaves, its step and the run that it is of."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
-    settings = Path(manager.directory).parent / "config.json"
-    run = np.frombuffer(settings.read_bytes() if settings.is_file() else b"", np.uint8)
+    settings = read_object(Path(manager.directory).parent / "config.json") or {}
+    run = np.frombuffer(json.dumps(settings, sort_keys=True).encode(), np.uint8)
     return {"tree": _text_digest(shapes(state)), "leaves": checksum(arrays | {"/run": run, "/step": np.array(step)})}
 
 
@@ -303,33 +315,17 @@ def _text_digest(names: Mapping[str, str]) -> str:
 
 def set_aside(manager: ocp.CheckpointManager, step: int) -> None:
     """Rename the checkpoint of `step` to `damaged-STEP`, so that it no longer counts as one."""
-    folder = Path(manager.directory)
-    shutil.rmtree(folder / f"damaged-{step}", ignore_errors=True)
-    (folder / str(step)).rename(folder / f"damaged-{step}")
+    checkpoint_errors.set_aside(Path(manager.directory), step)
     manager.reload()
+
+
+def _read_only(folder: Path) -> ocp.CheckpointManager:
+    return _manager(folder, ocp.CheckpointManagerOptions(create=False, read_only=True))
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     # The handler is named so that the shapes in a checkpoint can be read before anything is restored.
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
-
-
-# What the system says where a file is whole but cannot be read or written now.
-_PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Too many open files", "Cannot allocate memory", "OS error 24")
-
-
-def _unreadable(where: str, error: Exception) -> InputError:
-    """Damage, but for what the system will not do now."""
-    if isinstance(error, (MemoryError, PermissionError)) or any(words in str(error) for words in _PASSING):
-        return InputError(f"cannot read {where}: {_reason(error)}; see to that, then run the same command again")
-    return DamagedError(f"{where} is damaged ({_reason(error)})")
-
-
-def _reason(error: Exception) -> str:
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):
-        if os.strerror(code) in str(error):
-            return os.strerror(code)
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def shapes(tree: Any) -> dict[str, str]:

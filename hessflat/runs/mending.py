@@ -40,7 +40,7 @@ def prepare(job: Job, found: Mapping[str, str], anew: bool, note: Callable[[str]
         DamagedError: no checkpoint is intact, and a run that was finished is not to be trained `anew`.
     """
     folder, words = job.folder, f"{job.folder}: {run_folder.in_words(found)}"
-    if "config.json" in found:
+    if "config.json" in found or ("manifest.json" in found and not _has_settings(job)):
         run_folder.write_config(folder, plain(job.config))
     if found.keys() == {"config.json"}:
         run_folder.write_manifest(folder, digests=_with_config(folder))
@@ -110,11 +110,22 @@ def move_aside(folder: Path) -> None:
             (folder / name).rename(place / name)
 
 
+def _has_settings(job: Job) -> bool:
+    try:
+        stored = run_folder.read_object(job.folder / "config.json")
+        return stored is not None and plain(checkpoints.config_from(stored)) == plain(job.config)
+    except InputError:
+        return False
+
+
 def _steps(folder: Path) -> list[int]:
     if not (folder / "checkpoints").is_dir():
         return []
-    with checkpoints.reading(folder / "checkpoints") as manager:
+    manager = checkpoints.open_folder(folder / "checkpoints")
+    try:
         return checkpoints.steps(manager)
+    finally:
+        manager.close()
 
 
 def _is_intact(job: Job, step: int, note: Callable[[str], None]) -> bool:

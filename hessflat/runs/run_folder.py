@@ -198,7 +198,9 @@ def problems(folder: Path) -> dict[str, str]:
 def _differing(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     if not manifest:
         return {"manifest.json": "gone"} if _files(folder, GROWING) else {}
-    recorded, found = manifest.get("digests", {}), {}
+    if "digests" not in manifest:
+        return {"manifest.json": "altered"}
+    recorded, found = manifest["digests"], {}
     finished = manifest.get("status") in FINISHED
     for name, digest in recorded.items():
         path = folder / name
