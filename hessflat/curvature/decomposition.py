@@ -88,6 +88,11 @@ def decompose(
     """
     began = time.perf_counter()
     G = gauss_newton(predict, criterion, params, data, state)
+    operator.require_operator(G)
+    numerics.require_key(key)
+    num_steps = numerics.require_count("num_steps", num_steps, least=0)
+    num_probes = numerics.require_count("num_probes", num_probes)
+    trace_probes = numerics.require_count("trace_probes", trace_probes, least=0)
     (term,) = G.terms
     R = dataclasses.replace(G, terms=(dataclasses.replace(term, product=residual_product),))
     quadrature_key, moments_key = jax.random.split(key)
@@ -165,7 +170,6 @@ _run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
 
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
-    numerics.require_count("trace_probes", num_probes)
     G, R = linearize(G), linearize(R)
     with numerics.matmul_precision():
         vectors = (numerics.draw_probe(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
+from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.errors import InputError, nearest
 
@@ -84,11 +85,12 @@ def jacobian_norms(
     """
     began = time.perf_counter()
     params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
-    extra = () if state is None else (state,)
+    if numerics.any_traced((params, inputs, jnp.zeros(()))):
+        raise InputError(numerics.OUTSIDE)
+    extra = numerics.as_state(state, predict)
     predict = user_function(predict)
     outputs = _num_outputs(predict, params, inputs, extra)
-    _require_options(batch_size, method, rtol)
-    size = batch_size or len(inputs)
+    size = _batch_size(batch_size, method, rtol) or len(inputs)
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
@@ -212,14 +214,13 @@ def _advance(
     state: _Bidiagonal,
     num_steps: int,
 ) -> _Bidiagonal:
-    outputs, push = jax.linearize(jax.vmap(lambda x: predict(params, x[None], *extra)[0]), inputs)
-    pull = jax.linear_transpose(push, inputs)
+    outputs, push, pull = linearised(jax.vmap(lambda x: predict(params, x[None], *extra)[0]), inputs)
 
     def soften(vectors: Array) -> Array:
         return _softmax_product(outputs, vectors) if softmax else vectors
 
     for _ in range(num_steps):
-        state = _step(lambda v: soften(push(v)), lambda u: pull(soften(u))[0], state)
+        state = _step(lambda v: soften(push(v)), lambda u: pull(soften(u)), state)
     return state
 
 
@@ -268,7 +269,7 @@ def _largest(alphas: np.ndarray, betas: np.ndarray, steps: int) -> tuple[np.ndar
 
 def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> int:
     """C."""
-    numerics.require_floating("inputs", inputs)
+    numerics.require_floating("inputs", inputs, "give what an embedding makes of tokens, and the network above it")
     if not len(inputs):
         raise InputError("inputs must hold at least one example, got 0")
     outputs = numerics.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
@@ -279,11 +280,13 @@ def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra:
     return result
 
 
-def _require_options(batch_size: int | None, method: str, rtol: float) -> None:
+def _batch_size(batch_size: int | None, method: str, rtol: float) -> int | None:
+    """It, once all options are known to be right."""
     known = ("auto", "exact", "iterative")
     if batch_size is not None:
-        numerics.require_count("batch_size", batch_size)
+        batch_size = numerics.require_count("batch_size", batch_size)
     if method not in known:
         raise InputError(f"unknown method {method!r}; {nearest(method, known)}")
     if not rtol > 0:
         raise InputError(f"rtol must be above 0, got {rtol!r}")
+    return batch_size

@@ -160,7 +160,9 @@ def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -
     if normalise not in known:
         raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
     params = numerics.as_arrays("params", params)
-    numerics.require_floating("params", params)
+    numerics.require_floating("params", params, "give those leaves alone that are to move")
+    if numerics.any_traced((params, jnp.zeros(()))):
+        raise InputError(numerics.OUTSIDE)
     vector, norm = _gaussian(key, params, normalise)
     if not norm > 0:
         raise InputError(
@@ -172,8 +174,9 @@ def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -
 
 def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
-    batches, function = as_batches(data), user_function(function)
-    extra = () if state is None else (state,)
+    batches = as_batches(data)
+    extra = numerics.as_state(state, function)
+    function = user_function(function)
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.unweighted, *extra)
     for leaf in jax.tree.leaves(outputs):
@@ -185,7 +188,13 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
         # All work is dispatched before any result is awaited.
         rows = [[_on_piece(function, points, w, batches, spare, extra, *piece) for piece in pieces] for w in weights]
     means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
-    return jax.tree.map(lambda *column: np.array(column), *means)
+    values = jax.tree.map(lambda *column: np.array(column), *means)
+    # A function may leave out what is not finite; where it does not, the data are at fault and not the point.
+    if not all(np.isfinite(value).any() for value in jax.tree.leaves(values)):
+        for what, tree in (("data", batches.unweighted), ("state", extra)):
+            if words := numerics.not_finite(what, tree):
+                raise InputError(f"{words}, or left out by the function, which is finite at no point")
+    return values
 
 
 @partial(jax.jit, static_argnums=(0, 7))
@@ -214,6 +223,8 @@ def _pieces(batches: Batches) -> list[tuple[int, int]]:
 
 def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
     arrays = tuple(numerics.as_arrays(name, point) for name, point in zip(names, points, strict=True))
+    if numerics.any_traced((arrays, jnp.zeros(()))):
+        raise InputError(numerics.OUTSIDE)
     numerics.require_floating(names[0], arrays[0])
     for name, point in zip(names[1:], arrays[1:], strict=True):
         numerics.require_like(name, point, arrays[0])

@@ -19,7 +19,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
-from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.operator import Operator, require_operator
 from hessflat.curvature.operators.terms import Term, bound_functions
 from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
 from hessflat.curvature.stochtrace import estimates
@@ -81,9 +81,11 @@ def gradient_covariance(
     Raises:
         InputError: as `fisher`; a gradient that is not finite.
     """
-    (term,) = fisher(losses, params, data, state, per).terms
+    op = fisher(losses, params, data, state, per)
+    require_operator(op)
+    (term,) = op.terms
     gradient = _mean_gradient(term)
-    extra = () if state is None else (term.state,)
+    extra = () if term.state is None else (term.state,)
     centred = (CentredLosses(term.functions[0]), half_mean_square)
     return Operator((dataclasses.replace(term, functions=centred, state=(gradient, extra)),), (1.0,))
 
@@ -106,7 +108,7 @@ def minibatch_products(
             shape, or one whose product is zero.
     """
     began = time.perf_counter()
-    vector_key, batch_key = _keys(op, key, batch_size, num_batches)
+    vector_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
     if vector is None:
         v = numerics.draw_probe(vector_key, op.size, op.dtype, "gaussian")
     else:
@@ -153,7 +155,7 @@ def minibatch_sharpness(
             finite.
     """
     began = time.perf_counter()
-    start_key, batch_key = _keys(op, key, batch_size, num_batches)
+    start_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
     full = eigenpairs(op, start_key, 1, "largest", rtol, max_steps, show_progress=False)
     top = numerics.ravel(full.vectors)
     pairs, rayleigh = [], []
@@ -214,10 +216,11 @@ def _over(term: Term, arrays: Any) -> Term:
     return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays))
 
 
-def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array]:
+def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array, int, int]:
+    require_operator(op)
     numerics.require_key(key)
-    numerics.require_count("num_batches", num_batches)
-    numerics.require_count("batch_size", batch_size)
+    num_batches = numerics.require_count("num_batches", num_batches)
+    batch_size = numerics.require_count("batch_size", batch_size)
     sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     if not sizes:
         raise InputError("mini-batches need the curvature of a mean over examples, got a known map")
@@ -226,7 +229,7 @@ def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[
     if batch_size > max(sizes):
         raise InputError(f"batch_size must be at most the {max(sizes)} examples of the data, got {batch_size}")
     first, second = jax.random.split(key)
-    return first, second
+    return first, second, batch_size, num_batches
 
 
 def _has_examples(term: Any) -> bool:
@@ -250,7 +253,7 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
     if batches.devices is None:
         arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
     else:
-        arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x)[chosen]), batches.arrays)
+        arrays = jax.tree.map(lambda x: numerics.gathered(x[chosen]), batches.arrays)
     if isinstance(arrays, Weighted):
         arrays = normalised(arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))

@@ -3,7 +3,9 @@ checks.
 """
 
 import functools
+import inspect
 import math
+import operator
 import typing
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import leaves as given
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError, nearest
 
@@ -35,6 +38,16 @@ _EPSILONS = {
     **dict.fromkeys(("tensorfloat32", "TF32_TF32_F32", "F16_F16_F32"), 2.0**-10),
     **dict.fromkeys(("bfloat16", "BF16_BF16_F32"), 2.0**-7),
     **dict.fromkeys(("bfloat16_3x", "BF16_BF16_F32_X3"), 2.0**-16),
+}
+
+# Why a measurement cannot be made inside a transformation.
+OUTSIDE = (
+    "a measurement looks at values, so make it outside jit, vmap and grad; inside them take products, op(v), alone"
+)
+
+# NumPy types that JAX has in every mode.
+_PLAIN = {
+    np.dtype(t) for t in (bool, np.int8, np.int16, np.int32, np.uint8, np.uint16, np.uint32, np.float16, np.float32)
 }
 
 # XLA's CPU product of a matrix and a vector adds one term after another, and its rounding grows with their number: at
@@ -109,42 +122,98 @@ def _cast(leaves: list[Array], dtype: Any) -> list[Array]:
 
 
 def on_device(array: Any, dtype: Any = None) -> Array:
-    """`array` as a JAX array, of type `dtype` where one is given.
+    """`array` as a JAX array, of type `dtype` where one is given, on no mesh with Explicit axes.
 
     NumPy converts what is NumPy's: JAX would compile a program for every shape.
     """
+    if isinstance(array, jax.Array) and not compat.is_traced(array):
+        if isinstance(array.sharding, jax.sharding.NamedSharding):
+            array = given.on_automatic_mesh(array)
+        return array if dtype is None else typing.cast(Array, array.astype(dtype))
     if isinstance(array, np.ndarray):
         dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
         array = array.astype(dtype, copy=False)
     return jnp.asarray(array, dtype)
 
 
-def as_arrays(what: str, tree: Tree) -> Tree:
+def gathered(array: Array) -> Array:
+    """`array`, typed random keys too, from wherever it lies onto one device."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        bits = on_device(np.asarray(jax.random.key_data(array)))
+        return typing.cast(Array, jax.random.wrap_key_data(bits, impl=jax.random.key_impl(array)))
+    return on_device(np.asarray(array))
+
+
+def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
     """`tree` with JAX arrays as leaves.
 
+    Args:
+        what: how messages name the tree.
+        tree: pytree of arrays of numbers, or of typed random keys.
+        finite: refuse values that are not finite.
+
     Raises:
-        InputError: no leaves, a leaf that is not an array, or values that are not finite.
+        InputError: no leaves, a leaf that is not an array of numbers, or values that are not finite.
     """
     if not jax.tree.leaves(tree):
         raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
     arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
-    leaves = jax.tree.leaves_with_path(arrays)
-    for (path, leaf), finite in zip(leaves, _all_finite([leaf for _, leaf in leaves]), strict=True):
-        if not any_traced(finite) and not finite:
-            count = int((~jnp.isfinite(leaf)).sum())
-            raise InputError(f"{_name(what, path)} must be finite, got {count} of {leaf.size} values that are not")
+    if finite and (lost := not_finite(what, arrays)):
+        raise InputError(lost)
     return arrays
 
 
-def require_floating(what: str, tree: Tree) -> None:
+def not_finite(what: str, tree: Tree) -> str | None:
+    """One line that names the first array of `tree` with values that are not finite; None where there is none."""
+    leaves = [pair for pair in jax.tree.leaves_with_path(tree) if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
+    for (path, leaf), finite in zip(leaves, _all_finite([leaf for _, leaf in leaves]), strict=True):
+        if not any_traced(finite) and not finite:
+            count = int((~jnp.isfinite(leaf)).sum())
+            return f"{_name(what, path)} must be finite, got {count} of {leaf.size} values that are not"
+    return None
+
+
+def as_state(state: Tree, function: Callable[..., Any]) -> tuple[Tree, ...]:
+    """The third argument of the user's functions as () or (arrays,).
+
+    An empty tree is a third argument for a function that takes one, and none for a function that does not.
+
+    Args:
+        state: None, or a pytree of arrays or numbers.
+        function: one of those that take it.
+
+    Raises:
+        InputError: as `as_arrays`.
+    """
+    if state is None:
+        return ()
+    if jax.tree.leaves(state):
+        numbers = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, bool | int | float | complex) else x, state)
+        return (as_arrays("state", numbers, finite=False),)
+    try:
+        inspect.signature(function).bind(None, None, state)
+    except TypeError:
+        return ()
+    except ValueError:  # a function without a signature
+        pass
+    return (state,)
+
+
+def require_floating(what: str, tree: Tree, instead: str = "give floating point numbers") -> None:
     """Refuse leaves that cannot be differentiated.
+
+    Args:
+        what: how messages name the tree.
+        tree: pytree of arrays or shapes.
+        instead: what to do about integers and booleans.
 
     Raises:
         InputError: a leaf that is not real floating point.
     """
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise InputError(f"{_name(what, path)} must be real floating point, got {leaf.dtype}; cast it")
+            advice = given.not_differentiable(leaf.dtype, instead)
+            raise InputError(f"{_name(what, path)} must be real floating point, got {leaf.dtype}; {advice}")
 
 
 def same_structure(a: Tree, b: Tree) -> bool:
@@ -200,9 +269,10 @@ def _output_shapes(function: Callable[..., Any], structure: Any, shapes: tuple[j
 
 
 def _as_array(what: str, path: Any, leaf: Any) -> Array:
-    if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "dtype"):
-        raise InputError(f"{_name(what, path)} must be an array, got {type(leaf).__name__}")
-    return on_device(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    if not isinstance(leaf, jax.Array):
+        plain = type(leaf) is np.ndarray and leaf.dtype in _PLAIN
+        return on_device(leaf if plain else given.converted(_name(what, path), leaf))
+    return on_device(leaf)
 
 
 def _all_finite(leaves: list[Array]) -> list[Any]:
@@ -250,14 +320,25 @@ def require_probe(probe: str) -> None:
         raise InputError(f"unknown probe {probe!r}; {nearest(probe, ('rademacher', 'gaussian'))}")
 
 
-def require_count(what: str, value: int) -> None:
-    """Refuse a count that is not a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{what} must be a whole number of at least 1, got {value!r}")
+def require_count(what: str, value: Any, least: int = 1) -> int:
+    """A count of any integer type, NumPy's and JAX's too, as an int.
+
+    Raises:
+        InputError: no whole number, or one below `least`.
+    """
+    try:
+        count = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        count = -1
+    if count < least:
+        raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return count
 
 
 def require_key(key: Array) -> None:
     """Refuse anything but one random key, typed or raw."""
+    if compat.is_traced(key):
+        raise InputError(OUTSIDE)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
     if not ((typed and key.shape == ()) or raw):

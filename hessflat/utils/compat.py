@@ -56,6 +56,11 @@ def bind(equation: Any, inputs: Sequence[Any], params: Mapping[str, Any] | None 
     return list(outputs) if primitive.multiple_results else [outputs]
 
 
+# The primitives of a `jax.custom_vjp` function, and of its derivative in forward mode, which cannot be evaluated.
+CUSTOM_VJP = ("custom_vjp_call", "custom_vjp_call_jaxpr")
+REVERSE_ONLY = ("custom_lin",)
+
+
 def context_of(equation: Any) -> Any:
     """The settings that an equation was traced under, as something hashable."""
     return equation.ctx

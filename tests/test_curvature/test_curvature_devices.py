@@ -90,8 +90,5 @@ def test_examples_that_cannot_be_spread(problem, mesh):
         cv.hessian(loss, params, {"x": spread["x"], "y": batch["y"]})
     with pytest.raises(InputError, match="statistics_batch must divide the examples of each"):
         cv.hessian(loss, params, cv.Batches(spread, 24, statistics_batch=8))
-    explicit = jax.make_mesh((8,), ("examples",), (AxisType.Explicit,))
-    with pytest.raises(InputError, match="mesh made with axis_types"):
-        cv.hessian(loss, params, jax.device_put(batch, NamedSharding(explicit, PartitionSpec("examples"))))
     joined = cv.hessian(loss, params, cv.Batches(spread, None, statistics_batch=10))
     assert_allclose(joined(jnp.ones(180)), cv.hessian(loss, params, batch)(jnp.ones(180)), atol=1e-6)

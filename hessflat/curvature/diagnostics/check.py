@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import matvec_product
-from hessflat.curvature.operators.operator import Operator, require_finite
+from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.curvature.operators.terms import Term
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
@@ -57,6 +56,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
         InputError: a test fails, or products are not finite; the message names the failure in one line.
     """
     began = time.perf_counter()
+    require_operator(op)
     numerics.require_key(key)
     op = op.as_it_is_now()
     tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
@@ -163,5 +163,5 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
 def _over(term: Term, start: int, size: int) -> Term:
     """The term over some of its examples, at once and on one device."""
     batches = term.batches
-    arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x[start : start + size])), batches.arrays)
+    arrays = jax.tree.map(lambda x: numerics.gathered(x[start : start + size]), batches.arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, batch_size=None, devices=None))

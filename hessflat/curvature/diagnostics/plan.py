@@ -79,9 +79,9 @@ def plan(
     Raises:
         InputError: counts below 1.
     """
-    require_count("num_steps", num_steps)
-    require_count("num_probes", num_probes)
-    num_steps = min(num_steps, op.size)
+    operator.require_operator(op)
+    num_steps = min(require_count("num_steps", num_steps), op.size)
+    num_probes = require_count("num_probes", num_probes)
     free = hardware.free_bytes()
     rows = num_steps if reorthogonalise != "none" else 3
     basis_bytes = basis.bytes_needed(rows, op.size, op.dtype, storage)

@@ -9,7 +9,7 @@ import scipy.linalg
 
 from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram
-from hessflat.curvature.operators.operator import Operator, require_finite
+from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
@@ -81,6 +81,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
         InputError: an operator that is too large for both (use `spectrum` or `eigenpairs`), a matrix that does not fit
             into memory, or products that are not finite.
     """
+    require_operator(op)
     if float64:
         with jax.enable_x64(True):
             return exact_spectrum(op.astype(np.float64))

@@ -235,7 +235,7 @@ def _with(term: Term, arrays: Any) -> Term:
 def _on_one_device(term: Term) -> Term:
     if term.batches.devices is None:
         return term
-    arrays = jax.tree.map(lambda x: numerics.on_device(np.asarray(x)), term.batches.arrays)
+    arrays = jax.tree.map(numerics.gathered, term.batches.arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, devices=None))
 
 

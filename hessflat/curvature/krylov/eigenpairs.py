@@ -82,8 +82,7 @@ def eigenpairs(
             products that are not finite.
     """
     began = time.perf_counter()
-    _require_options(op, key, k, which, rtol, max_steps)
-    counts = (k, k) if isinstance(k, int) else k
+    counts, max_steps = _options(op, key, k, which, rtol, max_steps)
     num_pairs = min(sum(counts) if which == "both" else counts[0], op.size)
     num_vectors = _num_vectors(op, num_pairs, max_steps, num_vectors)
     basis.require_memory(op.size, op.dtype, num_vectors + num_pairs, "device", hardware.platform(op))
@@ -188,7 +187,7 @@ def _num_vectors(op: Operator, num_pairs: int, max_steps: int, num_vectors: int 
     if num_vectors is None:
         num_vectors = num_pairs + 20
     else:
-        numerics.require_count("num_vectors", num_vectors)
+        num_vectors = numerics.require_count("num_vectors", num_vectors)
         if num_vectors < min(num_pairs + 4, op.size):
             raise InputError(f"num_vectors must be at least 4 more than the {num_pairs} eigenpairs, got {num_vectors}")
     number = min(num_vectors, max_steps, op.size)
@@ -271,18 +270,21 @@ def _converged(
     return result
 
 
-def _require_options(
+def _options(
     op: Operator, key: Array, k: int | tuple[int, int], which: str, rtol: float, max_steps: int
-) -> None:
+) -> tuple[tuple[int, int], int]:
+    """The numbers of pairs at each end, and of products at most."""
+    operator.require_operator(op)
     numerics.require_key(key)
     if isinstance(k, tuple) and which != "both":
         raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
-    for count in k if isinstance(k, tuple) else (k,):
-        numerics.require_count("k", count)
-        if count > op.size:
-            raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
-    numerics.require_count("max_steps", max_steps)
+    first, *others = (numerics.require_count("k", count) for count in (k if isinstance(k, tuple) else (k,)))
+    counts = (first, others[0] if others else first)
+    if max(counts) > op.size:
+        raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
+    max_steps = numerics.require_count("max_steps", max_steps)
     if which not in get_args(Which):
         raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
     if not rtol > 0:
         raise InputError(f"rtol must be above 0, got {rtol!r}")
+    return counts, max_steps

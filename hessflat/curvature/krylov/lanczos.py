@@ -30,7 +30,7 @@ from hessflat.curvature.krylov.recurrence import (
 )
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, example_devices, require_finite
+from hessflat.curvature.operators.operator import Operator, example_devices, require_finite, require_operator
 from hessflat.curvature.operators.terms import Devices, loop_for
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
@@ -109,7 +109,8 @@ def lanczos(
             measurement, or products that are not finite.
     """
     began = time.perf_counter()
-    _require_options(key, num_steps, num_probes, reorthogonalise, probe, storage)
+    require_operator(op)
+    num_steps, num_probes = _counts(key, num_steps, num_probes, reorthogonalise, probe, storage)
     op = op.as_it_is_now()
     options = _Options(
         num_steps=min(num_steps, op.size),
@@ -241,12 +242,13 @@ def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
     return basis.bytes_needed(rows, op.size, op.dtype, options.storage) < hardware.free_bytes() // 4
 
 
-def _require_options(
+def _counts(
     key: Array, num_steps: int, num_probes: int, reorthogonalise: str, probe: str, storage: str
-) -> None:
+) -> tuple[int, int]:
+    """`num_steps` and `num_probes`, once all options are known to be right."""
     numerics.require_key(key)
-    numerics.require_count("num_steps", num_steps)
-    numerics.require_count("num_probes", num_probes)
+    num_steps = numerics.require_count("num_steps", num_steps)
+    num_probes = numerics.require_count("num_probes", num_probes)
     numerics.require_probe(probe)
     for name, value, known in (
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),
@@ -256,3 +258,4 @@ def _require_options(
             raise InputError(f"unknown {name} {value!r}; {nearest(value, known)}")
     if storage == "host" and reorthogonalise == "selective":
         raise InputError('storage="host" takes reorthogonalise="full"; selective is for a basis on the device')
+    return num_steps, num_probes

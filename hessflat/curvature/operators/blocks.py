@@ -30,6 +30,7 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
     Raises:
         InputError: a pattern that no leaf matches; the message names the nearest path.
     """
+    _require_operator(op)
     paths = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(op.params)]
     if callable(names):
         chosen = {path for path in paths if names(path)}
@@ -47,8 +48,14 @@ def restrict(op: Operator, names: str | Sequence[str] | Callable[[str], bool]) -
 
 def blocks(op: Operator) -> dict[str, Operator]:
     """{name: diagonal block} for every top-level entry of `params` (usually a layer), in order."""
+    _require_operator(op)
     tops = dict.fromkeys(leaf_name(path[:1]) for path, _ in jax.tree.leaves_with_path(op.params))
     return {top: restrict(op, partial(_is_below, top)) for top in tops}
+
+
+def _require_operator(op: Any) -> None:
+    if not isinstance(op, Operator):
+        raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
 
 
 def _is_below(top: str, path: str) -> bool:
@@ -64,6 +71,7 @@ def _restricted(term: Term, chosen: set[str]) -> Term:
     if not isinstance(term, Term):
         raise InputError("restrict the operator before its linearisation is made, not after")
     inside, outside = numerics.split(term.params, lambda path: leaf_name(path) in chosen)
+    numerics.require_floating("params", inside, "choose leaves of floating point numbers alone")
     if term.product is matvec_product:
         outside = jax.tree.map(jnp.zeros_like, outside)
     rest = outside if term.rest is None else numerics.merge(term.rest, outside)

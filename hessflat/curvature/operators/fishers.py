@@ -40,7 +40,7 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     Raises:
         InputError: as `hessian`; losses without a leading axis of examples; no `per` where it is needed.
     """
-    params, batches, extra = checked(params, data, state)
+    params, batches, extra = checked(params, data, state, losses)
     losses = user_function(losses)
     result = numerics.output_shapes("losses(params, batch)", losses, params, batches.unweighted, *extra)
     shape = getattr(result, "shape", ())
@@ -50,7 +50,7 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     if _per("losses(params, batch)", shape, batches.arrays, per) == "example" and len(shape) > 1:
         losses = SummedLosses(losses)
     return single_term(
-        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, state
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, extra
     )
 
 
@@ -91,7 +91,7 @@ def model_fisher(
     """
     if isinstance(likelihood, str):
         require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
-        checked_params, batches, extra = checked(params, data, state)
+        checked_params, batches, extra = checked(params, data, state, predict)
         predict = user_function(predict)
         outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, batches.unweighted, *extra)
         shape = _shape_of_labels(likelihood, outputs, batches.num_examples)
@@ -101,17 +101,17 @@ def model_fisher(
         raise InputError(
             f"likelihood must be 'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood), got {likelihood!r}"
         )
-    numerics.require_count("num_samples", num_samples)
+    num_samples = numerics.require_count("num_samples", num_samples)
     if key is None:
         raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
     numerics.require_key(key)
     sample, log_likelihood = likelihood
-    params, batches, _ = checked(params, data, state)
+    params, batches, extra = checked(params, data, state, predict)
     if batches.statistics_batch is not None:
         raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
     losses = SampledLosses(predict, log_likelihood)
     with numerics.matmul_precision():
-        labels = _draw_labels(predict, sample, params, batches, state, key, num_samples)
+        labels = _draw_labels(predict, sample, params, batches, extra, key, num_samples)
     pairs: Any = (batches.unweighted, labels)
     if isinstance(batches.arrays, Weighted):
         if batches.arrays.weights.ndim > 1:
@@ -119,7 +119,7 @@ def model_fisher(
         pairs = batches.arrays._replace(arrays=pairs)
     drawn = dataclasses.replace(batches, arrays=pairs)
     return single_term(
-        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, state
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, extra
     )
 
 
@@ -222,12 +222,11 @@ def _draw_labels(
     sample: Callable[..., Any],
     params: Any,
     batches: Batches,
-    state: Any,
+    extra: tuple[Any, ...],
     key: Array,
     num_samples: int,
 ) -> Any:
     """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
-    extra = () if state is None else (state,)
 
     def for_one(key: Array, outputs: Any) -> Any:
         return jax.vmap(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)

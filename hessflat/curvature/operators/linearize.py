@@ -118,6 +118,8 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     Raises:
         InputError: an unknown engine, or another engine for a linearised term.
     """
+    if not hasattr(op, "terms"):
+        raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
     op = op.as_it_is_now()
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))

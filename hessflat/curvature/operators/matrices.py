@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import leaves as given
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions, user_function
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
+from hessflat.utils import compat
+from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
 
 # Relative to the largest loss of a batch: sums of losses in single precision are closer, whatever their order.
@@ -40,10 +43,10 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     Raises:
         InputError: parameters or data that are empty, not arrays or not finite; a loss that is not a scalar.
     """
-    params, batches, extra = checked(params, data, state)
+    params, batches, extra = checked(params, data, state, loss)
     loss = user_function(loss)
     _require_scalar("loss(params, batch)", loss, params, batches.unweighted, *extra)
-    return single_term(hessian_product, (loss,), ("mean",), params, batches, state)
+    return single_term(hessian_product, (loss,), ("mean",), params, batches, extra)
 
 
 def gauss_newton(
@@ -100,21 +103,58 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
     # There are no examples: a single one represents the map, whose arrays are constants.
-    return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), arrays)
+    return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), (arrays,))
 
 
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """∇²L v as the derivative of ∇L along v."""
     (loss,) = functions
-    return jax.jvp(lambda p: jax.grad(loss)(p, batch), (params,), (vector,))[1]
+    return _derivative(lambda p: loss(p, batch), lambda p: jax.grad(loss)(p, batch), params, vector)
 
 
 def gauss_newton_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """Jᵀ (∇²_f ℓ) J v: one forward pass serves J and Jᵀ."""
     predict, criterion = functions
-    outputs, push = jax.linearize(lambda p: predict(p, batch), params)
-    curved = jax.jvp(lambda f: jax.grad(criterion)(f, batch), (outputs,), (push(vector),))[1]
-    return jax.linear_transpose(push, params)(curved)[0]
+    outputs, push, pull = linearised(lambda p: predict(p, batch), params)
+    gradient = lambda f: jax.grad(criterion)(f, batch)  # noqa: E731
+    return pull(_derivative(lambda f: criterion(f, batch), gradient, outputs, push(vector)))
+
+
+def linearised(function: Callable[..., Any], x: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    """`function(x)` with the products of its Jacobian: J v and Jᵀ u.
+
+    A function that holds one of `jax.custom_vjp` has no forward mode. Its J v is the gradient in u of v·Jᵀ u, by
+    reverse mode alone.
+    """
+    if not _is_reverse_only(function, function, x):
+        outputs, push = jax.linearize(function, x)
+        transposed = jax.linear_transpose(push, x)
+        return outputs, push, lambda u: transposed(u)[0]
+    outputs, pull = jax.vjp(function, x)
+    _, push_again = jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, outputs))
+    return outputs, lambda v: push_again(v)[0], lambda u: pull(u)[0]
+
+
+def _derivative(function: Callable[..., Any], gradient: Callable[..., Any], x: Any, vector: Any) -> Any:
+    """The derivative along `vector` of the gradient of `function`, in reverse mode where a backward pass has no other.
+
+    A second derivative is symmetric: its transpose is itself.
+    """
+    if not _is_reverse_only(function, gradient, x):
+        return jax.jvp(gradient, (x,), (vector,))[1]
+    return jax.vjp(gradient, x)[1](vector)[0]
+
+
+def _is_reverse_only(function: Callable[..., Any], derived: Callable[..., Any], x: Any) -> bool:
+    """Whether the derivative of `derived`, which is made of `function`, has no forward mode."""
+    if not _holds(compat.CUSTOM_VJP, function, x):
+        return False
+    return _holds(compat.REVERSE_ONLY, lambda x: jax.jvp(derived, (x,), (x,))[1], x)
+
+
+def _holds(primitives: tuple[str, ...], function: Callable[..., Any], x: Any) -> bool:
+    equations = equations_of(jax.make_jaxpr(function)(x).jaxpr.eqns)
+    return any(equation.primitive.name in primitives for equation in equations)
 
 
 def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -125,7 +165,7 @@ def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, bat
         outputs, pull = jax.vjp(lambda q: predict(q, batch), p)
         return pull(jax.lax.stop_gradient(jax.grad(criterion)(outputs, batch)))[0]
 
-    return jax.jvp(pulled, (params,), (vector,))[1]
+    return _derivative(lambda p: predict(p, batch), pulled, params, vector)
 
 
 def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -153,20 +193,25 @@ def operator_on_outputs(
     state: Any,
     returns: Returns = "mean",
 ) -> Operator:
-    params, batches, extra = checked(params, data, state)
+    params, batches, extra = checked(params, data, state, predict)
     predict, criterion = user_function(predict), user_function(criterion)
     outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
     numerics.require_floating("predict(params, batch)", outputs)
     batch = batches.unweighted if returns == "mean" else batches.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
-    return single_term(product, (predict, criterion), ("each", returns), params, batches, state)
+    return single_term(product, (predict, criterion), ("each", returns), params, batches, extra)
 
 
-def checked(params: Any, data: Any, state: Any) -> tuple[Any, Batches, tuple[Any, ...]]:
+def checked(params: Any, data: Any, state: Any, function: Callable[..., Any]) -> tuple[Any, Batches, tuple[Any, ...]]:
+    """Parameters, batches, and the third argument of `function`, if there is one, as arrays.
+
+    Leaves that cannot be differentiated are refused with the first product: `restrict` may leave them out before.
+    """
     params = numerics.as_arrays("params", params)
-    numerics.require_floating("params", params)
-    extra = () if state is None else (numerics.as_arrays("state", state),)
-    return params, as_batches(data), extra
+    given.require_no_statistics(params)
+    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
+        numerics.require_floating("params", params, "integers are no parameters: put them into state")
+    return params, as_batches(data), numerics.as_state(state, function)
 
 
 def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None:
@@ -183,8 +228,9 @@ def single_term(
     returns: tuple[Returns, ...],
     params: Any,
     batches: Batches,
-    state: Any = None,
+    extra: tuple[Any, ...] = (),
 ) -> Operator:
+    state = extra[0] if extra else None
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     term = Term(product, tuple(map(user_function, functions)), returns, params, batches, state=state, spare=spare)
     if product is not matvec_product:
@@ -209,10 +255,15 @@ def _require_mean(term: Term) -> None:
             _loss_and_that_of_halves(term, jnp.asarray(start), size, (size // unit // 2) * unit if taken_apart else 0)
             for start, size in batches.cuts
         ]
+    if numerics.any_traced(values):
+        return
     wholes, means, sums = np.asarray(jax.device_get(values), np.float64).T
     lost = len(wholes) - np.count_nonzero(np.isfinite(wholes))
     if lost:
         which = "" if lost == len(wholes) else f" of {lost} of {len(wholes)} batches"
+        for what, tree in (("data", batches.unweighted), ("state", term.state)):
+            if words := numerics.not_finite(what, tree):
+                raise InputError(f"{words}, or left out by the loss, which{which} is not finite")
         raise InputError(
             f"the loss{which} is not finite at these parameters; look at it there, or give Batches(..., weights=m) "
             "where it is Σ m ℓ / Σ m and a batch may have no weight"

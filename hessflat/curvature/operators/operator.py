@@ -64,15 +64,17 @@ class Operator:
         Raises:
             InputError: a vector of another structure, shape or type.
         """
+        require_differentiable(self)
         flat, op = self._is_flat(vector), self.as_it_is_now()
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
-            tree = numerics.unravel(op.params, vector) if flat else self._as_vector(vector)
+            tree = numerics.unravel(op.params, numerics.on_device(vector)) if flat else self._as_vector(vector)
             result = _tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
             return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
         """The matrix [P, P], computed a few columns at a time; it takes 4 P² bytes in float32."""
+        require_operator(self)
         with numerics.matmul_precision():
             op = self.as_it_is_now()
             if loop_for(op) == "scan":
@@ -118,7 +120,10 @@ class Operator:
     __rmul__ = __mul__
 
     def _is_flat(self, vector: Any) -> bool:
-        if numerics.same_structure(vector, self.params) or not isinstance(vector, jax.Array | np.ndarray):
+        # Parameters that are one array [P] are a flat vector too, and then both are the same.
+        if not isinstance(vector, jax.Array | np.ndarray):
+            return False
+        if numerics.same_structure(vector, self.params) and jnp.shape(vector) != (self.size,):
             return False
         if jnp.shape(vector) != (self.size,):
             raise InputError(f"a flat vector must have shape ({self.size},), got {jnp.shape(vector)}")
@@ -159,6 +164,30 @@ def require_finite(*products: Any) -> None:
     """
     if not all(np.isfinite(np.asarray(product)).all() for product in products):
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
+
+
+def require_operator(op: Any) -> None:
+    """Refuse what is no operator that a measurement can look at.
+
+    Raises:
+        InputError: something else, an operator inside a transformation, or one over leaves that are no parameters.
+    """
+    if not isinstance(op, Operator):
+        raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
+    if numerics.any_traced((op, jnp.zeros(()))):
+        raise InputError(numerics.OUTSIDE)
+    require_differentiable(op)
+
+
+def require_differentiable(op: Operator) -> None:
+    """Refuse parameters that cannot be differentiated; `restrict` leaves them out.
+
+    Raises:
+        InputError: a leaf that is not real floating point.
+    """
+    numerics.require_floating(
+        "params", op.params, "it is no parameter: put it into state, or leave it out by cv.restrict(op, names)"
+    )
 
 
 def example_devices(op: Operator) -> Devices | None:

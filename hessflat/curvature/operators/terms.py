@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
@@ -125,21 +125,21 @@ def as_batches(data: Any) -> Batches:
     """`data` as checked `Batches`; a pytree of arrays is one batch.
 
     Raises:
-        InputError: no arrays, no examples, leading axes that differ, non-finite values, batch sizes below 1 or that do
+        InputError: no arrays, no examples, leading axes that differ, batch sizes below 1 or that do
             not divide one another, or examples spread unevenly.
     """
     batches = data if isinstance(data, Batches) else Batches(data)
-    arrays = numerics.as_arrays("data", batches.arrays)
+    arrays = numerics.as_arrays("data", batches.arrays, finite=False)
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
         raise InputError(f"every array in data must have the same leading example axis, got shapes {shapes}")
     if sizes == {0}:
         raise InputError("data must hold at least one example, got 0")
-    size, statistics = batches.batch_size, batches.statistics_batch
-    for name, value in (("batch_size", size), ("statistics_batch", statistics)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    size, statistics = (
+        None if value is None else numerics.require_count(name, value)
+        for name, value in (("batch_size", batches.batch_size), ("statistics_batch", batches.statistics_batch))
+    )
     if size is not None and statistics is not None and size % statistics:
         raise InputError(
             f"batch_size must be a multiple of statistics_batch, {statistics}, since statistics are taken over whole "
@@ -171,8 +171,6 @@ def _sharded_axes(x: Array) -> Devices | None:
         return None
     if not len(sharding.spec) or sharding.spec[0] is None:
         return None
-    if any(kind != AxisType.Auto for kind in sharding.mesh.axis_types):
-        raise InputError("data must lie on a mesh made with axis_types=(AxisType.Auto, ...); got explicit axes")
     first = sharding.spec[0]
     devices = Devices(sharding.mesh, first if isinstance(first, tuple) else (first,))
     return devices if devices.pieces > 1 else None

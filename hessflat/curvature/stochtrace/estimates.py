@@ -16,7 +16,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec, require_finite
+from hessflat.curvature.operators.operator import Operator, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.utils.convolution import Loop
 
@@ -151,8 +151,9 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     Raises:
         InputError: a count below 1, an unknown probe, or products that are not finite.
     """
+    require_operator(op)
     numerics.require_key(key)
-    numerics.require_count("num_probes", num_probes)
+    num_probes = numerics.require_count("num_probes", num_probes)
     numerics.require_probe(probe)
     loop, op = loop_for(op, loop), linearize(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)

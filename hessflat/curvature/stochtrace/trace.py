@@ -11,7 +11,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.numerics import Probe, accurate_dot
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite
+from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
@@ -60,8 +60,9 @@ def trace(
         InputError: an unknown method or probe, fewer products than the method needs, or products that are not finite.
     """
     began = time.perf_counter()
+    require_operator(op)
     numerics.require_key(key)
-    _require_budget(num_products, method)
+    num_products = _budget(num_products, method)
     _require_probe(method, probe)
     loop, op = loop_for(op, loop), linearize(op)
     with numerics.matmul_precision():
@@ -95,12 +96,13 @@ def _diagonal(op: Operator) -> TraceParts:
     return TraceParts(np.diagonal(np.asarray(op.to_dense(), np.float64)), 0.0, op.size)
 
 
-def _require_budget(num_products: int, method: str) -> None:
+def _budget(num_products: int, method: str) -> int:
     if method not in _LEAST:
         raise InputError(f"unknown method {method!r}; {nearest(method, _LEAST)}")
-    numerics.require_count("num_products", num_products)
+    num_products = numerics.require_count("num_products", num_products)
     if num_products < _LEAST[method]:
         raise InputError(f"{method} needs num_products of at least {_LEAST[method]}, got {num_products}")
+    return num_products
 
 
 def _require_probe(method: str, probe: str | None) -> None:
