@@ -90,23 +90,3 @@ def not_differentiable(dtype: Any, instead: str) -> str:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return "give real and imaginary parts as two arrays, and join them within the function, re + 1j * im"
     return instead
-
-
-def require_no_statistics(params: Any) -> None:
-    """Refuse parameters that hold running statistics of batch norm, which no optimiser moves.
-
-    Raises:
-        InputError: Flax variables given whole: `{"params": …, "batch_stats": …}`, or an NNX state with `BatchStat`.
-    """
-    first = {str(getattr(path[0], "key", "")) for path, _ in jax.tree.leaves_with_path(params) if path}
-    if {"params", "batch_stats"} <= first:
-        raise InputError(
-            "params holds batch_stats, running statistics that are no parameters; give variables['params'] as params "
-            "and variables['batch_stats'] as state"
-        )
-    is_statistic = lambda x: type(x).__name__ == "BatchStat"  # noqa: E731
-    if any(map(is_statistic, jax.tree.leaves(params, is_leaf=is_statistic))):
-        raise InputError(
-            "params holds BatchStat, running statistics that are no parameters; take them apart, "
-            "nnx.split(model, nnx.Param, ...), and give the rest as state"
-        )

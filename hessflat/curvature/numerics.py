@@ -165,8 +165,13 @@ def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
 
 def not_finite(what: str, tree: Tree) -> str | None:
     """One line that names the first array of `tree` with values that are not finite; None where there is none."""
-    leaves = [pair for pair in jax.tree.leaves_with_path(tree) if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
-    for (path, leaf), finite in zip(leaves, _all_finite([leaf for _, leaf in leaves]), strict=True):
+    named = [pair for pair in jax.tree.leaves_with_path(tree) if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
+    leaves = [leaf for _, leaf in named]
+    if not any_traced(leaves) and all(leaf.devices() == {jax.devices("cpu")[0]} for leaf in leaves):
+        flags: list[Any] = [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
+    else:
+        flags = _all_finite_on_devices(leaves)
+    for (path, leaf), finite in zip(named, flags, strict=True):
         if not any_traced(finite) and not finite:
             count = int((~jnp.isfinite(leaf)).sum())
             return f"{_name(what, path)} must be finite, got {count} of {leaf.size} values that are not"
@@ -273,13 +278,6 @@ def _as_array(what: str, path: Any, leaf: Any) -> Array:
         plain = type(leaf) is np.ndarray and leaf.dtype in _PLAIN
         return on_device(leaf if plain else given.converted(_name(what, path), leaf))
     return on_device(leaf)
-
-
-def _all_finite(leaves: list[Array]) -> list[Any]:
-    if not any_traced(leaves) and all(x.devices() == {jax.devices("cpu")[0]} for x in leaves):
-        return [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
-    result: list[Any] = _all_finite_on_devices(leaves)
-    return result
 
 
 # One program for all leaves: one for each would take longer to compile than many a measurement does.

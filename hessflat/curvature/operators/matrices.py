@@ -6,7 +6,7 @@ running statistics of batch norm. It is a constant of the operator.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import leaves as given
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions, user_function
@@ -23,6 +22,12 @@ from hessflat.curvature.operators.weights import Returns, Weighted, example_with
 from hessflat.utils import compat
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
+
+# Flax variables given whole, or an NNX state that was not split.
+_STATISTICS = (
+    "params holds batch_stats, running statistics that no optimiser moves; give variables['params'] as params and the "
+    "statistics as state (with NNX, nnx.split(model, nnx.Param, ...) takes them apart)"
+)
 
 # Relative to the largest loss of a batch: sums of losses in single precision are closer, whatever their order.
 _MEAN_TOLERANCE = 1e-4
@@ -109,7 +114,11 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """∇²L v as the derivative of ∇L along v."""
     (loss,) = functions
-    return _derivative(lambda p: loss(p, batch), lambda p: jax.grad(loss)(p, batch), params, vector)
+    gradient = lambda p: jax.grad(loss)(p, batch)  # noqa: E731
+    if _is_reverse_only(lambda p: loss(p, batch), gradient, params):
+        # A second derivative is symmetric: its transpose is itself.
+        return jax.vjp(gradient, params)[1](vector)[0]
+    return jax.jvp(gradient, (params,), (vector,))[1]
 
 
 def gauss_newton_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -147,14 +156,12 @@ def _derivative(function: Callable[..., Any], gradient: Callable[..., Any], x: A
 
 def _is_reverse_only(function: Callable[..., Any], derived: Callable[..., Any], x: Any) -> bool:
     """Whether the derivative of `derived`, which is made of `function`, has no forward mode."""
-    if not _holds(compat.CUSTOM_VJP, function, x):
-        return False
-    return _holds(compat.REVERSE_ONLY, lambda x: jax.jvp(derived, (x,), (x,))[1], x)
-
-
-def _holds(primitives: tuple[str, ...], function: Callable[..., Any], x: Any) -> bool:
-    equations = equations_of(jax.make_jaxpr(function)(x).jaxpr.eqns)
-    return any(equation.primitive.name in primitives for equation in equations)
+    along = lambda x: jax.jvp(derived, (x,), (x,))[1]  # noqa: E731
+    for primitives, traced in ((compat.CUSTOM_VJP, function), (compat.REVERSE_ONLY, along)):
+        equations = equations_of(jax.make_jaxpr(traced)(x).jaxpr.eqns)
+        if not any(equation.primitive.name in primitives for equation in equations):
+            return False
+    return True
 
 
 def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -208,10 +215,14 @@ def checked(params: Any, data: Any, state: Any, function: Callable[..., Any]) ->
     Leaves that cannot be differentiated are refused with the first product: `restrict` may leave them out before.
     """
     params = numerics.as_arrays("params", params)
-    given.require_no_statistics(params)
+    is_statistic = lambda x: type(x).__name__ == "BatchStat"  # noqa: E731
+    if (isinstance(params, Mapping) and "batch_stats" in params) or any(
+        map(is_statistic, jax.tree.leaves(params, is_leaf=is_statistic))
+    ):
+        raise InputError(_STATISTICS)
     if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
         numerics.require_floating("params", params, "integers are no parameters: put them into state")
-    return params, as_batches(data), numerics.as_state(state, function)
+    return params, as_batches(data), () if state is None else numerics.as_state(state, function)
 
 
 def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None:

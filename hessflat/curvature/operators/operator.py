@@ -21,6 +21,9 @@ from hessflat.curvature.operators.terms import Devices, Term, loop_for, term_pro
 from hessflat.utils.convolution import Loop, canonical
 from hessflat.utils.errors import InputError
 
+# What to do about leaves of integers and booleans.
+_NO_PARAMETER = "it is no parameter: put it into state, or leave it out by cv.restrict(op, names)"
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["terms", "coefficients", "shift"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Operator:
         Raises:
             InputError: a vector of another structure, shape or type.
         """
-        require_differentiable(self)
+        numerics.require_floating("params", self.params, _NO_PARAMETER)
         flat, op = self._is_flat(vector), self.as_it_is_now()
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
@@ -176,18 +179,7 @@ def require_operator(op: Any) -> None:
         raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
     if numerics.any_traced((op, jnp.zeros(()))):
         raise InputError(numerics.OUTSIDE)
-    require_differentiable(op)
-
-
-def require_differentiable(op: Operator) -> None:
-    """Refuse parameters that cannot be differentiated; `restrict` leaves them out.
-
-    Raises:
-        InputError: a leaf that is not real floating point.
-    """
-    numerics.require_floating(
-        "params", op.params, "it is no parameter: put it into state, or leave it out by cv.restrict(op, names)"
-    )
+    numerics.require_floating("params", op.params, _NO_PARAMETER)
 
 
 def example_devices(op: Operator) -> Devices | None:
