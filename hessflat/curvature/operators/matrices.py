@@ -114,54 +114,16 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """∇²L v as the derivative of ∇L along v."""
     (loss,) = functions
-    gradient = lambda p: jax.grad(loss)(p, batch)  # noqa: E731
-    if _is_reverse_only(lambda p: loss(p, batch), gradient, params):
-        # A second derivative is symmetric: its transpose is itself.
-        return jax.vjp(gradient, params)[1](vector)[0]
-    return jax.jvp(gradient, (params,), (vector,))[1]
+    one_way = _holds(compat.CUSTOM_VJP, jax.make_jaxpr(loss)(params, batch))
+    return _along(one_way, lambda p: jax.grad(loss)(p, batch), params)(vector)
 
 
 def gauss_newton_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """Jᵀ (∇²_f ℓ) J v: one forward pass serves J and Jᵀ."""
     predict, criterion = functions
     outputs, push, pull = linearised(lambda p: predict(p, batch), params)
-    gradient = lambda f: jax.grad(criterion)(f, batch)  # noqa: E731
-    return pull(_derivative(lambda f: criterion(f, batch), gradient, outputs, push(vector)))
-
-
-def linearised(function: Callable[..., Any], x: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
-    """`function(x)` with the products of its Jacobian: J v and Jᵀ u.
-
-    A function that holds one of `jax.custom_vjp` has no forward mode. Its J v is the gradient in u of v·Jᵀ u, by
-    reverse mode alone.
-    """
-    if not _is_reverse_only(function, function, x):
-        outputs, push = jax.linearize(function, x)
-        transposed = jax.linear_transpose(push, x)
-        return outputs, push, lambda u: transposed(u)[0]
-    outputs, pull = jax.vjp(function, x)
-    _, push_again = jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, outputs))
-    return outputs, lambda v: push_again(v)[0], lambda u: pull(u)[0]
-
-
-def _derivative(function: Callable[..., Any], gradient: Callable[..., Any], x: Any, vector: Any) -> Any:
-    """The derivative along `vector` of the gradient of `function`, in reverse mode where a backward pass has no other.
-
-    A second derivative is symmetric: its transpose is itself.
-    """
-    if not _is_reverse_only(function, gradient, x):
-        return jax.jvp(gradient, (x,), (vector,))[1]
-    return jax.vjp(gradient, x)[1](vector)[0]
-
-
-def _is_reverse_only(function: Callable[..., Any], derived: Callable[..., Any], x: Any) -> bool:
-    """Whether the derivative of `derived`, which is made of `function`, has no forward mode."""
-    along = lambda x: jax.jvp(derived, (x,), (x,))[1]  # noqa: E731
-    for primitives, traced in ((compat.CUSTOM_VJP, function), (compat.REVERSE_ONLY, along)):
-        equations = equations_of(jax.make_jaxpr(traced)(x).jaxpr.eqns)
-        if not any(equation.primitive.name in primitives for equation in equations):
-            return False
-    return True
+    one_way = _holds(compat.CUSTOM_VJP, jax.make_jaxpr(criterion)(outputs, batch))
+    return pull(_along(one_way, lambda f: jax.grad(criterion)(f, batch), outputs)(push(vector)))
 
 
 def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -172,7 +134,40 @@ def residual_product(functions: tuple[Callable[..., Any], ...], params: Any, bat
         outputs, pull = jax.vjp(lambda q: predict(q, batch), p)
         return pull(jax.lax.stop_gradient(jax.grad(criterion)(outputs, batch)))[0]
 
-    return _derivative(lambda p: predict(p, batch), pulled, params, vector)
+    one_way = _holds(compat.CUSTOM_VJP, jax.make_jaxpr(predict)(params, batch))
+    return _along(one_way, pulled, params)(vector)
+
+
+def linearised(function: Callable[..., Any], x: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    """`function(x)` with the products of its Jacobian: J v and Jᵀ u.
+
+    A function that holds one of `jax.custom_vjp` has no forward mode. Its J v is the gradient in u of v·Jᵀ u, by
+    reverse mode alone.
+    """
+    if not _holds(compat.CUSTOM_VJP, jax.make_jaxpr(function)(x)):
+        outputs, push = jax.linearize(function, x)
+        transposed = jax.linear_transpose(push, x)
+        return outputs, push, lambda u: transposed(u)[0]
+    outputs, pull = jax.vjp(function, x)
+    _, push_again = jax.vjp(lambda u: pull(u)[0], jax.tree.map(jnp.zeros_like, outputs))
+    return outputs, lambda v: push_again(v)[0], lambda u: pull(u)[0]
+
+
+def _along(one_way: bool, gradient: Callable[..., Any], x: Any) -> Callable[[Any], Any]:
+    """The derivative along a vector of the gradient of a function, which is `one_way` if it holds `jax.custom_vjp`.
+
+    Where the backward pass holds another such function, it is by reverse mode: the transpose of a second derivative is
+    itself.
+    """
+    along = lambda v: jax.jvp(gradient, (x,), (v,))[1]  # noqa: E731
+    if one_way and _holds(compat.REVERSE_ONLY, jax.make_jaxpr(along)(x)):
+        return lambda v: jax.vjp(gradient, x)[1](v)[0]
+    return along
+
+
+def _holds(primitives: tuple[str, ...], traced: Any) -> bool:
+    """Whether any of `primitives` is in a jaxpr."""
+    return any(equation.primitive.name in primitives for equation in equations_of(traced.jaxpr.eqns))
 
 
 def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
