@@ -167,6 +167,68 @@ def test_what_is_no_mean_over_examples_is_noted_for_all_data_and_refused_in_batc
     assert "\n" not in str(caught.value)
 
 
+RANDOM = np.random.default_rng(0)
+
+
+def with_kink(kink):
+    """A loss with ties at the parameters: rows of zeros, and biases that are zero."""
+    params = {"w": RANDOM.normal(size=(4, 5)), "b": np.zeros(5), "out": RANDOM.normal(size=5)}
+    x = RANDOM.normal(size=(30, 4))
+    x[:6] = 0
+
+    def loss(params, batch):
+        return jnp.mean((kink(batch["x"] @ params["w"] + params["b"][None]) @ params["out"] - batch["y"]) ** 2)
+
+    return loss, jax.tree.map(np.float32, params), {"x": np.float32(x), "y": np.float32(RANDOM.normal(size=30))}
+
+
+@pytest.mark.parametrize("kink", [jax.nn.relu, lambda z: jnp.maximum(z, 0.0), jnp.abs])
+def test_kinks_at_the_parameters_are_no_fault(kink):
+    found = cv.check(cv.hessian(*with_kink(kink)), jax.random.key(0))
+    assert found.finite_difference < 1e-4
+
+
+def test_an_l1_norm_of_weights_that_are_zero_is_no_fault():
+    params, data = regression()
+
+    def lasso(params, batch):
+        return squared_error(params, batch) + 0.1 * jnp.abs(params["w"]).sum()
+
+    found = cv.check(cv.hessian(lasso, jax.tree.map(jnp.zeros_like, params), data), jax.random.key(0))
+    assert found.finite_difference < 1e-4
+
+
+def test_derivatives_that_are_meant_can_be_left_out():
+    params, data = regression()
+    op = cv.hessian(without_gradient, params, data)
+    with pytest.raises(InputError, match="derivatives=False if they are meant"):
+        cv.check(op, jax.random.key(0))
+    found = cv.check(op, jax.random.key(0), derivatives=False)
+    assert found.finite_difference is None
+    assert "derivatives were not compared with differences" in found.notes
+
+
+def test_dropout_is_named_as_randomness():
+    params, data = regression()
+
+    def dropped(params, batch, key):
+        kept = jax.random.bernoulli(key, 0.5, batch["y"].shape)
+        return jnp.mean(kept * (linear(params, batch) - batch["y"]) ** 2)
+
+    found = cv.check(cv.hessian(dropped, params, data, jax.random.key(1)), jax.random.key(0))
+    assert any("draws random numbers, as dropout does" in note for note in found.notes)
+
+
+def test_no_tolerance_is_too_large_to_fail():
+    params, data = regression()
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    assert cv.check(cv.hessian(squared_error, half, data), jax.random.key(0)).tolerance == 0.1
+
+
+def squared_error(params, batch):
+    return jnp.mean((linear(params, batch) - batch["y"]) ** 2)
+
+
 def test_examples_that_share_statistics_by_name_pass():
     params, data = regression()
     found = cv.check(cv.hessian(normalised, params, cv.Batches(data, 10, statistics_batch=5)), jax.random.key(0))

@@ -12,12 +12,17 @@ from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
-from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.operators.terms import Term, shapes_of_product, traced_product
 from hessflat.curvature.stochtrace import estimates
+from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
 
 # The number of examples of the tests by differences and by parts of the data.
 _EXAMPLES = 256
+
+
+# Primitives that random numbers are made by.
+_RANDOM = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
 
 
 class Check(NamedTuple):
@@ -34,7 +39,7 @@ class Check(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
+def check(op: Operator, key: Array, tolerance: float | None = None, derivatives: bool = True) -> Check:
     """Test `op` with a few products along random unit vectors.
 
     - Two products with one vector are equal.
@@ -50,7 +55,10 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
         key: a JAX random key.
-        tolerance: the relative tolerance; by default 1,000 times the machine epsilon of the operator's type.
+        tolerance: the relative tolerance; by default 1,000 times the machine epsilon of the operator's type, and at
+            most 0.1.
+        derivatives: whether products are compared with differences. False is for derivatives that are meant to be
+            other than those of the function: `stop_gradient`, straight-through estimators.
 
     Raises:
         InputError: a test fails, or products are not finite; the message names the failure in one line.
@@ -59,11 +67,11 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
     require_operator(op)
     numerics.require_key(key)
     op = op.as_it_is_now()
-    tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
+    tolerance = min(1e3 * float(jnp.finfo(op.dtype).eps), 0.1) if tolerance is None else tolerance
     v, w = (numerics.draw_probe(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
     repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
     errors_by_check: dict[str, list[float]] = {"difference": [], "weights": []}
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
     num_products = 3
     for term in op.terms:
         if not isinstance(term, Term) or term.product is matvec_product:
@@ -71,9 +79,11 @@ def check(op: Operator, key: Array, tolerance: float | None = None) -> Check:
             notes[f"{what} is neither differentiated nor taken apart"] = None
             continue
         for name, result in (
-            ("difference", _difference(term, v, tolerance)),
+            ("difference", _difference(term, v, tolerance) if derivatives else None),
             ("weights", _weights(term, v, tolerance)),
         ):
+            if result is None:
+                continue
             if isinstance(result, str):
                 notes[result] = None
             else:
@@ -117,7 +127,8 @@ def _difference(term: Term, v: Array, tolerance: float) -> float | str:
     if error > max(tolerance, finite_differences.TOLERANCE):
         raise InputError(
             f"derivatives must be those of the function: {where} and central differences are {error:.1e} (relative) "
-            "apart in float64; look for custom_jvp, custom_vjp and stop_gradient"
+            "apart in float64; look for custom_jvp, custom_vjp and stop_gradient, or take derivatives=False if they "
+            "are meant"
         )
     return error
 
@@ -140,6 +151,14 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
     if error <= tolerance:
         return error
     function = "criterion" if len(term.functions) > 1 else "loss"
+    if _draws_random_numbers(term):
+        fault = (
+            f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean over "
+            "examples; take it without, or draw for each example from a key of its own"
+        )
+        if term.batches.cuts == [(0, term.batches.num_examples)]:
+            return fault
+        raise InputError(fault)
     is_sum = float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance
     if term.batches.cuts == [(0, term.batches.num_examples)] and term.batches.devices is None:
         if is_sum:
@@ -158,6 +177,11 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
         f"them are {error:.1e} (relative) apart; put batch norm in eval mode or name the batch that shares statistics, "
         "Batches(statistics_batch=...), and divide by nothing that is taken from the batch but its size"
     )
+
+
+def _draws_random_numbers(term: Term) -> bool:
+    closed, *_ = traced_product(*shapes_of_product(term))
+    return any(equation.primitive.name in _RANDOM for equation in equations_of(closed.jaxpr.eqns))
 
 
 def _over(term: Term, start: int, size: int) -> Term:
