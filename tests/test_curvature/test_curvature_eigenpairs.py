@@ -152,3 +152,103 @@ def test_few_vectors_are_enough(which):
     assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), atol=1e-4)
     residuals = np.linalg.norm(symmetric(eigenvalues) @ vectors.T - vectors.T * pairs.values[None], axis=0)
     assert (residuals < 2e-5).all()
+
+
+def best(eigenvalues, which, k):
+    ascending = np.sort(eigenvalues)
+    return {
+        "largest": ascending[::-1][:k],
+        "smallest": ascending[:k],
+        "magnitude": np.asarray(eigenvalues)[np.argsort(-np.abs(eigenvalues), kind="stable")][:k],
+        "both": np.concatenate([ascending[::-1][:k], ascending[:k]]),
+    }[which]
+
+
+BULK = np.linspace(0, 0.5, 493)
+MULTIPLE = {
+    "a triple one": ([5, 5, 5, 4, 3, 2, 1, *BULK], 4, ["largest", "magnitude"]),
+    "at the edge of a cluster": ([5] * 5 + [4] + [0] * 300, 3, ["largest", "smallest", "both", "magnitude"]),
+    "two values": ([7] * 30 + [1] * 170, 20, ["largest", "smallest", "both", "magnitude"]),
+    "a few among many": ([7, 7] + [1] * 5000, 2, ["largest", "smallest", "both"]),
+    "on both sides": ([5, 5, -5.5, -5.5, -4, 4, *np.linspace(-1, 1, 300)], 3, ["largest", "smallest", "both"]),
+    "sizes": ([5, 5, -5.5, -5.5, -4, 4, *np.linspace(-1, 1, 300)], 3, ["magnitude"]),
+    "negative": ([-5, -5, -5, -4, *-BULK], 4, ["smallest", "magnitude"]),
+    "multiples of one": ([1] * 50, 7, ["largest", "smallest", "both", "magnitude"]),
+    "a small space": ([3, 3, 2, 2, 1], 3, ["largest", "smallest", "both", "magnitude"]),
+    "all but one": ([1] * 6, 5, ["largest", "smallest"]),
+    "zero": ([0] * 30, 3, ["largest", "both"]),
+}
+
+
+@pytest.mark.parametrize(("name", "which"), [(name, end) for name, case in MULTIPLE.items() for end in case[2]])
+def test_every_copy_of_a_multiple_eigenvalue_is_returned(name, which):
+    eigenvalues, k, _ = MULTIPLE[name]
+    matrix = np.asarray(eigenvalues, np.float64)
+    pairs = cv.eigenpairs(diagonal(matrix), jax.random.key(3), k, which)
+    assert pairs.converged.all()
+    expected = best(matrix, which, k)[: len(pairs.values)]
+    if which == "both" and 2 * k > len(matrix):
+        expected = np.concatenate([np.sort(matrix)[::-1][:k], np.sort(matrix)[: len(matrix) - k]])
+    scale = np.abs(matrix).max()
+    assert_allclose(pairs.values, expected, atol=1e-4 * scale)
+    vectors = np.asarray(pairs.vectors, np.float64)
+    assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), atol=1e-5)
+    left = np.linalg.norm(vectors * matrix - pairs.values[:, None] * vectors, axis=1)
+    assert (left <= 1.01 * pairs.residuals + 1e-6 * scale).all()
+
+
+def elementwise(vector, numbers):
+    return numbers * vector
+
+
+def diagonal(eigenvalues):
+    return cv.from_matvec(elementwise, jnp.zeros(len(eigenvalues)), jnp.asarray(eigenvalues, jnp.float32))
+
+
+@pytest.mark.slow
+def test_copies_and_a_simple_spectrum_over_many_draws():
+    """No value is called converged that is not, and no residual is below the true one."""
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        bulk = [rng.uniform(-0.3, 0.3, 200), np.zeros(200), rng.exponential(0.05, 200)][seed % 3]
+        top = rng.choice([0.5, 1, 2, 3, 4, 5, 8, 10, 100, -3, -5], rng.integers(1, 8))
+        matrix = np.concatenate([np.repeat(top, rng.integers(1, 6, len(top))), bulk])[:200]
+        k, rtol = int(rng.integers(2, 8)), float(rng.choice([1e-1, 1e-3, 1e-5]))
+        which = str(rng.choice(["largest", "smallest", "both", "magnitude"]))
+        pairs = cv.eigenpairs(diagonal(matrix), jax.random.key(seed), k, which, rtol)
+        error, scale = np.abs(np.abs(pairs.values) - np.abs(best(matrix, which, k))), np.abs(matrix).max()
+        assert (error <= np.maximum(1.5 * rtol * np.abs(pairs.values), 1e-5 * scale))[pairs.converged].all(), seed
+        vectors = np.asarray(pairs.vectors, np.float64)
+        left = np.linalg.norm(vectors * matrix - pairs.values[:, None] * vectors, axis=1)
+        assert (left <= 1.01 * pairs.residuals + 3e-6 * scale).all(), seed
+
+
+def test_the_look_for_copies_is_cheap_and_one_pair_has_none():
+    simple = np.concatenate([[10, 8, 5, 3, 2, 1], np.linspace(0, 0.3, 494)])
+    op = diagonal(simple)
+    before, pairs = cv.sharpness(op, jax.random.key(0)), cv.eigenpairs(op, jax.random.key(0), 3)
+    assert before.num_products <= 10
+    assert_allclose(pairs.values, [10, 8, 5], rtol=1e-5)
+    assert pairs.num_products <= 16
+
+
+def test_a_look_that_is_cut_short_is_not_called_converged():
+    op = diagonal([5, 5, 5, 4, 3, 2, 1, *BULK])
+    for max_steps in range(4, 28, 2):
+        pairs = cv.eigenpairs(op, jax.random.key(0), 4, max_steps=max_steps)
+        assert pairs.num_products <= max_steps
+        assert_allclose(pairs.values[pairs.converged], np.array([5, 5, 5, 4])[pairs.converged], rtol=1e-3)
+
+
+def test_softmax_regression_at_zero_has_copies_for_every_class():
+    """The Hessian at w = 0 is (I/C − 11ᵀ/C²) ⊗ XᵀX/N."""
+    batch, classes = examples(60, 6, 10), 10
+    pairs = cv.eigenpairs(cv.hessian(linear_loss, jnp.zeros((6, classes)), batch), jax.random.key(0), 12)
+    x = np.asarray(batch["x"], np.float64)
+    exact = np.repeat(np.linalg.eigvalsh(x.T @ x / 60)[::-1] / classes, classes - 1)
+    assert pairs.converged.all()
+    assert_allclose(pairs.values, exact[:12], rtol=1e-4)
+
+
+def linear_loss(w, batch):
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(batch["x"] @ w), batch["y"][:, None], 1))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -11,13 +10,22 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.krylov import basis
+from hessflat.curvature.krylov import basis, copies
 from hessflat.curvature.krylov.lanczos import step_callback
-from hessflat.curvature.krylov.recurrence import State, breakdown_tolerance, initial_state, python_steps, scan_steps
+from hessflat.curvature.krylov.recurrence import (
+    breakdown_tolerance,
+    combine,
+    continue_from,
+    fill,
+    initial_state,
+    python_steps,
+    restart_from,
+    scan_steps,
+)
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Devices, loop_for
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
@@ -31,6 +39,9 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 _STEPS = 2
 _CHECKS = 32
 
+# New vectors converge to a part of the tolerance, because the locked ones add to their residuals.
+_PART = 0.25
+
 
 class EigenPairs(NamedTuple):
     """Ritz pairs with ‖A x − θ x‖ = residual; some eigenvalue of A lies within `residuals` of each value."""
@@ -38,7 +49,8 @@ class EigenPairs(NamedTuple):
     values: np.ndarray  # [k] the requested end first; "both": the k largest, descending, then the k smallest, ascending
     vectors: Any  # tree like params with a leading axis [k], unit length
     residuals: np.ndarray  # [k], at least the rounding of the largest value
-    converged: np.ndarray  # [k] residual within rtol |value|, or within rounding at the scale of the operator
+    # [k] residual within rtol |value|, or within rounding at the scale of the operator, and no better one is missing
+    converged: np.ndarray
     num_products: int
     seconds: float
     precision: str
@@ -60,8 +72,14 @@ def eigenpairs(
     """The k extremal eigenpairs at one end of the spectrum or at both, computed until they have converged.
 
     The method is Lanczos with full re-orthogonalisation, restarted from the best Ritz vectors when `num_vectors` are
-    stored (Wu and Simon 2000). A multiple eigenvalue appears once. Where fewer than k distinct eigenvalues exist, the
-    recurrence continues from a new random direction, and multiple eigenvalues appear with their multiplicity.
+    stored (Wu and Simon 2000).
+
+    Multiple eigenvalues appear with their multiplicity. A Krylov space holds one vector of each eigenspace, so after
+    convergence a second recurrence looks for better values from a new random vector, orthogonally to what is known, and
+    so on until nothing better is there; a value that is there is missed with a probability of about 1 %. Where nothing
+    is, the look takes 4 to 15 products for isolated eigenvalues, and up to as many again as before at the edge of a
+    dense bulk; each round of copies takes as many products as it needs to converge, and one for each copy to check it.
+    With k = 1 there is no look. Where `max_steps` end it, the pairs before which one may be missing have not converged.
 
     Args:
         op: a symmetric operator of size P.
@@ -83,62 +101,95 @@ def eigenpairs(
     """
     began = time.perf_counter()
     counts, max_steps = _options(op, key, k, which, rtol, max_steps)
-    num_pairs = min(sum(counts) if which == "both" else counts[0], op.size)
-    num_vectors = _num_vectors(op, num_pairs, max_steps, num_vectors)
-    basis.require_memory(op.size, op.dtype, num_vectors + num_pairs, "device", hardware.platform(op))
+    wanted = _wanted(counts, which, rtol, op.size)
+    num_vectors = _num_vectors(op, wanted, max_steps, num_vectors)
+    basis.require_memory(op.size, op.dtype, num_vectors + wanted.number, "device", hardware.platform(op))
     loop, devices = loop_for(op, loop), operator.example_devices(op)
     warm_start = None if start is None else _as_rows(op, start)
     op = linearize(op)
-    num_products, projected = 0, np.zeros((num_vectors, num_vectors))
-    doing = f"{num_pairs} eigenpairs"
+    num_products, projected, look = 0, np.zeros((num_vectors, num_vectors)), copies.FIRST
+    leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
+    doing = f"{wanted.number} eigenpairs"
     with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
         first = numerics.draw_probe(key, op.size, op.dtype, "gaussian")
         if warm_start is not None:
             first = _mixed(first, warm_start)
         state, step, restarted = initial_state(first, num_vectors, True, "device", devices), 0, 0
-        next_check = num_pairs
+        next_check = wanted.number
         while True:
             before = int(state.num_valid)
-            state = _run(op, state, step, loop, devices)
+            state = (scan_steps if loop == "scan" else python_steps)(op, state, step, _STEPS, devices=devices)
             valid = int(state.num_valid)
             num_products, step = num_products + valid - before, valid
             on_steps(valid - before)
             exhausted = float(state.beta) == 0  # where the next vector is zero, and nowhere else
-            over = num_products + _STEPS > max_steps or exhausted
-            if valid < min(next_check, num_vectors) and not over:
+            if valid < min(next_check, num_vectors) and not exhausted and num_products + _STEPS <= max_steps:
                 continue
-            next_check = valid + max(_STEPS, valid // _CHECKS)
-            _fill(projected, state, restarted, valid)
-            values, coefficients = np.linalg.eigh(projected[:valid, :valid])
-            residuals = np.abs(float(np.asarray(state.betas)[valid - 1]) * coefficients[-1])
-            residuals = np.maximum(residuals, numerics.noise_floor(values, op.dtype, numerics.precision_name()))
-            order = _by_preference(values, which, counts)
-            chosen = _presented(order[:num_pairs], values, counts[0], which)
-            converged = _converged(values, residuals, chosen, rtol, op.dtype)
-            if len(chosen) == num_pairs and converged.all():
+            next_check = valid + max(_STEPS, (valid - look.rows) // _CHECKS)
+            betas = fill(projected, state, restarted, valid)
+            pairs = _pairs_of(projected[:valid, :valid], betas, look)
+            scale = max(look.scale, float(np.abs(pairs.values).max()))
+            floor = numerics.noise_floor(np.array(scale), op.dtype, numerics.precision_name())
+            np.maximum(pairs.residuals, floor, out=pairs.residuals)
+            rounding = breakdown_tolerance(op.dtype) * scale
+            found = _judge(pairs, look, wanted, rounding, exhausted, op.size)
+            settled, new = found.settled, found.chosen[found.is_new]
+            over = num_products + settled * len(new) + _STEPS > max_steps
+            if settled and len(new) and not over:
+                pairs.residuals[new] = np.maximum(copies.residuals(op, state, pairs, new, loop, devices), floor)
+                settled = exhausted or bool((pairs.residuals[new] <= found.tolerances[found.is_new]).all())
+                num_products += len(new)
+                over = num_products + _STEPS > max_steps
+                on_steps(len(new))
+            else:
+                # The components of A x along the locked vectors are at most their residuals.
+                pairs.residuals[new] = np.hypot(pairs.residuals[new], np.linalg.norm(look.residuals))
+                settled = settled and not len(new)
+            everything = exhausted and len(pairs.values) == op.size
+            rows, begin_at = None, None
+            if over or everything or (settled and found.certain.all()):
                 break
-            if num_products + _STEPS > max_steps or (exhausted and valid == op.size):
-                break
-            if valid == num_vectors:
-                restarted = _num_restarted(num_pairs, num_vectors)
-                best = order[:restarted]
+            if settled and found.improves:
+                limits = copies.limits_of(pairs.values[found.chosen], found.tolerances, which, wanted.counts[0])
+                pairs.residuals[:] = np.hypot(pairs.residuals, leak)
+                room = _num_locked(wanted.number, num_vectors)
+                look, rows = copies.begin(limits, pairs, found.chosen, scale, rtol, room)
+                projected[:], exhausted = 0, True
+            elif found.settled and not settled and len(look.values) > wanted.number:
+                # Other locked pairs hold a part of what was found: it converges further without them.
+                begin_at = combine(state, pairs.coefficients[:, new], devices).sum(axis=0)
+                look, rows = copies.begin(look.limits, pairs, pairs.locked[: wanted.number], scale, 0.0, look.rows)
+                projected[:], exhausted = 0, True
+            elif valid == num_vectors:
+                number = _num_restarted(0 if look.rows else wanted.number, num_vectors - look.rows)
+                best = _by_preference(pairs.ritz, which, wanted.counts)[:number]
+                rows = np.zeros((look.rows + number, valid))
+                rows[: look.rows, : look.rows], rows[look.rows :, look.rows :] = (
+                    np.eye(look.rows),
+                    pairs.within[:, best].T,
+                )
+                if look.rows:
+                    look = look._replace(log_missed=copies.log_missed(look, pairs), kept=pairs.ritz[best])
                 projected[:] = 0
-                projected[np.arange(restarted), np.arange(restarted)] = values[best]
-                border = 0.0 if exhausted else float(np.asarray(state.betas)[-1]) * coefficients[-1, best]
-                projected[:restarted, restarted] = projected[restarted, :restarted] = border
-                state = _restart(state, numerics.on_device(coefficients[:, best].T, op.dtype), devices)
-                step = next_check = restarted
+                projected[np.arange(look.rows, len(rows)), np.arange(look.rows, len(rows))] = pairs.ritz[best]
+                border = 0.0 if exhausted else betas[-1] * pairs.within[-1, best]
+                projected[look.rows : len(rows), len(rows)] = projected[len(rows), look.rows : len(rows)] = border
+            if rows is not None:
+                rows = np.pad(rows, ((0, 0), (0, num_vectors - valid)))
+                state = restart_from(state, numerics.on_device(rows, op.dtype), devices)
+                step = next_check = restarted = len(rows)
             if exhausted:
-                fresh = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
-                state = _from_fresh_direction(state, fresh, devices)
-        rows = np.zeros((len(chosen), num_vectors))
-        rows[:, :valid] = coefficients[:, chosen].T
-        combined = _combine(state.blocks, numerics.on_device(rows, op.dtype), devices)
-        vectors = numerics.unravel(op.params, combined)
+                leak = leak if look.rows else np.hypot(leak, betas[-1])
+                if begin_at is None:
+                    begin_at = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
+                state = continue_from(state, begin_at, devices)
+        chosen = found.chosen
+        vectors = numerics.unravel(op.params, combine(state, pairs.coefficients[:, chosen], devices))
     seconds = time.perf_counter() - began
-    return EigenPairs(
-        values[chosen], vectors, residuals[chosen], converged, num_products, seconds, numerics.precision_name()
-    )
+    values, residuals = pairs.values[chosen], pairs.residuals[chosen]
+    residuals = residuals if look.rows else np.hypot(residuals, leak)
+    converged = (residuals <= np.hypot(found.tolerances, leak)) & found.certain
+    return EigenPairs(values, vectors, residuals, converged, num_products, seconds, numerics.precision_name())
 
 
 def sharpness(
@@ -182,63 +233,64 @@ def _as_rows(op: Operator, start: Any) -> Array:
     return jnp.concatenate(rows, axis=1).astype(op.dtype)
 
 
-def _num_vectors(op: Operator, num_pairs: int, max_steps: int, num_vectors: int | None) -> int:
-    """The number of stored vectors; it is even, because steps run in pairs."""
-    if num_vectors is None:
-        num_vectors = num_pairs + 20
-    else:
-        num_vectors = numerics.require_count("num_vectors", num_vectors)
-        if num_vectors < min(num_pairs + 4, op.size):
-            raise InputError(f"num_vectors must be at least 4 more than the {num_pairs} eigenpairs, got {num_vectors}")
-    number = min(num_vectors, max_steps, op.size)
-    return number + number % 2
+class _Wanted(NamedTuple):
+    """What is asked for."""
+
+    which: Which
+    counts: tuple[int, int]  # at the two ends; the first is that of a single one
+    number: int  # of pairs
+    rtol: float
+    looks: bool  # whether copies could be among them
 
 
-def _num_restarted(num_pairs: int, num_vectors: int) -> int:
-    """The number of Ritz vectors that a restart keeps: the requested ones and half of the others."""
-    number = num_pairs + (num_vectors - num_pairs) // 2
-    return number - number % 2
+class _Found(NamedTuple):
+    """The best Ritz pairs so far, and whether they are what is asked for."""
+
+    chosen: np.ndarray  # their positions
+    is_new: np.ndarray  # of these, whether they are not locked
+    tolerances: np.ndarray  # the residuals within which they have converged
+    settled: bool  # whether all have, or are locked
+    improves: bool  # whether they are better than what the look began with
+    certain: np.ndarray  # whether no eigenvalue before each is missing
 
 
-def _run(op: Operator, state: State, step: int, loop: Loop, devices: Devices | None) -> State:
-    run = scan_steps if loop == "scan" else python_steps
-    return run(op, state, step, _STEPS, devices=devices)
+def _wanted(counts: tuple[int, int], which: Which, rtol: float, size: int) -> _Wanted:
+    """What `eigenpairs` of an operator of that size is asked for."""
+    number = min(sum(counts) if which == "both" else counts[0], size)
+    # Copies of the largest or of the smallest eigenvalue do not change which it is.
+    looks = number < size and max(counts if which == "both" else counts[:1]) > 1
+    return _Wanted(which, counts, number, rtol, looks)
 
 
-def _fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> None:
-    """Write the α and β since the last restart into Qᵀ A Q."""
-    alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
-    operator.require_finite(alphas, betas)
-    for i in range(restarted, valid):
-        projected[i, i] = alphas[i]
-        if i + 1 < valid:
-            projected[i, i + 1] = projected[i + 1, i] = betas[i]
+def _judge(
+    pairs: copies.Pairs, look: copies.Look, wanted: _Wanted, rounding: float, exhausted: bool, size: int
+) -> _Found:
+    """The best pairs so far.
 
-
-@partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def _restart(state: State, coefficients: Array, devices: Devices | None) -> State:
-    """Replace the basis by `coefficients` [l, m] times the basis; the next vector stays."""
-    rows = basis.combine(state.blocks, coefficients, devices)
-    # Re-orthogonalisation reads whole blocks, so the old basis must be cleared.
-    blocks = jax.tree.map(jnp.zeros_like, state.blocks)
-    for number, row in enumerate(rows):
-        blocks = basis.write_row(blocks, jnp.asarray(number), row, devices)
-    count = jnp.asarray(len(rows), state.num_valid.dtype)
-    # Re-orthogonalisation removes the components of the next product along these vectors.
-    return state._replace(
-        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=count
-    )
-
-
-@partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def _from_fresh_direction(state: State, vector: Array, devices: Devices | None) -> State:
-    """Continue from a random direction orthogonal to the exhausted space; T is block diagonal there."""
-    vector = basis.orthogonalise(state.blocks, state.num_valid, vector, devices)
-    last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
-    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
-
-
-_combine = jax.jit(basis.combine, static_argnums=2)
+    Args:
+        pairs: all pairs.
+        look: the look that they belong to.
+        wanted: what is asked for.
+        rounding: a residual that counts as zero.
+        exhausted: whether the Krylov space is.
+        size: that of the operator.
+    """
+    best = _by_preference(pairs.values, wanted.which, wanted.counts)[: wanted.number]
+    chosen = _presented(best, pairs.values, wanted.counts[0], wanted.which)
+    improves = not look.rows or copies.finds_better(look, pairs)
+    if not improves:
+        chosen = pairs.locked[: wanted.number]
+    tolerances = np.maximum(wanted.rtol * np.abs(pairs.values[chosen]), rounding)
+    part = _PART if look.rows else 1.0
+    converged = np.isin(chosen, pairs.locked) | (pairs.residuals[chosen] <= part * tolerances)
+    settled = (len(chosen) == wanted.number and bool(converged.all())) or (exhausted and look.rows > 0)
+    firsts = (0, wanted.counts[0]) if wanted.which == "both" else (0,)
+    everything = exhausted and len(pairs.values) == size
+    certain = np.isin(np.arange(len(chosen)), firsts) | everything | (not wanted.looks)
+    if not improves:
+        certain = certain | exhausted | copies.nothing_missed(look, pairs, wanted.number, size)
+    is_new = ~np.isin(chosen, pairs.locked) & (look.rows > 0)
+    return _Found(chosen, is_new, tolerances, settled, improves, certain)
 
 
 def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:
@@ -262,12 +314,46 @@ def _presented(positions: np.ndarray, values: np.ndarray, k: int, which: Which) 
     return np.concatenate([descending[:k], descending[k:][::-1]])
 
 
-def _converged(
-    values: np.ndarray, residuals: np.ndarray, chosen: np.ndarray, rtol: float, dtype: jnp.dtype
-) -> np.ndarray:
-    rounding = breakdown_tolerance(dtype) * np.abs(values).max()
-    result: np.ndarray = residuals[chosen] <= np.maximum(rtol * np.abs(values[chosen]), rounding)
-    return result
+def _pairs_of(projected: np.ndarray, betas: np.ndarray, look: copies.Look) -> copies.Pairs:
+    """The pairs of a projected matrix [m, m], in whose first rows are those that are locked.
+
+    Residuals do not include the components of A x along locked vectors.
+    """
+    rows, number = look.rows, len(look.values)
+    ritz, within = np.linalg.eigh(projected[rows:, rows:])
+    residuals = np.abs(betas[-1] * within[-1])
+    values, residuals = np.concatenate([look.values, ritz]), np.concatenate([look.residuals, residuals])
+    coefficients = np.zeros((len(projected), len(values)))
+    coefficients[:number, :number], coefficients[rows:, number:] = np.eye(number), within
+    order = np.argsort(values, kind="stable")
+    locked = np.argsort(order)[:number]
+    return copies.Pairs(values[order], residuals[order], coefficients[:, order], ritz, within, betas, locked)
+
+
+def _num_vectors(op: Operator, wanted: _Wanted, max_steps: int, num_vectors: int | None) -> int:
+    """The number of stored vectors; it is even, because steps run in pairs."""
+    if num_vectors is None:
+        num_vectors = wanted.number + 20
+    else:
+        num_vectors = numerics.require_count("num_vectors", num_vectors)
+        if num_vectors < min(wanted.number + 4, op.size):
+            raise InputError(
+                f"num_vectors must be at least 4 more than the {wanted.number} eigenpairs, got {num_vectors}"
+            )
+    number = max(min(num_vectors, max_steps, op.size), wanted.number + 4 if wanted.looks else 0)
+    return number + number % 2
+
+
+def _num_locked(num_pairs: int, num_vectors: int) -> int:
+    """The number of rows that a look locks; four are left for its recurrence, or two in the smallest basis."""
+    number = _num_restarted(num_pairs, num_vectors)
+    return number if num_vectors - number >= 4 else num_pairs + num_pairs % 2
+
+
+def _num_restarted(num_pairs: int, num_vectors: int) -> int:
+    """The number of Ritz vectors that a restart keeps: the requested ones and half of the others."""
+    number = num_pairs + (num_vectors - num_pairs) // 2
+    return number - number % 2
 
 
 def _options(

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
-from hessflat.curvature.operators.operator import Operator, matvec
+from hessflat.curvature.operators.operator import Operator, matvec, require_finite
 from hessflat.curvature.operators.terms import Devices
 from hessflat.utils.convolution import Loop
 
@@ -143,6 +144,48 @@ def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_ste
     return state
 
 
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def restart_from(state: State, coefficients: Array, devices: Devices | None) -> State:
+    """Replace the basis by `coefficients` [l, m] times the basis; the next vector stays."""
+    rows = basis.combine(state.blocks, coefficients, devices)
+    # Re-orthogonalisation reads whole blocks, so the old basis must be cleared.
+    blocks = jax.tree.map(jnp.zeros_like, state.blocks)
+    for number, row in enumerate(rows):
+        blocks = basis.write_row(blocks, jnp.asarray(number), row, devices)
+    count = jnp.asarray(len(rows), state.num_valid.dtype)
+    # Re-orthogonalisation removes the components of the next product along these vectors.
+    return state._replace(
+        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=count
+    )
+
+
+@partial(jax.jit, static_argnames="devices", donate_argnames="state")
+def continue_from(state: State, vector: Array, devices: Devices | None) -> State:
+    """Continue from a direction orthogonal to all rows of the basis; T is block diagonal there."""
+    vector = basis.orthogonalise(state.blocks, state.num_valid, vector, devices)
+    last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
+    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
+
+
+def fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> np.ndarray:
+    """Write the α and β since the last restart into Qᵀ A Q, and return these β."""
+    alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
+    require_finite(alphas, betas)
+    for i in range(restarted, valid):
+        projected[i, i] = alphas[i]
+        if i + 1 < valid:
+            projected[i, i + 1] = projected[i + 1, i] = betas[i]
+    return betas[restarted:valid]
+
+
+def combine(state: State, coefficients: np.ndarray, devices: Devices | None) -> Array:
+    """The combinations [k, P] of the first m rows of the basis with `coefficients` [m, k]."""
+    rows = np.zeros((coefficients.shape[1], len(state.alphas)))
+    rows[:, : len(coefficients)] = coefficients.T
+    result: Array = _combine(state.blocks, numerics.on_device(rows, state.alphas.dtype), devices)
+    return result
+
+
 def breakdown_tolerance(dtype: jnp.dtype) -> float:
     """The β, relative to the size of T, below which a remainder is the rounding of one product."""
     return 50 * float(jnp.finfo(dtype).eps)
@@ -192,3 +235,4 @@ def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Arra
 _step_compiled = jax.jit(lanczos_step, static_argnums=(3, 4), donate_argnums=0)
 _residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
 _normalise_compiled = jax.jit(normalise)
+_combine = jax.jit(basis.combine, static_argnums=2)
