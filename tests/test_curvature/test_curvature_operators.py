@@ -214,3 +214,49 @@ def test_wrong_input_is_one_line(problem, make, message):
     with pytest.raises(InputError, match=message) as caught:
         make(*problem)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "two",
+    [2, 2.0, np.float32(2), np.float64(2), np.int64(2), np.uint8(2), np.array(2.0), jnp.float32(2), jnp.asarray(2)],
+)
+def test_algebra_with_numbers_of_every_kind(two):
+    matrix, v = symmetric([3, 1, -1], seed=4), np.float32([1, 2, 3])
+    A = operator_of(matrix)
+    for op, exact in (
+        (A / two, matrix / 2),
+        (A * two, 2 * matrix),
+        (two * A, 2 * matrix),
+        (A + two, matrix + 2 * np.eye(3)),
+        (two - A, 2 * np.eye(3) - matrix),
+        (A - two, matrix - 2 * np.eye(3)),
+        (-A / two + A, matrix / 2),
+    ):
+        assert_allclose(op.to_dense(), exact, atol=1e-5)
+    for product in (A @ v, v @ A, A @ jnp.asarray(v), jnp.asarray(v) @ A):
+        assert_allclose(product, matrix @ v, atol=1e-5)
+    assert_allclose(jax.jit(lambda op, c: (op / c) @ jnp.asarray(v))(A, two), matrix @ v / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda A: A @ A, "product of two operators is not symmetric"),
+        (lambda A: A / A, "takes another operator or a number, got Operator"),
+        (lambda A: A * A, "takes another operator or a number, got Operator"),
+        (lambda A: 1 / A, "has no inverse here"),
+        (lambda A: A / 0, "that is not 0"),
+        (lambda A: A / np.float32(0), "that is not 0"),
+        (lambda A: A * 1j, "got complex"),
+        (lambda A: A * np.complex64(1), "a real number, got one of type complex64"),
+        (lambda A: A + True, "got bool"),
+        (lambda A: A * np.ones(3), r"got an array of shape \(3,\)"),
+        (lambda A: jnp.ones(3) + A, r"got an array of shape \(3,\)"),
+        (lambda A: A @ np.ones((3, 2), np.float32), "vector must have shape"),
+        (lambda A: A @ "v", "vector must have shape"),
+    ],
+)
+def test_algebra_that_makes_no_operator_is_one_line(make, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make(operator_of(symmetric([3, 1, -1])))
+    assert "\n" not in str(caught.value)

@@ -30,8 +30,9 @@ _NO_PARAMETER = "it is no parameter: put it into state, or leave it out by cv.re
 class Operator:
     """The symmetric matrix Σ_j c_j A_j + s I on trees like `params`, made by `hessian`, `gauss_newton` and others.
 
-    Operators add, subtract and scale: `H - G`, `0.5 * H`, `H + 1e-2`. A number is that multiple of the identity, which
-    is also the exact Hessian of half that number times the squared norm of the parameters.
+    Operators add, subtract and scale: `H - G`, `0.5 * H`, `H / 2`, `-H`, `H + 1e-2`. A number that is added is that
+    multiple of the identity, which is also the exact Hessian of half that number times the squared norm of the
+    parameters. `H @ v` is `H(v)`. The product of two operators is not symmetric, and no operator.
     """
 
     terms: tuple[Any, ...]
@@ -109,6 +110,21 @@ class Operator:
         factor = _number("*", factor)
         return Operator(self.terms, tuple(c * factor for c in self.coefficients), self.shift * factor)
 
+    def __truediv__(self, number: Any) -> "Operator":
+        number = _number("/", number)
+        if not numerics.any_traced(number) and number == 0:
+            raise InputError("an operator / takes a number that is not 0, got 0")
+        result: Operator = self * (1 / number)
+        return result
+
+    def __rtruediv__(self, number: Any) -> "Operator":
+        raise InputError("an operator has no inverse here; solve with products, as jax.scipy.sparse.linalg.cg does")
+
+    def __matmul__(self, vector: Any) -> Any:
+        if isinstance(vector, Operator):
+            raise InputError("the product of two operators is not symmetric, and no operator; take A(B(v))")
+        return self(vector)
+
     def __neg__(self) -> "Operator":
         return self * -1.0
 
@@ -121,6 +137,7 @@ class Operator:
 
     __radd__ = __add__
     __rmul__ = __mul__
+    __rmatmul__ = __matmul__  # symmetric: v A = A v
 
     def _is_flat(self, vector: Any) -> bool:
         # Parameters that are one array [P] are a flat vector too, and then both are the same.
@@ -253,6 +270,12 @@ def _columns_compiled(op: Operator) -> Array:
 
 
 def _number(sign: str, value: Any) -> Any:
-    if isinstance(value, (int, float, np.number)) or (isinstance(value, jax.Array | np.ndarray) and value.ndim == 0):
-        return value
-    raise InputError(f"an operator {sign} takes another operator or a number, got {type(value).__name__}")
+    kinds = (int, float, np.number, jax.Array, np.ndarray)
+    if isinstance(value, kinds) and not isinstance(value, bool) and np.ndim(value) == 0:
+        dtype = jnp.result_type(value)
+        if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating):
+            # Unsigned integers have no negative.
+            return jnp.asarray(value, float) if numerics.any_traced(value) else float(value)
+        raise InputError(f"an operator {sign} takes a real number, got one of type {dtype}")
+    what = f"an array of shape {np.shape(value)}" if hasattr(value, "shape") else type(value).__name__
+    raise InputError(f"an operator {sign} takes another operator or a number, got {what}")
