@@ -131,11 +131,12 @@ def _exact_norms(
 ) -> Array:
     def norm(x: Array) -> Array:
         outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
-        (rows,) = jax.vmap(pull)(jnp.eye(outputs.size, dtype=outputs.dtype))
+        (rows,) = numerics.mapped(pull)(jnp.eye(outputs.size, dtype=outputs.dtype))
         columns = rows.reshape(outputs.size, -1).T
         return _spectral_norm(_softmax_product(outputs[None], columns).T if softmax else columns.T)
 
-    return jax.vmap(norm)(inputs)
+    result: Array = numerics.mapped(norm)(inputs)
+    return result
 
 
 def _spectral_norm(rows: Array) -> Array:
@@ -214,7 +215,7 @@ def _advance(
     state: _Bidiagonal,
     num_steps: int,
 ) -> _Bidiagonal:
-    outputs, push, pull = linearised(jax.vmap(lambda x: predict(params, x[None], *extra)[0]), inputs)
+    outputs, push, pull = linearised(numerics.mapped(lambda x: predict(params, x[None], *extra)[0]), inputs)
 
     def soften(vectors: Array) -> Array:
         return _softmax_product(outputs, vectors) if softmax else vectors

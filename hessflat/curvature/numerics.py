@@ -258,6 +258,30 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
         raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
 
 
+def mapped(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    """`jax.vmap(function, in_axes)`, and a loop where a primitive of it has no rule for batches.
+
+    Args:
+        function: of arrays or trees of them.
+        in_axes: 0 or None for each argument, or 0 for all.
+    """
+
+    def call(*args: Any) -> Any:
+        try:
+            return jax.vmap(function, in_axes=in_axes)(*args)
+        except NotImplementedError:
+            axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+            moving = tuple(arg for arg, axis in zip(args, axes, strict=True) if axis is not None)
+
+            def one(moving: tuple[Any, ...]) -> Any:
+                rest = iter(moving)
+                return function(*(arg if axis is None else next(rest) for arg, axis in zip(args, axes, strict=True)))
+
+            return jax.lax.map(one, moving)
+
+    return call
+
+
 def shapes_and_types(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shapes and types of leaves, on which a compiled function depends."""
     return tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)

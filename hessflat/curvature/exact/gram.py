@@ -155,7 +155,11 @@ def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
 def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     """`function` of every unit vector over the outputs; a few side by side."""
     unit = jnp.eye(_count(outputs), dtype=numerics.common_dtype(outputs))
-    result: Array = jax.lax.map(function, unit, batch_size=_ROWS) if len(unit) > _ROWS else jax.vmap(function)(unit)
+    few = len(unit) <= _ROWS
+    try:
+        result: Array = numerics.mapped(function)(unit) if few else jax.lax.map(function, unit, batch_size=_ROWS)
+    except NotImplementedError:  # a primitive without a rule for batches
+        result = jax.lax.map(function, unit)
     return result
 
 
@@ -165,7 +169,7 @@ def _over_pieces(function: Callable[..., Any], term: Term, start: Any, size: int
     if jax.tree.leaves(pieces)[0].shape[0] == 1:
         single: Array = canonical(function, term.engine)(arrays)[None]
         return single
-    result: Array = canonical(jax.vmap(function), term.engine)(pieces)
+    result: Array = canonical(numerics.mapped(function), term.engine)(pieces)
     return result
 
 

@@ -7,7 +7,7 @@ zeros and are not counted. Continuing from a remainder of pure rounding would gi
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,10 +107,10 @@ def scan_steps(
 
     With `together` every field of the state has a leading probe axis, and one product serves all probes.
     """
-    product = partial(matvec, op)
+    product: Any = partial(matvec, op)
     step = partial(lanczos_step, reorthogonalise=reorthogonalise, devices=devices)
     if together:
-        product, step = jax.vmap(product), jax.vmap(step, in_axes=(0, None, 0))
+        product, step = numerics.mapped(product), jax.vmap(step, in_axes=(0, None, 0))
     numbers = first + jnp.arange(num_steps)
     return jax.lax.scan(lambda state, number: (step(state, number, product(state.vector)), None), state, numbers)[0]
 

@@ -212,8 +212,8 @@ class SampledLosses:
     def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
         data, labels = batch
         outputs = self.predict(params, data, *state)
-        one = jax.vmap(self.log_likelihood, in_axes=(None, 0))
-        result: Array = -jax.vmap(one)(outputs, labels)
+        one = numerics.mapped(self.log_likelihood, in_axes=(None, 0))
+        result: Array = -numerics.mapped(one)(outputs, labels)
         return result
 
 
@@ -229,13 +229,13 @@ def _draw_labels(
     """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
 
     def for_one(key: Array, outputs: Any) -> Any:
-        return jax.vmap(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
+        return numerics.mapped(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
 
     @jax.jit
     def for_batch(params: Any, batch: Any, extra: Any, start: Array) -> Any:
         outputs = predict(params, batch, *extra)
         numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
-        return jax.vmap(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
+        return numerics.mapped(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
 
     batches = dataclasses.replace(batches, arrays=batches.unweighted)
     parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize
-from hessflat.curvature.operators.terms import Devices, Term, loop_for, term_product
+from hessflat.curvature.operators.terms import Devices, Term, loop_for, term_product, why_not_evaluated
 from hessflat.utils.convolution import Loop, canonical
 from hessflat.utils.errors import InputError
 
@@ -91,11 +91,18 @@ class Operator:
         """The same operator with parameters and floating data in `dtype`.
 
         Raises:
-            InputError: float64 without `jax.enable_x64`.
+            InputError: float64 without `jax.enable_x64`, or functions that do not run in `dtype`.
         """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
-        return Operator(tuple(numerics.cast(term, dtype) for term in self.terms), self.coefficients, self.shift)
+        terms = tuple(numerics.cast(term, dtype) for term in self.terms)
+        for term in terms:
+            if isinstance(term, Term) and (reason := why_not_evaluated(term)):
+                raise InputError(
+                    f"a function does not run in {jnp.dtype(dtype)}: {reason}; make its constants in the type of the "
+                    "parameters, or leave the other precision out"
+                )
+        return Operator(terms, self.coefficients, self.shift)
 
     # Otherwise a NumPy scalar on the left would convert the operator to an array.
     __array_ufunc__ = None
@@ -264,7 +271,7 @@ def _columns_compiled(op: Operator) -> Array:
 
     # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
     count = -(-op.size // _COLUMNS)
-    groups = jax.lax.map(jax.vmap(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
+    groups = jax.lax.map(numerics.mapped(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
     result: Array = groups.reshape(-1, op.size)[: op.size].T
     return result
 

@@ -20,7 +20,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, in_one_line
 
 
 class Devices(NamedTuple):
@@ -271,10 +271,29 @@ def _bound(term: Term, position: int, function: Callable[..., Any], returns: Ret
     def over_batches(x: Any, batch: Any) -> Any:
         # The vmap is differentiated, not the derivative mapped, so that kernels have one gradient for all batches.
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, statistics, *leaf.shape[1:]), batch)
-        results = jax.vmap(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
+        results = numerics.mapped(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
         return results if returns == "each" else jax.tree.map(lambda r: jnp.mean(r, axis=0), results)
 
     return over_batches
+
+
+def why_not_evaluated(term: Term) -> str | None:
+    """The error, in one line, of the functions of a term over its first batch; None where there is none."""
+
+    def value(term: Term) -> Any:
+        batch = term.batches.take(0, term.batches.size)
+        piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
+        first, *others = bound_functions(piece)
+        result = first(term.params, batch)
+        for function in others:
+            result = function(result, batch)
+        return result
+
+    try:
+        jax.eval_shape(value, term)
+    except Exception as error:  # any error of the user's functions
+        return in_one_line(error)
+    return None
 
 
 def batches_of_one_device(term: Term) -> Batches:
