@@ -321,3 +321,28 @@ def test_the_example_in_the_documentation_runs():
 
 def test_every_public_name_is_there():
     assert all(hasattr(cv, name) for name in cv.__all__)
+
+
+def pairs_apart(params, batch):
+    """Squares of outputs, and of the differences of neighbours of one identity."""
+    outputs = linear(params, batch)
+    same = batch["id"][:, None] == batch["id"][None, :]
+    apart = (outputs[:, None] - outputs[None, :]) ** 2
+    return jnp.mean(outputs**2) + jnp.sum(jnp.where(same, apart, 0)) / len(outputs)
+
+
+def test_coupling_beyond_any_prefix_is_seen():
+    """Ten pairs after 580 single examples; halves of batches hold whole pairs, so that each batch looks like a mean."""
+    params, data = regression(600)
+    data |= {"id": np.concatenate([np.arange(580), np.repeat(np.arange(1000, 1010), 2)])}
+    found = cv.check(cv.hessian(pairs_apart, params, data), jax.random.key(0))
+    assert any("is not the mean of those of two pieces" in note for note in found.notes)
+    with pytest.raises(InputError, match="examples must not depend on one another: the product over 600 examples"):
+        cv.check(cv.hessian(pairs_apart, params, cv.Batches(data, 40)), jax.random.key(0))
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0, 0.0, 1.0, float("inf")])
+def test_a_tolerance_that_means_nothing_is_refused(tolerance):
+    params, data = regression()
+    with pytest.raises(InputError, match="tolerance must be a number between 0 and 1, or None, got"):
+        cv.check(cv.hessian(sum_of_squares, params, data), jax.random.key(0), tolerance)

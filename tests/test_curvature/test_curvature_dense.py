@@ -224,3 +224,34 @@ def test_a_criterion_without_a_second_derivative_is_refused():
     op = cv.gauss_newton(linear, lambda f, batch: jnp.mean(jnp.sqrt(f)), {"w": jnp.zeros(5)}, {"x": jnp.ones((2, 5))})
     with pytest.raises(InputError, match="not finite"):
         exact_spectrum(op)
+
+
+def pairs_apart(outputs, batch):
+    """Half of Σ ‖f_i‖² / N, and of the squared distances of the pairs that share an identity."""
+    same = batch["id"][:, None] == batch["id"][None, :]
+    apart = (outputs[:, None] - outputs[None, :]) ** 2
+    return 0.5 * (jnp.mean(outputs**2) + jnp.sum(jnp.where(same, apart, 0)) / len(outputs))
+
+
+@pytest.mark.parametrize("first", [0, 20, 70, 258])
+def test_coupling_of_any_two_examples_makes_the_method_dense(first):
+    """Jᵀ D J with D = (I + 2 L) / N and L the Laplacian of the pairs: a closed form in NumPy."""
+    number, size = first + 2, 300
+    identity = np.arange(number)
+    identity[first + 1] = identity[first]
+    x = np.random.default_rng(0).normal(size=(number, size))
+    op = cv.gauss_newton(linear, pairs_apart, {"w": jnp.ones(size)}, {"x": jnp.asarray(x, jnp.float32), "id": identity})
+    coupled = np.zeros((number, number))
+    coupled[first:, first:] = [[1, -1], [-1, 1]]
+    expected = x.T @ (np.eye(number) + 2 * coupled) @ x / number
+    found = exact_spectrum(op)
+    assert found.method == ("gram" if first == 0 else "dense")  # two examples are tested whole
+    assert_allclose(found.values, np.linalg.eigvalsh(expected), atol=2e-5 * found.values[-1])
+
+
+def test_saturated_outputs_keep_the_gram_side():
+    """Probabilities within 1e-6 of 0 and 1, where rounding makes products differ by far more than ε."""
+    params, batch = mlp_params(40, 10, 4), examples(9, 40, 4)
+    params = [tuple(10 * leaf for leaf in layer) for layer in params]
+    op = cv.gauss_newton(predict, criterion, params, batch)
+    assert exact_spectrum(op).method == "gram"

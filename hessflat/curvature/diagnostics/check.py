@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
@@ -17,7 +18,7 @@ from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
 
-# The number of examples of the tests by differences and by parts of the data.
+# The number of examples of the test by differences.
 _EXAMPLES = 256
 
 
@@ -48,9 +49,9 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
       differences of the outputs and of the criterion's gradient. The test runs in float64 on at most 256 examples, with
       several step widths of which the best counts: in float32, and across the kinks of ReLU, differences are too
       inaccurate. It is skipped where a function does not run in float64, or uses a lower precision internally.
-    - The product over these examples is the mean, weighted by size, of the products over two unequal parts of them.
-      This fails for a loss that is a sum over the batch. It also fails where examples are coupled, as by batch norm in
-      train mode, without `Batches(statistics_batch=...)`.
+    - The product over all examples is the mean, weighted by size, of the products over two unequal parts of them, drawn
+      at random. This fails for a loss that is a sum over the batch. It also fails where any examples are coupled, as by
+      batch norm in train mode, without `Batches(statistics_batch=...)`.
 
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
@@ -67,6 +68,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     require_operator(op)
     numerics.require_key(key)
     op = op.as_it_is_now()
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise InputError(f"tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
     tolerance = min(1e3 * float(jnp.finfo(op.dtype).eps), 0.1) if tolerance is None else tolerance
     v, w = (numerics.draw_probe(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
     repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
@@ -80,7 +83,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
             continue
         for name, result in (
             ("difference", _difference(term, v, tolerance) if derivatives else None),
-            ("weights", _weights(term, v, tolerance)),
+            ("weights", _weights(term, v, key, tolerance)),
         ):
             if result is None:
                 continue
@@ -133,18 +136,18 @@ def _difference(term: Term, v: Array, tolerance: float) -> float | str:
     return error
 
 
-def _weights(term: Term, v: Array, tolerance: float) -> float | str:
+def _weights(term: Term, v: Array, key: Array, tolerance: float) -> float | str:
     """The relative error of the weighted mean of products over two pieces of the data, or why it is not known."""
-    unit = term.batches.statistics_batch or 1
-    units = min(term.batches.num_examples, max(_EXAMPLES, 3 * unit)) // unit
-    if units < 2:
+    number, unit = term.batches.num_examples, term.batches.statistics_batch or 1
+    if number < 2 * unit:
         return "one example, or one batch that shares statistics, cannot be taken apart"
-    number, first = units * unit, max(1, units // 3) * unit
+    drawn = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(number // unit)
+    chosen = np.isin(np.arange(number) // unit, drawn[: max(1, len(drawn) // 3)])
     whole, *parts = (
-        Operator((_over(term, start, size),), (1.0,))(v)
-        for start, size in ((0, number), (0, first), (first, number - first))
+        Operator((part,), (1.0,))(v)
+        for part in (term, *(_part(term, np.flatnonzero(flags)) for flags in (chosen, ~chosen)))
     )
-    shares = first / number, 1 - first / number
+    shares = chosen.mean(), 1 - chosen.mean()
     scale = sum(share * jnp.linalg.norm(part) for share, part in zip(shares, parts, strict=True))
     scale = jnp.where(scale > 0, scale, 1)
     error = float(jnp.linalg.norm(whole - shares[0] * parts[0] - shares[1] * parts[1]) / scale)
@@ -182,6 +185,12 @@ def _weights(term: Term, v: Array, tolerance: float) -> float | str:
 def _draws_random_numbers(term: Term) -> bool:
     closed, *_ = traced_product(*shapes_of_product(term))
     return any(equation.primitive.name in _RANDOM for equation in equations_of(closed.jaxpr.eqns))
+
+
+def _part(term: Term, positions: np.ndarray) -> Term:
+    """The term over the examples at these positions, in batches of the same size and on one device."""
+    arrays = jax.tree.map(lambda x: numerics.gathered(x[positions]), term.batches.arrays)
+    return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, devices=None))
 
 
 def _over(term: Term, start: int, size: int) -> Term:

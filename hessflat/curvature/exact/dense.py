@@ -25,7 +25,7 @@ class ExactSpectrum(NamedTuple):
     noise_floor: (
         float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be distinguished from zero
     )
-    num_products: int  # P, or the N C rows of the Jacobian
+    num_products: int  # P, or the N C rows of the Jacobian (two products to compare are not counted)
     seconds: float
     precision: str
 
@@ -71,7 +71,9 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
 
     Gram: a Gauss-Newton matrix Jᵀ D J (a Fisher matrix too) with fewer outputs N C than parameters has the non-zero
     eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is computed in the operator's
-    precision; J Jᵀ is accumulated in float64 by parts, so that the whole of J is never stored.
+    precision; J Jᵀ is accumulated in float64 by parts, so that the whole of J is never stored. The rows of an example
+    are computed from that example alone, and Jᵀ D J v from them, with a random v, is compared with the product of `op`.
+    Where they differ, examples affect one another, and the method is dense.
 
     Args:
         op: an operator with P up to 20,000 (dense), or with N C up to 20,000 and any P (Gram).
@@ -88,11 +90,13 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
     began = time.perf_counter()
     op = op.as_it_is_now()
     outputs = gram.num_outputs(op)
-    if outputs is None or outputs >= op.size or outputs > _LARGEST:
+    values = None
+    if outputs is not None and outputs < op.size and outputs <= _LARGEST:
+        with numerics.matmul_precision():
+            values = _from_gram(op)
+    if outputs is None or values is None:
         require_dense(op)
         return solve_dense(np.array(op.to_dense(), np.float64), op.dtype, began)
-    with numerics.matmul_precision():
-        values = _from_gram(op)
     floor = numerics.noise_floor(values, op.dtype, numerics.precision_name())
     return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name())
 
@@ -127,8 +131,11 @@ def require_dense(op: Operator, copies: int = 1) -> None:
     )
 
 
-def _from_gram(op: Operator) -> np.ndarray:
-    inner, signs = gram.matrix(op.terms[0])
+def _from_gram(op: Operator) -> np.ndarray | None:
+    found = gram.matrix(op.terms[0])
+    if found is None:
+        return None
+    inner, signs = found
     if (signs < 0).any():
         # The non-zero eigenvalues of S Σ Sᵀ J Jᵀ, with the signs Σ between the halves.
         root = _square_root(inner)

@@ -1,7 +1,8 @@
 """The small side of a Gauss-Newton matrix: J Jᵀ between outputs instead of Jᵀ J between parameters.
 
-Where examples do not affect one another, which is checked and not assumed, the rows of J that belong to one example
-take one pass over that example alone.
+Where examples do not affect one another, the rows of J that belong to one example take one pass over that example
+alone. Whether they do is tested on a few of them first, and at the end on all: Jᵀ D J v by the rows of J, for a random
+vector v, has to be the product of the operator.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product
-from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.operators.terms import Term, bound_functions
 from hessflat.utils import convolution, hardware
 from hessflat.utils.convolution import canonical
@@ -30,6 +31,9 @@ _COPY_BYTES = 1 << 27
 # Rows of J side by side in one pass, and examples that are tested for dependence on their batch.
 _ROWS = 16
 _CHECKED = 16
+
+# A product from other operations differs by this many of its roundings, at most.
+_ROUNDINGS = 100
 
 
 class _Part(NamedTuple):
@@ -50,15 +54,21 @@ def num_outputs(op: Operator) -> int | None:
     return _count(jax.eval_shape(_outputs, whole))
 
 
-def matrix(term: Term) -> tuple[np.ndarray, np.ndarray]:
+def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
     """M = Sᵀ J Jᵀ S [N C, N C] and signs σ [N C], both float64, with D = S diag(σ) Sᵀ the criterion's curvature.
 
-    The non-zero eigenvalues of Jᵀ D J are those of diag(σ) M.
+    The non-zero eigenvalues of Jᵀ D J are those of diag(σ) M. None where examples turn out to affect one another.
     """
+    vector = numerics.draw_probe(jax.random.key(0), _count(term.params), numerics.common_dtype(term.params), "gaussian")
+    whole, allowed = _product_and_rounding(term, vector)
     term = _on_one_device(term)
     parts = _parts(term)
-    halves = [_split(block) for part in parts for block in _curvatures(term, part)]
-    result = _gram(term, parts)
+    blocks = [list(_curvatures(term, part)) for part in parts]
+    product = np.zeros(vector.size)
+    result = _gram(term, parts, blocks, np.asarray(vector, np.float64), product)
+    if np.linalg.norm(product - whole) > allowed:
+        return None
+    halves = [_split(block) for part in blocks for block in part]
     ends = np.cumsum([len(signs) for _, signs in halves])
     for end, (factor, signs) in zip(ends, halves, strict=True):
         rows = slice(end - len(signs), end)
@@ -67,8 +77,35 @@ def matrix(term: Term) -> tuple[np.ndarray, np.ndarray]:
     return result, np.concatenate([signs for _, signs in halves])
 
 
-def _gram(term: Term, parts: list[_Part]) -> np.ndarray:
-    """J Jᵀ. Rows of J are made again for every pair of parts, in an order that keeps one of two from pair to pair."""
+def _product_and_rounding(term: Term, vector: Array) -> tuple[np.ndarray, float]:
+    """Jᵀ D J v by the operator, float64, and by how much another computation of it may differ.
+
+    Rounding is seen in the product with a multiple of v: where outputs are saturated it is far more than ε.
+    """
+    op = Operator((term,), (1.0,))
+    first, second = (np.asarray(op(vector * factor), np.float64) / factor for factor in (1.0, float(np.float16(1.7))))
+    require_finite(first, second)
+    eps = numerics.epsilon(op.dtype, numerics.precision_name())
+    return first, _ROUNDINGS * float(eps * np.linalg.norm(first) + np.linalg.norm(second - first))
+
+
+def _add_along(product: np.ndarray, rows: np.ndarray, blocks: list[np.ndarray], vector: np.ndarray) -> None:
+    """Add Jᵀ D J v of the rows of one part to `product`."""
+    width = max(1, _COPY_BYTES // (8 * len(rows)))
+    pieces = [slice(start, start + width) for start in range(0, rows.shape[1], width)]
+    along = sum(rows[:, piece].astype(np.float64) @ vector[piece] for piece in pieces)
+    curved = np.concatenate([d @ x for d, x in zip(blocks, np.split(along, len(blocks)), strict=True)])
+    for piece in pieces:
+        product[piece] += curved @ rows[:, piece].astype(np.float64)
+
+
+def _gram(
+    term: Term, parts: list[_Part], blocks: list[list[np.ndarray]], vector: np.ndarray, product: np.ndarray
+) -> np.ndarray:
+    """J Jᵀ, and Jᵀ D J v added to `product`, with the blocks of D for each part.
+
+    Rows of J are made again for every pair of parts, in an order that keeps one of two from pair to pair.
+    """
     ends = np.cumsum([part.number * part.rows for part in parts])
     places = [slice(end - part.number * part.rows, end) for end, part in zip(ends, parts, strict=True)]
     result = np.zeros((ends[-1], ends[-1]))
@@ -78,6 +115,7 @@ def _gram(term: Term, parts: list[_Part]) -> np.ndarray:
     while True:
         here, other = places[current], rows
         _add_product(result[here, here], rows, rows)
+        _add_along(product, rows, blocks[current], vector)
         for i in waiting:
             del other  # three of them would not fit
             other = _rows(term, parts[i])
