@@ -1,5 +1,6 @@
 """The input-output Jacobian of a network, per example."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -60,7 +61,8 @@ def jacobian_norms(
     """The spectral norm ‖∂f(w, x_i)/∂x_i‖₂ for every example (MacDonald et al. 2023).
 
     The exact method computes the C rows of J by vector-Jacobian products; the norm is the square root of the largest
-    eigenvalue of the C × C matrix J Jᵀ.
+    eigenvalue of the C × C matrix J Jᵀ, divided by its largest entry first. Where single precision finds no eigenvalue
+    between the largest entry of the diagonal and the trace, as for some saturated examples, double precision does.
 
     The iterative method is Golub-Kahan bidiagonalisation, with one vector-Jacobian and one Jacobian-vector product a
     step, and re-orthogonalisation of the vectors in output space (Simon and Zha 2000). It starts from a fixed random
@@ -69,8 +71,8 @@ def jacobian_norms(
     they are much more accurate than their bounds.
 
     Args:
-        predict: `predict(params, inputs [n, ...])` -> outputs [n, C]. Each example passes alone, so batch norm must be
-            in eval mode.
+        predict: `predict(params, inputs [n, ...])` -> outputs [n, C], or [n, T, V] for T tokens, which give C = T V
+            outputs and a softmax each. Every example passes alone, so batch norm must be in eval mode.
         params: pytree of arrays.
         inputs: [N, ...] floating.
         softmax: take the Jacobian of the softmax of the outputs instead of the outputs.
@@ -80,8 +82,8 @@ def jacobian_norms(
         state: a third argument of `predict`, such as running averages.
 
     Raises:
-        InputError: inputs that are not floating or not finite, outputs that are not [n, C] or whose derivatives are not
-            finite, or unknown options.
+        InputError: inputs that are not floating or not finite, outputs without an axis after the examples or whose
+            derivatives are not finite, or unknown options.
     """
     began = time.perf_counter()
     params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
@@ -121,36 +123,52 @@ def _exact(
     predict: Callable[..., Any], softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple[Any, ...]
 ) -> tuple[Array, Array, int]:
     """Norms [n], their rounding [n] and the number of products for each."""
-    values = _exact_norms(predict, softmax, params, inputs, extra)
+    scales, eigenvalues, grams = _exact_norms(predict, softmax, params, inputs, extra)
+    values = scales * np.sqrt(np.maximum(_trusted(np.asarray(eigenvalues), grams), 0))
     return values, jnp.finfo(values.dtype).eps * values, outputs
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _exact_norms(
     predict: Callable[..., Any], softmax: bool, params: Any, inputs: Array, extra: tuple[Any, ...]
-) -> Array:
-    def norm(x: Array) -> Array:
-        outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
-        (rows,) = numerics.mapped(pull)(jnp.eye(outputs.size, dtype=outputs.dtype))
-        columns = rows.reshape(outputs.size, -1).T
-        return _spectral_norm(_softmax_product(outputs[None], columns).T if softmax else columns.T)
+) -> tuple[Array, Array, Array]:
+    """The largest entry of each J [n], and of J over it the largest eigenvalue of J Jᵀ [n] and J Jᵀ [n, C, C]."""
 
-    result: Array = numerics.mapped(norm)(inputs)
+    def scaled(x: Array) -> tuple[Array, Array, Array]:
+        outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
+        unit = jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
+        (rows,) = numerics.mapped(pull)(unit)
+        columns = rows.reshape(outputs.size, -1).T
+        if softmax:
+            columns = _softmax_product(outputs[None], columns.reshape(-1, *outputs.shape)).reshape(columns.shape)
+        # A saturated softmax would underflow in squares.
+        largest = jnp.abs(columns).max()
+        columns = columns / jnp.where(largest > 0, largest, 1)
+        gram = columns.T @ columns
+        return largest, _largest_eigenvalue(gram), gram
+
+    result: tuple[Array, Array, Array] = numerics.mapped(scaled)(inputs)
     return result
 
 
-def _spectral_norm(rows: Array) -> Array:
-    """Of J [C, D]; scaled by its largest entry first, so that a saturated softmax does not underflow."""
-    largest = jnp.abs(rows).max()
-    rows = rows / jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sqrt(jnp.maximum(_largest_eigenvalue(rows @ rows.T), 0))
+def _trusted(eigenvalues: np.ndarray, grams: Array) -> np.ndarray:
+    """Largest eigenvalues [n] of `grams` [n, C, C]; those that cannot be are computed in double precision."""
+    diagonal = np.asarray(jnp.diagonal(grams, axis1=1, axis2=2), np.float64)
+    slack = 100 * float(jnp.finfo(grams.dtype).eps)
+    inside = (eigenvalues >= (1 - slack) * diagonal.max(1)) & (eigenvalues <= (1 + slack) * diagonal.sum(1))
+    doubtful = np.flatnonzero(~inside & np.isfinite(diagonal).all(1))
+    result = eigenvalues.copy()
+    for i in doubtful:
+        gram = np.asarray(grams[i], np.float64)
+        result[i] = np.linalg.eigvalsh(gram)[-1] if np.isfinite(gram).all() else np.nan
+    return result
 
 
 def _largest_eigenvalue(gram: Array) -> Array:
-    """Of a positive semi-definite matrix [C, C], to rounding.
+    """Of a positive semi-definite matrix [C, C], to rounding; not a number where LAPACK gives up.
 
-    LAPACK gives up, in one of 10⁵ examples of a saturated softmax, on matrices whose entries span more than single
-    precision does. Entries that could not change the result beyond rounding are zero before it sees them.
+    It does, in one of 10⁵ examples of a saturated softmax, on matrices whose entries span more than single precision
+    does. Entries that could not change the result beyond rounding are zero before it sees them.
     """
     negligible = jnp.finfo(gram.dtype).eps / len(gram) * jnp.abs(gram).max()
     result: Array = jnp.linalg.eigvalsh(jnp.where(jnp.abs(gram) < negligible, 0, gram))[-1]
@@ -221,7 +239,11 @@ def _advance(
         return _softmax_product(outputs, vectors) if softmax else vectors
 
     for _ in range(num_steps):
-        state = _step(lambda v: soften(push(v)), lambda u: pull(soften(u)), state)
+        state = _step(
+            lambda v: soften(push(v)).reshape(len(inputs), -1),
+            lambda u: pull(soften(u.reshape(outputs.shape))),
+            state,
+        )
     return state
 
 
@@ -275,10 +297,9 @@ def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra:
         raise InputError("inputs must hold at least one example, got 0")
     outputs = numerics.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
     shape: Any = getattr(outputs, "shape", ())
-    if len(shape) != 2 or shape[0] != len(inputs):
+    if len(shape) < 2 or shape[0] != len(inputs):
         raise InputError(f"predict(params, inputs) must have shape ({len(inputs)}, C), got {shape}")
-    result: int = shape[1]
-    return result
+    return math.prod(shape[1:])
 
 
 def _batch_size(batch_size: int | None, method: str, rtol: float) -> int | None:

@@ -195,3 +195,54 @@ def test_a_matrix_that_lapack_gives_up_on_has_a_norm():
     gram = lower + np.tril(lower, -1).T
     expected = np.linalg.eigvalsh(gram.astype(float))[-1]
     assert_allclose(jacobian._largest_eigenvalue(jax.device_put(gram)), expected, rtol=1e-6)
+
+
+def test_an_eigenvalue_that_lapack_does_not_give_is_computed_in_double_precision():
+    lower = np.zeros((7, 7), np.float32)
+    for row, values in enumerate(GIVEN_UP):
+        lower[row, : row + 1] = values
+    given_up, plain = lower + np.tril(lower, -1).T, np.eye(7, dtype=np.float32)
+    grams = jax.device_put(np.stack([given_up, plain, given_up, np.full((7, 7), np.nan, np.float32)]))
+    trusted = jacobian._trusted(np.array([np.nan, 1, 1e-3, np.nan], np.float32), grams)
+    expected = np.linalg.eigvalsh(given_up.astype(float))[-1]
+    assert_allclose(trusted, [expected, 1, expected, np.nan], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+def test_saturated_examples_have_the_norms_of_float64(method):
+    """Losses from 1 down to 1e-30: (diag p − p pᵀ) Wᵀ in NumPy, with differences from the likeliest class."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(12, 10)), rng.normal(size=(3000, 12))
+    w, x = np.float32(w), np.float32(x * np.geomspace(0.3, 15, 3000)[:, None])
+    wide, scores = w.astype(float), x.astype(float) @ w.astype(float)
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    relative = wide.T[None] - wide.T[scores.argmax(1)][:, None]
+    rows = p[:, :, None] * (relative - np.einsum("nc,ncd->nd", p, relative)[:, None])
+    largest = np.abs(rows).max((1, 2))
+    expected = largest * np.linalg.norm(rows / largest[:, None, None], 2, (1, 2))
+    found = cv.jacobian_norms(linear, w, x, softmax=True, batch_size=1000, method=method)
+    assert np.isfinite(found.values).all()
+    assert (1 - p.max(1)).min() < 1e-6
+    # Scores of 100 are rounded to 1e-5.
+    assert_allclose(found.values, expected, rtol=2e-4, atol=1e-36)
+
+
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_outputs_for_tokens_are_taken_together_with_a_softmax_each(softmax, method):
+    """Outputs [n, T, V]: one Jacobian of T V rows."""
+    w = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+
+    def tokens(params, inputs):
+        return jnp.einsum("nd,dtv->ntv", inputs, params)
+
+    found = cv.jacobian_norms(tokens, w, x, softmax, method=method)
+    for norm, one in zip(found.values, x.astype(float), strict=True):
+        rows = w.astype(float).transpose(1, 2, 0)
+        if softmax:
+            p = np.exp(np.einsum("d,dtv->tv", one, w))
+            p /= p.sum(1, keepdims=True)
+            rows = np.stack([(np.diag(q) - np.outer(q, q)) @ block for q, block in zip(p, rows, strict=True)])
+        assert_allclose(norm, np.linalg.norm(rows.reshape(12, 6), 2), rtol=1e-5)
