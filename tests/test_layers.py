@@ -27,7 +27,7 @@ FLOORS = {
         {"leaves"},
         {"numerics"},
         {"operators"},
-        {"jacobian", "exact", "landscape"},
+        {"jacobian", "exact", "landscape", "directions"},
         {"stochtrace"},
         {"krylov"},
         {"minibatch", "decomposition", "diagnostics"},

@@ -19,6 +19,7 @@ True
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
+from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
@@ -33,7 +34,7 @@ from hessflat.curvature.krylov.quadrature import (
     spectrum_from_arrays,
     spectrum_to_arrays,
 )
-from hessflat.curvature.landscape import Direction, Line, Plane, along, line, plane, random_direction
+from hessflat.curvature.landscape import Line, Plane, along, line, plane
 from hessflat.curvature.minibatch import (
     MinibatchProducts,
     MinibatchSharpness,

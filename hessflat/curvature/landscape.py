@@ -1,4 +1,4 @@
-"""Losses and other means over examples on lines and planes in parameter space, and normalised random directions.
+"""Losses and other means over examples on lines and planes in parameter space.
 
 Every result gives the Euclidean length of one unit of its coordinates, which a comparison of landscapes requires.
 """
@@ -6,7 +6,7 @@ Every result gives the Euclidean length of one unit of its coordinates, which a 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
-from hessflat.utils.errors import InputError, nearest
-
-Normalise = Literal["filter", "layer", "unit"]
+from hessflat.utils.errors import InputError
 
 
 class Line(NamedTuple):
@@ -43,14 +41,6 @@ class Plane(NamedTuple):
     num_evaluations: int  # passes over the data
     seconds: float
     precision: str
-
-
-class Direction(NamedTuple):
-    """A direction and its scale."""
-
-    vector: Any  # tree like params
-    norm: float  # ‖vector‖
-    normalise: str
 
 
 def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
@@ -138,40 +128,6 @@ def plane(
     )
 
 
-def random_direction(key: Array, params: Any, normalise: Normalise = "filter") -> Direction:
-    """A normalised Gaussian direction (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
-
-    Args:
-        key: a JAX random key.
-        params: pytree of floating arrays.
-        normalise: "filter" gives every filter of the direction the norm of the corresponding filter of `params`, so
-            that results are invariant to the rescaling symmetry of ReLU layers. A filter is the set of weights to one
-            output; outputs are the last axis of an array, as in Flax kernels (an embedding's filters are its features).
-            "layer" gives every array the norm of the corresponding array. In both, arrays of at most one axis (biases,
-            the scales of norm layers) get zero, as in the paper. "unit" is uniform on the unit sphere of all
-            parameters.
-
-    Raises:
-        InputError: an unknown normalisation, or a direction that would be zero: all parameters have at most one axis,
-            or are zero.
-    """
-    numerics.require_key(key)
-    known = ("filter", "layer", "unit")
-    if normalise not in known:
-        raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
-    params = numerics.as_arrays("params", params)
-    numerics.require_floating("params", params, "give those leaves alone that are to move")
-    if numerics.any_traced((params, jnp.zeros(()))):
-        raise InputError(numerics.OUTSIDE)
-    vector, norm = _gaussian(key, params, normalise)
-    if not norm > 0:
-        raise InputError(
-            f"normalise={normalise!r} leaves nothing of params, whose arrays of two axes or more are absent or zero; "
-            "use normalise='unit'"
-        )
-    return Direction(vector, float(norm), normalise)
-
-
 def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
@@ -248,30 +204,3 @@ def _dot(a: Any, b: Any) -> float:
 
 def _norm(a: Any) -> float:
     return float(np.sqrt(_dot(a, a)))
-
-
-@partial(jax.jit, static_argnames="normalise")
-def _gaussian(key: Array, params: Any, normalise: Normalise) -> tuple[Any, Array]:
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    if normalise != "unit":
-        noise = [_matched(d, w, normalise) for d, w in zip(noise, leaves, strict=True)]
-    norm = jnp.linalg.norm(jnp.stack([_length(d) for d in noise]))
-    if normalise == "unit":
-        noise, norm = [d / norm.astype(d.dtype) for d in noise], jnp.ones_like(norm)
-    return jax.tree.unflatten(structure, noise), norm
-
-
-def _matched(direction: Array, weights: Array, normalise: Normalise) -> Array:
-    if weights.ndim < 2:
-        return jnp.zeros_like(weights)
-    axes = tuple(range(weights.ndim - 1)) if normalise == "filter" else None
-    ratio = _length(weights, axes) / _length(direction, axes)
-    return jnp.broadcast_to(ratio, direction.shape).astype(direction.dtype) * direction
-
-
-def _length(x: Array, axes: tuple[int, ...] | None = None) -> Array:
-    # A sum of many squares needs more precision than half precision has.
-    squares = x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2
-    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=axes is not None))

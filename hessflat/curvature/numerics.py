@@ -2,6 +2,7 @@
 checks.
 """
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -97,9 +98,42 @@ def split(tree: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
     return inside, outside
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["whole", "numbers"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Sliced:
+    """A fixed array of which some layers, by their numbers along the first axis, are given elsewhere."""
+
+    whole: Array  # [L, ...]
+    numbers: Array  # [k]
+
+    def with_layers(self, layers: Array) -> Array:
+        """The array [L, ...] with these layers [k, ...]."""
+        result: Array = self.whole.at[self.numbers].set(layers)
+        return result
+
+
 def merge(tree: Tree, rest: Tree) -> Tree:
-    """The inverse of `split`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, tree, rest, is_leaf=lambda x: x is None)
+    """The inverse of `split`; where `rest` has a `Sliced` array, `tree` has the other layers of it."""
+
+    def whole(a: Any, b: Any) -> Any:
+        if a is None:
+            return b
+        return b.with_layers(a) if isinstance(b, Sliced) else a
+
+    return jax.tree.map(whole, tree, rest, is_leaf=lambda x: x is None)
+
+
+def join_rests(first: Tree, second: Tree) -> Tree:
+    """What is fixed by either of two trees. Layers that the second fixes of a `Sliced` array are put back into it."""
+
+    def both(a: Any, b: Any) -> Any:
+        if isinstance(a, Sliced) and b is not None:
+            if isinstance(b, Sliced):
+                raise InputError("choose the layers of a stack at once, not of a part of it again")
+            return a.with_layers(b)
+        return b if a is None else a
+
+    return jax.tree.map(both, first, second, is_leaf=lambda x: x is None or isinstance(x, Sliced))
 
 
 def select(tree: Tree, like: Tree) -> Tree:

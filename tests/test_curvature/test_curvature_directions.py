@@ -5,7 +5,7 @@ import pytest
 from curvature_cases import mlp_params
 from numpy.testing import assert_allclose
 
-from hessflat.curvature.landscape import random_direction
+from hessflat.curvature.directions import random_direction
 from hessflat.utils.errors import InputError
 
 

@@ -1,0 +1,153 @@
+"""Normalised random directions in parameter space.
+
+Which axis of an array leads to outputs, and which is a stack of layers, is a matter of its library: of Flax and
+Equinox it is known, of others it is said, and not read off the number of axes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hessflat.curvature import numerics
+from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths
+from hessflat.utils.errors import InputError, nearest
+
+Normalise = Literal["filter", "layer", "unit"]
+
+
+class Direction(NamedTuple):
+    """A direction and its scale."""
+
+    vector: Any  # tree like params
+    norm: float  # ‖vector‖
+    normalise: str
+
+
+def random_direction(
+    key: Array,
+    params: Any,
+    normalise: Normalise = "filter",
+    output_axis: int | Callable[[str], int] | None = None,
+    stacked: Names = (),
+) -> Direction:
+    """A normalised Gaussian direction (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
+
+    Args:
+        key: a JAX random key.
+        params: pytree of floating arrays.
+        normalise: "filter" gives every filter of the direction the norm of the corresponding filter of `params`, so
+            that results are invariant to the rescaling symmetry of ReLU layers. A filter is the set of weights to one
+            output. "layer" gives every array the norm of the corresponding array. In both, arrays of at most one axis
+            (biases, the scales of norm layers) get zero, as in the paper. "unit" is uniform on the unit sphere of all
+            parameters.
+        output_axis: the axis of an array that leads to outputs, not counting a stack axis, or a function of the path
+            of a leaf that gives it. None is the last axis, as in Flax kernels and embeddings, and the axis of Equinox's
+            own layers, which is the first but for embeddings.
+        stacked: the leaves whose first axis is a stack of layers or of networks, as in `restrict`: each has filters, or
+            a norm, of its own.
+
+    Raises:
+        InputError: an unknown normalisation, an axis that an array does not have, or one that has to be said; a
+            direction that would be zero: all parameters have at most one axis, or are zero.
+    """
+    numerics.require_key(key)
+    known = ("filter", "layer", "unit")
+    if normalise not in known:
+        raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params, "give those leaves alone that are to move")
+    if numerics.any_traced((params, jnp.zeros(()))):
+        raise InputError(numerics.OUTSIDE)
+    stacks = stack_lengths(params, stacked)
+    axes = tuple(
+        _kept_axes(params, path, leaf, normalise, output_axis, stacks)
+        for path, leaf in jax.tree.leaves_with_path(params)
+    )
+    vector, norm = _gaussian(key, params, normalise, axes)
+    if not norm > 0:
+        raise InputError(
+            f"normalise={normalise!r} leaves nothing of params, whose arrays of two axes or more are absent or zero; "
+            "use normalise='unit'"
+        )
+    return Direction(vector, float(norm), normalise)
+
+
+def _kept_axes(
+    params: Any, path: Any, leaf: Array, normalise: Normalise, output_axis: Any, stacks: dict[str, int]
+) -> tuple[int, ...] | None:
+    """The axes along which an array has norms of their own; None for an array that does not move."""
+    name = leaf_name(path)
+    stack = (0,) if name in stacks else ()
+    rank = leaf.ndim - len(stack)
+    if normalise == "unit":
+        return ()
+    if rank < 2:
+        return None
+    if normalise == "layer":
+        return stack
+    axis = output_axis(name) if callable(output_axis) else output_axis
+    if axis is None:
+        axis = _known_output_axis(params, path)
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
+        raise InputError(f"output_axis must be one of the {rank} axes of params {name!r}, got {axis!r}")
+    return (*stack, axis % rank + len(stack))
+
+
+def _known_output_axis(params: Any, path: Any) -> int:
+    """The axis that leads to outputs, by what holds the array.
+
+    Raises:
+        InputError: an array of a module of the user's own, or one named as in PyTorch.
+    """
+    holder, node = None, params
+    for key in path:
+        if any(base.__module__.startswith("equinox.") for base in type(node).__mro__):
+            holder = node
+        try:
+            node = (
+                getattr(node, key.name) if hasattr(key, "name") else node[getattr(key, "key", getattr(key, "idx", 0))]
+            )
+        except (AttributeError, IndexError, KeyError, TypeError):  # a container of another kind
+            break
+    if holder is not None and type(holder).__module__.startswith("equinox."):
+        return -1 if type(holder).__name__ == "Embedding" else 0
+    name = leaf_name(path)
+    if holder is not None or name.replace(".", "/").rpartition("/")[2] == "weight":
+        raise InputError(
+            f"which axis of params {name!r} leads to outputs is not known; say output_axis=0 for weights [out, in], as "
+            "of PyTorch and Equinox, or output_axis=-1 for [in, out]"
+        )
+    return -1
+
+
+@partial(jax.jit, static_argnames=("normalise", "axes"))
+def _gaussian(
+    key: Array, params: Any, normalise: Normalise, axes: tuple[tuple[int, ...] | None, ...]
+) -> tuple[Any, Array]:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    if normalise != "unit":
+        noise = [_matched(d, w, kept) for d, w, kept in zip(noise, leaves, axes, strict=True)]
+    norm = jnp.linalg.norm(jnp.stack([_length(d) for d in noise]))
+    if normalise == "unit":
+        noise, norm = [d / norm.astype(d.dtype) for d in noise], jnp.ones_like(norm)
+    return jax.tree.unflatten(structure, noise), norm
+
+
+def _matched(direction: Array, weights: Array, kept: tuple[int, ...] | None) -> Array:
+    if kept is None:
+        return jnp.zeros_like(weights)
+    axes = tuple(axis for axis in range(weights.ndim) if axis not in kept)
+    ratio = _length(weights, axes) / _length(direction, axes)
+    return jnp.broadcast_to(ratio, direction.shape).astype(direction.dtype) * direction
+
+
+def _length(x: Array, axes: tuple[int, ...] | None = None) -> Array:
+    # A sum of many squares needs more precision than half precision has.
+    squares = x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2
+    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=axes is not None))
