@@ -158,7 +158,8 @@ def _cast(leaves: list[Array], dtype: Any) -> list[Array]:
 def on_device(array: Any, dtype: Any = None) -> Array:
     """`array` as a JAX array, of type `dtype` where one is given, on no mesh with Explicit axes.
 
-    NumPy converts what is NumPy's: JAX would compile a program for every shape.
+    NumPy converts what is NumPy's: JAX would compile a program for every shape. What can be written to is copied: JAX
+    borrows the memory of some arrays, by their alignment, and would see what is written later.
     """
     if isinstance(array, jax.Array) and not compat.is_traced(array):
         if isinstance(array.sharding, jax.sharding.NamedSharding):
@@ -166,8 +167,17 @@ def on_device(array: Any, dtype: Any = None) -> Array:
         return array if dtype is None else typing.cast(Array, array.astype(dtype))
     if isinstance(array, np.ndarray):
         dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
-        array = array.astype(dtype, copy=False)
+        array = np.array(array, dtype) if _is_writeable(array) else array.astype(dtype, copy=False)
     return jnp.asarray(array, dtype)
+
+
+def _is_writeable(array: Any) -> bool:
+    """Whether the memory of a NumPy array, or of one that it is a view of, can be written to."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return isinstance(array, bytearray) or (isinstance(array, memoryview) and not array.readonly)
 
 
 def gathered(array: Array) -> Array:

@@ -102,7 +102,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     """
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params)
-    arrays = jax.tree.map(jnp.asarray, arrays)
+    arrays = jax.tree.map(numerics.on_device, arrays)
     matvec = user_function(matvec)
     result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
