@@ -91,8 +91,8 @@ def decompose(
     operator.require_operator(G)
     numerics.require_key(key)
     num_steps = numerics.require_count("num_steps", num_steps, least=0)
-    num_probes = numerics.require_count("num_probes", num_probes)
-    trace_probes = numerics.require_count("trace_probes", trace_probes, least=0)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    trace_probes = numerics.require_draws("trace_probes", trace_probes, least=0)
     (term,) = G.terms
     R = dataclasses.replace(G, terms=(dataclasses.replace(term, product=residual_product),))
     quadrature_key, moments_key = jax.random.split(key)

@@ -219,7 +219,7 @@ def _over(term: Term, arrays: Any) -> Term:
 def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array, int, int]:
     require_operator(op)
     numerics.require_key(key)
-    num_batches = numerics.require_count("num_batches", num_batches)
+    num_batches = numerics.require_draws("num_batches", num_batches)
     batch_size = numerics.require_count("batch_size", batch_size)
     sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     if not sizes:

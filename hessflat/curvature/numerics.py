@@ -46,6 +46,9 @@ OUTSIDE = (
     "a measurement looks at values, so make it outside jit, vmap and grad; inside them take products, op(v), alone"
 )
 
+# Draws of one estimate, at most.
+_MOST_DRAWS = 1_000_000
+
 # NumPy types that JAX has in every mode.
 _PLAIN = {
     np.dtype(t) for t in (bool, np.int8, np.int16, np.int32, np.uint8, np.uint16, np.uint32, np.float16, np.float32)
@@ -398,6 +401,20 @@ def require_count(what: str, value: Any, least: int = 1) -> int:
         count = -1
     if count < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return count
+
+
+def require_draws(what: str, value: Any, least: int = 1) -> int:
+    """The number of random draws of an estimate, as an int.
+
+    Raises:
+        InputError: no whole number, one below `least`, or so many that they would never end.
+    """
+    count = require_count(what, value, least)
+    if count > _MOST_DRAWS:
+        raise InputError(
+            f"{what} must be at most {_MOST_DRAWS:,}, got {count:,}; errors fall with its square root alone"
+        )
     return count
 
 

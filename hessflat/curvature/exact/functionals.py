@@ -1,7 +1,7 @@
 """Functions of a set of eigenvalues, such as traces of matrix functions and effective ranks.
 
 They take an array of eigenvalues, such as `eigvalsh` returns, and are exact for it. `Spectrum` has the same quantities,
-by the same rules, as estimates with standard errors.
+by the same rules, as estimates with standard errors. Values that are none, not real or not finite are an `InputError`.
 """
 
 from typing import Any
@@ -12,20 +12,39 @@ from hessflat.curvature.numerics import noise_floor
 from hessflat.utils.errors import InputError
 
 
+def _eigenvalues(values: Any) -> np.ndarray:
+    """`values` in double precision.
+
+    Raises:
+        InputError: none, not one axis, or not real finite numbers.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "fiu":
+        came = f"shape {array.shape}, type {array.dtype}"
+        raise InputError(f"eigenvalues must be real numbers of shape (P,), as cv.eigvalsh returns, got {came}")
+    lost = array.size - np.count_nonzero(np.isfinite(array))
+    if lost:
+        raise InputError(f"eigenvalues must be finite, got {lost} of {array.size} that are not")
+    return array.astype(np.float64)
+
+
 def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
     """The share of eigenvalues [P] within the noise floor."""
+    values = _eigenvalues(values)
     return float(np.mean(np.abs(values) <= noise_floor(values, dtype, precision)))
 
 
 def effective_rank(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> int:
     """P (1 − mass at zero): the number of eigenvalues [P] above the noise floor in magnitude."""
+    values = _eigenvalues(values)
     return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype, precision)))
 
 
 def participation_ratio(values: np.ndarray) -> float:
     """(Σ λ)² / Σ λ²: n for n equal non-zero eigenvalues, 0 if all are zero; intended for eigenvalues of one sign."""
-    square = float(np.sum(np.square(values, dtype=np.float64)))
-    return float(np.sum(values, dtype=np.float64)) ** 2 / square if square > 0 else 0.0
+    values = _eigenvalues(values)
+    square = float(np.sum(np.square(values)))
+    return float(np.sum(values)) ** 2 / square if square > 0 else 0.0
 
 
 def effective_dimension(values: np.ndarray, damping: float) -> float:
@@ -36,8 +55,8 @@ def effective_dimension(values: np.ndarray, damping: float) -> float:
     Raises:
         InputError: an eigenvalue plus damping that is not above 0.
     """
+    values = _eigenvalues(values)
     require_positive("effective_dimension", values, damping)
-    values = np.asarray(values, np.float64)
     return float(np.sum(values / (values + damping)))
 
 
@@ -47,8 +66,9 @@ def log_determinant(values: np.ndarray, damping: float = 0.0) -> float:
     Raises:
         InputError: an eigenvalue plus damping that is not above 0.
     """
+    values = _eigenvalues(values)
     require_positive("log_determinant", values, damping)
-    return float(np.sum(np.log(np.asarray(values, np.float64) + damping)))
+    return float(np.sum(np.log(values + damping)))
 
 
 def require_positive(what: str, values: np.ndarray, damping: float, floor: float = 0.0, error: float = 0.0) -> None:

@@ -248,7 +248,7 @@ def _counts(
     """`num_steps` and `num_probes`, once all options are known to be right."""
     numerics.require_key(key)
     num_steps = numerics.require_count("num_steps", num_steps)
-    num_probes = numerics.require_count("num_probes", num_probes)
+    num_probes = numerics.require_draws("num_probes", num_probes)
     numerics.require_probe(probe)
     for name, value, known in (
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),

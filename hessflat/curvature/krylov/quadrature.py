@@ -279,11 +279,27 @@ def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
     """The inverse of `spectrum_to_arrays`, for the arrays that `np.load` returns.
 
     Raises:
-        InputError: fields that are missing.
+        InputError: fields that are missing, nodes that are not finite, or weights that are no distribution.
     """
     names = [field.name for field in dataclasses.fields(Spectrum)]
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(f"a stored spectrum must hold {', '.join(names)}; missing: {', '.join(missing)}")
     values: dict[str, Any] = {name: np.asarray(arrays[name]) for name in names}
+    nodes, weights = values["nodes"], values["weights"]
+    if (
+        nodes.ndim != 2
+        or nodes.shape != weights.shape
+        or not nodes.size
+        or {nodes.dtype.kind, weights.dtype.kind} != {"f"}
+    ):
+        came = f"{nodes.shape} of {nodes.dtype} and {weights.shape} of {weights.dtype}"
+        raise InputError(f"nodes and weights of a stored spectrum must be real and of one shape (k, m), got {came}")
+    if not np.isfinite(nodes).all():
+        raise InputError("nodes of a stored spectrum must be finite; it is damaged, so measure it again")
+    if not (weights >= 0).all() or not np.allclose(weights.sum(axis=1), 1, atol=1e-3):
+        raise InputError(
+            f"weights of a stored spectrum must be at least 0 with sum 1 for each probe, got {weights.sum(axis=1)}; "
+            "it is damaged, so measure it again"
+        )
     return Spectrum(**{name: value if value.ndim else value.item() for name, value in values.items()})

@@ -101,7 +101,7 @@ def model_fisher(
         raise InputError(
             f"likelihood must be 'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood), got {likelihood!r}"
         )
-    num_samples = numerics.require_count("num_samples", num_samples)
+    num_samples = numerics.require_draws("num_samples", num_samples)
     if key is None:
         raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
     numerics.require_key(key)

@@ -98,7 +98,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
             program.
 
     Raises:
-        InputError: a product that is not a tree like `params`.
+        InputError: a product that is not a tree like `params`, or not real floating point.
     """
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params)
@@ -107,6 +107,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
+    numerics.require_floating("matvec(vector, *arrays)", result, "multiply in floating point")
     # There are no examples: a single one represents the map, whose arrays are constants.
     return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), (arrays,))
 

@@ -153,7 +153,7 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     """
     require_operator(op)
     numerics.require_key(key)
-    num_probes = numerics.require_count("num_probes", num_probes)
+    num_probes = numerics.require_draws("num_probes", num_probes)
     numerics.require_probe(probe)
     loop, op = loop_for(op, loop), linearize(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
