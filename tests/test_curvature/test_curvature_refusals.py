@@ -127,3 +127,23 @@ def test_something_that_is_no_operator(function, wrong):
     with pytest.raises(InputError, match="operator") as caught:
         function(wrong)
     assert "\n" not in str(caught.value)
+
+
+def squares(outputs, batch):
+    return jnp.mean((outputs - batch["y"]) ** 2)
+
+
+def test_labels_that_are_a_column_beside_flat_outputs_are_warned_of():
+    data = {"x": np.ones((6, 4), np.float32), "y": np.ones((6, 1), np.float32)}
+    allowed = jax.numpy_rank_promotion("allow")
+    with allowed, pytest.warns(UserWarning, match=r"spreads the array \['y'\] of shape \(6, 1\) to \(6, 6\)"):
+        cv.gauss_newton(lambda w, b: b["x"] @ w, squares, jnp.ones(4), data)
+    allowed = jax.numpy_rank_promotion("allow")
+    with allowed, pytest.warns(UserWarning, match=r"take labels\[:, 0\]"):
+        cv.hessian(lambda w, b: squares(b["x"] @ w, b), jnp.ones(4), data)
+
+
+def test_a_column_that_fits_is_not_warned_of():
+    data = {"x": np.ones((6, 1), np.float32), "y": np.ones((6, 1), np.float32)}
+    cv.hessian(lambda w, b: squares(b["x"] @ w, b), jnp.ones((1, 1)), data)
+    cv.gauss_newton(lambda w, b: b["x"] @ w, squares, jnp.ones((1, 1)), data)

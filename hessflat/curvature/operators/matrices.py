@@ -6,6 +6,7 @@ running statistics of batch norm. It is a constant of the operator.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -227,6 +228,27 @@ def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None
     if shape != ():
         came = "a tree" if shape is None else f"shape {shape}"
         raise InputError(f"{what} must be a scalar, the mean over the batch, got {came}")
+    _warn_of_columns(what, function, args)
+
+
+def _warn_of_columns(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Warn where an array [n, 1] of the batch is spread to [n, n], as labels are beside outputs [n]."""
+    named = jax.tree.leaves_with_path(args)
+    columns = {i: leaf.shape[0] for i, (_, leaf) in enumerate(named) if leaf.shape[1:] == (1,) and leaf.shape[0] > 1}
+    if not columns:
+        return
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    for i, number in columns.items():
+        for equation in jaxpr.eqns:
+            spread = any(variable.aval.shape == (number, number) for variable in equation.outvars)
+            if spread and any(variable is jaxpr.invars[i] for variable in equation.invars):
+                name = jax.tree_util.keystr(named[i][0][1:])
+                warnings.warn(
+                    f"{what} spreads the array {name} of shape ({number}, 1) to ({number}, {number}), as labels (n, 1) "
+                    "beside outputs (n,) are; if this is not meant, take labels[:, 0]",
+                    stacklevel=5,
+                )
+                return
 
 
 def single_term(
