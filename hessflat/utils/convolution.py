@@ -32,7 +32,7 @@ Loop = Literal["scan", "python"]
 # Bytes of patches made at a time: what the caches hold, with the rest of the operands.
 _PATCH_BYTES = 1 << 20
 
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
 def engine_in_use(engine: Engine | None = None) -> Engine:
@@ -93,6 +93,18 @@ def equations_of(equations: Iterable[Any]) -> Iterable[Any]:
                     yield from equations_of(inner.eqns)
 
 
+def is_narrow(dtype: Any) -> bool:
+    """Whether a type is floating and of less than 32 bits."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
+def narrow_types(equations: Iterable[Any], variables: Iterable[Any]) -> list[str]:
+    """The narrow types among the results of equations, inner ones included, and among variables."""
+    results = (v for equation in equations_of(equations) for v in equation.outvars)
+    found = {str(v.aval.dtype) for v in (*variables, *results) if hasattr(v.aval, "dtype") and is_narrow(v.aval.dtype)}
+    return sorted(found)
+
+
 def has_slow(equations: Iterable[Any]) -> bool:
     """Whether a convolution among them, inner jaxprs included, is one that a CPU runs slowly inside loops."""
     plain = (e for e in equations_of(equations) if e.primitive.name == "conv_general_dilated")
@@ -128,8 +140,8 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         inputs = [v.val if isinstance(v, compat.Literal) else values[v] for v in equation.invars]
-        if name in _CALLS:
-            outputs = _evaluate(params[_CALLS[name]].jaxpr, params[_CALLS[name]].consts, inputs)
+        if name in CALLS:
+            outputs = _evaluate(params[CALLS[name]].jaxpr, params[CALLS[name]].consts, inputs)
         elif name == "conv_general_dilated" and _is_ungrouped(params):
             outputs = [_convolution(*inputs, **params)]
         elif any(inner.primitive.name == "conv_general_dilated" for inner in equations_of([equation])):

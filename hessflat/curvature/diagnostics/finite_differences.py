@@ -41,7 +41,7 @@ def relative_error(term: Term, vector: Array) -> tuple[float, str] | str:
         term: a Hessian, Gauss-Newton or residual term; its arrays are cast to float64 here.
         vector: [P] unit direction.
     """
-    term = _nearby(numerics.cast(term, np.float64))
+    term = _nearby(dataclasses.replace(numerics.cast(term, np.float64), narrow=False))
     tree = numerics.unravel(term.params, jnp.asarray(vector, np.float64))
     try:
         rounds = _rounds(term, tree)

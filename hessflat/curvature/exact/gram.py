@@ -50,6 +50,8 @@ def num_outputs(op: Operator) -> int | None:
     if len(op.terms) != 1 or not isinstance(op.terms[0], Term) or op.terms[0].product is not gauss_newton_product:
         return None
     (term,) = op.terms
+    if term.narrow:
+        return None
     whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
     return _count(jax.eval_shape(_outputs, whole))
 

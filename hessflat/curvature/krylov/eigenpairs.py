@@ -184,7 +184,7 @@ def eigenpairs(
                     begin_at = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
                 state = continue_from(state, begin_at, devices)
         chosen = found.chosen
-        vectors = numerics.unravel(op.params, combine(state, pairs.coefficients[:, chosen], devices))
+        vectors = numerics.unravel(op.vector_like, combine(state, pairs.coefficients[:, chosen], devices))
     seconds = time.perf_counter() - began
     values, residuals = pairs.values[chosen], pairs.residuals[chosen]
     residuals = residuals if look.rows else np.hypot(residuals, leak)

@@ -18,7 +18,14 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches, Term, as_batches, bound_functions, user_function
+from hessflat.curvature.operators.terms import (
+    Batches,
+    Term,
+    as_batches,
+    bound_functions,
+    in_single_precision,
+    user_function,
+)
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils import compat
 from hessflat.utils.convolution import equations_of
@@ -264,7 +271,7 @@ def single_term(
     term = Term(product, tuple(map(user_function, functions)), returns, params, batches, state=state, spare=spare)
     if product is not matvec_product:
         _require_mean(term)
-    return Operator((term,), (1.0,))
+    return Operator((in_single_precision(term),), (1.0,))
 
 
 def _require_mean(term: Term) -> None:

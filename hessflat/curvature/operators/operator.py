@@ -17,7 +17,14 @@ from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize
-from hessflat.curvature.operators.terms import Devices, Term, loop_for, term_product, why_not_evaluated
+from hessflat.curvature.operators.terms import (
+    Devices,
+    Term,
+    in_single_precision,
+    loop_for,
+    term_product,
+    why_not_evaluated,
+)
 from hessflat.utils.convolution import Loop, canonical
 from hessflat.utils.errors import InputError
 
@@ -52,7 +59,13 @@ class Operator:
     @property
     def dtype(self) -> jnp.dtype:
         """The floating type of products."""
-        return numerics.common_dtype(self.params)
+        return jnp.promote_types(numerics.common_dtype(self.params), jnp.float32)
+
+    @property
+    def vector_like(self) -> Any:
+        """Shapes and types of vectors as trees: those of `params`, in float32 at least."""
+        wide = lambda p: jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))  # noqa: E731
+        return jax.tree.map(wide, self.params)
 
     def as_it_is_now(self) -> "Operator":
         """The operator with what its functions read from outside (closures, globals, attributes) as it is now.
@@ -72,7 +85,7 @@ class Operator:
         flat, op = self._is_flat(vector), self.as_it_is_now()
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
-            tree = numerics.unravel(op.params, numerics.on_device(vector)) if flat else self._as_vector(vector)
+            tree = numerics.unravel(op.vector_like, numerics.on_device(vector)) if flat else self._as_vector(vector)
             result = _tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
             return numerics.ravel(result) if flat else result
 
@@ -95,14 +108,15 @@ class Operator:
         """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
-        terms = tuple(numerics.cast(term, dtype) for term in self.terms)
+        terms = tuple(_cast(term, dtype) for term in self.terms)
         for term in terms:
             if isinstance(term, Term) and (reason := why_not_evaluated(term)):
                 raise InputError(
                     f"a function does not run in {jnp.dtype(dtype)}: {reason}; make its constants in the type of the "
                     "parameters, or leave the other precision out"
                 )
-        return Operator(terms, self.coefficients, self.shift)
+        single = (in_single_precision(term) if isinstance(term, Term) else term for term in terms)
+        return Operator(tuple(single), self.coefficients, self.shift)
 
     # Otherwise a NumPy scalar on the left would convert the operator to an array.
     __array_ufunc__ = None
@@ -159,7 +173,12 @@ class Operator:
 
     def _as_vector(self, tree: Any) -> Any:
         numerics.require_like("vector", tree, self.params)
-        return jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), tree, self.params)
+        return jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), tree, self.vector_like)
+
+
+def _cast(term: Any, dtype: Any) -> Any:
+    result = numerics.cast(term, dtype)
+    return dataclasses.replace(result, narrow=False) if isinstance(term, Term) else result
 
 
 def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
@@ -180,7 +199,7 @@ def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
 
 def matvec(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
     """The product of `op` with a flat vector [P], without checks."""
-    return numerics.ravel(tree_matvec(op, numerics.unravel(op.params, vector), loop))
+    return numerics.ravel(tree_matvec(op, numerics.unravel(op.vector_like, vector), loop))
 
 
 def require_finite(*products: Any) -> None:

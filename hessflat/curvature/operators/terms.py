@@ -19,8 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
 from hessflat.utils import compat, convolution, hardware
-from hessflat.utils.convolution import Engine, Loop, engine_in_use
+from hessflat.utils.convolution import Engine, Loop, engine_in_use, is_narrow
 from hessflat.utils.errors import InputError, in_one_line
+from hessflat.utils.widening import evaluate_wide
 
 
 class Devices(NamedTuple):
@@ -210,7 +211,7 @@ Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "batches", "rest", "state", "spare"],
-    meta_fields=["product", "functions", "returns", "engine"],
+    meta_fields=["product", "functions", "returns", "engine", "narrow"],
 )
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -225,6 +226,7 @@ class Term:
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
     spare: Any = None  # an example that replaces those of a batch without weight; None where no batch can be without
     engine: Engine | None = None  # how products are evaluated; None is the default of the environment
+    narrow: bool = False  # whether some of the program is of less than 32 bits; it is evaluated in float32 then
 
     def as_it_is_now(self) -> "Term":
         """The term with what its functions read from outside now."""
@@ -245,7 +247,32 @@ class Term:
 
 def term_product(term: Term, vector: Any) -> Any:
     """The product over all examples of the term at once."""
+    if term.narrow:
+        return wide_product(term, vector)
     return term.product(bound_functions(term), term.params, term.batches.arrays, vector)
+
+
+def in_single_precision(term: Term) -> Term:
+    """The term, evaluated in float32 wherever its program is of a narrower type.
+
+    The matrix is that of the same functions at the same numbers, without the rounding of narrow types, whose noise is
+    far above the errors that measurements state.
+    """
+    if numerics.any_traced(term):
+        return dataclasses.replace(term, narrow=any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(term.params)))
+    with numerics.matmul_precision():
+        closed, *_ = traced_product(*shapes_of_product(term))
+    narrow = convolution.narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)
+    return dataclasses.replace(term, narrow=True) if narrow else term
+
+
+def wide_product(term: Term, vector: Any) -> Any:
+    """`term_product` with a vector of at least 32 bits, traced as the functions have it and evaluated in float32."""
+    plain = dataclasses.replace(term, narrow=False)
+    like = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), term.params)
+    closed = jax.make_jaxpr(term_product)(plain, like)
+    results = evaluate_wide(closed.jaxpr, closed.consts, [*jax.tree.leaves(plain), *jax.tree.leaves(vector)])
+    return jax.tree.unflatten(jax.tree.structure(vector), results)
 
 
 def bound_functions(term: Term) -> tuple[Callable[..., Any], ...]:
