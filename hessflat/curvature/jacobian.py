@@ -14,7 +14,9 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.terms import user_function
+from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.widening import WideFunction, widened
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
 
@@ -92,6 +94,10 @@ def jacobian_norms(
     extra = numerics.as_state(state, predict)
     predict = user_function(predict)
     outputs = _num_outputs(predict, params, inputs, extra)
+    traced = jax.make_jaxpr(predict)(params, inputs[:1], *extra).jaxpr
+    if narrow_types(traced.eqns, traced.invars):
+        predict = WideFunction(predict)
+        params, inputs, extra = widened((params, inputs, extra))
     size = _batch_size(batch_size, method, rtol) or len(inputs)
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"

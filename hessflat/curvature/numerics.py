@@ -19,6 +19,7 @@ from jax import Array
 
 from hessflat.curvature import leaves as given
 from hessflat.utils import compat
+from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError, nearest
 
 Tree = Any
@@ -297,12 +298,18 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
     """
     leaves, structure = jax.tree.flatten(args)
     try:
-        return _output_shapes(function, structure, shapes_and_types(leaves))
+        return _traced(function, structure, shapes_and_types(leaves))[0]
     except InputError:
         raise
     except Exception as error:  # any error of the user's function; the message names the function
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
+
+
+def is_narrow_program(function: Callable[..., Any], *args: Tree) -> bool:
+    """Whether `function(*args)` computes in, or from, floating types of less than 32 bits."""
+    leaves, structure = jax.tree.flatten(args)
+    return _traced(function, structure, shapes_and_types(leaves))[1]
 
 
 def mapped(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
@@ -340,8 +347,12 @@ def any_traced(tree: Tree) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _output_shapes(function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Tree:
-    return jax.eval_shape(function, *jax.tree.unflatten(structure, shapes))
+def _traced(
+    function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[Tree, bool]:
+    """Shapes and types of what a function gives, and whether its program is narrow."""
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, shapes))
+    return result, bool(narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars))
 
 
 def _as_array(what: str, path: Any, leaf: Any) -> Array:

@@ -5,7 +5,8 @@ are cast to it. `evaluate_wide` runs the same equations with every such type rep
 value of the same function at the same numbers, without the rounding on the way.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,22 @@ _INLINED = CALLS | {"checkpoint": "jaxpr", "remat2": "jaxpr", "closed_call": "ca
 def widened(tree: Any) -> Any:
     """The narrow leaves of a tree of arrays in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_narrow(x.dtype) else x, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class WideFunction:
+    """A function evaluated by `evaluate_wide`; equal where the function is the same.
+
+    A derivative that a function defines for itself, over narrow types, becomes that of its value.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(self.function, return_shape=True)(*args)
+        return jax.tree.unflatten(
+            jax.tree.structure(shape), evaluate_wide(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        )
 
 
 def evaluate_wide(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:

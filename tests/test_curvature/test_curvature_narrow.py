@@ -170,3 +170,16 @@ def test_other_matrices_are_those_of_float32_too():
         cv.eigvalsh(cv.gauss_newton(predict, criterion, rounded, wide_data))[-1],
         rtol=1e-5,
     )
+
+
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+def test_jacobian_norms_are_those_of_float32(method):
+    single, x = jax.tree.map(np.float32, POINT), np.float32(BATCH["x"])
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), single)
+    rounded = jax.tree.map(lambda w: np.asarray(w, np.float32), (half, x.astype(jnp.bfloat16)))
+    expected = cv.jacobian_norms(lambda p, x: perceptron(p, x, itself), *rounded, method=method).max
+    found = cv.jacobian_norms(lambda p, x: perceptron(p, x, itself), half, x.astype(jnp.bfloat16), method=method).max
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    cast = cv.jacobian_norms(lambda p, x: perceptron(p, x, to_bfloat16), single, x, method=method).max
+    whole = cv.jacobian_norms(lambda p, x: perceptron(p, x, itself), single, x, method=method).max
+    np.testing.assert_allclose(cast, whole, rtol=1e-4)

@@ -47,10 +47,11 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     if shape[:1] != (batches.num_examples,):
         came = f"shape {shape}" if hasattr(result, "shape") else "a tree"
         raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},) or more axes, got {came}")
+    narrow = numerics.is_narrow_program(losses, params, batches.unweighted, *extra)
     if _per("losses(params, batch)", shape, batches.arrays, per) == "example" and len(shape) > 1:
         losses = SummedLosses(losses)
     return single_term(
-        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, extra
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, extra, narrow
     )
 
 
@@ -117,9 +118,10 @@ def model_fisher(
         if batches.arrays.weights.ndim > 1:
             raise InputError("labels are drawn for whole examples: give weights [N], one for each of them")
         pairs = batches.arrays._replace(arrays=pairs)
+    narrow = numerics.is_narrow_program(user_function(predict), params, batches.unweighted, *extra)
     drawn = dataclasses.replace(batches, arrays=pairs)
     return single_term(
-        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, extra
+        gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, extra, narrow
     )
 
 

@@ -23,7 +23,6 @@ from hessflat.curvature.operators.terms import (
     Term,
     as_batches,
     bound_functions,
-    in_single_precision,
     user_function,
 )
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
@@ -59,7 +58,8 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     params, batches, extra = checked(params, data, state, loss)
     loss = user_function(loss)
     _require_scalar("loss(params, batch)", loss, params, batches.unweighted, *extra)
-    return single_term(hessian_product, (loss,), ("mean",), params, batches, extra)
+    narrow = numerics.is_narrow_program(loss, params, batches.unweighted, *extra)
+    return single_term(hessian_product, (loss,), ("mean",), params, batches, extra, narrow)
 
 
 def gauss_newton(
@@ -117,7 +117,8 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
     numerics.require_floating("matvec(vector, *arrays)", result, "multiply in floating point")
     # There are no examples: a single one represents the map, whose arrays are constants.
-    return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), (arrays,))
+    narrow = numerics.is_narrow_program(matvec, params, *arrays)
+    return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), (arrays,), narrow)
 
 
 def hessian_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
@@ -210,7 +211,9 @@ def operator_on_outputs(
     numerics.require_floating("predict(params, batch)", outputs)
     batch = batches.unweighted if returns == "mean" else batches.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
-    return single_term(product, (predict, criterion), ("each", returns), params, batches, extra)
+    narrow = numerics.is_narrow_program(predict, params, batches.unweighted, *extra)
+    narrow |= numerics.is_narrow_program(criterion, outputs, batch, *extra)
+    return single_term(product, (predict, criterion), ("each", returns), params, batches, extra, narrow)
 
 
 def checked(params: Any, data: Any, state: Any, function: Callable[..., Any]) -> tuple[Any, Batches, tuple[Any, ...]]:
@@ -265,13 +268,14 @@ def single_term(
     params: Any,
     batches: Batches,
     extra: tuple[Any, ...] = (),
+    narrow: bool = False,
 ) -> Operator:
     state = extra[0] if extra else None
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     term = Term(product, tuple(map(user_function, functions)), returns, params, batches, state=state, spare=spare)
     if product is not matvec_product:
         _require_mean(term)
-    return Operator((in_single_precision(term),), (1.0,))
+    return Operator((dataclasses.replace(term, narrow=narrow),), (1.0,))
 
 
 def _require_mean(term: Term) -> None:
