@@ -25,7 +25,7 @@ ALLOWED = {("analysis/names.py", "measures")}
 FLOORS = {
     "curvature": (
         {"leaves"},
-        {"numerics"},
+        {"numerics", "trees"},
         {"operators"},
         {"jacobian", "exact", "landscape", "directions"},
         {"stochtrace"},

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
 from hessflat.curvature.operators.terms import Term, bound_functions, term_product
 from hessflat.utils import compat
@@ -41,7 +41,7 @@ def relative_error(term: Term, vector: Array) -> tuple[float, str] | str:
         term: a Hessian, Gauss-Newton or residual term; its arrays are cast to float64 here.
         vector: [P] unit direction.
     """
-    term = _nearby(dataclasses.replace(numerics.cast(term, np.float64), narrow=False))
+    term = _nearby(dataclasses.replace(trees.cast(term, np.float64), narrow=False))
     tree = numerics.unravel(term.params, jnp.asarray(vector, np.float64))
     try:
         rounds = _rounds(term, tree)

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hessflat.curvature import numerics
-from hessflat.curvature.numerics import Sliced
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.trees import Sliced
 from hessflat.utils.errors import InputError, nearest
 
 Names = str | Sequence[str] | Callable[[str], bool]
@@ -220,16 +220,16 @@ def _restricted(term: Term, layers: Mapping[str, tuple[int, ...] | None]) -> Ter
     """The term with these leaves free; None for all of a leaf, or numbers along its first axis."""
     if not isinstance(term, Term):
         raise InputError("restrict the operator before its linearisation is made, not after")
-    inside, outside = numerics.split(term.params, lambda path: leaf_name(path) in layers)
+    inside, outside = trees.split(term.params, lambda path: leaf_name(path) in layers)
     numerics.require_floating("params", inside, "choose leaves of floating point numbers alone")
     if term.product is matvec_product:
         if any(layers.values()):
             raise InputError("a known map cannot be restricted to some layers of a stack; restrict its leaves whole")
         outside = jax.tree.map(jnp.zeros_like, outside)
-    rest = outside if term.rest is None else numerics.join_rests(term.rest, outside)
+    rest = outside if term.rest is None else trees.join_rests(term.rest, outside)
     if any(layers.values()):
         places = jax.tree.map_with_path(lambda path, _: _Numbers(layers[leaf_name(path)]), inside)
-        rest = numerics.join_rests(jax.tree.map(_fixed_layers, inside, places), rest)
+        rest = trees.join_rests(jax.tree.map(_fixed_layers, inside, places), rest)
         inside = jax.tree.map(
             lambda leaf, at: leaf if at.numbers is None else leaf[jnp.array(at.numbers)], inside, places
         )

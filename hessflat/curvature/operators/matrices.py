@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import (
     Batches,
@@ -183,7 +183,7 @@ def _holds(primitives: tuple[str, ...], traced: Any) -> bool:
 def matvec_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vector: Any) -> Any:
     """The given map, restricted to the leaves of the vectors."""
     (known,) = functions
-    return numerics.select(known(vector, batch), params)
+    return trees.select(known(vector, batch), params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize
 from hessflat.curvature.operators.terms import (
     Devices,
@@ -177,7 +177,7 @@ class Operator:
 
 
 def _cast(term: Any, dtype: Any) -> Any:
-    result = numerics.cast(term, dtype)
+    result = trees.cast(term, dtype)
     return dataclasses.replace(result, narrow=False) if isinstance(term, Term) else result
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use, is_narrow
@@ -288,7 +288,7 @@ def _bound(term: Term, position: int, function: Callable[..., Any], returns: Ret
 
     def with_rest(x: Any, batch: Any) -> Any:
         if position == 0 and term.rest is not None:
-            x = numerics.merge(x, term.rest)
+            x = trees.merge(x, term.rest)
         return evaluate(function, returns, x, batch, term.spare, extra) if has_weights else function(x, batch, *extra)
 
     call = function if term.rest is None and not extra and not has_weights else with_rest
