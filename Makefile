@@ -17,7 +17,7 @@ override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor bench bench-gpu bench-large bench-train clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos bench bench-gpu bench-large bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ report: setup ## redraw every figure and verdict from what is stored, without tr
 
 doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix
 	@$(PY) -m hessflat doctor
+
+chaos: setup ## runs are damaged, stopped and killed, and compared with undisturbed ones, in ten minutes [ARGS="--seed=1 --only=edits"]
+	@$(PY) -m benchmarks.chaos $(ARGS)
 
 bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"]
 	@$(PY) -m benchmarks.run $(ARGS)

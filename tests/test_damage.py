@@ -12,24 +12,17 @@ import pytest
 import runs
 from test_runner import run_until_killed
 
+from benchmarks.chaos.damage import EDITS, edit, flipped, line_or
+from benchmarks.chaos.tiny import SHORT, differences, restored
 from hessflat.analysis.results import load_run
 from hessflat.cli import measure, train
 from hessflat.cli.experiment import collect
-from hessflat.runs import checkpoints, loop, run_folder
-from hessflat.runs.jobs import compiled, make_jobs
+from hessflat.runs import loop, run_folder
+from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError
 
 ROOT = Path(__file__).parents[1]
-SHORT = (
-    "--config.train.epochs=2",
-    "--config.measure.sharpness=every 10 steps",
-    "--config.measure.operators=('hessian',)",
-    "--config.measure.jacobian=never",
-    "--config.stop.train_accuracy=1.0",
-    "--config.stop.eval_every=5",
-)
-
 # XLA's CPU client may wait for itself where several virtual devices solve small eigenproblems at once.
 ALONE = "--config.measure.jacobian=never"
 
@@ -58,35 +51,8 @@ def run_again(folder, anew=False):
 
 
 def assert_same(folder, whole):
-    for name in ("config.json", "metrics.jsonl", "eval.jsonl"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    mine, other = runs.spectra(folder), runs.spectra(whole)
-    assert mine.keys() == other.keys()
-    for name in mine:
-        for key in mine[name]:
-            np.testing.assert_array_equal(mine[name][key], other[name][key])
-    jax.tree.map(np.testing.assert_array_equal, runs.final_state(folder), runs.final_state(whole))
+    assert differences(folder, whole) == []
     assert load_run(folder).metrics == load_run(whole).metrics
-
-
-def flipped(content, random):
-    at = random.randrange(8 * len(content))
-    return content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :]
-
-
-def line_or(read):
-    """What `read` gives, or the one line that it is refused in."""
-    try:
-        return read()
-    except InputError as error:
-        line = str(error)
-    assert "\n" not in line
-    return line
-
-
-def restored(chosen, folder, step):
-    with checkpoints.reading(folder / "checkpoints") as manager:
-        return checkpoints.stored_position(chosen, compiled(chosen).trainer, manager, step).state
 
 
 def test_no_flipped_bit_of_a_file_changes_what_is_read(whole, copy):
@@ -139,56 +105,6 @@ def test_a_checkpoint_of_another_run_or_of_another_step_is_refused(whole, copy, 
     for folder in (copy, foreign):
         with pytest.raises(DamagedError, match="leaves are not those that were saved, or it is of another run"):
             restored(chosen, folder, 20)
-
-
-def edit(name, change):
-    def damage(folder):
-        content = (folder / name).read_text()
-        (folder / name).write_text(change(content))
-
-    return damage
-
-
-def edit_last_metric(value):
-    def change(text):
-        *lines, last = text.splitlines()
-        return "\n".join([*lines, json.dumps(json.loads(last) | {"test_accuracy": value})]) + "\n"
-
-    return edit("metrics.jsonl", change)
-
-
-def remove(name):
-    return lambda folder: (folder / name).unlink()
-
-
-EDITS = {
-    "out of range": edit_last_metric(7),
-    "text": edit_last_metric("0.9"),
-    "list": edit_last_metric([0.9]),
-    "nested": edit("metrics.jsonl", lambda text: "[" * 100_000 + text),
-    "reversed": edit("metrics.jsonl", lambda text: "".join(reversed(text.splitlines(keepends=True)))),
-    "half": edit("metrics.jsonl", lambda text: "".join(text.splitlines(keepends=True)[:1])),
-    "cut": edit("metrics.jsonl", lambda text: text[:-30]),
-    "doubled": edit("metrics.jsonl", lambda text: text + text.splitlines(keepends=True)[-1]),
-    "no metrics": remove("metrics.jsonl"),
-    "evaluations": edit("eval.jsonl", lambda text: text.replace("0.", "0.9", 1)),
-    "no evaluations": remove("eval.jsonl"),
-    "steps": edit("manifest.json", lambda text: text.replace('"steps": 20', '"steps": 10')),
-    "data_checksum": edit("manifest.json", lambda text: text.replace('"data_checksum": "', '"data_checksum": "0')),
-    "status": edit("manifest.json", lambda text: text.replace('"done"', '"diverged"')),
-    "not JSON": edit("manifest.json", lambda text: text[:-3]),
-    "no object": edit("manifest.json", lambda text: "[]"),
-    "no manifest": remove("manifest.json"),
-    "seed": edit("config.json", lambda text: text.replace('"seed": 0', '"seed": 1')),
-    "no settings": remove("config.json"),
-    "half settings": edit("config.json", lambda text: text[:50]),
-    "settings and manifest": lambda folder: (EDITS["half settings"](folder), EDITS["not JSON"](folder)),
-    "no digests": edit("manifest.json", lambda text: text.replace('"digests"', '"digestt"')),
-    "no spectrum": remove("spectra/10-hessian.npz"),
-    "empty spectrum": lambda folder: (folder / "spectra/0-hessian.npz").write_bytes(b""),
-    "another's": lambda folder: shutil.copy(folder / "spectra/0-hessian.npz", folder / "spectra/20-hessian.npz"),
-    "one spectrum more": lambda folder: shutil.copy(folder / "spectra/0-hessian.npz", folder / "spectra/5-hessian.npz"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", EDITS.values(), ids=EDITS)
