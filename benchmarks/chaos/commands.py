@@ -63,7 +63,7 @@ def prepare(workshop: Workshop, kind: str, place: Path) -> None:
 
 def undisturbed(workshop: Workshop, kind: str) -> tuple[Path, float]:
     """The folder that a command leaves when nothing disturbs it, and its seconds."""
-    with workshop.lock:
+    with workshop.lock_of[kind]:
         place = workshop.folder / "undisturbed" / kind
         seconds = place / "seconds"
         if not seconds.exists():

@@ -1,5 +1,6 @@
 """Where cases work: folders of their own, undisturbed runs to compare with, and commands in groups of processes."""
 
+import collections
 import contextlib
 import os
 import random
@@ -55,6 +56,8 @@ class Workshop:
         self.environment.pop("HESSFLAT_DEBUG", None)
         # Comparing runs compiles in this process, which threads must not do at once.
         self.lock = threading.RLock()
+        # What several cases are compared with is made once.
+        self.lock_of: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
         self.chosen = tiny(*SHORT)
         self._whole: Run | None = None
         self._state: Any = None
