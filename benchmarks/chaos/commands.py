@@ -153,7 +153,7 @@ def signalled(case: Case) -> Outcome:
 
 def few_descriptors(case: Case) -> Outcome:
     """Fewer file descriptors than it needs, then enough."""
-    limit = case.numbers.randrange(16, 40)
+    limit = case.numbers.randrange(10, 24)
     place = _empty(case, "train")
     with Command(case.workshop, arguments_of("train", place), limit=limit) as command:
         refusal = command.result()

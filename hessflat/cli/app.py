@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
+from asyncio.log import logger as asyncio_log
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +30,10 @@ def run(arguments: Sequence[str]) -> None:
     With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks to stop ends with status 75.
     """
     if os.environ.get("HESSFLAT_DEBUG") != "1":
-        # What threads of orbax that had no part in an error say of it afterwards.
+        # What threads and tasks of orbax that had no part in an error say of it afterwards.
         sys.unraisablehook = lambda unraisable: None
+        asyncio_log.disabled = True
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.set_verbosity(logging.FATAL)  # what orbax warns about is meant, and its errors are raised
     try:
         name, *rest = arguments or ["--help"]
