@@ -243,22 +243,41 @@ def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None
 
 def _warn_of_columns(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Warn where an array [n, 1] of the batch is spread to [n, n], as labels are beside outputs [n]."""
+    column = _spread_column(function, args)
+    if column is None:
+        return
+    name, number = column
+
+    def one_more(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct((number + 1, *leaf.shape[1:]), leaf.dtype) if leaf.shape[:1] == (number,) else leaf
+
+    # A width that happens to be the number of examples does not grow with it.
+    first = args[0] if what.startswith("loss") else jax.tree.map(one_more, args[0])
+    try:
+        again = _spread_column(function, (first, jax.tree.map(one_more, args[1]), *args[2:]))
+    except Exception:  # a function for this number of examples alone
+        return
+    if again is not None:
+        warnings.warn(
+            f"{what} spreads the array {name} of shape ({number}, 1) to ({number}, {number}), as labels (n, 1) "
+            "beside outputs (n,) are; if this is not meant, take labels[:, 0]",
+            stacklevel=5,
+        )
+
+
+def _spread_column(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, int] | None:
+    """The name and the length of an array [n, 1] of the arguments that is spread to [n, n], if there is one."""
     named = jax.tree.leaves_with_path(args)
     columns = {i: leaf.shape[0] for i, (_, leaf) in enumerate(named) if leaf.shape[1:] == (1,) and leaf.shape[0] > 1}
     if not columns:
-        return
+        return None
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     for i, number in columns.items():
         for equation in jaxpr.eqns:
             spread = any(variable.aval.shape == (number, number) for variable in equation.outvars)
             if spread and any(variable is jaxpr.invars[i] for variable in equation.invars):
-                name = jax.tree_util.keystr(named[i][0][1:])
-                warnings.warn(
-                    f"{what} spreads the array {name} of shape ({number}, 1) to ({number}, {number}), as labels (n, 1) "
-                    "beside outputs (n,) are; if this is not meant, take labels[:, 0]",
-                    stacklevel=5,
-                )
-                return
+                return jax.tree_util.keystr(named[i][0][1:]), number
+    return None
 
 
 def single_term(
