@@ -166,7 +166,7 @@ _Parts = tuple[tuple[Any, ...], list[tuple[Any, tuple[str, ...]]]]
 def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     """What a hash takes of an object itself, and the objects that it goes on with."""
     kind = type(value).__name__
-    is_installed = _is_installed(getattr(value, "__module__", None) if callable(value) else type(value).__module__)
+    is_installed = _is_installed(type(value).__module__ if not isinstance(value, type) else value.__module__)
     if isinstance(value, types.ModuleType):
         read = () if _is_installed(value.__name__) else names
         return (kind, value.__name__), [(getattr(value, name, None), names) for name in read]
@@ -175,7 +175,7 @@ def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
             (constant, ()) for constant in value.co_consts
         ]
     if isinstance(value, types.FunctionType):
-        if is_installed:
+        if _is_installed_file(value.__code__.co_filename):
             return (kind, value.__module__, value.__qualname__), []
         read = _names_read(value.__code__)
         outside = [(value.__globals__[name], read) for name in read if name in value.__globals__]
@@ -225,4 +225,8 @@ def _is_installed(module: str | None) -> bool:
     if module == "__main__" or module not in sys.modules:
         return False
     file = getattr(sys.modules[module], "__file__", None)
-    return file is None or any(file.startswith(folder) for folder in _INSTALLED)
+    return file is None or _is_installed_file(file)
+
+
+def _is_installed_file(file: str) -> bool:
+    return file.startswith("<frozen") or any(file.startswith(folder) for folder in _INSTALLED)
