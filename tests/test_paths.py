@@ -30,7 +30,7 @@ def test_a_lanczos_of_ten_steps_enters_ten_files_and_twelve_calls():
     files, functions, chain = count("lanczos_of_ten_steps")
     assert len(files) <= 10, files
     assert len(chain) <= 12, chain
-    assert functions <= 130  # so that files are not fewer for being harder to read
+    assert functions <= 140  # so that files are not fewer for being harder to read
 
 
 @pytest.mark.slow
