@@ -16,7 +16,7 @@ from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError, nearest
-from hessflat.utils.widening import WideFunction, widened
+from hessflat.utils.widening import WideFunction, to_float32
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
 
@@ -97,7 +97,7 @@ def jacobian_norms(
     traced = jax.make_jaxpr(predict)(params, inputs[:1], *extra).jaxpr
     if narrow_types(traced.eqns, traced.invars):
         predict = WideFunction(predict)
-        params, inputs, extra = widened((params, inputs, extra))
+        params, inputs, extra = to_float32((params, inputs, extra))
     size = _batch_size(batch_size, method, rtol) or len(inputs)
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"

@@ -20,7 +20,7 @@ from hessflat.utils.convolution import CALLS, is_narrow, narrow_types, values_of
 _INLINED = CALLS | {"checkpoint": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr"}
 
 
-def widened(tree: Any) -> Any:
+def to_float32(tree: Any) -> Any:
     """The narrow leaves of a tree of arrays in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if is_narrow(x.dtype) else x, tree)
 
@@ -43,7 +43,7 @@ class WideFunction:
 
 def evaluate_wide(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """The outputs of `jaxpr`, every narrow type in it replaced by float32."""
-    given = widened(list(map(jnp.asarray, [*constants, *args])))
+    given = to_float32(list(map(jnp.asarray, [*constants, *args])))
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], given, strict=True))
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -62,7 +62,7 @@ def evaluate_wide(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> 
 
 
 def _wide_number(literal: Any) -> Any:
-    return widened(jnp.asarray(literal.val, literal.aval.dtype)) if is_narrow(literal.aval.dtype) else literal.val
+    return to_float32(jnp.asarray(literal.val, literal.aval.dtype)) if is_narrow(literal.aval.dtype) else literal.val
 
 
 def _wide_parameter(value: Any) -> Any:

@@ -183,3 +183,16 @@ def test_jacobian_norms_are_those_of_float32(method):
     cast = cv.jacobian_norms(lambda p, x: perceptron(p, x, to_bfloat16), single, x, method=method).max
     whole = cv.jacobian_norms(lambda p, x: perceptron(p, x, itself), single, x, method=method).max
     np.testing.assert_allclose(cast, whole, rtol=1e-4)
+
+
+def test_a_loss_that_is_rounded_is_looked_at_in_float32():
+    """In batches a mean in bfloat16 is not, to float32, the mean of those of its halves."""
+    x = RANDOM.normal(size=(100, 4)).astype(jnp.bfloat16)
+    data = {"x": x, "y": RANDOM.normal(size=100).astype(jnp.bfloat16)}
+
+    def rounded(w, batch):
+        return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+    op = cv.hessian(rounded, np.ones(4, jnp.bfloat16), cv.Batches(data, 10))
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_allclose(cv.eigvalsh(op), np.linalg.eigvalsh(2 * wide.T @ wide / 100), rtol=1e-5)

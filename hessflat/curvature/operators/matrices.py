@@ -18,13 +18,7 @@ from jax import Array
 
 from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import (
-    Batches,
-    Term,
-    as_batches,
-    bound_functions,
-    user_function,
-)
+from hessflat.curvature.operators.terms import Batches, Term, as_batches, user_function, value_over
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils import compat
 from hessflat.utils.convolution import equations_of
@@ -291,10 +285,11 @@ def single_term(
 ) -> Operator:
     state = extra[0] if extra else None
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
-    term = Term(product, tuple(map(user_function, functions)), returns, params, batches, state=state, spare=spare)
+    functions = tuple(map(user_function, functions))
+    term = Term(product, functions, returns, params, batches, state=state, spare=spare, narrow=narrow)
     if product is not matvec_product:
         _require_mean(term)
-    return Operator((dataclasses.replace(term, narrow=narrow),), (1.0,))
+    return Operator((term,), (1.0,))
 
 
 def _require_mean(term: Term) -> None:
@@ -347,18 +342,8 @@ def _require_mean(term: Term) -> None:
 @partial(jax.jit, static_argnames=("size", "half"))
 def _loss_and_that_of_halves(term: Term, start: Array, size: int, half: int) -> tuple[Array, Array, Array]:
     """The loss of a batch; of those of its first `half` examples and the others the mean by size, and the sum."""
-
-    def loss(start: Any, size: int) -> Array:
-        batch = term.batches.take(start, size)
-        piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
-        first, *others = bound_functions(piece)
-        value = first(term.params, batch)
-        for function in others:
-            value = function(value, batch)
-        return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
-
-    whole = loss(start, size)
+    whole = value_over(term, start, size)
     if not half:
         return whole, whole, whole
-    first, rest = loss(start, half), loss(start + half, size - half)
+    first, rest = value_over(term, start, half), value_over(term, start + half, size - half)
     return whole, (half * first + (size - half) * rest) / size, first + rest

@@ -21,7 +21,7 @@ from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, we
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use, is_narrow
 from hessflat.utils.errors import InputError, in_one_line
-from hessflat.utils.widening import evaluate_wide
+from hessflat.utils.widening import WideFunction, evaluate_wide
 
 
 class Devices(NamedTuple):
@@ -304,20 +304,23 @@ def _bound(term: Term, position: int, function: Callable[..., Any], returns: Ret
     return over_batches
 
 
+def value_over(term: Term, start: Any, size: int) -> Any:
+    """What the functions of a term give, one after the other, for the `size` examples from `start` on: its loss."""
+    if term.narrow:
+        return WideFunction(lambda term: value_over(term, start, size))(dataclasses.replace(term, narrow=False))
+    batch = term.batches.take(start, size)
+    piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
+    first, *others = bound_functions(piece)
+    value = first(term.params, batch)
+    for function in others:
+        value = function(value, batch)
+    return value
+
+
 def why_not_evaluated(term: Term) -> str | None:
     """The error, in one line, of the functions of a term over its first batch; None where there is none."""
-
-    def value(term: Term) -> Any:
-        batch = term.batches.take(0, term.batches.size)
-        piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
-        first, *others = bound_functions(piece)
-        result = first(term.params, batch)
-        for function in others:
-            result = function(result, batch)
-        return result
-
     try:
-        jax.eval_shape(value, term)
+        jax.eval_shape(lambda term: value_over(term, 0, term.batches.size), term)
     except Exception as error:  # any error of the user's functions
         return in_one_line(error)
     return None
