@@ -80,18 +80,19 @@ def test_no_flipped_bit_of_a_checkpoint_changes_what_is_restored(whole, copy):
     numbers, chosen = random.Random(0), runs.tiny(*SHORT)
     place = copy / "checkpoints" / "20"
     files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.stat().st_size]
+    leaves = max(place.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
     wanted, named = runs.final_state(whole), 0
-    for _ in range(150):
-        path = numbers.choice(files)
+    # How many of the other files are read differs from run to run.
+    for path in [leaves] * 50 + numbers.choices(files, k=100):
         content = path.read_bytes()
         path.write_bytes(flipped(content, numbers))
         found = line_or(lambda: restored(chosen, copy, 20))
         if isinstance(found, str):
-            named += 1
+            named += path == leaves
         else:
             jax.tree.map(np.testing.assert_array_equal, found, wanted)
         path.write_bytes(content)
-    assert named > 60
+    assert named > 40
 
 
 def test_a_checkpoint_of_another_run_or_of_another_step_is_refused(whole, copy, tmp_path):
