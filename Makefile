@@ -17,7 +17,7 @@ override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos bench bench-gpu bench-large bench-train clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos bench bench-gpu bench-large bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ bench-large: setup ## a basis of 36.5 million parameters and 100 steps, each way
 bench-train: setup ## training beside a plain JAX loop and PyTorch, then docs/benchmarks-training.md [ARGS="--only=mlp --repeats=3"]
 	@$(PY) -m benchmarks.training.run $(ARGS)
 	@$(PY) -m benchmarks.training.document
+
+soak: setup ## two hours of a sweep with measurements, and whether its memory and time a step stay flat [ARGS="--minutes=10"]
+	@$(PY) -m benchmarks.soak $(ARGS)
 
 clean: ## remove caches and .venv; runs and reports stay
 	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
