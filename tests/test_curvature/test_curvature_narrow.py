@@ -125,6 +125,24 @@ def test_the_stated_interval_holds_the_value_in_float32(kind):
     assert np.mean(held) >= 0.95
 
 
+@pytest.mark.long
+def test_intervals_of_ten_models_hold_the_value_in_float32_and_are_no_wider_than_they_must_be():
+    """The residual of a Ritz value bounds its error, which is of the square; that of a trace is a standard error."""
+    held, widths, errors = [], [], []
+    for network, kind in [(network, kind) for network in NETWORKS.values() for kind in KINDS][:10]:
+        loss, params, data = cases(network)[kind]
+        true = np.linalg.eigvalsh(exact(network, params, data))
+        op, size = cv.hessian(loss, params, data), np.abs(true).sum()
+        for number in range(20):
+            trace = cv.trace(op, jax.random.key(number), num_products=30, method="hutchinson")
+            top = cv.sharpness(op, jax.random.key(number))
+            errors.append(abs(trace.value - true.sum()) / size)
+            widths.append(2.576 * trace.standard_error / size)  # of 99 % to each side
+            held += [errors[-1] <= widths[-1], abs(top.value - true[-1]) <= top.residual]
+    assert np.mean(held) >= 0.95
+    assert np.median(widths) <= 5 * np.median(errors)
+
+
 def test_every_estimator_takes_them():
     loss, params, data = cases(perceptron)["bfloat16 parameters"]
     true = np.linalg.eigvalsh(exact(perceptron, params, data))
