@@ -24,6 +24,10 @@ JacobianMethod = Literal["auto", "exact", "iterative"]
 # equal between 20 and 60 outputs, for a dense network on 28 × 28 inputs and for a convolutional one on 32 × 32 × 3.
 _FEW_OUTPUTS = 40
 
+# Relative rounding of a norm in units of ε: that of the network's derivative, of the sums over inputs and of the
+# eigenvalue. Under a softmax it grows by the range of the outputs, whose rounding its exponential multiplies.
+_ROUNDING = 16
+
 # Golub-Kahan steps between two checks of the residuals, and their maximum.
 _BLOCK = 2
 _MAX_STEPS = 100
@@ -33,7 +37,8 @@ class JacobianNorms(NamedTuple):
     """The spectral norms ‖∂f(w, x_i)/∂x_i‖₂ of the examples."""
 
     values: np.ndarray  # [N]
-    bounds: np.ndarray  # [N] distance to some singular value, at most: a residual, or the rounding of the exact method
+    # [N] distance to some singular value, at most: the rounding, by a rule that is given below, or a larger residual
+    bounds: np.ndarray
     method: str  # "exact" or "iterative"
     num_products: int  # vector-Jacobian and Jacobian-vector products, for each example
     seconds: float
@@ -65,6 +70,10 @@ def jacobian_norms(
     The exact method computes the C rows of J by vector-Jacobian products; the norm is the square root of the largest
     eigenvalue of the C × C matrix J Jᵀ, divided by its largest entry first. Where single precision finds no eigenvalue
     between the largest entry of the diagonal and the trace, as for some saturated examples, double precision does.
+
+    The rounding of a norm is taken to be 16 ε of it, under a softmax times 1 + max f − min f, the range of the outputs
+    of the example. Perceptrons on 45,000 images of MNIST, at losses down to 1e-6, stay below that. A network whose own
+    derivative loses more digits has larger errors.
 
     The iterative method is Golub-Kahan bidiagonalisation, with one vector-Jacobian and one Jacobian-vector product a
     step, and re-orthogonalisation of the vectors in output space (Simon and Zha 2000). It starts from a fixed random
@@ -129,18 +138,31 @@ def _exact(
     predict: Callable[..., Any], softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple[Any, ...]
 ) -> tuple[Array, Array, int]:
     """Norms [n], their rounding [n] and the number of products for each."""
-    scales, eigenvalues, grams = _exact_norms(predict, softmax, params, inputs, extra)
+    scales, eigenvalues, grams, ranges = _exact_norms(predict, softmax, params, inputs, extra)
     values = scales * np.sqrt(np.maximum(_trusted(np.asarray(eigenvalues), grams), 0))
-    return values, jnp.finfo(values.dtype).eps * values, outputs
+    return values, _rounding(inputs.dtype, ranges) * values, outputs
+
+
+def _rounding(dtype: Any, ranges: Any) -> Any:
+    """The relative rounding of norms [n], for outputs with `ranges` [n] under a softmax."""
+    return _ROUNDING * float(jnp.finfo(dtype).eps) * (1 + ranges)
+
+
+def _range(softmax: bool, outputs: Array) -> Array:
+    """What the softmax multiplies the rounding of `outputs` by: their largest range along the last axis."""
+    return jnp.ptp(outputs, axis=-1).max() if softmax else jnp.zeros((), outputs.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _exact_norms(
     predict: Callable[..., Any], softmax: bool, params: Any, inputs: Array, extra: tuple[Any, ...]
-) -> tuple[Array, Array, Array]:
-    """The largest entry of each J [n], and of J over it the largest eigenvalue of J Jᵀ [n] and J Jᵀ [n, C, C]."""
+) -> tuple[Array, Array, Array, Array]:
+    """The largest entry of each J [n], and of J over it the largest eigenvalue of J Jᵀ [n] and J Jᵀ [n, C, C].
 
-    def scaled(x: Array) -> tuple[Array, Array, Array]:
+    Last come the ranges of the outputs [n].
+    """
+
+    def scaled(x: Array) -> tuple[Array, Array, Array, Array]:
         outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
         unit = jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
         (rows,) = numerics.mapped(pull)(unit)
@@ -151,9 +173,9 @@ def _exact_norms(
         largest = jnp.abs(columns).max()
         columns = columns / jnp.where(largest > 0, largest, 1)
         gram = columns.T @ columns
-        return largest, _largest_eigenvalue(gram), gram
+        return largest, _largest_eigenvalue(gram), gram, _range(softmax, outputs)
 
-    result: tuple[Array, Array, Array] = numerics.mapped(scaled)(inputs)
+    result: tuple[Array, Array, Array, Array] = numerics.mapped(scaled)(inputs)
     return result
 
 
@@ -208,10 +230,18 @@ def _iterate(
     for steps in range(min(_BLOCK, limit), limit + _BLOCK, _BLOCK):
         state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)))
         values, residuals = _largest(np.asarray(state.alphas), np.asarray(state.betas), int(state.step))
-        bounds = np.maximum(residuals / np.sqrt(2), eps * values)
+        bounds = residuals / np.sqrt(2)
         if steps >= limit or not (bounds > max(rtol, eps) * values).any():
             break
-    return values, bounds, 2 * int(state.step)
+    ranges = _ranges(predict, params, inputs, extra) if softmax else 0.0
+    return values, np.maximum(bounds, _rounding(inputs.dtype, np.asarray(ranges)) * values), 2 * int(state.step)
+
+
+@partial(jax.jit, static_argnums=0)
+def _ranges(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> Array:
+    """The ranges of the outputs [n] of each example, as in `_exact_norms`."""
+    result: Array = jax.vmap(partial(_range, True))(predict(params, inputs, *extra))
+    return result
 
 
 @partial(jax.jit, static_argnums=(1, 2))
