@@ -14,9 +14,11 @@ from test_runner import run_until_killed
 
 from benchmarks.chaos.damage import EDITS, edit, flipped, line_or
 from benchmarks.chaos.tiny import SHORT, differences, restored
+from hessflat.analysis.experiment import StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.cli import measure, train
-from hessflat.cli.experiment import collect
+from hessflat.cli.experiment import collect, load
+from hessflat.report.sections import notices
 from hessflat.runs import loop, run_folder
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils import progress
@@ -298,3 +300,10 @@ def test_make_runs_nothing_that_the_name_of_a_run_holds(tmp_path):
         said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
         assert said.startswith(f"-m hessflat {target} --run=runs/a b`touch")
     assert not {path.name for path in tmp_path.iterdir()} & {"one", "two", "three"}
+
+
+def test_of_many_damaged_runs_the_first_are_named_and_the_others_counted():
+    stored = StoredExperiment(load("g_mlp"), "smoke", [], 1000, [f"runs/{i} is damaged" for i in range(1000)])
+    lines = notices(stored)
+    assert lines[:10] == [f"runs/{i} is damaged" for i in range(10)]
+    assert lines[10:] == ["990 more are damaged", stored.missing_text]

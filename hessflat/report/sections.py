@@ -17,6 +17,7 @@ from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "not run")
 CORRELATIONS = "Which measures follow the generalisation gap?"
+_NAMED = 10  # of runs that are missing for one reason
 
 # Keys of manifests that a reader needs, and what they are called.
 _FACTS = {
@@ -191,10 +192,10 @@ def shared_and_varied(runs: Sequence[Run]) -> tuple[str, list[tuple[str, str]]]:
 
 def notices(stored: StoredExperiment) -> list[str]:
     """What is missing, a line for each: runs that did not finish, runs that are damaged or not there,
-    measures that failed.
+    measures that failed. Of many that did not finish or are damaged, the first are named and the others counted.
     """
-    lines = [f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"]
-    lines += stored.damaged
+    lines = _first([f"{run.path}: {run.status}" for run in stored.runs if run.status != "done"], "did not finish")
+    lines += _first(stored.damaged, "are damaged")
     if stored.missing:
         lines.append(stored.missing_text)
     failed: dict[tuple[str, str], list[str]] = {}
@@ -203,10 +204,16 @@ def notices(stored: StoredExperiment) -> list[str]:
             failed.setdefault((one["measure"], one["reason"]), []).append(f"{run.path} at step {one['step']}")
     for (measure, reason), where in failed.items():
         lines.append(
-            f"{measure} failed {len(where)} {'time' if len(where) == 1 else 'times'} ({reason}): {', '.join(where)}; "
+            f"{measure} failed {len(where)} {'time' if len(where) == 1 else 'times'} ({reason}): "
+            f"{', '.join(_first(where, 'times'))}; "
             "make measure RUN=… measures again"
         )
     return lines
+
+
+def _first(lines: Sequence[str], what: str) -> list[str]:
+    shown = list(lines[:_NAMED])
+    return [*shown, f"{len(lines) - _NAMED} more {what}"] if len(lines) > _NAMED else shown
 
 
 def run_table(runs: Sequence[Run]) -> Table:
