@@ -111,7 +111,8 @@ finite = Rule(math.isfinite, "finite")
 positive = Rule(lambda value: math.isfinite(value) and value > 0, "above 0 and finite")
 
 
-def builder_settings(builder: Callable) -> dict[str, Setting]:
+@functools.cache
+def builder_settings(builder: Callable) -> Mapping[str, Setting]:
     """The keyword-only arguments of `builder` as settings, from their `Annotated[type, rule, meaning]`."""
     hints = typing.get_type_hints(builder, include_extras=True)
     settings = {}

@@ -181,7 +181,11 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def is_finished(folder: Path) -> bool:
     """Whether nothing is left to do: trained to the end, or diverged, and nothing of it damaged."""
-    return not problems(folder) and read_manifest(folder).get("status") in FINISHED
+    try:
+        manifest = read_manifest(folder)
+    except DamagedError:
+        return False
+    return manifest.get("status") in FINISHED and not _differing(folder, manifest)
 
 
 def problems(folder: Path) -> dict[str, str]:
@@ -204,9 +208,12 @@ def _differing(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     finished = manifest.get("status") in FINISHED
     for name, digest in recorded.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            same = starts_with(path, digest) if name in GROWING and not finished else file_digest(path) == digest
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             found[name] = "gone"
-        elif not (starts_with(path, digest) if name in GROWING and not finished else file_digest(path) == digest):
+            continue
+        if not same:
             found[name] = "altered"
     return found | {name: "not of this run" for name in _files(folder) if finished and name not in recorded}
 
@@ -308,8 +315,11 @@ def step_of(name: str) -> int:
 
 def _files(folder: Path, single: tuple[str, ...] = ("config.json", "settings.json", *GROWING)) -> list[str]:
     """What a run has written besides its manifest and its checkpoints, which have digests of their own."""
-    arrays = [path for place in ARRAYS for path in sorted((folder / place).glob("[!.]*"))]
-    return [name for name in single if (folder / name).is_file()] + [str(path.relative_to(folder)) for path in arrays]
+    found = [name for name in single if os.path.isfile(folder / name)]
+    for place in ARRAYS:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found += [f"{place}/{name}" for name in sorted(os.listdir(folder / place)) if not name.startswith(".")]
+    return found
 
 
 def now() -> str:
