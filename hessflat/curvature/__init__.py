@@ -47,6 +47,7 @@ from hessflat.curvature.operators.fishers import fisher, model_fisher
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import Batches
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
@@ -70,6 +71,7 @@ __all__ = [
     "Plane",
     "RitzValue",
     "Spectrum",
+    "Stream",
     "Tridiagonals",
     "ZeroMass",
     "along",

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
 from hessflat.utils import hardware
+from hessflat.utils.convolution import Loop
 
 
 class Part(NamedTuple):
@@ -72,7 +74,8 @@ def decompose(
         predict: `predict(params, batch)` -> outputs, as in `gauss_newton`.
         criterion: `criterion(outputs, batch)` -> the mean loss of the batch.
         params: pytree of floating arrays with P numbers in all.
-        data: pytree of arrays [N, ...], or `Batches`.
+        data: pytree of arrays [N, ...], `Batches`, or a `Stream`, which is read once a step for all three matrices, and
+            twice for a probe of the moments or a column of the exact matrices.
         key: a JAX random key.
         num_steps: m, the number of Lanczos steps for each probe and matrix; 0 omits spectra. The three bases take 3 m P
             numbers.
@@ -134,12 +137,13 @@ def _tridiagonals(
     num_steps = min(num_steps, G.size)
     basis.require_memory(joint.size, joint.dtype, num_steps, "device", hardware.platform(joint))
     joint, length, each = linearize(joint), block_length(num_steps), []
+    run = _run if joint.in_memory else _steps_from_python
     with numerics.matmul_precision():
         for number in range(num_probes):
             vector = numerics.draw_probe(key, G.size, G.dtype, "rademacher", number)
             state = jax.vmap(lambda v: initial_state(v, num_steps, True))(jnp.stack([vector] * 3))
             for first in range(0, num_steps, length):
-                state = _run(joint, state, first, length)
+                state = run(joint, state, first, length)
                 on_steps(length)
             loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
             each.append((state.alphas, state.betas, state.num_valid, loss))
@@ -154,34 +158,46 @@ def _tridiagonals(
 
 def _steps(joint: Operator, state: State, first: int, num_steps: int) -> State:
     size = state.vector.shape[1]
-    step_each: Any = jax.vmap(
-        lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0)
-    )
 
     def body(state: State, step: Array) -> tuple[State, None]:
         products = operator.matvec(joint, state.vector.reshape(-1)).reshape(3, size)
-        return step_each(state, step, products), None
+        return _step_each(state, step, products), None
 
     return jax.lax.scan(body, state, first + jnp.arange(num_steps))[0]
 
 
+def _steps_from_python(joint: Operator, state: State, first: int, num_steps: int) -> State:
+    """`_steps` over a stream, which is read once a step for all three matrices."""
+    for step in first + jnp.arange(num_steps):
+        products = operator.matvec(joint, state.vector.reshape(-1), "python").reshape(state.vector.shape)
+        state = _step_each_compiled(state, step, products)
+    return state
+
+
+_step_each: Any = jax.vmap(
+    lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0)
+)
+_step_each_compiled = jax.jit(_step_each, donate_argnums=0)
 _run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
 
 
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
     G, R = linearize(G), linearize(R)
+    samples_of = _samples_compiled if G.in_memory else partial(_samples, loop="python")
     with numerics.matmul_precision():
         vectors = (numerics.draw_probe(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
-        samples = np.array([_samples(G, R, vector) for vector in vectors], np.float64)
+        samples = np.array([samples_of(G, R, vector) for vector in vectors], np.float64)
     cost = estimates.cost_since(began, num_probes)
     return tuple(moments_from_samples(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
 
 
-@jax.jit
-def _samples(G: Operator, R: Operator, vector: Array) -> Array:
-    g, r = operator.matvec(G, vector), operator.matvec(R, vector)
+def _samples(G: Operator, R: Operator, vector: Array, loop: Loop = "scan") -> Array:
+    g, r = operator.matvec(G, vector, loop), operator.matvec(R, vector, loop)
     return jnp.stack([quadratic(vector, product) for product in (g + r, g, r)])
+
+
+_samples_compiled = jax.jit(_samples)
 
 
 def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, ExactSpectrum]:

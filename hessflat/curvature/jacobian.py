@@ -13,6 +13,7 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import linearised
+from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError, nearest
@@ -58,7 +59,7 @@ class JacobianNorms(NamedTuple):
 def jacobian_norms(
     predict: Callable[..., Any],
     params: Any,
-    inputs: Array,
+    inputs: Array | Stream,
     softmax: bool = False,
     batch_size: int | None = None,
     method: JacobianMethod = "auto",
@@ -85,7 +86,7 @@ def jacobian_norms(
         predict: `predict(params, inputs [n, ...])` -> outputs [n, C], or [n, T, V] for T tokens, which give C = T V
             outputs and a softmax each. Every example passes alone, so batch norm must be in eval mode.
         params: pytree of arrays.
-        inputs: [N, ...] floating.
+        inputs: [N, ...] floating, or a `Stream` whose batches are such arrays.
         softmax: take the Jacobian of the softmax of the outputs instead of the outputs.
         batch_size: the number of examples computed side by side; None takes all.
         method: "exact", "iterative", or "auto": exact up to 40 outputs, iterative above.
@@ -97,22 +98,25 @@ def jacobian_norms(
             derivatives are not finite, or unknown options.
     """
     began = time.perf_counter()
-    params, inputs = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
-    if numerics.any_traced((params, inputs, jnp.zeros(()))):
+    if isinstance(inputs, Stream):
+        own = partial(jacobian_norms, softmax=softmax, batch_size=batch_size, method=method, rtol=rtol, state=state)
+        return _over_stream(lambda x: own(predict, params, x), inputs, began)
+    params, x = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
+    if numerics.any_traced((params, x, jnp.zeros(()))):
         raise InputError(numerics.OUTSIDE)
     extra = numerics.as_state(state, predict)
     predict = user_function(predict)
-    outputs = _num_outputs(predict, params, inputs, extra)
-    traced = jax.make_jaxpr(predict)(params, inputs[:1], *extra).jaxpr
+    outputs = _num_outputs(predict, params, x, extra)
+    traced = jax.make_jaxpr(predict)(params, x[:1], *extra).jaxpr
     if narrow_types(traced.eqns, traced.invars):
         predict = WideFunction(predict)
-        params, inputs, extra = to_float32((params, inputs, extra))
-    size = _batch_size(batch_size, method, rtol) or len(inputs)
+        params, x, extra = to_float32((params, x, extra))
+    size = _batch_size(batch_size, method, rtol) or len(x)
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with numerics.matmul_precision():
-        pieces = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        pieces = [x[i : i + size] for i in range(0, len(x), size)]
         norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
     values, bounds = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
@@ -120,6 +124,21 @@ def jacobian_norms(
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
     return JacobianNorms(values, bounds, method, products, time.perf_counter() - began, numerics.precision_name())
+
+
+def _over_stream(norms: Callable[[Array], JacobianNorms], inputs: Stream, began: float) -> JacobianNorms:
+    each = []
+    with inputs.parts() as parts:
+        for part in parts:
+            if not isinstance(part.arrays, jax.Array):
+                raise InputError(
+                    "inputs must be a stream of single arrays, got trees; make one of them, as by "
+                    "cv.Stream(lambda: (x for x, y in loader))"
+                )
+            each.append(norms(part.arrays))
+    values, bounds = (np.concatenate([of_batch[i] for of_batch in each]) for i in (0, 1))
+    products = max(of_batch.num_products for of_batch in each)
+    return JacobianNorms(values, bounds, each[0].method, products, time.perf_counter() - began, each[0].precision)
 
 
 def _softmax_product(outputs: Array, vectors: Array) -> Array:

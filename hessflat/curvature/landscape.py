@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, as_batches, user_function
+from hessflat.curvature.operators.terms import Batches, as_batches, user_function, why_not_finite
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
 from hessflat.utils.errors import InputError
 
@@ -52,7 +52,8 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
         a: pytree of floating arrays.
         b: a tree like `a`.
         alphas: [n] positions.
-        data: pytree of arrays [N, ...], or `Batches(arrays, batch_size)`.
+        data: pytree of arrays [N, ...], `Batches(arrays, batch_size)`, or a `Stream`, which is read once for all
+            points.
         state: a third argument of `function`, the same at every point, such as the running averages of `a`, which need
             not suit other points.
 
@@ -133,23 +134,29 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     batches = as_batches(data)
     extra = numerics.as_state(state, function)
     function = user_function(function)
-    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
-    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.unweighted, *extra)
+    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.like.unweighted, *extra)
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape != ():
             raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")
-    pieces = _pieces(batches)
-    shares = np.array([size / batches.num_examples for _, size in pieces])
-    with numerics.matmul_precision():
-        # All work is dispatched before any result is awaited.
-        rows = [[_on_piece(function, points, w, batches, spare, extra, *piece) for piece in pieces] for w in weights]
-    means = [jax.tree.map(lambda *part: shares @ np.asarray(part, np.float64), *row) for row in rows]
+    rows: list[list[Any]] = [[] for _ in weights]
+    shares: list[float] = []
+    with numerics.matmul_precision(), batches.parts() as parts:
+        for part in parts:
+            spare = None
+            if isinstance(part.arrays, Weighted):
+                spare = example_with_weight(part.arrays, always=not batches.in_memory)
+            pieces = _pieces(part)
+            shares += [size / batches.num_examples for _, size in pieces]
+            # All work on a part is dispatched before any result is awaited.
+            for row, w in zip(rows, weights, strict=True):
+                row += [_on_piece(function, points, w, part, spare, extra, *piece) for piece in pieces]
+            jax.block_until_ready(rows)
+    means = [jax.tree.map(lambda *part: np.array(shares) @ np.asarray(part, np.float64), *row) for row in rows]
     values = jax.tree.map(lambda *column: np.array(column), *means)
     # A function may leave out what is not finite; where it does not, the data are at fault and not the point.
-    if not all(np.isfinite(value).any() for value in jax.tree.leaves(values)):
-        for what, tree in (("data", batches.unweighted), ("state", extra)):
-            if words := numerics.not_finite(what, tree):
-                raise InputError(f"{words}, or left out by the function, which is finite at no point")
+    lost = not all(np.isfinite(value).any() for value in jax.tree.leaves(values))
+    if lost and (words := why_not_finite(batches, extra)):
+        raise InputError(f"{words}, or left out by the function, which is finite at no point")
     return values
 
 

@@ -30,8 +30,8 @@ def converted(name: str, leaf: Any) -> np.ndarray:
     Raises:
         InputError: no array, no numbers, masked values, or numbers beyond 32 bits; the message begins with `name`.
     """
-    if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "dtype"):
-        raise InputError(f"{name} must be an array, got {type(leaf).__name__}")
+    if isinstance(leaf, jax.ShapeDtypeStruct) or not (hasattr(leaf, "dtype") or hasattr(leaf, "__array__")):
+        raise InputError(f"{name} must be an array, got {type(leaf).__name__}{_if_a_loader(name, leaf)}")
     if np.ma.is_masked(leaf):
         raise InputError(
             f"{name} is a masked array, and its mask would be lost; give it filled, .filled(0), and the mask as an "
@@ -48,6 +48,13 @@ def converted(name: str, leaf: Any) -> np.ndarray:
     if kind in "fc" and array.dtype not in (np.float16, np.float32, np.float64, np.complex64, np.complex128):
         array = array.astype(np.float64 if kind == "f" else np.complex128)
     return _narrowed(name, array)
+
+
+def _if_a_loader(name: str, leaf: Any) -> str:
+    """What to do about data that come batch by batch."""
+    if name != "data" or not (callable(leaf) or hasattr(leaf, "__iter__")) or isinstance(leaf, str | bytes):
+        return ""
+    return "; batches that come one after the other, as from a data loader, are cv.Stream(batches)"
 
 
 def _narrowed(name: str, array: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, require_operator
-from hessflat.curvature.operators.terms import Term, bound_functions
+from hessflat.curvature.operators.terms import Term, bound_functions, over
 from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import canonical
@@ -195,11 +195,14 @@ class CentredLosses:
 
 def _mean_gradient(term: Term) -> Any:
     batches = term.batches
-    with numerics.matmul_precision():
-        total = jax.tree.map(jnp.zeros_like, term.params)
-        for start, size in batches.cuts:
-            part = _gradient(_over(term, batches.take(start, size)))
-            total = jax.tree.map(lambda t, g, w=size / batches.num_examples: t + w * g, total, part)
+    total = jax.tree.map(jnp.zeros_like, term.params)
+    with numerics.matmul_precision(), batches.parts() as parts:
+        for part in parts:
+            piece = over(term, part)
+            for start, size in part.cuts:
+                gradient = _gradient(_over(piece, part.take(start, size)))
+                total = jax.tree.map(lambda t, g, w=size / batches.num_examples: t + w * g, total, gradient)
+            jax.block_until_ready(total)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(total)):
         raise InputError("the gradient of the losses is not finite; look at the losses at these parameters")
     return total
@@ -224,8 +227,13 @@ def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[
     sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     if not sizes:
         raise InputError("mini-batches need the curvature of a mean over examples, got a known map")
+    if not op.in_memory:
+        raise InputError("mini-batches are drawn from arrays in memory, got a stream; give cv.Batches of its examples")
     if len(sizes) > 1:
-        raise InputError(f"mini-batches need one data set, got terms over {sorted(sizes)} examples")
+        raise InputError(
+            f"mini-batches need one data set, got terms over {sorted(sizes)} examples; measure each operator of the "
+            "sum by itself"
+        )
     if batch_size > max(sizes):
         raise InputError(f"batch_size must be at most the {max(sizes)} examples of the data, got {batch_size}")
     first, second = jax.random.split(key)

@@ -13,7 +13,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
-from hessflat.curvature.operators.terms import Term, shapes_of_product, traced_product
+from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
@@ -53,6 +53,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
       at random. This fails for a loss that is a sum over the batch. It also fails where any examples are coupled, as by
       batch norm in train mode, without `Batches(statistics_batch=...)`.
 
+    Of a stream, the last two look at its first batch.
+
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
         key: a JAX random key.
@@ -75,7 +77,9 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     errors_by_check: dict[str, list[float]] = {"difference": [], "weights": []}
     notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
     num_products = 3
-    for term in op.terms:
+    if not op.in_memory:
+        notes["of a stream, the first batch was differentiated and taken apart"] = None
+    for term in map(_in_memory, op.terms):
         if not isinstance(term, Term) or term.product is matvec_product:
             what = "a known map" if isinstance(term, Term) else "an operator whose linearisation is made"
             notes[f"{what} is neither differentiated nor taken apart"] = None
@@ -94,6 +98,19 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     errors = [max(values) if values else None for values in errors_by_check.values()]
     cost = estimates.cost_since(began, num_products)
     return Check(repeat, asymmetry, errors[0], errors[1], tolerance, *cost, tuple(notes))
+
+
+def _in_memory(term: Term) -> Term:
+    """The term; that over a stream over its first batch, in two pieces where there are more."""
+    if term.batches.in_memory:
+        return term
+    with term.batches.parts() as parts:
+        part = next(parts)
+    if len(term.batches.cuts) > 1:
+        unit = term.batches.statistics_batch or 1
+        half = part.num_examples // 2
+        part = dataclasses.replace(part, batch_size=max(half - half % unit, unit))
+    return over(term, part)
 
 
 def _require_symmetric(op: Operator, v: Array, w: Array, tolerance: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from hessflat.curvature.krylov.recurrence import Reorthogonalise
 from hessflat.curvature.numerics import require_count
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec_compiled
-from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled
+from hessflat.curvature.operators.terms import Batches, Term
 from hessflat.utils import hardware
 
 # The share of free memory that a plan may use.
@@ -94,7 +95,8 @@ def plan(
     if product_bytes < _SHARE * free:
         ready = linearize(op)
         residuals = hardware.num_bytes(ready) - hardware.num_bytes(op) if ready is not op else 0
-        product_seconds = _time(lambda v: matvec_compiled(ready, v), jnp.ones(op.size, op.dtype))
+        product = matvec_compiled if op.in_memory else partial(matvec, loop="python")
+        product_seconds = _time(lambda v: product(ready, v), jnp.ones(op.size, op.dtype))
         if reorthogonalise != "none":
             orthogonalise_seconds = num_probes * num_steps * (num_steps + 1) / 2 * _seconds_for_a_row(op)
     products = num_steps * num_probes
@@ -134,7 +136,12 @@ def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, fr
 
 
 def _temporary_bytes(op: Operator) -> int:
-    """What one product allocates beside its arguments, by XLA's analysis of the compiled program."""
+    """What one product allocates beside its arguments, by XLA's analysis of the compiled program.
+
+    That of a stream is the product of one batch, by its shapes.
+    """
+    terms = (dataclasses.replace(term, batches=term.batches.like) for term in op.terms)
+    op = dataclasses.replace(op, terms=tuple(terms))
     with numerics.matmul_precision():
         vector = jax.ShapeDtypeStruct((op.size,), op.dtype)
         analysis = matvec_compiled.lower(op, vector).compile().memory_analysis()
@@ -156,9 +163,13 @@ def _largest_batch(op: Operator, product_bytes: int, room: float) -> int:
 
 
 def _with_batch(op: Operator, size: int) -> Operator:
-    batches = (dataclasses.replace(term.batches, batch_size=size) for term in op.terms)
-    terms = tuple(dataclasses.replace(t, batches=b) for t, b in zip(op.terms, batches, strict=True))
-    return dataclasses.replace(op, terms=terms)
+    def batches(term: Term) -> Batches:
+        if term.batches.in_memory:
+            return dataclasses.replace(term.batches, batch_size=size)
+        shape = lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)  # noqa: E731
+        return dataclasses.replace(term.batches.like, arrays=jax.tree.map(shape, term.batches.like.arrays))
+
+    return dataclasses.replace(op, terms=tuple(dataclasses.replace(term, batches=batches(term)) for term in op.terms))
 
 
 def _seconds_for_a_row(op: Operator) -> float:

@@ -50,7 +50,7 @@ def num_outputs(op: Operator) -> int | None:
     if len(op.terms) != 1 or not isinstance(op.terms[0], Term) or op.terms[0].product is not gauss_newton_product:
         return None
     (term,) = op.terms
-    if term.narrow:
+    if term.narrow or not term.batches.in_memory:
         return None
     whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
     return _count(jax.eval_shape(_outputs, whole))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.curvature.krylov.recurrence import State, combine, norm
-from hessflat.curvature.operators.operator import Operator, matvec_compiled
+from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled
 from hessflat.curvature.operators.terms import Devices
 from hessflat.utils.convolution import Loop
 
@@ -132,5 +132,6 @@ def residuals(
 ) -> np.ndarray:
     """‖A x − θ x‖ of the chosen pairs, by a product each."""
     vectors, values = combine(state, pairs.coefficients[:, chosen], devices), pairs.values[chosen]
-    errors = [norm(matvec_compiled(op, x, loop) - value * x) for x, value in zip(vectors, values, strict=True)]
+    product = matvec_compiled if op.in_memory else matvec
+    errors = [norm(product(op, x, loop) - value * x) for x, value in zip(vectors, values, strict=True)]
     return np.array(errors, np.float64)

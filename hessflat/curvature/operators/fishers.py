@@ -42,13 +42,14 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     """
     params, batches, extra = checked(params, data, state, losses)
     losses = user_function(losses)
-    result = numerics.output_shapes("losses(params, batch)", losses, params, batches.unweighted, *extra)
+    like = batches.like
+    result = numerics.output_shapes("losses(params, batch)", losses, params, like.unweighted, *extra)
     shape = getattr(result, "shape", ())
-    if shape[:1] != (batches.num_examples,):
+    if shape[:1] != (like.num_examples,):
         came = f"shape {shape}" if hasattr(result, "shape") else "a tree"
-        raise InputError(f"losses(params, batch) must have shape ({batches.num_examples},) or more axes, got {came}")
-    narrow = numerics.is_narrow_program(losses, params, batches.unweighted, *extra)
-    if _per("losses(params, batch)", shape, batches.arrays, per) == "example" and len(shape) > 1:
+        raise InputError(f"losses(params, batch) must have shape ({like.num_examples},) or more axes, got {came}")
+    narrow = numerics.is_narrow_program(losses, params, like.unweighted, *extra)
+    if _per("losses(params, batch)", shape, like.arrays, per) == "example" and len(shape) > 1:
         losses = SummedLosses(losses)
     return single_term(
         gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, batches, extra, narrow
@@ -93,10 +94,10 @@ def model_fisher(
     if isinstance(likelihood, str):
         require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
         checked_params, batches, extra = checked(params, data, state, predict)
-        predict = user_function(predict)
-        outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, batches.unweighted, *extra)
-        shape = _shape_of_labels(likelihood, outputs, batches.num_examples)
-        criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, batches.arrays, per))
+        predict, like = user_function(predict), batches.like
+        outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, like.unweighted, *extra)
+        shape = _shape_of_labels(likelihood, outputs, like.num_examples)
+        criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, like.arrays, per))
         return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
         raise InputError(
@@ -108,6 +109,8 @@ def model_fisher(
     numerics.require_key(key)
     sample, log_likelihood = likelihood
     params, batches, extra = checked(params, data, state, predict)
+    if not batches.in_memory:
+        raise InputError("labels are drawn for examples in memory: give cv.Batches, or a likelihood by its name")
     if batches.statistics_batch is not None:
         raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
     losses = SampledLosses(predict, log_likelihood)

@@ -1,8 +1,8 @@
 """The curvature matrices: the product of each, composed of jvp and vjp, and the operators made of them.
 
-In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` is a pytree of arrays [N, ...]
-or `Batches(arrays, batch_size)`. With `state`, any pytree of arrays, the functions take it as a third argument, such as
-running statistics of batch norm. It is a constant of the operator.
+In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` is a pytree of arrays [N, ...],
+`Batches(arrays, batch_size)`, or a `Stream` of batches. With `state`, any pytree of arrays, the functions take it as a
+third argument, such as running statistics of batch norm. It is a constant of the operator.
 """
 
 import dataclasses
@@ -18,7 +18,15 @@ from jax import Array
 
 from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches, Term, as_batches, user_function, value_over
+from hessflat.curvature.operators.terms import (
+    Batches,
+    Term,
+    as_batches,
+    over,
+    user_function,
+    value_over,
+    why_not_finite,
+)
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils import compat
 from hessflat.utils.convolution import equations_of
@@ -51,8 +59,9 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     """
     params, batches, extra = checked(params, data, state, loss)
     loss = user_function(loss)
-    _require_scalar("loss(params, batch)", loss, params, batches.unweighted, *extra)
-    narrow = numerics.is_narrow_program(loss, params, batches.unweighted, *extra)
+    batch = batches.like.unweighted
+    _require_scalar("loss(params, batch)", loss, params, batch, *extra)
+    narrow = numerics.is_narrow_program(loss, params, batch, *extra)
     return single_term(hessian_product, (loss,), ("mean",), params, batches, extra, narrow)
 
 
@@ -201,11 +210,12 @@ def operator_on_outputs(
 ) -> Operator:
     params, batches, extra = checked(params, data, state, predict)
     predict, criterion = user_function(predict), user_function(criterion)
-    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
+    like = batches.like
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, like.unweighted, *extra)
     numerics.require_floating("predict(params, batch)", outputs)
-    batch = batches.unweighted if returns == "mean" else batches.arrays
+    batch = like.unweighted if returns == "mean" else like.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
-    narrow = numerics.is_narrow_program(predict, params, batches.unweighted, *extra)
+    narrow = numerics.is_narrow_program(predict, params, like.unweighted, *extra)
     narrow |= numerics.is_narrow_program(criterion, outputs, batch, *extra)
     return single_term(product, (predict, criterion), ("each", returns), params, batches, extra, narrow)
 
@@ -284,7 +294,8 @@ def single_term(
     narrow: bool = False,
 ) -> Operator:
     state = extra[0] if extra else None
-    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
+    weighted = batches.in_memory and isinstance(batches.arrays, Weighted)
+    spare = example_with_weight(batches.arrays) if weighted else None
     functions = tuple(map(user_function, functions))
     term = Term(product, functions, returns, params, batches, state=state, spare=spare, narrow=narrow)
     if product is not matvec_product:
@@ -304,20 +315,22 @@ def _require_mean(term: Term) -> None:
         return
     unit = batches.statistics_batch or 1
     taken_apart = len(batches.cuts) > 1 or batches.devices is not None
-    with numerics.matmul_precision():
-        values = [
-            _loss_and_that_of_halves(term, jnp.asarray(start), size, (size // unit // 2) * unit if taken_apart else 0)
-            for start, size in batches.cuts
-        ]
+    values: list[Any] = []
+    with numerics.matmul_precision(), batches.parts() as parts:
+        for part in parts:
+            piece = over(term, part)
+            for start, size in part.cuts:
+                half = (size // unit // 2) * unit if taken_apart else 0
+                values.append(_loss_and_that_of_halves(piece, jnp.asarray(start), size, half))
+            jax.block_until_ready(values[-1])
     if numerics.any_traced(values):
         return
     wholes, means, sums = np.asarray(jax.device_get(values), np.float64).T
     lost = len(wholes) - np.count_nonzero(np.isfinite(wholes))
     if lost:
         which = "" if lost == len(wholes) else f" of {lost} of {len(wholes)} batches"
-        for what, tree in (("data", batches.unweighted), ("state", term.state)):
-            if words := numerics.not_finite(what, tree):
-                raise InputError(f"{words}, or left out by the loss, which{which} is not finite")
+        if words := why_not_finite(batches, term.state):
+            raise InputError(f"{words}, or left out by the loss, which{which} is not finite")
         raise InputError(
             f"the loss{which} is not finite at these parameters; look at it there, or give Batches(..., weights=m) "
             "where it is Σ m ℓ / Σ m and a batch may have no weight"

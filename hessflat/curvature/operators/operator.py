@@ -20,13 +20,15 @@ from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearize
 from hessflat.curvature.operators.terms import (
     Devices,
     Term,
-    in_single_precision,
     loop_for,
+    over,
+    shapes_of_product,
     term_product,
-    why_not_evaluated,
+    traced_product,
+    value_over,
 )
-from hessflat.utils.convolution import Loop, canonical
-from hessflat.utils.errors import InputError
+from hessflat.utils.convolution import Loop, canonical, is_narrow, narrow_types
+from hessflat.utils.errors import InputError, in_one_line
 
 # What to do about leaves of integers and booleans.
 _NO_PARAMETER = "it is no parameter: put it into state, or leave it out by cv.restrict(op, names)"
@@ -60,6 +62,11 @@ class Operator:
     def dtype(self) -> jnp.dtype:
         """The floating type of products."""
         return jnp.promote_types(numerics.common_dtype(self.params), jnp.float32)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data of every term are arrays, and none a stream."""
+        return all(term.batches.in_memory for term in self.terms)
 
     @property
     def vector_like(self) -> Any:
@@ -110,12 +117,12 @@ class Operator:
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
         terms = tuple(_cast(term, dtype) for term in self.terms)
         for term in terms:
-            if isinstance(term, Term) and (reason := why_not_evaluated(term)):
+            if isinstance(term, Term) and (reason := _why_not_evaluated(term)):
                 raise InputError(
                     f"a function does not run in {jnp.dtype(dtype)}: {reason}; make its constants in the type of the "
                     "parameters, or leave the other precision out"
                 )
-        single = (in_single_precision(term) if isinstance(term, Term) else term for term in terms)
+        single = (_in_single_precision(term) if isinstance(term, Term) else term for term in terms)
         return Operator(tuple(single), self.coefficients, self.shift)
 
     # Otherwise a NumPy scalar on the left would convert the operator to an array.
@@ -178,7 +185,33 @@ class Operator:
 
 def _cast(term: Any, dtype: Any) -> Any:
     result = trees.cast(term, dtype)
+    if not term.batches.in_memory:
+        result = dataclasses.replace(result, batches=term.batches.astype(dtype))
     return dataclasses.replace(result, narrow=False) if isinstance(term, Term) else result
+
+
+def _in_single_precision(term: Term) -> Term:
+    """The term, evaluated in float32 wherever its program is of a narrower type.
+
+    The matrix is that of the same functions at the same numbers, without the rounding of narrow types, whose noise is
+    far above the errors that measurements state.
+    """
+    if numerics.any_traced(term):
+        return dataclasses.replace(term, narrow=any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(term.params)))
+    with numerics.matmul_precision():
+        closed, *_ = traced_product(*shapes_of_product(term))
+    narrow = narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)
+    return dataclasses.replace(term, narrow=True) if narrow else term
+
+
+def _why_not_evaluated(term: Term) -> str | None:
+    """The error, in one line, of the functions of a term over its first batch; None where there is none."""
+    term = dataclasses.replace(term, batches=term.batches.like)
+    try:
+        jax.eval_shape(lambda term: value_over(term, 0, term.batches.size), term)
+    except Exception as error:  # any error of the user's functions
+        return in_one_line(error)
+    return None
 
 
 def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
@@ -247,6 +280,8 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
 def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) -> Any:
     if isinstance(term, LinearizedTerm):
         return add_linearized(total, coefficient, term, vector)
+    if not term.batches.in_memory:
+        return _add_stream(total, coefficient, term, vector)
     batches = term.batches
     number, size = batches.num_examples, batches.size
     weight, starts = coefficient * (size / number), size * np.arange(batches.count, dtype=np.int32)
@@ -260,6 +295,22 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) 
         total, _ = jax.lax.scan(add, total, starts)
     for start, rest in batches.rest:
         total = _add_batch(total, coefficient * (rest / number), term, start, vector, rest)
+    return total
+
+
+def _add_stream(total: Any, coefficient: Any, term: Term, vector: Any) -> Any:
+    """`total` + `coefficient` · product, in one pass over a stream.
+
+    Every batch is awaited before the next is asked for: batches that wait for the device would fill its memory.
+    """
+    if numerics.any_traced((total, coefficient, term, vector)):
+        raise InputError("a stream is read from Python: take products outside jit, vmap and grad, or give cv.Batches")
+    if not numerics.ravel(vector).any():  # as in a recurrence that has ended
+        return total
+    with term.batches.parts() as parts:
+        for part in parts:
+            weight = coefficient * (part.num_examples / term.batches.num_examples)
+            total = jax.block_until_ready(_add_term(total, weight, over(term, part), vector, "python"))
     return total
 
 

@@ -4,12 +4,13 @@ Every example has the same weight; the last batch may be short. The product is t
 shapes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, weighted
+from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, example_with_weight, weighted
 from hessflat.utils import compat, convolution, hardware
-from hessflat.utils.convolution import Engine, Loop, engine_in_use, is_narrow
-from hessflat.utils.errors import InputError, in_one_line
+from hessflat.utils.convolution import Engine, Loop, engine_in_use
+from hessflat.utils.errors import InputError
 from hessflat.utils.widening import WideFunction, evaluate_wide
 
 
@@ -71,6 +72,17 @@ class Batches:
     statistics_batch: int | None = None
     weights: Any = None
     devices: Devices | None = None
+    in_memory: ClassVar[bool] = True  # `streams.Stream`, which has most of these attributes, is not
+
+    @property
+    def like(self) -> "Batches":
+        """Batches of the shapes on which functions are traced: these."""
+        return self
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Iterator["Batches"]]:
+        """A pass over the data, as batches in memory: these."""
+        yield iter((self,))
 
     @property
     def num_examples(self) -> int:
@@ -129,6 +141,9 @@ def as_batches(data: Any) -> Batches:
         InputError: no arrays, no examples, leading axes that differ, batch sizes below 1 or that do
             not divide one another, or examples spread unevenly.
     """
+    if not getattr(data, "in_memory", True):
+        stream: Batches = data
+        return stream
     batches = data if isinstance(data, Batches) else Batches(data)
     arrays = numerics.as_arrays("data", batches.arrays, finite=False)
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
@@ -221,7 +236,7 @@ class Term:
     functions: tuple[Callable[..., Any], ...]  # the first takes the parameters, the others the outputs of the first
     returns: tuple[Returns, ...]  # what each function gives
     params: Any  # the differentiated parameters; None in the places of `rest`
-    batches: Batches
+    batches: Batches  # or a `Stream` of them
     rest: Any = None  # the parameters that are held fixed; None where there are none
     state: Any = None  # a third argument for every function, such as running statistics; None where there is none
     spare: Any = None  # an example that replaces those of a batch without weight; None where no batch can be without
@@ -250,20 +265,6 @@ def term_product(term: Term, vector: Any) -> Any:
     if term.narrow:
         return wide_product(term, vector)
     return term.product(bound_functions(term), term.params, term.batches.arrays, vector)
-
-
-def in_single_precision(term: Term) -> Term:
-    """The term, evaluated in float32 wherever its program is of a narrower type.
-
-    The matrix is that of the same functions at the same numbers, without the rounding of narrow types, whose noise is
-    far above the errors that measurements state.
-    """
-    if numerics.any_traced(term):
-        return dataclasses.replace(term, narrow=any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(term.params)))
-    with numerics.matmul_precision():
-        closed, *_ = traced_product(*shapes_of_product(term))
-    narrow = convolution.narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)
-    return dataclasses.replace(term, narrow=True) if narrow else term
 
 
 def wide_product(term: Term, vector: Any) -> Any:
@@ -317,18 +318,25 @@ def value_over(term: Term, start: Any, size: int) -> Any:
     return value
 
 
-def why_not_evaluated(term: Term) -> str | None:
-    """The error, in one line, of the functions of a term over its first batch; None where there is none."""
-    try:
-        jax.eval_shape(lambda term: value_over(term, 0, term.batches.size), term)
-    except Exception as error:  # any error of the user's functions
-        return in_one_line(error)
-    return None
+def over(term: Term, part: Batches) -> Term:
+    """The term over a part of its data, as a pass over them gives it."""
+    if part is term.batches:
+        return term
+    # What replaces examples may differ in shape from batch to batch.
+    spare = example_with_weight(part.arrays, always=True) if isinstance(part.arrays, Weighted) else None
+    return dataclasses.replace(term, batches=part, spare=spare)
+
+
+def why_not_finite(batches: Batches, state: Any) -> str | None:
+    """One line that names an array of the data or the state that is not finite; None where there is none."""
+    with batches.parts() as parts:
+        words = next(filter(None, (numerics.not_finite("data", part.unweighted) for part in parts)), None)
+    return words or numerics.not_finite("state", state)
 
 
 def batches_of_one_device(term: Term) -> Batches:
     """The shapes of the batches on one device."""
-    batches, pieces = term.batches, term.batches.devices.pieces if term.batches.devices else 1
+    batches, pieces = term.batches.like, term.batches.devices.pieces if term.batches.devices else 1
     piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
     return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
 
@@ -365,8 +373,11 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
     "python" is for products that a CPU evaluates slowly within a compiled loop, such as convolutions.
 
     Raises:
-        InputError: an unknown loop.
+        InputError: an unknown loop, or a compiled one for data that are read from Python.
     """
+    in_memory = all(term.batches.in_memory for term in op.terms)
+    if loop is None and not in_memory:
+        return "python"
     if loop is None:
         if hardware.platform(op) != "cpu":
             return "scan"
@@ -376,4 +387,6 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
             return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
     if loop not in ("scan", "python"):
         raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
+    if loop == "scan" and not in_memory:
+        raise InputError("a stream is read from Python, got loop='scan'; leave loop out")
     return loop

@@ -63,13 +63,13 @@ def normalised(batch: Weighted) -> Weighted:
     return Weighted(batch.arrays, weights * (len(weights) / weights.sum()))
 
 
-def example_with_weight(batch: Weighted) -> Any:
-    """The example [1, ...] of the largest weight; None where all examples have weight.
+def example_with_weight(batch: Weighted, always: bool = False) -> Any:
+    """The example [1, ...] of the largest weight; None where all examples have weight, but for `always`.
 
     It replaces the examples of a batch without any weight, whose own loss would be 0 / 0.
     """
     totals = batch.weights.reshape(len(batch.weights), -1).sum(axis=1)
-    if not numerics.any_traced(totals) and float(totals.min()) > 0:
+    if not always and not numerics.any_traced(totals) and float(totals.min()) > 0:
         return None
     largest = jnp.argmax(totals)
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, largest, 1), batch.arrays)
