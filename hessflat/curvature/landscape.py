@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Batches, as_batches, user_function, why_not_finite
+from hessflat.curvature.operators.streams import why_not_finite
+from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
 from hessflat.utils.errors import InputError
 

@@ -54,7 +54,7 @@ def _if_a_loader(name: str, leaf: Any) -> str:
     """What to do about data that come batch by batch."""
     if name != "data" or not (callable(leaf) or hasattr(leaf, "__iter__")) or isinstance(leaf, str | bytes):
         return ""
-    return "; batches that come one after the other, as from a data loader, are cv.Stream(batches)"
+    return "; batches that come in turn, as from a data loader, are cv.Stream(batches)"
 
 
 def _narrowed(name: str, array: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def measurement_id(op: Operator, *settings: Any) -> str:
             f"folder= cannot be used: a function reads an object of type {error} from outside, which nothing "
             "identifies in another process; pass it as state, or as an array"
         ) from error
-    cuts = [(term.batches.batch_size, term.batches.statistics_batch) for term in op.terms]
+    cuts = [term.batches.identity for term in op.terms]
     known = (jax.tree.structure(op.params), functions, cuts, numerics.precision_name(), settings)
     digest.update(repr(known).encode())
     for leaf in jax.tree.leaves(op):

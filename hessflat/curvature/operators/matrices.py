@@ -17,15 +17,14 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.operator import Operator, value_over
+from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import (
     Batches,
     Term,
     as_batches,
     over,
     user_function,
-    value_over,
-    why_not_finite,
 )
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
 from hessflat.utils import compat

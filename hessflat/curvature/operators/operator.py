@@ -20,15 +20,16 @@ from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearize
 from hessflat.curvature.operators.terms import (
     Devices,
     Term,
+    bound_functions,
     loop_for,
     over,
     shapes_of_product,
     term_product,
     traced_product,
-    value_over,
 )
 from hessflat.utils.convolution import Loop, canonical, is_narrow, narrow_types
 from hessflat.utils.errors import InputError, in_one_line
+from hessflat.utils.widening import WideFunction
 
 # What to do about leaves of integers and booleans.
 _NO_PARAMETER = "it is no parameter: put it into state, or leave it out by cv.restrict(op, names)"
@@ -202,6 +203,19 @@ def _in_single_precision(term: Term) -> Term:
         closed, *_ = traced_product(*shapes_of_product(term))
     narrow = narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)
     return dataclasses.replace(term, narrow=True) if narrow else term
+
+
+def value_over(term: Term, start: Any, size: int) -> Any:
+    """What the functions of a term give, one after the other, for the `size` examples from `start` on: its loss."""
+    if term.narrow:
+        return WideFunction(lambda term: value_over(term, start, size))(dataclasses.replace(term, narrow=False))
+    batch = term.batches.take(start, size)
+    piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
+    first, *others = bound_functions(piece)
+    value = first(term.params, batch)
+    for function in others:
+        value = function(value, batch)
+    return value
 
 
 def _why_not_evaluated(term: Term) -> str | None:

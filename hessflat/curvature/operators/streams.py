@@ -113,9 +113,9 @@ class Stream:
         return [(end - size, size) for end, size in zip(ends, self.first.sizes, strict=True)]
 
     @property
-    def batch_size(self) -> tuple[Any, ...]:
-        """What tells this stream from others: the sizes and checksums of its batches, and the name of its weights."""
-        return self.first.sizes, self.first.checksums, self.weights, str(self.dtype)
+    def identity(self) -> tuple[Any, ...]:
+        """What tells this stream from others, its contents too."""
+        return self.first.sizes, self.first.checksums, self.weights, self.statistics_batch, str(self.dtype)
 
     @property
     def like(self) -> Batches:
@@ -147,6 +147,13 @@ class Stream:
         """
         with _ahead(_load(self, compat.setting("jax_default_device"))) as loaded:
             yield _compared(self, loaded)
+
+
+def why_not_finite(batches: Batches, state: Any) -> str | None:
+    """One line that names an array of the data or the state that is not finite; None where there is none."""
+    with batches.parts() as parts:
+        words = next(filter(None, (numerics.not_finite("data", part.unweighted) for part in parts)), None)
+    return words or numerics.not_finite("state", state)
 
 
 class _Loaded(NamedTuple):

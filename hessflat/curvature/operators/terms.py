@@ -22,7 +22,7 @@ from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, ex
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
 from hessflat.utils.errors import InputError
-from hessflat.utils.widening import WideFunction, evaluate_wide
+from hessflat.utils.widening import evaluate_wide
 
 
 class Devices(NamedTuple):
@@ -78,6 +78,11 @@ class Batches:
     def like(self) -> "Batches":
         """Batches of the shapes on which functions are traced: these."""
         return self
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells these from other batches of the same arrays."""
+        return self.batch_size, self.statistics_batch
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Iterator["Batches"]]:
@@ -144,12 +149,19 @@ def as_batches(data: Any) -> Batches:
     if not getattr(data, "in_memory", True):
         stream: Batches = data
         return stream
+    if isinstance(data, Iterator):  # which `jax.tree` does not take
+        kind = type(data).__name__
+        raise InputError(f"data must be arrays, got {kind}; batches that come in turn are cv.Stream(batches)")
     batches = data if isinstance(data, Batches) else Batches(data)
     arrays = numerics.as_arrays("data", batches.arrays, finite=False)
     sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
-        raise InputError(f"every array in data must have the same leading example axis, got shapes {shapes}")
+        raise InputError(
+            f"every array in data must have the same leading example axis, got shapes {shapes}; for data sets of "
+            "different lengths add operators, cv.hessian(f, w, a) + cv.hessian(g, w, b); what belongs to all examples "
+            "is state; batches that come in turn are cv.Stream(batches)"
+        )
     if sizes == {0}:
         raise InputError("data must hold at least one example, got 0")
     size, statistics = (
@@ -305,19 +317,6 @@ def _bound(term: Term, position: int, function: Callable[..., Any], returns: Ret
     return over_batches
 
 
-def value_over(term: Term, start: Any, size: int) -> Any:
-    """What the functions of a term give, one after the other, for the `size` examples from `start` on: its loss."""
-    if term.narrow:
-        return WideFunction(lambda term: value_over(term, start, size))(dataclasses.replace(term, narrow=False))
-    batch = term.batches.take(start, size)
-    piece = dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=batch, batch_size=None))
-    first, *others = bound_functions(piece)
-    value = first(term.params, batch)
-    for function in others:
-        value = function(value, batch)
-    return value
-
-
 def over(term: Term, part: Batches) -> Term:
     """The term over a part of its data, as a pass over them gives it."""
     if part is term.batches:
@@ -325,13 +324,6 @@ def over(term: Term, part: Batches) -> Term:
     # What replaces examples may differ in shape from batch to batch.
     spare = example_with_weight(part.arrays, always=True) if isinstance(part.arrays, Weighted) else None
     return dataclasses.replace(term, batches=part, spare=spare)
-
-
-def why_not_finite(batches: Batches, state: Any) -> str | None:
-    """One line that names an array of the data or the state that is not finite; None where there is none."""
-    with batches.parts() as parts:
-        words = next(filter(None, (numerics.not_finite("data", part.unweighted) for part in parts)), None)
-    return words or numerics.not_finite("state", state)
 
 
 def batches_of_one_device(term: Term) -> Batches:
@@ -375,8 +367,9 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
     Raises:
         InputError: an unknown loop, or a compiled one for data that are read from Python.
     """
-    in_memory = all(term.batches.in_memory for term in op.terms)
-    if loop is None and not in_memory:
+    if loop in ("scan", None) and not all(term.batches.in_memory for term in op.terms):
+        if loop == "scan":
+            raise InputError("a stream is read from Python, got loop='scan'; leave loop out")
         return "python"
     if loop is None:
         if hardware.platform(op) != "cpu":
@@ -387,6 +380,4 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
             return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
     if loop not in ("scan", "python"):
         raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
-    if loop == "scan" and not in_memory:
-        raise InputError("a stream is read from Python, got loop='scan'; leave loop out")
     return loop
