@@ -426,11 +426,12 @@ def test_an_interrupted_product_leaves_no_thread(error, monkeypatch):
 
 
 def test_an_interrupt_does_not_wait_for_a_loader_that_hangs(monkeypatch):
-    hangs, goes_on = threading.Event(), threading.Event()
+    hangs, is_hanging, goes_on = threading.Event(), threading.Event(), threading.Event()
 
     def batches():
         for number, batch in enumerate(cut(ARRAYS)):
             if hangs.is_set() and number == 1:
+                is_hanging.set()
                 goes_on.wait(60)
             yield batch
 
@@ -438,6 +439,7 @@ def test_an_interrupt_does_not_wait_for_a_loader_that_hangs(monkeypatch):
     hangs.set()
 
     def interrupted(*args, **options):
+        assert is_hanging.wait(30)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(operator, "_add_batch", interrupted)
