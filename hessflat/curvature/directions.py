@@ -5,12 +5,13 @@ Equinox it is known, of others it is said, and not read off the number of axes.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths
@@ -73,7 +74,7 @@ def random_direction(
             f"normalise={normalise!r} leaves nothing of params, whose arrays of two axes or more are absent or zero; "
             "use normalise='unit'"
         )
-    return Direction(vector, float(norm), normalise)
+    return Direction(vector, norm, normalise)
 
 
 def _kept_axes(
@@ -124,30 +125,32 @@ def _known_output_axis(params: Any, path: Any) -> int:
     return -1
 
 
-@partial(jax.jit, static_argnames=("normalise", "axes"))
 def _gaussian(
     key: Array, params: Any, normalise: Normalise, axes: tuple[tuple[int, ...] | None, ...]
-) -> tuple[Any, Array]:
+) -> tuple[Any, float]:
+    """The direction and its norm. NumPy draws and scales it: a program for all leaves takes seconds to compile."""
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    noise = [generator.standard_normal(leaf.shape) for leaf in leaves]
     if normalise != "unit":
-        noise = [_matched(d, w, kept) for d, w, kept in zip(noise, leaves, axes, strict=True)]
-    norm = jnp.linalg.norm(jnp.stack([_length(d) for d in noise]))
+        noise = [_matched(d, np.asarray(w, np.float64), kept) for d, w, kept in zip(noise, leaves, axes, strict=True)]
+    norm = float(np.linalg.norm([np.linalg.norm(d) for d in noise]))
     if normalise == "unit":
-        noise, norm = [d / norm.astype(d.dtype) for d in noise], jnp.ones_like(norm)
-    return jax.tree.unflatten(structure, noise), norm
+        noise, norm = [d / norm for d in noise], 1.0
+    vector = [_placed(d, leaf) for d, leaf in zip(noise, leaves, strict=True)]
+    return jax.tree.unflatten(structure, vector), norm
 
 
-def _matched(direction: Array, weights: Array, kept: tuple[int, ...] | None) -> Array:
+def _matched(direction: np.ndarray, weights: np.ndarray, kept: tuple[int, ...] | None) -> np.ndarray:
     if kept is None:
-        return jnp.zeros_like(weights)
+        return np.zeros_like(weights)
     axes = tuple(axis for axis in range(weights.ndim) if axis not in kept)
-    ratio = _length(weights, axes) / _length(direction, axes)
-    return jnp.broadcast_to(ratio, direction.shape).astype(direction.dtype) * direction
+    lengths = (np.sqrt(np.sum(x**2, axis=axes, keepdims=True)) for x in (weights, direction))
+    result: np.ndarray = np.divide(*lengths) * direction
+    return result
 
 
-def _length(x: Array, axes: tuple[int, ...] | None = None) -> Array:
-    # A sum of many squares needs more precision than half precision has.
-    squares = x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2
-    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=axes is not None))
+def _placed(direction: np.ndarray, like: Array) -> Array:
+    """`direction` in the type of `like`, and spread over devices as it is."""
+    array = direction.astype(like.dtype)
+    return jax.device_put(array, like.sharding) if isinstance(like.sharding, NamedSharding) else jnp.asarray(array)
