@@ -73,6 +73,11 @@ def ravel(tree: Tree) -> Array:
     return result
 
 
+def ravel_on_host(tree: Tree) -> np.ndarray:
+    """`ravel` by NumPy, in float64, with nothing to compile."""
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+
+
 # Within a compiled function these are part of it; by themselves each is one program for all leaves.
 @functools.partial(jax.jit, inline=True)
 def _joined(leaves: list[Array]) -> Array:
@@ -85,14 +90,22 @@ def unravel(like: Tree, vector: Array) -> Tree:
     return jax.tree.unflatten(structure, _parts(tuple((leaf.shape, leaf.dtype) for leaf in leaves), vector))
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _parts(leaves: tuple[tuple[tuple[int, ...], Any], ...], vector: Array) -> list[Array]:
+def unravel_on_host(like: Tree, vector: np.ndarray) -> Tree:
+    """`unravel` by NumPy, with nothing to compile: a tree of NumPy arrays."""
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, _split(tuple((leaf.shape, leaf.dtype) for leaf in leaves), vector))
+
+
+def _split(leaves: tuple[tuple[tuple[int, ...], Any], ...], vector: Any) -> list[Any]:
     parts, start = [], 0
     for shape, dtype in leaves:
         size = math.prod(shape)
         parts.append(vector[..., start : start + size].reshape(*vector.shape[:-1], *shape).astype(dtype))
         start += size
     return parts
+
+
+_parts = jax.jit(_split, static_argnums=0, inline=True)
 
 
 def on_device(array: Any, dtype: Any = None) -> Array:
@@ -120,12 +133,12 @@ def _is_writeable(array: Any) -> bool:
     return isinstance(array, bytearray) or (isinstance(array, memoryview) and not array.readonly)
 
 
-def gathered(array: Array) -> Array:
-    """`array`, typed random keys too, from wherever it lies onto one device."""
+def gathered(array: Array, positions: Any = slice(None)) -> Array:
+    """`array`, or what it holds at `positions`, from wherever it lies onto one device; typed random keys too."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        bits = on_device(np.asarray(jax.random.key_data(array)))
+        bits = on_device(np.asarray(jax.random.key_data(array))[positions])
         return typing.cast(Array, jax.random.wrap_key_data(bits, impl=jax.random.key_impl(array)))
-    return on_device(np.asarray(array))
+    return on_device(np.asarray(array)[positions])
 
 
 def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:

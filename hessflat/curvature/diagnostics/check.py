@@ -1,6 +1,7 @@
 """Tests that an operator is deterministic, symmetric, the derivative of its functions, and a mean over examples."""
 
 import dataclasses
+import itertools
 import time
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ from jax import Array
 
 from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
-from hessflat.curvature.operators.matrices import matvec_product
+from hessflat.curvature.operators.matrices import loss_over, matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
-from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
+from hessflat.curvature.operators.terms import Term, shapes_of_product, traced_product
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
@@ -21,6 +22,16 @@ from hessflat.utils.errors import InputError
 # The number of examples of the test by differences.
 _EXAMPLES = 256
 
+# A tolerance near 1 would let anything pass.
+_LARGEST_TOLERANCE = 0.1
+
+# Of losses, relative to the largest: sums in single precision are closer, whatever their order.
+_VALUE_TOLERANCE = 1e-4
+
+_NO_MEAN = (
+    "the {} of all data at once is not the mean of those of two pieces, weighted by size; in batches it would need "
+    "Batches(weights=...) for Σ m ℓ / Σ m, or statistics_batch=... for batch norm in train mode"
+)
 
 # Primitives that random numbers are made by.
 _RANDOM = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
@@ -32,7 +43,7 @@ class Check(NamedTuple):
     repeat: float  # ‖A v − A v‖ of the same product done twice
     asymmetry: float  # |v·A w − w·A v| for unit v, w
     finite_difference: float | None  # products against central differences, in float64
-    batch_weights: float | None  # a product against the mean, weighted by size, of products over two parts of the data
+    batch_weights: float | None  # twice a product against the sum of those over two draws of the data
     tolerance: float  # 1e-4 at least for differences
     num_products: int  # over all the data or some
     seconds: float
@@ -49,16 +60,19 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
       differences of the outputs and of the criterion's gradient. The test runs in float64 on at most 256 examples, with
       several step widths of which the best counts: in float32, and across the kinks of ReLU, differences are too
       inaccurate. It is skipped where a function does not run in float64, or uses a lower precision internally.
-    - The product over all examples is the mean, weighted by size, of the products over two unequal parts of them, drawn
-      at random. This fails for a loss that is a sum over the batch. It also fails where any examples are coupled, as by
-      batch norm in train mode, without `Batches(statistics_batch=...)`.
+    - Examples count alike and by themselves. Two draws of N examples, in random order, hold each example twice between
+      them: a random half twice, and the other half twice. Their products add up to twice that over all examples. This
+      fails where any examples are coupled, as by batch norm in train mode without `Batches(statistics_batch=...)`, or
+      are told apart by their place. That the loss is a mean and not a sum is seen from its value over two halves.
 
-    Of a stream, the last two look at its first batch.
+    Two programs with products are compiled, one over all data and one in float64. At most 17 products are evaluated
+    for one matrix, most often 9, and at most 15 + 3 n for a sum of n.
 
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
         key: a JAX random key.
-        tolerance: the relative tolerance; by default 1,000 times the machine epsilon of the operator's type.
+        tolerance: the relative tolerance; by default 1,000 times the machine epsilon of the operator's type, or 50
+            times that of the user's matrix products where they are less precise, and never above 0.1.
         derivatives: whether products are compared with differences. False is for derivatives that are meant to be
             other than those of the function: `stop_gradient`, straight-through estimators.
 
@@ -71,131 +85,146 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     op = op.as_it_is_now()
     if tolerance is not None and not 0 < tolerance < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
-    tolerance = 1e3 * float(jnp.finfo(op.dtype).eps) if tolerance is None else tolerance
-    v, w = (numerics.draw_probe(k, op.size, op.dtype, "gaussian") for k in jax.random.split(key))
-    repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
-    errors_by_check: dict[str, list[float]] = {"difference": [], "weights": []}
-    notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
+    tolerance = _default_tolerance(op) if tolerance is None else tolerance
+    v, w = (np.asarray(numerics.draw_probe(key, op.size, op.dtype, "gaussian", number)) for number in (0, 1))
+    av, repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
     num_products = 3
-    if not op.in_memory:
-        notes["of a stream, the first batch was differentiated and taken apart"] = None
-    for term in map(_in_memory, op.terms):
-        if not isinstance(term, Term) or term.product is matvec_product:
+    notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
+    terms: list[tuple[int, Term]] = []
+    for number, term in enumerate(op.terms):
+        if isinstance(term, Term) and term.product is not matvec_product:
+            terms.append((number, term))
+        else:
             what = "a known map" if isinstance(term, Term) else "an operator whose linearisation is made"
             notes[f"{what} is neither differentiated nor taken apart"] = None
+    differences: list[float | str] = []
+    if derivatives and terms:
+        differences, count = _differences([term for _, term in terms], v, tolerance)
+        num_products += count
+    weights: list[float | str] = []
+    for number, term in terms:
+        if term.batches.num_examples < 2 * (term.batches.statistics_batch or 1):
+            weights.append("one example, or one batch that shares statistics, cannot be taken apart")
             continue
-        for name, result in (
-            ("difference", _difference(term, v, tolerance) if derivatives else None),
-            ("weights", _weights(term, v, key, tolerance)),
-        ):
-            if result is None:
-                continue
-            if isinstance(result, str):
-                notes[result] = None
-            else:
-                errors_by_check[name].append(result)
-                num_products += 1 if name == "difference" else 3
-    errors = [max(values) if values else None for values in errors_by_check.values()]
+        alone = tuple(float(i == number) for i in range(len(op.terms)))
+        only = dataclasses.replace(op, coefficients=alone, shift=0.0)
+        is_all = op.coefficients == alone and not op.shift
+        weights.append(_weights(only, number, v, av if is_all else _product(only, v), key, tolerance))
+        num_products += 2 if is_all else 3
+    # The notes on one term come together.
+    for pair in itertools.zip_longest(differences, weights):
+        notes |= {note: None for note in pair if isinstance(note, str)}
     cost = estimates.cost_since(began, num_products)
-    return Check(repeat, asymmetry, errors[0], errors[1], tolerance, *cost, tuple(notes))
+    return Check(repeat, asymmetry, _largest(differences), _largest(weights), tolerance, *cost, tuple(notes))
 
 
-def _in_memory(term: Term) -> Term:
-    """The term; that over a stream over its first batch, in two pieces where there are more."""
-    if term.batches.in_memory:
-        return term
-    with term.batches.parts() as parts:
-        part = next(parts)
-    if len(term.batches.cuts) > 1:
-        unit = term.batches.statistics_batch or 1
-        half = part.num_examples // 2
-        part = dataclasses.replace(part, batch_size=max(half - half % unit, unit))
-    return over(term, part)
+def _largest(found: list[float | str]) -> float | None:
+    return max((error for error in found if not isinstance(error, str)), default=None)
 
 
-def _require_symmetric(op: Operator, v: Array, w: Array, tolerance: float) -> tuple[float, float]:
-    av, again, aw = op(v), op(v), op(w)
-    require_finite(av, aw)
-    scale = jnp.linalg.norm(av) + jnp.linalg.norm(aw)
-    scale = jnp.where(scale > 0, scale, 1)
-    repeat = float(jnp.linalg.norm(av - again) / scale)
+def _default_tolerance(op: Operator) -> float:
+    own, products = float(jnp.finfo(op.dtype).eps), numerics.epsilon(op.dtype, numerics.precision_name())
+    return min(max(1e3 * own, 50 * products if products > own else 0.0), _LARGEST_TOLERANCE)
+
+
+def _product(op: Operator, vector: np.ndarray) -> np.ndarray:
+    """The product with a vector [P], by the program of the operator for trees, which compiles faster."""
+    return numerics.ravel_on_host(op(numerics.unravel_on_host(op.vector_like, vector)))
+
+
+def _require_symmetric(op: Operator, v: np.ndarray, w: np.ndarray, tolerance: float) -> tuple[np.ndarray, float, float]:
+    """A v, and the errors of repetition and symmetry."""
+    av, again, aw = (_product(op, x) for x in (v, v, w))
+    require_finite(av, again, aw)
+    scale = float(np.linalg.norm(av) + np.linalg.norm(aw)) or 1.0
+    repeat = float(np.linalg.norm(av - again)) / scale
     if repeat > tolerance:
         raise InputError(
             f"the operator must be deterministic: the same product came out {repeat:.1e} (relative) apart; "
             "fix dropout, augmentation and order of the data"
         )
-    asymmetry = float(jnp.abs(jnp.vdot(v, aw) - jnp.vdot(w, av)) / scale)
+    asymmetry = abs(float(v @ aw - w @ av)) / scale
     if asymmetry > tolerance:
         raise InputError(
             f"the operator must be symmetric: v·Aw and w·Av are {asymmetry:.1e} (relative) apart, "
             f"tolerance {tolerance:.1e}; look for custom derivatives or a map that is not symmetric"
         )
-    return repeat, asymmetry
+    return av, repeat, asymmetry
 
 
-def _difference(term: Term, v: Array, tolerance: float) -> float | str:
-    """The relative error of products against differences, or why it is not known."""
-    unit = term.batches.statistics_batch or 1
-    number = min(term.batches.num_examples, max(_EXAMPLES - _EXAMPLES % unit, unit))
-    term = _over(term, 0, number)
+def _differences(terms: list[Term], v: np.ndarray, tolerance: float) -> tuple[list[float | str], int]:
+    """The relative error of the products of each term against differences, or why not; and the number of products."""
+    generator = np.random.default_rng(0)
+    some = [_some_examples(term, generator) for term in terms]
     with jax.enable_x64(True), numerics.matmul_precision():
-        result = finite_differences.relative_error(term, v)
-    if isinstance(result, str):
-        return result
-    error, where = result
-    if error > max(tolerance, finite_differences.TOLERANCE):
-        raise InputError(
-            f"derivatives must be those of the function: {where} and central differences are {error:.1e} (relative) "
-            "apart in float64; look for custom_jvp, custom_vjp and stop_gradient, or take derivatives=False if they "
-            "are meant"
-        )
-    return error
+        found = finite_differences.relative_errors(some, v.astype(np.float64))
+    for result in found.each:
+        if not isinstance(result, str) and result[0] > max(tolerance, finite_differences.TOLERANCE):
+            raise InputError(
+                f"derivatives must be those of the function: {result[1]} and central differences are {result[0]:.1e} "
+                "(relative) apart in float64; look for custom_jvp, custom_vjp and stop_gradient, or take "
+                "derivatives=False if they are meant"
+            )
+    return [result if isinstance(result, str) else result[0] for result in found.each], found.num_products
 
 
-def _weights(term: Term, v: Array, key: Array, tolerance: float) -> float | str:
-    """The relative error of the weighted mean of products over two pieces of the data, or why it is not known."""
-    number, unit = term.batches.num_examples, term.batches.statistics_batch or 1
-    if number < 2 * unit:
-        return "one example, or one batch that shares statistics, cannot be taken apart"
-    drawn = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(number // unit)
-    chosen = np.isin(np.arange(number) // unit, drawn[: max(1, len(drawn) // 3)])
-    whole, *parts = (
-        Operator((part,), (1.0,))(v)
-        for part in (term, *(_part(term, np.flatnonzero(flags)) for flags in (chosen, ~chosen)))
-    )
-    shares = chosen.mean(), 1 - chosen.mean()
-    scale = sum(share * jnp.linalg.norm(part) for share, part in zip(shares, parts, strict=True))
-    scale = jnp.where(scale > 0, scale, 1)
-    error = float(jnp.linalg.norm(whole - shares[0] * parts[0] - shares[1] * parts[1]) / scale)
-    if error <= tolerance:
-        return error
+def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: Array, tolerance: float) -> float | str:
+    """How far products over two draws of the data are from twice the product over all, or why it is not known.
+
+    Args:
+        op: all terms, of which all but the one with this `number` have a coefficient of 0: one program serves all.
+        number: of the term.
+        v: a unit vector [P].
+        whole: the product of `op` with it.
+        key: for the draws.
+        tolerance: relative to the sizes of the products.
+    """
+    term = op.terms[number]
+    num_examples, unit = term.batches.num_examples, term.batches.statistics_batch or 1
     function = "criterion" if len(term.functions) > 1 else "loss"
-    if _draws_random_numbers(term):
-        fault = (
-            f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean over "
-            "examples; take it without, or draw for each example from a key of its own"
-        )
-        if term.batches.cuts == [(0, term.batches.num_examples)]:
+    drawn = []
+    for positions in _two_draws(num_examples, unit, key):
+        terms = (_at(other, positions) if i == number else other for i, other in enumerate(op.terms))
+        drawn.append(_product(dataclasses.replace(op, terms=tuple(terms)), v))
+    scale = sum(float(np.linalg.norm(part)) for part in drawn) or 1.0
+    error = float(np.linalg.norm(2 * whole - sum(drawn))) / scale
+    is_one_batch = len(term.batches.cuts) == 1 and term.batches.devices is None
+    if not error <= tolerance:
+        if _draws_random_numbers(term):
+            fault = (
+                f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean "
+                "over examples; take it without, or draw for each example from a key of its own"
+            )
+        elif is_one_batch:
+            fault = _NO_MEAN.format(function)
+        else:
+            fault = (
+                f"examples must not depend on one another: the product over {num_examples} examples and the mean over "
+                f"two draws of them are {error:.1e} (relative) apart; put batch norm in eval mode or name the batch "
+                "that shares statistics, Batches(statistics_batch=...), and divide by nothing that is taken from the "
+                "batch but its size"
+            )
+        if is_one_batch:
             return fault
         raise InputError(fault)
-    is_sum = float(jnp.linalg.norm(whole - parts[0] - parts[1]) / scale) <= tolerance
-    if term.batches.cuts == [(0, term.batches.num_examples)] and term.batches.devices is None:
-        if is_sum:
-            return f"the {function} of all data is the sum over its examples; for their mean, divide it by their number"
-        return (
-            f"the {function} of all data at once is not the mean of those of two pieces, weighted by size; in batches "
-            "it would need Batches(weights=...) for Σ m ℓ / Σ m, or statistics_batch=... for batch norm in train mode"
-        )
-    if is_sum:
-        raise InputError(
-            f"the {function} of a batch must be the mean over its examples, but products over two pieces of the data "
-            f"add up as those of a sum do; divide by the number of examples, {error:.1e} (relative) is what it matters"
-        )
-    raise InputError(
-        f"examples must not depend on one another: the product over {number} examples and the mean over two pieces of "
-        f"them are {error:.1e} (relative) apart; put batch norm in eval mode or name the batch that shares statistics, "
-        "Batches(statistics_batch=...), and divide by nothing that is taken from the batch but its size"
-    )
+    # Of data in batches the values were compared when the operator was made.
+    return (_why_no_mean(term, function) if is_one_batch else None) or error
+
+
+def _why_no_mean(term: Term, function: str) -> str | None:
+    """Why the loss of all data is not the mean of those of its halves; None where it is."""
+    number, unit = term.batches.num_examples, term.batches.statistics_batch or 1
+    half = number // unit // 2 * unit
+    with numerics.matmul_precision():
+        # Halves of equal size are evaluated by one program.
+        values = [loss_over(term, start, size) for start, size in ((0, number), (0, half), (half, number - half))]
+    whole, first, rest = map(float, jax.device_get(values))
+    tolerance = _VALUE_TOLERANCE * max(abs(whole), abs(first), abs(rest))
+    if abs(whole - (half * first + (number - half) * rest) / number) <= tolerance:
+        return None
+    if abs(whole - first - rest) <= tolerance:
+        return f"the {function} of all data is the sum over its examples; for their mean, divide it by their number"
+    return _NO_MEAN.format(function)
 
 
 def _draws_random_numbers(term: Term) -> bool:
@@ -203,14 +232,39 @@ def _draws_random_numbers(term: Term) -> bool:
     return any(equation.primitive.name in _RANDOM for equation in equations_of(closed.jaxpr.eqns))
 
 
-def _part(term: Term, positions: np.ndarray) -> Term:
-    """The term over the examples at these positions, in batches of the same size and on one device."""
-    arrays = jax.tree.map(lambda x: numerics.gathered(x[positions]), term.batches.arrays)
-    return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, devices=None))
+def _two_draws(number: int, unit: int, key: Array) -> list[np.ndarray]:
+    """Positions [number] of two draws of the examples that hold each of them twice between them, in random order.
+
+    Whole blocks of `unit` examples are drawn; those left over stay where they are.
+    """
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    blocks = generator.permutation(number // unit)
+    half = len(blocks) // 2
+    left = np.arange(number // unit * unit, number)
+    draws = []
+    for chosen in (blocks[:half], blocks[half : 2 * half]):
+        order = generator.permutation(np.concatenate([chosen, chosen, blocks[2 * half :]]))
+        draws.append(np.concatenate([(order[:, None] * unit + np.arange(unit)[None]).ravel(), left]))
+    return draws
 
 
-def _over(term: Term, start: int, size: int) -> Term:
-    """The term over some of its examples, at once and on one device."""
-    batches = term.batches
-    arrays = jax.tree.map(lambda x: numerics.gathered(x[start : start + size]), batches.arrays)
-    return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, batch_size=None, devices=None))
+def _at(term: Term, positions: np.ndarray) -> Term:
+    """The term over the examples at these positions, as many as there are, spread over devices as they are."""
+
+    def take(x: Array) -> Array:
+        taken = numerics.gathered(x, positions)
+        return jax.device_put(taken, x.sharding) if term.batches.devices else taken
+
+    return dataclasses.replace(
+        term, batches=dataclasses.replace(term.batches, arrays=jax.tree.map(take, term.batches.arrays))
+    )
+
+
+def _some_examples(term: Term, generator: np.random.Generator) -> Term:
+    """The term over some of its examples, drawn at random, at once and on one device."""
+    number, unit = term.batches.num_examples, term.batches.statistics_batch or 1
+    blocks = np.sort(generator.permutation(number // unit)[: max(_EXAMPLES // unit, 1)])
+    positions = (blocks[:, None] * unit + np.arange(unit)[None]).ravel() if number > unit else np.arange(number)
+    arrays = jax.tree.map(lambda x: numerics.gathered(x, positions), term.batches.arrays)
+    batches = dataclasses.replace(term.batches, arrays=arrays, batch_size=None, devices=None)
+    return dataclasses.replace(term, batches=batches)

@@ -1,28 +1,35 @@
-"""Products of a curvature matrix against central differences of the functions that it is made of.
+"""Products of curvature matrices against central differences of the functions that they are made of.
 
-Call `relative_error` in 64-bit mode. Several step widths are tried and the best agreement counts: wide steps cross the
+Call `relative_errors` in 64-bit mode. Several step widths are tried and the best agreement counts: wide steps cross the
 kinks of ReLU, narrow ones drown in rounding, and a derivative that is wrong is wrong at all of them. They are taken
 near the parameters and not at them: exactly there may be a kink, of ReLU for rows of zeros and biases that are zero, of
 an L1 norm at weights that are zero, where a derivative is a convention and no limit of differences.
+
+One program evaluates all terms, so that there is one to compile. Vectors are added and compared by NumPy.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, trees
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
 from hessflat.curvature.operators.terms import Term, bound_functions, term_product
 from hessflat.utils import compat
 from hessflat.utils.convolution import canonical, equations_of
 
-# Step widths relative to the size of the varied quantity.
-_STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+# Step widths relative to the size of the varied quantity, those first that agree best for most functions.
+_STEPS = (1e-5, 1e-6, 1e-4, 1e-7, 1e-8)
+
+# Errors below it end the search for a better step width.
+_CLOSE = 1e-7
 
 # Distance from the parameters, relative to their norm: ten times the widest step.
 _NEARBY = 1e-3
@@ -34,112 +41,170 @@ TOLERANCE = 1e-4
 _NEGLIGIBLE = 1e-6
 
 
-def relative_error(term: Term, vector: Array) -> tuple[float, str] | str:
-    """The largest relative error and what it is of, or why there is none to be had.
+class Errors(NamedTuple):
+    """What differences say of each term."""
+
+    each: list[tuple[float, str] | str]  # the largest relative error and what it is of, or why there is none to be had
+    num_products: int  # evaluations of the functions with a product
+
+
+def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
+    """The relative errors of products and gradients.
 
     Args:
-        term: a Hessian, Gauss-Newton or residual term; its arrays are cast to float64 here.
+        terms: Hessian, Gauss-Newton or residual terms over the same parameters; their arrays are cast to float64 here.
         vector: [P] unit direction.
     """
-    term = _nearby(dataclasses.replace(trees.cast(term, np.float64), narrow=False))
-    tree = numerics.unravel(term.params, jnp.asarray(vector, np.float64))
+    terms = [_nearby(_in_float64(term)) for term in terms]
     try:
-        rounds = _rounds(term, tree)
-        product = _product(term, tree)
-        errors = _of_outputs(term, tree, product) if _is_gauss_newton(term) else _of_scalar(term, tree, product)
+        return _of_all(terms, vector)
     except Exception as error:  # any error of the user's function: not to run in float64 is no fault
-        return f"a function does not run in float64: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    worst = max(errors, key=lambda error: error[0])
-    if rounds and worst[0] > TOLERANCE:
+        if len(terms) == 1:
+            line = (str(error).strip() or "no message").splitlines()[0]
+            return Errors([f"a function does not run in float64: {type(error).__name__}: {line}"], 0)
+    apart = [relative_errors([term], vector) for term in terms]
+    return Errors([each for errors in apart for each in errors.each], sum(errors.num_products for errors in apart))
+
+
+def _of_all(terms: list[Term], vector: np.ndarray) -> Errors:
+    here = numerics.ravel_on_host(terms[0].params)
+    as_tree = partial(numerics.unravel_on_host, terms[0].params)
+    length, count = 1 + float(np.linalg.norm(here)), 0
+
+    def evaluate(points: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[_Evaluated]:
+        nonlocal count
+        count += 1
+        results = _evaluated(tuple(terms), *(tuple(map(as_tree, x)) for x in (points, vectors)))
+        flat = numerics.ravel_on_host
+        return [_Evaluated(float(value), flat(out), flat(product), out) for value, out, product in results]
+
+    first = evaluate([here] * len(terms), [vector] * len(terms))
+    is_scalar = [not _is_gauss_newton(term) for term in terms]
+    # The direction of a scalar holds a part of the gradient, along which differences of the function are large.
+    along = [_unit(vector + _unit(at.out)) if scalar else vector for at, scalar in zip(first, is_scalar, strict=True)]
+    again = evaluate([here] * len(terms), along) if any(is_scalar) else first
+    best = [dict[str, float]() for _ in terms]
+    for width in _STEPS:
+        step = width * length
+        up, down = (evaluate([here + sign * step * d for d in along], along) for sign in (1, -1))
+        for i, term in enumerate(terms):
+            change = _Change(up[i].value - down[i].value, up[i].out - down[i].out, 2 * step)
+            at = first[i]._replace(product=again[i].product)
+            if is_scalar[i]:
+                errors = _of_scalar(at, along[i], change, length)
+            else:
+                errors = _of_outputs(term, at, along[i], change, width)
+            best[i] = {what: min(error, best[i].get(what, math.inf)) for what, error in errors.items()}
+        if all(error <= _CLOSE for errors in best for error in errors.values()):
+            break
+    return Errors([_verdict(term, errors) for term, errors in zip(terms, best, strict=True)], count)
+
+
+class _Evaluated(NamedTuple):
+    """A term at one point."""
+
+    value: float  # of the scalar whose second derivative is the product; of the criterion for a Gauss-Newton term
+    out: np.ndarray  # the gradient of that scalar, [P]; for a Gauss-Newton term the outputs, flat
+    product: np.ndarray  # [P]
+    like: Any  # the tree that `out` is flat of
+
+
+class _Change(NamedTuple):
+    """What changes between two points that are `step` apart."""
+
+    value: float
+    out: np.ndarray
+    step: float
+
+
+def _of_scalar(at: _Evaluated, along: np.ndarray, change: _Change, length: float) -> dict[str, float]:
+    """The gradient against differences of its function, and the product against those of the gradient."""
+    slope, size = float(at.out @ along), float(np.linalg.norm(at.out))
+    return {
+        "the gradient": _apart(change.value / change.step, slope, _NEGLIGIBLE * abs(at.value) / length),
+        "the product": _apart(change.out / change.step, at.product, _NEGLIGIBLE * size / length),
+    }
+
+
+def _of_outputs(term: Term, at: _Evaluated, along: np.ndarray, change: _Change, width: float) -> dict[str, float]:
+    """V·G v against differences of the outputs, and of the criterion's gradient along those; and that gradient."""
+    reach = 1 + float(np.linalg.norm(at.out))
+
+    def criterion(outputs: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _criterion(term, numerics.unravel_on_host(at.like, outputs))
+        return float(value), numerics.ravel_on_host(gradient)
+
+    value, gradient = criterion(at.out)
+    size = float(np.linalg.norm(gradient))
+    velocity = change.out / change.step
+    speed = float(np.linalg.norm(velocity))
+    form = float(along @ at.product)
+    step = width * reach
+    (up, _), (down, _) = (criterion(at.out + sign * step * _unit(gradient)) for sign in (1, -1))
+    errors = {
+        "the criterion's gradient": _apart((up - down) / (2 * step), size, _NEGLIGIBLE * abs(value) / reach),
+        "the product": _apart(0.0, form, 0.0),
+    }
+    if speed:
+        (_, ahead), (_, behind) = (criterion(at.out + sign * step * velocity / speed) for sign in (1, -1))
+        bent = (ahead - behind) * (speed / (2 * step))
+        # Terms of both signs may cancel, as may all of them for a criterion that is linear.
+        floor = max(1e-3 * float(np.linalg.norm(bent)), _NEGLIGIBLE * speed * size / reach) * speed
+        errors["the product"] = _apart(float(velocity @ bent), form, floor)
+    return errors
+
+
+def _verdict(term: Term, errors: dict[str, float]) -> tuple[float, str] | str:
+    what, worst = max(errors.items(), key=lambda item: item[1])
+    if worst == math.inf:
+        return "a function is not finite near the parameters, where differences are taken"
+    if worst > TOLERANCE and _rounds(term):
         return "a function rounds to less than float64 on the way, so that differences prove nothing"
-    return worst
+    return worst, what
+
+
+def _in_float64(term: Term) -> Term:
+    def cast(leaf: Array) -> Array:
+        is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.device_put(np.asarray(leaf, np.float64)) if is_floating else numerics.gathered(leaf)
+
+    result: Term = dataclasses.replace(jax.tree.map(cast, term), narrow=False)
+    return result
 
 
 def _nearby(term: Term) -> Term:
-    random, leaves = np.random.default_rng(0), jax.tree.leaves(term.params)
-    noise = [random.standard_normal(leaf.shape) for leaf in leaves]
-    length = _NEARBY * (1 + _norm(term.params)) / np.sqrt(sum(leaf.size for leaf in leaves))
-    moved = [leaf + jnp.asarray(length * step, leaf.dtype) for leaf, step in zip(leaves, noise, strict=True)]
-    return dataclasses.replace(term, params=jax.tree.unflatten(jax.tree.structure(term.params), moved))
+    flat = numerics.ravel_on_host(term.params)
+    noise = np.random.default_rng(0).standard_normal(flat.size)
+    length = _NEARBY * (1 + float(np.linalg.norm(flat))) / math.sqrt(flat.size)
+    return dataclasses.replace(term, params=numerics.unravel_on_host(term.params, flat + length * noise))
 
 
 def _is_gauss_newton(term: Term) -> bool:
     return term.product is gauss_newton_product
 
 
-def _of_scalar(term: Term, v: Any, product: Any) -> list[tuple[float, str]]:
-    """A gradient against differences of its function along itself, and the product against those of the gradient."""
-    value, gradient = _scalar(term, term.params)
-    length = 1 + _norm(term.params)
-    size = _norm(gradient)
-    along = _scaled(gradient, 1 / size if size > 0 else 0.0)
-
-    def slope(step: float) -> float:
-        (up, _), (down, _) = (_scalar(term, _moved(term.params, along, sign * step)) for sign in (1, -1))
-        return float(up - down) / (2 * step)
-
-    def change(step: float) -> Any:
-        (_, up), (_, down) = (_scalar(term, _moved(term.params, v, sign * step)) for sign in (1, -1))
-        return _scaled(_moved(up, down, -1), 1 / (2 * step))
-
-    steps = [step * length for step in _STEPS]
-    first = min(_apart(slope(step), size, _NEGLIGIBLE * abs(float(value)) / length) for step in steps)
-    second = min(_apart(change(step), product, _NEGLIGIBLE * size / length) for step in steps)
-    return [(first, "the gradient"), (second, "the product")]
-
-
-def _of_outputs(term: Term, v: Any, product: Any) -> list[tuple[float, str]]:
-    """V·G v against differences of the outputs, and of the criterion's gradient along those; and that gradient."""
-    outputs = _outputs(term, term.params)
-    value, gradient = _criterion(term, outputs)
-    length, reach, size = 1 + _norm(term.params), 1 + _norm(outputs), _norm(gradient)
-    form = _dot(v, product)
-
-    def quadratic(step: float) -> float:
-        up, down = (_outputs(term, _moved(term.params, v, sign * step * length)) for sign in (1, -1))
-        change = _scaled(_moved(up, down, -1), 1 / (2 * step * length))
-        speed = _norm(change)
-        if speed == 0:
-            return _apart(0.0, form, 0.0)
-        unit = _scaled(change, 1 / speed)
-        (_, up), (_, down) = (_criterion(term, _moved(outputs, unit, sign * step * reach)) for sign in (1, -1))
-        bent = _scaled(_moved(up, down, -1), speed / (2 * step * reach))
-        # Terms of both signs may cancel, as may all of them for a criterion that is linear.
-        floor = max(1e-3 * _norm(bent), _NEGLIGIBLE * speed * size / reach) * speed
-        return _apart(_dot(change, bent), form, floor)
-
-    along = _scaled(gradient, 1 / size if size > 0 else 0.0)
-
-    def slope(step: float) -> float:
-        (up, _), (down, _) = (_criterion(term, _moved(outputs, along, sign * step)) for sign in (1, -1))
-        return float(up - down) / (2 * step)
-
-    first = min(_apart(slope(step * reach), size, _NEGLIGIBLE * abs(float(value)) / reach) for step in _STEPS)
-    return [(first, "the criterion's gradient"), (min(map(quadratic, _STEPS)), "the product")]
-
-
 @jax.jit
-def _product(term: Term, vector: Any) -> Any:
-    return canonical(term_product, term.engine)(term, vector)
+def _evaluated(terms: tuple[Term, ...], points: tuple[Any, ...], vectors: tuple[Any, ...]) -> list[Any]:
+    """The value, gradient or outputs, and product of each term: what `_Evaluated` holds."""
 
+    def one(term: Term, point: Any, vector: Any) -> Any:
+        there = dataclasses.replace(term, params=point)
+        product = term_product(there, vector)
+        functions, batch = bound_functions(term), term.batches.arrays
+        if term.product is gauss_newton_product:
+            return jnp.zeros(()), functions[0](point, batch), product
+        if term.product is hessian_product:
+            function = lambda p: functions[0](p, batch)  # noqa: E731
+        else:  # the outputs along ∇_f ℓ, which is held fixed
+            predict, criterion = functions
+            weights = jax.grad(criterion)(predict(term.params, batch), batch)
+            function = lambda p: _vdot(weights, predict(p, batch))  # noqa: E731
+        return *jax.value_and_grad(function)(point), product
 
-@jax.jit
-def _scalar(term: Term, params: Any) -> tuple[Array, Any]:
-    """What the product is the second derivative of, and its gradient: the loss, or the outputs along ∇_f ℓ."""
-    functions, batch = bound_functions(term), term.batches.arrays
-    if term.product is hessian_product:
-        function = lambda p: functions[0](p, batch)  # noqa: E731
-    else:
-        predict, criterion = functions
-        weights = jax.grad(criterion)(predict(term.params, batch), batch)
-        function = lambda p: _vdot(weights, predict(p, batch))  # noqa: E731
-    result: tuple[Array, Any] = canonical(jax.value_and_grad(function), term.engine)(params)
-    return result
-
-
-@jax.jit
-def _outputs(term: Term, params: Any) -> Any:
-    return bound_functions(term)[0](params, term.batches.arrays)
+    return [
+        canonical(one, term.engine)(term, point, vector)
+        for term, point, vector in zip(terms, points, vectors, strict=True)
+    ]
 
 
 @jax.jit
@@ -147,42 +212,30 @@ def _criterion(term: Term, outputs: Any) -> tuple[Array, Any]:
     return jax.value_and_grad(bound_functions(term)[1])(outputs, term.batches.arrays)
 
 
-@jax.jit
-def _moved(x: Any, direction: Any, step: Any) -> Any:
-    return jax.tree.map(lambda a, b: a + step * b, x, direction)
-
-
-@partial(jax.jit, inline=True)
-def _scaled(x: Any, factor: float) -> Any:
-    return jax.tree.map(lambda a: factor * a, x)
-
-
-@partial(jax.jit, inline=True)
 def _vdot(a: Any, b: Any) -> Array:
     return sum(map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)), jnp.zeros(()))
 
 
-def _dot(a: Any, b: Any) -> float:
-    return float(_vdot(a, b))
-
-
-def _norm(x: Any) -> float:
-    return float(jnp.sqrt(_vdot(x, x)))
+def _unit(x: np.ndarray) -> np.ndarray:
+    size = np.linalg.norm(x)
+    result: np.ndarray = x / size if size > 0 else x
+    return result
 
 
 def _apart(a: Any, b: Any, negligible: float) -> float:
-    """‖a − b‖ relative to the larger of the two, or to what is negligible where both are less."""
-    scale = max(_norm(a), _norm(b), negligible)
-    return _norm(_moved(a, b, -1.0)) / scale if scale > 0 else 0.0
+    """‖a − b‖ relative to the larger of the two, or to what is negligible where both are less; inf for no number."""
+    scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), negligible)
+    error = float(np.linalg.norm(np.subtract(a, b))) / scale if scale else 0.0
+    return error if math.isfinite(error) else math.inf
 
 
-def _rounds(term: Term, vector: Any) -> bool:
+def _rounds(term: Term) -> bool:
     """Whether anything that depends on the parameters or the vector is narrower than float64."""
 
     def product(params: Any, vector: Any) -> Any:
         return term_product(dataclasses.replace(term, params=params), vector)
 
-    jaxpr = jax.make_jaxpr(canonical(product, term.engine))(term.params, vector).jaxpr
+    jaxpr = jax.make_jaxpr(canonical(product, term.engine))(term.params, term.params).jaxpr
     depends = set(jaxpr.invars)
     for equation in jaxpr.eqns:
         if not depends.isdisjoint(v for v in equation.invars if not isinstance(v, compat.Literal)):

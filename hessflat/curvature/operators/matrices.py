@@ -351,6 +351,12 @@ def _require_mean(term: Term) -> None:
     )
 
 
+def loss_over(term: Term, start: int, size: int) -> Array:
+    """The loss of `size` examples from `start` on, by the program that looked at it when the operator was made."""
+    result: Array = _loss_and_that_of_halves(term, jnp.asarray(start), size, 0)[0]
+    return result
+
+
 @partial(jax.jit, static_argnames=("size", "half"))
 def _loss_and_that_of_halves(term: Term, start: Array, size: int, half: int) -> tuple[Array, Array, Array]:
     """The loss of a batch; of those of its first `half` examples and the others the mean by size, and the sum."""
