@@ -22,7 +22,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
 from hessflat.curvature.operators.terms import Term, bound_functions, term_product
-from hessflat.utils import compat
+from hessflat.utils import compat, hardware
 from hessflat.utils.convolution import canonical, equations_of
 
 # Step widths relative to the size of the varied quantity, those first that agree best for most functions.
@@ -68,13 +68,14 @@ def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
 
 def _of_all(terms: list[Term], vector: np.ndarray) -> Errors:
     here = numerics.ravel_on_host(terms[0].params)
+    compiled = _evaluate_compiled_on_cpu if hardware.platform(terms) == "cpu" else _evaluate_compiled
     as_tree = partial(numerics.unravel_on_host, terms[0].params)
     length, count = 1 + float(np.linalg.norm(here)), 0
 
     def evaluate(points: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[_Evaluated]:
         nonlocal count
         count += 1
-        results = _evaluated(tuple(terms), *(tuple(map(as_tree, x)) for x in (points, vectors)))
+        results = compiled(tuple(terms), *(tuple(map(as_tree, x)) for x in (points, vectors)))
         flat = numerics.ravel_on_host
         return [_Evaluated(float(value), flat(out), flat(product), out) for value, out, product in results]
 
@@ -183,8 +184,7 @@ def _is_gauss_newton(term: Term) -> bool:
     return term.product is gauss_newton_product
 
 
-@jax.jit
-def _evaluated(terms: tuple[Term, ...], points: tuple[Any, ...], vectors: tuple[Any, ...]) -> list[Any]:
+def _evaluate(terms: tuple[Term, ...], points: tuple[Any, ...], vectors: tuple[Any, ...]) -> list[Any]:
     """The value, gradient or outputs, and product of each term: what `_Evaluated` holds."""
 
     def one(term: Term, point: Any, vector: Any) -> Any:
@@ -205,6 +205,11 @@ def _evaluated(terms: tuple[Term, ...], points: tuple[Any, ...], vectors: tuple[
         canonical(one, term.engine)(term, point, vector)
         for term, point, vector in zip(terms, points, vectors, strict=True)
     ]
+
+
+_evaluate_compiled = jax.jit(_evaluate)
+# On a CPU machine code that is not optimised takes half the time to compile, and little more over few examples.
+_evaluate_compiled_on_cpu = jax.jit(_evaluate, compiler_options={"xla_backend_optimization_level": "0"})
 
 
 @jax.jit

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis
@@ -14,9 +15,9 @@ from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.recurrence import Reorthogonalise
 from hessflat.curvature.numerics import require_count
 from hessflat.curvature.operators import operator
-from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled
-from hessflat.curvature.operators.terms import Batches, Term
+from hessflat.curvature.operators.linearize import linearized_shapes
+from hessflat.curvature.operators.operator import Operator, tree_matvec, tree_matvec_compiled
+from hessflat.curvature.operators.terms import Batches, Term, loop_for
 from hessflat.utils import hardware
 
 # The share of free memory that a plan may use.
@@ -74,13 +75,15 @@ def plan(
 ) -> Plan:
     """The memory and time that `lanczos` or `spectrum` would take with these arguments.
 
-    One product is compiled and timed. Two smaller batches are compiled as well, to predict the memory of a product at
-    other batch sizes. Large arrays are allocated only where they fit.
+    One product is compiled, and the product of its linearisation compiled and timed. To predict the memory of a product
+    at other batch sizes, that of one smaller batch is compiled as well, on a CPU without optimising machine code, which
+    takes no part in memory. Large arrays are allocated only where they fit.
 
     Raises:
         InputError: counts below 1.
     """
     operator.require_operator(op)
+    op = op.as_it_is_now()
     num_steps = min(require_count("num_steps", num_steps), op.size)
     num_probes = require_count("num_probes", num_probes)
     free = hardware.free_bytes()
@@ -93,10 +96,9 @@ def plan(
     fits = basis_bytes + product_bytes < _SHARE * free
     residuals, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
     if product_bytes < _SHARE * free:
-        ready = linearize(op)
+        ready = linearized_shapes(op)
         residuals = hardware.num_bytes(ready) - hardware.num_bytes(op) if ready is not op else 0
-        product = matvec_compiled if op.in_memory else partial(matvec, loop="python")
-        product_seconds = _time(lambda v: product(ready, v), jnp.ones(op.size, op.dtype))
+        product_seconds = _seconds_of_a_product(ready)
         if reorthogonalise != "none":
             orthogonalise_seconds = num_probes * num_steps * (num_steps + 1) / 2 * _seconds_for_a_row(op)
     products = num_steps * num_probes
@@ -135,29 +137,30 @@ def _advice(op: Operator, basis_bytes: int, product_bytes: int, largest: int, fr
     return "take " + " or ".join(filter(None, choices))
 
 
-def _temporary_bytes(op: Operator) -> int:
+def _temporary_bytes(op: Operator, optimised: bool = True) -> int:
     """What one product allocates beside its arguments, by XLA's analysis of the compiled program.
 
     That of a stream is the product of one batch, by its shapes.
     """
     terms = (dataclasses.replace(term, batches=term.batches.like) for term in op.terms)
-    op = dataclasses.replace(op, terms=tuple(terms))
+    like = dataclasses.replace(op, terms=tuple(terms))
+    quick = not optimised and hardware.platform(op) == "cpu"
+    options: dict[str, str | bool] | None = {"xla_backend_optimization_level": "0"} if quick else None
     with numerics.matmul_precision():
-        vector = jax.ShapeDtypeStruct((op.size,), op.dtype)
-        analysis = matvec_compiled.lower(op, vector).compile().memory_analysis()
-    return int(getattr(analysis, "temp_size_in_bytes", 0)) + op.size * op.dtype.itemsize
+        compiled = tree_matvec_compiled.lower(like, op.vector_like).compile(options)
+    return int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)) + op.size * op.dtype.itemsize
 
 
 def _largest_batch(op: Operator, product_bytes: int, room: float) -> int:
-    """Examples in one product that fit into `room` bytes, by a line through the memory of two small batches."""
-    number = max(term.batches.num_examples for term in op.terms)
+    """Examples in one product that fit into `room` bytes, by a line through the memory of this batch and another."""
+    number, size = (max(getattr(term.batches, name) for term in op.terms) for name in ("num_examples", "size"))
     step = max((getattr(term.batches, "statistics_batch", None) or 1) for term in op.terms)
-    small = min(max(step, number // 16 // step * step), number)
-    if not all(isinstance(term, Term) for term in op.terms) or 2 * small > number:
+    # A smaller batch; of a single example, or of one batch of statistics, a larger one.
+    other = size // 4 // step * step or 2 * step
+    if not all(isinstance(term, Term) for term in op.terms) or other > number or other == size:
         return number if product_bytes < room else 0
-    first, second = (_temporary_bytes(_with_batch(op, size)) for size in (small, 2 * small))
-    slope = max(second - first, 1) / small
-    fitting = int((room - (first - slope * small)) / slope)
+    slope = max((product_bytes - _temporary_bytes(_with_batch(op, other), optimised=False)) / (size - other), 1.0)
+    fitting = size + int((room - product_bytes) // slope)
     result: int = max(min(fitting // step * step, number), 0)
     return result
 
@@ -177,6 +180,18 @@ def _seconds_for_a_row(op: Operator) -> float:
     blocks = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.example_devices(op))
     orthogonalise = jax.jit(lambda blocks, v: basis.orthogonalise(blocks, _ROWS, v, operator.example_devices(op)))
     return _time(lambda v: orthogonalise(blocks, v), jnp.ones(op.size, op.dtype)) / _ROWS
+
+
+def _seconds_of_a_product(op: Operator) -> float:
+    """What a product takes; arrays of which only shapes are known are zeros: time does not depend on them."""
+    loop = loop_for(op)
+    with numerics.matmul_precision():
+        ready, vector = (jax.tree.map(_filled, tree) for tree in (op, op.vector_like))
+        return _time(tree_matvec_compiled if loop == "scan" else partial(tree_matvec, loop=loop), ready, vector)
+
+
+def _filled(leaf: Any) -> Any:
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype)) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
 def _time(function: Any, *args: Any) -> float:

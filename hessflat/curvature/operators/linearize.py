@@ -36,7 +36,7 @@ from hessflat.curvature.operators.terms import (
     traced_product,
 )
 from hessflat.utils import compat, hardware
-from hessflat.utils.convolution import Engine, engine_in_use, run_equations, values_of
+from hessflat.utils.convolution import Engine, engine_in_use, equations_of, run_equations, values_of
 from hessflat.utils.errors import InputError
 
 # `operator.Operator`, which imports this module.
@@ -48,6 +48,10 @@ _RECOMPUTED = {
     *("broadcast_in_dim", "iota", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type"),
     *("copy", "rev", "pad", "slice", "concatenate", "platform_index"),
 }
+
+
+# Primitives that take as long as their numbers say.
+_BY_NUMBERS = {"while", "cond", "ragged_dot", "ragged_dot_general"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,6 +139,19 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     return dataclasses.replace(op, terms=tuple(terms))
 
 
+def linearized_shapes(op: Operator) -> Operator:
+    """What `linearize(op)` gives, with shapes in the place of what it would compute, where time depends on no more.
+
+    Operators whose time depends on numbers, and those that hold random keys, are linearised.
+    """
+    if loop_for(op) == "python":
+        return op
+    limit = hardware.free_bytes() // 4
+    with numerics.matmul_precision():
+        terms = tuple(_linearize_term(term, limit, shapes_only=True) for term in op.terms)
+    return dataclasses.replace(op, terms=terms)
+
+
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
     """`total` + `coefficient` · product, batch by batch."""
     batches = term.batches
@@ -183,7 +200,7 @@ def _with_engine(term: Term | LinearizedTerm, engine: Engine) -> Term | Lineariz
     return term
 
 
-def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | LinearizedTerm:
+def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool = False) -> Term | LinearizedTerm:
     """`term` with its known part computed; unchanged where residuals would take more than `limit` bytes."""
     if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
         return term
@@ -193,17 +210,33 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int) -> Term | Linearize
     run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
-    if hardware.num_bytes(jax.eval_shape(run, term)) > limit:
+    shapes = jax.eval_shape(run, term)
+    if hardware.num_bytes(shapes) > limit:
         return term
-    constants, residuals, per_batch, of_rest = run(term)
+    if shapes_only and not any(map(_depends_on_numbers, (stages, *remainders))):
+        constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
+    else:
+        constants, residuals, per_batch, of_rest = run(term)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
+
+
+def _depends_on_numbers(stages: Stages) -> bool:
+    """Whether the time of what is evaluated with each vector depends on numbers, or these are random keys."""
+    has_keys = any(
+        jnp.issubdtype(v.aval.dtype, jax.dtypes.prng_key) for v in (*stages.residuals, *stages.residuals_per_batch)
+    )
+    return has_keys or any(e.primitive.name in _BY_NUMBERS for e in equations_of(stages.unknown))
+
+
+def _constants(term: Term) -> list[Array]:
+    return jax.tree.leaves((term.params, term.rest, term.state, term.spare))
 
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))
 def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders."""
     batches = term.batches
-    constants = jax.tree.leaves((term.params, term.rest, term.state, term.spare))
+    constants = _constants(term)
 
     def known(stages: Stages) -> dict[Any, Any]:
         values = dict(stages.captured) | dict(zip(stages.params, constants, strict=True))

@@ -94,7 +94,7 @@ class Operator:
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
             tree = numerics.unravel(op.vector_like, numerics.on_device(vector)) if flat else self._as_vector(vector)
-            result = _tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
+            result = tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
             return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
@@ -341,7 +341,7 @@ def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, siz
     return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
 
 
-_tree_matvec_compiled = jax.jit(tree_matvec)
+tree_matvec_compiled = jax.jit(tree_matvec)
 matvec_compiled = jax.jit(matvec, static_argnames="loop")
 
 # Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.
