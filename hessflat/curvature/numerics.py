@@ -100,7 +100,7 @@ def _split(leaves: tuple[tuple[tuple[int, ...], Any], ...], vector: Any) -> list
     parts, start = [], 0
     for shape, dtype in leaves:
         size = math.prod(shape)
-        parts.append(vector[..., start : start + size].reshape(*vector.shape[:-1], *shape).astype(dtype))
+        parts.append(vector[..., start : start + size].reshape((*vector.shape[:-1], *shape)).astype(dtype))
         start += size
     return parts
 

@@ -67,10 +67,10 @@ def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
 
 
 def _of_all(terms: list[Term], vector: np.ndarray) -> Errors:
-    here = numerics.ravel_on_host(terms[0].params)
+    here = [numerics.ravel_on_host(term.params) for term in terms]
     compiled = _evaluate_compiled_on_cpu if hardware.platform(terms) == "cpu" else _evaluate_compiled
     as_tree = partial(numerics.unravel_on_host, terms[0].params)
-    length, count = 1 + float(np.linalg.norm(here)), 0
+    lengths, count = [1 + float(np.linalg.norm(x)) for x in here], 0
 
     def evaluate(points: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[_Evaluated]:
         nonlocal count
@@ -79,20 +79,23 @@ def _of_all(terms: list[Term], vector: np.ndarray) -> Errors:
         flat = numerics.ravel_on_host
         return [_Evaluated(float(value), flat(out), flat(product), out) for value, out, product in results]
 
-    first = evaluate([here] * len(terms), [vector] * len(terms))
+    first = evaluate(here, [vector] * len(terms))
     is_scalar = [not _is_gauss_newton(term) for term in terms]
     # The direction of a scalar holds a part of the gradient, along which differences of the function are large.
     along = [_unit(vector + _unit(at.out)) if scalar else vector for at, scalar in zip(first, is_scalar, strict=True)]
-    again = evaluate([here] * len(terms), along) if any(is_scalar) else first
+    again = evaluate(here, along) if any(is_scalar) else first
     best = [dict[str, float]() for _ in terms]
     for width in _STEPS:
-        step = width * length
-        up, down = (evaluate([here + sign * step * d for d in along], along) for sign in (1, -1))
+        steps = [width * length for length in lengths]
+        up, down = (
+            evaluate([x + sign * step * d for x, step, d in zip(here, steps, along, strict=True)], along)
+            for sign in (1, -1)
+        )
         for i, term in enumerate(terms):
-            change = _Change(up[i].value - down[i].value, up[i].out - down[i].out, 2 * step)
+            change = _Change(up[i].value - down[i].value, up[i].out - down[i].out, 2 * steps[i])
             at = first[i]._replace(product=again[i].product)
             if is_scalar[i]:
-                errors = _of_scalar(at, along[i], change, length)
+                errors = _of_scalar(at, along[i], change, lengths[i])
             else:
                 errors = _of_outputs(term, at, along[i], change, width)
             best[i] = {what: min(error, best[i].get(what, math.inf)) for what, error in errors.items()}
