@@ -133,7 +133,7 @@ def _is_writeable(array: Any) -> bool:
     return isinstance(array, bytearray) or (isinstance(array, memoryview) and not array.readonly)
 
 
-def gathered(array: Array, positions: Any = slice(None)) -> Array:
+def gathered(array: Array, positions: Any = ...) -> Array:
     """`array`, or what it holds at `positions`, from wherever it lies onto one device; typed random keys too."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         bits = on_device(np.asarray(jax.random.key_data(array))[positions])
