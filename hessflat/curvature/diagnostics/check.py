@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import loss_over, matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
-from hessflat.curvature.operators.terms import Term, shapes_of_product, traced_product
+from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
@@ -66,6 +66,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
       fails where any examples are coupled, as by batch norm in train mode without `Batches(statistics_batch=...)`, or
       are told apart by their place. That the loss is a mean and not a sum is seen from its value over two halves.
 
+    Of a stream, the last two look at its first batch.
+
     Two programs with products are compiled, one over all data and one in float64. At most 17 products are evaluated
     for one matrix, most often 9, and at most 15 + 3 n for a sum of n.
 
@@ -91,8 +93,11 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     av, repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
     num_products = 3
     notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
+    if not op.in_memory:
+        notes["of a stream, the first batch was differentiated and taken apart"] = None
+    some = dataclasses.replace(op, terms=tuple(map(_in_memory, op.terms)))
     terms: list[tuple[int, Term]] = []
-    for number, term in enumerate(op.terms):
+    for number, term in enumerate(some.terms):
         if isinstance(term, Term) and term.product is not matvec_product:
             terms.append((number, term))
         else:
@@ -107,8 +112,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
         if term.batches.num_examples < 2 * (term.batches.statistics_batch or 1):
             weights.append("one example, or one batch that shares statistics, cannot be taken apart")
             continue
-        only = _alone(op, number)
-        is_all = (op.coefficients, op.shift) == (only.coefficients, only.shift)
+        only = _alone(some, number)
+        is_all = op.in_memory and (op.coefficients, op.shift) == (only.coefficients, only.shift)
         weights.append(_weights(only, number, v, av if is_all else _product(only, v), key, tolerance))
         num_products += 2 if is_all else 3
     # The notes on one term come together.
@@ -116,6 +121,19 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
         notes |= {note: None for note in pair if isinstance(note, str)}
     cost = estimates.cost_since(began, num_products)
     return Check(repeat, asymmetry, _largest(differences), _largest(weights), tolerance, *cost, tuple(notes))
+
+
+def _in_memory(term: Any) -> Any:
+    """The term; that over a stream over its first batch, in two pieces where there are more."""
+    if term.batches.in_memory:
+        return term
+    with term.batches.parts() as parts:
+        part = next(parts)
+    if len(term.batches.cuts) > 1:
+        unit = term.batches.statistics_batch or 1
+        half = part.num_examples // 2
+        part = dataclasses.replace(part, batch_size=max(half - half % unit, unit))
+    return over(term, part)
 
 
 def _largest(found: list[float | str]) -> float | None:

@@ -129,14 +129,7 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
     if numerics.any_traced(op) or loop_for(op) == "python":
         return op
-    limit = hardware.free_bytes() // 4 if limit is None else limit
-    with numerics.matmul_precision():
-        terms = []
-        for term in op.terms:
-            linearized = _linearize_term(term, limit)
-            limit -= hardware.num_bytes(linearized) - hardware.num_bytes(term)
-            terms.append(linearized)
-    return dataclasses.replace(op, terms=tuple(terms))
+    return _with_linearized_terms(op, hardware.free_bytes() // 4 if limit is None else limit)
 
 
 def linearized_shapes(op: Operator) -> Operator:
@@ -146,10 +139,7 @@ def linearized_shapes(op: Operator) -> Operator:
     """
     if loop_for(op) == "python":
         return op
-    limit = hardware.free_bytes() // 4
-    with numerics.matmul_precision():
-        terms = tuple(_linearize_term(term, limit, shapes_only=True) for term in op.terms)
-    return dataclasses.replace(op, terms=terms)
+    return _with_linearized_terms(op, hardware.free_bytes() // 4, shapes_only=True)
 
 
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
@@ -198,6 +188,16 @@ def _with_engine(term: Term | LinearizedTerm, engine: Engine) -> Term | Lineariz
     if engine == "plain":
         raise InputError("choose the plain engine before an operator is linearised, not after")
     return term
+
+
+def _with_linearized_terms(op: Operator, limit: int, shapes_only: bool = False) -> Operator:
+    with numerics.matmul_precision():
+        terms = []
+        for term in op.terms:
+            linearized = _linearize_term(term, limit, shapes_only)
+            limit -= hardware.num_bytes(linearized) - hardware.num_bytes(term)
+            terms.append(linearized)
+    return dataclasses.replace(op, terms=tuple(terms))
 
 
 def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool = False) -> Term | LinearizedTerm:
