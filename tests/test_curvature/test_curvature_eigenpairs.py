@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from curvature_cases import conv_loss, conv_problem, examples, loss, mlp_params, operator_of, symmetric
 from numpy.testing import assert_allclose
 
@@ -252,3 +253,70 @@ def test_softmax_regression_at_zero_has_copies_for_every_class():
 
 def linear_loss(w, batch):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(batch["x"] @ w), batch["y"][:, None], 1))
+
+
+def dense(name):
+    """Spectra whose wanted eigenvalues lie at the edge of a bulk, or in it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1200, 600)) / np.sqrt(1200)
+    square = rng.normal(size=(500, 500))
+    return {
+        "Marchenko-Pastur": lambda: np.linalg.eigvalsh(x.T @ x),
+        "with outliers": lambda: np.concatenate([np.linalg.eigvalsh(x.T @ x)[3:], [4, 5, 8]]),
+        "rank-deficient": lambda: np.linalg.eigvalsh(x @ x.T)[300:],
+        "semicircle": lambda: np.linalg.eigvalsh((square + square.T) / np.sqrt(1000)),
+        "equal gaps": lambda: np.linspace(0, 1, 1000),
+        "uniform": lambda: rng.uniform(0, 1, 1000),
+        "decaying": lambda: np.exp(-np.arange(1000) / 20),
+    }[name]()
+
+
+DENSE = ["Marchenko-Pastur", "with outliers", "rank-deficient", "semicircle", "equal gaps", "uniform", "decaying"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("k", [3, 10])
+def test_the_edge_of_a_dense_bulk_converges_within_the_products_of_the_default(name, k):
+    """With at most twice the products of ARPACK, which does not look for what it may have passed over."""
+    eigenvalues, products = dense(name), []
+    pairs = cv.eigenpairs(diagonal(eigenvalues), jax.random.key(0), k)
+    assert pairs.status == ("converged",) * k
+    assert_allclose(pairs.values, np.sort(eigenvalues)[::-1][:k], rtol=1e-3)
+
+    def product(vector):
+        products.append(1)
+        return eigenvalues * vector.ravel()
+
+    size = len(eigenvalues)
+    counted = scipy.sparse.linalg.LinearOperator((size, size), product, dtype=np.float64)
+    start = np.random.default_rng(1).normal(size=size)
+    scipy.sparse.linalg.eigsh(counted, k, which="LA", tol=1e-3, ncv=k + 20, v0=start)
+    assert pairs.num_products <= 2 * len(products)
+
+
+def test_what_has_not_converged_is_said_with_its_residual():
+    """Ten clusters, each as narrow as the tolerance: a hundred eigenvalues that need not be told apart."""
+    rng = np.random.default_rng(0)
+    eigenvalues = np.concatenate([center + 1e-3 * rng.normal(size=100) for center in np.linspace(0.1, 1, 10)])
+    pairs = cv.eigenpairs(diagonal(eigenvalues), jax.random.key(0), 10, max_steps=100)
+    assert not pairs.converged.all()
+    for converged, residual, status in zip(pairs.converged, pairs.residuals, pairs.status, strict=True):
+        assert (status == "converged") == converged
+        if not converged:
+            assert status.startswith(f"not converged: its residual is {residual:.1e}")
+            assert status.endswith("raise max_steps")
+    assert str(pairs).count("not converged") == 10 - pairs.converged.sum()
+    assert len(str(pairs).splitlines()) == 10
+
+
+def test_more_products_change_no_bit_of_what_converges():
+    op = diagonal([5, 5, 5, 4, 3, 2, 1, *BULK])
+    by_default, with_few, with_many = (
+        cv.eigenpairs(op, jax.random.key(0), 4, **steps) for steps in ({}, {"max_steps": 200}, {"max_steps": 5000})
+    )
+    for pairs in (with_few, with_many):
+        assert (pairs.values == by_default.values).all()
+        assert (pairs.residuals == by_default.residuals).all()
+        assert (np.asarray(pairs.vectors) == np.asarray(by_default.vectors)).all()
+        assert pairs.num_products == by_default.num_products
