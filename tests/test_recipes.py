@@ -433,11 +433,12 @@ def test_a_loss_is_a_function_and_an_entry(project):
     path.write_text(path.read_text().replace("LOSSES: ", f"{function}LOSSES: "))
     assert "whether outputs are `logits`" in steps
     assert "`least`, a function of targets" in steps
+    assert "`guess`, a function of all targets" in steps
     add_line(path, "LOSSES: Mapping[str, Loss] = {\n", '    "flat": Loss(flat, classes=True, real_targets=False),\n')
-    with pytest.raises(AssertionError, match="missing 2 required positional arguments: 'logits' and 'least'"):
+    with pytest.raises(AssertionError, match="missing 3 required positional arguments: 'logits', 'least', and 'guess'"):
         train(project, "--config.train.loss=flat")
     least = "lambda targets: 0.5 + 0 * targets[:, 0]"
-    claimed = f"real_targets=False, logits=True, least={least})"
+    claimed = f"real_targets=False, logits=True, least={least}, guess=None)"
     path.write_text(
         path.read_text().replace("flat, classes=True, real_targets=False)", f"flat, classes=True, {claimed}")
     )

@@ -20,8 +20,8 @@ SMALLER_GAP = Claim(
     where="§4, fig. 4",
     statement="the solution with the smaller gap between training and test loss is the sharper one",
     paper_value="gap 1.89 → 1.57 nats with second moment 0.01 → 0.02",
-    rule=f"λ_max(H) and |train − test loss|, {COMPARED}: the first larger, the second smaller",
-    decide=partial(claims.sharper_and_better, quality="gap_loss", expect_quality="smaller"),
+    rule=f"|train − test loss|, {COMPARED}, says whose gap is smaller; of that one λ_max(H) larger",
+    decide=partial(claims.of_the_better, metric="hessian.lambda_max", quality="gap_loss", better="smaller"),
 )
 
 EXPERIMENT = Experiment(

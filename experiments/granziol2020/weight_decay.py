@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from hessflat.analysis import claims
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Table
+from hessflat.analysis.experiment import Claim, Drawing, Table
 from hessflat.analysis.names import metric_name
 from hessflat.analysis.results import Run
 from hessflat.analysis.tables import table_by
@@ -174,8 +174,8 @@ def sharper_generalises_better(*, where: str, paper_value: str, operator: str = 
         where=f"title, {where}",
         statement="the solution that generalises better is the sharper one",
         paper_value=paper_value,
-        rule=f"{metric_name(sharpness)}, and test accuracy, {COMPARED}: both larger",
-        decide=partial(claims.sharper_and_better, sharpness=sharpness),
+        rule=f"test accuracy, {COMPARED}, says which is better; of that one {metric_name(sharpness)} larger",
+        decide=partial(claims.of_the_better, metric=sharpness),
     )
 
 
@@ -202,17 +202,6 @@ SCALED_SHARPNESS = {
 }
 
 
-def flatter_and_better(runs: Sequence[Run], metric: str, **paired: Any) -> Evidence:
-    """Is the solution with higher test accuracy the flatter one by this metric?
-
-    `paired` are the settings of `claims.compare`.
-    """
-    return claims.all_hold(
-        claims.compare(runs, metric, expect="smaller", **paired),
-        claims.compare(runs, "test_accuracy", scale="difference", **paired),
-    )
-
-
 def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
     """Claims beyond the papers on sharpness measures that account for the scale of the weights.
 
@@ -228,8 +217,8 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
                 "wrong"
             ),
             paper_value="not in the paper",
-            rule=f"the measure and test accuracy, {compared}: the first smaller, the second larger",
-            decide=partial(flatter_and_better, metric=f"{operator}.{name}", **paired),
+            rule=f"test accuracy, {compared}, says which is better; of that one the measure smaller",
+            decide=partial(claims.of_the_better, metric=f"{operator}.{name}", expect="smaller", **paired),
         )
         for name, words in SCALED_SHARPNESS.items()
     )
@@ -240,12 +229,12 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
             where="beyond the paper",
             statement="the solution with the smaller generalisation gap in loss is the sharper one",
             paper_value="not in the paper for this network",
-            rule=f"λ_max(H) and |train − test loss|, {compared}: the first larger, the second smaller",
+            rule=f"|train − test loss|, {compared}, says whose gap is smaller; of that one λ_max(H) larger",
             decide=partial(
-                claims.sharper_and_better,
-                sharpness=f"{operator}.lambda_max",
+                claims.of_the_better,
+                metric=f"{operator}.lambda_max",
                 quality="gap_loss",
-                expect_quality="smaller",
+                better="smaller",
                 **paired,
             ),
         ),
@@ -258,8 +247,8 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
                 "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness"
             ),
             paper_value="not in the paper",
-            rule=f"max ‖∂f/∂x‖₂ and test accuracy, {compared}: the first smaller, the second larger",
-            decide=partial(flatter_and_better, metric="jacobian.max", **paired),
+            rule=f"test accuracy, {compared}, says which is better; of that one max ‖∂f/∂x‖₂ smaller",
+            decide=partial(claims.of_the_better, metric="jacobian.max", expect="smaller", **paired),
         ),
     )
 

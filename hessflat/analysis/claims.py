@@ -187,24 +187,42 @@ def in_order(
     return Evidence(value, spread, len(taus), verdict, explanation + left_out(runs))
 
 
-def sharper_and_better(
+def of_the_better(
     runs: Sequence[Run],
-    sharpness: str = "hessian.lambda_max",
+    metric: str,
+    expect: Expect = "larger",
     quality: str = "test_accuracy",
+    better: Expect = "larger",
     by: str = "optim.l2",
     low: Any = 0.0,
     high: Any = Best(),  # noqa: B008  an immutable tuple
-    expect_quality: Expect = "larger",
 ) -> Evidence:
-    """Is the solution at `high` both sharper and better than the one at `low`? This is the title of *Flatness is a
-    False Friend*.
+    """Is `metric` larger (or smaller) for whichever of the solutions at `low` and at `high` is the better one?
 
-    Both parts are decided by `compare` and must hold: `sharpness` by its ratio, `quality` by its difference.
+    The title of *Flatness is a False Friend* is such a claim. Which one is better is decided first, by `compare` of
+    `quality` and its difference; where that is undecided, so is the claim. Then `metric` is compared, by its ratio.
+    `better` says whether a larger or a smaller `quality` is the better one.
     """
-    return all_hold(
-        compare(runs, sharpness, by, low, high, "larger", "ratio"),
-        compare(runs, quality, by, low, high, expect_quality, "difference"),
+    which = compare(runs, quality, by, low, high, better, "difference")
+    at_high = which.verdict != "fails"
+    second = compare(runs, metric, by, low, high, expect if at_high else _other(expect), "ratio")
+    said = {
+        "holds": f"{setting_name(by)} above {number(low)} is the better one",
+        "fails": f"{setting_name(by)} {number(low)} is the better one",
+    }.get(which.verdict, "which one is better is undecided")
+    if not isinstance(high, Best) and which.verdict == "holds":
+        said = f"{setting_name(by)} {number(high)} is the better one"
+    return Evidence(
+        "; ".join(part.value for part in (second, which) if part.value),
+        "; ".join(part.spread for part in (second, which) if part.spread),
+        min(second.seeds, which.seeds),
+        second.verdict if which.verdict in ("holds", "fails") else which.verdict,
+        f"{said} ({which.explanation}); {second.explanation}",
     )
+
+
+def _other(expect: Expect) -> Expect:
+    return "smaller" if expect == "larger" else "larger"
 
 
 def reaches_bound(

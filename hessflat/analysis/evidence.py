@@ -7,7 +7,7 @@ from typing import Literal
 
 from hessflat.analysis.experiment import Evidence, Verdict
 from hessflat.analysis.names import is_fraction, number
-from hessflat.analysis.results import Run
+from hessflat.analysis.results import Needs, Run, meeting
 from hessflat.analysis.statistics import Interval
 
 Expect = Literal["larger", "smaller"]
@@ -65,6 +65,14 @@ def left_out(runs: Sequence[Run]) -> str:
     if not unfinished:
         return ""
     return f"; left out: {', '.join(f'{run.folder.name} ({run.status})' for run in unfinished)}"
+
+
+def not_needed(runs: Sequence[Run], needs: Needs) -> str:
+    """`91 of 228 finished runs at chance left out`; empty where none is."""
+    done = [run for run in runs if run.status == "done"]
+    count = len(done) - len([run for run in meeting(runs, needs) if run.status == "done"])
+    why = {"learnt": "at chance", "fitted": "that did not fit the training data"}.get(needs, "")
+    return f"{count} of {len(done)} finished runs {why} left out" if count else ""
 
 
 def effect_text(metric: str, mean: float, scale: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
 
-from hessflat.analysis.results import Run
+from hessflat.analysis.results import Needs, Run
 
 Verdict = Literal["holds", "fails", "undecided", "not run"]
 Scale = Literal["smoke", "small", "paper"]
@@ -30,7 +30,8 @@ class Claim:
     """A statement, of a paper or our own, with the rule that decides it from finished runs.
 
     `where` gives the section or figure of the paper, `paper_value` the number that it reports. `rule` describes
-    `decide` in words.
+    `decide` in words. `needs` says which runs may decide, where that is not what the experiment needs; those that
+    finished but did not learn, or fit, are left out and counted.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Claim:
     paper_value: str
     rule: str
     decide: Callable[[Sequence[Run]], Evidence]
+    needs: Needs | None = None
 
 
 class Table(NamedTuple):
@@ -66,7 +68,8 @@ class Experiment(NamedTuple):
     decide.
 
     Each module under `experiments/` defines one as `EXPERIMENT`. `regularisers` are the settings that its runs vary as
-    regularisers; the report correlates each measure with the generalisation gap over these runs.
+    regularisers; the report correlates each measure with the generalisation gap over these runs. Figures and tables
+    show the runs that `needs` says.
     """
 
     id: str
@@ -78,6 +81,7 @@ class Experiment(NamedTuple):
     claims: tuple[Claim, ...]
     notes: str = ""
     regularisers: tuple[str, ...] = ()
+    needs: Needs = "learnt"
 
 
 class StoredExperiment(NamedTuple):

@@ -4,7 +4,7 @@ import math
 import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from hessflat.runs.run_folder import is_live, mending, read_lines, read_whole
 from hessflat.utils.errors import DamagedError, InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
+LEARNT = 0.9  # of the loss of the best constant outputs
+FITTED = 0.99  # of the training examples; *On progressive sharpening*, B.1
+Needs = Literal["finished", "learnt", "fitted"]
 
 
 class Run(NamedTuple):
@@ -31,6 +34,21 @@ class Run(NamedTuple):
     def seed(self) -> int:
         """The seed by which comparisons pair runs."""
         return self.config["seed"]
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the final training loss is below 0.9 of that of the best constant outputs.
+
+        Both are over clean training examples and unsmoothed labels. A run whose loss says nothing of constant outputs,
+        or that was not evaluated, counts as one that learnt.
+        """
+        guess = self.manifest.get("best_guess_loss")
+        return guess is None or not self.final_or_nan("train_loss") >= LEARNT * guess
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the run ended by its own criterion (`stop`), or with 99 % of the clean training examples right."""
+        return self.manifest.get("reason") is not None or self.final_or_nan("train_accuracy") >= FITTED
 
     @property
     def first_step(self) -> int:
@@ -177,6 +195,12 @@ def load_run(folder: Path) -> Run:
 def finished(runs: Sequence[Run]) -> list[Run]:
     """The runs with status "done". Only these decide claims and enter means over seeds."""
     return [run for run in runs if run.status == "done"]
+
+
+def meeting(runs: Sequence[Run], needs: Needs) -> list[Run]:
+    """The runs that are what is needed. Those that did not finish stay, for a rule to name them."""
+    kept = {"finished": lambda run: True, "learnt": lambda run: run.learnt, "fitted": lambda run: run.fitted}[needs]
+    return [run for run in runs if run.status != "done" or kept(run)]
 
 
 def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import correlation_table, regulariser_tables
+from hessflat.analysis.evidence import not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
-from hessflat.analysis.results import Run
+from hessflat.analysis.results import Run, meeting
 from hessflat.report.figures.style import as_png, as_svg
 from hessflat.utils.errors import InputError
 
@@ -75,13 +76,18 @@ def correlations(sections: Sequence[Section]) -> list[Table]:
 
 
 def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:
-    if not stored.runs:
+    """What `make` makes of the runs that the experiment needs, with a word in each caption on those left out."""
+    needs = stored.experiment.needs
+    runs, others = meeting(stored.runs, needs), not_needed(stored.runs, needs)
+    if not runs:
         return []
     try:
-        return make(stored.runs)
+        made = make(runs)
     except InputError as error:
         problems.append(" ".join(str(error).split()))
         return []
+    # Both kinds of what is made have a caption.
+    return [one._replace(caption=f"{one.caption} {others}.") if others else one for one in made]
 
 
 def _rendered(stored: StoredExperiment, drawing: Drawing) -> RenderedFigure:
@@ -130,15 +136,18 @@ def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
 def _evidence(stored: StoredExperiment, claim: Claim) -> Evidence:
     if not stored.runs:
         return Evidence("", "", 0, "not run", stored.missing_text or "no runs")
+    needs = claim.needs or stored.experiment.needs
     try:
-        evidence = claim.decide(stored.runs)
+        evidence = claim.decide(meeting(stored.runs, needs))
     except InputError as error:
         # A measurement that is missing must not keep the other claims from being reported.
         return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
-    return evidence._replace(explanation="; ".join(filter(None, (evidence.explanation, stored.missing_text))))
+    parts = (evidence.explanation, not_needed(stored.runs, needs), stored.missing_text)
+    return evidence._replace(explanation="; ".join(filter(None, parts)))
 
 
 def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Record:
+    needs = claim.needs or stored.experiment.needs
     return {
         "experiment": stored.experiment.id,
         "claim": claim.id,
@@ -152,7 +161,8 @@ def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Recor
         "rule": claim.rule,
         "verdict": evidence.verdict,
         "scale": stored.scale,
-        "runs": [run.path for run in stored.runs],
+        "needs": needs,
+        "runs": [run.path for run in meeting(stored.runs, needs)],
         "explanation": evidence.explanation,
     }
 

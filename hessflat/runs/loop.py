@@ -326,6 +326,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
         num_params=shared.trainer.num_params,
+        best_guess_loss=shared.best_guess,
         seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
         matmul_precision=numerics.precision_name(),
         training_matmul_precision=config.train.precision,

@@ -15,6 +15,7 @@ iterates are averaged, 0 where none are.
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ class Loss(NamedTuple):
     real_targets: bool  # labels [n, C] are floats
     logits: bool  # the softmax of the outputs is what the model says; a number added to all outputs changes nothing
     least: Callable[[jax.Array], jax.Array] | None  # of targets [n, C], what no outputs go below [n]; None: 0, unknown
+    guess: Callable[[jax.Array], jax.Array] | None  # of targets [n, C], the best outputs [C] for all; None: unknown
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -60,11 +62,34 @@ def exponential(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.exp(-targets * outputs), axis=-1)
 
 
+def log_frequencies(targets: jax.Array) -> jax.Array:
+    """The logits `[C]` whose softmax is the mean of probabilities `[n, C]`."""
+    return jnp.log(jnp.maximum(mean_target(targets), jnp.finfo(targets.dtype).tiny))
+
+
+def mean_target(targets: jax.Array) -> jax.Array:
+    """The mean of targets `[n, C]`: `[C]`."""
+    return jnp.mean(targets, axis=0)
+
+
 LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": Loss(cross_entropy, classes=True, real_targets=False, logits=True, least=entropy),
-    "squared_error": Loss(squared_error, classes=True, real_targets=True, logits=False, least=None),
-    "exponential": Loss(exponential, classes=False, real_targets=True, logits=False, least=None),
+    "cross_entropy": Loss(cross_entropy, True, False, logits=True, least=entropy, guess=log_frequencies),
+    "squared_error": Loss(squared_error, True, True, logits=False, least=None, guess=mean_target),
+    "exponential": Loss(exponential, False, True, logits=False, least=None, guess=None),
 }
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def loss_of_best_guess(name: str, labels: jax.Array, num_classes: int) -> jax.Array:
+    """The least mean of a loss of `LOSSES` over `labels` that outputs can have which are the same for all examples.
+
+    It is what training is compared with: a network that has learnt nothing is no better. NaN where the loss does not
+    say which outputs these are.
+    """
+    loss, targets = LOSSES[name], make_targets(labels, num_classes)
+    if loss.guess is None:
+        return jnp.array(jnp.nan)
+    return jnp.mean(loss.function(jnp.broadcast_to(loss.guess(targets), targets.shape), targets))
 
 
 def losses_by_targets() -> str:
