@@ -24,10 +24,13 @@ from hessflat.analysis.evidence import (
     interval_text,
     left_out,
     no_evidence,
+    order_reason,
+    order_text,
     reason,
     seed_count,
     signed,
     verdict_against_zero,
+    verdict_of_order,
     verdict_within,
 )
 from hessflat.analysis.experiment import Evidence, Verdict
@@ -42,7 +45,7 @@ from hessflat.analysis.results import (
     pairs_by_seed,
     require_unique_pairs,
 )
-from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval
+from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval, order_test
 from hessflat.utils.errors import InputError
 
 Statistic = Callable[[Run], float]
@@ -135,8 +138,8 @@ def increases(
 ) -> Evidence:
     """Does `metric` increase (or decrease) with the setting `by`?
 
-    The statistic is Kendall's tau-b of the metric at the last measured step and the setting, one value for each seed.
-    The mean tau over seeds is compared with 0.
+    The statistic is Kendall's tau of the metric at the last measured step and the setting, over the seeds. It is
+    compared with what any order of the values of each seed would give, by the exact permutation test `order_test`.
 
     Raises:
         InputError: two runs that share seed and setting; a metric that was not measured or is not finite.
@@ -163,28 +166,27 @@ def in_order(
     if len(settings) < 2:
         return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}")
     require_unique_pairs(done, by)
-    taus = [
-        kendall_tau([run.setting(by) for run in own], [statistic(run) for run in own])
+    groups = [
+        (np.array([[float(run.setting(by)) for run in own]]), np.array([[statistic(run) for run in own]]))
         for own in by_setting(done, "seed").values()
         if len(own) > 1
     ]
-    if not taus:
+    if not groups:
         return no_evidence(runs, f"no seed has two values of {setting_name(by)}")
-    change = mean_interval(taus)
-    verdict = verdict_against_zero(change, len(taus), "larger" if expect == "increases" else "smaller")
+    tau, test = float(np.mean([kendall_tau(x[0], y[0]) for x, y in groups])), order_test(groups)
+    verdict = verdict_of_order(test, len(groups), "larger" if expect == "increases" else "smaller")
     means = [float(np.mean([statistic(run) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
         f"{' → '.join(write(mean) for mean in means)} at {setting_name(by)} "
-        f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(change.mean, 2)})"
+        f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(tau, 2)})"
     )
     monotone = "are" if np.all(steps > 0) else "are not"
     explanation = (
         f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
-        f"{reason(verdict, len(taus), 'no order (τ = 0)')}"
+        f"{order_reason(verdict, test, len(groups))}"
     )
-    spread = interval_text(change.within(-1.0, 1.0), len(taus), number)
-    return Evidence(value, spread, len(taus), verdict, explanation + left_out(runs))
+    return Evidence(value, order_text(test, len(groups)), len(groups), verdict, explanation + left_out(runs))
 
 
 def of_the_better(

@@ -17,7 +17,7 @@ from scipy import stats
 from hessflat.analysis.evidence import not_needed
 from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.names import metric_name, setting_name
-from hessflat.analysis.results import Run, finished, meeting
+from hessflat.analysis.results import Run, finished, meeting, setting_of
 
 GAP = "gap_loss"
 FIT, SHARPNESS, JACOBIAN = "train_loss", "hessian.lambda_max", "jacobian.max"
@@ -85,7 +85,7 @@ def correlation(
     rows = [(run, numbers) for run, numbers in rows if all(map(math.isfinite, numbers))]
     if not rows:
         return None
-    _, settings = np.unique([_setting(run) for run, _ in rows], return_inverse=True)
+    _, settings = np.unique([setting_of(run) for run, _ in rows], return_inverse=True)
     strata = [stratum(run) for run, _ in rows]
     places = {key: place for place, key in enumerate(dict.fromkeys(strata))}
     totals = _totals(np.array([numbers for _, numbers in rows]).T, settings, np.array([places[key] for key in strata]))
@@ -100,11 +100,6 @@ def correlation(
         taus = _partial(taus, _tau(sums, 0, 2), _tau(sums, 2, 1))
     low, high = _jackknife(taus[0], taus[1:][compared]) if count >= _FEWEST_SETTINGS else (math.nan, math.nan)
     return Correlation(float(taus[0]), low, high, len(rows), count)
-
-
-def _setting(run: Run) -> str:
-    """All settings of a run but the seed; experiments may ask different questions of the same ones."""
-    return json.dumps({name: value for name, value in run.config.items() if name not in ("seed", "experiment")})
 
 
 def _totals(columns: np.ndarray, settings: np.ndarray, strata: np.ndarray) -> np.ndarray:

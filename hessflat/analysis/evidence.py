@@ -8,9 +8,10 @@ from typing import Literal
 from hessflat.analysis.experiment import Evidence, Verdict
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
-from hessflat.analysis.statistics import Interval
+from hessflat.analysis.statistics import Interval, OrderTest
 
 Expect = Literal["larger", "smaller"]
+_ONE_SIDED = 0.025
 
 
 def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
@@ -38,6 +39,41 @@ def verdict_within(interval: Interval, low: float, high: float, seeds: int) -> V
     if low <= interval.low and interval.high <= high:
         return "holds"
     return "fails" if interval.high < low or interval.low > high else "undecided"
+
+
+def verdict_of_order(test: OrderTest, seeds: int, expect: Expect) -> Verdict:
+    """The verdict on the claim that an order is the expected one, by its probability if there is none.
+
+    "holds" or "fails" where that is at most 2.5 %, on one side or the other; "undecided" otherwise, and for fewer than
+    two seeds.
+    """
+    if seeds < 2:
+        return "undecided"
+    claimed, other = (test.larger, test.smaller) if expect == "larger" else (test.smaller, test.larger)
+    if claimed <= _ONE_SIDED:
+        return "holds"
+    return "fails" if other <= _ONE_SIDED else "undecided"
+
+
+def order_text(test: OrderTest, seeds: int) -> str:
+    """`exact p = 0.004 (at least 5e-5), 3 seeds`: that of the side on which the order is."""
+    if seeds < 2:
+        return "one seed, no test"
+    # Both sides are tested, each at 2.5 %.
+    two_sided = min(1.0, 2 * min(test.larger, test.smaller))
+    return f"exact p = {number(two_sided, 2)} (at least {number(min(1.0, 2 * test.floor), 2)}), {seed_count(seeds)}"
+
+
+def order_reason(verdict: Verdict, test: OrderTest, seeds: int) -> str:
+    """A clause that says what the test of an order says."""
+    if seeds < 2:
+        return "one seed cannot decide"
+    if test.floor > _ONE_SIDED:
+        return "so few settings and seeds cannot decide, whatever their order"
+    return {
+        "holds": "without an order, one so clear would come by chance in at most 2.5 %",
+        "fails": "without an order, one so clear the other way would come by chance in at most 2.5 %",
+    }.get(verdict, "it may have come by chance")
 
 
 def no_evidence(runs: Sequence[Run], reason: str) -> Evidence:

@@ -1,5 +1,6 @@
 """Finished runs, read from their folders, grouped and paired. Reading a run needs no JAX."""
 
+import json
 import math
 import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -201,6 +202,11 @@ def meeting(runs: Sequence[Run], needs: Needs) -> list[Run]:
     """The runs that are what is needed. Those that did not finish stay, for a rule to name them."""
     kept = {"finished": lambda run: True, "learnt": lambda run: run.learnt, "fitted": lambda run: run.fitted}[needs]
     return [run for run in runs if run.status != "done" or kept(run)]
+
+
+def setting_of(run: Run) -> str:
+    """All settings of a run but the seed; experiments may ask different questions of the same ones."""
+    return json.dumps({name: value for name, value in run.config.items() if name not in ("seed", "experiment")})
 
 
 def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:

@@ -56,6 +56,77 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
     return float((dx * dy).sum()) / scale if scale else 0.0
 
 
+class OrderTest(NamedTuple):
+    """The exact test of whether two quantities go in one order, over groups.
+
+    `larger` and `smaller` are the probabilities, if there is no order, of a sum of concordances at least as large, or
+    as small, as the one that is there; `floor` is the least probability that the groups can show.
+    """
+
+    larger: float
+    smaller: float
+    floor: float
+
+
+# Above so many arrangements, as many of them are drawn at random.
+_MOST_ARRANGEMENTS = 20_000
+
+
+def order_test(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> OrderTest:
+    """The permutation test of Kendall's concordances Σ sign(x_i − x_j) sign(y_i − y_j), summed over groups (Kendall
+    1938).
+
+    A group is x and y, both `[n, k]`: k values, which may be in any order if there is none, n times in the same order.
+    Seeds that share what decides their order share one such group; other groups are permuted by themselves.
+    """
+    total, observed = np.ones(1), 0
+    for x, y in groups:
+        first, second = (np.sign(side[:, :, None] - side[:, None, :]).astype(np.int64) for side in (x, y))
+        most = int(np.abs(first).sum()) // 2
+        values = _concordances(first, second)
+        observed += int((first * second).sum()) // 2 + most
+        # From −most to most, in one array with the sums of the groups before.
+        total = np.convolve(total, np.bincount(values + most, minlength=2 * most + 1) / len(values))
+    reachable = total[total > 0]
+    return OrderTest(
+        min(float(total[observed:].sum()), 1.0),
+        min(float(total[: observed + 1].sum()), 1.0),
+        float(min(reachable[0], reachable[-1])),
+    )
+
+
+def _concordances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[arrangements] The sums of concordances of signs `[n, k, k]` for every order of the second side, or for many."""
+    size = first.shape[-1]
+    if math.factorial(size) <= _MOST_ARRANGEMENTS:
+        orders = np.array(list(itertools.permutations(range(size))))
+    else:
+        generator = np.random.default_rng(0)
+        drawn = [generator.permutation(size) for _ in range(_MOST_ARRANGEMENTS - 1)]
+        orders = np.array([np.arange(size), *drawn])
+    # Sums over the pairs of a position with another, of integers.
+    flat = np.einsum("nij,nkl->ijkl", first, second).reshape(size * size, -1)
+    pairs = np.arange(size * size)
+    places = orders[:, :, None] * size + orders[:, None, :]
+    result: np.ndarray = flat[pairs, places.reshape(len(orders), -1)].sum(axis=1) // 2
+    return result
+
+
+def sign_flip_test(differences: Sequence[float] | np.ndarray) -> OrderTest:
+    """The exact test of whether differences `[n]` are above 0 on average, by turning the signs of any of them."""
+    values = np.asarray(differences, float)
+    if 2 ** len(values) <= _MOST_ARRANGEMENTS:
+        signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
+    else:
+        generator = np.random.default_rng(0)
+        drawn = generator.choice((1, -1), (_MOST_ARRANGEMENTS, len(values)))
+        signs = np.concatenate([np.ones((1, len(values))), drawn])
+    sums = signs @ values
+    near = 1e-9 * np.abs(values).sum()  # sums that are equal but for their rounding
+    larger, smaller = (float(np.mean(side)) for side in (sums >= sums[0] - near, sums <= sums[0] + near))
+    return OrderTest(larger, smaller, float(np.mean(sums >= np.abs(values).sum() - near)))
+
+
 def geometric_mean(values: Iterable[np.ndarray]) -> float:
     """The geometric mean of all entries of all arrays; zeros are replaced by the smallest normal float."""
     together = np.maximum(np.concatenate([np.atleast_1d(value) for value in values]), np.finfo(float).tiny)

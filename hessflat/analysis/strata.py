@@ -1,7 +1,7 @@
 """Rules within groups of runs: a rule that must hold in each group, and Kendall's tau within strata.
 
-A stratum is a group of runs with one seed that differ in a few settings only; `stratum` maps a run to the key that such
-runs share. The taus of the strata of a seed are averaged, and a 95 % t-interval of these means over seeds decides.
+A stratum is a group of runs that differ in a few settings, and the seed, only; `stratum` maps a run to the key that
+such runs share. Within each stratum an order is compared with all others that there could be; see `order_test`.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,20 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.analysis.claims import Order, all_hold
-from hessflat.analysis.evidence import interval_text, left_out, no_evidence, reason, verdict_against_zero
+from hessflat.analysis.evidence import left_out, no_evidence, order_reason, order_text, verdict_of_order
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import metric_name, number, setting_name
-from hessflat.analysis.results import Run, finished, finite_final
-from hessflat.analysis.statistics import kendall_tau, mean_interval
+from hessflat.analysis.results import Run, finished, finite_final, setting_of
+from hessflat.analysis.statistics import kendall_tau, order_test, sign_flip_test
 
 Stratum = Callable[[Run], Hashable]
 
 
 class RunQuantity(NamedTuple):
-    """A scalar quantity of a run, and its name in a sentence."""
+    """A scalar quantity of a run, its name in a sentence, and whether it is a setting, the same for every seed."""
 
     name: str
     value: Callable[[Run], float]
+    is_setting: bool = False
 
 
 def final_metric(metric: str) -> RunQuantity:
@@ -35,7 +36,7 @@ def final_metric(metric: str) -> RunQuantity:
 
 def setting_value(setting: str) -> RunQuantity:
     """The quantity that is the value of a numeric setting."""
-    return RunQuantity(setting_name(setting), lambda run: float(run.setting(setting)))
+    return RunQuantity(setting_name(setting), lambda run: float(run.setting(setting)), is_setting=True)
 
 
 def labelled(label: str, evidence: Evidence) -> Evidence:
@@ -55,59 +56,74 @@ def in_each_group(
     return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))
 
 
-def mean_taus(runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum) -> dict[int, float]:
-    """{seed: mean of Kendall's tau-b of two quantities over the strata of that seed}.
+def strata_of(
+    runs: Sequence[Run], quantities: Sequence[RunQuantity], stratum: Stratum
+) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """The seeds of each stratum, and the quantities `[q, seeds, settings]` at the settings that all its seeds have.
 
-    A stratum in which either quantity is constant is left out.
+    A stratum in which a quantity is constant, or that has fewer than two such settings, is left out.
     """
-    strata: dict[Hashable, list[Run]] = {}
+    cells: dict[Hashable, dict[int, dict[str, Run]]] = {}
     for run in finished(runs):
-        strata.setdefault((run.seed, stratum(run)), []).append(run)
-    taus: dict[int, list[float]] = {}
-    for own in strata.values():
-        x, y = ([quantity.value(run) for run in own] for quantity in (first, second))
-        if len(set(x)) > 1 and len(set(y)) > 1:
-            taus.setdefault(own[0].seed, []).append(kendall_tau(x, y))
-    return {seed: float(np.mean(own)) for seed, own in taus.items()}
+        cells.setdefault(stratum(run), {}).setdefault(run.seed, {})[setting_of(run)] = run
+    strata = []
+    for by_seed in cells.values():
+        shared = sorted(set.intersection(*(set(own) for own in by_seed.values())))
+        grid = [[own[setting] for setting in shared] for own in by_seed.values()]
+        values = np.array([[[quantity.value(run) for run in row] for row in grid] for quantity in quantities])
+        if len(shared) > 1 and all(np.ptp(one) > 0 for one in values):
+            strata.append((tuple(by_seed), values))
+    return strata
 
 
 def follows(
     runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum, expect: Order = "increases"
 ) -> Evidence:
-    """Does the first quantity increase (or decrease) with the second within strata, by the mean tau over seeds?"""
-    taus = mean_taus(runs, first, second, stratum)
-    if not taus:
+    """Does the first quantity increase (or decrease) with the second within strata?
+
+    With a setting as the second, the values of each seed are permuted by themselves. Where both are measured, a setting
+    may move both at every seed without one following the other, so that settings are permuted with all their seeds.
+    """
+    strata = strata_of(runs, (first, second), stratum)
+    if not strata:
         return no_evidence(runs, f"no runs alike have two values of {second.name}")
-    change = mean_interval(list(taus.values()))
-    verdict = verdict_against_zero(change, len(taus), "larger" if expect == "increases" else "smaller")
-    why = reason(verdict, len(taus), "no order (τ = 0)")
+    groups = [(y, x) for _, (y, x) in strata]
+    if second.is_setting:
+        groups = [(y[None], x[None]) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]
+    test, seeds = order_test(groups), len({seed for own, _ in strata for seed in own})
+    tau = float(np.mean([kendall_tau(x, y) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]))
+    verdict = verdict_of_order(test, seeds, "larger" if expect == "increases" else "smaller")
     return Evidence(
-        f"mean Kendall τ of {first.name} with {second.name} {number(change.mean, 2)}",
-        interval_text(change.within(-1.0, 1.0), len(taus), lambda x: number(x, 2)),
-        len(taus),
+        f"mean Kendall τ of {first.name} with {second.name} {number(tau, 2)}",
+        order_text(test, seeds),
+        seeds,
         verdict,
-        f"{first.name} {expect} with {second.name}: {why}{left_out(runs)}",
+        f"{first.name} {expect} with {second.name}: {order_reason(verdict, test, seeds)}{left_out(runs)}",
     )
 
 
 def follows_closer(
     runs: Sequence[Run], target: RunQuantity, closer: RunQuantity, than: RunQuantity, stratum: Stratum
 ) -> Evidence:
-    """Is Kendall's tau of `target` and `closer` larger than that of `target` and `than` within strata, by the mean over
-    seeds?
+    """Is Kendall's tau of `target` and `closer` larger than that of `target` and `than`, within strata?
+
+    The difference of the two, a mean over the seeds of a stratum, is tested by turning the signs of any of the strata.
     """
-    near, far = (mean_taus(runs, target, other, stratum) for other in (closer, than))
-    seeds = sorted(near.keys() & far.keys())
-    if not seeds:
+    strata = strata_of(runs, (target, closer, than), stratum)
+    if not strata:
         return no_evidence(runs, f"no runs alike have two values of {closer.name} and of {than.name}")
-    change = mean_interval([near[seed] - far[seed] for seed in seeds])
-    verdict = verdict_against_zero(change, len(seeds), "larger")
-    means = [number(float(np.mean([taus[seed] for seed in seeds])), 2) for taus in (near, far)]
+    near, far = (
+        [np.mean([kendall_tau(x, y) for x, y in zip(values[0], values[i], strict=True)]) for _, values in strata]
+        for i in (1, 2)
+    )
+    test, seeds = sign_flip_test(np.subtract(near, far)), len({seed for own, _ in strata for seed in own})
+    verdict = verdict_of_order(test, seeds, "larger")
+    means = [number(float(np.mean(taus)), 2) for taus in (near, far)]
     return Evidence(
         f"mean Kendall τ of {target.name} with {closer.name} {means[0]}, with {than.name} {means[1]}",
-        "difference " + interval_text(change, len(seeds), lambda x: number(x, 2)),
-        len(seeds),
+        f"{order_text(test, seeds)}, {len(strata)} groups of runs alike",
+        seeds,
         verdict,
-        f"{target.name} is claimed to go with {closer.name} more than with {than.name}; "
-        f"{reason(verdict, len(seeds), 'no difference')}{left_out(runs)}",
+        f"{target.name} is claimed to go with {closer.name} more than with {than.name}: "
+        f"{order_reason(verdict, test, seeds)}{left_out(runs)}",
     )

@@ -78,7 +78,7 @@ def _line(epoch: int, strength: float, rng: np.random.Generator) -> dict:
         "step": 10 * epoch,
         "epoch": epoch,
         "train_loss": 2.3 - 2.1 * progress,
-        "train_accuracy": 0.1 + 0.88 * progress,
+        "train_accuracy": 0.1 + 0.895 * progress,
         "validation_loss": 2.3 - 2.0 * progress,
         "validation_accuracy": 0.1 + (0.80 + 0.02 * strength) * progress * noise,
         "test_loss": 2.3 - 1.95 * progress,

@@ -156,13 +156,27 @@ def test_agreement_is_within_limits(make, values, verdict):
     assert agrees(make({0.0: values}, extra={"other": 1.0}), "m", "other", within=0.1).verdict == verdict
 
 
-def test_sharper_and_better_needs_both(make, tmp_path):
+@pytest.mark.parametrize(
+    ("gain", "expect", "verdict"),
+    [
+        (0.05, "larger", "holds"),
+        (0.05, "smaller", "fails"),
+        (-0.05, "larger", "fails"),  # the flatter one, without L2, is the better one
+        (-0.05, "smaller", "holds"),
+        (0.0, "larger", "undecided"),
+        (0.0, "smaller", "undecided"),
+    ],
+)
+def test_which_solution_is_better_is_decided_first(make, gain, expect, verdict):
     runs = make({0.0: [10.0, 11.0], 5e-4: [20.0, 22.2]}, "hessian.lambda_max", {"validation_accuracy": 0.9})
     for run in runs:
-        better = run.setting("optim.l2") > 0
-        run.metrics[-1]["test_accuracy"] = (0.95 if better else 0.9) + 0.001 * run.seed
-    assert claims.sharper_and_better(runs).verdict == "holds"
-    assert claims.sharper_and_better(runs, expect_quality="smaller").verdict == "fails"
+        run.metrics[-1]["test_accuracy"] = 0.9 + (run.setting("optim.l2") > 0) * gain + 0.001 * run.seed
+        run.metrics[-1]["test_loss"] = 1 - run.metrics[-1]["test_accuracy"]
+    evidence = claims.of_the_better(runs, "hessian.lambda_max", expect)
+    assert evidence.verdict == verdict
+    assert "ratio 2" in evidence.value
+    by_loss = claims.of_the_better(runs, "hessian.lambda_max", expect, quality="test_loss", better="smaller")
+    assert by_loss.verdict == verdict
 
 
 @pytest.mark.parametrize(

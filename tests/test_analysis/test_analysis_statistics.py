@@ -1,5 +1,6 @@
 """Intervals, rank correlation, fits and tests, beside scipy's and beside laws that are known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,7 +16,9 @@ from hessflat.analysis.statistics import (
     in_same_order,
     kendall_tau,
     mean_interval,
+    order_test,
     power_law_exponent,
+    sign_flip_test,
     welch_p_value,
 )
 
@@ -78,3 +81,68 @@ def test_pairs_of_samples_are_ordered_as_the_means_are():
     first, second = np.array([1.0, 5.0]), np.array([4.0, 6.0])
     assert in_same_order(first, second, paired=True) == [True, True]
     assert in_same_order(first, second, paired=False) == [True, True, False, True]
+
+
+def one_group(x, y):
+    return np.atleast_2d(np.asarray(x, float)), np.atleast_2d(np.asarray(y, float))
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_one_group_has_scipys_exact_p(size):
+    generator = np.random.default_rng(size)
+    for _ in range(5):
+        x, y = generator.standard_normal((2, size))
+        test = order_test([one_group(x, y)])
+        assert test.larger == pytest.approx(stats.kendalltau(x, y, method="exact", alternative="greater").pvalue)
+        assert test.smaller == pytest.approx(stats.kendalltau(x, y, method="exact", alternative="less").pvalue)
+        assert test.floor == pytest.approx(1 / math.factorial(size))
+
+
+def test_groups_and_blocks_and_ties_are_what_every_arrangement_gives():
+    generator = np.random.default_rng(0)
+    groups = [(generator.integers(0, 3, (n, k)), generator.integers(0, 3, (n, k))) for n, k in ((1, 3), (2, 4), (3, 2))]
+
+    def concordances(x, y):
+        return sum(
+            int(np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]))
+            for a, b in zip(x, y, strict=True)
+            for i, j in itertools.combinations(range(len(a)), 2)
+        )
+
+    orders = [list(itertools.permutations(range(x.shape[1]))) for x, _ in groups]
+    sums = [
+        sum(concordances(x, y[:, list(order)]) for (x, y), order in zip(groups, chosen, strict=True))
+        for chosen in itertools.product(*orders)
+    ]
+    observed = sum(concordances(x, y) for x, y in groups)
+    test = order_test(groups)
+    assert test.larger == pytest.approx(np.mean(np.array(sums) >= observed))
+    assert test.smaller == pytest.approx(np.mean(np.array(sums) <= observed))
+    assert test.floor == pytest.approx(min(np.mean(np.array(sums) == end) for end in (min(sums), max(sums))))
+
+
+@pytest.mark.parametrize(("settings", "seeds"), [(2, 3), (2, 5), (2, 9), (3, 3), (3, 5), (4, 3), (4, 5), (5, 3)])
+def test_no_order_is_decided_in_at_most_six_percent_and_a_clear_one_is_wherever_it_can_be(settings, seeds):
+    """Over every design of the experiments; two settings and three seeds cannot decide."""
+    generator, decided = np.random.default_rng(settings * seeds), 0
+    x = np.arange(settings)
+    for _ in range(1_000):
+        test = order_test([one_group(x, generator.standard_normal(settings)) for _ in range(seeds)])
+        decided += min(test.larger, test.smaller) <= 0.025
+    assert decided <= 60
+    clear = order_test([one_group(x, x)] * seeds)
+    assert clear.larger == pytest.approx(clear.floor) == pytest.approx(1 / math.factorial(settings) ** seeds)
+    assert (clear.larger <= 0.025) == (math.factorial(settings) ** seeds >= 40)
+
+
+def test_signs_that_are_turned_are_scipys_permutation_test():
+    generator = np.random.default_rng(0)
+    for size in (3, 8):
+        values = generator.standard_normal(size)
+        ours = sign_flip_test(values)
+        theirs = stats.permutation_test(
+            (values,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
+        )
+        assert ours.larger == pytest.approx(theirs.pvalue)
+        assert ours.floor == pytest.approx(2.0**-size)
+    assert sign_flip_test([0.0, 0.0]).larger == 1
