@@ -38,6 +38,7 @@ COMPARED_MEASURES = (
     "softmax_jacobian.mean",
     "weight_norm",
 )
+_ROUNDING = 1e-9
 # With three settings no interval has the coverage that it states.
 _FEWEST_SETTINGS = 4
 _ROWS_AT_ONCE = 4_000_000  # of the matrix of pairs, in entries
@@ -77,8 +78,8 @@ def correlation(
         stratum: maps a run to a key; only runs with equal keys are compared.
 
     Returns:
-        None where no pair of runs is ordered by both metrics. There is no interval with fewer than 4 settings, nor
-        where tau is the same whichever is left out.
+        None where no pair of runs is ordered by both metrics, or where the given one orders them all as one of the two
+        does. There is no interval with fewer than 4 settings, nor where tau is the same whichever is left out.
     """
     names = [measure, target, *([given] if given else [])]
     rows = [(run, [run.final_or_nan(name) for name in names]) for run in finished(runs)]
@@ -97,7 +98,10 @@ def correlation(
     if not sums[0, 0, 0] or not sums[1, 1, 0]:
         return None
     if given:
-        taus = _partial(taus, _tau(sums, 0, 2), _tau(sums, 2, 1))
+        beside = _tau(sums, 0, 2), _tau(sums, 2, 1)
+        if max(abs(tau[0]) for tau in beside) > 1 - _ROUNDING:
+            return None
+        taus = _partial(taus, *beside)
     low, high = _jackknife(taus[0], taus[1:][compared]) if count >= _FEWEST_SETTINGS else (math.nan, math.nan)
     return Correlation(float(taus[0]), low, high, len(rows), count)
 
@@ -130,7 +134,7 @@ def _tau(sums: np.ndarray, i: int, j: int) -> np.ndarray:
 def _partial(direct: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Partial tau; 0 where the given measure determines the order of one of the two entirely."""
     scale = np.sqrt(np.maximum((1 - first**2) * (1 - second**2), 0))
-    return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > 1e-6)
+    return np.divide(direct - first * second, scale, out=np.zeros_like(scale), where=scale > _ROUNDING)
 
 
 def _jackknife(tau: float, without: np.ndarray) -> tuple[float, float]:
