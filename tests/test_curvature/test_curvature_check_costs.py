@@ -201,6 +201,29 @@ def test_terms_that_cancel_are_no_fault():
     assert cv.check(op, KEY).asymmetry < 1e-4
 
 
+def saturated(margin):
+    """A network whose output for the label is larger than the others by `margin` at least, for every example."""
+    *hidden, (weights, bias) = mlp_params(5, 40, 3)
+    x = np.asarray(examples(200, 5, 3)["x"])
+    outputs = np.asarray(predict([*hidden, (weights, bias)], {"x": x}))
+    margins = np.sort(outputs)[:, -1] - np.sort(outputs)[:, -2]
+    chosen = np.argsort(margins)[-50:]
+    scale = np.float32(margin / margins[chosen].min())
+    return [*hidden, (scale * weights, scale * bias)], {"x": x[chosen], "y": outputs.argmax(axis=1)[chosen]}
+
+
+def test_rounding_is_not_taken_for_a_fault_of_the_functions():
+    """Products of a saturated network are off in float32, and right in float64."""
+    op = cv.hessian(loss, *saturated(12.0))
+    with pytest.raises(
+        InputError, match=r"float32 must be accurate, but by rounding .* in float64 they agree"
+    ) as caught:
+        cv.check(op, KEY)
+    assert "\n" not in str(caught.value)
+    with jax.enable_x64(True):
+        assert cv.check(op.astype(np.float64), KEY, tolerance=1e-6).asymmetry < 1e-6
+
+
 def test_a_function_without_a_value_nearby_is_said_so():
     def at_one_alone(w, batch):
         return jnp.mean(jnp.where(jnp.abs(w - 1) < 1e-6, (batch * w) ** 2, jnp.nan))

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,14 @@ _LARGEST_TOLERANCE = 0.1
 
 # Of losses, relative to the largest: sums in single precision are closer, whatever their order.
 _VALUE_TOLERANCE = 1e-4
+
+# The error of a test in float64 that counts as none: faults of more than a tolerance in float32 are far above it.
+_SMALL_IN_FLOAT64 = 1e-6
+
+_ROUNDING = (
+    "products in {} must be accurate, but by rounding {} (relative) apart, and in float64 they agree, as with a "
+    "saturated network or terms that cancel; measure op.astype(numpy.float64) within jax.enable_x64(True)"
+)
 
 _NO_MEAN = (
     "the {} of all data at once is not the mean of those of two pieces, weighted by size; in batches it would need "
@@ -56,7 +65,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     """Test `op` with a few products along random unit vectors.
 
     - Two products with one vector are equal.
-    - v·A w = w·A v, to the rounding that may be expected along a random vector.
+    - v·A w = w·A v, to the rounding that may be expected along a random vector. Where it fails by rounding alone, and
+      holds in float64, the message says so.
     - H v agrees with central differences of the gradient, and the gradient with those of the loss; v·G v agrees with
       differences of the outputs and of the criterion's gradient. The test runs in float64 on at most 256 examples, with
       several step widths of which the best counts: in float32, and across the kinks of ReLU, differences are too
@@ -69,7 +79,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     Of a stream, the last two look at its first batch.
 
     Two programs with products are compiled, one over all data and one in float64. At most 17 products are evaluated
-    for one matrix, most often 9, and at most 15 + 3 n for a sum of n.
+    for one matrix, most often 9, and at most 15 + 3 n for a sum of n. A test that fails is repeated in float64, which
+    compiles a third, to tell faults from rounding.
 
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
@@ -170,19 +181,37 @@ def _require_symmetric(op: Operator, v: np.ndarray, w: np.ndarray, tolerance: fl
             f"the operator must be deterministic: the same product came out {repeat:.1e} (relative) apart; "
             "fix dropout, augmentation and order of the data"
         )
-    # Rounding, and what a map is wrong by, have nothing to do with v, and so only 1/√P of their size lies along it.
-    difference = abs(float(v @ aw - w @ av)) * math.sqrt(op.size)
-    asymmetry = difference / scale
+    asymmetry = _asymmetry(op, v, w, av, aw)
     if asymmetry > tolerance and len(op.terms) > 1:
         # Terms that cancel leave the rounding of each.
-        parts = (abs(c) * _size(_product(_alone(op, i), v)) for i, c in enumerate(op.coefficients))
-        asymmetry = difference / max(scale, 2 * sum(parts))
+        parts = sum(abs(c) * _size(_product(_alone(op, i), v)) for i, c in enumerate(op.coefficients))
+        asymmetry *= scale / max(scale, 2 * parts)
     if asymmetry > tolerance:
+        if _is_rounding(op, lambda wide: _asymmetry(wide, v, w, _product(wide, v), _product(wide, w))):
+            raise InputError(_ROUNDING.format(op.dtype, f"v·Aw and w·Av are {asymmetry:.1e}"))
         raise InputError(
             f"the operator must be symmetric: v·Aw and w·Av are {asymmetry:.1e} (relative) apart, "
             f"tolerance {tolerance:.1e}; look for custom derivatives or a map that is not symmetric"
         )
     return av, repeat, asymmetry
+
+
+def _asymmetry(op: Operator, v: np.ndarray, w: np.ndarray, av: np.ndarray, aw: np.ndarray) -> float:
+    # Rounding, and what a map is wrong by, have nothing to do with v, and so only 1/√P of their size lies along it.
+    difference = abs(float(v @ aw - w @ av)) * math.sqrt(op.size)
+    return difference / (_size(av) + _size(aw) or 1.0)
+
+
+def _is_rounding(op: Operator, error_of: Callable[[Operator], float]) -> bool:
+    """Whether the test that has the error `error_of(op)`, too large a one, passes in float64."""
+    if op.dtype == np.float64 or not all(isinstance(term, Term) for term in op.terms):
+        return False
+    with jax.enable_x64(True):
+        try:
+            wide = op.astype(np.float64)
+        except InputError:  # a function does not run there
+            return False
+        return error_of(wide) <= _SMALL_IN_FLOAT64
 
 
 def _differences(terms: list[Term], v: np.ndarray, tolerance: float) -> tuple[list[float | str], int]:
@@ -215,11 +244,16 @@ def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: A
     term = op.terms[number]
     num_examples, unit = term.batches.num_examples, term.batches.statistics_batch or 1
     function = "criterion" if len(term.functions) > 1 else "loss"
-    drawn = []
-    for positions in _two_draws(num_examples, unit, key):
-        terms = (_at(other, positions) if i == number else other for i, other in enumerate(op.terms))
-        drawn.append(_product(dataclasses.replace(op, terms=tuple(terms)), v))
-    error = _size(2 * whole - sum(drawn)) / (sum(map(_size, drawn)) or 1.0)
+    draws = _two_draws(num_examples, unit, key)
+
+    def error_of(op: Operator, whole: np.ndarray) -> float:
+        drawn = []
+        for positions in draws:
+            terms = (_at(other, positions) if i == number else other for i, other in enumerate(op.terms))
+            drawn.append(_product(dataclasses.replace(op, terms=tuple(terms)), v))
+        return _size(2 * whole - sum(drawn)) / (sum(map(_size, drawn)) or 1.0)
+
+    error = error_of(op, whole)
     is_one_batch = len(term.batches.cuts) == 1 and term.batches.devices is None
     if not error <= tolerance:
         if _draws_random_numbers(term):
@@ -227,6 +261,8 @@ def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: A
                 f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean "
                 "over examples; take it without, or draw for each example from a key of its own"
             )
+        elif _is_rounding(op, lambda wide: error_of(wide, _product(wide, v))):
+            fault = _ROUNDING.format(op.dtype, f"those over two draws of the data are {error:.1e}")
         elif is_one_batch:
             fault = _NO_MEAN.format(function)
         else:
