@@ -33,6 +33,9 @@ _VALUE_TOLERANCE = 1e-4
 # The error of a test in float64 that counts as none: faults of more than a tolerance in float32 are far above it.
 _SMALL_IN_FLOAT64 = 1e-6
 
+# Larger multiples of the asymmetry, which one pair of vectors tells roughly, are no rounding.
+_ROUNDING_FACTOR = 1e3
+
 _ROUNDING = (
     "products in {} must be accurate, but by rounding {} (relative) apart, and in float64 they agree, as with a "
     "saturated network or terms that cancel; measure op.astype(numpy.float64) within jax.enable_x64(True)"
@@ -79,8 +82,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     Of a stream, the last two look at its first batch.
 
     Two programs with products are compiled, one over all data and one in float64. At most 17 products are evaluated
-    for one matrix, most often 9, and at most 15 + 3 n for a sum of n. A test that fails is repeated in float64, which
-    compiles a third, to tell faults from rounding.
+    for one matrix, most often 9, and at most 15 + 3 n for a sum of n. A test that fails, as by rounding, is repeated
+    in float64, which compiles a third.
 
     Args:
         op: any operator; for a linearised one or a known map, only the first two tests are possible.
@@ -125,7 +128,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
             continue
         only = _alone(some, number)
         is_all = op.in_memory and (op.coefficients, op.shift) == (only.coefficients, only.shift)
-        weights.append(_weights(only, number, v, av if is_all else _product(only, v), key, tolerance))
+        weights.append(_weights(only, number, v, av if is_all else _product(only, v), key, tolerance, asymmetry))
         num_products += 2 if is_all else 3
     # The notes on one term come together.
     for pair in itertools.zip_longest(differences, weights):
@@ -230,7 +233,9 @@ def _differences(terms: list[Term], v: np.ndarray, tolerance: float) -> tuple[li
     return [result if isinstance(result, str) else result[0] for result in found.each], found.num_products
 
 
-def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: Array, tolerance: float) -> float | str:
+def _weights(
+    op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: Array, tolerance: float, asymmetry: float
+) -> float | str:
     """How far products over two draws of the data are from twice the product over all, or why it is not known.
 
     Args:
@@ -240,6 +245,7 @@ def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: A
         whole: the product of `op` with it.
         key: for the draws.
         tolerance: relative to the sizes of the products.
+        asymmetry: that of the products, which tells their rounding.
     """
     term = op.terms[number]
     num_examples, unit = term.batches.num_examples, term.batches.statistics_batch or 1
@@ -261,7 +267,7 @@ def _weights(op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: A
                 f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean "
                 "over examples; take it without, or draw for each example from a key of its own"
             )
-        elif _is_rounding(op, lambda wide: error_of(wide, _product(wide, v))):
+        elif error <= _ROUNDING_FACTOR * asymmetry and _is_rounding(op, lambda wide: error_of(wide, _product(wide, v))):
             fault = _ROUNDING.format(op.dtype, f"those over two draws of the data are {error:.1e}")
         elif is_one_batch:
             fault = _NO_MEAN.format(function)
