@@ -29,7 +29,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, nearest, shown
 
 Schema = Mapping[str, "Setting | Schema"]
 Settings = tuple[tuple[str, Any], ...]  # of the builder that a block names: names with their values
@@ -139,7 +139,7 @@ def require(name: str, value: Any, rule: Rule) -> None:
         known = list(map(str, rule.known))
         close = [near for one in given for near in difflib.get_close_matches(str(one), known, 1, 0.5) if near != one]
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"{name} must be {rule.says}, got {value!r}{hint}")
+        raise InputError(f"{name} must be {rule.says}, got {shown(value)}{hint}")
 
 
 class Builders(NamedTuple):
@@ -245,11 +245,18 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     changed = config.copy_and_resolve_references()
     for name, value in overrides.items():
         old = get(changed, name)
+        if isinstance(old, ConfigDict):
+            raise InputError(_group(name, changed))
         parent, _, leaf = name.rpartition(".")
+        block = get(changed, parent) if parent else changed
         try:
-            (get(changed, parent) if parent else changed)[leaf] = value
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config.{name} must be {kind(old)}, got {value!r}") from error
+            block[leaf] = value
+            # ConfigDict takes True for a whole number, and any element of a tuple.
+            fits = old == () or _same_type(block[leaf], old)
+        except (TypeError, ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise InputError(f"config.{name} must be {kind(old)}, got {shown(value)}")
     return changed.lock()
 
 
@@ -262,7 +269,7 @@ def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     for argument in arguments:
         name, equals, _ = argument.removeprefix("--config.").partition("=")
         if isinstance(get(config, name), ConfigDict):
-            raise InputError(f"config.{name} is a group of settings; {nearest(name + '.', flatten(config))}")
+            raise InputError(_group(name, config))
         if not equals:
             raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
     values = flags.FlagValues()
@@ -278,8 +285,14 @@ def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return values.config.lock()
 
 
+def _group(name: str, config: ConfigDict) -> str:
+    return f"config.{name} is a group of settings; {nearest(name + '.', flatten(config))}"
+
+
 def get(config: ConfigDict, name: str) -> Any:
     """A value by dotted name; an unknown name gets the nearest right one."""
+    if not isinstance(name, str):
+        raise InputError(f"the name of a setting must be a text such as 'optim.lr', got {shown(name)}")
     value: Any = config
     for part in name.split("."):
         if not isinstance(value, ConfigDict) or part not in value:
@@ -303,7 +316,9 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def kind(default: Any) -> str:
     """What a value must be, in words, to be of the type of `default`; tuples have one element type."""
-    return f"a tuple, each {_KINDS[type(default[0])]}" if isinstance(default, tuple) else _KINDS[type(default)]
+    if isinstance(default, tuple):
+        return f"a tuple, each {_KINDS[type(default[0])]}" if default else "a tuple"
+    return _KINDS[type(default)]
 
 
 @functools.cache
@@ -322,7 +337,7 @@ def _entries(cls: Any) -> list[tuple[str, type | None, Any, str, Any]]:
 
 def _checked(name: str, value: Any, setting: Setting) -> Any:
     if not _same_type(value, setting.default):
-        raise InputError(f"{name} must be {kind(setting.default)}, got {value!r}")
+        raise InputError(f"{name} must be {kind(setting.default)}, got {shown(value)}")
     require(name, value, setting.rule)
     return value
 

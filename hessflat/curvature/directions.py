@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known, shown
 
 Normalise = Literal["filter", "layer", "unit"]
 
@@ -56,9 +56,7 @@ def random_direction(
             direction that would be zero: all parameters have at most one axis, or are zero.
     """
     numerics.require_key(key)
-    known = ("filter", "layer", "unit")
-    if normalise not in known:
-        raise InputError(f"unknown normalisation {normalise!r}; {nearest(normalise, known)}")
+    require_known("normalisation", [normalise], ("filter", "layer", "unit"))
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params, "give those leaves alone that are to move")
     if numerics.any_traced((params, jnp.zeros(()))):
@@ -93,9 +91,9 @@ def _kept_axes(
     axis = output_axis(name) if callable(output_axis) else output_axis
     if axis is None:
         axis = _known_output_axis(params, path)
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
-        raise InputError(f"output_axis must be one of the {rank} axes of params {name!r}, got {axis!r}")
-    return (*stack, axis % rank + len(stack))
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -rank <= axis < rank:
+        raise InputError(f"output_axis must be one of the {rank} axes of params {name!r}, got {shown(axis)}")
+    return (*stack, int(axis) % rank + len(stack))
 
 
 def _known_output_axis(params: Any, path: Any) -> int:

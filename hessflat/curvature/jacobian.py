@@ -16,7 +16,7 @@ from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.convolution import narrow_types
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known
 from hessflat.utils.widening import WideFunction, to_float32
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
@@ -98,6 +98,7 @@ def jacobian_norms(
             derivatives are not finite, or unknown options.
     """
     began = time.perf_counter()
+    softmax, (size, rtol) = numerics.require_flag("softmax", softmax), _options(batch_size, method, rtol)
     if isinstance(inputs, Stream):
         own = partial(jacobian_norms, softmax=softmax, batch_size=batch_size, method=method, rtol=rtol, state=state)
         return _over_stream(lambda x: own(predict, params, x), inputs, began)
@@ -111,7 +112,7 @@ def jacobian_norms(
     if narrow_types(traced.eqns, traced.invars):
         predict = WideFunction(predict)
         params, x, extra = to_float32((params, x, extra))
-    size = _batch_size(batch_size, method, rtol) or len(x)
+    size = size or len(x)
     if method == "auto":
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
@@ -357,13 +358,10 @@ def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra:
     return math.prod(shape[1:])
 
 
-def _batch_size(batch_size: int | None, method: str, rtol: float) -> int | None:
-    """It, once all options are known to be right."""
+def _options(batch_size: int | None, method: str, rtol: float) -> tuple[int | None, float]:
+    """The batch size and the tolerance, once all options are known to be right."""
     known = ("auto", "exact", "iterative")
     if batch_size is not None:
         batch_size = numerics.require_count("batch_size", batch_size)
-    if method not in known:
-        raise InputError(f"unknown method {method!r}; {nearest(method, known)}")
-    if not rtol > 0:
-        raise InputError(f"rtol must be above 0, got {rtol!r}")
-    return batch_size
+    require_known("method", [method], known)
+    return batch_size, numerics.require_number("rtol", rtol, above=0)

@@ -64,7 +64,7 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
     """
     began = time.perf_counter()
     a, b = _points(("a", "b"), (a, b))
-    alphas = _positions("alphas", alphas)
+    alphas = numerics.require_positions("alphas", alphas)
     values = _evaluate(function, (a, b), np.stack([1 - alphas, alphas], axis=1), data, state)
     distance = _norm(jax.tree.map(lambda x, y: np.asarray(y, np.float64) - np.asarray(x, np.float64), a, b))
     return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, numerics.precision_name())
@@ -91,7 +91,7 @@ def along(
     """
     began = time.perf_counter()
     points = _points(("origin", "direction"), (origin, direction))
-    distances = _positions("distances", distances)
+    distances = numerics.require_positions("distances", distances)
     values = _evaluate(function, points, np.stack([np.ones_like(distances), distances], axis=1), data, state)
     norm = _norm(points[1])
     return Line(distances, values, norm, len(distances), time.perf_counter() - began, numerics.precision_name())
@@ -118,7 +118,7 @@ def plane(
     """
     began = time.perf_counter()
     points = _points(("origin", "u", "v"), (origin, u, v))
-    alphas, betas = _positions("alphas", alphas), _positions("betas", betas)
+    alphas, betas = numerics.require_positions("alphas", alphas), numerics.require_positions("betas", betas)
     grid = np.stack([x.ravel() for x in np.meshgrid(alphas, betas, indexing="ij")], axis=1)
     values = _evaluate(function, points, np.insert(grid, 0, 1, axis=1), data, state)
     values = jax.tree.map(lambda x: x.reshape(len(alphas), len(betas)), values)
@@ -193,16 +193,6 @@ def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
     for name, point in zip(names[1:], arrays[1:], strict=True):
         numerics.require_like(name, point, arrays[0])
     return arrays
-
-
-def _positions(what: str, values: Any) -> np.ndarray:
-    try:
-        positions = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{what} must be a sequence of numbers, got {values!r}") from None
-    if positions.ndim != 1 or not len(positions) or not np.isfinite(positions).all():
-        raise InputError(f"{what} must be finite numbers in one dimension, at least one, got {values!r}")
-    return positions
 
 
 def _dot(a: Any, b: Any) -> float:

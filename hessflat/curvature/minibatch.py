@@ -269,6 +269,7 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
 
 def _as_flat(op: Operator, vector: Any) -> Array:
     if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
+        numerics.require_floating("vector", vector)
         return numerics.on_device(vector, op.dtype)
     numerics.require_like("vector", vector, op.params)
     return numerics.ravel(vector).astype(op.dtype)

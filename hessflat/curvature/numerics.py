@@ -21,7 +21,7 @@ from jax import Array
 from hessflat.curvature import leaves as given
 from hessflat.utils import compat
 from hessflat.utils.convolution import narrow_types
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known, shown
 
 Tree = Any
 Probe = Literal["rademacher", "gaussian"]
@@ -345,8 +345,7 @@ def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: in
 
 def require_probe(probe: str) -> None:
     """Refuse an unknown kind of probe."""
-    if probe not in ("rademacher", "gaussian"):
-        raise InputError(f"unknown probe {probe!r}; {nearest(probe, ('rademacher', 'gaussian'))}")
+    require_known("probe", [probe], ("rademacher", "gaussian"))
 
 
 def require_count(what: str, value: Any, least: int = 1) -> int:
@@ -360,8 +359,61 @@ def require_count(what: str, value: Any, least: int = 1) -> int:
     except TypeError:
         count = -1
     if count < least:
-        raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
+        raise InputError(f"{what} must be a whole number of at least {least}, got {shown(value)}")
     return count
+
+
+def require_number(what: str, value: Any, above: float = -math.inf) -> float:
+    """A real number of any type, NumPy's and JAX's too, as a float.
+
+    Raises:
+        InputError: no number, none of a float's size, or one that is not above `above`.
+    """
+    try:
+        is_number = not isinstance(value, bool | np.bool_ | str | bytes) and np.ndim(value) == 0
+        number = float(value) if is_number and not np.iscomplexobj(value) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not number > above:
+        beyond = "" if above == -math.inf else f" above {above:g}"
+        raise InputError(f"{what} must be a number{beyond}, got {shown(value)}")
+    return number
+
+
+def require_flag(what: str, value: Any) -> bool:
+    """True or False, also as 1 or 0.
+
+    Raises:
+        InputError: anything else, such as the text "False", which Python takes for true.
+    """
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise InputError(f"{what} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def require_positions(what: str, values: Any) -> np.ndarray:
+    """A sequence of finite real numbers as float64 [n].
+
+    Raises:
+        InputError: something else, or none.
+    """
+    try:
+        positions = np.zeros(0) if np.iscomplexobj(values) else np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{what} must be a sequence of numbers, got {shown(values)}") from None
+    if positions.ndim != 1 or not len(positions) or not np.isfinite(positions).all():
+        raise InputError(f"{what} must be finite numbers in one dimension, at least one, got {shown(values)}")
+    return positions
+
+
+def require_function(what: str, value: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        InputError: no function.
+    """
+    if not callable(value):
+        raise InputError(f"{what} must be a function, got {shown(value)}")
 
 
 def require_draws(what: str, value: Any, least: int = 1) -> int:

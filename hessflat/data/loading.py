@@ -35,8 +35,8 @@ def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
     place = np.empty(len(labels))
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
+    by_class = np.argsort(classes, kind="stable")
+    for members in np.split(by_class, np.flatnonzero(np.diff(classes[by_class])) + 1):
         place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
     return np.lexsort((random.random(len(labels)), place))
 

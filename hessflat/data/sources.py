@@ -12,6 +12,7 @@ import numpy as np
 from hessflat.config import at_least, below, builder_settings, finite, positive, require_settings
 from hessflat.data import cache
 from hessflat.data import generator as generators
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, nearest
 from hessflat.utils.files import checksum
 
@@ -56,6 +57,7 @@ def blobs(
         raise InputError(
             f"blobs.num_examples must be at least blobs.num_classes = {num_classes}, got {num_examples}; raise it"
         )
+    _require_room("blobs", num_examples * (dimension + 1) + num_classes * dimension)
     random = np.random.default_rng(seed)
     centres = blob_centres(random, num_classes, dimension, separation)
     labels = np.arange(num_examples, dtype=np.int32) % num_classes
@@ -77,6 +79,7 @@ def sine(
     test_examples: Annotated[int, at_least(1), "test examples"] = 256,
 ) -> Source:
     """Real targets sin(π f x) at equally spaced x up to 1, float32 `[n, 1]`; tested on a grid of its own."""
+    _require_room("sine", 2 * (num_examples + test_examples))
 
     def at(x: np.ndarray) -> Split:
         inputs = x[:, None].astype(np.float32)
@@ -95,6 +98,7 @@ def scattered(
     seed: Annotated[int, at_least(0), "seed of the targets"] = 0,
 ) -> Source:
     """Normal targets at equally spaced x from 0 to 1, float32 `[n, 1]`; tested on the straight lines between them."""
+    _require_room("scattered", 2 * (num_examples + test_examples))
     x = np.linspace(0, 1, num_examples)
     targets = spread * np.random.default_rng(seed).standard_normal(num_examples)
 
@@ -132,6 +136,8 @@ def generator(
     """
     if dimension < latent:
         raise InputError(f"generator.dimension must be at least generator.latent = {latent}, got {dimension}; raise it")
+    examples = (num_examples + test_examples) * (latent + dimension + num_outputs)
+    _require_room("generator", examples + dimension**2 + latent * (dimension + num_outputs))
     known = {"latent": latent, "dimension": dimension, "num_outputs": num_outputs, "frequency": frequency, "seed": seed}
     made = generators.draw(known)
     random = np.random.default_rng([seed, 1])
@@ -143,6 +149,11 @@ def generator(
 
     train, test = of(num_examples), of(test_examples)
     return Source(train, test, num_outputs, None, f"a cube of dimension {latent} pushed into {dimension} dimensions")
+
+
+def _require_room(name: str, numbers: int) -> None:
+    """Refuse a source of so many numbers where they do not fit into memory, in double precision and a copy of it."""
+    hardware.require_bytes(24 * numbers, f"data set {name!r}", f"lower its sizes, config.data.{name}")
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

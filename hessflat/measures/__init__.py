@@ -5,7 +5,7 @@ What is derived from the modules: the settings `measure.*`, what a run costs, wh
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from importlib import import_module
 from typing import Any
@@ -19,6 +19,7 @@ from hessflat.utils.errors import InputError, SettingError, in_one_line, show_tr
 
 __all__ = [
     "MEASURES",
+    "MOST_TIMES",
     "OPERATORS",
     "EvalState",
     "Measure",
@@ -109,6 +110,9 @@ def _taken(builder: Callable, settings: Any) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in builder_settings(builder)}
 
 
+# Times at which one run is measured, or its training split evaluated, at most.
+MOST_TIMES = 1_000_000
+
 _TIMETABLE = (
     "never, start, end, growth (epochs 0, 1, 2, 5, 10, 20, ...), every N steps, every N epochs, "
     "either with `to M steps` or `to M epochs`, M no less than N, at F (a share of the run); several with commas"
@@ -128,11 +132,17 @@ def timetable_steps(text: str, steps_per_epoch: int, num_steps: int) -> list[int
         return []
     due = {num_steps}
     for part in map(str.strip, text.split(",")):
-        due.update(_part_steps(part, steps_per_epoch, num_steps))
+        steps = _part_steps(part, steps_per_epoch, num_steps)
+        if len(steps) > MOST_TIMES:
+            raise SettingError(
+                f"a run of {num_steps:,} steps is measured at most {MOST_TIMES:,} times, got {len(steps):,} by "
+                f"{part!r}; measure more rarely, or train fewer steps"
+            )
+        due.update(steps)
     return sorted(step for step in due if step <= num_steps)
 
 
-def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> list[int]:
+def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> Sequence[int]:
     if part == "end":
         return []
     if part == "start":
@@ -151,7 +161,7 @@ def _part_steps(part: str, steps_per_epoch: int, num_steps: int) -> list[int]:
         last = num_steps if match[3] is None else int(Fraction(match[3]) * unit[match[4]])
         within = match[3] is None or match[2] != match[4] or Fraction(match[3]) >= int(match[1] or 1)
         if stride and within:
-            return list(range(0, min(last, num_steps) + 1, stride))
+            return range(0, min(last, num_steps) + 1, stride)
     raise InputError(f"a time of measuring must be {_TIMETABLE}; got {part!r}")
 
 

@@ -21,6 +21,7 @@ from hessflat.data import generator as generators
 from hessflat.data.generator import Generator
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, SampleSizes, Scalars
+from hessflat.utils import hardware
 from hessflat.utils.errors import SettingError
 
 # By how much of the supremum a sample may miss it.
@@ -30,6 +31,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 # Points evaluated at a time, and how often the neighbourhood of the largest norm on the grid is looked at more closely.
 CHUNK = 4096
 REFINEMENTS = 12
+_FINER = 9  # points a side of such a neighbourhood
 
 
 def lipschitz(
@@ -55,6 +57,13 @@ def lipschitz(
     generator, sizes = _generator(state.data), sorted(sample_sizes)
     if max(sizes) > draws:
         raise SettingError(f"config.measure.draws must be at least {max(sizes)}, the largest sample size, got {draws}")
+    # Of a grid: its points, and their coordinates before they are points; of draws: the latent ones and their kernels.
+    latent, outputs = generator.latent, state.splits["train"]["labels"].shape[1]
+    hardware.require_bytes(
+        16 * latent * max(grid, _FINER) ** latent + 8 * draws * (latent + outputs**2),
+        "measure.lipschitz with its grid and its draws",
+        "lower config.measure.grid or config.measure.draws",
+    )
     logits = state.functions().logits
     made = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), generator)
 
@@ -195,7 +204,7 @@ def _grid(latent: int, side: int) -> np.ndarray:
 
 def _refined(local: Callable[[np.ndarray], dict[str, np.ndarray]], centre: np.ndarray, side: int) -> float:
     """The supremum of ν near a point of the grid, on ever finer grids around the best point so far, within the cube."""
-    half, best, offsets = 1 / (side - 1), 0.0, 2 * _grid(len(centre), 9) - 1
+    half, best, offsets = 1 / (side - 1), 0.0, 2 * _grid(len(centre), _FINER) - 1
     for _ in range(REFINEMENTS):
         points = np.clip(centre + half * offsets, 0, 1)
         norms = local(points)["norm"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 
-from hessflat.config import at_least, each, positive
+from hessflat.config import at_least, each, positive, whole
 
 Scalars = dict[str, float | int | None]
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -14,7 +14,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 Name = str | tuple[str, str]
 
 # Settings of several measures, each of which has them among its keyword-only arguments.
-TraceProbes = Annotated[int, at_least(1), "single products for trace and Frobenius norm"]
+TraceProbes = Annotated[int, whole(1, 1_000_000), "single products for trace and Frobenius norm"]
 Scales = Annotated[tuple[float, ...], each(positive), "factors of loss_limit, and α of reparameterised"]
 SampleSizes = Annotated[tuple[int, ...], each(at_least(2)), "numbers of examples N of batch_norm and of lipschitz"]
 

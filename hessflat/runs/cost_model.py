@@ -20,6 +20,7 @@ from hessflat.runs.jobs import Job, due_at, load_data
 from hessflat.runs.schema import DataConfig, RunConfig
 from hessflat.training.config import ModelConfig
 from hessflat.training.optimisation import LOSSES, cross_entropy, make_targets
+from hessflat.training.trainer import steps_of_run
 from hessflat.utils.errors import SettingError
 from hessflat.utils.progress import Reporter
 
@@ -82,13 +83,13 @@ def run_cost(config: RunConfig, throughput: Throughput = TYPICAL) -> RunCost:
     """A product of curvature with a vector is counted as two gradients.
 
     Raises:
-        InputError: data that are neither published nor there.
+        InputError: data that are neither published nor there, more steps than are counted, or more measurements.
     """
     data = data_shape(config)
     num_params, flops = gradient_cost(config.model, config.train.loss, data)
     batch = min(config.train.batch_size or data.num_examples, data.num_examples)
     steps_per_epoch = -(-data.num_examples // batch)
-    num_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    num_steps = steps_of_run(config, steps_per_epoch)
     measured = min(config.measure.examples or data.num_examples, data.num_examples)
     return RunCost(
         num_params,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from hessflat import data
 from hessflat.config import changed, flatten, thaw
-from hessflat.measures import MEASURES, timetable_steps
+from hessflat.measures import MEASURES, MOST_TIMES, timetable_steps
 from hessflat.runs import run_folder, writers
 from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, plain, replace
 from hessflat.training.optimisation import LOSSES, are_classes, loss_of_best_guess
@@ -228,10 +228,20 @@ def make_milestones(config: RunConfig, steps_per_epoch: int, last: int, evaluate
 
 
 def steps_to_evaluate(config: RunConfig, last: int) -> list[int]:
-    """The steps after which the training split is evaluated; none where no rule needs it."""
+    """The steps after which the training split is evaluated; none where no rule needs it.
+
+    Raises:
+        SettingError: more than a run should have.
+    """
     if not (config.stop.train_accuracy or config.stop.train_loss):
         return []
-    return list(range(config.stop.eval_every, last + 1, config.stop.eval_every))
+    steps = range(config.stop.eval_every, last + 1, config.stop.eval_every)
+    if len(steps) > MOST_TIMES:
+        raise SettingError(
+            f"config.stop.eval_every must leave at most {MOST_TIMES:,} evaluations of a run, got {len(steps):,} in "
+            f"{last:,} steps; raise it, or train fewer steps"
+        )
+    return list(steps)
 
 
 # The settings that name another run.

@@ -147,6 +147,19 @@ def make_trainer(
     )
 
 
+def steps_of_run(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """The optimiser steps of a run that goes to its end.
+
+    Raises:
+        InputError: more than are counted in 32 bits.
+    """
+    num_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    if num_steps > 2**31 - 1:
+        name = "steps" if config.train.steps else "epochs"
+        raise InputError(f"config.train.{name} makes {num_steps} steps, at most {2**31 - 1} are counted; lower it")
+    return num_steps
+
+
 def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...], step: Step) -> Setup:
     """What the trainer of a configuration compiles in, for training inputs of `shape` `[N, ...]`.
 
@@ -156,9 +169,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
     num_examples = shape[0]
     batch_size = _batch_size(config, num_examples)
     steps_per_epoch = -(-num_examples // batch_size)
-    num_steps = config.train.steps or config.train.epochs * steps_per_epoch
-    if num_steps > 2**31 - 1:
-        raise InputError(f"config.train.epochs makes {num_steps} steps, at most {2**31 - 1} are counted; lower it")
+    num_steps = steps_of_run(config, steps_per_epoch)
     num_epochs = -(-num_steps // steps_per_epoch)
     average_from = config.train.average_from * steps_per_epoch
     if average_from >= num_steps:

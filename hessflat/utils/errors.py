@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """What was expected, what came, what to do. Entry points print it as one line and exit with status 2."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())  # what is quoted may have line breaks
+
 
 class DamagedError(InputError):
     """What is stored is not as it was written."""
@@ -34,19 +37,28 @@ def show_traceback() -> None:
         traceback.print_exc()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def shown(value: object) -> str:
+    """What came, as messages show it: on one line, and cut where it gets long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an object of the user's
+        text = f"an object of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
     """A hint for an unknown `name`: the closest known one, and all of them where they are few or none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:200], known, n=1, cutoff=0.5)
     everything = f"known: {', '.join(known)}"
     if not close:
         return everything
     return f"did you mean {close[0]!r}?" + (f" {everything}" if len(known) <= 12 else "")
 
 
-def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+def require_known(what: str, names: Iterable[object], known: Iterable[str]) -> None:
     """Refuse the first of `names` that is not in `known`, naming the nearest right one."""
     known = list(known)
     for name in names:
-        if name not in known:
-            raise InputError(f"unknown {what} {name!r}; {nearest(name, known)}")
+        if not isinstance(name, str) or name not in known:
+            raise InputError(f"unknown {what} {shown(name)}; {nearest(name, known)}")

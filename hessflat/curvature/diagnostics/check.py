@@ -100,7 +100,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     require_operator(op)
     numerics.require_key(key)
     op = op.as_it_is_now()
-    if tolerance is not None and not 0 < tolerance < 1:
+    derivatives = numerics.require_flag("derivatives", derivatives)
+    if tolerance is not None and not 0 < (tolerance := numerics.require_number("tolerance", tolerance)) < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
     tolerance = _default_tolerance(op) if tolerance is None else tolerance
     v, w = (np.asarray(numerics.draw_probe(key, op.size, op.dtype, "gaussian", number)) for number in (0, 1))

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from hessflat.curvature.operators.linearize import linearized_shapes
 from hessflat.curvature.operators.operator import Operator, tree_matvec, tree_matvec_compiled
 from hessflat.curvature.operators.terms import Batches, Term, loop_for
 from hessflat.utils import hardware
+from hessflat.utils.errors import require_known
 
 # The share of free memory that a plan may use.
 _SHARE = 0.8
@@ -80,10 +81,12 @@ def plan(
     takes no part in memory. Large arrays are allocated only where they fit.
 
     Raises:
-        InputError: counts below 1.
+        InputError: counts below 1, unknown options.
     """
     operator.require_operator(op)
     op = op.as_it_is_now()
+    require_known("storage", [storage], get_args(Storage))
+    require_known("reorthogonalise", [reorthogonalise], get_args(Reorthogonalise))
     num_steps = min(require_count("num_steps", num_steps), op.size)
     num_probes = require_count("num_probes", num_probes)
     free = hardware.free_bytes()

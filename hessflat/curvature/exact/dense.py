@@ -84,7 +84,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
             into memory, or products that are not finite.
     """
     require_operator(op)
-    if float64:
+    if numerics.require_flag("float64", float64):
         with jax.enable_x64(True):
             return exact_spectrum(op.astype(np.float64))
     began = time.perf_counter()

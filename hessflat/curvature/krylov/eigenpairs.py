@@ -29,7 +29,7 @@ from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known, shown
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
@@ -118,7 +118,7 @@ def eigenpairs(
     """
     began = time.perf_counter()
     is_default = max_steps is None
-    counts, max_steps = _options(op, key, k, which, rtol, max_steps)
+    counts, max_steps, rtol = _options(op, key, k, which, rtol, max_steps)
     wanted = _wanted(counts, which, rtol, op.size)
     num_vectors = _num_vectors(op, wanted, min(max_steps, _PRODUCTS) if is_default else max_steps, num_vectors)
     basis.require_memory(op.size, op.dtype, num_vectors + wanted.number, "device", hardware.platform(op))
@@ -242,7 +242,8 @@ def _mixed(random: Array, start_rows: Array) -> Array:
 
 def _as_rows(op: Operator, start: Any) -> Array:
     """[r, P] from a tree, a flat vector, or a tree with a leading axis."""
-    if isinstance(start, (jax.Array, np.ndarray)) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
+    start = numerics.as_arrays("start", start)
+    if isinstance(start, jax.Array) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
         return jnp.atleast_2d(numerics.on_device(start, op.dtype))
     shapes = [leaf.shape for leaf in jax.tree.leaves(op.params)]
     leaves = jax.tree.leaves(start)
@@ -386,21 +387,19 @@ def _num_restarted(num_pairs: int, num_vectors: int) -> int:
 
 def _options(
     op: Operator, key: Array, k: int | tuple[int, int], which: str, rtol: float, max_steps: int | None
-) -> tuple[tuple[int, int], int]:
-    """The numbers of pairs at each end, and of products at most."""
+) -> tuple[tuple[int, int], int, float]:
+    """The numbers of pairs at each end, and of products at most, and the tolerance."""
     operator.require_operator(op)
     numerics.require_key(key)
+    require_known("end", [which], get_args(Which))
     if isinstance(k, tuple) and which != "both":
         raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
-    first, *others = (numerics.require_count("k", count) for count in (k if isinstance(k, tuple) else (k,)))
-    counts = (first, others[0] if others else first)
+    if isinstance(k, tuple) and len(k) != 2:
+        raise InputError(f"k must be one whole number, or (largest, smallest), got {shown(k)}")
+    largest, smallest = (numerics.require_count("k", count) for count in (k if isinstance(k, tuple) else (k, k)))
+    counts = (largest, smallest)
     if max(counts) > op.size:
         raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
     if max_steps is None:
-        max_steps = _PRODUCTS_FOR_SEVERAL if which == "both" or first > 1 else _PRODUCTS
-    max_steps = numerics.require_count("max_steps", max_steps)
-    if which not in get_args(Which):
-        raise InputError(f"unknown end {which!r}; {nearest(which, get_args(Which))}")
-    if not rtol > 0:
-        raise InputError(f"rtol must be above 0, got {rtol!r}")
-    return counts, max_steps
+        max_steps = _PRODUCTS_FOR_SEVERAL if which == "both" or largest > 1 else _PRODUCTS
+    return counts, numerics.require_count("max_steps", max_steps), numerics.require_number("rtol", rtol, above=0)

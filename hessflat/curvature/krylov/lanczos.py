@@ -34,7 +34,7 @@ from hessflat.curvature.operators.operator import Operator, example_devices, req
 from hessflat.curvature.operators.terms import Devices, loop_for
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known, shown
 
 # Steps between two checks, which report progress and end the run if the Krylov space is exhausted.
 _STEPS_BETWEEN_CHECKS = 12
@@ -111,6 +111,7 @@ def lanczos(
     began = time.perf_counter()
     require_operator(op)
     num_steps, num_probes = _counts(key, num_steps, num_probes, reorthogonalise, probe, storage)
+    return_basis = numerics.require_flag("return_basis", return_basis)
     op = op.as_it_is_now()
     options = _Options(
         num_steps=min(num_steps, op.size),
@@ -121,9 +122,14 @@ def lanczos(
         devices=example_devices(op),
         return_basis=return_basis,
     )
+    if together is not None:
+        together = numerics.require_flag("together", together)
     if options.stores_basis:
-        basis.require_memory(op.size, op.dtype, options.num_steps, storage, hardware.platform(op))
+        rows = options.num_steps * (num_probes if together or return_basis else 1)
+        basis.require_memory(op.size, op.dtype, rows, storage, hardware.platform(op))
     if folder is not None:
+        if not isinstance(folder, str | Path) or "\0" in str(folder):
+            raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
         if checkpoint is not None:
             raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
@@ -221,7 +227,14 @@ def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Cal
 def step_callback(
     total: int, doing: str, show_progress: bool, on_steps: Callable[[int], None] | None
 ) -> AbstractContextManager[Callable[[int], None]]:
-    """A context of `on_steps`; without it, of a function that moves a progress bar, if there is a terminal."""
+    """A context of `on_steps`; without it, of a function that moves a progress bar, if there is a terminal.
+
+    Raises:
+        InputError: `show_progress` that is not True or False, `on_steps` that is no function.
+    """
+    show_progress = numerics.require_flag("show_progress", show_progress)
+    if on_steps is not None:
+        numerics.require_function("on_steps", on_steps)
     if on_steps is None and show_progress and sys.stderr.isatty():
         from hessflat.utils import progress  # imported only where a bar is shown
 
@@ -254,8 +267,7 @@ def _counts(
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),
         ("storage", storage, get_args(Storage)),
     ):
-        if value not in known:
-            raise InputError(f"unknown {name} {value!r}; {nearest(value, known)}")
+        require_known(name, [value], known)
     if storage == "host" and reorthogonalise == "selective":
         raise InputError('storage="host" takes reorthogonalise="full"; selective is for a basis on the device')
     return num_steps, num_probes

@@ -1,7 +1,7 @@
 """The spectral density by stochastic Lanczos quadrature, and the functionals of the spectrum that it estimates."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, ProductCost, RitzValue
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, require_known, shown
 
 
 class ZeroMass(NamedTuple):
@@ -141,8 +141,7 @@ class Spectrum:
         Raises:
             InputError: an unknown kind.
         """
-        if kind not in ("hessian", "gauss_newton"):
-            raise InputError(f"kind must be 'hessian' or 'gauss_newton', got {kind!r}")
+        require_known("kind", [kind], ("hessian", "gauss_newton"))
         count = 2 if kind == "hessian" else 1
         pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
         weights, values = pairs.T
@@ -154,13 +153,11 @@ class Spectrum:
         The default width is 1 % of the range of the nodes.
 
         Raises:
-            InputError: a width that is not above 0.
+            InputError: a width that is not above 0, a grid that is none.
         """
         if width is None:
             width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
-        if not width > 0:
-            raise InputError(f"width must be above 0, got {width!r}")
-        grid = np.asarray(grid, np.float64)
+        width, grid = numerics.require_number("width", width, above=0), numerics.require_positions("grid", grid)
         offsets = (grid[:, None, None] - self.nodes[None]) / width
         bumps = np.exp(-0.5 * offsets**2) / (width * np.sqrt(2 * np.pi))
         each = np.einsum("gkm,km->gk", bumps, self.weights)
@@ -246,6 +243,14 @@ def log_determinant(
     return spectrum(op, key, num_steps, num_probes, **options).log_determinant(damping)
 
 
+def _require_field(
+    name: str, values: dict[str, Any], shape: tuple[int, ...], kinds: str, holds: Callable[[Any], Any]
+) -> None:
+    value = values[name]
+    if value.shape != shape or value.dtype.kind not in kinds or not holds(value):
+        raise InputError(f"{name} of a stored spectrum is {shown(value)}; it is damaged, so measure it again")
+
+
 def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
     """Nodes, weights and residuals from tridiagonal matrices, for an operator of that size and floating type."""
     nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
@@ -282,6 +287,8 @@ def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
         InputError: fields that are missing, nodes that are not finite, or weights that are no distribution.
     """
     names = [field.name for field in dataclasses.fields(Spectrum)]
+    if not isinstance(arrays, Mapping):
+        raise InputError(f"a stored spectrum is a dict of arrays, as np.load gives, got {shown(arrays)}")
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(f"a stored spectrum must hold {', '.join(names)}; missing: {', '.join(missing)}")
@@ -302,4 +309,13 @@ def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
             f"weights of a stored spectrum must be at least 0 with sum 1 for each probe, got {weights.sum(axis=1)}; "
             "it is damaged, so measure it again"
         )
+    count, steps = nodes.shape
+    _require_field("num_valid", values, (count,), "iu", lambda valid: ((valid >= 1) & (valid <= steps)).all())
+    _require_field("residuals", values, (count, steps), "f", lambda bounds: (bounds >= 0).all())
+    _require_field("orthogonality", values, (count,), "f", lambda loss: not (loss < 0).any())  # nan: not known
+    _require_field("size", values, (), "iu", lambda size: size >= 1)
+    _require_field("num_products", values, (), "iu", lambda number: number >= 0)
+    _require_field("seconds", values, (), "fiu", lambda seconds: seconds >= 0)
+    _require_field("precision", values, (), "U", lambda name: True)
+    _require_field("dtype", values, (), "U", lambda name: str(name) in ("float32", "float64"))
     return Spectrum(**{name: value if value.ndim else value.item() for name, value in values.items()})

@@ -7,18 +7,19 @@ number, as `layers/kernel/2`.
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Term
 from hessflat.curvature.trees import Sliced
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, nearest, shown
 
 Names = str | Sequence[str] | Callable[[str], bool]
 Path = tuple[Any, ...]
@@ -50,7 +51,7 @@ def restrict(op: Operator, names: Names, stacked: Names = ()) -> Operator:
             raise InputError(f"no leaf of params was chosen; the paths are {', '.join(leaves)}")
         return _chosen(op, chosen, stacks)
     chosen = set()
-    for pattern in (names,) if isinstance(names, str) else names:
+    for pattern in _patterns("names", names):
         head, _, number = pattern.rpartition("/")
         known = _units(leaves, stacks)
         matching = {unit for unit in known if fnmatch.fnmatchcase(_text(unit), pattern) or unit[0] == pattern}
@@ -63,6 +64,8 @@ def restrict(op: Operator, names: Names, stacked: Names = ()) -> Operator:
         if not matching:
             raise InputError(f"no leaf of params matches {pattern!r}; {nearest(pattern, map(_text, known))}")
         chosen |= matching
+    if not chosen:
+        raise InputError(f"names must choose a leaf of params; the paths are {', '.join(leaves)}")
     # Beside a layer of it, a leaf that is chosen whole is all of its layers.
     whole = {name for name, number in chosen if number is None and name in stacks}
     chosen = {unit for unit in chosen if unit[0] not in whole} | {(n, i) for n in whole for i in range(stacks[n])}
@@ -93,6 +96,8 @@ def blocks(
     leaves = _named_leaves(op.params)
     stacks = _stacks(leaves, stacked)
     if isinstance(by, Mapping):
+        if not by:
+            raise InputError(f"by must name a block at least; the paths of params are {', '.join(leaves)}")
         return {name: restrict(op, names, stacked) for name, names in by.items()}
     name_of = by if callable(by) else _naming(leaves, by)
     groups: dict[str, set[Unit]] = {}
@@ -136,13 +141,27 @@ def stack_lengths(params: Any, stacked: Names) -> dict[str, int]:
     return _stacks(_named_leaves(params), stacked)
 
 
+def _patterns(what: str, names: Any) -> tuple[str, ...]:
+    """One pattern or several.
+
+    Raises:
+        InputError: something else.
+    """
+    patterns = (names,) if isinstance(names, str) else names
+    if not isinstance(patterns, Sequence | Set) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(
+            f"{what} must be a pattern such as 'dense_0/*', several, or a function of a path, got {shown(names)}"
+        )
+    return tuple(patterns)
+
+
 def _stacks(leaves: Mapping[str, Any], stacked: Names) -> dict[str, int]:
     """The lengths of the stacks among `leaves`."""
     if callable(stacked):
         chosen = [name for name in leaves if stacked(name)]
     else:
         chosen = []
-        for pattern in (stacked,) if isinstance(stacked, str) else stacked:
+        for pattern in _patterns("stacked", stacked):
             matching = fnmatch.filter(leaves, pattern)
             if not matching:
                 raise InputError(f"no leaf of params matches stacked={pattern!r}; {nearest(pattern, leaves)}")
@@ -170,8 +189,8 @@ def _naming(leaves: Mapping[str, Any], by: int | str | Sequence[str] | None) -> 
     if by is None:
         inner = {tuple(keys[:i]) for keys in paths.values() for i in range(len(keys) - 1)}
         return lambda name: _layer(paths[name], inner)
-    if isinstance(by, str) or not isinstance(by, int):
-        patterns = [by] if isinstance(by, str) else list(by)
+    if not isinstance(by, int | np.integer):
+        patterns = _patterns("by", by)
         for pattern in patterns:
             if all(_beginning(keys, pattern) is None for keys in paths.values()):
                 raise InputError(f"no leaf of params is below {pattern!r}; {nearest(pattern, leaves)}")

@@ -17,7 +17,8 @@ from hessflat.curvature.operators.matrices import checked, gauss_newton_product,
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, user_function
 from hessflat.curvature.operators.weights import Weighted, weighted_mean
-from hessflat.utils.errors import InputError, require_known
+from hessflat.utils import hardware
+from hessflat.utils.errors import InputError, require_known, shown
 
 Likelihood = Literal["softmax", "bernoulli", "gaussian"]
 Sampled = tuple[Callable[..., Any], Callable[..., Any]]
@@ -100,9 +101,8 @@ def model_fisher(
         criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, like.arrays, per))
         return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
-        raise InputError(
-            f"likelihood must be 'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood), got {likelihood!r}"
-        )
+        known = "'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood)"
+        raise InputError(f"likelihood must be {known}, got {shown(likelihood)}")
     num_samples = numerics.require_draws("num_samples", num_samples)
     if key is None:
         raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
@@ -113,6 +113,7 @@ def model_fisher(
         raise InputError("labels are drawn for examples in memory: give cv.Batches, or a likelihood by its name")
     if batches.statistics_batch is not None:
         raise InputError("labels are drawn for one example at a time: give data without statistics_batch")
+    _require_sampled(user_function(predict), sample, log_likelihood, params, batches, extra, key, num_samples)
     losses = SampledLosses(predict, log_likelihood)
     with numerics.matmul_precision():
         labels = _draw_labels(predict, sample, params, batches, extra, key, num_samples)
@@ -220,6 +221,33 @@ class SampledLosses:
         one = numerics.mapped(self.log_likelihood, in_axes=(None, 0))
         result: Array = -numerics.mapped(one)(outputs, labels)
         return result
+
+
+def _require_sampled(
+    predict: Callable[..., Any],
+    sample: Callable[..., Any],
+    log_likelihood: Callable[..., Any],
+    params: Any,
+    batches: Batches,
+    extra: tuple[Any, ...],
+    key: Array,
+    num_samples: int,
+) -> None:
+    """Refuse functions that do not go together, and labels that do not fit into memory."""
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
+    numerics.require_floating("predict(params, batch)", outputs)
+    if any(leaf.shape[:1] != (batches.num_examples,) for leaf in jax.tree.leaves(outputs)):
+        raise InputError(f"predict(params, batch) must have a leading axis of the {batches.num_examples} examples")
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), outputs)
+    label = numerics.output_shapes("sample(key, outputs)", sample, key, one)
+    value = numerics.output_shapes("log_likelihood(outputs, label)", log_likelihood, one, label)
+    if getattr(value, "shape", None) != ():
+        raise InputError("log_likelihood(outputs, label) must be a scalar for each example")
+    hardware.require_bytes(
+        batches.num_examples * num_samples * (hardware.num_bytes(label) + 4),
+        f"{num_samples:,} labels for each of {batches.num_examples:,} examples",
+        "take a smaller num_samples",
+    )
 
 
 def _draw_labels(

@@ -360,13 +360,20 @@ def _columns_compiled(op: Operator) -> Array:
     return result
 
 
+def _finite(sign: str, value: Any) -> float:
+    number = numerics.require_number(f"what an operator {sign}", value)
+    if not np.isfinite(number):
+        raise InputError(f"an operator {sign} takes a finite number, got {number}")
+    return number
+
+
 def _number(sign: str, value: Any) -> Any:
     kinds = (int, float, np.number, jax.Array, np.ndarray)
     if isinstance(value, kinds) and not isinstance(value, bool) and np.ndim(value) == 0:
         dtype = jnp.result_type(value)
         if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating):
             # Unsigned integers have no negative.
-            return jnp.asarray(value, float) if numerics.any_traced(value) else float(value)
+            return jnp.asarray(value, float) if numerics.any_traced(value) else _finite(sign, value)
         raise InputError(f"an operator {sign} takes a real number, got one of type {dtype}")
     what = f"an array of shape {np.shape(value)}" if hasattr(value, "shape") else type(value).__name__
     raise InputError(f"an operator {sign} takes another operator or a number, got {what}")

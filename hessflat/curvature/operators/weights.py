@@ -43,7 +43,10 @@ def weighted(arrays: Any, weights: Any, sharding: Any = None) -> Weighted:
         if weights not in named:
             raise InputError(f"no array of data is named {weights!r}; {nearest(weights, named)}")
         weights = named[weights]
-    (array,) = jax.tree.leaves(numerics.as_arrays("weights", weights))
+    array, *others = jax.tree.leaves(numerics.as_arrays("weights", weights))
+    if others or not jnp.isrealobj(array):
+        came = f"{1 + len(others)} arrays" if others else f"numbers of type {array.dtype}"
+        raise InputError(f"weights must be one array of real numbers, got {came}")
     number = jax.tree.leaves(arrays)[0].shape[:1]
     if array.shape[:1] != number:
         raise InputError(f"weights must have the leading axis of data, {number}, got shape {array.shape}")

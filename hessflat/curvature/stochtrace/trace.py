@@ -15,8 +15,9 @@ from hessflat.curvature.operators.operator import Operator, matvec, matvec_compi
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
+from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, require_known
 
 TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
@@ -97,8 +98,7 @@ def _diagonal(op: Operator) -> TraceParts:
 
 
 def _budget(num_products: int, method: str) -> int:
-    if method not in _LEAST:
-        raise InputError(f"unknown method {method!r}; {nearest(method, _LEAST)}")
+    require_known("method", [method], _LEAST)
     num_products = numerics.require_count("num_products", num_products)
     if num_products < _LEAST[method]:
         raise InputError(f"{method} needs num_products of at least {_LEAST[method]}, got {num_products}")
@@ -126,8 +126,13 @@ def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
     Ω is not stored; for a moment three arrays [count, P] are.
 
     Raises:
-        InputError: products that are not finite.
+        InputError: products that are not finite, or that do not fit into memory.
     """
+    hardware.require_bytes(
+        3 * count * op.size * op.dtype.itemsize,
+        f"a sketch of {count:,} products of {op.size:,} numbers",
+        'take fewer products, or method="hutchinson", which stores two vectors',
+    )
     rows = jnp.stack([_product(op, probe_vector(op, key, number), loop) for number in range(count)])
     scale = float(jnp.abs(rows).max())
     require_finite(scale)
