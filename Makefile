@@ -17,7 +17,7 @@ override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos bench bench-gpu bench-large bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos fuzz bench bench-gpu bench-large bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ doctor: setup ## versions, devices, data, free disk, and a curvature product aga
 
 chaos: setup ## runs are damaged, stopped and killed, and compared with undisturbed ones, in ten minutes [ARGS="--seed=1 --only=edits"]
 	@$(PY) -m benchmarks.chaos $(ARGS)
+
+fuzz: setup ## 2,000 random library calls, compared with float64, and 4,500 random settings, in half an hour [ARGS="--seed=1 --only=trace,plans:7"]
+	@$(PY) -m benchmarks.fuzz $(ARGS)
 
 bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"]
 	@$(PY) -m benchmarks.run $(ARGS)

@@ -239,7 +239,7 @@ def restrict(numbers: Numbers) -> Call:
     }
     part = found._replace(matrix=found.matrix[np.ix_(chosen, chosen)])
     values, must, words = drawn(numbers, table)
-    if "stacked" in words and must == REFUSE and values["stacked"] in ([], None, ""):
+    if isinstance(values["stacked"], list) and not values["stacked"]:
         must = EITHER
 
     def make() -> Any:
@@ -287,12 +287,9 @@ def trace(numbers: Numbers) -> Call:
         rounding = one.size * one.rounding
         if count >= one.size:
             return first(far(result.value, true, rounding, "trace"), far(result.num_products, one.size, 0, "products"))
-        allowed = (
-            4 * random_part(one.matrix, max(count // 3, 1))
-            if method != "hutchinson"
-            else random_part(one.matrix, count)
-        )
-        return estimate(result, true, allowed, rounding, count if method == "hutchinson" else count // 3, "trace")
+        if method == "hutchinson":
+            return estimate(result, true, random_part(one.matrix, count), rounding, count, "trace")
+        return far(result.value, true, 10 * result.standard_error + rounding, "trace")
 
     return call_of("trace", numbers, table, judge, one.said, x64=one.x64)
 
@@ -688,7 +685,7 @@ def true_norms(one: Problem, variant: int, inputs: np.ndarray, softmax: bool) ->
 
     with jax.enable_x64(True):
         found, plain = jax.vmap(norms)(np.asarray(inputs, np.float64))
-    return np.asarray(found), float(np.max(plain))
+    return np.asarray(found), float(np.asarray(plain).max())
 
 
 def landscape(numbers: Numbers) -> Call:
