@@ -29,6 +29,11 @@ class Lazy(NamedTuple):
     make: Callable[[], Any]
 
 
+def gives_nan(*args: Any) -> Any:
+    """A function that is finite nowhere."""
+    return jnp.ones(()) * NAN
+
+
 def _raises(*args: Any) -> Any:
     raise UsersOwnError("two\nlines")
 
@@ -106,7 +111,7 @@ SPOILED: Mapping[str, list[tuple[Any, str]]] = {
                                  np.array("a"), *_NOTHING[1:])],
     "function": _refused(
         3, "loss", _raises, _raises_type_error, lambda: 0.0, lambda params: 0.0, lambda *args: None,
-        lambda *args: "text", lambda *args: object(), lambda *args: jnp.ones(()) * NAN, lambda *args: (1.0, 2.0),
+        lambda *args: "text", lambda *args: object(), gives_nan, lambda *args: (1.0, 2.0),
         lambda *args: {}, np.eye(2), *_NOTHING[:7],
     ),
     "names": _refused(

@@ -147,7 +147,7 @@ def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
     Args:
         what: how messages name the tree.
         tree: pytree of arrays of numbers, or of typed random keys.
-        finite: refuse values that are not finite.
+        finite: refuse values that are not finite, and arrays without any.
 
     Raises:
         InputError: no leaves, a leaf that is not an array of numbers, or values that are not finite.
@@ -155,6 +155,8 @@ def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
     if not jax.tree.leaves(tree):
         raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
     arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
+    if finite and not any(leaf.size for leaf in jax.tree.leaves(arrays)):
+        raise InputError(f"{what} must hold at least one number, got arrays of size 0")
     if finite and (lost := not_finite(what, arrays)):
         raise InputError(lost)
     return arrays
@@ -363,17 +365,22 @@ def require_count(what: str, value: Any, least: int = 1) -> int:
     return count
 
 
-def require_number(what: str, value: Any, above: float = -math.inf) -> float:
-    """A real number of any type, NumPy's and JAX's too, as a float.
-
-    Raises:
-        InputError: no number, none of a float's size, or one that is not above `above`.
-    """
+def number_of(value: Any) -> float:
+    """A real number of any type, NumPy's and JAX's too, as a float; nan for what is none, or none of a float's size."""
     try:
         is_number = not isinstance(value, bool | np.bool_ | str | bytes) and np.ndim(value) == 0
-        number = float(value) if is_number and not np.iscomplexobj(value) else math.nan
+        return float(value) if is_number and not np.iscomplexobj(value) else math.nan
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
+        return math.nan
+
+
+def require_number(what: str, value: Any, above: float = -math.inf) -> float:
+    """`number_of`.
+
+    Raises:
+        InputError: no number, or one that is not above `above`.
+    """
+    number = number_of(value)
     if not number > above:
         beyond = "" if above == -math.inf else f" above {above:g}"
         raise InputError(f"{what} must be a number{beyond}, got {shown(value)}")

@@ -19,7 +19,7 @@ from hessflat.curvature.operators.operator import Operator, require_finite, requ
 from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, shown
 
 # The number of examples of the test by differences.
 _EXAMPLES = 256
@@ -101,9 +101,9 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     numerics.require_key(key)
     op = op.as_it_is_now()
     derivatives = numerics.require_flag("derivatives", derivatives)
-    if tolerance is not None and not 0 < (tolerance := numerics.require_number("tolerance", tolerance)) < 1:
-        raise InputError(f"tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
-    tolerance = _default_tolerance(op) if tolerance is None else tolerance
+    if tolerance is not None and not 0 < numerics.number_of(tolerance) < 1:
+        raise InputError(f"tolerance must be a number between 0 and 1, or None, got {shown(tolerance)}")
+    tolerance = _default_tolerance(op) if tolerance is None else float(tolerance)
     v, w = (np.asarray(numerics.draw_probe(key, op.size, op.dtype, "gaussian", number)) for number in (0, 1))
     av, repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
     num_products = 3

@@ -248,7 +248,8 @@ def _as_rows(op: Operator, start: Any) -> Array:
     shapes = [leaf.shape for leaf in jax.tree.leaves(op.params)]
     leaves = jax.tree.leaves(start)
     single = [jnp.shape(leaf) for leaf in leaves] == shapes
-    if not single and [jnp.shape(leaf)[1:] for leaf in leaves] != shapes:
+    alike = numerics.same_structure(start, op.params)
+    if not alike or (not single and [jnp.shape(leaf)[1:] for leaf in leaves] != shapes):
         raise InputError("start must be a tree like params, with or without a leading axis, or flat of shape (P,)")
     rows = [jnp.reshape(leaf, (1 if single else jnp.shape(leaf)[0], -1)) for leaf in leaves]
     return jnp.concatenate(rows, axis=1).astype(op.dtype)

@@ -112,10 +112,12 @@ class Operator:
         """The same operator with parameters and floating data in `dtype`.
 
         Raises:
-            InputError: float64 without `jax.enable_x64`, or functions that do not run in `dtype`.
+            InputError: float64 without `jax.enable_x64`, functions that do not run in `dtype`, or a linearisation.
         """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
+        if dtype != self.dtype and any(isinstance(term, LinearizedTerm) for term in self.terms):
+            raise InputError("take another precision of the operator before its linearisation is made, not after")
         terms = tuple(_cast(term, dtype) for term in self.terms)
         for term in terms:
             if isinstance(term, Term) and (reason := _why_not_evaluated(term)):
