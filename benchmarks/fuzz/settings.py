@@ -377,9 +377,14 @@ def plans(numbers: Numbers) -> Call:
     return Call(_said("plan g_mlp:smoke", given), make, judge, EITHER)
 
 
-_TINY = ("--config.data.name=blobs", "--config.data.blobs.num_examples=40", "--config.model.mlp.hidden=(3,)",
-         "--config.train.epochs=1", "--config.measure.lanczos_steps=3", "--config.measure.probes=1",
-         "--config.measure.trace_probes=1")  # fmt: skip
+_TINY = tuple(
+    f"--config.{one}"
+    for one in (
+        *("data.name=blobs", "data.scaling=standardised", "data.blobs.num_examples=40", "model.mlp.hidden=(3,)"),
+        *("train.batch_size=8", "train.epochs=1", "measure.lanczos_steps=3", "measure.probes=1"),
+        *("measure.trace_probes=1", "measure.jacobian=end"),
+    )
+)
 
 
 def tiny_runs(numbers: Numbers) -> Call:
