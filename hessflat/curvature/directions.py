@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, shown
 
 Normalise = Literal["filter", "layer", "unit"]
 
@@ -56,7 +56,7 @@ def random_direction(
             direction that would be zero: all parameters have at most one axis, or are zero.
     """
     numerics.require_key(key)
-    require_known("normalisation", [normalise], ("filter", "layer", "unit"))
+    numerics.require_option("normalisation", normalise, ("filter", "layer", "unit"))
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params, "give those leaves alone that are to move")
     if numerics.any_traced((params, jnp.zeros(()))):

@@ -16,7 +16,7 @@ from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
 from hessflat.utils.convolution import narrow_types
-from hessflat.utils.errors import InputError, require_known
+from hessflat.utils.errors import InputError
 from hessflat.utils.widening import WideFunction, to_float32
 
 JacobianMethod = Literal["auto", "exact", "iterative"]
@@ -363,5 +363,5 @@ def _options(batch_size: int | None, method: str, rtol: float) -> tuple[int | No
     known = ("auto", "exact", "iterative")
     if batch_size is not None:
         batch_size = numerics.require_count("batch_size", batch_size)
-    require_known("method", [method], known)
+    numerics.require_option("method", method, known)
     return batch_size, numerics.require_number("rtol", rtol, above=0)

@@ -9,7 +9,7 @@ import inspect
 import math
 import operator
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from jax import Array
 from hessflat.curvature import leaves as given
 from hessflat.utils import compat
 from hessflat.utils.convolution import narrow_types
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, nearest, shown
 
 Tree = Any
 Probe = Literal["rademacher", "gaussian"]
@@ -347,7 +347,13 @@ def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: in
 
 def require_probe(probe: str) -> None:
     """Refuse an unknown kind of probe."""
-    require_known("probe", [probe], ("rademacher", "gaussian"))
+    require_option("probe", probe, ("rademacher", "gaussian"))
+
+
+def require_option(what: str, value: Any, known: Collection[str]) -> None:
+    """Refuse a value that is none of the `known` ones; the message names the nearest."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"unknown {what} {shown(value)}; {nearest(value, known)}")
 
 
 def require_count(what: str, value: Any, least: int = 1) -> int:

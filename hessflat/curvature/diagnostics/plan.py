@@ -19,7 +19,6 @@ from hessflat.curvature.operators.linearize import linearized_shapes
 from hessflat.curvature.operators.operator import Operator, tree_matvec, tree_matvec_compiled
 from hessflat.curvature.operators.terms import Batches, Term, loop_for
 from hessflat.utils import hardware
-from hessflat.utils.errors import require_known
 
 # The share of free memory that a plan may use.
 _SHARE = 0.8
@@ -85,8 +84,8 @@ def plan(
     """
     operator.require_operator(op)
     op = op.as_it_is_now()
-    require_known("storage", [storage], get_args(Storage))
-    require_known("reorthogonalise", [reorthogonalise], get_args(Reorthogonalise))
+    numerics.require_option("storage", storage, get_args(Storage))
+    numerics.require_option("reorthogonalise", reorthogonalise, get_args(Reorthogonalise))
     num_steps = min(require_count("num_steps", num_steps), op.size)
     num_probes = require_count("num_probes", num_probes)
     free = hardware.free_bytes()

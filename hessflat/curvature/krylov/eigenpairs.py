@@ -29,7 +29,7 @@ from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, shown
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
@@ -392,7 +392,7 @@ def _options(
     """The numbers of pairs at each end, and of products at most, and the tolerance."""
     operator.require_operator(op)
     numerics.require_key(key)
-    require_known("end", [which], get_args(Which))
+    numerics.require_option("end", which, get_args(Which))
     if isinstance(k, tuple) and which != "both":
         raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
     if isinstance(k, tuple) and len(k) != 2:

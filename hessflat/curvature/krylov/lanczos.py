@@ -34,7 +34,7 @@ from hessflat.curvature.operators.operator import Operator, example_devices, req
 from hessflat.curvature.operators.terms import Devices, loop_for
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, shown
 
 # Steps between two checks, which report progress and end the run if the Krylov space is exhausted.
 _STEPS_BETWEEN_CHECKS = 12
@@ -267,7 +267,7 @@ def _counts(
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),
         ("storage", storage, get_args(Storage)),
     ):
-        require_known(name, [value], known)
+        numerics.require_option(name, value, known)
     if storage == "host" and reorthogonalise == "selective":
         raise InputError('storage="host" takes reorthogonalise="full"; selective is for a basis on the device')
     return num_steps, num_probes

@@ -14,7 +14,7 @@ from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, ProductCost, RitzValue
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, shown
 
 
 class ZeroMass(NamedTuple):
@@ -141,7 +141,7 @@ class Spectrum:
         Raises:
             InputError: an unknown kind.
         """
-        require_known("kind", [kind], ("hessian", "gauss_newton"))
+        numerics.require_option("kind", kind, ("hessian", "gauss_newton"))
         count = 2 if kind == "hessian" else 1
         pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
         weights, values = pairs.T

@@ -18,7 +18,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, user_function
 from hessflat.curvature.operators.weights import Weighted, weighted_mean
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError, require_known, shown
+from hessflat.utils.errors import InputError, shown
 
 Likelihood = Literal["softmax", "bernoulli", "gaussian"]
 Sampled = tuple[Callable[..., Any], Callable[..., Any]]
@@ -93,7 +93,7 @@ def model_fisher(
             needed; statistics over batches with drawn labels.
     """
     if isinstance(likelihood, str):
-        require_known("likelihood", [likelihood], _NEGATIVE_LOG_LIKELIHOODS)
+        numerics.require_option("likelihood", likelihood, _NEGATIVE_LOG_LIKELIHOODS)
         checked_params, batches, extra = checked(params, data, state, predict)
         predict, like = user_function(predict), batches.like
         outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, like.unweighted, *extra)
@@ -175,7 +175,7 @@ def _per(what: str, shape: tuple[int, ...], arrays: Any, per: Per | None) -> Per
         InputError: more than one label for each example and nothing that says what is meant; weights of another shape.
     """
     if per is not None:
-        require_known("value of per", [per], ("example", "token"))
+        numerics.require_option("value of per", per, ("example", "token"))
     weights = arrays.weights.shape if isinstance(arrays, Weighted) else shape[:1]
     if len(weights) > 1:
         if weights != shape[: len(weights)] or per == "example":

@@ -17,7 +17,7 @@ from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
-from hessflat.utils.errors import InputError, require_known
+from hessflat.utils.errors import InputError
 
 TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
@@ -98,7 +98,7 @@ def _diagonal(op: Operator) -> TraceParts:
 
 
 def _budget(num_products: int, method: str) -> int:
-    require_known("method", [method], _LEAST)
+    numerics.require_option("method", method, _LEAST)
     num_products = numerics.require_count("num_products", num_products)
     if num_products < _LEAST[method]:
         raise InputError(f"{method} needs num_products of at least {_LEAST[method]}, got {num_products}")
