@@ -102,6 +102,8 @@ def jacobian_norms(
     if isinstance(inputs, Stream):
         own = partial(jacobian_norms, softmax=softmax, batch_size=batch_size, method=method, rtol=rtol, state=state)
         return _over_stream(lambda x: own(predict, params, x), inputs, began)
+    if getattr(inputs, "shape", ())[:1] == (0,):
+        raise InputError("inputs must hold at least one example, got 0")
     params, x = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
     if numerics.any_traced((params, x, jnp.zeros(()))):
         raise InputError(numerics.OUTSIDE)
@@ -349,8 +351,6 @@ def _largest(alphas: np.ndarray, betas: np.ndarray, steps: int) -> tuple[np.ndar
 def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> int:
     """C."""
     numerics.require_floating("inputs", inputs, "give what an embedding makes of tokens, and the network above it")
-    if not len(inputs):
-        raise InputError("inputs must hold at least one example, got 0")
     outputs = numerics.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
     shape: Any = getattr(outputs, "shape", ())
     if len(shape) < 2 or shape[0] != len(inputs):

@@ -388,8 +388,10 @@ def require_number(what: str, value: Any, above: float = -math.inf) -> float:
     """
     number = number_of(value)
     if not number > above:
-        beyond = "" if above == -math.inf else f" above {above:g}"
-        raise InputError(f"{what} must be a number{beyond}, got {shown(value)}")
+        wanted = "a number" if above == -math.inf else f"above {above:g}"
+        raise InputError(
+            f"{what} must be {wanted}, got {shown(value)}{'; give a number' if math.isnan(number) else ''}"
+        )
     return number
 
 

@@ -60,6 +60,22 @@ def test_stops_when_converged():
     assert short.num_products == 4
 
 
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 400), np.geomspace(1e-4, 1, 400)])
+def test_a_start_with_little_of_the_top_does_not_end_at_the_next_eigenvalue(values):
+    op = operator_of(np.diag(values))
+    for seed, rtol in ((3, 1e-2), (4, 1e-2), (4, 1e-3)):
+        pairs = cv.eigenpairs(op, jax.random.key(seed), rtol=rtol)
+        assert pairs.converged.all()
+        assert abs(pairs.values[0] - 1) <= max(pairs.residuals[0], rtol / 3)
+        assert pairs.num_products < 100
+    below = cv.eigenpairs(-op, jax.random.key(4), which="smallest", rtol=1e-3)
+    assert abs(below.values[0] + 1) <= below.residuals[0]
+    both = cv.eigenpairs(op, jax.random.key(4), which="both", rtol=1e-3)
+    assert abs(both.values[0] - 1) <= both.residuals[0]
+    short = cv.eigenpairs(op, jax.random.key(4), rtol=1e-2, max_steps=18)
+    assert not short.converged[0]  # what residual it may have
+
+
 def test_vectors_are_trees_like_the_parameters():
     params, batch = mlp_params(5, 4, 3), examples(30, 5, 3)
     H = cv.hessian(loss, params, batch)

@@ -7,7 +7,8 @@ A V = V T + β v_{m+1} e_mᵀ, an eigenvector e of eigenvalue λ that was missed
     |e · f| ≤ β_m |[(λ − T)⁻¹]_{1m}| = Π β_i / Π (λ − θ_i),
 
 which falls with every step. The component e · f of a random unit vector in n dimensions is below c / √n with a
-probability of at most √(2/π) c.
+probability of at most √(2/π) c. For a single pair this alone, of the first recurrence, tells that it is the outermost:
+a start that happens to have little of the outermost eigenvector converges to the next one.
 """
 
 from typing import NamedTuple
@@ -125,6 +126,24 @@ def nothing_missed(look: Look, pairs: Pairs, num_pairs: int, size: int) -> np.nd
     least = np.log(_CHANCE) - np.log(size - len(look.values)) / 2
     result: np.ndarray = log_missed(look, pairs).reshape(-1, num_pairs).max(axis=0) <= least
     return result
+
+
+def nothing_missed_at_first(
+    limits: Limits, runs: list[tuple[np.ndarray, Pairs]], num_pairs: int, size: int
+) -> np.ndarray:
+    """`nothing_missed` by the first recurrence, whose limits are known only once it has converged.
+
+    Args:
+        limits: those of the pairs that were found.
+        runs: for each run between restarts the Ritz values that it began with, and the pairs at its end.
+        num_pairs: the number of pairs.
+        size: that of the operator.
+    """
+    look = FIRST._replace(limits=limits, log_missed=np.zeros(len(limits.values)))
+    for kept, pairs in runs[:-1]:
+        look = look._replace(log_missed=log_missed(look._replace(kept=kept), pairs))
+    kept, pairs = runs[-1]
+    return nothing_missed(look._replace(kept=kept), pairs, num_pairs, size)
 
 
 def residuals(

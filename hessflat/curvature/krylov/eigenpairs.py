@@ -89,7 +89,9 @@ def eigenpairs(
     so on until nothing better is there; a value that is there is missed with a probability of about 1 %. Where nothing
     is, the look takes 4 to 15 products for isolated eigenvalues, and up to as many again as before at the edge of a
     dense bulk; each round of copies takes as many products as it needs to converge, and one for each copy to check it.
-    With k = 1 there is no look. Where `max_steps` end it, the pairs before which one may be missing have not converged.
+    With k = 1 there is no look: the recurrence goes on, for about a quarter of the products where the eigenvalue is
+    isolated, until a better one beyond the tolerance would be missed with a probability of about 1 % at most. Where
+    `max_steps` end it, the pairs before which one may be missing have not converged.
 
     In a dense bulk, convergence is slow: what counts is the gap to the next eigenvalue beyond the pairs that are asked
     for, over the width of the spectrum. To residuals of the same size this takes about as many products as ARPACK
@@ -126,6 +128,7 @@ def eigenpairs(
     warm_start = None if start is None else _as_rows(op, start)
     op = linearize(op)
     num_products, projected, look = 0, np.zeros((num_vectors, num_vectors)), copies.FIRST
+    kept, runs = np.zeros(0), list[tuple[np.ndarray, copies.Pairs]]()  # of the first recurrence, between its restarts
     leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
     doing = f"{wanted.number} eigenpairs"
     with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
@@ -151,6 +154,10 @@ def eigenpairs(
             np.maximum(pairs.residuals, floor, out=pairs.residuals)
             rounding = breakdown_tolerance(op.dtype) * scale
             found = _judge(pairs, look, wanted, rounding, exhausted, op.size)
+            if not (wanted.looks or exhausted) and wanted.number < op.size and found.settled:
+                limits = copies.limits_of(pairs.values[found.chosen], found.tolerances, which, wanted.counts[0])
+                sure = copies.nothing_missed_at_first(limits, [*runs, (kept, pairs)], wanted.number, op.size)
+                found = found._replace(certain=sure)
             settled, new = found.settled, found.chosen[found.is_new]
             over = num_products + settled * len(new) + _STEPS > max_steps
             if settled and len(new) and not over:
@@ -167,7 +174,7 @@ def eigenpairs(
             rows, begin_at = None, None
             if over or everything or (settled and found.certain.all()):
                 break
-            if settled and found.improves:
+            if settled and found.improves and wanted.looks:
                 limits = copies.limits_of(pairs.values[found.chosen], found.tolerances, which, wanted.counts[0])
                 pairs.residuals[:] = np.hypot(pairs.residuals, leak)
                 room = _num_locked(wanted.number, num_vectors)
@@ -186,8 +193,9 @@ def eigenpairs(
                     np.eye(look.rows),
                     pairs.within[:, best].T,
                 )
+                runs, kept = ([] if look.rows else [*runs, (kept, pairs)]), pairs.ritz[best]
                 if look.rows:
-                    look = look._replace(log_missed=copies.log_missed(look, pairs), kept=pairs.ritz[best])
+                    look = look._replace(log_missed=copies.log_missed(look, pairs), kept=kept)
                 projected[:] = 0
                 projected[np.arange(look.rows, len(rows)), np.arange(look.rows, len(rows))] = pairs.ritz[best]
                 border = 0.0 if exhausted else betas[-1] * pairs.within[-1, best]
