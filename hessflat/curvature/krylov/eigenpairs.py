@@ -40,7 +40,7 @@ _STEPS = 2
 _CHECKS = 32
 
 # Products by default. At the upper edge of a thousand eigenvalues drawn at random from an interval, with rtol = 1e-3,
-# one pair takes about 50, and two to ten take 150 to 450.
+# one pair takes about 75, and two to ten take 150 to 450.
 _PRODUCTS = 200
 _PRODUCTS_FOR_SEVERAL = 500
 
