@@ -182,7 +182,7 @@ def test_the_residual_carries_the_negative_eigenvalues():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda s: s.zero_mass("fisher"), "kind must be 'hessian' or 'gauss_newton', got 'fisher'"),
+        (lambda s: s.zero_mass("fisher"), "unknown kind 'fisher'; known: gauss_newton, hessian"),
         (lambda s: s.density(jnp.zeros(3), width=0.0), "width must be above 0"),
     ],
 )
