@@ -82,6 +82,13 @@ class Tensor:
         return np.array(self.array, dtype)
 
 
+class Broken:
+    """A tensor that lies elsewhere."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert device type tensor to numpy")
+
+
 class Loader:
     """A data loader: it knows its length, is read anew by every `iter`, and counts its batches."""
 
@@ -286,6 +293,9 @@ def test_a_product_reads_every_batch_once():
     H(jnp.ones(H.size))
     assert loader.read - before == len(loader)
     before = loader.read
+    (H - cv.gauss_newton(predict, criterion, PARAMS, H.terms[0].batches))(jnp.ones(H.size))
+    assert loader.read - before == 2 * len(loader)  # to look at the loss, and once for both terms
+    before = loader.read
     result = cv.lanczos(H, KEY, 5)
     assert loader.read - before == 5 * len(loader)
     assert result.num_products == 5
@@ -475,6 +485,7 @@ def test_a_buffer_that_the_loader_uses_again_is_copied():
         (lambda: cv.Stream([X, X[:0]]), "batch 1 of the stream .* not empty"),
         (lambda: cv.Stream([X, {"x": X}]), "must have the structure of the first"),
         (lambda: cv.Stream([{"x": X, "name": ["a"] * N}]), r"batch 0 of the stream\['name'\]\[0\] must be an array"),
+        (lambda: cv.Stream([{"x": Broken()}]), r"\['x'\] cannot be made a NumPy array: TypeError: can't convert"),
         (lambda: cv.Stream(cut(ARRAYS), weights="n"), "no array of a batch is named 'n'; known: m, x, y"),
         (lambda: cv.Stream(cut(ARRAYS), weights=MASK), "weights of a stream are the name of an array"),
         (lambda: cv.Stream(cut(ARRAYS | {"m": -MASK}), weights="m"), "weights must be finite and at least 0, got -1"),

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, in_one_line
 
 # What holds no numbers, by the kind of a NumPy type, and what to do about it.
 _NO_NUMBERS = {
@@ -37,7 +37,10 @@ def converted(name: str, leaf: Any) -> np.ndarray:
             f"{name} is a masked array, and its mask would be lost; give it filled, .filled(0), and the mask as an "
             "array of its own, as Batches(..., weights=mask) where what is masked does not count"
         )
-    array = np.asarray(leaf)
+    try:
+        array = np.asarray(leaf)
+    except Exception as error:  # of another library, as for tensors on a device or of a type that NumPy has not
+        raise InputError(f"{name} cannot be made a NumPy array: {in_one_line(error)}") from error
     kind = array.dtype.kind
     # Narrow types of JAX, such as bfloat16, are "V" to NumPy.
     if kind not in "fiubc" and not jnp.issubdtype(array.dtype, np.number):

@@ -74,7 +74,7 @@ def gradient_covariance(
     Args:
         losses: `losses(params, batch)` -> per-example losses [n].
         params: the point at which gradients are taken.
-        data: the examples of the mean, a pytree of arrays [N, ...] or `Batches`.
+        data: the examples of the mean, a pytree of arrays [N, ...], `Batches` or a `Stream`.
         state: a third argument of `losses`, if given.
         per: as in `fisher`.
 

@@ -233,13 +233,16 @@ def _why_not_evaluated(term: Term) -> str | None:
 def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
     """The product of `op` with a tree, without checks. With `loop="python"` batches are driven from Python.
 
-    Where examples are spread over devices, each computes the product over its own, and one sum over devices follows.
+    Where examples are spread over devices, each computes the product over its own, and one sum over devices follows. A
+    stream is read once for all terms over it.
     """
     total = _multiple(op.shift, vector)
     terms = list(zip(op.coefficients, op.terms, strict=True))
     for coefficient, term in terms:
-        if term.batches.devices is None:
+        if term.batches.devices is None and term.batches.in_memory:
             total = _add_term(total, coefficient, term, vector, loop)
+    for stream in dict.fromkeys(term.batches for term in op.terms if not term.batches.in_memory):
+        total = _add_stream(total, [pair for pair in terms if pair[1].batches is stream], vector)
     for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
         spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
         total = jax.tree.map(jnp.add, total, _apply_spread(devices, spread, vector))
@@ -296,8 +299,6 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
 def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) -> Any:
     if isinstance(term, LinearizedTerm):
         return add_linearized(total, coefficient, term, vector)
-    if not term.batches.in_memory:
-        return _add_stream(total, coefficient, term, vector)
     batches = term.batches
     number, size = batches.num_examples, batches.size
     weight, starts = coefficient * (size / number), size * np.arange(batches.count, dtype=np.int32)
@@ -314,19 +315,22 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) 
     return total
 
 
-def _add_stream(total: Any, coefficient: Any, term: Term, vector: Any) -> Any:
-    """`total` + `coefficient` · product, in one pass over a stream.
+def _add_stream(total: Any, terms: list[tuple[Any, Term]], vector: Any) -> Any:
+    """`total` and the multiples of the products of terms over one stream, in one pass.
 
     Every batch is awaited before the next is asked for: batches that wait for the device would fill its memory.
     """
-    if numerics.any_traced((total, coefficient, term, vector)):
+    if numerics.any_traced((total, terms, vector)):
         raise InputError("a stream is read from Python: take products outside jit, vmap and grad, or give cv.Batches")
     if not numerics.ravel(vector).any():  # as in a recurrence that has ended
         return total
-    with term.batches.parts() as parts:
+    stream = terms[0][1].batches
+    with stream.parts() as parts:
         for part in parts:
-            weight = coefficient * (part.num_examples / term.batches.num_examples)
-            total = jax.block_until_ready(_add_term(total, weight, over(term, part), vector, "python"))
+            share = part.num_examples / stream.num_examples
+            for coefficient, term in terms:
+                total = _add_term(total, coefficient * share, over(term, part), vector, "python")
+            jax.block_until_ready(total)
     return total
 
 
