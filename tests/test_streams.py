@@ -2,7 +2,7 @@
 
 import threading
 import traceback
-from collections import deque
+from collections import UserDict, deque
 
 import jax
 import jax.numpy as jnp
@@ -126,8 +126,21 @@ def moment(params, batch):
         (as_tuple(loss), cut((X, Y, MASK)), (X, Y, MASK)),
         (moment, cut(X), X),
         (loss, [ARRAYS], ARRAYS),
+        (loss, [UserDict(batch) for batch in cut(ARRAYS)], ARRAYS),
     ],
-    ids=["dicts", "even", "loader", "function", "generators", "tensors", "jax", "tuples", "arrays", "one batch"],
+    ids=[
+        "dicts",
+        "even",
+        "loader",
+        "function",
+        "generators",
+        "tensors",
+        "jax",
+        "tuples",
+        "arrays",
+        "one batch",
+        "mappings",
+    ],
 )
 def test_the_matrix_is_that_of_all_data(of, data, arrays):
     H = cv.hessian(of, PARAMS, cv.Stream(data))

@@ -240,6 +240,8 @@ def _host_batches(stream: Stream) -> Iterator[Any]:
     """One pass over the user's batches, as trees of arrays in the memory of the host."""
     for number, batch in enumerate(_iterator(stream.batches)):
         what = f"batch {number} of the stream"
+        # Tokenizers give mappings that `jax.tree` does not know.
+        batch = jax.tree.map(lambda leaf: dict(leaf) if isinstance(leaf, Mapping) else leaf, batch)
         with jax.enable_x64(stream.x64):
             host = jax.tree.map_with_path(partial(_on_host, what), batch)
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(host)]
