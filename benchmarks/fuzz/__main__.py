@@ -83,8 +83,10 @@ def run_all(chosen: Sequence[tuple[str, int]], seed: int, seconds: float) -> lis
         threading.Thread(target=_work, args=(waiting, done, seed, began + seconds), daemon=True).start()
     for _ in chosen:
         results.append(done.get())
-        elapsed = time.monotonic() - began
-        if elapsed - told > 20 or results[-1].outcome.result == WRONG:
+        elapsed, last = time.monotonic() - began, results[-1]
+        if last.outcome.result == WRONG:
+            print(f"wrong: {seed}:{last.kind}:{last.number}: {last.outcome.why}", file=sys.stderr, flush=True)
+        if elapsed - told > 20:
             told, left = elapsed, elapsed / len(results) * (len(chosen) - len(results))
             wrong = sum(one.outcome.result == WRONG for one in results)
             print(f"[{elapsed:.0f} s, about {min(left, max(seconds - elapsed, 0)):.0f} s left] {len(results)} of "
