@@ -170,3 +170,37 @@ def test_numbers_of_the_kit_are_those_of_the_library_in_a_known_case():
     assert calls.far(op.to_dense(), matrix, 1e-5) == ""
     assert calls.far(op.to_dense(), 1.0001 * matrix, 1e-5) != ""
     assert calls.far([np.nan], [0.0], 1.0) != ""
+
+
+def test_faults_that_were_found_are_refused_in_one_line():
+    op = cv.from_matvec(lambda v: 2 * v, np.zeros(3, np.float32))
+    w, key, data = np.ones(3, np.float32), jax.random.key(0), {"x": np.ones((4, 3), np.float32)}
+    stored = cv.spectrum_to_arrays(cv.spectrum(op, key, num_steps=2))
+    for line, make in (
+        ("loop must be", lambda: cv.frobenius(op, key, loop=np.array([1, 2]))),
+        ("rtol must be above 0", lambda: cv.sharpness(op, key, rtol="0.1")),
+        ("unknown storage", lambda: cv.lanczos(op, key, storage=np.array(["device", "half"]))),
+        ("return_basis must be True or False", lambda: cv.lanczos(op, key, return_basis="False")),
+        ("on_steps must be a function", lambda: cv.lanczos(op, key, on_steps=3)),
+        ("folder must be the path", lambda: cv.lanczos(op, key, folder=3)),
+        ("num_probes must be at most", lambda: cv.lanczos(op, key, num_probes=10**9)),
+        ("start must be a tree like params", lambda: cv.sharpness(op, key, start={"w": np.ones((2, 3), np.float32)})),
+        ("takes a finite number", lambda: op + float("nan")),
+        ("names must be a pattern", lambda: cv.restrict(op, b"w")),
+        ("names must choose a leaf", lambda: cv.restrict(op, [])),
+        ("by must name a block", lambda: cv.blocks(op, {})),
+        ("before its linearisation is made", lambda: cv.eigvalsh(cv.linearize(quadratic(w, data)), float64=True)),
+        ("at least one number", lambda: cv.random_direction(key, np.zeros((0, 3), np.float32))),
+        ("must return a number", lambda: cv.along(lambda w, batch: {}, w, w, [0.0], data)),
+        ("one array of real numbers", lambda: quadratic(w, cv.Batches(data, weights=1j * np.ones(4)))),
+        ("size of a stored spectrum", lambda: cv.spectrum_from_arrays(stored | {"size": np.ones((7, 7))})),
+        ("a dict of arrays", lambda: cv.spectrum_from_arrays(3)),
+        ("k must be one whole number", lambda: cv.eigenpairs(op, key, (1, 1, 1), "both")),
+    ):
+        with pytest.raises(InputError, match=line) as error:
+            make()
+        assert "\n" not in str(error.value)
+
+
+def quadratic(w, data):
+    return cv.hessian(lambda w, batch: jnp.mean((batch["x"] @ w) ** 2), w, data)

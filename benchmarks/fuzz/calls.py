@@ -239,7 +239,7 @@ def restrict(numbers: Numbers) -> Call:
     }
     part = found._replace(matrix=found.matrix[np.ix_(chosen, chosen)])
     values, must, words = drawn(numbers, table)
-    if isinstance(values["stacked"], list) and not values["stacked"]:
+    if callable(values["stacked"]) or (isinstance(values["stacked"], list) and not values["stacked"]):
         must = EITHER
 
     def make() -> Any:
@@ -336,7 +336,7 @@ def eigenpairs(numbers: Numbers) -> Call:
         "k": Argument(ks, "count"),
         "which": Argument((which,), "choice"),
         "rtol": Argument((1e-3, 1e-3, 1e-5, 0.1), "number"),
-        "max_steps": Argument((200, 200, 60, 12, np.int64(300)), "count"),
+        "max_steps": Argument((200, 200, 60, 12, np.int64(300)), "count or none"),
         "start": Argument((None, None, vector), "vector or none"),
         "num_vectors": Argument((None, None, 40), "count or none"),
         "loop": _LOOPS,
@@ -373,7 +373,7 @@ def eigenpairs(numbers: Numbers) -> Call:
             far(lengths, np.zeros(len(found)), 3 * result.residuals + rounding, "residual"),
             far(vectors @ vectors.T, np.eye(len(found)), 2e-2, "orthogonality of vectors"),
         ]
-        budget = int(values["max_steps"]) + 4 * len(found) + 4
+        budget = int(values["max_steps"] or 500) + 4 * len(found) + 4
         return first(*wrong, "" if result.num_products <= budget else f"{result.num_products} products of {budget}")
 
     return call_of(name, numbers, table, judge, one.said, x64=one.x64)
@@ -386,14 +386,14 @@ def sharpness(numbers: Numbers) -> Call:
         "op": _operator(one),
         "key": _KEYS,
         "rtol": Argument((1e-3, 1e-4, 0.01, np.float32(1e-3)), "number"),
-        "max_steps": Argument((200, np.int64(100), 400), "count"),
+        "max_steps": Argument((200, np.int64(100), 400), "count or none"),
         "start": Argument((None, vector, jnp.asarray(vector)), "vector or none"),
         "loop": _LOOPS,
     }
 
     def judge(result: Any, values: dict[str, Any]) -> str:
         largest = np.linalg.eigvalsh(one.matrix)[-1]
-        if int(values["max_steps"]) < one.size + 4:
+        if values["max_steps"] is not None and int(values["max_steps"]) < one.size + 4:
             return ""
         rtol = min(float(values["rtol"]), 1.0)
         return far(result.value, largest, 3 * result.residual + one.rounding + 3 * rtol * abs(largest), "λ_max")
@@ -584,7 +584,7 @@ def minibatch(numbers: Numbers) -> Call:
     if name == "minibatch_products":
         table["vector"] = Argument((vector, vector, jnp.asarray(vector)), "vector or none")
     else:
-        table |= {"rtol": Argument((1e-3, 1e-2), "number"), "max_steps": Argument((200, 60), "count")}
+        table |= {"rtol": Argument((1e-3, 1e-2), "number"), "max_steps": Argument((200, 60), "count or none")}
 
     def judge(result: Any, values: dict[str, Any]) -> str:
         size, whole = int(values["batch_size"]), None

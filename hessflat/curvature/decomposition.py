@@ -93,7 +93,7 @@ def decompose(
     G = gauss_newton(predict, criterion, params, data, state)
     operator.require_operator(G)
     numerics.require_key(key)
-    exact = numerics.require_flag("exact", exact)
+    exact, show_progress = numerics.require_flag("exact", exact), numerics.require_flag("show_progress", show_progress)
     num_steps = numerics.require_count("num_steps", num_steps, least=0)
     num_probes = numerics.require_draws("num_probes", num_probes)
     trace_probes = numerics.require_draws("trace_probes", trace_probes, least=0)

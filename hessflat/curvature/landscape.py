@@ -136,6 +136,8 @@ def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np
     extra = numerics.as_state(state, function)
     function = user_function(function)
     outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.like.unweighted, *extra)
+    if not jax.tree.leaves(outputs):
+        raise InputError("function(params, batch) must return a number, or a tree of numbers, got one without any")
     for leaf in jax.tree.leaves(outputs):
         if leaf.shape != ():
             raise InputError(f"function(params, batch) must return means over the batch, got shape {leaf.shape}")

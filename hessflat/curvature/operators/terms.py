@@ -21,7 +21,7 @@ from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, example_with_weight, weighted
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, shown
 from hessflat.utils.widening import evaluate_wide
 
 
@@ -367,6 +367,8 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
     Raises:
         InputError: an unknown loop, or a compiled one for data that are read from Python.
     """
+    if loop is not None and (not isinstance(loop, str) or loop not in ("scan", "python")):
+        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {shown(loop)}")
     if loop in ("scan", None) and not all(term.batches.in_memory for term in op.terms):
         if loop == "scan":
             raise InputError("a stream is read from Python, got loop='scan'; leave loop out")
@@ -378,6 +380,4 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
             # A linearised term is made for compiled loops.
             traced = [traced_product(*shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
             return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
-    if loop not in ("scan", "python"):
-        raise InputError(f"loop must be 'scan', 'python' or None to choose, got {loop!r}")
     return loop
