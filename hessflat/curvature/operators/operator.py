@@ -367,7 +367,7 @@ def _columns_compiled(op: Operator) -> Array:
 
 
 def _finite(sign: str, value: Any) -> float:
-    number = numerics.require_number(f"what an operator {sign}", value)
+    number = numerics.number_of(value)
     if not np.isfinite(number):
         raise InputError(f"an operator {sign} takes a finite number, got {number}")
     return number
