@@ -576,7 +576,7 @@ def plan(numbers: Numbers) -> Call:
 
 def minibatch(numbers: Numbers) -> Call:
     name = numbers.choice(("minibatch_products", "minibatch_sharpness"))
-    one = draw_operator(numbers, examples=True, only=lambda one: not one.statistics_batch)
+    one = draw_operator(numbers, examples=True, only=lambda one: not one.statistics_batch and one.name != "integers")
     number = one.problem.number
     vector = np.random.default_rng(7).standard_normal(one.size).astype(np.float32)
     table = {"op": _operator(one), "key": _KEYS, "batch_size": Argument((1, number, number - 1, 7), "count"),
