@@ -1,4 +1,8 @@
-"""Extremal eigenpairs by thick-restart Lanczos, which stops when they have converged."""
+"""Extremal eigenpairs by thick-restart Lanczos, which stops when they have converged.
+
+The module is long because one loop holds the recurrence, its restarts and its looks for what was missed. What a look
+knows is in `krylov.copies`.
+"""
 
 import time
 from collections.abc import Callable
