@@ -35,7 +35,7 @@ MEASURED = (
     "Losses in nats on clean examples, smoothed labels counted in; H and G with batch norm in train mode, J (the "
     "input-output Jacobian of the logits) in eval mode."
 )
-BY_TAU = "in each group of runs alike but for it; the mean over groups by seed, 95 % t-interval"
+BY_TAU = "in each group of runs alike but for it; all groups together, exact permutation test"
 
 
 def network_words(run: Run) -> str:

@@ -12,7 +12,6 @@ from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, T
 from hessflat.analysis.histories import first_value, increase, largest_value, stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
-from hessflat.analysis.statistics import kendall_tau
 from hessflat.report import figures
 from hessflat.report.figures.style import GREY, STYLE
 from hessflat.utils.errors import InputError
@@ -121,24 +120,13 @@ def ordered(
     expect: Expect,
     runs: Sequence[Run],
 ) -> Evidence:
-    """Does a statistic increase (or decrease) with the input scale? Kendall's tau of each trial, compared with 0."""
-    done = finished(with_activation(activation, runs))
-    trials = {seed: own for seed, own in by_setting(done, "seed").items() if len(own) > 1}
-    taus = {
-        seed: kendall_tau([run.setting(SCALE) for run in own], [statistic(run) for run in own])
-        for seed, own in trials.items()
-    }
-    evidence = claims.against_limit(
-        [own[0] for own in trials.values()],
-        lambda run: taus[run.seed],
-        0.0,
-        f"Kendall τ of {what}, {NAMES[activation]}, with the input scale",
-        expect,
+    """Does a statistic increase (or decrease) with the input scale, by the exact test of `claims.in_order`?"""
+    order: claims.Order = "increases" if expect == "larger" else "decreases"
+    named = f"{what}, {NAMES[activation]}"
+    evidence = claims.in_order(
+        with_activation(activation, runs), statistic, named, SCALE, order, lambda x: number(x, 3)
     )
-    if not taus:
-        return evidence
-    tau = evidence.value.split()[-1]
-    return evidence._replace(value=f"{what}, {NAMES[activation]}: {_by_scale(done, statistic)}; τ {tau}")
+    return evidence._replace(value=f"{named}: {evidence.value}" if evidence.value else "")
 
 
 def _by_scale(runs: Sequence[Run], statistic: Callable[[Run], float]) -> str:
@@ -196,8 +184,8 @@ def _known(runs: Sequence[Run]) -> list[str]:
 
 
 RULE = (
-    "largest over training less that at first; Kendall τ with the input scale {} 0 by a 95 % t-interval over trials, "
-    "for ReLU and for tanh"
+    "largest over training less that at first; Kendall τ with the input scale {} 0 by an exact permutation test within "
+    "trials, for ReLU and for tanh"
 )
 
 EXPERIMENT = Experiment(
@@ -233,8 +221,8 @@ EXPERIMENT = Experiment(
             statement="larger inputs push sharpness upwards although the Jacobian norm is smaller",
             paper_value="figures without numbers",
             rule=(
-                "largest λ_max(H) over training; Kendall τ with the input scale above 0 by a 95 % t-interval over "
-                "trials, for ReLU and for tanh"
+                "largest λ_max(H) over training; Kendall τ with the input scale above 0 by an exact permutation test "
+                "within trials, for ReLU and for tanh"
             ),
             decide=larger_inputs_are_sharper,
         ),
@@ -245,8 +233,8 @@ EXPERIMENT = Experiment(
             statement="because hidden features, which parameter derivatives are made of, are larger for larger inputs",
             paper_value="no numbers",
             rule=(
-                "largest ‖f_l(X)‖₂ over training of both hidden layers; Kendall τ with the input scale above 0 by a "
-                "95 % t-interval over trials, for ReLU and for tanh"
+                "largest ‖f_l(X)‖₂ over training of both hidden layers; Kendall τ with the input scale above 0 by an "
+                "exact permutation test within trials, for ReLU and for tanh"
             ),
             decide=features,
         ),

@@ -135,8 +135,8 @@ EXPERIMENT = Experiment(
             statement="for ResNet at the largest rate the gap falls where the Jacobian norm rises",
             paper_value="the inverse of what is expected",
             rule=(
-                "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, by seed, 95 "
-                "% t-interval, below 0"
+                "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, below 0 by "
+                "an exact permutation test"
             ),
             decide=partial(on_reached, gap_at_the_largest_rate),
         ),

@@ -139,8 +139,8 @@ EXPERIMENT = Experiment(
             statement="the smoother the labels, the less sharpness grows",
             paper_value="so in all six figures",
             rule=(
-                "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by a 95 % t-interval "
-                "over seeds, for every network and learning rate"
+                "Kendall τ of label smoothing and growth of λ_max(H), largest over start, below 0 by an exact "
+                "permutation test within seeds, for every network and learning rate"
             ),
             decide=lambda runs: in_each_group(
                 kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), "no runs"

@@ -137,7 +137,7 @@ EXPERIMENT = Experiment(
             paper_value="a figure without numbers",
             rule=(
                 "Kendall τ of label smoothing and growth of λ_max(H) within the first epoch, largest over start, "
-                "below 0 by a 95 % t-interval over seeds"
+                "below 0 by an exact permutation test within seeds"
             ),
             decide=lambda runs: less_growth(runs, SHARPNESS, "λ_max(H)", to_epoch=1),
         ),

@@ -271,6 +271,7 @@ EXPERIMENT = Experiment(
             where="§4.1, figure 8",
             statement="the solution of small batches has the better test accuracy",
             paper_value="about 1 % better",
+            paper_effect=0.01,
             rule=(
                 "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
                 "t-interval with the sampling of test examples counted in"

@@ -33,7 +33,7 @@ from hessflat.analysis.evidence import (
     verdict_of_order,
     verdict_within,
 )
-from hessflat.analysis.experiment import Evidence, Verdict
+from hessflat.analysis.experiment import Effect, Evidence, Verdict
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import (
     Run,
@@ -127,7 +127,7 @@ def compare(
     if is_fraction(metric) and scale == "difference":
         counted = num_examples(metric, pairs)
         explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
-    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs))
+    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs), Effect(change, scale))
 
 
 def increases(
@@ -186,7 +186,16 @@ def in_order(
         f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
         f"{order_reason(verdict, test, len(groups))}"
     )
-    return Evidence(value, order_text(test, len(groups)), len(groups), verdict, explanation + left_out(runs))
+    effect = _first_to_last(groups)
+    return Evidence(value, order_text(test, len(groups)), len(groups), verdict, explanation + left_out(runs), effect)
+
+
+def _first_to_last(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect | None:
+    """The ratio of the values at the largest and the smallest setting, over seeds; None where one is not positive."""
+    ends = [(y[0, x[0].argmin()], y[0, x[0].argmax()]) for x, y in groups]
+    if min(min(pair) for pair in ends) <= 0:
+        return None
+    return Effect(mean_interval([math.log(last / first) for first, last in ends]), "ratio")
 
 
 def of_the_better(
@@ -220,6 +229,7 @@ def of_the_better(
         min(second.seeds, which.seeds),
         second.verdict if which.verdict in ("holds", "fails") else which.verdict,
         f"{said} ({which.explanation}); {second.explanation}",
+        second.effect,
     )
 
 

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from hessflat.analysis.experiment import Evidence, Verdict
+from hessflat.analysis.experiment import Effect, Evidence, Magnitude, Verdict
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
 from hessflat.analysis.statistics import Interval, OrderTest
 
 Expect = Literal["larger", "smaller"]
 _ONE_SIDED = 0.025
+_FACTOR = 2.0  # within which the size of an effect agrees with that in the paper
 
 
 def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
@@ -74,6 +75,30 @@ def order_reason(verdict: Verdict, test: OrderTest, seeds: int) -> str:
         "holds": "without an order, one so clear would come by chance in at most 2.5 %",
         "fails": "without an order, one so clear the other way would come by chance in at most 2.5 %",
     }.get(verdict, "it may have come by chance")
+
+
+def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[Magnitude, str] | None:
+    """Whether an effect is as large as in the paper, and the text of how the two compare; None where one has no size.
+
+    It "agrees" where the interval of the ratio of the two lies within a factor of 2 of 1, "differs" where it lies
+    outside, and is "open" otherwise and for fewer than two seeds. An effect of the other sign differs.
+    """
+    if effect is None or paper is None:
+        return None
+    mean, low, high = effect.interval
+    if effect.scale == "ratio":
+        size, said = f"× {number(exp_or_inf(mean), 3)}", f"× {number(paper, 3)}"
+        mean, low, high = (exp_or_inf(end - math.log(paper)) for end in (mean, low, high))
+    else:
+        size, said = f"{signed(100 * mean)} points", f"{signed(100 * paper)} points"
+        mean, low, high = mean / paper, *sorted((low / paper, high / paper))
+    verdict: Magnitude = "open"
+    if seeds > 1 and low >= 1 / _FACTOR and high <= _FACTOR:
+        verdict = "agrees"
+    elif seeds > 1 and (high < 1 / _FACTOR or low > _FACTOR):
+        verdict = "differs"
+    interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if seeds > 1 else ""
+    return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"
 
 
 def no_evidence(runs: Sequence[Run], reason: str) -> Evidence:

@@ -7,15 +7,25 @@ from typing import Any, Literal, NamedTuple
 from matplotlib.figure import Figure
 
 from hessflat.analysis.results import Needs, Run
+from hessflat.analysis.statistics import Interval
 
 Verdict = Literal["holds", "fails", "undecided", "not run"]
+Magnitude = Literal["agrees", "differs", "open"]
 Scale = Literal["smoke", "small", "paper"]
+
+
+class Effect(NamedTuple):
+    """How large an effect is, with its interval: of ln(after / before), or of after − before."""
+
+    interval: Interval
+    scale: Literal["ratio", "difference"]
 
 
 class Evidence(NamedTuple):
     """The result of a rule: a verdict with the text of the number, its interval, and an explanation.
 
-    `value` and `spread` are formatted text with units. `seeds` counts the seeds that the verdict rests on.
+    `value` and `spread` are formatted text with units. `seeds` counts the seeds that the verdict rests on. `effect` is
+    given by rules that compare two settings.
     """
 
     value: str
@@ -23,6 +33,7 @@ class Evidence(NamedTuple):
     seeds: int
     verdict: Verdict
     explanation: str = ""
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +42,8 @@ class Claim:
 
     `where` gives the section or figure of the paper, `paper_value` the number that it reports. `rule` describes
     `decide` in words. `needs` says which runs may decide, where that is not what the experiment needs; those that
-    finished but did not learn, or fit, are left out and counted.
+    finished but did not learn, or fit, are left out and counted. `paper_effect` is the size of the effect in the paper,
+    in the scale of the rule's: a ratio, or a difference, of accuracies as shares; None where the paper gives none.
     """
 
     id: str
@@ -42,6 +54,7 @@ class Claim:
     rule: str
     decide: Callable[[Sequence[Run]], Evidence]
     needs: Needs | None = None
+    paper_effect: float | None = None
 
 
 class Table(NamedTuple):

@@ -47,12 +47,13 @@ def _summary(records: Sequence[Record]) -> str:
             record["where"],
             record["paper_value"],
             record["value"] or "–",
+            record["size"] or "–",
             f"{record['experiment']}, {record['scale']}",
             str(record["seeds"]),
         )
         for record in records
     )
-    header = ("verdict", "claim", "where", "paper", "here", "experiment", "seeds")
+    header = ("verdict", "claim", "where", "paper", "here", "size", "experiment", "seeds")
     return as_markdown(Table("", header, rows)).strip()
 
 
@@ -84,6 +85,8 @@ def _claim(record: Record) -> str:
     lines += [f"- paper: {record['paper_value']}"]
     if record["value"]:
         lines.append(f"- here: {record['value']}; {record['spread']}")
+    if record["size"]:
+        lines.append(f"- size {record['size']}: {record['size_compared']}")
     lines.append(f"- rule: {record['rule']}")
     if record["explanation"]:
         lines.append(f"- {record['explanation']}")

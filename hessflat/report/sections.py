@@ -5,11 +5,12 @@ import io
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import correlation_table, regulariser_tables
-from hessflat.analysis.evidence import not_needed
+from hessflat.analysis.evidence import magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
 from hessflat.analysis.results import Run, meeting
@@ -125,6 +126,13 @@ def tally(records: Iterable[Record]) -> str:
     )
 
 
+def sizes(records: Iterable[Record]) -> str:
+    """How many of the effects whose size the paper gives are as large: `2 agree, 9 differ, 5 open`."""
+    counts = Counter(record["size"] for record in records if record["size"])
+    words = {"agrees": "agree", "differs": "differ", "open": "open"}
+    return ", ".join(f"{counts[size]} {word}" for size, word in words.items() if counts[size])
+
+
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records grouped by paper; papers are in the order of their first record."""
     groups: dict[str, list[Record]] = {}
@@ -148,6 +156,7 @@ def _evidence(stored: StoredExperiment, claim: Claim) -> Evidence:
 
 def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Record:
     needs = claim.needs or stored.experiment.needs
+    size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
         "claim": claim.id,
@@ -160,6 +169,8 @@ def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Recor
         "seeds": evidence.seeds,
         "rule": claim.rule,
         "verdict": evidence.verdict,
+        "size": size,
+        "size_compared": compared,
         "scale": stored.scale,
         "needs": needs,
         "runs": [run.path for run in meeting(stored.runs, needs)],

@@ -1,6 +1,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from fabricated_runs import write_run
 
@@ -18,6 +19,7 @@ from hessflat.analysis.claims import (
     reaches_bound,
     unchanged,
 )
+from hessflat.analysis.evidence import magnitude
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.results import load_run
 from hessflat.utils.errors import InputError
@@ -247,4 +249,37 @@ def test_bad_questions_are_refused_in_one_line(make, tmp_path):
 
 def test_evidence_is_plain_json(make):
     evidence = compare(make({0.0: [1.0, 1.1], 5e-4: [2.0, 2.3]}), "m", high=5e-4)
-    assert json.loads(json.dumps(evidence._asdict())) == evidence._asdict()
+    plain = {name: value for name, value in evidence._asdict().items() if name != "effect"}
+    assert json.loads(json.dumps(plain)) == plain
+    assert json.loads(json.dumps(evidence.effect)) == [list(evidence.effect.interval), "ratio"]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "paper", "size"),
+    [
+        ([2.9, 3.0, 3.1], 3.0, "agrees"),
+        ([2.9, 3.0, 3.1], 30.0, "differs"),
+        ([2.9, 3.0, 3.1], 1 / 3, "differs"),
+        ([1.0, 3.0, 9.0], 3.0, "open"),
+        ([3.0], 3.0, "open"),
+    ],
+)
+def test_the_size_of_a_ratio_is_compared_with_the_papers(make, ratios, paper, size):
+    runs = make({0.0: [1.0] * len(ratios), 5e-4: ratios})
+    evidence = compare(runs, "m", high=5e-4)
+    found, text = magnitude(evidence.effect, evidence.seeds, paper)
+    assert found == size
+    assert f"{paper:.3g} in the paper" in text
+    assert magnitude(evidence.effect, evidence.seeds, None) is None
+
+
+@pytest.mark.parametrize(("paper", "size"), [(0.05, "agrees"), (0.2, "differs"), (-0.05, "differs"), (0.026, "open")])
+def test_the_size_of_a_difference_is_compared_with_the_papers(make, paper, size):
+    evidence = compare(make({0.0: [0.5, 0.5, 0.5], 5e-4: [0.548, 0.55, 0.552]}), "m", high=5e-4, scale="difference")
+    assert magnitude(evidence.effect, evidence.seeds, paper)[0] == size
+
+
+def test_the_effect_of_an_order_is_that_from_the_first_to_the_last(make):
+    evidence = increases(make({0.0: [1, 2], 1e-4: [9, 9], 5e-4: [3, 6]}), "m")
+    assert np.exp(evidence.effect.interval.mean) == pytest.approx(3)
+    assert evidence.effect.scale == "ratio"
