@@ -80,7 +80,8 @@ def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
     """Does the relative gap increase with ‖Jf‖_Lip over learning rates, within a dimension?"""
     gap = RunQuantity(f"the mean gap at {PAPER_SAMPLE:,} examples", gap_at)
     lipschitz = RunQuantity("‖Jf‖_Lip", lambda run: scalar(run, "jacobian"))
-    return follows(runs, gap, lipschitz, lambda run: run.setting(LATENT))
+    # The data of every seed are others.
+    return follows(runs, gap, lipschitz, lambda run: run.setting(LATENT), setting=lambda run: run.setting("optim.lr"))
 
 
 EXPERIMENT = Experiment(

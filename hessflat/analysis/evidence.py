@@ -81,7 +81,7 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
     """Whether an effect is as large as in the paper, and the text of how the two compare; None where one has no size.
 
     It "agrees" where the interval of the ratio of the two lies within a factor of 2 of 1, "differs" where it lies
-    outside, and is "open" otherwise and for fewer than two seeds. An effect of the other sign differs.
+    outside, and is "open" otherwise, and where seeds have no spread. An effect of the other sign differs.
     """
     if effect is None or paper is None:
         return None
@@ -93,11 +93,12 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
         size, said = f"{signed(100 * mean)} points", f"{signed(100 * paper)} points"
         mean, low, high = mean / paper, *sorted((low / paper, high / paper))
     verdict: Magnitude = "open"
-    if seeds > 1 and low >= 1 / _FACTOR and high <= _FACTOR:
+    has_interval = seeds > 1 and high > low
+    if has_interval and low >= 1 / _FACTOR and high <= _FACTOR:
         verdict = "agrees"
-    elif seeds > 1 and (high < 1 / _FACTOR or low > _FACTOR):
+    elif has_interval and (high < 1 / _FACTOR or low > _FACTOR):
         verdict = "differs"
-    interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if seeds > 1 else ""
+    interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if has_interval else ", no interval"
     return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"
 
 

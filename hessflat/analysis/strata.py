@@ -57,18 +57,24 @@ def in_each_group(
 
 
 def strata_of(
-    runs: Sequence[Run], quantities: Sequence[RunQuantity], stratum: Stratum
+    runs: Sequence[Run],
+    quantities: Sequence[RunQuantity],
+    stratum: Stratum,
+    setting: Callable[[Run], Hashable] = setting_of,
 ) -> list[tuple[tuple[int, ...], np.ndarray]]:
     """The seeds of each stratum, and the quantities `[q, seeds, settings]` at the settings that all its seeds have.
 
+    `setting` maps a run to what it shares with the runs of other seeds.
+
     A stratum in which a quantity is constant, or that has fewer than two such settings, is left out.
     """
-    cells: dict[Hashable, dict[int, dict[str, Run]]] = {}
+    cells: dict[Hashable, dict[int, dict[Hashable, Run]]] = {}
     for run in finished(runs):
-        cells.setdefault(stratum(run), {}).setdefault(run.seed, {})[setting_of(run)] = run
+        cells.setdefault(stratum(run), {}).setdefault(run.seed, {})[setting(run)] = run
     strata = []
     for by_seed in cells.values():
-        shared = sorted(set.intersection(*(set(own) for own in by_seed.values())))
+        first, *others = by_seed.values()
+        shared = [key for key in first if all(key in own for own in others)]
         grid = [[own[setting] for setting in shared] for own in by_seed.values()]
         values = np.array([[[quantity.value(run) for run in row] for row in grid] for quantity in quantities])
         if len(shared) > 1 and all(np.ptp(one) > 0 for one in values):
@@ -77,14 +83,20 @@ def strata_of(
 
 
 def follows(
-    runs: Sequence[Run], first: RunQuantity, second: RunQuantity, stratum: Stratum, expect: Order = "increases"
+    runs: Sequence[Run],
+    first: RunQuantity,
+    second: RunQuantity,
+    stratum: Stratum,
+    expect: Order = "increases",
+    setting: Callable[[Run], Hashable] = setting_of,
 ) -> Evidence:
     """Does the first quantity increase (or decrease) with the second within strata?
 
     With a setting as the second, the values of each seed are permuted by themselves. Where both are measured, a setting
     may move both at every seed without one following the other, so that settings are permuted with all their seeds.
+    `setting` maps a run to what it shares with the runs of other seeds.
     """
-    strata = strata_of(runs, (first, second), stratum)
+    strata = strata_of(runs, (first, second), stratum, setting)
     if not strata:
         return no_evidence(runs, f"no runs alike have two values of {second.name}")
     groups = [(y, x) for _, (y, x) in strata]

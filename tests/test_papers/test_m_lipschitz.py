@@ -48,9 +48,10 @@ def test_samples_that_reach_the_bound_and_whose_bound_on_means_is_vacuous(sample
     assert lipschitz_bounds.excess_over_miss_bound(runs[0]) == pytest.approx(0, abs=1e-6)
     assert lipschitz_bounds.miss_rate_ratio(runs[0]) == pytest.approx(1)
     assert lipschitz_bounds.gap_exponent(runs[0]) == pytest.approx(-1)
-    # Larger learning rates have the larger Lipschitz constants and, here, gaps.
-    holds = {"maximum-bound", "exponential", "deviation-bound", "rougher-misses-more", "gap-exponent"}
-    assert verdicts == dict.fromkeys(holds, "holds") | {"says-something": "fails"}
+    # Larger learning rates have the larger Lipschitz constants and, here, gaps; two rates are too few to decide by.
+    holds = {"maximum-bound", "exponential", "deviation-bound", "gap-exponent"}
+    others = {"says-something": "fails", "rougher-misses-more": "undecided"}
+    assert verdicts == dict.fromkeys(holds, "holds") | others
     first = lipschitz_bounds.informative_from(runs[0])
     ends = lipschitz_bounds.cost_deviation_bounds(runs[0], np.array([int(0.9 * first), int(first)]))
     assert ends[0] > lipschitz_bounds.largest_deviation(runs[0]) > ends[1]

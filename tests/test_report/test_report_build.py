@@ -13,7 +13,10 @@ from hessflat.report.build import build_report, print_summary
 from hessflat.report.figures import over_training, panels_against
 from hessflat.utils.errors import InputError
 
-KEYS = "experiment claim paper where statement paper_value value spread seeds rule verdict size size_compared scale needs runs explanation"
+KEYS = (
+    "experiment claim paper where statement paper_value value spread seeds rule verdict size size_compared scale needs "
+    "runs explanation"
+)
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
 
 TOY = Experiment(
