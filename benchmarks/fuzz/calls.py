@@ -1,4 +1,7 @@
-"""Random calls of every public function of the library, each compared with NumPy in float64."""
+"""Random calls of every public function of the library, each compared with NumPy in float64.
+
+The module is long because every function has a draw and a comparison of its own, each of which can be read by itself.
+"""
 
 import math
 import random
