@@ -4,6 +4,7 @@ Which axis of an array leads to outputs, and which is a stack of layers, is a ma
 Equinox it is known, of others it is said, and not read off the number of axes.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths
+from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths, stacks_by_shape
 from hessflat.utils.errors import InputError, shown
 
 Normalise = Literal["filter", "layer", "unit"]
@@ -33,7 +34,7 @@ def random_direction(
     params: Any,
     normalise: Normalise = "filter",
     output_axis: int | Callable[[str], int] | None = None,
-    stacked: Names = (),
+    stacked: Names | None = None,
 ) -> Direction:
     """A normalised Gaussian direction (Li et al. 2018, *Visualizing the loss landscape of neural nets*, section 4).
 
@@ -49,7 +50,8 @@ def random_direction(
             of a leaf that gives it. None is the last axis, as in Flax kernels and embeddings, and the axis of Equinox's
             own layers, which is the first but for embeddings.
         stacked: the leaves whose first axis is a stack of layers or of networks, as in `restrict`: each has filters, or
-            a norm, of its own.
+            a norm, of its own. None takes for stacks what has a bias of two axes, [L, out], beside weights
+            [L, ..., in, out], and warns of it; () says that there are none.
 
     Raises:
         InputError: an unknown normalisation, an axis that an array does not have, or one that has to be said; a
@@ -61,7 +63,14 @@ def random_direction(
     numerics.require_floating("params", params, "give those leaves alone that are to move")
     if numerics.any_traced((params, jnp.zeros(()))):
         raise InputError(numerics.OUTSIDE)
-    stacks = stack_lengths(params, stacked)
+    stacks = stacks_by_shape(params) if stacked is None else stack_lengths(params, stacked)
+    if stacked is None and stacks and normalise != "unit":
+        names, lengths = ", ".join(map(repr, stacks)), " and ".join(map(str, sorted(set(stacks.values()))))
+        warnings.warn(
+            f"params {names} are taken for stacks of {lengths} along their first axis; say stacked=... which are, or "
+            "stacked=() if none is",
+            stacklevel=2,
+        )
     axes = tuple(
         _kept_axes(params, path, leaf, normalise, output_axis, stacks)
         for path, leaf in jax.tree.leaves_with_path(params)

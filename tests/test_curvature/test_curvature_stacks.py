@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature.operators.blocks import stacks_by_shape
 from hessflat.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -227,3 +228,33 @@ def test_blocks_that_are_not_there():
     ):
         with pytest.raises(InputError, match=message):
             cv.blocks(H, by)
+
+
+def shapes(**leaves):
+    return {name: jnp.ones(shape) for name, shape in leaves.items()}
+
+
+@pytest.mark.parametrize("normalise", ["filter", "layer"])
+def test_a_stack_that_is_not_declared_is_recognised_by_its_biases_with_a_warning(normalise):
+    with pytest.warns(UserWarning, match=r"params 'layers/b', 'layers/w' are taken for stacks of 3 along their first"):
+        found = cv.random_direction(KEY, STACKED, normalise).vector
+    said = cv.random_direction(KEY, STACKED, normalise, stacked="layers/*").vector
+    jax.tree.map(np.testing.assert_array_equal, found, said)
+    none = cv.random_direction(KEY, STACKED, normalise, stacked=()).vector
+    assert np.abs(none["layers"]["b"]).max() > 0
+
+
+def test_what_could_be_a_single_layer_is_no_stack():
+    single = {
+        "conv": shapes(kernel=(3, 3, 4, 8), bias=(8,)),
+        "conv_1d": shapes(kernel=(3, 4, 8), bias=(8,)),
+        "query": shapes(kernel=(6, 2, 3), bias=(2, 3)),
+        "out": shapes(kernel=(2, 3, 6), bias=(6,)),
+        "linear": shapes(q=(4, 4), k=(4, 4)),
+        "bare": shapes(kernel=(4, 4, 4)),
+    }
+    assert stacks_by_shape(single) == {}
+    scanned = {"block": {"dense": shapes(kernel=(4, 5, 6), bias=(4, 6)), "norm": shapes(scale=(4, 5), bias=(4, 5))}}
+    assert stacks_by_shape(single | scanned) == dict.fromkeys(
+        ("block/dense/bias", "block/dense/kernel", "block/norm/bias", "block/norm/scale"), 4
+    )

@@ -141,6 +141,34 @@ def stack_lengths(params: Any, stacked: Names) -> dict[str, int]:
     return _stacks(_named_leaves(params), stacked)
 
 
+def stacks_by_shape(params: Any) -> dict[str, int]:
+    """The stacked leaves, as `stack_lengths` has them, that cannot well be anything else.
+
+    These are the arrays of a module that share a first axis, where one of them is [L, ..., in, out] and another
+    [L, out]: a single layer has no bias with two axes. Modules beside it with arrays [L, in] or [L, out] alone, such as
+    norms, are of the same stack.
+    """
+    modules: dict[Path, dict[str, Any]] = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        modules.setdefault(path[:-1], {})[leaf_name(path)] = leaf
+    found: dict[str, int] = {}
+    for path, own in modules.items():
+        biases = {leaf.shape for leaf in own.values() if leaf.ndim == 2}
+        kernels = [leaf.shape for leaf in own.values() if leaf.ndim > 2 and leaf.shape[0] > 1]
+        for length, *_, inputs, outputs in kernels:
+            if (length, outputs) in biases and all(leaf.shape[:1] == (length,) for leaf in own.values()):
+                vectors = {(length, inputs), (length, outputs)}
+                beside = [
+                    other
+                    for place, other in modules.items()
+                    if len(place) == len(path)
+                    and place[:-1] == path[:-1]
+                    and {leaf.shape for leaf in other.values()} <= vectors
+                ]
+                found |= dict.fromkeys([name for module in (own, *beside) for name in module], length)
+    return found
+
+
 def _patterns(what: str, names: Any) -> tuple[str, ...]:
     """One pattern or several.
 
