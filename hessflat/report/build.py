@@ -12,7 +12,7 @@ from rich.text import Text
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
-from hessflat.report.sections import Record, correlations, judge, make_section, notices, tally
+from hessflat.report.sections import Record, correlations, judge, make_section, notices, sizes, tally
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named, sweep, write_atomically
 
@@ -71,6 +71,8 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
             console.print()
     everything = [record for _, records in judged for record in records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
+    if compared := sizes(everything):
+        console.print(Text(compared.strip()))
     for one in stored:
         for line in notices(one):
             # Never wrapped, so that it can be copied.

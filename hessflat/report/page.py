@@ -19,6 +19,7 @@ from hessflat.report.sections import (
     notices,
     run_table,
     shared_and_varied,
+    sizes,
     tally,
 )
 
@@ -71,8 +72,9 @@ def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
     records = [record for section in sections for record in section.records]
     parts = [
         "<h1>Claims and what the runs say</h1>",
-        f'<p class="soft">{len(records)} claims: {_text(tally(records))}. A claim holds or fails only where a 95 % '
-        "interval over seeds decides; each row leads to its claim, figures, numbers, configuration and command.</p>",
+        f'<p class="soft">{len(records)} claims: {_text(tally(records))}.{_text(sizes(records))} A claim holds or '
+        "fails only where a 95 % interval over seeds, or an exact test, decides; each row leads to its claim, figures, "
+        "numbers, configuration and command.</p>",
         "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),

@@ -127,10 +127,11 @@ def tally(records: Iterable[Record]) -> str:
 
 
 def sizes(records: Iterable[Record]) -> str:
-    """How many of the effects whose size the paper gives are as large: `2 agree, 9 differ, 5 open`."""
+    """How many effects are as large as in the papers, a sentence after a blank; empty where no paper gives a size."""
     counts = Counter(record["size"] for record in records if record["size"])
     words = {"agrees": "agree", "differs": "differ", "open": "open"}
-    return ", ".join(f"{counts[size]} {word}" for size, word in words.items() if counts[size])
+    found = ", ".join(f"{counts[size]} {word}" for size, word in words.items() if counts[size])
+    return f" Effects whose size a paper gives: {found}." if found else ""
 
 
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:

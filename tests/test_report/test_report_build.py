@@ -37,6 +37,7 @@ TOY = Experiment(
             statement="λ_max grows with L2 & so on",
             paper_value="12.26 → 15.84",
             rule="ratio",
+            paper_effect=15.84 / 12.26,
             decide=lambda runs: compare(runs, "hessian.lambda_max", high=5e-4),
         ),
         Claim(
@@ -84,6 +85,9 @@ def test_claims_are_data(stored, tmp_path):
         ("paper", "broken"): "not run",
     }
     assert "'nowhere' was not measured" in records[2]["explanation"]
+    assert [record["size"] for record in records] == ["agrees", "", "", "", "", ""]
+    assert records[0]["size_compared"].startswith("× 1.67 here, × 1.29 in the paper: 1.29 of it, 95 % interval [")
+    assert "Effects whose size a paper gives: 1 agree." in (tmp_path / "report" / "report.md").read_text()
     assert records[3]["explanation"] == ABSENCE
     assert len(records[0]["runs"]) == 7
     assert str(tmp_path) not in json.dumps(records)
