@@ -146,8 +146,12 @@ def _evidence(stored: StoredExperiment, claim: Claim) -> Evidence:
     if not stored.runs:
         return Evidence("", "", 0, "not run", stored.missing_text or "no runs")
     needs = claim.needs or stored.experiment.needs
+    runs = meeting(stored.runs, needs)
+    if stored.runs and not runs:
+        reasons = (not_needed(stored.runs, needs), stored.missing_text)
+        return Evidence("", "", 0, "undecided", "; ".join(filter(None, reasons)))
     try:
-        evidence = claim.decide(meeting(stored.runs, needs))
+        evidence = claim.decide(runs)
     except InputError as error:
         # A measurement that is missing must not keep the other claims from being reported.
         return Evidence("", "", 0, "undecided", " ".join(str(error).split()))

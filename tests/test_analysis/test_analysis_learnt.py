@@ -71,6 +71,11 @@ def test_a_claim_rests_on_what_it_needs_and_says_what_is_left_out(runs, needs, s
     assert "(diverged)" in record["explanation"]
 
 
+def test_where_no_run_learnt_nothing_is_decided(runs):
+    (record,) = judge(StoredExperiment(asking(), "small", [runs[3]]))
+    assert (record["verdict"], record["explanation"]) == ("undecided", "1 of 1 finished runs at chance left out")
+
+
 def test_a_table_says_what_it_leaves_out(runs):
     (table,) = make_section(StoredExperiment(asking(), "small", runs)).tables
     assert table.caption == "4. 1 of 4 finished runs at chance left out."
