@@ -8,7 +8,7 @@ curvature is, so only runs that do are compared; how far they fit is a measure a
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,7 +93,8 @@ def correlation(
     compared = totals[0, 0] > 0  # the settings that have a pair
     count = int(compared.sum())
     # Over all settings first, then without each; a setting's pairs are counted from both sides.
-    sums = np.concatenate([totals.sum(axis=-1)[..., None], totals.sum(axis=-1)[..., None] - 2 * totals], axis=-1)
+    whole = totals.sum(axis=-1, keepdims=True)
+    sums = np.concatenate([whole, whole - 2 * totals], axis=-1)
     taus = _tau(sums, 0, 1)
     if not sums[0, 0, 0] or not sums[1, 1, 0]:
         return None
@@ -195,15 +196,14 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
 
     Rows of measures that no run has are left out. None where there is no such experiment.
     """
-    columns, excluded = {}, []
+    columns: dict[str, dict[str, Correlation | None]] = {}
+    excluded = []
     for experiment, scale, runs, *_ in stored:
         if not experiment.regularisers:
             continue
         fitted = finished(meeting(runs, "fitted"))
-        key = network_and_data(fitted)
-        columns[f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}"] = {
-            measure: correlation(fitted, measure, stratum=key) for measure in COMPARED_MEASURES
-        }
+        name = f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}"
+        columns |= _columns({name: (fitted, network_and_data(fitted))}, lambda measure: "")
         excluded += [f"{experiment.id}, {scale}: {text}" for text in [not_needed(runs, "fitted")] if text]
     return _table(
         columns,
@@ -235,42 +235,43 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
         runs, excluded = meeting(everything, "fitted"), not_needed(everything, "fitted")
         groups = {setting_name(setting): differing_only_in(runs, setting) for setting in settings}
         groups["pooled"] = (runs, network_and_data(runs))
-
-        def columns(
-            given: Callable[[str], str], groups: dict[str, Any] = groups
-        ) -> dict[str, dict[str, Correlation | None]]:
-            return {
-                name: {
-                    measure: None
-                    if measure == given(measure)
-                    else correlation(group, measure, given=given(measure), stratum=key)
-                    for measure in COMPARED_MEASURES
-                }
-                for name, (group, key) in groups.items()
-            }
-
         pairs = (
             "Of a regulariser, pairs of runs that differ in it (and the seed) alone; pooled, all pairs of runs of one "
             f"network on one data set; of runs that fit their training data. 95 % intervals over settings. {_STAR}"
         ) + (f" {excluded}." if excluded else "")
         tables += [
             _table(
-                columns(lambda measure: ""),
+                _columns(groups, lambda measure: ""),
                 f"By regulariser, scale {scale}: Kendall τ of each measure with the generalisation gap |train − test "
                 f"loss| on clean examples and unsmoothed labels. {pairs}",
             ),
             _table(
-                columns(lambda measure: FIT),
+                _columns(groups, lambda measure: FIT),
                 f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the training "
                 f"loss: what is left where runs fit equally well. {pairs}",
             ),
             _table(
-                columns(lambda measure: SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN),
+                _columns(groups, lambda measure: SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN),
                 f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
                 f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. {pairs}",
             ),
         ]
     return [table for table in tables if table is not None]
+
+
+def _columns(
+    groups: Mapping[str, tuple[Sequence[Run], Callable[[Run], Hashable]]], given: Callable[[str], str]
+) -> dict[str, dict[str, Correlation | None]]:
+    """The correlations of every measure but the one that is `given` for it, within each group of runs."""
+    return {
+        name: {
+            measure: None
+            if measure == given(measure)
+            else correlation(runs, measure, given=given(measure), stratum=stratum)
+            for measure in COMPARED_MEASURES
+        }
+        for name, (runs, stratum) in groups.items()
+    }
 
 
 _STAR = "A star: the interval leaves out 0, as it does for one in twenty where there is nothing to find."

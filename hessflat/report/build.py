@@ -72,7 +72,7 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
     everything = [record for _, records in judged for record in records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
     if compared := sizes(everything):
-        console.print(Text(compared.strip()))
+        console.print(Text(f"Effects whose size a paper gives: {compared}."))
     for one in stored:
         for line in notices(one):
             # Never wrapped, so that it can be copied.

@@ -15,8 +15,7 @@ from hessflat.report.sections import (
     facts,
     notices,
     shared_and_varied,
-    sizes,
-    tally,
+    summary,
 )
 
 
@@ -25,7 +24,7 @@ def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
     experiment.
     """
     records = [record for section in sections for record in section.records]
-    parts = ["# Claims and what the runs say", f"{len(records)} claims: {tally(records)}.{sizes(records)}"]
+    parts = ["# Claims and what the runs say", summary(records)]
     if tables:
         parts += [f"## {CORRELATIONS}", *map(as_markdown, tables)]
     for paper, group in by_paper(records).items():

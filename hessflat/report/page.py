@@ -19,8 +19,7 @@ from hessflat.report.sections import (
     notices,
     run_table,
     shared_and_varied,
-    sizes,
-    tally,
+    summary,
 )
 
 _SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
@@ -72,7 +71,7 @@ def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
     records = [record for section in sections for record in section.records]
     parts = [
         "<h1>Claims and what the runs say</h1>",
-        f'<p class="soft">{len(records)} claims: {_text(tally(records))}.{_text(sizes(records))} A claim holds or '
+        f'<p class="soft">{_text(summary(records))} A claim holds or '
         "fails only where a 95 % interval over seeds, or an exact test, decides; each row leads to its claim, figures, "
         "numbers, configuration and command.</p>",
         "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(as_html, tables)]) if tables else "",

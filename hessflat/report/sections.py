@@ -13,7 +13,7 @@ from hessflat.analysis.correlation import correlation_table, regulariser_tables
 from hessflat.analysis.evidence import magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
-from hessflat.analysis.results import Run, meeting
+from hessflat.analysis.results import Needs, Run, meeting
 from hessflat.report.figures.style import as_png, as_svg
 from hessflat.utils.errors import InputError
 
@@ -110,7 +110,14 @@ def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:
 
 def judge(stored: StoredExperiment) -> list[Record]:
     """One record for each claim, in the order of the experiment."""
-    return [_record(stored, claim, _evidence(stored, claim)) for claim in stored.experiment.claims]
+    return [_record(stored, claim, claim.needs or stored.experiment.needs) for claim in stored.experiment.claims]
+
+
+def summary(records: Sequence[Record]) -> str:
+    """How many claims there are with each verdict, and how many effects are as large as in the papers."""
+    compared = sizes(records)
+    lines = [f"{len(records)} claims: {tally(records)}."]
+    return " ".join([*lines, f"Effects whose size a paper gives: {compared}."] if compared else lines)
 
 
 def tally(records: Iterable[Record]) -> str:
@@ -127,11 +134,10 @@ def tally(records: Iterable[Record]) -> str:
 
 
 def sizes(records: Iterable[Record]) -> str:
-    """How many effects are as large as in the papers, a sentence after a blank; empty where no paper gives a size."""
+    """How many effects are as large as in the papers: `2 agree, 9 differ, 5 open`; empty where none has one."""
     counts = Counter(record["size"] for record in records if record["size"])
     words = {"agrees": "agree", "differs": "differ", "open": "open"}
-    found = ", ".join(f"{counts[size]} {word}" for size, word in words.items() if counts[size])
-    return f" Effects whose size a paper gives: {found}." if found else ""
+    return ", ".join(f"{counts[size]} {word}" for size, word in words.items() if counts[size])
 
 
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -142,25 +148,24 @@ def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _evidence(stored: StoredExperiment, claim: Claim) -> Evidence:
+def _evidence(stored: StoredExperiment, claim: Claim, runs: Sequence[Run], left_out: str) -> Evidence:
+    """What the claim's rule says of the `runs` that it needs."""
     if not stored.runs:
         return Evidence("", "", 0, "not run", stored.missing_text or "no runs")
-    needs = claim.needs or stored.experiment.needs
-    runs = meeting(stored.runs, needs)
-    if stored.runs and not runs:
-        reasons = (not_needed(stored.runs, needs), stored.missing_text)
-        return Evidence("", "", 0, "undecided", "; ".join(filter(None, reasons)))
-    try:
-        evidence = claim.decide(runs)
-    except InputError as error:
-        # A measurement that is missing must not keep the other claims from being reported.
-        return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
-    parts = (evidence.explanation, not_needed(stored.runs, needs), stored.missing_text)
+    evidence = Evidence("", "", 0, "undecided")
+    if runs:
+        try:
+            evidence = claim.decide(runs)
+        except InputError as error:
+            # A measurement that is missing must not keep the other claims from being reported.
+            return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
+    parts = (evidence.explanation, left_out, stored.missing_text)
     return evidence._replace(explanation="; ".join(filter(None, parts)))
 
 
-def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Record:
-    needs = claim.needs or stored.experiment.needs
+def _record(stored: StoredExperiment, claim: Claim, needs: Needs) -> Record:
+    runs = meeting(stored.runs, needs)
+    evidence = _evidence(stored, claim, runs, not_needed(stored.runs, needs))
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
@@ -178,7 +183,7 @@ def _record(stored: StoredExperiment, claim: Claim, evidence: Evidence) -> Recor
         "size_compared": compared,
         "scale": stored.scale,
         "needs": needs,
-        "runs": [run.path for run in meeting(stored.runs, needs)],
+        "runs": [run.path for run in runs],
         "explanation": evidence.explanation,
     }
 
