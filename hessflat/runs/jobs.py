@@ -7,7 +7,6 @@ A run may start from another run's weights (`train.init_from`), or take as many 
 import contextlib
 import dataclasses
 import functools
-import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from hessflat.config import changed, flatten, thaw
 from hessflat.measures import MEASURES, MOST_TIMES, timetable_steps
 from hessflat.runs import run_folder, writers
 from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, plain, replace
-from hessflat.training.optimisation import LOSSES, are_classes, loss_of_best_guess
+from hessflat.training.optimisation import LOSSES, are_classes
 from hessflat.training.trainer import Trainer, make_trainer, static_config
 from hessflat.utils import hardware
 from hessflat.utils.errors import DamagedError, InputError, SettingError
@@ -120,7 +119,6 @@ class Compiled(NamedTuple):
     trainer: Trainer
     dataset: data.Dataset
     splits: Splits
-    best_guess: float | None  # the training loss of the best outputs that are the same for all; None: unknown
 
 
 def compiled(config: RunConfig) -> Compiled:
@@ -154,9 +152,7 @@ def load_data(config: DataConfig) -> data.Dataset:
 @functools.lru_cache(maxsize=64)
 def _compiled(config: RunConfig) -> Compiled:
     dataset, splits = load_data(config.data), _device_splits(config.data, config.devices)
-    trainer = make_trainer(config, dataset.num_classes, splits["train"])
-    best_guess = float(loss_of_best_guess(config.train.loss, dataset.train["labels"], dataset.num_classes))
-    return Compiled(trainer, dataset, splits, None if math.isnan(best_guess) else best_guess)
+    return Compiled(make_trainer(config, dataset.num_classes, splits["train"]), dataset, splits)
 
 
 @functools.lru_cache(maxsize=8)

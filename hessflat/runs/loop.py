@@ -5,6 +5,7 @@ checkpoint, metrics logged after it are cut off, and everything random is drawn 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from hessflat.runs.jobs import (
     steps_to_evaluate,
 )
 from hessflat.runs.schema import RunConfig
+from hessflat.training.optimisation import loss_of_best_guess
 from hessflat.training.step import Hyperparams
 from hessflat.training.trainer import make_hyperparams, train_runs
 from hessflat.utils import hardware, progress
@@ -311,6 +313,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
     """Write the manifest of a run that begins, or goes on from `step`."""
     old, config, dataset = run_folder.read_manifest(job.folder), job.config, shared.dataset
     normalised = has_batch_norm(position.state.batch_stats)
+    guess = float(loss_of_best_guess(config.train.loss, dataset.train["labels"], dataset.num_classes))
     run_folder.write_manifest(
         job.folder,
         **hardware.environment(),
@@ -326,7 +329,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         data=dataset.description,
         examples={name: len(split["labels"]) for name, split in dataset._asdict().items() if isinstance(split, dict)},
         num_params=shared.trainer.num_params,
-        best_guess_loss=shared.best_guess,
+        best_guess_loss=None if math.isnan(guess) else guess,
         seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
         matmul_precision=numerics.precision_name(),
         training_matmul_precision=config.train.precision,
