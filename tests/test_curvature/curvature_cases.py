@@ -18,9 +18,14 @@ def predict(params, batch):
     return x @ weights + bias[None]
 
 
+def losses_of(outputs, batch):
+    """Softmax cross-entropy of each example."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][:, None], axis=1)[:, 0]
+
+
 def criterion(outputs, batch):
-    """Mean softmax cross-entropy."""
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][:, None], axis=1))
+    """Its mean."""
+    return jnp.mean(losses_of(outputs, batch))
 
 
 def loss(params, batch):
@@ -28,7 +33,7 @@ def loss(params, batch):
 
 
 def losses(params, batch):
-    return -jnp.take_along_axis(jax.nn.log_softmax(predict(params, batch)), batch["y"][:, None], axis=1)[:, 0]
+    return losses_of(predict(params, batch), batch)
 
 
 def conv_predict(params, batch):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from curvature_cases import operator_of, symmetric
+from curvature_cases import criterion, losses_of, operator_of, symmetric
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -58,14 +58,6 @@ def predict(params, batch):
     leaves = zip(jax.tree.leaves(batch["x"]), jax.tree.leaves(params), strict=True)
     z = sum(jnp.tensordot(x, w, axes=w.ndim) for x, w in leaves)
     return jnp.stack([jnp.tanh(z), z**2 / 2], axis=1)
-
-
-def losses_of(outputs, batch):
-    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][:, None], axis=1)[:, 0]
-
-
-def criterion(outputs, batch):
-    return jnp.mean(losses_of(outputs, batch))
 
 
 def loss(params, batch):

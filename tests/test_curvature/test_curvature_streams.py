@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from curvature_cases import criterion, losses_of
 from jax.flatten_util import ravel_pytree
 
 import hessflat.curvature as cv
@@ -26,14 +27,6 @@ ARRAYS = {"x": X, "y": Y, "m": MASK}
 
 def predict(params, batch):
     return jnp.tanh(batch["x"] @ params["in"]) @ params["out"]
-
-
-def losses_of(outputs, batch):
-    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][:, None], 1)[:, 0]
-
-
-def criterion(outputs, batch):
-    return jnp.mean(losses_of(outputs, batch))
 
 
 def loss(params, batch):
