@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from benchmarks.cases import Outcome
 from benchmarks.chaos import __main__ as chaos
-from benchmarks.chaos.workshop import SAME, Outcome
+from benchmarks.chaos.workshop import SAME
 from hessflat.analysis import results
 from hessflat.runs import run_folder
 from hessflat.utils.errors import InputError

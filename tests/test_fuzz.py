@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import hessflat.curvature as cv
+from benchmarks.cases import WRONG
 from benchmarks.fuzz import __main__ as fuzz
 from benchmarks.fuzz import calls, child, settings
-from benchmarks.fuzz.outcomes import EITHER, REFUSE, REFUSED, RETURN, RIGHT, WRONG, Call, outcome_of
+from benchmarks.fuzz.outcomes import EITHER, REFUSE, REFUSED, RETURN, RIGHT, Call, outcome_of
 from hessflat import config
 from hessflat.utils.errors import InputError
 

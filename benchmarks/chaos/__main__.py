@@ -10,7 +10,6 @@ is 1 unless nothing is wrong.
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,9 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
+from benchmarks.cases import LEFT_OUT, WRONG, Outcome, Result, counts, end, seed_of, tell
 from benchmarks.chaos import commands, stored
-from benchmarks.chaos.workshop import LEFT_OUT, NAMED, SAME, WRONG, Case, Outcome, Workshop
+from benchmarks.chaos.workshop import NAMED, SAME, Case, Workshop
 from benchmarks.command import number_of, run_as_command
 from benchmarks.tables import lined_up
 from hessflat.cli import app
@@ -52,34 +52,19 @@ KINDS = {
 }
 
 
-class Result(NamedTuple):
-    """An outcome with the kind and the number of its case."""
-
-    kind: str
-    number: int
-    outcome: Outcome
-
-
 def main(argv: Sequence[str]) -> None:
     given, settings = app.parse_flags(argv, {"seed": "0", "minutes": "10", "only": ",".join(KINDS), "share": "1"})
     if settings:
         raise InputError(f"the kit has configurations of its own; leave out {settings[0]}")
-    if not given["seed"].isdecimal():
-        raise InputError(f"--seed must be a whole number, got {given['seed']!r}")
+    seed = seed_of(given["seed"])
     chosen = chosen_cases(given["only"], number_of("share", given["share"]))
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        results = run_all(chosen, int(given["seed"]), 60 * number_of("minutes", given["minutes"]), Workshop(folder))
+        results = run_all(chosen, seed, 60 * number_of("minutes", given["minutes"]), Workshop(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(lined_up(table(results)))
-    wrong = [one for one in results if one.outcome.result == WRONG]
-    for one in wrong:
-        print(f"wrong: {given['seed']}:{one.kind}:{one.number}: {' '.join(one.outcome.why.split())}")
-    for why in sorted({one.outcome.why for one in results if one.outcome.result == LEFT_OUT}):
-        print(f"left out: {why}")
-    if wrong:
-        sys.exit(1)
+    end(results, seed)
 
 
 def chosen_cases(only: str, share: float) -> list[tuple[str, int]]:
@@ -103,10 +88,8 @@ def run_all(chosen: Sequence[tuple[str, int]], seed: int, seconds: float, worksh
             results.append(done.result())
             elapsed = time.monotonic() - began
             if elapsed - told > 10 or results[-1].outcome.result == WRONG:
-                told, left = elapsed, min(elapsed / len(results) * (len(chosen) - len(results)), seconds - elapsed)
-                wrong = sum(one.outcome.result == WRONG for one in results)
-                print(f"[{elapsed:.0f} s, at most about {max(left, 0):.0f} s left] {len(results)} of {len(chosen)} "
-                      f"cases, {wrong} wrong", file=sys.stderr, flush=True)  # fmt: skip
+                told = elapsed
+                tell(results, len(chosen), elapsed, seconds)
     return sorted(results, key=lambda one: (list(KINDS).index(one.kind), one.number))
 
 
@@ -126,15 +109,11 @@ def _run(kind: str, number: int, seed: int, deadline: float, workshop: Workshop)
 
 def table(results: Sequence[Result]) -> list[list[str]]:
     """A row for each kind, with its heading and the sum."""
-    rows = [["", "tried", "same bits", "named", "wrong", "left out"]]
+    columns = (SAME, NAMED, WRONG, LEFT_OUT)
+    rows = [["", "tried", *columns]]
     for kind in [kind for kind in KINDS if any(one.kind == kind for one in results)]:
-        rows.append([KINDS[kind].title, *_counts([one.outcome for one in results if one.kind == kind])])
-    return [*rows, ["all", *_counts([one.outcome for one in results])]]
-
-
-def _counts(outcomes: Sequence[Outcome]) -> list[str]:
-    counts = [sum(one.times for one in outcomes if one.result == result) for result in (SAME, NAMED, WRONG, LEFT_OUT)]
-    return [str(sum(counts[:3])), *map(str, counts)]
+        rows.append([KINDS[kind].title, *counts([one for one in results if one.kind == kind], columns)])
+    return [*rows, ["all", *counts(results, columns)]]
 
 
 if __name__ == "__main__":

@@ -7,20 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.cases import LEFT_OUT, WRONG, Outcome
 from benchmarks.chaos.tiny import differences, final_state, same_leaves
-from benchmarks.chaos.workshop import (
-    LEFT_OUT,
-    NAMED,
-    PATIENCE,
-    SAME,
-    WRONG,
-    Case,
-    Command,
-    Outcome,
-    Workshop,
-    remount,
-    small_disk,
-)
+from benchmarks.chaos.workshop import NAMED, PATIENCE, SAME, Case, Command, Workshop, remount, small_disk
 from hessflat.analysis.results import load_run
 from hessflat.runs import run_folder
 from hessflat.runs.checkpoints import stored_config

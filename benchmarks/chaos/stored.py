@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from benchmarks.cases import WRONG, Outcome
 from benchmarks.chaos.damage import EDITS, another_digit, flipped, line_or
 from benchmarks.chaos.tiny import differences, restored, run_all, same_leaves, spectra, tiny
-from benchmarks.chaos.workshop import NAMED, SAME, WRONG, Case, Outcome
+from benchmarks.chaos.workshop import NAMED, SAME, Case
 from hessflat.analysis.results import Run, load_run
 
 MENDED_EVERY = 25  # of flipped bits, one in so many is mended as well

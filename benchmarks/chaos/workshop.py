@@ -27,15 +27,7 @@ from hessflat.utils import progress
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds that a command may take
 _PROGRESS = re.compile(r" *\d+% +\d+:\d\d")
-SAME, NAMED, WRONG, LEFT_OUT = "same bits", "named", "wrong", "left out"
-
-
-class Outcome(NamedTuple):
-    """What became of a case; `times` is how often something was done to it."""
-
-    result: str
-    why: str = ""
-    times: int = 1
+SAME, NAMED = "same bits", "named"
 
 
 class Case(NamedTuple):

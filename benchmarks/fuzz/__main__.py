@@ -18,11 +18,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from benchmarks.cases import LEFT_OUT, WRONG, Outcome, Result, counts, end, seed_of, tell
 from benchmarks.command import number_of, run_as_command
 from benchmarks.fuzz import calls, settings
-from benchmarks.fuzz.outcomes import LEFT_OUT, REFUSED, RIGHT, WRONG, Outcome
+from benchmarks.fuzz.outcomes import REFUSED, RIGHT
 from benchmarks.tables import lined_up
 from hessflat.cli import app
 from hessflat.utils.errors import InputError, require_known
@@ -35,30 +35,15 @@ GROUPS = {"library calls": calls.KINDS, "settings": settings.KINDS}
 KINDS = {**calls.KINDS, **settings.KINDS}
 
 
-class Result(NamedTuple):
-    """An outcome with the kind and the number of its case."""
-
-    kind: str
-    number: int
-    outcome: Outcome
-
-
 def main(argv: Sequence[str]) -> None:
     given, others = app.parse_flags(argv, {"seed": "0", "minutes": "60", "only": "", "share": "1"})
     if others:
         raise InputError(f"the kit draws settings itself; leave out {others[0]}")
-    if not given["seed"].isdecimal():
-        raise InputError(f"--seed must be a whole number, got {given['seed']!r}")
+    seed = seed_of(given["seed"])
     chosen = chosen_cases(given["only"], number_of("share", given["share"]))
-    results = run_all(chosen, int(given["seed"]), 60 * number_of("minutes", given["minutes"]))
+    results = run_all(chosen, seed, 60 * number_of("minutes", given["minutes"]))
     print(lined_up(table(results)))
-    wrong = [one for one in results if one.outcome.result == WRONG]
-    for one in wrong:
-        print(f"wrong: {given['seed']}:{one.kind}:{one.number}: {' '.join(one.outcome.why.split())[:600]}")
-    if any(one.outcome.result == LEFT_OUT for one in results):
-        print("left out: for want of time")
-    if wrong:
-        sys.exit(1)
+    end(results, seed)
 
 
 def chosen_cases(only: str, share: float) -> list[tuple[str, int]]:
@@ -87,10 +72,8 @@ def run_all(chosen: Sequence[tuple[str, int]], seed: int, seconds: float) -> lis
         if last.outcome.result == WRONG:
             print(f"wrong: {seed}:{last.kind}:{last.number}: {last.outcome.why}", file=sys.stderr, flush=True)
         if elapsed - told > 20:
-            told, left = elapsed, elapsed / len(results) * (len(chosen) - len(results))
-            wrong = sum(one.outcome.result == WRONG for one in results)
-            print(f"[{elapsed:.0f} s, about {min(left, max(seconds - elapsed, 0)):.0f} s left] {len(results)} of "
-                  f"{len(chosen)} cases, {wrong} wrong", file=sys.stderr, flush=True)  # fmt: skip
+            told = elapsed
+            tell(results, len(chosen), elapsed, seconds)
     return sorted(results, key=lambda one: (list(KINDS).index(one.kind), one.number))
 
 
@@ -104,7 +87,7 @@ def _work(
             kind, number = waiting.get_nowait()
         except queue.Empty:
             break
-        outcome = Outcome(LEFT_OUT)
+        outcome = Outcome(LEFT_OUT, "for want of time")
         if time.monotonic() < deadline:
             if child is None or child.poll() is not None or count >= _CASES_OF_A_PROCESS:
                 _end(child)
@@ -156,18 +139,14 @@ def _end(child: "subprocess.Popen[str] | None") -> None:
 
 def table(results: Sequence[Result]) -> list[list[str]]:
     """A row for each kind, with its heading and the sums."""
-    rows = [["", "tried", "right", "refused", "wrong", "left out"]]
+    columns = (RIGHT, REFUSED, WRONG, LEFT_OUT)
+    rows = [["", "tried", *columns]]
     for group, kinds in GROUPS.items():
         tried = [kind for kind in kinds if any(one.kind == kind for one in results)]
-        rows += [[kind, *_counts([one for one in results if one.kind == kind])] for kind in tried]
+        rows += [[kind, *counts([one for one in results if one.kind == kind], columns)] for kind in tried]
         if tried:
-            rows.append([f"all {group}", *_counts([one for one in results if one.kind in kinds])])
+            rows.append([f"all {group}", *counts([one for one in results if one.kind in kinds], columns)])
     return rows
-
-
-def _counts(results: Sequence[Result]) -> list[str]:
-    counts = [sum(one.outcome.result == result for one in results) for result in (RIGHT, REFUSED, WRONG, LEFT_OUT)]
-    return [str(sum(counts[:3])), *map(str, counts)]
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from benchmarks.cases import Outcome
 from benchmarks.fuzz import calls, settings
-from benchmarks.fuzz.outcomes import Outcome, outcome_of
+from benchmarks.fuzz.outcomes import outcome_of
 
 KINDS = {**calls.KINDS, **settings.KINDS}
 

@@ -5,17 +5,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from benchmarks.cases import WRONG, Outcome
 from hessflat.utils.errors import InputError
 
-RIGHT, REFUSED, WRONG, LEFT_OUT = "right", "refused", "wrong", "left out"
+RIGHT, REFUSED = "right", "refused"
 RETURN, REFUSE, EITHER = "return", "refuse", "either"
-
-
-class Outcome(NamedTuple):
-    """The result of a case and what was tried, with the reason where something is wrong."""
-
-    result: str
-    why: str = ""
 
 
 class Call(NamedTuple):
