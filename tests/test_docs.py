@@ -231,7 +231,8 @@ def test_every_config_says_its_command(path):
     assert commands, f"{path.name} must show its command"
     assert set(commands) <= set(SCALES)
     for scale in SCALES:
-        assert re.search(rf"\b{scale}:\s", doc), f"{path.name} must say what scale {scale} is"
+        said = re.search(rf"\b{scale}:\s", doc) is not None
+        assert said == (scale in app.scales_of(path)), f"{path.name} must say what scale {scale} is, where it has it"
 
 
 def test_every_experiment_is_named_in_the_readme():

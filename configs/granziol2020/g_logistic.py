@@ -2,7 +2,7 @@
 
     make sweep CONFIG=g_logistic:small
 
-smoke: seconds, 2 runs. small: scikit-learn's digits, 15 runs. paper: MNIST after `make data DATASETS=mnist`.
+smoke: seconds, 2 runs. small: scikit-learn's digits, 15 runs. paper: MNIST after `make data DATASETS=mnist`, 9 runs.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +39,9 @@ def get_config(scale: str = "small") -> ConfigDict:
             "train.epochs": 1000,
             "data.name": "mnist",
             "data.scaling": "symmetric",  # comes closest to the paper's numbers, see g_logistic_scaling
+            "schedule.linear_decay.over": 50,  # "we used T = 50"
+            # The split that reproduces its accuracies: the last 5,000 of the published order are easier than others.
+            "data.order": "stored",
             "data.train_size": 45_000,
             "data.validation_size": 5_000,
             "measure.spectra": "end",

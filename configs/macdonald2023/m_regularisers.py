@@ -3,19 +3,22 @@
     make sweep CONFIG=m_regularisers:small
 
 smoke: seconds, 3 runs. small: a narrow VGG-11 and a narrow ResNet-10, with and without batch norm, on scikit-learn's
-digits, 216 runs, some minutes on two cores. paper: VGG-11 and ResNet-18, with and without batch norm, on CIFAR-10 and
-CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on accelerators.
+digits, 240 runs, some minutes on two cores. medium: the same on 5,000 images of CIFAR-10 after `make data
+DATASETS=cifar10`, 132 runs, hours on two cores. paper: VGG-11 and ResNet-18, with and without batch norm, on CIFAR-10
+and CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on accelerators.
 """
 
 from ml_collections import ConfigDict
 
-from configs.granziol2020.g_wrn import FEW_DIGITS
+from configs.granziol2020.g_wrn import FEW_DIGITS, FEW_IMAGES
 from hessflat.config import Overrides, override, product
 from hessflat.runs.schema import base_config
 
-# The section's weight decay, which every run has but those that study weight decay itself. Of 160 steps on digits in
-# place of 35,000 on CIFAR a larger one is the same, as in the other experiments on digits.
-L2 = {"smoke": 5e-4, "small": 2e-3, "paper": 5e-4}
+SCALES = ("smoke", "small", "medium", "paper")
+
+# The section's weight decay, which every run has but those that study weight decay itself. In some hundred steps on
+# digits, or 1,200 on few images, in place of 35,000 a larger one is the same, as in the other experiments.
+L2 = {"smoke": 5e-4, "small": 2e-3, "medium": 1e-3, "paper": 5e-4}
 
 # The regularisers by the setting that has their degree, and their degrees beside "without". The paper's figures have
 # them on their axes, its text does not. Of weight decay the others' own degree is one.
@@ -26,7 +29,14 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
         "train.label_smoothing": (0.25, 0.5),
         "train.mixup": (1.0,),
         "train.augment": (0.5,),  # shifts by 4 of 8 pixels: with all images shifted, those left alone are not learnt
-        "optim.sam_radius": (0.1, 0.3),
+        "optim.sam_radius": (0.05, 0.1, 0.3),
+    },
+    "medium": {
+        "optim.l2": (0.0, 5e-3),
+        "train.label_smoothing": (0.25, 0.5),
+        "train.mixup": (0.2, 1.0),
+        "train.augment": (0.5, 1.0),
+        "optim.sam_radius": (0.05, 0.1),
     },
     "paper": {
         "optim.l2": (0.0, 1e-4, 1e-3),
@@ -36,19 +46,30 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
         "optim.sam_radius": (0.05, 0.1, 0.2),
     },
 }
-# Initial rates: the paper's three of §6.2. Without batch norm the largest may diverge, which is then said.
-LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "paper": (0.1, 0.01, 0.001)}
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
+# Initial rates: the paper's three of §6.2, fewer at the smaller scales. Without batch norm the largest diverges there or
+# ends in weights that give one answer to all.
+LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "medium": (0.1,), "paper": (0.1, 0.01, 0.001)}
+WITHOUT_NORM = LEARNING_RATES | {"small": (0.02, 0.01), "medium": (0.02,)}
+SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
-# What makes the networks narrow enough for digits; settings of one are refused in a run of the other.
-NARROW_RESNET: Overrides = {"model.resnet.depth": 10, "model.resnet.width": 4}
-NARROW_VGG: Overrides = {
-    "model.resnet.depth": 18,
-    "model.resnet.width": 64,
-    "model.vgg.depth": 11,
-    "model.vgg.width": 4,
-    "model.vgg.head": (32, 32),
-    "model.vgg.poolings": 3,
+# What makes the networks narrow enough for few images; on digits the VGG has 3 poolings in place of 5.
+NARROW: dict[str, dict[str, Overrides]] = {
+    "small": {
+        "resnet": {"model.resnet.depth": 10, "model.resnet.width": 4},
+        "vgg": {"model.vgg.depth": 11, "model.vgg.width": 4, "model.vgg.head": (32, 32), "model.vgg.poolings": 3},
+    },
+    "medium": {
+        "resnet": {"model.resnet.depth": 10, "model.resnet.width": 8},
+        "vgg": {"model.vgg.depth": 11, "model.vgg.width": 8, "model.vgg.head": (64, 64)},
+    },
+    "paper": {"resnet": {}, "vgg": {"model.vgg.depth": 11}},
+}
+# Without batch norm networks need He's weights, which keep the size of activations from layer to layer, and on digits
+# twice the steps. The VGG then has one pooling: a 3x3 convolution of a single pixel sees zeros in eight places of nine,
+# so that after three poolings four layers would make activations vanish all the same.
+ON_DIGITS_WITHOUT_NORM: dict[str, Overrides] = {
+    "resnet": {"train.epochs": 160, "schedule.step_decay.after": (88, 142)},
+    "vgg": {"train.epochs": 160, "schedule.step_decay.after": (88, 142), "model.vgg.poolings": 1},
 }
 # The curvature of 1,000 clean examples, H and G in batch norm's train mode, the Jacobian in eval mode. The training
 # split is in random order, so that its first examples are a random batch of it, the same in every run.
@@ -65,15 +86,18 @@ MEASURED: Overrides = {
 
 
 def networks(scale: str, batch_norm: tuple[bool, ...] = (True, False)) -> list[Overrides]:
-    """The overrides that select ResNet and VGG, each for every value of `batch_norm`."""
+    """The overrides that select ResNet and VGG, each for every value of `batch_norm`; at scale smoke the only one."""
     if scale == "smoke":
-        return [{}]
-    vgg: Overrides = NARROW_VGG if scale == "small" else {"model.vgg.depth": 11}
-    return [
-        {"model.name": name, f"model.{name}.batch_norm": has} | size
-        for name, size in (("resnet", {}), ("vgg", vgg))
-        for has in batch_norm
-    ]
+        return [{}] * batch_norm.count(True)
+    return [network(scale, name, has) for name in ("resnet", "vgg") for has in batch_norm]
+
+
+def network(scale: str, name: str, batch_norm: bool) -> Overrides:
+    """The overrides that select one network."""
+    chosen: Overrides = {"model.name": name, f"model.{name}.batch_norm": batch_norm} | NARROW[scale][name]
+    if batch_norm:
+        return chosen
+    return chosen | {f"model.{name}.init": "he"} | (ON_DIGITS_WITHOUT_NORM[name] if scale == "small" else {})
 
 
 def degrees(scale: str) -> list[Overrides]:
@@ -112,7 +136,9 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": on_digits
         | {"model.name": "mlp", "model.mlp.hidden": (8,), "train.epochs": 2, "schedule.step_decay.after": (1,)},
-        "small": on_digits | NARROW_RESNET,
+        "small": on_digits | NARROW["small"]["resnet"],
+        # A third of the paper's epochs, each with a ninth of its images.
+        "medium": FEW_IMAGES | NARROW["medium"]["resnet"] | {"train.epochs": 30, "schedule.step_decay.after": (17, 27)},
         "paper": {
             "data.name": "cifar10",
             # Its figures show the accuracy on a validation set; how large it is, the paper does not say.
@@ -130,4 +156,9 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     Networks vary before regularisers, so that processes side by side do not compile the same ones.
     """
     data = [{"data.name": name} for name in ("cifar10", "cifar100")] if scale == "paper" else [{}]
-    return product(data, degrees(scale), networks(scale), {"optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]})
+    at_rates = [
+        entry
+        for has, rates in ((True, LEARNING_RATES), (False, WITHOUT_NORM))
+        for entry in product(networks(scale, (has,)), {"optim.lr": rates[scale]})
+    ]
+    return product(data, degrees(scale), at_rates, {"seed": SEEDS[scale]})

@@ -11,7 +11,7 @@ from hessflat.analysis.statistics import Interval
 
 Verdict = Literal["holds", "fails", "undecided", "not run"]
 Magnitude = Literal["agrees", "differs", "open"]
-Scale = Literal["smoke", "small", "paper"]
+Scale = Literal["smoke", "small", "medium", "paper"]
 
 
 class Effect(NamedTuple):

@@ -38,6 +38,11 @@ def load(name: str) -> Experiment:
     return experiment
 
 
+def scales_of(experiment: Experiment) -> tuple[str, ...]:
+    """The scales at which the experiment's configuration can be had."""
+    return app.scales_of(app.find_module("configs", experiment.config))
+
+
 def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = ()) -> list[jobs.Job]:
     """The runs that answer the experiment's question at a scale, with `--config.…` settings that are no part of it."""
     return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}", settings), root)
@@ -60,7 +65,8 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
     # What a scale would take is long to list where nothing of it is there.
     scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
-    entries = [collect(load(name), scale, root) for name in names() for scale in scales]
+    known = [load(name) for name in names()]
+    entries = [collect(one, scale, root) for one in known for scale in scales if scale in scales_of(one)]
     entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")

@@ -27,7 +27,10 @@ def main(argv: Sequence[str]) -> None:
     """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
     own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0"})
     is_dry = app.is_set(own, "dry")
-    chosen = named or [experiment.load(name) for name in experiment.names()]
+    every = named or [experiment.load(name) for name in experiment.names()]
+    chosen = [one for one in every if one in named or own["scale"] in experiment.scales_of(one)]
+    if others := [one.id for one in every if one not in chosen]:
+        print(f"without a scale {own['scale']}, as SCALE=paper takes hours on two cores: {' '.join(others)}")
     planned = list_runs(chosen, own["scale"], Path(own["root"]), settings)
     if is_dry:
         dry(planned, own["scale"], Path(own["out"]))

@@ -36,7 +36,7 @@ Settings = tuple[tuple[str, Any], ...]  # of the builder that a block names: nam
 Overrides = dict[str, Any]  # values by dotted name
 Block = TypeVar("Block")
 
-SCALES = ("smoke", "small", "paper")  # of a configuration file: `get_config(scale)`
+SCALES = ("smoke", "small", "medium", "paper")  # of a configuration file: `get_config(scale)`
 
 
 class Rule(NamedTuple):

@@ -9,17 +9,18 @@ Splits are a function of (labels, sizes, seed) alone. One order of all examples 
 from its front, validation and test are from its end. So a smaller training split is part of a larger one, and its size
 leaves the other two as they were.
 
-A scaling is `(x - shift) / scale`, fixed on training examples.
+A scaling is `(x - shift) / scale`, fixed on training examples. Label noise redraws labels of all splits, so that it is
+no difference between them.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from hessflat.config import Rule, at_least, below, builder_settings, one_of, positive, require, single
+from hessflat.config import Rule, at_least, below, between, builder_settings, one_of, positive, require, single
 from hessflat.data.sources import Source, Split, find_source
 from hessflat.utils.errors import InputError
 
@@ -80,6 +81,17 @@ def cut(order: np.ndarray, counts: dict[str, int], name: str) -> dict[str, np.nd
             pieces[piece] = order[start : start + count]
             start += count
     return pieces
+
+
+def noisy(labels: np.ndarray, share: float, num_classes: int, seed: Sequence[int]) -> np.ndarray:
+    """Labels `[n]`, each with probability `share` drawn anew from all classes, its own among them.
+
+    The noise of *Flatness is a False Friend*, §3: targets that are wrong and stay so. With a seed, the labels that are
+    drawn anew at one share are among those at a larger one, and are drawn alike.
+    """
+    random = np.random.default_rng(seed)
+    is_drawn = random.random(len(labels)) < share
+    return np.where(is_drawn, random.integers(num_classes, size=len(labels)), labels).astype(labels.dtype)
 
 
 BLOCK = 256  # examples that are summed at once
@@ -214,6 +226,7 @@ class DataOptions:
     ] = 0.0
     order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified"
     split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0
+    label_noise: Annotated[float, between(0, 1), "share of the labels of every split that are drawn anew"] = 0.0
 
 
 def load(name: str, source_settings: Mapping[str, Any] | None = None, **options: Any) -> Dataset:
@@ -231,6 +244,8 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     for key, setting in builder_settings(DataOptions).items():
         require(f"data.{key}", getattr(chosen, key), setting.rule)
     source, source_checksum = find_source(name, source_settings or {})
+    if chosen.label_noise:
+        source = _with_noise(name, source, chosen)
 
     available = len(source.train["labels"])
     counts = {
@@ -259,6 +274,9 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
         checksum.update(f"{array.shape};".encode() + array.tobytes())
     if chosen.input_scale != 1:
         checksum.update(np.float64(chosen.input_scale).tobytes())
+    if chosen.label_noise:
+        for split in (train, validation, test):
+            checksum.update(split["labels"].tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
     outputs = f"{source.num_classes} {'real targets' if train['labels'].ndim > 1 else 'classes'}"
     description = (
@@ -266,8 +284,21 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
         f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {chosen.scaling}"
         + (" over all that the split is cut from" if chosen.scaling_over == "stored" else "")
         + (f", times {chosen.input_scale:g}" if chosen.input_scale != 1 else "")
+        + (f", {chosen.label_noise:.0%} of the labels drawn anew" if chosen.label_noise else "")
     )
     return Dataset(train, validation, test, source.num_classes, name, checksum.hexdigest(), description)
+
+
+def _with_noise(name: str, source: Source, chosen: DataOptions) -> Source:
+    """The source with `data.label_noise` in its splits."""
+    if np.issubdtype(source.train["labels"].dtype, np.floating):
+        raise InputError(f"data.label_noise is for classes, and {name!r} has real targets; set it to 0")
+    train, test = (
+        part and part | {"labels": noisy(part["labels"], chosen.label_noise, source.num_classes, (chosen.split_seed, at))}
+        for at, part in enumerate((source.train, source.test), 1)
+    )
+    assert train is not None
+    return source._replace(train=train, test=test)
 
 
 def _test_rows(

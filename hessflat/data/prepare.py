@@ -75,10 +75,11 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".preparing-") as scratch, _progress() as progress:
             if name in published:
-                builder = _without_tensorflow(stock, name, files, folder, published[name].layouts, scratch, progress)
+                layouts = published[name].layouts
+                builder, originals = _without_tensorflow(stock, name, files, folder, layouts, scratch, progress)
             else:
-                builder = _with_tensorflow(stock, name, files, folder, scratch)
-            arrays, facts = _read_back(builder, name, progress)
+                builder, originals = _with_tensorflow(stock, name, files, folder, scratch), {}
+            arrays, facts = _read_back(builder, name, originals, progress)
         path = cache.write(arrays, facts, folder)
     except OSError as error:
         raise cache.unwritable(error, folder) from error
@@ -126,8 +127,8 @@ def _without_tensorflow(
     layouts: tuple[Layout, ...],
     scratch: str,
     progress: Progress,
-) -> Any:
-    """TFDS's data set made from the published files; its builder, ready to be read."""
+) -> tuple[Any, Columns]:
+    """TFDS's data set made from the published files: its builder, ready to be read, and what the files hold."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -139,10 +140,11 @@ def _without_tensorflow(
     local = None if files is None else find(layouts, files, where_from)
     if local is None:
         _require_reachable(where_from, name)
+    originals: Columns = {}
 
     def split_generators(self: Any, dl_manager: Any) -> dict[str, Iterator]:
-        columns = local if local is not None else _download(dl_manager, urls, layouts[0])
-        return {split: _examples(of, split, "id" in self.info.features, progress) for split, of in columns.items()}
+        originals.update(local if local is not None else _download(dl_manager, urls, layouts[0]))
+        return {split: _examples(of, split, "id" in self.info.features, progress) for split, of in originals.items()}
 
     if local is not None:
         tfds.disable_progress_bar()  # ours says how long it takes; TFDS's are for downloads
@@ -157,13 +159,13 @@ def _without_tensorflow(
     # What TFDS prints says "downloading", and names a folder that is gone a moment later.
     with contextlib.redirect_stdout(io.StringIO()) if local is not None else contextlib.nullcontext():
         _run(builder, name, folder, Path(scratch if local is not None else folder) / "downloads", files)
-    return builder
+    return builder, originals
 
 
 def _examples(
     columns: Mapping[str, np.ndarray], split: str, with_id: bool, progress: Progress
 ) -> Iterator[tuple[int, dict]]:
-    """Examples under TFDS's keys, which fix its order; CIFAR's id is the place in the original order."""
+    """Examples under TFDS's keys, which fix its order; CIFAR has an id."""
     for row in progress.track(range(len(columns["label"])), description=f"writing {split}"):
         image = columns["image"][row]
         example: dict[str, Any] = {key: int(of[row]) for key, of in columns.items() if key != "image"}
@@ -239,8 +241,13 @@ def _run(builder: Any, name: str, folder: Path, downloads: Path, files: Path | N
         raise InputError(f"TFDS could not prepare {name!r}: {_first_line(error)}; {remedy}") from error
 
 
-def _read_back(builder: Any, name: str, progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of the training split and of the held-out one, with the facts that go beside them."""
+def _read_back(
+    builder: Any, name: str, originals: Columns, progress: Progress
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of the training split and of the held-out one, with the facts that go beside them.
+
+    Examples are in the order of `originals`, where there are any; else in TFDS's, which shuffles by a hash.
+    """
     import tensorflow_datasets as tfds
 
     info = builder.info
@@ -249,21 +256,16 @@ def _read_back(builder: Any, name: str, progress: Progress) -> tuple[dict[str, n
         raise InputError(f"data set {name!r} has no train split, only {', '.join(info.splits)}; choose another")
     held_out = next((split for split in ("test", "validation") if split in info.splits), None)
     logging.getLogger("absl").setLevel(logging.ERROR)  # one warning, that OpenCV would be faster
-    in_order = name in PUBLISHED and "id" in info.features
     arrays = {}
     for part, split in (("train", "train"), ("test", held_out)):
         if split is None:
             continue
-        columns = _columns(
-            builder.as_data_source(split=split),
-            [image, label, *(["id"] if in_order else [])],
-            f"reading {split}",
-            progress,
-        )
-        # TFDS stores examples shuffled by a hash; CIFAR's ids say where each one stood.
-        order = np.argsort(columns["id"]) if in_order else np.arange(len(columns[label]))
-        arrays[f"{part}_inputs"] = np.stack(columns[image])[order]
-        arrays[f"{part}_labels"] = np.array(columns[label], np.int32)[order]
+        columns = _columns(builder.as_data_source(split=split), [image, label], f"reading {split}", progress)
+        images, labels = np.stack(columns[image]), np.array(columns[label], np.int32)
+        if originals:
+            order = _places(images, labels, originals[split])
+            images, labels = images[order], labels[order]
+        arrays[f"{part}_inputs"], arrays[f"{part}_labels"] = images, labels
         _require_labels(arrays[f"{part}_labels"], info.features[label].num_classes, name, split)
     facts = {
         "name": name,
@@ -272,11 +274,23 @@ def _read_back(builder: Any, name: str, progress: Progress) -> tuple[dict[str, n
         "num_classes": int(info.features[label].num_classes),
         "max_value": 255.0,
         "splits": {split: len(arrays[f"{part}_labels"]) for part, split in _parts(arrays, held_out)},
-        "order": "as published" if in_order else "as stored by TFDS",
+        "order": "as published" if originals else "as stored by TFDS",
         "features": {key: repr(feature) for key, feature in info.features.items()},
         "tfds_version": tfds.__version__,
     }
     return arrays, facts
+
+
+def _places(images: np.ndarray, labels: np.ndarray, original: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The rows of `images` and `labels` in the order of the `original` ones, known by the bytes of both."""
+
+    def ranked(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        rows = np.concatenate([image.reshape(len(image), -1), label.astype(np.uint8)[:, None]], axis=1)
+        return np.argsort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel(), kind="stable")
+
+    places = np.empty(len(images), np.int64)
+    places[ranked(original["image"], original["label"])] = ranked(images, labels)
+    return places
 
 
 def _parts(arrays: Mapping[str, np.ndarray], held_out: str | None) -> list[tuple[str, str]]:

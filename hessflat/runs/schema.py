@@ -49,7 +49,11 @@ class RunConfig(TrainingConfig):
     """One run: what it trains on what data, and what is measured when. It is hashable, and a key by itself."""
 
     experiment: Annotated[str, _folder_name, "folder under runs/ that the run belongs to"] = "unnamed"
-    scale: Annotated[str, one_of(SCALES), "smoke: seconds; small: minutes on two cores; paper: as published"] = "small"
+    scale: Annotated[
+        str,
+        one_of(SCALES),
+        "smoke: seconds; small: minutes on two cores; medium: real images, hours on two cores; paper: as published",
+    ] = "small"
     data: DataConfig = field(default_factory=DataConfig)
     measure: measures.Protocol = field(default_factory=MeasureConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

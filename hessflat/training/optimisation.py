@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hessflat.config import Rule, anything, below, between, positive
+from hessflat.config import Rule, anything, at_least, below, between, positive
 from hessflat.utils.errors import InputError
 
 LossFunction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -187,9 +187,13 @@ def linear_decay(
     average_from: int,
     *,
     final_ratio: Annotated[float, between(0, 1), "last rate as a share of the first"] = 0.01,
+    over: Annotated[int, at_least(0), "T, the epochs that it is laid out over; 0 is those of the run"] = 0,
 ) -> Schedule:
-    """*Flatness is a False Friend*, eq. 12: 1 until T/2, linear from there to `final_ratio` at 0.9 T, then that."""
-    return lambda epoch: _linear(epoch / num_epochs, final_ratio)
+    """*Flatness is a False Friend*, eq. 12: 1 until T/2, linear from there to `final_ratio` at 0.9 T, then that.
+
+    The paper's figure 2 has T = 50 in a run of 1,000 epochs.
+    """
+    return lambda epoch: _linear(epoch / (over or num_epochs), final_ratio)
 
 
 def iterate_averaging(

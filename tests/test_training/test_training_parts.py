@@ -21,6 +21,8 @@ def test_linear_decay_is_the_papers_equation():
 
     epochs = np.arange(51)
     np.testing.assert_allclose(factor(jnp.array(epochs)), [paper(t) for t in epochs], rtol=1e-5, atol=1e-6)
+    within = SCHEDULES["linear_decay"](1000, 0, final_ratio=0.01, over=50)
+    np.testing.assert_allclose(within(jnp.arange(1000)), [paper(t) for t in range(1000)], rtol=1e-5, atol=1e-6)
 
 
 def test_iterate_averaging_is_the_papers_equation():
