@@ -105,7 +105,7 @@ def test_report_is_redrawn_without_training(some, monkeypatch):
 def test_unknown_experiment_and_scale_are_one_line(tmp_path):
     with pytest.raises(InputError, match=r"unknown experiment 'g_mpl'; did you mean 'g_mlp'\?"):
         experiment.main(["--exp=g_mpl"])
-    with pytest.raises(InputError, match="scale must be one of smoke, small, paper, got 'tiny'"):
+    with pytest.raises(InputError, match="scale must be one of smoke, small, medium, paper, got 'tiny'"):
         experiment.main(["--exp=g_mlp", "--scale=tiny"])
     with pytest.raises(InputError, match="no runs of any experiment"):
         report.main([f"--root={tmp_path}"])

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from hessflat.config import Overrides, override, product
 from hessflat.runs.schema import base_config
 
-SCALES = (0.5, 1.0, 1.5)
+FACTORS = (0.5, 1.0, 1.5)
 ACTIVATIONS = ("relu", "tanh")
 
 
@@ -58,6 +58,6 @@ def get_config(scale: str = "small") -> ConfigDict:
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: every activation with every factor; trials differ in the initial weights."""
     if scale == "smoke":
-        return product({"data.input_scale": SCALES[:2]})
+        return product({"data.input_scale": FACTORS[:2]})
     seeds = range({"small": 3, "paper": 5}[scale])
-    return product({"model.mlp.activation": ACTIVATIONS, "data.input_scale": SCALES, "seed": tuple(seeds)})
+    return product({"model.mlp.activation": ACTIVATIONS, "data.input_scale": FACTORS, "seed": tuple(seeds)})

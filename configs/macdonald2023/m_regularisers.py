@@ -46,8 +46,8 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
         "optim.sam_radius": (0.05, 0.1, 0.2),
     },
 }
-# Initial rates: the paper's three of §6.2, fewer at the smaller scales. Without batch norm the largest diverges there or
-# ends in weights that give one answer to all.
+# Initial rates: the paper's three of §6.2, fewer at the smaller scales. Without batch norm the largest diverges there,
+# or ends in weights that give one answer to all.
 LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "medium": (0.1,), "paper": (0.1, 0.01, 0.001)}
 WITHOUT_NORM = LEARNING_RATES | {"small": (0.02, 0.01), "medium": (0.02,)}
 SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}

@@ -244,8 +244,6 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     for key, setting in builder_settings(DataOptions).items():
         require(f"data.{key}", getattr(chosen, key), setting.rule)
     source, source_checksum = find_source(name, source_settings or {})
-    if chosen.label_noise:
-        source = _with_noise(name, source, chosen)
 
     available = len(source.train["labels"])
     counts = {
@@ -255,9 +253,11 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     if source.test is None:
         counts["test"] = split_size("test", chosen.test_size, chosen.test_fraction or TEST_FRACTION, available)
     pieces = cut(ORDERS[chosen.order](source.train["labels"], chosen.split_seed), counts, name)
-    test_from, test_rows = _test_rows(
+    test_rows = _test_rows(
         name, source, pieces, chosen.test_size, chosen.test_fraction, chosen.order, chosen.split_seed
     )
+    # Labels are drawn anew after the split, which is stratified by the right ones.
+    source = _with_noise(name, source, chosen) if chosen.label_noise else source
 
     train_inputs = source.train["inputs"][pieces["train"]]
     fixed_on = train_inputs if chosen.scaling_over == "split" else source.train["inputs"]
@@ -265,7 +265,7 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     train = _split(train_inputs, source.train["labels"][pieces["train"]], affine, chosen.input_scale)
     validation, test = (
         _split(part["inputs"][rows], part["labels"][rows], affine, chosen.input_scale)
-        for part, rows in ((source.train, pieces["validation"]), (test_from, test_rows))
+        for part, rows in ((source.train, pieces["validation"]), (source.test or source.train, test_rows))
     )
     checksum = hashlib.sha256(source_checksum.encode())
     for array in (pieces["train"], pieces["validation"], test_rows, *affine):
@@ -293,27 +293,28 @@ def _with_noise(name: str, source: Source, chosen: DataOptions) -> Source:
     """The source with `data.label_noise` in its splits."""
     if np.issubdtype(source.train["labels"].dtype, np.floating):
         raise InputError(f"data.label_noise is for classes, and {name!r} has real targets; set it to 0")
-    train, test = (
-        part and part | {"labels": noisy(part["labels"], chosen.label_noise, source.num_classes, (chosen.split_seed, at))}
-        for at, part in enumerate((source.train, source.test), 1)
-    )
-    assert train is not None
-    return source._replace(train=train, test=test)
+
+    def redrawn(part: Split, at: int) -> Split:
+        seed = (chosen.split_seed, at)
+        return part | {"labels": noisy(part["labels"], chosen.label_noise, source.num_classes, seed)}
+
+    test = None if source.test is None else redrawn(source.test, 2)
+    return source._replace(train=redrawn(source.train, 1), test=test)
 
 
 def _test_rows(
     name: str, source: Source, pieces: Mapping[str, np.ndarray], size: int, fraction: float, order: str, seed: int
-) -> tuple[Split, np.ndarray]:
-    """The arrays that test examples come from, and which of them."""
+) -> np.ndarray:
+    """Which examples are for testing: of the test split, or of the training split where there is none."""
     if source.test is None:
-        return source.train, pieces["test"]
+        return pieces["test"]
     labels = source.test["labels"]
     count = split_size("test", size, fraction, len(labels)) or len(labels)
     if count > len(labels):
         raise InputError(
             f"data.test_size must be at most {len(labels)}, the test split of {name!r}, got {count}; lower it"
         )
-    return source.test, ORDERS[order](labels, seed)[:count]
+    return ORDERS[order](labels, seed)[:count]
 
 
 def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine, factor: float) -> Split:

@@ -222,3 +222,35 @@ def test_unusable_sources_are_refused(train, message, monkeypatch):
     register(monkeypatch, train=train)
     with pytest.raises(InputError, match=message):
         load("own")
+
+
+def test_label_noise_redraws_its_share_in_every_split():
+    clean = load("digits", scaling="raw", test_fraction=0.5)
+    for share in (0.2, 0.6):
+        dirty = load("digits", scaling="raw", test_fraction=0.5, label_noise=share)
+        for before, after in zip(clean[:3], dirty[:3], strict=True):
+            np.testing.assert_array_equal(before["inputs"], after["inputs"])
+            count, changed = len(before["labels"]), np.mean(before["labels"] != after["labels"])
+            # A label that is drawn anew is its own in one case of ten.
+            expected = 0.9 * share
+            assert abs(changed - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
+        assert dirty.checksum != clean.checksum
+        assert f"{share:.0%} of the labels drawn anew" in dirty.description
+    assert set(np.unique(dirty.train["labels"])) == set(range(10))
+
+
+def test_label_noise_is_of_the_example_and_of_the_seed_of_the_split():
+    settings = {"scaling": "raw", "label_noise": 0.5, "order": "stored", "validation_fraction": 0.0}
+    few, many = (load("digits", **settings, train_size=size) for size in (100, 800))
+    np.testing.assert_array_equal(few.train["labels"], many.train["labels"][:100])
+    other = load("digits", **settings, train_size=100, split_seed=1)
+    assert np.any(few.train["labels"] != other.train["labels"])
+    more = load("digits", **settings | {"label_noise": 0.9}, train_size=800)
+    clean = load("digits", **settings | {"label_noise": 0.0}, train_size=800)
+    noisy = many.train["labels"] != clean.train["labels"]
+    np.testing.assert_array_equal(many.train["labels"][noisy], more.train["labels"][noisy])
+
+
+def test_label_noise_is_refused_for_real_targets():
+    with pytest.raises(InputError, match=r"data\.label_noise is for classes, and 'sine' has real targets; set it to 0"):
+        load("sine", scaling="raw", label_noise=0.1)
