@@ -30,7 +30,7 @@ FLOORS = {
         {"jacobian", "exact", "landscape", "directions"},
         {"stochtrace"},
         {"krylov"},
-        {"minibatch", "decomposition", "diagnostics"},
+        {"minibatch", "decomposition", "diagnostics", "perturbations"},
     ),
     "runs": (
         {"writers"},

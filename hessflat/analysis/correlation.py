@@ -37,6 +37,12 @@ COMPARED_MEASURES = (
     "softmax_jacobian.max",
     "softmax_jacobian.mean",
     "weight_norm",
+    *(
+        f"m_sharpness.{logits}{scaled}{form}"
+        for logits in ("", "logit_normalised_")
+        for scaled in ("", "adaptive_")
+        for form in ("worst_l2", "worst_linf", "average")
+    ),
 )
 _ROUNDING = 1e-9
 # With three settings no interval has the coverage that it states.

@@ -39,6 +39,7 @@ _MODULES = (
     "spectra",
     "sharpness",
     "scaled_sharpness",
+    "m_sharpness",
     "full_spectrum",
     "spectrum_edges",
     "jacobian",

@@ -20,6 +20,10 @@ from hessflat.utils import hardware
 from hessflat.utils.errors import SettingError
 
 Splits = Mapping[str, Mapping[str, jax.Array]]
+# A setting of the measures of flatness that evaluate the loss again and again.
+FlatnessExamples = Annotated[
+    int, at_least(0), "first measured examples, of m_sharpness, geodesic_sharpness and pac_bayes; 0 is all"
+]
 
 
 class Functions(NamedTuple):
@@ -183,6 +187,17 @@ def curvature_data(state: EvalState) -> dict[str, jax.Array]:
     targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
     data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
     return hardware.shard_examples(data, hardware.make_mesh(state.devices))
+
+
+def flatness_data(state: EvalState, examples: int) -> dict[str, jax.Array]:
+    """The first `examples` of `curvature_data`, as many as there are of them; 0 is all."""
+    return {name: array[: examples or None] for name, array in curvature_data(state).items()}
+
+
+def flatness_share(settings: Any) -> float:
+    """Of the measured examples, those of `flatness_data`, as far as the settings say: at most all."""
+    measured, taken = settings.examples, settings.flatness_examples
+    return min(taken / measured, 1) if measured and taken else 1
 
 
 def curvature_batches(state: EvalState, mode: str) -> cv.Batches:
