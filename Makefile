@@ -33,7 +33,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## the weight-decay study on real digits, from nothing to verdicts, in 90 seconds once installed
-	@$(PY) -m hessflat experiment --exp="g_logistic g_mlp" --scale=small
+	@$(PY) -m hessflat demo
 
 # Compiling is most of what tests take. Only tests marked `exact` need programs that are compiled as users compile them.
 # Pytest ends with 5 where ARGS leave nothing to run, which is an error where both parts do.

@@ -45,7 +45,7 @@ FLOORS = {
         {"app"},
         {"data", "doctor", "settings", "train", "measure", "sweep"},
         {"experiment"},
-        {"reproduce", "report"},
+        {"demo", "reproduce", "report"},
     ),
 }
 

@@ -20,8 +20,8 @@ from hessflat.utils import progress
 from hessflat.utils.errors import InputError, Stopped, nearest, show_traceback
 
 # Those that save what they have when a signal asks them to stop.
-STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce")
-COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "report", "data", "settings", "doctor")
+STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce", "demo")
+COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "demo", "report", "data", "settings", "doctor")
 
 
 def run(arguments: Sequence[str]) -> None:

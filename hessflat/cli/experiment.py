@@ -100,25 +100,38 @@ def main(argv: Sequence[str]) -> None:
     own, settings, experiments = parse(argv, {"exp": None})
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
+    shown, damage = run(experiments, own, settings)
+    for entry in shown:
+        with contextlib.suppress(InputError):  # the report says it
+            for table in entry.experiment.tabulate(entry.runs):
+                print(f"\n{entry.experiment.id}, {entry.scale} scale. {as_text(table)}")
+    print()
+    print_summary(shown)
+    out = Path(own["out"])
+    print(f"report: {out / 'index.html'} and {out / 'report.md'}")
+    if damage:
+        raise damage
+
+
+def run(
+    experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]
+) -> tuple[list[StoredExperiment], DamagedError | None]:
+    """Train and measure what is not finished, then redraw the report.
+
+    Returns:
+        What is stored of the experiments at this scale, and what to raise at the end where runs are damaged.
+    """
     root, out = Path(own["root"]), Path(own["out"])
     # Experiments may ask different questions of the same runs.
     made = [job for experiment in experiments for job in make_jobs(experiment, own["scale"], root, settings)]
     planned = list({job.folder: job for job in made}.values())
-    anew, damage = app.is_set(own, "anew"), None
+    anew = app.is_set(own, "anew")
+    damage: DamagedError | None = None
     with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in planned)) as reporter:
         try:
             pool.run_all(planned, reporter, own["workers"], anew)
         except DamagedError as error:  # of some runs; the report shows the others
             damage = error
-    entries = report_all(root, out)
     ran = {experiment.id for experiment in experiments}
-    shown = [e for e in entries if e.experiment.id in ran and e.scale == own["scale"]]
-    for shown_entry in shown:
-        with contextlib.suppress(InputError):  # the report says it
-            for table in shown_entry.experiment.tabulate(shown_entry.runs):
-                print(f"\n{shown_entry.experiment.id}, {shown_entry.scale} scale. {as_text(table)}")
-    print()
-    print_summary(shown)
-    print(f"report: {out / 'index.html'} and {out / 'report.md'}")
-    if damage:
-        raise damage
+    entries = report_all(root, out)
+    return [one for one in entries if one.experiment.id in ran and one.scale == own["scale"]], damage

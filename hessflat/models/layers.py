@@ -40,6 +40,7 @@ def _constant_bias(
 INITIALISERS: Mapping[str, Initialiser] = {
     "uniform": Initialiser(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias),
     "he": Initialiser(nn.initializers.he_normal(), partial(_constant_bias, 0)),
+    "lecun": Initialiser(nn.initializers.lecun_normal(), partial(_constant_bias, 0)),  # flax's default
     "zeros": Initialiser(nn.initializers.zeros, partial(_constant_bias, 0)),
 }
 
@@ -47,6 +48,7 @@ INITIALISERS: Mapping[str, Initialiser] = {
 CONVOLUTIONS: Mapping[str, Initialiser] = {
     "uniform": INITIALISERS["uniform"],
     "he": INITIALISERS["he"],
+    "lecun": INITIALISERS["lecun"],
     "he_fan_out": Initialiser(nn.initializers.variance_scaling(2, "fan_out", "normal"), partial(_constant_bias, 0)),
     "glorot": Initialiser(nn.initializers.variance_scaling(1, "fan_avg", "normal"), partial(_constant_bias, 0.1)),
 }

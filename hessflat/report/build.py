@@ -12,7 +12,7 @@ from rich.text import Text
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
-from hessflat.report.sections import Record, correlations, judge, make_section, notices, sizes, tally
+from hessflat.report.sections import Record, RenderedFigure, correlations, judge, make_section, notices, sizes, tally
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named, sweep, write_atomically
 
@@ -48,12 +48,19 @@ def build_report(
         sweep(place)
     for section in sections:
         for figure in section.figures:
-            for ending in ("svg", "png", "csv"):
-                write_atomically(out / "figures" / f"{figure.stem}.{ending}", getattr(figure, ending))
+            write_figure(figure, out)
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     write_atomically(out / "report.md", markdown(sections, tables))
     write_atomically(out / "index.html", page(sections, tables))
     return records
+
+
+def write_figure(figure: RenderedFigure, out: Path) -> Path:
+    """Write the figure with its data to `out/figures/`; the path of the one for a screen."""
+    for ending in ("svg", "csv", "png"):
+        path = out / "figures" / f"{figure.stem}.{ending}"
+        write_atomically(path, getattr(figure, ending))
+    return path
 
 
 def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None) -> None:

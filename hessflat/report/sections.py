@@ -66,7 +66,13 @@ def make_section(stored: StoredExperiment) -> Section:
     problems: list[str] = []
     drawings = _attempt(stored, stored.experiment.draw, problems)
     tables = _attempt(stored, stored.experiment.tabulate, problems)
-    return Section(stored, judge(stored), [_rendered(stored, drawing) for drawing in drawings], tables, problems)
+    return Section(
+        stored,
+        judge(stored),
+        [rendered(f"{stored.slug}-{drawing.name}", drawing) for drawing in drawings],
+        tables,
+        problems,
+    )
 
 
 def correlations(sections: Sequence[Section]) -> list[Table]:
@@ -91,8 +97,9 @@ def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made
     return [one._replace(caption=f"{one.caption} {others}.") if others else one for one in made]
 
 
-def _rendered(stored: StoredExperiment, drawing: Drawing) -> RenderedFigure:
-    stem = re.sub(r"[^\w.=-]+", "-", f"{stored.slug}-{drawing.name}")
+def rendered(name: str, drawing: Drawing) -> RenderedFigure:
+    """The drawing as files; what a file name should not have in `name` becomes a hyphen."""
+    stem = re.sub(r"[^\w.=-]+", "-", name)
     return RenderedFigure(stem, drawing.caption, as_svg(drawing.figure), as_png(drawing.figure), as_csv(drawing.data))
 
 

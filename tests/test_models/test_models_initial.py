@@ -28,6 +28,7 @@ def test_convolutions_start_by_name(init):
     variance = {
         "uniform": 1 / (3 * fan_in),
         "he": 2 / fan_in,
+        "lecun": 1 / fan_in,
         "he_fan_out": 2 / fan_out,
         "glorot": 2 / (fan_in + fan_out),
     }[init]
@@ -47,10 +48,10 @@ def test_dense_layers_beside_them(init):
     params, _ = initial("two_convolutions", width=8, kernel=3, padding="same", hidden=800, init=init)
     kernel, bias = np.asarray(params["Dense_0"]["kernel"]), np.asarray(params["Dense_0"]["bias"])
     fan_in = kernel.shape[0]
-    expected = (2 / fan_in) if init == "he" else 1 / (3 * fan_in)
+    expected = {"he": 2 / fan_in, "lecun": 1 / fan_in}.get(init, 1 / (3 * fan_in))
     np.testing.assert_allclose(deviation(kernel), np.sqrt(expected), rtol=0.03)
-    assert (np.abs(bias).max() == 0) == (init == "he")
-    if init != "he":
+    assert (np.abs(bias).max() == 0) == (init in ("he", "lecun"))
+    if init not in ("he", "lecun"):
         assert max(np.abs(kernel).max(), np.abs(bias).max()) <= fan_in**-0.5
 
 

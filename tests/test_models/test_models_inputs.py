@@ -123,7 +123,7 @@ def test_the_smallest_size_is_the_smallest(name, settings, side):
         ("wide_resnet", {"depth": 20}, "model.wide_resnet.depth must be 6 n + 4, such as 10, 16 or 28, got 20"),
         ("resnet", {"depht": 18}, "unknown setting of resnet 'depht'; did you mean 'depth'?"),
         ("resnett", {}, "model must be one of softmax_regression, mlp, "),
-        ("mlp", {"init": "glorot"}, "model.mlp.init must be one of uniform, he, zeros, got 'glorot'"),
+        ("mlp", {"init": "glorot"}, "model.mlp.init must be one of uniform, he, lecun, zeros, got 'glorot'"),
     ],
 )
 def test_settings_that_break_their_rule_are_refused(name, settings, line):
