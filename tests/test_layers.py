@@ -30,7 +30,7 @@ FLOORS = {
         {"jacobian", "exact", "landscape", "directions"},
         {"stochtrace"},
         {"krylov"},
-        {"minibatch", "decomposition", "diagnostics", "perturbations"},
+        {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling"},
     ),
     "runs": (
         {"writers"},

@@ -43,6 +43,8 @@ COMPARED_MEASURES = (
         for scaled in ("", "adaptive_")
         for form in ("worst_l2", "worst_linf", "average")
     ),
+    "fisher_rao.empirical",
+    "fisher_rao.model",
 )
 _ROUNDING = 1e-9
 # With three settings no interval has the coverage that it states.

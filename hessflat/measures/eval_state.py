@@ -36,7 +36,8 @@ class Functions(NamedTuple):
 
     logits: Callable[..., jax.Array]  # (params, inputs, batch_stats)
     predict: Callable[..., jax.Array]  # (params, batch, batch_stats)
-    criterion: Callable[..., jax.Array]  # (logits, batch, batch_stats)
+    losses: Callable[..., jax.Array]  # (logits, batch, batch_stats), of each example [n]
+    criterion: Callable[..., jax.Array]  # (logits, batch, batch_stats), their mean
     loss: Callable[..., jax.Array]  # (params, batch, batch_stats)
 
 
@@ -51,6 +52,9 @@ def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
     def predict(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
         return model.apply(params, batch_stats or {}, batch["inputs"], train)[0]
 
+    def losses(outputs: jax.Array, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
+        return of_example(outputs, batch["targets"])
+
     def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
         return jnp.mean(of_example(outputs, batch["targets"]))
 
@@ -58,7 +62,7 @@ def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
         outputs, _ = model.apply(params, batch_stats or {}, batch["inputs"], train)
         return jnp.mean(of_example(outputs, batch["targets"]))
 
-    return Functions(logits, predict, criterion, mean_loss)
+    return Functions(logits, predict, losses, criterion, mean_loss)
 
 
 class MeasuredOperator(NamedTuple):
