@@ -31,6 +31,7 @@ FLOORS = {
         {"stochtrace"},
         {"krylov"},
         {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling"},
+        {"tolerance"},
     ),
     "runs": (
         {"writers"},

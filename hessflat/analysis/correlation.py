@@ -45,6 +45,8 @@ COMPARED_MEASURES = (
     ),
     "fisher_rao.empirical",
     "fisher_rao.model",
+    "pac_bayes.inverse_variance",
+    "pac_bayes.magnitude_inverse_variance",
 )
 _ROUNDING = 1e-9
 # With three settings no interval has the coverage that it states.

@@ -1,7 +1,7 @@
 """How much the mean loss of a batch rises where parameters move: at most within a ball, and on average.
 
-Both are the m-sharpness of Foret et al. (2021, *Sharpness-aware minimization*) in the forms of Andriushchenko et al.
-(2023, *A modern look at the relationship between sharpness and generalization*, section 2): the mean over batches B of
+The two are the m-sharpness of Foret et al. (2021, *Sharpness-aware minimization*) in the forms of Andriushchenko et al.
+(2023, *A modern look at the relationship between sharpness and generalization*): the mean over batches B of
 m examples of L_B(w + c ⊙ u) − L_B(w), with u in a ball or Gaussian, and scales c that are 1, or |w| for the adaptive
 forms of Kwon et al. (2021, *ASAM*).
 """
@@ -83,7 +83,7 @@ def worst_case(
     """
     began, num_steps = time.perf_counter(), numerics.require_count("num_steps", num_steps)
     numerics.require_option("ball", ball, ("l2", "linf"))
-    problem = _problem(loss, params, data, radius, key, scales, state, move)
+    problem = make_problem(loss, params, data, radius, key, scales, state, move)
     fallback = problem.normal(0)
     rises, bases = [], []
     with numerics.matmul_precision():
@@ -93,7 +93,7 @@ def worst_case(
                 value, gradient = _value_and_gradient(*problem.static, *problem.traced, unit, batch)
                 values.append(value)
                 unit = _ascend(ball, unit, gradient, fallback)
-            values.append(_value(*problem.static, *problem.traced, unit, batch))
+            values.append(value_at(*problem.static, *problem.traced, unit, batch))
             losses = np.asarray(jax.device_get(values), np.float64)
             rises.append(losses.max() - losses[0])
             bases.append(losses)
@@ -130,23 +130,23 @@ def average_case(
         InputError: as `worst_case`.
     """
     began, num_draws = time.perf_counter(), numerics.require_draws("num_draws", num_draws)
-    problem = _problem(loss, params, data, radius, key, scales, state, straight)
+    problem = make_problem(loss, params, data, radius, key, scales, state, straight)
     still = jax.tree.map(jnp.zeros_like, problem.params)
     rises, bases = [], []
     with numerics.matmul_precision():
         for number, batch in enumerate(problem.pieces()):
-            values = [_value(*problem.static, *problem.traced, still, batch)]
+            values = [value_at(*problem.static, *problem.traced, still, batch)]
             for draw in range(num_draws):
                 noise = problem.normal(number * num_draws + draw)
-                for signed in (noise, _times(noise, -1)):
-                    values.append(_value(*problem.static, *problem.traced, signed, batch))
+                for signed in (noise, times(noise, -1)):
+                    values.append(value_at(*problem.static, *problem.traced, signed, batch))
             losses = np.asarray(jax.device_get(values), np.float64)
             rises.append(losses[1:].mean() - losses[0])
             bases.append(losses)
     return _rise(rises, bases, 1 + 2 * num_draws, began)
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """Checked arguments."""
 
     loss: Callable[..., Any]
@@ -180,9 +180,9 @@ class _Problem(NamedTuple):
         return jax.tree.map(lambda w: numerics.on_device(generator.standard_normal(w.shape), w.dtype), self.params)
 
 
-def _problem(
+def make_problem(
     loss: Callable[..., Any], params: Any, data: Any, radius: float, key: Array, scales: Any, state: Any, move: Move
-) -> _Problem:
+) -> Problem:
     numerics.require_key(key)
     radius = numerics.require_number("radius", radius, above=0)
     params = numerics.as_arrays("params", params)
@@ -195,15 +195,15 @@ def _problem(
     if not batches.in_memory:
         raise InputError("perturbations need examples in memory, got a stream; give cv.Batches of its examples")
     extra = numerics.as_state(state, loss)
-    return _Problem(user_function(loss), move, params, scales, jnp.asarray(radius), batches, extra, key)
+    return Problem(user_function(loss), move, params, scales, jnp.asarray(radius), batches, extra, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _value(
+def value_at(
     loss: Callable[..., Any], move: Move, params: Any, scales: Any, radius: Array, extra: Any, unit: Any, batch: Any
 ) -> Any:
     arrays, spare = batch
-    return evaluate(loss, "mean", move(params, scales, _times(unit, radius)), arrays, spare, extra)
+    return evaluate(loss, "mean", move(params, scales, times(unit, radius)), arrays, spare, extra)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -211,7 +211,7 @@ def _value_and_gradient(
     loss: Callable[..., Any], move: Move, params: Any, scales: Any, radius: Array, extra: Any, unit: Any, batch: Any
 ) -> Any:
     """The loss at u = ρ `unit`, and its gradient in `unit`."""
-    return jax.value_and_grad(lambda unit: _value(loss, move, params, scales, radius, extra, unit, batch))(unit)
+    return jax.value_and_grad(lambda unit: value_at(loss, move, params, scales, radius, extra, unit, batch))(unit)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -224,8 +224,8 @@ def _ascend(ball: Ball, unit: Any, gradient: Any, fallback: Any) -> Any:
     )
     if ball == "linf":
         return jax.tree.map(lambda u, g: jnp.clip(u + jnp.sign(g), -1, 1), unit, gradient)
-    there = jax.tree.map(jnp.add, unit, _times(gradient, 1 / _norm(gradient)))
-    return _times(there, 1 / jnp.maximum(_norm(there), 1))
+    there = jax.tree.map(jnp.add, unit, times(gradient, 1 / _norm(gradient)))
+    return times(there, 1 / jnp.maximum(_norm(there), 1))
 
 
 def _norm(tree: Any) -> Array:
@@ -233,7 +233,7 @@ def _norm(tree: Any) -> Array:
 
 
 @jax.jit
-def _times(tree: Any, factor: Any) -> Any:
+def times(tree: Any, factor: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)
 
 

@@ -42,6 +42,7 @@ _MODULES = (
     "sampling_error",
     "m_sharpness",
     "fisher_rao",
+    "pac_bayes",
     "full_spectrum",
     "spectrum_edges",
     "jacobian",

@@ -42,7 +42,7 @@ def m_sharpness(
     factor which moves from one layer of a ReLU network to the next changes nothing. `logit_normalised_` before that has
     the logits of each example divided by their standard deviation over classes, so that a factor of all logits changes
     nothing either. All are those of Andriushchenko et al. (2023, *A modern look at the relationship between sharpness
-    and generalization*, eqs. 1 to 3), but for the ascent, which is `curvature.perturbations.worst_case`.
+    and generalization*), but for the ascent, which is `curvature.perturbations.worst_case`.
 
     Every `_se` is a standard error over batches. They hold the first `measure.flatness_examples` of the measured
     examples, those beyond the last full batch left out.
