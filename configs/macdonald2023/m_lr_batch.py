@@ -4,19 +4,25 @@
     make sweep CONFIG=m_lr_batch:small
 
 smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 54 runs, some minutes on
+two cores. medium: the same, wider, on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 54 runs, hours on
 two cores. paper: ResNet-18 and VGG-11 with batch norm on CIFAR-10 and CIFAR-100 after `make data DATASETS="cifar10
 cifar100"`, 300 runs, on accelerators.
 """
 
 from ml_collections import ConfigDict
 
-from configs.macdonald2023.m_regularisers import MEASURED, networks
+from configs.macdonald2023.m_regularisers import MEASURED, SCALES, networks
 from configs.macdonald2023.m_regularisers import get_config as regularised
 from hessflat.config import Overrides, override, product
 
-LEARNING_RATES = {"smoke": (0.1, 0.01), "small": (0.1, 0.03, 0.01), "paper": (0.1, 0.01, 0.001)}
-BATCHES = {"smoke": (16, 64), "small": (16, 64, 256), "paper": (64, 128, 256, 512, 1024)}
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
+LEARNING_RATES = {
+    "smoke": (0.1, 0.01),
+    "small": (0.1, 0.03, 0.01),
+    "medium": (0.1, 0.05, 0.025),
+    "paper": (0.1, 0.01, 0.001),
+}
+BATCHES = {"smoke": (16, 64), "small": (16, 64, 256), "medium": (32, 64, 128), "paper": (64, 128, 256, 512, 1024)}
+SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
@@ -36,6 +42,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": {"train.epochs": 3, "stop.eval_every": 2, "stop.window": 2, "stop.train_loss": 3.0},
         # The loss falls within some hundred steps: evaluated every 100, it would be far below where it is to end.
         "small": {"train.epochs": 600, "stop.eval_every": 4},
+        "medium": {"train.epochs": 60, "stop.eval_every": 20},
         "paper": MEASURED
         | {"train.epochs": 500, "stop.eval_every": 100, "measure.examples": 2_000}
         | {"data.train_size": 0, "data.validation_size": 0, "data.validation_fraction": 0.0},
