@@ -11,9 +11,11 @@ cifar100"`, 300 runs, on accelerators.
 
 from ml_collections import ConfigDict
 
-from configs.macdonald2023.m_regularisers import MEASURED, SCALES, networks
+from configs.macdonald2023.m_regularisers import MEASURED, networks
 from configs.macdonald2023.m_regularisers import get_config as regularised
 from hessflat.config import Overrides, override, product
+
+SCALES = ("smoke", "small", "medium", "paper")
 
 LEARNING_RATES = {
     "smoke": (0.1, 0.01),

@@ -49,7 +49,7 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
 # Initial rates: the paper's three of §6.2, fewer at the smaller scales. Without batch norm the largest diverges there,
 # or ends in weights that give one answer to all.
 LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "medium": (0.1,), "paper": (0.1, 0.01, 0.001)}
-WITHOUT_NORM = LEARNING_RATES | {"small": (0.02, 0.01), "medium": (0.02,)}
+RATES_WITHOUT_NORM = LEARNING_RATES | {"small": (0.05, 0.02), "medium": (0.02,)}
 SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 # What makes the networks narrow enough for few images; on digits the VGG has 3 poolings in place of 5.
@@ -64,13 +64,19 @@ NARROW: dict[str, dict[str, Overrides]] = {
     },
     "paper": {"resnet": {}, "vgg": {"model.vgg.depth": 11}},
 }
-# Without batch norm networks need He's weights, which keep the size of activations from layer to layer, and on digits
-# twice the steps. The VGG then has one pooling: a 3x3 convolution of a single pixel sees zeros in eight places of nine,
-# so that after three poolings four layers would make activations vanish all the same.
-ON_DIGITS_WITHOUT_NORM: dict[str, Overrides] = {
-    "resnet": {"train.epochs": 160, "schedule.step_decay.after": (88, 142)},
-    "vgg": {"train.epochs": 160, "schedule.step_decay.after": (88, 142), "model.vgg.poolings": 1},
+# Without batch norm networks need weights that keep the size of activations, LeCun's where residuals are added and He's
+# where they are not, and more steps. On digits the VGG then has one pooling: a 3x3 convolution of a single pixel sees
+# zeros in eight places of nine, so that after three poolings four layers would make activations vanish all the same.
+WITHOUT_NORM: dict[str, dict[str, Overrides]] = {
+    "small": {
+        "resnet": {"train.epochs": 160, "schedule.step_decay.after": (88, 142)},
+        "vgg": {"train.epochs": 160, "schedule.step_decay.after": (88, 142), "model.vgg.poolings": 1},
+    },
+    "medium": {"resnet": {"train.batch_size": 32}, "vgg": {"train.batch_size": 32}},
+    "paper": {"resnet": {}, "vgg": {}},
 }
+INITIAL_WEIGHTS = {"resnet": "lecun", "vgg": "he"}
+
 # The curvature of 1,000 clean examples, H and G in batch norm's train mode, the Jacobian in eval mode. The training
 # split is in random order, so that its first examples are a random batch of it, the same in every run.
 MEASURED: Overrides = {
@@ -97,7 +103,7 @@ def network(scale: str, name: str, batch_norm: bool) -> Overrides:
     chosen: Overrides = {"model.name": name, f"model.{name}.batch_norm": batch_norm} | NARROW[scale][name]
     if batch_norm:
         return chosen
-    return chosen | {f"model.{name}.init": "he"} | (ON_DIGITS_WITHOUT_NORM[name] if scale == "small" else {})
+    return chosen | {f"model.{name}.init": INITIAL_WEIGHTS[name]} | WITHOUT_NORM[scale][name]
 
 
 def degrees(scale: str) -> list[Overrides]:
@@ -158,7 +164,7 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     data = [{"data.name": name} for name in ("cifar10", "cifar100")] if scale == "paper" else [{}]
     at_rates = [
         entry
-        for has, rates in ((True, LEARNING_RATES), (False, WITHOUT_NORM))
+        for has, rates in ((True, LEARNING_RATES), (False, RATES_WITHOUT_NORM))
         for entry in product(networks(scale, (has,)), {"optim.lr": rates[scale]})
     ]
     return product(data, degrees(scale), at_rates, {"seed": SEEDS[scale]})
