@@ -1,15 +1,19 @@
-"""Free memory; compiled programs are let go of before Linux runs out of memory mappings for them."""
+"""Free memory; what a process keeps of its runs; compiled programs let go of before memory mappings run out."""
 
+import gc
 import os
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import runs
 
 from hessflat import models
 from hessflat.runs import loop
-from hessflat.utils import hardware
+from hessflat.runs.jobs import make_jobs
+from hessflat.utils import hardware, progress
 
 
 def test_free_memory_is_asked_of_psutil_where_it_is_installed():
@@ -51,3 +55,22 @@ def test_runs_of_one_network_share_its_functions():
     one, same = (models.build("mlp", 3, hidden=(4,), activation="tanh") for _ in range(2))
     assert one is same
     assert models.build("mlp", 3, hidden=(5,), activation="tanh") is not one
+
+
+OBJECTS_OF_A_RUN = 40  # what a process may keep of a run; a jaxpr, or the shapes of a checkpoint, has more
+
+
+def test_what_a_process_keeps_does_not_grow_with_its_runs(tmp_path):
+    measured = ("spectra", "sharpness", "jacobian", "predictions", "outputs")
+    chosen = runs.tiny("--config.train.epochs=2", *(f"--config.measure.{name}=end" for name in measured))
+
+    def one(number):
+        jobs = make_jobs([chosen], tmp_path / str(number))
+        for thorough in (False, True):  # trained and saved; then restored
+            assert not loop.run_all(jobs, progress.silent(), thorough=thorough)
+        gc.collect()
+        return len(gc.get_objects())
+
+    objects = [one(number) for number in range(24)][8:]  # the first runs compile, and fill what is of limited size
+    slope = np.polyfit(np.arange(len(objects)), objects, 1)[0]
+    assert slope < OBJECTS_OF_A_RUN

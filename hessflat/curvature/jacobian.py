@@ -15,7 +15,6 @@ from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
-from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError
 from hessflat.utils.widening import WideFunction, to_float32
 
@@ -110,8 +109,7 @@ def jacobian_norms(
     extra = numerics.as_state(state, predict)
     predict = user_function(predict)
     outputs = _num_outputs(predict, params, x, extra)
-    traced = jax.make_jaxpr(predict)(params, x[:1], *extra).jaxpr
-    if narrow_types(traced.eqns, traced.invars):
+    if numerics.is_narrow_program(predict, params, x, *extra):
         predict = WideFunction(predict)
         params, x, extra = to_float32((params, x, extra))
     size = size or len(x)

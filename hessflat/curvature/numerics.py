@@ -11,7 +11,7 @@ import operator
 import typing
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,7 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
     """
     leaves, structure = jax.tree.flatten(args)
     try:
-        return _traced(function, structure, shapes_and_types(leaves))[0]
+        return _traced(function, structure, shapes_and_types(leaves)).outputs
     except InputError:
         raise
     except Exception as error:  # any error of the user's function; the message names the function
@@ -260,7 +260,16 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
 def is_narrow_program(function: Callable[..., Any], *args: Tree) -> bool:
     """Whether `function(*args)` computes in, or from, floating types of less than 32 bits."""
     leaves, structure = jax.tree.flatten(args)
-    return _traced(function, structure, shapes_and_types(leaves))[1]
+    return _traced(function, structure, shapes_and_types(leaves)).is_narrow
+
+
+def jaxpr_of(function: Callable[..., Any], *args: Tree) -> Any:
+    """The jaxpr of `function(*args)`, traced once for each function and shapes.
+
+    JAX keeps every jaxpr of `jax.make_jaxpr` for as long as the function lives.
+    """
+    leaves, structure = jax.tree.flatten(args)
+    return _traced(function, structure, shapes_and_types(leaves)).jaxpr
 
 
 def mapped(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
@@ -297,13 +306,18 @@ def any_traced(tree: Tree) -> bool:
     return any(compat.is_traced(leaf) for leaf in jax.tree.leaves(tree))
 
 
+class _Traced(NamedTuple):
+    """What a function computes: its jaxpr, the shapes and types of what it gives, and whether any is narrow."""
+
+    jaxpr: Any
+    outputs: Tree
+    is_narrow: bool
+
+
 @functools.lru_cache(maxsize=256)
-def _traced(
-    function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
-) -> tuple[Tree, bool]:
-    """Shapes and types of what a function gives, and whether its program is narrow."""
-    closed, result = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, shapes))
-    return result, bool(narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars))
+def _traced(function: Callable[..., Any], structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> _Traced:
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, shapes))
+    return _Traced(closed.jaxpr, outputs, bool(narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)))
 
 
 def _as_array(what: str, path: Any, leaf: Any) -> Array:

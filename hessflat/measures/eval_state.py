@@ -5,7 +5,7 @@ To add a matrix: an entry in `OPERATORS`.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -63,6 +63,12 @@ def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
         return jnp.mean(of_example(outputs, batch["targets"]))
 
     return Functions(logits, predict, losses, criterion, mean_loss)
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluated(function: Callable[..., jax.Array], *args: Any) -> jax.Array:
+    """One of `Functions`, compiled; a `jax.jit` of its own for each measurement would be kept as long as they are."""
+    return function(*args)
 
 
 class MeasuredOperator(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import hessflat.curvature as cv
-from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data
+from hessflat.measures.eval_state import EvalState, as_float64, chunk_size, curvature_data, evaluated
 from hessflat.measures.measurement import Measure, Measurement, Scales, TraceProbes
 from hessflat.utils.errors import SettingError
 
@@ -33,12 +33,11 @@ def loss_limit(
     with jax.enable_x64(True):
         params, data, batch_stats = (as_float64(tree) for tree in (state.params, data, state.curvature_state))
         batches = cv.Batches(data, chunk_size(state))
-        loss = jax.jit(functions.loss)
         for which in ("last", "all"):
             rows = []
             for scale in sorted(scales):
                 scaled = scaled_params(params, scale, which)
-                value = float(loss(scaled, data, batch_stats))
+                value = float(evaluated(functions.loss, scaled, data, batch_stats))
                 if value < SMALLEST_LOSS:
                     break
                 op = cv.hessian(functions.loss, scaled, batches, batch_stats)

@@ -1,9 +1,8 @@
 """The outputs of every example, for figures of a fitted function."""
 
-import jax
 import numpy as np
 
-from hessflat.measures.eval_state import EvalState
+from hessflat.measures.eval_state import EvalState, evaluated
 from hessflat.measures.measurement import Measure, Measurement
 
 
@@ -12,11 +11,11 @@ def predictions(state: EvalState) -> Measurement:
 
     Batch norm is in eval mode. Outputs are logits where the entry of the loss in `LOSSES` says so.
     """
-    logits = jax.jit(state.functions().logits)
+    logits = state.functions().logits
     arrays = {}
     for name, split in state.splits.items():
         arrays[f"{name}_inputs"], arrays[f"{name}_labels"] = np.asarray(split["inputs"]), np.asarray(split["labels"])
-        arrays[f"{name}_outputs"] = np.asarray(logits(state.params, split["inputs"], state.batch_stats))
+        arrays[f"{name}_outputs"] = np.asarray(evaluated(logits, state.params, split["inputs"], state.batch_stats))
     return Measurement({}, {"predictions": arrays})
 
 

@@ -53,7 +53,7 @@ def num_outputs(op: Operator) -> int | None:
     if term.narrow or not term.batches.in_memory:
         return None
     whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
-    return _count(jax.eval_shape(_outputs, whole))
+    return _count(numerics.output_shapes("predict(params, batch)", _outputs, whole))
 
 
 def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
@@ -233,7 +233,8 @@ def _parts(term: Term) -> list[_Part]:
     for begin, end, length in ((0, whole, size), (whole, total, total - whole)):
         if begin == end:
             continue
-        rows = _count(jax.eval_shape(_outputs, _with(term, _shapes(batches.arrays, length))))
+        piece = _with(term, _shapes(batches.arrays, length))
+        rows = _count(numerics.output_shapes("predict(params, batch)", _outputs, piece))
         step = length * max(1, _BLOCK_BYTES // (rows * width))
         starts = range(begin, end, step)
         parts += [_Part(start, length, (min(start + step, end) - start) // length, rows) for start in starts]

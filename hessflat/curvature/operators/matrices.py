@@ -274,7 +274,7 @@ def _spread_column(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple
     columns = {i: leaf.shape[0] for i, (_, leaf) in enumerate(named) if leaf.shape[1:] == (1,) and leaf.shape[0] > 1}
     if not columns:
         return None
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    jaxpr = numerics.jaxpr_of(function, *args)
     for i, number in columns.items():
         for equation in jaxpr.eqns:
             spread = any(variable.aval.shape == (number, number) for variable in equation.outvars)
