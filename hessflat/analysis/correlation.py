@@ -63,6 +63,11 @@ class Correlation(NamedTuple):
     runs: int
     settings: int
 
+    @property
+    def is_found(self) -> bool:
+        """Whether there is an interval and it leaves out 0."""
+        return self.low > 0 or self.high < 0
+
 
 def correlation(
     runs: Sequence[Run],
@@ -161,6 +166,19 @@ def _jackknife(tau: float, without: np.ndarray) -> tuple[float, float]:
     return float(np.tanh(whole - half)), float(np.tanh(whole + half))
 
 
+class Grid(NamedTuple):
+    """Correlations of measures with the gap, in columns by group of runs, with a file's name and a caption."""
+
+    name: str
+    columns: dict[str, dict[str, Correlation | None]]
+    caption: str
+
+    @property
+    def measures(self) -> list[str]:
+        """Those that any group has, in the order of `COMPARED_MEASURES`."""
+        return [measure for measure in COMPARED_MEASURES if any(own[measure] for own in self.columns.values())]
+
+
 def network_and_data(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
     """A function that maps a run to a key; runs of equal keys have the same settings `model.*` and `data.*`."""
     return _differing_settings(runs, lambda name: name.startswith(("data.", "model.")))
@@ -200,12 +218,8 @@ def _flat(block: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", json.dumps(value)
 
 
-def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
-    """Kendall's tau with the gap: one column for each experiment and scale that varies a regulariser, one row for each
-    measure.
-
-    Rows of measures that no run has are left out. None where there is no such experiment.
-    """
+def experiment_grid(stored: Iterable[StoredExperiment]) -> Grid:
+    """Kendall's tau with the gap: one column for each experiment and scale that varies a regulariser."""
     columns: dict[str, dict[str, Correlation | None]] = {}
     excluded = []
     for experiment, scale, runs, *_ in stored:
@@ -215,7 +229,8 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
         name = f"{experiment.id} ({', '.join(map(setting_name, experiment.regularisers))}), {scale}"
         columns |= _columns({name: (fitted, network_and_data(fitted))}, lambda measure: "")
         excluded += [f"{experiment.id}, {scale}: {text}" for text in [not_needed(runs, "fitted")] if text]
-    return _table(
+    return Grid(
+        "correlations",
         columns,
         "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over the "
         "runs of every experiment that varies a regulariser that fit their training data, with its 95 % interval over "
@@ -224,9 +239,8 @@ def correlation_table(stored: Iterable[StoredExperiment]) -> Table | None:
     )
 
 
-def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
-    """Three tables for each scale over the fitted runs of *On progressive sharpening*, by regulariser
-    and pooled.
+def regulariser_grids(stored: Iterable[StoredExperiment]) -> list[tuple[Grid, Grid, Grid]]:
+    """Three grids for each scale over the fitted runs of *On progressive sharpening*, by regulariser and pooled.
 
     The first has Kendall's tau of each measure with the gap. The second has the partial tau, given the training loss;
     the third has it given the largest Jacobian norm, or given λ_max(H) for Jacobian norms of the outputs. Runs that
@@ -239,7 +253,7 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
             settings.update(dict.fromkeys(experiment.regularisers))
             # Experiments may ask different questions of the same runs.
             together.update({run.folder: run for run in finished(runs)})
-    tables = []
+    grids = []
     for scale, (settings, together) in by_scale.items():
         everything = list(together.values())
         runs, excluded = meeting(everything, "fitted"), not_needed(everything, "fitted")
@@ -249,31 +263,38 @@ def regulariser_tables(stored: Iterable[StoredExperiment]) -> list[Table]:
             "Of a regulariser, pairs of runs that differ in it (and the seed) alone; pooled, all pairs of runs of one "
             f"network on one data set; of runs that fit their training data. 95 % intervals over settings. {_STAR}"
         ) + (f" {excluded}." if excluded else "")
-        tables += [
-            _table(
-                _columns(groups, lambda measure: ""),
-                f"By regulariser, scale {scale}: Kendall τ of each measure with the generalisation gap |train − test "
-                f"loss| on clean examples and unsmoothed labels. {pairs}",
-            ),
-            _table(
-                _columns(groups, lambda measure: FIT),
-                f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the training "
-                f"loss: what is left where runs fit equally well. {pairs}",
-            ),
-            _table(
-                _columns(groups, lambda measure: SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN),
-                f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
-                f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. {pairs}",
-            ),
-        ]
-    return [table for table in tables if table is not None]
+        name = f"correlations-{scale}"
+        grids.append(
+            (
+                Grid(
+                    name,
+                    _columns(groups, lambda measure: ""),
+                    f"By regulariser, scale {scale}: Kendall τ of each measure with the generalisation gap |train − "
+                    f"test loss| on clean examples and unsmoothed labels. {pairs}",
+                ),
+                Grid(
+                    f"{name}-given-fit",
+                    _columns(groups, lambda measure: FIT),
+                    f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the "
+                    f"training loss: what is left where runs fit equally well. {pairs}",
+                ),
+                Grid(
+                    f"{name}-given-the-other",
+                    _columns(groups, lambda measure: SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN),
+                    f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
+                    f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. "
+                    f"{pairs}",
+                ),
+            )
+        )
+    return grids
 
 
 def _columns(
     groups: Mapping[str, tuple[Sequence[Run], Callable[[Run], Hashable]]], given: Callable[[str], str]
 ) -> dict[str, dict[str, Correlation | None]]:
-    """The correlations of every measure but the one that is `given` for it, within each group of runs."""
-    return {
+    """The correlations of every measure but the one that is `given` for it, within each group that has any."""
+    columns = {
         name: {
             measure: None
             if measure == given(measure)
@@ -282,22 +303,23 @@ def _columns(
         }
         for name, (runs, stratum) in groups.items()
     }
+    return {name: column for name, column in columns.items() if any(column.values())}
 
 
 _STAR = "A star: the interval leaves out 0, as it does for one in twenty where there is nothing to find."
 
 
-def _table(columns: dict[str, dict[str, Correlation | None]], caption: str) -> Table | None:
-    columns = {name: column for name, column in columns.items() if any(column.values())}
-    if not columns:
-        return None
-    shown = [measure for measure in COMPARED_MEASURES if any(column[measure] for column in columns.values())]
-    rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns.values())) for measure in shown)
+def as_table(grid: Grid) -> Table:
+    """One row for each measure that any group has, then how many runs and settings there are."""
+    columns = grid.columns.values()
+    rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns)) for measure in grid.measures)
     counts = {
-        name: [str(max(getattr(cell, name) for cell in column.values() if cell)) for column in columns.values()]
+        name: [str(max(getattr(cell, name) for cell in column.values() if cell)) for column in columns]
         for name in ("runs", "settings")
     }
-    return Table(caption, ("measure", *columns), (*rows, *((name, *numbers) for name, numbers in counts.items())))
+    return Table(
+        grid.caption, ("measure", *grid.columns), (*rows, *((name, *numbers) for name, numbers in counts.items()))
+    )
 
 
 def _cell(correlated: Correlation | None) -> str:
@@ -306,5 +328,5 @@ def _cell(correlated: Correlation | None) -> str:
     tau, low, high, *_ = correlated
     if math.isnan(low):
         return f"{tau:+.2f}, no interval"
-    star = "*" if low > 0 or high < 0 else ""
+    star = "*" if correlated.is_found else ""
     return f"{tau:+.2f}{star} [{low:+.2f}, {high:+.2f}]"

@@ -42,16 +42,15 @@ def build_report(
     for one in stored:
         sections.append(make_section(one))
         on_drawn(one.slug)
-    tables = correlations(sections)
+    opening, tables = correlations(sections)
     records = [record for section in sections for record in section.records]
     for place in (out, out / "figures"):
         sweep(place)
-    for section in sections:
-        for figure in section.figures:
-            write_figure(figure, out)
+    for figure in [*opening, *(figure for section in sections for figure in section.figures)]:
+        write_figure(figure, out)
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(out / "report.md", markdown(sections, tables))
-    write_atomically(out / "index.html", page(sections, tables))
+    write_atomically(out / "report.md", markdown(sections, opening, tables))
+    write_atomically(out / "index.html", page(sections, opening, tables))
     return records
 
 

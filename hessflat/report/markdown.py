@@ -9,6 +9,7 @@ from hessflat.analysis.tables import as_markdown
 from hessflat.report.sections import (
     CORRELATIONS,
     Record,
+    RenderedFigure,
     Section,
     by_paper,
     commands,
@@ -19,14 +20,14 @@ from hessflat.report.sections import (
 )
 
 
-def markdown(sections: Sequence[Section], tables: Sequence[Table]) -> str:
-    """The text of the report: the correlation `tables`, one table of verdicts for each paper, one section for each
-    experiment.
+def markdown(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables: Sequence[Table]) -> str:
+    """The text of the report: figures and tables of correlations, one table of verdicts for each paper, one section for
+    each experiment.
     """
     records = [record for section in sections for record in section.records]
     parts = ["# Claims and what the runs say", summary(records)]
     if tables:
-        parts += [f"## {CORRELATIONS}", *map(as_markdown, tables)]
+        parts += [f"## {CORRELATIONS}", *map(_figure, opening), *map(as_markdown, tables)]
     for paper, group in by_paper(records).items():
         parts += [f"## {paper_name(paper)}", _summary(group)]
     for section in sections:
@@ -65,8 +66,7 @@ def _section(section: Section) -> list[str]:
     if absent := [f"- {line}" for line in (*notices(stored), *section.problems)]:
         parts.append("\n".join(absent))
     parts += [_claim(record) for record in section.records]
-    for figure in section.figures:
-        parts.append(f"![{figure.stem}](figures/{figure.stem}.png)\n\n{figure.caption}")
+    parts += map(_figure, section.figures)
     parts += [as_markdown(table) for table in section.tables]
     if stored.runs:
         varied = [f"- varies: {name}: {values}" for name, values in shared_and_varied(stored.runs)[1] if name != "seed"]
@@ -78,6 +78,10 @@ def _section(section: Section) -> list[str]:
         made_by = "\n".join(commands(stored.runs)).replace("`" * 3, "'" * 3)
         parts.append(f"```\n{made_by}\n```")
     return parts
+
+
+def _figure(figure: RenderedFigure) -> str:
+    return f"![{figure.stem}](figures/{figure.stem}.png)\n\n{figure.caption}"
 
 
 def _claim(record: Record) -> str:

@@ -62,9 +62,9 @@ details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 """
 
 
-def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
-    """The HTML of the report: the correlation `tables`, one table of verdicts for each paper, one section for each
-    experiment.
+def page(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables: Sequence[Table]) -> str:
+    """The HTML of the report: figures and tables of correlations, one table of verdicts for each paper, one section for
+    each experiment.
 
     All text that comes from runs or papers is escaped.
     """
@@ -74,7 +74,7 @@ def page(sections: Sequence[Section], tables: Sequence[Table]) -> str:
         f'<p class="soft">{_text(summary(records))} A claim holds or '
         "fails only where a 95 % interval over seeds, or an exact test, decides; each row leads to its claim, figures, "
         "numbers, configuration and command.</p>",
-        "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(as_html, tables)]) if tables else "",
+        "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(_figure, opening), *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),
     ]

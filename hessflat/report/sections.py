@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from hessflat.analysis.correlation import correlation_table, regulariser_tables
+from hessflat.analysis.correlation import as_table, experiment_grid, regulariser_grids
 from hessflat.analysis.evidence import magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
 from hessflat.analysis.results import Needs, Run, meeting
+from hessflat.report import figures
 from hessflat.report.figures.style import as_png, as_svg
 from hessflat.utils.errors import InputError
 
@@ -75,11 +76,13 @@ def make_section(stored: StoredExperiment) -> Section:
     )
 
 
-def correlations(sections: Sequence[Section]) -> list[Table]:
-    """The tables that open the report: Kendall's tau of each measure with the generalisation gap."""
+def correlations(sections: Sequence[Section]) -> tuple[list[RenderedFigure], list[Table]]:
+    """What opens the report: Kendall's tau of each measure with the generalisation gap, a figure for each scale."""
     stored = [section.stored for section in sections]
-    by_experiment = correlation_table(stored)
-    return regulariser_tables(stored) + ([by_experiment] if by_experiment else [])
+    by_regulariser = [grids for grids in regulariser_grids(stored) if grids[0].columns]
+    grids = [grid for together in by_regulariser for grid in together] + [experiment_grid(stored)]
+    drawings = [figures.correlation_grid(grids[0]) for grids in by_regulariser]
+    return [rendered(one.name, one) for one in drawings], [as_table(grid) for grid in grids if grid.columns]
 
 
 def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:

@@ -9,11 +9,12 @@ from fabricated_runs import write_run, write_sweep
 from scipy import stats
 
 from hessflat.analysis.correlation import (
+    as_table,
     correlation,
-    correlation_table,
     differing_only_in,
+    experiment_grid,
     network_and_data,
-    regulariser_tables,
+    regulariser_grids,
 )
 from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.names import metric_name
@@ -76,14 +77,14 @@ def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_
         StoredExperiment(asking(), "paper", runs),
         StoredExperiment(asking("optim.l2"), "smoke", few),
     ]
-    table = correlation_table(stored)
+    table = as_table(experiment_grid(stored))
     assert table.header == ("measure", "toy (L2), small")
     rows = dict(table.rows)
     result = correlation(runs, "hessian.lambda_max")
     assert rows["λ_max(H)"] == f"{result.tau:+.2f}, no interval"
     assert metric_name("hessian.adaptive_lambda_max") not in rows
     assert (rows["runs"], rows["settings"]) == ("9", "3")
-    assert correlation_table(stored[1:]) is None
+    assert not experiment_grid(stored[1:]).columns
 
 
 def made_of(run, lines, apart=False, **settings):
@@ -147,7 +148,7 @@ def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
         StoredExperiment(asking("optim.l2", paper="M"), "small", runs),
         StoredExperiment(asking("optim.l2", "optim.lr", paper="M"), "small", runs),
     ]
-    plain, given_fit, beside = regulariser_tables([*stored, of_another])
+    ((plain, given_fit, beside),) = [map(as_table, grids) for grids in regulariser_grids([*stored, of_another])]
     assert plain.header == given_fit.header == beside.header == ("measure", "L2", "pooled")
     assert dict((name, cells) for name, *cells in given_fit.rows).keys() == {
         name for name, *_ in plain.rows if name != metric_name("train_loss")
@@ -155,4 +156,4 @@ def test_the_report_opens_with_each_regulariser_and_all_together(tmp_path):
     result = correlation(runs, "hessian.lambda_max")
     assert dict((name, cells) for name, *cells in plain.rows)["λ_max(H)"] == [f"{result.tau:+.2f}, no interval"] * 2
     assert dict((name, cells) for name, *cells in plain.rows)["runs"] == ["9", "9"]
-    assert regulariser_tables([of_another]) == []
+    assert regulariser_grids([of_another]) == []

@@ -1,11 +1,12 @@
 """The figures that several experiments share: each function takes runs and returns a `Drawing` with its numbers.
 
-`panels` draws final metrics against a setting. `curves` draws metrics over training or along a line. `spectra` draws
-spectra and ordered eigenvalues. `style` and `captions` hold the elements that all figures use. A function raises an
-InputError where there are no runs or no panels.
+`correlations` draws what follows the gap. `panels` draws final metrics against a setting. `curves` draws metrics over
+training or along a line. `spectra` draws spectra and ordered eigenvalues. `style` and `captions` hold the elements that
+all figures use. A function raises an InputError where there are no runs or no panels.
 """
 
 from hessflat.report.figures.captions import context
+from hessflat.report.figures.correlations import correlation_grid
 from hessflat.report.figures.curves import (
     CurvePanel,
     curves_with_bands,
@@ -22,6 +23,7 @@ __all__ = [
     "Panel",
     "RankPanel",
     "context",
+    "correlation_grid",
     "curves_with_bands",
     "degeneracy_over_training",
     "eigenvalues_by_rank",
