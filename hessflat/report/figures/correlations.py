@@ -12,6 +12,7 @@ from hessflat.analysis.names import axis_name
 from hessflat.report.figures.style import GREY, STYLE, append_row, new_columns, new_figure
 
 _INCHES_A_ROW = 0.2
+_LIGHT_GREY = "#C4C4C4"
 
 
 def correlation_grid(grid: Grid) -> Drawing:
@@ -38,6 +39,7 @@ def correlation_grid(grid: Grid) -> Drawing:
         axis.set_yticks(range(len(measures)), [axis_name(measure) for measure in measures])
         axis.tick_params(length=0)
         axis.xaxis.tick_top()
+        axis.tick_params(axis="x", labelsize=6)
         axis.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.02)
         bar.set_label("Kendall τ with the generalisation gap")
@@ -50,10 +52,11 @@ def correlation_grid(grid: Grid) -> Drawing:
 
 
 def _lettering(cell: Correlation) -> dict[str, Any]:
+    is_dark = abs(cell.tau) > 0.65
     if math.isnan(cell.low):
-        colour = GREY
+        colour = _LIGHT_GREY if is_dark else GREY
     else:
-        colour = "white" if abs(cell.tau) > 0.65 else "black"
+        colour = "white" if is_dark else "black"
     weight = "bold" if cell.is_found else "normal"
     return {"ha": "center", "va": "center", "fontsize": 6.5, "color": colour, "fontweight": weight}
 
