@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import matplotlib
 import numpy as np
 
-from hessflat.analysis import claims
-from hessflat.analysis.evidence import exp_or_inf, left_out, seed_count
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Verdict
+from hessflat.analysis import limits
+from hessflat.analysis.decisions import Chance
+from hessflat.analysis.evidence import BY_T, against, decided, exp_or_inf, interval_text, seed_count
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
-from hessflat.analysis.statistics import Interval, in_same_order, mean_interval
+from hessflat.analysis.statistics import Estimate, estimate, in_same_order
 from hessflat.report import figures
 from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
 
@@ -53,28 +54,25 @@ def pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     return pairs_by_seed(groups[min(groups)], groups[max(groups)], L2) if len(groups) > 1 else []
 
 
-def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], Interval]:
-    """{protocol: interval over seeds of log(quantity with L2 / quantity without)}, means over probes."""
+def effects(runs: Sequence[Run], quantity: str) -> dict[tuple[str, int, bool], Estimate]:
+    """{protocol: log(quantity with L2 / quantity without) over seeds}, means over probes."""
     logs: dict[tuple[str, int, bool], list[float]] = {}
     for before, after in pairs(runs):
         rows = by_protocol(before), by_protocol(after)
         for protocol in rows[0]:
             first, second = (float(np.mean(side[protocol][quantity])) for side in rows)
             logs.setdefault(protocol, []).append(float(np.log(second / first)))
-    return {protocol: mean_interval(values) for protocol, values in logs.items()}
+    return {protocol: estimate(values) for protocol, values in logs.items()}
 
 
-def share_right(runs: Sequence[Run], quantity: str, shared: bool) -> float:
+def share_right(pair: tuple[Run, Run], quantity: str, shared: bool) -> float:
     """The share of pairs of single probes that order two runs as the means over all probes do, in the first protocol.
 
     With `shared`, both runs of a pair have the same probe; otherwise all pairs of probes count, as for two independent
-    papers. NaN without pairs of runs.
+    papers.
     """
-    right = []
-    for before, after in pairs(runs):
-        first, second = (next(iter(by_protocol(run).values()))[quantity] for run in (before, after))
-        right += in_same_order(first, second, paired=shared)
-    return float(np.mean(right)) if right else float("nan")
+    first, second = (next(iter(by_protocol(run).values()))[quantity] for run in pair)
+    return float(np.mean(in_same_order(first, second, paired=shared)))
 
 
 def relative_errors(run: Run, quantity: str) -> np.ndarray:
@@ -91,7 +89,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         for axis, quantity in zip(axes, ("lambda_max", "trace"), strict=False):
             changes = effects(runs, quantity)
             for place, (protocol, change) in enumerate(changes.items()):
-                mean, low, high = np.exp(np.clip(change, -50, 50))
+                mean, low, high = np.exp(np.clip(change.interval, -50, 50))
                 axis.plot([low, high], [place, place], color=PALETTE[0], linewidth=1)
                 axis.plot([mean], [place], "o", color=PALETTE[0], markersize=4)
                 append_row(
@@ -148,43 +146,50 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     return [Table("The Hessian of the same weights in every way of measuring. Means over seeds.", header, tuple(rows))]
 
 
-def same_conclusion(runs: Sequence[Run], quantity: str, among: Callable[[tuple[str, int, bool]], bool]) -> Evidence:
-    """Does L2 move the quantity to the same side of 1 in every protocol of `among`, by 95 % t-intervals over seeds?"""
+def same_conclusion(
+    runs: Sequence[Run], quantity: str, among: Callable[[tuple[str, int, bool]], bool], which: str
+) -> Evidence:
+    """Does L2 move the quantity to the same side of 1 in every protocol of `among`, which `which` names?"""
+    name = QUANTITY_NAMES[quantity]
+    rule = (
+        f"{name} with the largest L2 over without, paired by seed, on the same side of 1 in {which}, by {BY_T}; fails "
+        "where two are on opposite sides"
+    )
     changes = {protocol: change for protocol, change in effects(runs, quantity).items() if among(protocol)}
     if not changes:
-        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
-    sides = {1 if change.low > 0 else -1 if change.high < 0 else 0 for change in changes.values()}
-    verdict: Verdict = "fails" if {1, -1} <= sides else "undecided" if 0 in sides else "holds"
-    ratios = {protocol_name(protocol): number(float(np.exp(change.mean)), 3) for protocol, change in changes.items()}
-    ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change[1:])}]" for change in changes.values()]
-    reasons: dict[Verdict, str] = {
-        "holds": "every interval lies on the same side of 1",
-        "fails": "two intervals lie on opposite sides of 1",
-    }
-    return Evidence(
-        f"{QUANTITY_NAMES[quantity]} with L2 over without: "
-        + ", ".join(f"{ratio} ({protocol})" for protocol, ratio in ratios.items()),
-        f"95 % intervals {', '.join(ends)}, {seed_count(len(pairs(runs)))}",
-        len(pairs(runs)),
-        verdict,
-        reasons.get(verdict, "an interval includes 1") + left_out(runs),
+        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2", rule=rule)
+    above, below = (
+        [side(change) for change in changes.values()] for side in (lambda x: x.above(0), lambda x: x.below(0))
     )
+    opposite = max(min(above), min(below))
+    chance = Chance(min(max(above), max(below)), min(1.0, len(changes) * opposite))
+    ratios = {protocol_name(protocol): number(exp_or_inf(change.mean), 3) for protocol, change in changes.items()}
+    ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change.interval[1:])}]" for change in changes.values()]
+    seeds = len(pairs(runs))
+    return decided(
+        runs, rule, chance,
+        f"{name} with L2 over without: " + ", ".join(f"{ratio} ({protocol})" for protocol, ratio in ratios.items()),
+        f"95 % intervals {', '.join(ends)}, {seed_count(seeds)}", seeds,
+        f"{sum(change.mean > 0 for change in changes.values())} of {len(changes)} are above 1", "1",
+    )  # fmt: skip
 
 
 def one_probe(runs: Sequence[Run]) -> Evidence:
-    """Do single probes order the traces of two runs as the means over all probes do, in at least 95 % of pairs?"""
-    seeds = len(pairs(runs))
-    if not seeds:
-        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2")
-    own, same = (share_right(runs, "trace", shared) for shared in (False, True))
-    verdict: Verdict = "undecided" if seeds < 2 else "holds" if own >= 0.95 else "fails"
-    return Evidence(
-        f"right in {100 * own:.1f} % of pairs of probes, {100 * same:.1f} % where both runs have the same probe",
-        f"over {seeds} seeds and {num_probes(runs)} probes",
-        seeds,
-        verdict,
-        "share of pairs of single probes that order the traces as the means over all probes do" + left_out(runs),
+    """Do single probes order the traces of two runs as the means over all probes do, in more than 95 % of pairs?"""
+    rule = (
+        "share of pairs of single probes that order the traces with the largest L2 and without as the means over all "
+        f"probes do, above 0.95 by {BY_T}"
     )
+    every = pairs(runs)
+    if not every:
+        return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2", rule=rule)
+    own, same = (estimate([share_right(pair, "trace", shared) for pair in every]) for shared in (False, True))
+    return decided(
+        runs, rule, against(own, 0.95, "larger"),
+        f"right in {100 * own.mean:.1f} % of pairs of probes, {100 * same.mean:.1f} % where both runs have the same "
+        f"probe, of {num_probes(runs)} probes",
+        interval_text(own.interval, len(every), number), len(every), "more than 0.95 is claimed", "0.95",
+    )  # fmt: skip
 
 
 def rounding(run: Run) -> float:
@@ -195,7 +200,6 @@ def rounding(run: Run) -> float:
     return max(abs(float(single / double) - 1) for single, double in values)
 
 
-ACROSS = "λ_max(H) with L2 over without, paired by seed: all 95 % t-intervals on the same side of 1"
 EXPERIMENT = Experiment(
     id="h_measurement",
     paper="hessflat",
@@ -210,8 +214,9 @@ EXPERIMENT = Experiment(
             where="beyond the papers; G §4, figs 6, 7",
             statement="L2 moves λ_max to the same side in both modes of batch norm",
             paper_value="in G larger with L2 in both: 30 times in train mode, 1,000 times in eval mode",
-            rule=ACROSS,
-            decide=lambda runs: same_conclusion(runs, "lambda_max", lambda protocol: protocol[1:] == (0, False)),
+            decide=lambda runs: same_conclusion(
+                runs, "lambda_max", lambda protocol: protocol[1:] == (0, False), "both modes of batch norm"
+            ),
         ),
         Claim(
             id="statistics-batch",
@@ -219,9 +224,11 @@ EXPERIMENT = Experiment(
             where="beyond the papers",
             statement="L2 moves λ_max to the same side whatever number of examples share statistics",
             paper_value="not in a paper: G takes the training batch, M the whole sample",
-            rule=ACROSS,
             decide=lambda runs: same_conclusion(
-                runs, "lambda_max", lambda protocol: protocol[0] == "train" and not protocol[2]
+                runs,
+                "lambda_max",
+                lambda protocol: protocol[0] == "train" and not protocol[2],
+                "train mode with every number of examples that share statistics",
             ),
         ),
         Claim(
@@ -230,7 +237,6 @@ EXPERIMENT = Experiment(
             where="beyond the papers; G app. D",
             statement="one random probe for each network is enough to order their traces",
             paper_value="G takes one probe",
-            rule="right order in at least 95 % of pairs of single probes",
             decide=one_probe,
         ),
         Claim(
@@ -239,8 +245,12 @@ EXPERIMENT = Experiment(
             where="beyond the papers",
             statement="float32 gives the λ_max of float64",
             paper_value="not in a paper",
-            rule="relative difference at most 1e-3 in every run, in each mode",
-            decide=lambda runs: claims.in_every_run(runs, rounding, 1e-3, "relative difference of λ_max"),
+            decide=lambda runs: limits.in_every_run(
+                runs,
+                rounding,
+                1e-3,
+                "relative difference of λ_max in float32 and in float64, the larger of both modes,",
+            ),
         ),
     ),
 )

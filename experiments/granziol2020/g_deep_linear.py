@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from experiments.granziol2020.deep_linear_figures import draw, tabulate, without_l2
-from hessflat.analysis import claims
+from hessflat.analysis import claims, limits
 from hessflat.analysis.deep_linear import (
     LOW_LOSS,
     QUANTITIES,
@@ -23,6 +23,7 @@ from hessflat.analysis.deep_linear import (
     rest_of_trace,
     sharpness_times_time,
 )
+from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Evidence, Experiment
 from hessflat.analysis.results import Run
 
@@ -45,15 +46,15 @@ def from_trace(run: Run) -> float:
 def is_not_invariant(runs: Sequence[Run]) -> Evidence:
     """Do gradient norm, λ_max and trace span more than a decade over reparameterised copies of the trained weights?"""
     parts = ("gradient", "lambda_max", "trace")
-    words = {part: f"decades that {QUANTITIES[part].name} spans" for part in parts}
-    return claims.all_hold(
-        *(claims.exceeds(runs, partial(decades, quantity=part), 1.0, words[part]) for part in parts),
+    words = {part: f"decades that {QUANTITIES[part].name} spans over copies of the trained weights" for part in parts}
+    return all_hold(
+        *(limits.exceeds(runs, partial(decades, quantity=part), 1.0, words[part]) for part in parts),
     )
 
 
 def has_rank_one(runs: Sequence[Run]) -> Evidence:
     """Is 1 − λ_max / Tr H after training within rounding of 0 in every run, as §2 states?"""
-    evidence = claims.in_every_run(runs, rest_of_trace, ROUNDING, "1 − λ_max / Tr H")
+    evidence = limits.in_every_run(runs, rest_of_trace, ROUNDING, "1 − λ_max / Tr H after training")
     if evidence.verdict != "fails":
         return evidence
     reason = (
@@ -66,19 +67,23 @@ def has_rank_one(runs: Sequence[Run]) -> Evidence:
 def is_nearly_rank_one(runs: Sequence[Run]) -> Evidence:
     """Does λ_max / Tr H tend to 1 as the loss falls without L2, and is it above 0.9 at the end?"""
     chosen = without_l2(runs)
-    return claims.all_hold(
-        claims.falls_below(chosen, order_of_share, 0.0, "Kendall τ of λ_max / Tr H with the loss"),
-        claims.falls_below(chosen, rest_of_trace, 0.1, "1 − λ_max / Tr H at the end"),
+    order = f"Kendall τ over training of λ_max / Tr H with the loss, at losses below {LOW_LOSS:g} without L2"
+    return all_hold(
+        limits.on_one_side(chosen, order_of_share, order, "smaller"),
+        limits.falls_below(chosen, rest_of_trace, 0.1, "1 − λ_max / Tr H at the end without L2", "log"),
     )
 
 
 def falls_with_the_loss(runs: Sequence[Run]) -> Evidence:
     """Do trace and λ_max fall at least as loss^0.75 without L2?"""
     chosen, metrics = without_l2(runs), {"trace": "Tr H", "lambda_max": "λ_max(H)"}
-    return claims.all_hold(
+    return all_hold(
         *(
-            claims.exceeds(
-                chosen, partial(exponent_of_loss, metric=f"hessian.exact.{name}"), 0.75, f"exponent of {label}"
+            limits.exceeds(
+                chosen,
+                partial(exponent_of_loss, metric=f"hessian.exact.{name}"),
+                0.75,
+                f"exponent of the loss in {label}, at losses below {LOW_LOSS:g} without L2",
             )
             for name, label in metrics.items()
         )
@@ -99,9 +104,11 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="w_i → αw_i, w_j → w_j/α leaves the loss as it is",
             paper_value="follows from the definition",
-            rule="relative spread over pairs and α, before and after training, at most 1e-12, rounding, in every run",
-            decide=lambda runs: claims.in_every_run(
-                runs, partial(relative_spread, quantity="loss"), ROUNDING, "relative spread of the loss"
+            decide=lambda runs: limits.in_every_run(
+                runs,
+                partial(relative_spread, quantity="loss"),
+                ROUNDING,
+                "relative spread of the loss over copies, before and after training,",
             ),
         ),
         Claim(
@@ -110,7 +117,6 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="neither the gradient's norm nor the Hessian's trace or largest eigenvalue is invariant",
             paper_value="an argument without numbers",
-            rule="log₁₀ of largest over smallest over pairs and α, trained weights: each above 1, 95 % t-intervals",
             decide=is_not_invariant,
         ),
         Claim(
@@ -119,9 +125,11 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="as α grows the gradient points in the direction of the weight that is divided",
             paper_value="an argument without numbers",
-            rule="1 − |∂L/∂w_j| / ‖∇L‖ at the largest α at most 1e-4, trained weights, every run",
-            decide=lambda runs: claims.in_every_run(
-                runs, lambda run: misalignment(reparameterised_copies(run)), 1e-4, "1 − |∂L/∂w_j| / ‖∇L‖"
+            decide=lambda runs: limits.in_every_run(
+                runs,
+                lambda run: misalignment(reparameterised_copies(run)),
+                1e-4,
+                "1 − |∂L/∂w_j| / ‖∇L‖ at the largest α, trained weights,",
             ),
         ),
         Claim(
@@ -130,8 +138,9 @@ EXPERIMENT = Experiment(
             where="§2, eq. 1; eq. 2 with p_ij",
             statement="the gradient is p_i X exp(pX), the Hessian (p_i p_j X² + p_ij X) exp(pX)",
             paper_value="equations; eq. 2 has p_i p_j |X| alone",
-            rule="relative distance over all copies, before and after training, at most 1e-12, rounding, in every run",
-            decide=lambda runs: claims.in_every_run(runs, from_closed_form, ROUNDING, "relative distance"),
+            decide=lambda runs: limits.in_every_run(
+                runs, from_closed_form, ROUNDING, "relative distance from the closed form, before and after training,"
+            ),
         ),
         Claim(
             id="trace",
@@ -139,8 +148,9 @@ EXPERIMENT = Experiment(
             where="§2, eq. 3",
             statement="Tr H = (w₂²w₃² + w₂²w₁² + w₁²w₃²) X² exp(w₁w₂w₃X), |X| of the paper read as X²",
             paper_value="an equation",
-            rule="relative distance over all copies of the trained weights at most 1e-12, rounding, in every run",
-            decide=lambda runs: claims.in_every_run(runs, from_trace, ROUNDING, "relative distance"),
+            decide=lambda runs: limits.in_every_run(
+                runs, from_trace, ROUNDING, "relative distance from the closed form of the trace, trained weights,"
+            ),
         ),
         Claim(
             id="rank-one",
@@ -148,7 +158,6 @@ EXPERIMENT = Experiment(
             where="§2, eq. 2, 3",
             statement="H has rank one: its largest eigenvalue is its trace",
             paper_value="an equation",
-            rule="1 − λ_max / Tr H after training at most 1e-12, rounding, in every run",
             decide=has_rank_one,
         ),
         Claim(
@@ -157,10 +166,6 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="one eigenvalue dominates, the more the lower the loss",
             paper_value="rank one",
-            rule=(
-                f"without L2, at losses below {LOW_LOSS:g}: Kendall τ of λ_max / Tr H with the loss below 0, and "
-                "1 − λ_max / Tr H below 0.1 at the end; 95 % t-intervals"
-            ),
             decide=is_nearly_rank_one,
         ),
         Claim(
@@ -171,8 +176,9 @@ EXPERIMENT = Experiment(
                 "what is left of the trace falls as a logarithm: 1 − λ_max / Tr H = 2 / (3 ln(1/loss)) at equal weights"
             ),
             paper_value="not in the paper",
-            rule="|(1 − λ_max / Tr H) · 3/2 · ln(1/loss) − 1| after training at most 0.02 in every run",
-            decide=lambda runs: claims.in_every_run(runs, distance_from_largest_share, 0.02, "relative distance"),
+            decide=lambda runs: limits.in_every_run(
+                runs, distance_from_largest_share, 0.02, "|(1 − λ_max / Tr H) · 3/2 · ln(1/loss) − 1| after training"
+            ),
         ),
         Claim(
             id="falls-with-the-loss",
@@ -180,10 +186,6 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="trace and λ_max go to zero with the loss, the exponential outgrowing the polynomial",
             paper_value="an argument without numbers",
-            rule=(
-                f"d log(measure) / d log(loss) without L2, at losses below {LOW_LOSS:g}: above 0.75, 95 % t-intervals; "
-                "the polynomial keeps it below 1"
-            ),
             decide=falls_with_the_loss,
         ),
         Claim(
@@ -192,7 +194,6 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="L2 reduces the weights",
             paper_value="an argument without numbers",
-            rule="‖w‖ against the order of L2 in each seed, exact permutation test",
             decide=partial(claims.increases, metric="weight_norm", expect="decreases"),
         ),
         Claim(
@@ -201,8 +202,7 @@ EXPERIMENT = Experiment(
             where="§2",
             statement="L2 makes the solution sharper by trace and by λ_max",
             paper_value="an argument without numbers",
-            rule="each in the order of L2 in each seed, exact permutation tests",
-            decide=lambda runs: claims.all_hold(
+            decide=lambda runs: all_hold(
                 claims.increases(runs, metric="hessian.exact.trace"),
                 claims.increases(runs, metric="hessian.exact.lambda_max"),
             ),
@@ -213,15 +213,19 @@ EXPERIMENT = Experiment(
             where="beyond the paper",
             statement="λ_max of |w_i w_j| H_ij, adaptive sharpness, is invariant; λ_max ‖w‖² is not",
             paper_value="not in the paper",
-            rule=(
-                "relative spread of the first at most 1e-11 in every run, before and after training; decades that the "
-                "second spans, trained weights, above 1 by a 95 % t-interval"
-            ),
-            decide=lambda runs: claims.all_hold(
-                claims.in_every_run(
-                    runs, partial(relative_spread, quantity="adaptive"), 1e-11, "relative spread of the first"
+            decide=lambda runs: all_hold(
+                limits.in_every_run(
+                    runs,
+                    partial(relative_spread, quantity="adaptive"),
+                    1e-11,
+                    "relative spread of adaptive sharpness over copies",
                 ),
-                claims.exceeds(runs, partial(decades, quantity="norm_scaled"), 1.0, "decades that λ_max ‖w‖² spans"),
+                limits.exceeds(
+                    runs,
+                    partial(decades, quantity="norm_scaled"),
+                    1.0,
+                    "decades that λ_max ‖w‖² spans over copies of the trained weights",
+                ),
             ),
         ),
         Claim(
@@ -232,9 +236,11 @@ EXPERIMENT = Experiment(
                 "without L2 sharpness says how long was trained: λ_max · rate · steps is near 1, whatever the seed"
             ),
             paper_value="not in the paper",
-            rule="|λ_max · rate · steps − 1| after training without L2 at most 0.2 in every run",
-            decide=lambda runs: claims.in_every_run(
-                without_l2(runs), lambda run: abs(sharpness_times_time(run) - 1), 0.2, "|λ_max · rate · steps − 1|"
+            decide=lambda runs: limits.in_every_run(
+                without_l2(runs),
+                lambda run: abs(sharpness_times_time(run) - 1),
+                0.2,
+                "|λ_max · rate · steps − 1| without L2",
             ),
         ),
     ),

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hessflat.analysis import claims
+from hessflat.analysis import claims, limits
 from hessflat.analysis.experiment import Claim, Drawing, Table
-from hessflat.analysis.names import metric_name
 from hessflat.analysis.results import Run
 from hessflat.analysis.tables import table_by
 from hessflat.report import figures
@@ -133,12 +132,8 @@ def times_measured(runs: Sequence[Run], metric: str) -> int:
     return max((sum(map(math.isfinite, run.history(metric))) for run in runs), default=0)
 
 
-COMPARED = "best L2 by validation accuracy against L2 = 0, paired by seed, 95 % t-interval"
-
-
 def generalises_better(*, where: str, paper_value: str, paper_effect: float | None = None) -> Claim:
     """The claim that L2 raises the test accuracy."""
-    rule = f"test accuracy, {COMPARED}: difference above 0"
     decide = partial(claims.compare, metric="test_accuracy", scale="difference")
     return Claim(
         id="accuracy",
@@ -146,7 +141,6 @@ def generalises_better(*, where: str, paper_value: str, paper_effect: float | No
         where=where,
         statement="L2 improves generalisation",
         paper_value=paper_value,
-        rule=rule,
         decide=decide,
         paper_effect=paper_effect,
     )
@@ -156,14 +150,12 @@ def grows_with_l2(
     *, id: str, where: str, what: str, metric: str, paper_value: str, paper_effect: float | None = None
 ) -> Claim:
     """The claim that L2 raises a metric of the Hessian, named `what`."""
-    rule = f"{metric_name(metric)}, {COMPARED}: ratio above 1"
     return Claim(
         id=id,
         paper="G",
         where=where,
         statement=f"{what} grows with L2",
         paper_value=paper_value,
-        rule=rule,
         decide=partial(claims.compare, metric=metric),
         paper_effect=paper_effect,
     )
@@ -180,7 +172,6 @@ def sharper_generalises_better(
         where=f"title, {where}",
         statement="the solution that generalises better is the sharper one",
         paper_value=paper_value,
-        rule=f"test accuracy, {COMPARED}, says which is better; of that one {metric_name(sharpness)} larger",
         decide=partial(claims.of_the_better, metric=sharpness),
         paper_effect=paper_effect,
     )
@@ -194,9 +185,8 @@ def interpolates(*, where: str, paper_value: str) -> Claim:
         where=where,
         statement="with and without L2 the network learns its training examples by heart",
         paper_value=paper_value,
-        rule="training error at most 0.01 in every run",
         decide=partial(
-            claims.in_every_run, statistic=lambda run: run.final("train_error"), limit=0.01, what="training error"
+            limits.falls_below, statistic=lambda run: run.final("train_error"), limit=0.01, what="training error"
         ),
     )
 
@@ -209,10 +199,10 @@ SCALED_SHARPNESS = {
 }
 
 
-def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
+def scaled_sharpness_claims(operator: str = "hessian", **paired: Any) -> tuple[Claim, ...]:
     """Claims beyond the papers on sharpness measures that account for the scale of the weights.
 
-    `paired` gives the two settings to `claims.compare`; `compared` describes them in the rules.
+    `paired` gives the two settings to `claims.compare`.
     """
     scaled = tuple(
         Claim(
@@ -224,7 +214,6 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
                 "wrong"
             ),
             paper_value="not in the paper",
-            rule=f"test accuracy, {compared}, says which is better; of that one the measure smaller",
             decide=partial(claims.of_the_better, metric=f"{operator}.{name}", expect="smaller", **paired),
         )
         for name, words in SCALED_SHARPNESS.items()
@@ -236,7 +225,6 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
             where="beyond the paper",
             statement="the solution with the smaller generalisation gap in loss is the sharper one",
             paper_value="not in the paper for this network",
-            rule=f"|train − test loss|, {compared}, says whose gap is smaller; of that one λ_max(H) larger",
             decide=partial(
                 claims.of_the_better,
                 metric=f"{operator}.lambda_max",
@@ -254,7 +242,6 @@ def scaled_sharpness_claims(compared: str, operator: str = "hessian", **paired: 
                 "the input-output Jacobian norm is smaller for the solution that generalises better, unlike sharpness"
             ),
             paper_value="not in the paper",
-            rule=f"test accuracy, {compared}, says which is better; of that one max ‖∂f/∂x‖₂ smaller",
             decide=partial(claims.of_the_better, metric="jacobian.max", expect="smaller", **paired),
         ),
     )
@@ -267,18 +254,16 @@ SHARED_CLAIMS = (
         where="§3.1",
         statement="L2 reduces the weight norm",
         paper_value="a figure without numbers",
-        rule="‖w‖ against the order of L2 in each seed, exact permutation test",
         decide=partial(claims.increases, metric="weight_norm", expect="decreases"),
     ),
-    *scaled_sharpness_claims(COMPARED),
+    *scaled_sharpness_claims(),
     Claim(
         id="zero-mass",
         paper="G",
         where="§3.2, eq. 11",
         statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P",
         paper_value="0.9639 for VGG-16, largely respected",
-        rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
-        decide=partial(claims.reaches_bound, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
+        decide=partial(limits.reaches_bound, metric="hessian.zero_mass", bound_metric="zero_mass_bound", when="always"),
     ),
 )
 
@@ -290,7 +275,6 @@ BATCH_NORM_CLAIMS = (
         where="§4, contributions",
         statement="batch norm in eval mode magnifies how much sharper the solution with L2 is",
         paper_value="≈ 30 times sharper in train mode, ≈ 1000 times in eval mode (figs. 6, 7)",
-        rule=f"λ_max(H) in eval mode over that in train mode, {COMPARED}: ratio above 1",
         decide=partial(claims.compare, metric="hessian.eval_over_train_lambda_max"),
         paper_effect=1000 / 30,
     ),
@@ -300,9 +284,8 @@ BATCH_NORM_CLAIMS = (
         where="§3.2, eq. 11",
         statement="the mass at zero of the Hessian is at least 1 − 4 d_y (Σ N_l + d_x) / P in eval mode, too",
         paper_value="a figure without numbers",
-        rule="worst measured step of each seed, margin above 0 by a 95 % t-interval",
         decide=partial(
-            claims.reaches_bound, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"
+            limits.reaches_bound, metric="hessian_eval.zero_mass", bound_metric="zero_mass_bound", when="always"
         ),
     ),
 )

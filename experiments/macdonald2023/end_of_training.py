@@ -9,6 +9,7 @@ from functools import partial
 from hessflat.analysis.claims import Order
 from hessflat.analysis.correlation import differing_only_in
 from hessflat.analysis.experiment import Claim, Evidence
+from hessflat.analysis.names import setting_name
 from hessflat.analysis.results import Run, finished, grouped
 from hessflat.analysis.strata import final_metric, follows, setting_value
 
@@ -35,7 +36,6 @@ MEASURED = (
     "Losses in nats on clean examples, smoothed labels counted in; H and G with batch norm in train mode, J (the "
     "input-output Jacobian of the logits) in eval mode."
 )
-BY_TAU = "in each group of runs alike but for it; all groups together, exact permutation test"
 
 
 def network_words(run: Run) -> str:
@@ -55,13 +55,18 @@ def by_network(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def with_setting(runs: Sequence[Run], metric: str, setting: str, expect: Order) -> Evidence:
     """Does a metric increase (or decrease) with a setting, among runs that differ only in it and the seed?"""
     varied, stratum = differing_only_in(finished(runs), setting)
-    return follows(varied or runs, final_metric(metric), setting_value(setting), stratum, expect)
+    return follows(varied or runs, final_metric(metric), setting_value(setting), stratum, expect, alike=alike(setting))
 
 
 def with_gap(runs: Sequence[Run], metric: str, setting: str) -> Evidence:
     """Does the generalisation gap increase with a metric, among runs that differ only in a setting and the seed?"""
     varied, stratum = differing_only_in(finished(runs), setting)
-    return follows(varied or runs, final_metric(GAP), final_metric(metric), stratum)
+    return follows(varied or runs, final_metric(GAP), final_metric(metric), stratum, alike=alike(setting))
+
+
+def alike(setting: str) -> str:
+    """What a rule calls runs that differ only in a setting and the seed."""
+    return f"groups of runs alike but for {setting_name(setting)}"
 
 
 def trend(
@@ -73,30 +78,25 @@ def trend(
     metric: str,
     setting: str,
     expect: Order,
-    name: str,
-    degree: str,
 ) -> Claim:
-    """The claim that a metric, named `name`, increases or decreases with a setting, whose values `degree` describes."""
-    side = "above" if expect == "increases" else "below"
+    """The claim that a metric increases or decreases with a setting."""
     return Claim(
         id=id,
         paper="M",
         where=where,
         statement=statement,
         paper_value=paper_value,
-        rule=f"Kendall τ of {name} with {degree} {BY_TAU}, {side} 0",
         decide=partial(with_setting, metric=metric, setting=setting, expect=expect),
     )
 
 
-def gap_goes_with(*, id: str, where: str, statement: str, paper_value: str, setting: str, degree: str) -> Claim:
-    """The claim that the gap increases with the Jacobian norm as a setting, whose values `degree` describes, varies."""
+def gap_goes_with(*, id: str, where: str, statement: str, paper_value: str, setting: str) -> Claim:
+    """The claim that the gap increases with the Jacobian norm as a setting varies."""
     return Claim(
         id=id,
         paper="M",
         where=where,
         statement=statement,
         paper_value=paper_value,
-        rule=f"Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ as {degree} varies, {BY_TAU}, above 0",
         decide=partial(with_gap, metric=JACOBIAN, setting=setting),
     )

@@ -27,7 +27,7 @@ def less_growth(runs: Sequence[Run], metric: str, what: str, to_epoch: float = n
     return claims.in_order(
         runs,
         lambda run: growth_factor(run, metric, to_epoch),
-        f"the growth of {what}",
+        f"growth of {what} (largest{'' if np.isinf(to_epoch) else f' up to epoch {to_epoch:g}'} over first)",
         SMOOTHING,
         "decreases",
         lambda x: f"× {number(x, 3)}",

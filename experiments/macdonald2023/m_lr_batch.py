@@ -75,7 +75,9 @@ def on_reached(decide: Callable[[Sequence[Run]], Evidence], runs: Sequence[Run])
     """The rule `decide` on the runs that reached the target loss, with the number of other runs."""
     evidence = decide(reached(runs) or runs)
     addition = f"; {missed(runs)}" if missed(runs) else ""
-    return evidence._replace(explanation=evidence.explanation + addition)
+    return evidence._replace(
+        explanation=evidence.explanation + addition, rule=f"{evidence.rule}; of runs that reached the loss to stop at"
+    )
 
 
 def gap_at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
@@ -83,7 +85,8 @@ def gap_at_the_largest_rate(runs: Sequence[Run]) -> Evidence:
     chosen = [run for run in runs if run.setting("model.name") != "vgg"]
     largest = max((run.setting(RATE) for run in chosen), default=None)
     chosen = [run for run in chosen if run.setting(RATE) == largest]
-    return follows(chosen, final_metric(GAP), final_metric(JACOBIAN), network_words, "decreases")
+    alike = "ResNets of one kind at the largest learning rate"
+    return follows(chosen, final_metric(GAP), final_metric(JACOBIAN), network_words, "decreases", alike=alike)
 
 
 def claims_of_trends(setting: str, words: str, statement: str, expect: Order) -> list[Claim]:
@@ -99,8 +102,6 @@ def claims_of_trends(setting: str, words: str, statement: str, expect: Order) ->
             metric=metric,
             setting=setting,
             expect=expect,
-            name=called,
-            degree=words,
         )
         for what, (metric, called) in METRICS.items()
     ]
@@ -111,7 +112,6 @@ def claims_of_trends(setting: str, words: str, statement: str, expect: Order) ->
             statement=f"as {words} changes the gap goes with the Jacobian norm",
             paper_value=WITHOUT_NUMBERS,
             setting=setting,
-            degree=words,
         )
     )
     return [replace(claim, decide=partial(on_reached, claim.decide)) for claim in trends]
@@ -134,10 +134,6 @@ EXPERIMENT = Experiment(
             where="§6.2, fig. 4",
             statement="for ResNet at the largest rate the gap falls where the Jacobian norm rises",
             paper_value="the inverse of what is expected",
-            rule=(
-                "Kendall τ of |train − test loss| with max ‖∂f/∂x‖₂ over batch sizes at the largest rate, below 0 by "
-                "an exact permutation test"
-            ),
             decide=partial(on_reached, gap_at_the_largest_rate),
         ),
     ),

@@ -15,6 +15,7 @@ from experiments.macdonald2023.end_of_training import (
     trend,
 )
 from hessflat.analysis import claims
+from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run, by_setting
 from hessflat.analysis.tables import table_by
@@ -44,12 +45,13 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 def at_the_largest_rate(rule: Callable[..., Evidence], runs: Sequence[Run], **settings: str) -> Evidence:
     """The rule restricted to the runs of the largest initial learning rate, in which seeds pair."""
     groups = list(by_setting(runs, RATE).values())  # in increasing order
-    return rule(groups[-1] if groups else runs, **settings)
+    evidence = rule(groups[-1] if groups else runs, **settings)
+    return evidence._replace(rule=f"{evidence.rule}; at the largest learning rate")
 
 
 def sharper_and_better(runs: Sequence[Run]) -> Evidence:
     """Does weight decay both sharpen the solution and raise its test accuracy? The paper says both."""
-    return claims.all_hold(
+    return all_hold(
         claims.compare(runs, "hessian.lambda_max"), claims.compare(runs, "test_accuracy", scale="difference")
     )
 
@@ -71,8 +73,6 @@ EXPERIMENT = Experiment(
             metric="train_loss",
             setting=DECAY,
             expect="increases",
-            name="the training loss",
-            degree="weight decay",
         ),
         trend(
             id="sharpness",
@@ -82,8 +82,6 @@ EXPERIMENT = Experiment(
             metric=SHARPNESS,
             setting=DECAY,
             expect="increases",
-            name="λ_max(H)",
-            degree="weight decay",
         ),
         trend(
             id="jacobian",
@@ -93,8 +91,6 @@ EXPERIMENT = Experiment(
             metric=JACOBIAN,
             setting=DECAY,
             expect="decreases",
-            name="max ‖∂f/∂x‖₂",
-            degree="weight decay",
         ),
         trend(
             id="gap",
@@ -104,8 +100,6 @@ EXPERIMENT = Experiment(
             metric=GAP,
             setting=DECAY,
             expect="decreases",
-            name="|train − test loss|",
-            degree="weight decay",
         ),
         gap_goes_with(
             id="gap-follows-jacobian",
@@ -113,7 +107,6 @@ EXPERIMENT = Experiment(
             statement="the gap goes with the Jacobian norm",
             paper_value=FIGURE,
             setting=DECAY,
-            degree="weight decay",
         ),
         Claim(
             id="sharper-and-better",
@@ -121,10 +114,6 @@ EXPERIMENT = Experiment(
             where="§6.1",
             statement="with weight decay networks generalise better despite converging to sharper minima",
             paper_value=FIGURE,
-            rule=(
-                "λ_max(H) and test accuracy at the largest initial rate, best weight decay by validation accuracy "
-                "against none, paired by seed, 95 % t-interval: both larger"
-            ),
             decide=partial(at_the_largest_rate, sharper_and_better),
         ),
     ),

@@ -21,7 +21,7 @@ from hessflat.analysis.experiment import Drawing, Table
 from hessflat.analysis.histories import at_common_steps, growth_factor, series, tau_over_steps
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, grouped
-from hessflat.analysis.statistics import mean_interval
+from hessflat.analysis.statistics import estimate
 from hessflat.report import figures
 from hessflat.report.figures.style import (
     PALETTE,
@@ -240,7 +240,7 @@ def _follower_table(runs: Sequence[Run]) -> Table:
         for alpha, own in by_setting(group, SMOOTHING).items():
             ratios = np.concatenate([ggn_ratios(run) for run in own])
             difference = max(np.nanmax(run.history("layers.difference")) for run in own)
-            taus = [mean_interval([tau_with_ggn(run, name) for run in own]) for name in FOLLOWERS]
+            taus = [estimate([tau_with_ggn(run, name) for run in own]).interval for name in FOLLOWERS]
             rows.append(
                 (
                     label,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.analysis import claims
+from hessflat.analysis import claims, limits
+from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.interpolation import asymmetry, error_barrier, extremes_around_switch, rises
 from hessflat.analysis.names import number
@@ -192,12 +193,22 @@ def jumps(runs: Sequence[Run]) -> Evidence:
         before, after = jump(parts[run.seed], f"{split}_accuracy")
         return before - after
 
-    evidence = claims.all_hold(
+    evidence = all_hold(
         *(
-            claims.exceeds(second, partial(factor, split=split), 0.0, f"ln of the {split} loss's jump")
+            limits.exceeds(
+                second,
+                partial(factor, split=split),
+                0.0,
+                f"ln of {split} loss, worst tenth after over before the switch,",
+            )
             for split in SPLITS
         ),
-        *(claims.exceeds(second, partial(drop, split=split), 0.0, f"drop of the {split} accuracy") for split in SPLITS),
+        *(
+            limits.exceeds(
+                second, partial(drop, split=split), 0.0, f"drop of {split} accuracy, worst tenth after from before,"
+            )
+            for split in SPLITS
+        ),
     )
     if not parts:
         return evidence
@@ -213,19 +224,25 @@ def small_batches_generalise_better(runs: Sequence[Run]) -> Evidence:
     """Is the test accuracy higher at the end of Part II than at the end of Part I?"""
     runs = published(runs)
     parts = parts_by_seed(runs)
-    if not parts:
-        return Evidence("", "", 0, "not run", "no seed has finished both parts")
-    large, small = _sizes(parts)
-    return claims.compare(runs, "test_accuracy", BATCH, large, small, "larger", "difference")
+    both = [run for pair in parts.values() for run in pair]
+    return claims.compare(both, "test_accuracy", BATCH, claims.LARGEST, claims.SMALLEST, "larger", "difference")
 
 
 def no_barrier(runs: Sequence[Run]) -> Evidence:
     """Are the barriers in training loss, over ln 10, and in training error on the line between both ends below 0.02?"""
     parts = parts_by_seed(runs)
     second = [pair.small for pair in parts.values()]
-    evidence = claims.all_hold(
-        claims.falls_below(second, loss_barrier, 0.02, "barrier in training loss over ln 10"),
-        claims.falls_below(second, lambda run: error_barrier(run.spectrum("line")), 0.02, "barrier in training error"),
+    evidence = all_hold(
+        limits.falls_below(
+            second, loss_barrier, 0.02, "training loss above the chord over ln 10, at most on the segment,", "log"
+        ),
+        limits.falls_below(
+            second,
+            lambda run: error_barrier(run.spectrum("line")),
+            0.02,
+            "training error above the mean of the ends, at most on the segment,",
+            "log",
+        ),
     )
     if not parts:
         return evidence
@@ -237,11 +254,19 @@ def no_barrier(runs: Sequence[Run]) -> Evidence:
     return evidence._replace(explanation=evidence.explanation + addition)
 
 
+def _at_lower_loss(evidence: Evidence) -> Evidence:
+    """The evidence of parts with more steps, whose rule says so."""
+    return evidence._replace(rule=f"{evidence.rule}; of parts of more steps")
+
+
 def large_batches_are_sharper(runs: Sequence[Run]) -> Evidence:
     """Does the loss rise more beyond the end of Part I than beyond the end of Part II on the line between them?"""
     second = [run for run in published(runs) if is_second(run)]
-    return claims.exceeds(
-        second, lambda run: asymmetry(run.spectrum("line")), 0.0, "asymmetry of the rises beyond LB and beyond SB"
+    return limits.exceeds(
+        second,
+        lambda run: asymmetry(run.spectrum("line")),
+        0.0,
+        "(rise beyond LB − rise beyond SB) / their sum, mean training loss up to one distance beyond each,",
     )
 
 
@@ -259,10 +284,6 @@ EXPERIMENT = Experiment(
             where="§4.1, figure 8",
             statement="right after the switch to small batches both losses jump and both accuracies drop",
             paper_value="a figure without numbers",
-            rule=(
-                "worst of the tenth of Part II's records after the switch against the worst of as many before it: ln "
-                "of the ratio of losses and the drop of accuracies above 0, all four by 95 % t-intervals over seeds"
-            ),
             decide=jumps,
         ),
         Claim(
@@ -272,10 +293,6 @@ EXPERIMENT = Experiment(
             statement="the solution of small batches has the better test accuracy",
             paper_value="about 1 % better",
             paper_effect=0.01,
-            rule=(
-                "test accuracy at the end of Part II less that at the end of Part I, paired by seed, above 0 by a 95 % "
-                "t-interval with the sampling of test examples counted in"
-            ),
             decide=small_batches_generalise_better,
         ),
         Claim(
@@ -284,10 +301,6 @@ EXPERIMENT = Experiment(
             where="§4.1, figure 9",
             statement="there is no barrier on the straight line between the two solutions",
             paper_value="a figure without numbers",
-            rule=(
-                "the most by which the training loss on the segment exceeds the chord, over ln 10, below 0.02, and the "
-                "most by which the training error exceeds the mean of the two, below 2 points, by 95 % t-intervals"
-            ),
             decide=lambda runs: no_barrier(published(runs)),
         ),
         Claim(
@@ -296,10 +309,6 @@ EXPERIMENT = Experiment(
             where="§4.1, figure 9",
             statement="the loss rises faster beyond the solution of large batches than beyond that of small ones",
             paper_value="a figure without numbers",
-            rule=(
-                "(rise beyond LB − rise beyond SB) / their sum, of the mean training loss up to one distance beyond "
-                "each, above 0 by a 95 % t-interval over seeds"
-            ),
             decide=large_batches_are_sharper,
         ),
         Claim(
@@ -308,8 +317,7 @@ EXPERIMENT = Experiment(
             where="beyond the paper",
             statement="there is no barrier either where Part I was trained on, to a far lower loss, before the switch",
             paper_value="not in the paper",
-            rule="as for no-barrier, of parts of twice as many steps",
-            decide=lambda runs: no_barrier(longer(runs)),
+            decide=lambda runs: _at_lower_loss(no_barrier(longer(runs))),
         ),
     ),
     notes=(

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 
 from experiments.sagun2017 import spectrum_ends
-from hessflat.analysis import claims, spectra
+from hessflat.analysis import claims, limits, spectra
+from hessflat.analysis.evidence import Statistic
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -120,16 +121,9 @@ def size_of_tail(run: Run) -> float:
     return tail_at(run, 0.5)
 
 
-def narrowest_to_widest(runs: Sequence[Run]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The smallest and largest width."""
-    widths = sorted({run.setting(WIDTH) for run in runs})
-    return widths[0], widths[-1]
-
-
-def unchanged_with_width(statistic: claims.Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
+def unchanged_with_width(statistic: Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
     """Is a statistic, named `what`, equal at the smallest and the largest width, within a factor?"""
-    low, high = narrowest_to_widest(runs)
-    return claims.unchanged(runs, statistic, WIDTH, low, high, factor, what)
+    return claims.unchanged(runs, statistic, WIDTH, claims.SMALLEST, claims.LARGEST, factor, what)
 
 
 def right_edge(runs: Sequence[Run]) -> Evidence:
@@ -137,12 +131,12 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
 
     The explanation adds the same comparison without the smallest width, and that of the training loss.
     """
-    evidence = unchanged_with_width(
-        spectrum_ends.mean_outlier, 1.25, f"mean of the {spectrum_ends.CLASSES} largest", runs
-    )
+    what = f"mean of the {spectrum_ends.CLASSES} largest eigenvalues"
+    evidence = unchanged_with_width(spectrum_ends.mean_outlier, 1.25, what, runs)
     loss = unchanged_with_width(lambda run: run.final("train_loss"), 1.25, "training loss", runs)
-    others = [run for run in runs if run.setting(WIDTH) != narrowest_to_widest(runs)[0]]
-    if len({run.setting(WIDTH) for run in others}) < 2:
+    widths = sorted({run.setting(WIDTH) for run in runs})
+    others = [run for run in runs if run.setting(WIDTH) in widths[1:]]
+    if len(widths) < 3:
         return evidence
     rest = unchanged_with_width(spectrum_ends.mean_outlier, 1.25, "", others)
     return evidence._replace(
@@ -153,9 +147,9 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
 def share_of_negatives_stays(runs: Sequence[Run]) -> Evidence:
     """Is the share of negative eigenvalues equal at the smallest and largest width with exact spectra?"""
     known = [run for run in finished(runs) if spectrum_ends.is_known_exactly(run)]
-    if len({run.setting(WIDTH) for run in known}) < 2:
-        return Evidence("", "", 0, "not run", "every eigenvalue is known at one width only")
-    return unchanged_with_width(spectrum_ends.exact_share_below_zero, 1.1, "share of eigenvalues below zero", known)
+    return unchanged_with_width(
+        spectrum_ends.exact_share_below_zero, 1.1, "share of eigenvalues below zero, from exact spectra,", known
+    )
 
 
 def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
@@ -167,7 +161,9 @@ def at_most_by_rank(runs: Sequence[Run]) -> Evidence:
             run.setting(WIDTH), int(spectrum_ends.ends(run)["num_params"])
         )
 
-    return claims.in_every_run(known, over_bound, 1.0, "negative eigenvalues over (C − 1) h")
+    return limits.in_every_run(
+        known, over_bound, 1.0, "number of negative eigenvalues, from exact spectra, over (C − 1) h"
+    )
 
 
 EXPERIMENT = Experiment(
@@ -184,11 +180,6 @@ EXPERIMENT = Experiment(
             where="§3.2, fig. 3",
             statement="the right edge of the spectrum does not change as parameters are added",
             paper_value="a figure without numbers",
-            rule=(
-                f"mean of the {spectrum_ends.CLASSES} largest eigenvalues (as many as classes), widest over narrowest "
-                "and paired by seed: 1 within a factor of 1.25 by a 95 % t-interval; P grows some fourfold to "
-                "sevenfold"
-            ),
             decide=right_edge,
         ),
         *spectrum_ends.as_many(
@@ -200,10 +191,6 @@ EXPERIMENT = Experiment(
             where="§3.2, fig. 3",
             statement="the right edge is the same but for the training loss, in proportion to which it falls",
             paper_value="not in the paper",
-            rule=(
-                f"mean of the {spectrum_ends.CLASSES} largest eigenvalues over the training loss, widest over "
-                "narrowest and paired by seed: 1 within a factor of 1.25 by a 95 % t-interval"
-            ),
             decide=partial(
                 unchanged_with_width,
                 mean_outlier_over_loss,
@@ -217,11 +204,12 @@ EXPERIMENT = Experiment(
             where="§3.4, fig. 5",
             statement="the negative eigenvalues converge to the same shape against rank in per cent of P",
             paper_value="a figure without numbers",
-            rule=(
-                "λ at the end of the measured tail over λ a quarter of the way there, widest over narrowest and "
-                "paired by seed: 1 within a factor of 1.25 by a 95 % t-interval"
+            decide=partial(
+                unchanged_with_width,
+                fall_of_tail,
+                1.25,
+                "λ at the end of the measured negative tail over λ a quarter of the way there",
             ),
-            decide=partial(unchanged_with_width, fall_of_tail, 1.25, "fall of the negative tail"),
         ),
         Claim(
             id="tail-has-one-size",
@@ -229,10 +217,6 @@ EXPERIMENT = Experiment(
             where="fig. 5",
             statement="the negative eigenvalues at the same per cent of P are the same at all widths",
             paper_value="a figure without numbers",
-            rule=(
-                "|λ| half-way along the measured tail, widest over narrowest and paired by seed: 1 within a factor of "
-                "1.25 by a 95 % t-interval"
-            ),
             decide=partial(unchanged_with_width, size_of_tail, 1.25, "|λ| half-way along the tail"),
         ),
         Claim(
@@ -241,10 +225,6 @@ EXPERIMENT = Experiment(
             where="§3.4",
             statement="the ratio of negative eigenvalues remains the same as parameters are added",
             paper_value="an observation without numbers",
-            rule=(
-                "share of eigenvalues below zero, from exact spectra, widest over narrowest and paired by seed: 1 "
-                "within a factor of 1.1 by a 95 % t-interval"
-            ),
             decide=share_of_negatives_stays,
         ),
         Claim(
@@ -256,7 +236,6 @@ EXPERIMENT = Experiment(
                 "ReLU, which grows as P does"
             ),
             paper_value="not in the paper",
-            rule="negative eigenvalues, from exact spectra, over (C − 1) h: at most 1 in every run",
             decide=at_most_by_rank,
         ),
         spectrum_ends.NEGATIVES_ARE_SMALL,

@@ -1,13 +1,12 @@
-"""Rules that turn finished runs into evidence. Each rule pairs runs by seed and decides by a 95 % t-interval over
-seeds.
+"""Rules that compare settings: they turn finished runs, paired by seed, into evidence, and say in a sentence how.
 
-A rule holds when the interval lies wholly on the claimed side. It fails when the interval lies wholly on the other
-side, and is undecided otherwise. With fewer than two seeds a rule is always undecided, because one seed has no spread.
-Only runs with status "done" decide; each explanation names the runs that are left out. Where there is nothing to
-compare, a rule is undecided if a run diverged or failed, else "not run".
+A rule gives the chance of evidence as strong as there is, for the claim and against it; `decisions` makes verdicts of
+chances. With fewer than two seeds nothing is decided, because one seed has no spread. Only runs with status "done"
+decide; each explanation names the runs that are left out. Where there is nothing to compare, a claim is undecided if a
+run diverged or failed, else "not run". Where runs could not tell for or against it, it is "not applicable".
 
-A `Statistic` maps a run to one number. Every rule raises an InputError for a metric that was not measured or is not
-finite. The module is long because it lists all rules, each of which can be read by itself.
+Every rule raises an InputError for a metric that was not measured or is not finite. Rules on one number of a run are in
+`limits`.
 """
 
 import math
@@ -16,24 +15,28 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from hessflat.analysis.decisions import Chance, verdict_of
 from hessflat.analysis.evidence import (
+    BY_T,
+    EXACTLY,
     Expect,
+    Statistic,
+    against,
+    between,
     change_text,
+    decided,
     effect_text,
+    exact_text,
     exp_or_inf,
     interval_text,
-    left_out,
     no_evidence,
-    order_reason,
-    order_text,
-    reason,
+    not_applicable,
+    of_test,
     seed_count,
+    side_of,
     signed,
-    verdict_against_zero,
-    verdict_of_order,
-    verdict_within,
 )
-from hessflat.analysis.experiment import Effect, Evidence, Verdict
+from hessflat.analysis.experiment import Effect, Evidence
 from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import (
     Run,
@@ -45,21 +48,31 @@ from hessflat.analysis.results import (
     pairs_by_seed,
     require_unique_pairs,
 )
-from hessflat.analysis.statistics import Interval, kendall_tau, mean_interval, order_test
+from hessflat.analysis.statistics import estimate, estimate_of_counts, kendall_tau, order_test
 from hessflat.utils.errors import InputError
 
-Statistic = Callable[[Run], float]
 Order = Literal["increases", "decreases"]
 
 
 class Best(NamedTuple):
-    """The value of a setting with the best mean of `metric` over seeds; of equal means, the smallest value.
+    """The value of a setting with the best mean of `metric` over seeds, by the rule of one standard error.
 
-    Selecting on the validation split and comparing on the test split keeps the comparison free of selection bias.
+    Of the values whose `metric` is within one standard error of the best, paired by seed, it is the largest (Breiman et
+    al. 1984), so that a few examples do not choose a value that changes nothing. Selecting on the validation split and
+    comparing on the test split keeps the comparison free of selection bias.
     """
 
     metric: str = "validation_accuracy"
     largest: bool = True
+
+
+class Extreme(NamedTuple):
+    """The smallest or the largest value of a setting."""
+
+    word: Literal["smallest", "largest"]
+
+
+SMALLEST, LARGEST = Extreme("smallest"), Extreme("largest")
 
 
 def compare(
@@ -73,16 +86,16 @@ def compare(
 ) -> Evidence:
     """Is `metric` larger (or smaller) at the setting `high` than at `low`, over the seeds that both have?
 
-    The 95 % t-interval is that of the mean over seeds of log(high / low), or of high − low. Where runs have an error
-    bound `<metric>_bound`, the interval is widened by the bounds of both. For a difference of accuracies it also
-    includes the sampling error of the examples, see `Interval.with_examples`.
+    What is tested is the mean over seeds of log(high / low), or of high − low. Where runs have an error bound
+    `<metric>_bound`, it counts as a systematic error of both. For a difference of accuracies the sampling error of the
+    examples counts too. The claim is not applicable where the two are equal in every seed: nothing moves there.
 
     Args:
         runs: the runs of one experiment; those that have not finished are left out.
         metric: the name of a metric, read at the last measured step.
         by: the setting that is compared, by its dotted name.
-        low: a value of the setting.
-        high: another value, or a `Best` that selects one of the values other than `low`.
+        low: a value of the setting, or an `Extreme`.
+        high: another value, an `Extreme`, or a `Best` that selects one of the values other than `low`.
         expect: the claimed direction.
         scale: "ratio" compares logarithms, "difference" the values themselves, which suits accuracies.
 
@@ -90,44 +103,74 @@ def compare(
         InputError: values that are not positive with the scale "ratio"; two runs that share seed and setting; a metric
             that was not measured or is not finite.
     """
-    if isinstance(high, Best):
-        chosen = best_setting(runs, by, high, without=low)
-        if chosen is None:
-            return no_evidence(runs, f"no finished run has {setting_name(by)} other than {number(low)}")
-        high = chosen
-    pairs = _paired(runs, by, low, high)
+    name, rule = metric_name(metric), _comparison(metric, by, low, high, expect, scale)
+    pairs = _paired(runs, by, low, high, rule)
     if isinstance(pairs, Evidence):
         return pairs
-
+    low, high = (run.setting(by) for run in pairs[0])
     before, after = (np.array([finite_final(run, metric) for run in side]) for side in zip(*pairs, strict=True))
-    slack = np.mean([error_bound(first, metric) + error_bound(second, metric) for first, second in pairs])
+    levels = f"{setting_name(by)} {number(low)} → {number(high)}"
+    if len(pairs) > 1 and np.all(before == after):
+        equal = f"{quantity(metric, before.mean())} at {levels}"
+        return not_applicable(rule, f"{name} is the same in every seed", len(pairs), equal)
     if scale == "ratio":
         if min(before.min(), after.min()) <= 0:
             raise InputError(f"a ratio of {metric} needs positive values; compare by difference")
-        relative = [
+        slack = [
             error_bound(first, metric) / a + error_bound(second, metric) / b
             for (first, second), a, b in zip(pairs, before, after, strict=True)
         ]
-        change = mean_interval(np.log(after / before)).widened(float(np.mean(relative)))
+        change = estimate(np.log(after / before), float(np.mean(slack)))
     else:
-        change = mean_interval(after - before).widened(float(slack))
-        change = change.with_examples(num_examples(metric, pairs))
-    verdict = verdict_against_zero(change, len(pairs), expect)
+        slack = [error_bound(first, metric) + error_bound(second, metric) for first, second in pairs]
+        change = estimate(after - before, float(np.mean(slack)), _examples_variance(metric, pairs))
 
-    name = metric_name(metric)
-    levels = f"{setting_name(by)} {number(low)} → {number(high)}"
     effect = effect_text(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
-    spread = interval_text(change, len(pairs), lambda x: change_text(metric, x, scale))
+    spread = interval_text(change.interval, len(pairs), lambda x, digits: change_text(metric, x, scale, digits))
     agreeing = int(np.sum(after > before if expect == "larger" else after < before))
     explanation = (
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
-        f"in {agreeing} of {seed_count(len(pairs))}; {reason(verdict, len(pairs), 'no change')}"
+        f"in {agreeing} of {seed_count(len(pairs))}"
     )
-    if is_fraction(metric) and scale == "difference":
-        counted = num_examples(metric, pairs)
-        explanation += f" (the interval counts in that there are {counted} examples)" if counted else ""
-    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs), Effect(change, scale))
+    if is_fraction(metric) and scale == "difference" and (counted := num_examples(metric, pairs)):
+        explanation += f" (the interval counts in that there are {counted} examples)"
+    return decided(
+        runs, rule, against(change, 0.0, expect), value, spread, len(pairs), explanation, "no change",
+        Effect(change.interval, scale),
+    )  # fmt: skip
+
+
+def _comparison(metric: str, by: str, low: Any, high: Any, expect: Expect, scale: str) -> str:
+    """The sentence of `compare`."""
+    joined, limit = ("over", 1) if scale == "ratio" else ("less", 0)
+    return (
+        f"{metric_name(metric)} at {_level(by, high)} {joined} that at {_level(by, low)}, paired by seed, "
+        f"{side_of(expect)} {limit} by {BY_T}"
+    )
+
+
+def _level(by: str, value: Any) -> str:
+    """What a sentence calls a value of a setting."""
+    if isinstance(value, Best):
+        return f"the best {setting_name(by)} by {metric_name(value.metric)} (the largest within one standard error)"
+    if isinstance(value, Extreme):
+        return f"the {value.word} {setting_name(by)}"
+    return f"{setting_name(by)} {number(value)}"
+
+
+def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> float:
+    """The least variance that a mean difference of accuracies has because it is over so many examples.
+
+    All seeds share their test examples, so that their spread omits it. The variance of a paired difference d over n
+    examples is at least (|d| − d²) / n; it attains this value when every example on which the two solutions disagree
+    favours the same one (McNemar). One such example is added, for equal accuracies are not known without error.
+    """
+    count = num_examples(metric, pairs)
+    if count is None:
+        return 0.0
+    difference = abs(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])))
+    return (difference + 1 / count - difference**2) / count
 
 
 def increases(
@@ -163,8 +206,10 @@ def in_order(
     """
     done = finished(runs)
     settings = by_setting(done, by)
+    side = "above" if expect == "increases" else "below"
+    rule = f"{what} against {setting_name(by)}: Kendall τ within seeds {side} 0 by an {EXACTLY}"
     if len(settings) < 2:
-        return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}")
+        return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}", rule)
     require_unique_pairs(done, by)
     groups = [
         (np.array([[float(run.setting(by)) for run in own]]), np.array([[statistic(run) for run in own]]))
@@ -172,9 +217,9 @@ def in_order(
         if len(own) > 1
     ]
     if not groups:
-        return no_evidence(runs, f"no seed has two values of {setting_name(by)}")
+        return no_evidence(runs, f"no seed has two values of {setting_name(by)}", rule)
     tau, test = float(np.mean([kendall_tau(x[0], y[0]) for x, y in groups])), order_test(groups)
-    verdict = verdict_of_order(test, len(groups), "larger" if expect == "increases" else "smaller")
+    chance = of_test(test, len(groups), "larger" if expect == "increases" else "smaller")
     means = [float(np.mean([statistic(run) for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
@@ -182,12 +227,11 @@ def in_order(
         f"{', '.join(number(setting) for setting in settings)} (Kendall τ {number(tau, 2)})"
     )
     monotone = "are" if np.all(steps > 0) else "are not"
-    explanation = (
-        f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order; "
-        f"{order_reason(verdict, test, len(groups))}"
-    )
-    effect = _first_to_last(groups)
-    return Evidence(value, order_text(test, len(groups)), len(groups), verdict, explanation + left_out(runs), effect)
+    explanation = f"the means over seeds of {what} {monotone} in {expect[:-2]}ing order"
+    return decided(
+        runs, rule, chance, value, exact_text(test, len(groups)), len(groups), explanation, "no order",
+        _first_to_last(groups),
+    )  # fmt: skip
 
 
 def _first_to_last(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect | None:
@@ -195,7 +239,7 @@ def _first_to_last(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect | 
     ends = [(y[0, x[0].argmin()], y[0, x[0].argmax()]) for x, y in groups]
     if min(min(pair) for pair in ends) <= 0:
         return None
-    return Effect(mean_interval([math.log(last / first) for first, last in ends]), "ratio")
+    return Effect(estimate([math.log(last / first) for first, last in ends]).interval, "ratio")
 
 
 def of_the_better(
@@ -215,107 +259,38 @@ def of_the_better(
     `better` says whether a larger or a smaller `quality` is the better one.
     """
     which = compare(runs, quality, by, low, high, better, "difference")
-    at_high = which.verdict != "fails"
+    at_high = which.chance is None or which.chance.holds <= which.chance.fails
     second = compare(runs, metric, by, low, high, expect if at_high else _other(expect), "ratio")
+    rule = (
+        f"which solution is better: {which.rule}, or the other way round; of the better one {metric_name(metric)} "
+        f"{expect}, by the ratio over seeds and {BY_T}"
+    )
     said = {
         "holds": f"{setting_name(by)} above {number(low)} is the better one",
         "fails": f"{setting_name(by)} {number(low)} is the better one",
     }.get(which.verdict, "which one is better is undecided")
     if not isinstance(high, Best) and which.verdict == "holds":
         said = f"{setting_name(by)} {number(high)} is the better one"
+    # Either evidence may be the weaker; the direction of the first has been taken into the second.
+    chance = None
+    if which.chance and second.chance:
+        first = min(which.chance.holds, which.chance.fails)
+        chance = Chance(max(first, second.chance.holds), max(first, second.chance.fails))
+    without = which if which.chance is None else second
     return Evidence(
         "; ".join(part.value for part in (second, which) if part.value),
         "; ".join(part.spread for part in (second, which) if part.spread),
         min(second.seeds, which.seeds),
-        second.verdict if which.verdict in ("holds", "fails") else which.verdict,
+        verdict_of(chance) if chance else without.verdict,
         f"{said} ({which.explanation}); {second.explanation}",
         second.effect,
+        rule,
+        chance,
     )
 
 
 def _other(expect: Expect) -> Expect:
     return "smaller" if expect == "larger" else "larger"
-
-
-def reaches_bound(
-    runs: Sequence[Run],
-    metric: str,
-    bound_metric: str,
-    tolerance: float = 0.0,
-    when: Literal["end", "always"] = "end",
-    vacuous: float = 0.0,
-) -> Evidence:
-    """Is `metric` at least `bound_metric` − `tolerance`?
-
-    The statistic of a seed is the smallest margin metric − bound over its runs and, with `when="always"`, over all
-    measured steps. A bound that is nowhere above `vacuous` is undecided, because every value reaches it: the rank bound
-    of *Flatness is a False Friend* is larger than P in small networks.
-
-    Raises:
-        InputError: a metric or bound that was not measured or is never finite.
-    """
-    done = finished(runs)
-    if not done:
-        return no_evidence(runs, "no run has finished")
-    worst: list[tuple[float, float, float]] = []
-    for own in by_setting(done, "seed").values():
-        margins = []
-        for run in own:
-            run.final(metric), run.final(bound_metric)  # refuses, in one line, a run that was not measured
-            steps = slice(None) if when == "always" else slice(-1, None)
-            values, bounds = run.history(metric)[steps], run.history(bound_metric)[steps]
-            margins += [(a - b, a, b) for a, b in zip(values, bounds, strict=True)]
-        margins = [margin for margin in margins if math.isfinite(margin[0])]
-        if not margins:
-            raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
-        worst.append(min(margins))
-    change = mean_interval([margin + tolerance for margin, _, _ in worst])
-    verdict = verdict_against_zero(change, len(worst), "larger", or_equal=True)
-    margin, reached, bound = min(worst)
-    says_nothing = max(bound for _, _, bound in worst) <= vacuous
-    allowance = f" less {number(tolerance)}" if tolerance else ""
-    where = "over all measured steps" if when == "always" else "at the end"
-    smallest = signed(margin + tolerance)
-    value = f"{quantity(metric, reached)} against {number(bound)}{allowance} (smallest margin {smallest})"
-    explanation = (
-        f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is "
-        f"{number(bound)}{allowance}; {reason(verdict, len(worst), 'the bound')}"
-    )
-    if says_nothing:
-        verdict = "undecided"
-        explanation = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
-    spread = interval_text(change, len(worst), signed)
-    return Evidence(value, spread, len(worst), verdict, explanation + left_out(runs))
-
-
-def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
-    """Are two metrics of the same runs equal within the relative difference `within`?
-
-    The statistic of a seed is the mean of log(metric / other) over its runs, at the last measured step. The rule holds
-    when the interval lies within log(1 ± `within`) and fails when it lies outside.
-
-    Raises:
-        InputError: values that are not positive.
-    """
-    done = finished(runs)
-    if not done:
-        return no_evidence(runs, "no run has finished")
-    per_seed = []
-    for own in by_setting(done, "seed").values():
-        pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]
-        if min(min(pair) for pair in pairs) <= 0:
-            raise InputError(f"{own[0].path}: a ratio of {metric} to {other} needs positive values")
-        per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
-    ratio = mean_interval(per_seed)
-    low, high = math.log1p(-within), math.log1p(within)
-    verdict = verdict_within(ratio, low, high, len(per_seed))
-    value = f"{metric_name(metric)} / {metric_name(other)} = {number(math.exp(ratio.mean))}"
-    explanation = f"the two are claimed equal within {100 * within:g} %; " + {
-        "holds": "the interval lies within these limits",
-        "fails": "the interval lies outside these limits",
-    }.get(verdict, "the interval reaches across these limits" if len(per_seed) > 1 else "one seed cannot decide")
-    spread = interval_text(ratio, len(per_seed), lambda x: number(exp_or_inf(x)))
-    return Evidence(value, spread, len(per_seed), verdict, explanation + left_out(runs))
 
 
 def unchanged(
@@ -326,124 +301,103 @@ def unchanged(
     high: Any,
     factor: float,
     what: str,
+    only: Literal["both", "not smaller"] = "both",
 ) -> Evidence:
     """Is a positive statistic the same at two values of the setting `by`, within a factor?
 
-    The interval is that of log(statistic at `high` / statistic at `low`), paired by seed. The rule holds when it lies
-    within ± log `factor` and fails when it lies outside. `what` names the statistic in the explanation.
+    What is tested is log(statistic at `high` / statistic at `low`), paired by seed: whether it lies within ± log
+    `factor`, or with `only="not smaller"` above −log `factor`. `what` names the statistic.
 
     Raises:
         InputError: a statistic that is not positive.
     """
-    pairs = _paired(runs, by, low, high)
+    limits = f"within a factor of {number(factor)} of 1" if only == "both" else f"above 1 / {number(factor)}"
+    rule = f"{what} at {_level(by, high)} over that at {_level(by, low)}, paired by seed, {limits} by {BY_T}"
+    pairs = _paired(runs, by, low, high, rule)
     if isinstance(pairs, Evidence):
         return pairs
+    low, high = (run.setting(by) for run in pairs[0])
     before, after = (np.array([statistic(run) for run in side]) for side in zip(*pairs, strict=True))
     if not min(before.min(), after.min()) > 0:
         raise InputError(f"a ratio of {what} needs positive values, got {min(before.min(), after.min()):.3g}")
-    ratio = mean_interval(np.log(after / before))
-    limit = math.log(factor)
-    verdict = verdict_within(ratio, -limit, limit, len(pairs))
+    ratio, limit = estimate(np.log(after / before)), math.log(factor)
+    chance = between(ratio, -limit, limit) if only == "both" else against(ratio, -limit, "larger")
     value = (
         f"{what} {number(float(before.mean()), 3)} → {number(float(after.mean()), 3)} "
         f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"
     )
-    explanation = f"the ratio is claimed to be 1 within a factor of {number(factor)}; " + {
-        "holds": "the interval lies within",
-        "fails": "the interval lies outside",
-    }.get(verdict, "the interval reaches across" if len(pairs) > 1 else "one seed cannot decide")
-    spread = interval_text(ratio, len(pairs), lambda x: f"× {number(exp_or_inf(x), 3)}")
-    return Evidence(value, spread, len(pairs), verdict, explanation + left_out(runs))
+    spread = interval_text(ratio.interval, len(pairs), lambda x, digits: f"× {number(exp_or_inf(x), digits)}")
+    return decided(runs, rule, chance, value, spread, len(pairs), f"the ratio is claimed {limits}", "these limits")
 
 
-def exceeds(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic, named `what`, larger than `limit`? Each seed contributes the mean over its runs."""
-    return against_limit(runs, statistic, limit, what, "larger")
+def same_count(
+    runs: Sequence[Run], count: Callable[[Run], int], by: str, low: Any, high: Any, within: int, what: str
+) -> Evidence:
+    """Are two counts, at two values of the setting `by`, on average at most `within` apart?
 
-
-def falls_below(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic, named `what`, smaller than `limit`? Each seed contributes the mean over its runs."""
-    return against_limit(runs, statistic, limit, what, "smaller")
-
-
-def against_limit(runs: Sequence[Run], statistic: Statistic, limit: float, what: str, expect: Expect) -> Evidence:
-    """The rule of `exceeds` or `falls_below`, in the direction `expect`.
-
-    Raises:
-        InputError: a statistic that is not finite.
+    They are where their difference, paired by seed, lies within ± (`within` + 1/2), that of counts being whole.
     """
-    done = finished(runs)
-    if not done:
-        return no_evidence(runs, "no run has finished")
-    values = [float(np.mean([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
-    if not np.all(np.isfinite(values)):
-        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
-    mean = mean_interval(values)
-    excess = Interval(mean.mean - limit, mean.low - limit, mean.high - limit)
-    verdict = verdict_against_zero(excess, len(values), expect)
-    explanation = f"{what} is claimed {expect} than {number(limit)}; {reason(verdict, len(values), number(limit))}"
-    spread = interval_text(mean, len(values), number)
-    return Evidence(f"{what} {number(mean.mean)}", spread, len(values), verdict, explanation + left_out(runs))
-
-
-def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
-    """Is a statistic, named `what`, at most `limit` in every finished run?
-
-    There is no interval: the rule is for consequences of a theorem, which one run can refute.
-    """
-    done = finished(runs)
-    if not done:
-        return no_evidence(runs, "no run has finished")
-    values = [statistic(run) for run in done]
-    seeds = len({run.seed for run in done})
-    verdict: Verdict = "holds" if max(values) <= limit else "fails"
-    return Evidence(
-        f"{what} at most {number(max(values))}",
-        f"from {number(min(values))} to {number(max(values))} over {len(done)} runs",
-        seeds,
-        verdict,
-        f"{what} is claimed at most {number(limit)} in every run" + left_out(runs),
+    rule = (
+        f"{what} at {_level(by, high)} less that at {_level(by, low)}, paired by seed, within ± {within + 0.5:g} by "
+        f"{BY_T}, of whole numbers"
     )
-
-
-def all_hold(*parts: Evidence) -> Evidence:
-    """The conjunction of rules: "holds" where every part holds.
-
-    Otherwise the verdict is the first of "fails", "not run" and "undecided" that any part has.
-    """
-    verdicts = [part.verdict for part in parts]
-    order: tuple[Verdict, ...] = ("fails", "not run", "undecided")
-    verdict: Verdict = next((word for word in order if word in verdicts), "holds")
-    return Evidence(
-        "; ".join(part.value for part in parts if part.value),
-        "; ".join(part.spread for part in parts if part.spread),
-        min(part.seeds for part in parts),
-        verdict,
-        "; and ".join(dict.fromkeys(part.explanation for part in parts)),
-    )
+    pairs = _paired(runs, by, low, high, rule)
+    if isinstance(pairs, Evidence):
+        return pairs
+    low, high = (run.setting(by) for run in pairs[0])
+    before, after = ([count(run) for run in side] for side in zip(*pairs, strict=True))
+    change = estimate_of_counts(np.subtract(after, before).tolist())
+    limit = within + 0.5
+    return decided(
+        runs, rule, between(change, -limit, limit),
+        f"{what} {', '.join(map(str, before))} → {', '.join(map(str, after))} at {setting_name(by)} {number(low)} → "
+        f"{number(high)}",
+        interval_text(change.interval, len(pairs), signed), len(pairs),
+        f"at most {within} apart is claimed", "these limits",
+    )  # fmt: skip
 
 
 def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) -> Any | None:
     """The value of the setting `by`, other than `without`, that `best` selects among finished runs; None where there is
     none.
     """
-    means = {
-        value: float(np.mean([finite_final(run, best.metric) for run in group]))
-        for value, group in by_setting(finished(runs), by).items()
-        if value != without
-    }
-    if not means:
+    groups = {value: group for value, group in by_setting(finished(runs), by).items() if value != without}
+    if not groups:
         return None
-    # Groups come in increasing order of the setting and max keeps the first of equals.
-    return max(means, key=lambda value: means[value] if best.largest else -means[value])
+    sign = 1 if best.largest else -1
+    means = {
+        value: sign * float(np.mean([finite_final(run, best.metric) for run in own])) for value, own in groups.items()
+    }
+    top = max(means, key=lambda value: means[value])
+    for value in reversed(groups):  # from the largest down
+        pairs = pairs_by_seed(groups[value], groups[top], by)
+        if value == top or not pairs:
+            continue
+        behind = [sign * (finite_final(b, best.metric) - finite_final(a, best.metric)) for a, b in pairs]
+        spread = estimate(behind, variance=_examples_variance(best.metric, pairs))
+        error = spread.error if len(pairs) > 1 else math.sqrt(_examples_variance(best.metric, pairs))
+        if spread.mean <= error:
+            return max(value, top)
+    return top
 
 
-def _paired(runs: Sequence[Run], by: str, low: Any, high: Any) -> list[tuple[Run, Run]] | Evidence:
+def _paired(runs: Sequence[Run], by: str, low: Any, high: Any, rule: str) -> list[tuple[Run, Run]] | Evidence:
     """The finished runs at two values of a setting, paired by seed; the evidence to return where there is no pair."""
     done = by_setting(finished(runs), by)
+    chosen = []
     for value in (low, high):
+        if isinstance(value, Best):
+            value = best_setting(runs, by, value, without=low)
+            if value is None:
+                why = f"no finished run has {setting_name(by)} other than {number(low)}"
+                return no_evidence(runs, why, rule)
+        if isinstance(value, Extreme):
+            if len(done) < 2:
+                return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}", rule)
+            value = list(done)[0 if value == SMALLEST else -1]
         if value not in done:
             there = [run for run in runs if run.setting(by) == value]
-            return no_evidence(there, f"no finished run has {setting_name(by)} = {number(value)}")
-    pairs = pairs_by_seed(done[low], done[high], by)
-    return pairs or no_evidence(runs, f"{setting_name(by)} {number(low)} and {number(high)} share no seed")
+            return no_evidence(there, f"no finished run has {setting_name(by)} = {number(value)}", rule)
+        chosen.append(value)
+    pairs = pairs_by_seed(done[chosen[0]], done[chosen[1]], by)
+    return pairs or no_evidence(runs, f"{number(chosen[0])} and {number(chosen[1])} share no seed", rule)

@@ -1,80 +1,84 @@
-"""From an interval over seeds to a verdict, and the text of evidence: effects, intervals, reasons, excluded runs."""
+"""The parts of evidence: chances and the text of effects, intervals, reasons and excluded runs."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from hessflat.analysis.experiment import Effect, Evidence, Magnitude, Verdict
+from hessflat.analysis.decisions import NOTHING, Chance, conjunction, verdict_of
+from hessflat.analysis.experiment import Effect, Evidence, Magnitude
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
-from hessflat.analysis.statistics import Interval, OrderTest
+from hessflat.analysis.statistics import Estimate, ExactTest, Interval
 
+Statistic = Callable[[Run], float]
 Expect = Literal["larger", "smaller"]
-_ONE_SIDED = 0.025
 _FACTOR = 2.0  # within which the size of an effect agrees with that in the paper
+# The ends of sentences that say how a rule decides.
+BY_T = "Student's t over seeds"
+EXACTLY = "exact permutation test"
 
 
-def verdict_against_zero(change: Interval, seeds: int, expect: Expect, or_equal: bool = False) -> Verdict:
-    """The verdict on the claim that a number is above (`expect="larger"`) or below 0, from its interval.
+def against(estimate: Estimate, limit: float, expect: Expect) -> Chance:
+    """The chance of the claim that an expectation is above (`expect="larger"`) or below a limit."""
+    sides = estimate.above(limit), estimate.below(limit)
+    return Chance(*(sides if expect == "larger" else sides[::-1]))
 
-    "holds" or "fails" where the interval lies wholly on one side; "undecided" otherwise, and for fewer than two seeds.
-    With `or_equal` an interval that ends at 0 holds.
-    """
+
+def between(estimate: Estimate, low: float, high: float) -> Chance:
+    """The chance of the claim that an expectation lies between two limits."""
+    return Chance(
+        max(estimate.above(low), estimate.below(high)),
+        min(estimate.below(low), estimate.above(high)),
+    )
+
+
+def of_test(test: ExactTest, seeds: int, expect: Expect) -> Chance:
+    """The chance of the claim that a number is larger (or smaller) than by chance; one seed shows nothing."""
     if seeds < 2:
-        return "undecided"
-    low, high = (change.low, change.high) if expect == "larger" else (-change.high, -change.low)
-    if low > 0 or (or_equal and low == 0):
-        return "holds"
-    return "fails" if high < 0 else "undecided"
+        return NOTHING
+    sides = (test.larger, test.smaller) if expect == "larger" else (test.smaller, test.larger)
+    return Chance(*sides, test.floor)
 
 
-def verdict_within(interval: Interval, low: float, high: float, seeds: int) -> Verdict:
-    """The verdict on the claim that a number lies between `low` and `high`, from its interval.
+def decided(
+    runs: Sequence[Run],
+    rule: str,
+    chance: Chance,
+    value: str,
+    spread: str,
+    seeds: int,
+    explanation: str,
+    line: str = "",
+    effect: Effect | None = None,
+) -> Evidence:
+    """The evidence that a rule comes to from `runs`.
 
-    "holds" where the interval lies between the limits, "fails" where it lies outside; "undecided" otherwise, and for
-    fewer than two seeds.
+    `line` names what the claim is on one side of, for the clause of the explanation that says why.
     """
+    verdict = verdict_of(chance)
+    explanation = "; ".join(filter(None, [explanation, reason(verdict, seeds, line) if line else ""]))
+    return Evidence(value, spread, seeds, verdict, explanation + left_out(runs), effect, rule, chance)
+
+
+def reason(verdict: str, seeds: int, line: str) -> str:
+    """A clause that says what chance has to do with being on one side of `line`."""
     if seeds < 2:
-        return "undecided"
-    if low <= interval.low and interval.high <= high:
-        return "holds"
-    return "fails" if interval.high < low or interval.low > high else "undecided"
+        return "one seed cannot decide"
+    return {
+        "holds": f"so far on the claimed side of {line} by chance in at most 2.5 %",
+        "fails": f"so far on the other side of {line} by chance in at most 2.5 %",
+        "cannot decide": "so few settings and seeds cannot decide, whatever they show",
+    }.get(verdict, f"chance alone may put it on this side of {line}")
 
 
-def verdict_of_order(test: OrderTest, seeds: int, expect: Expect) -> Verdict:
-    """The verdict on the claim that an order is the expected one, by its probability if there is none.
-
-    "holds" or "fails" where that is at most 2.5 %, on one side or the other; "undecided" otherwise, and for fewer than
-    two seeds.
-    """
-    if seeds < 2:
-        return "undecided"
-    claimed, other = (test.larger, test.smaller) if expect == "larger" else (test.smaller, test.larger)
-    if claimed <= _ONE_SIDED:
-        return "holds"
-    return "fails" if other <= _ONE_SIDED else "undecided"
-
-
-def order_text(test: OrderTest, seeds: int) -> str:
-    """`exact p = 0.004 (at least 5e-5), 3 seeds`: that of the side on which the order is."""
+def exact_text(test: ExactTest, seeds: int) -> str:
+    """`exact p = 0.004 (at least 5e-5), 3 seeds`: that of the side on which the number is."""
     if seeds < 2:
         return "one seed, no test"
     # Both sides are tested, each at 2.5 %.
     two_sided = min(1.0, 2 * min(test.larger, test.smaller))
     return f"exact p = {number(two_sided, 2)} (at least {number(min(1.0, 2 * test.floor), 2)}), {seed_count(seeds)}"
-
-
-def order_reason(verdict: Verdict, test: OrderTest, seeds: int) -> str:
-    """A clause that says what the test of an order says."""
-    if seeds < 2:
-        return "one seed cannot decide"
-    if test.floor > _ONE_SIDED:
-        return "so few settings and seeds cannot decide, whatever their order"
-    return {
-        "holds": "without an order, one so clear would come by chance in at most 2.5 %",
-        "fails": "without an order, one so clear the other way would come by chance in at most 2.5 %",
-    }.get(verdict, "it may have come by chance")
 
 
 def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[Magnitude, str] | None:
@@ -102,20 +106,41 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
     return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"
 
 
-def no_evidence(runs: Sequence[Run], reason: str) -> Evidence:
+def no_evidence(runs: Sequence[Run], why: str, rule: str) -> Evidence:
     """Evidence without a number: "undecided" where a run diverged or failed, else "not run"."""
     tried = [run for run in runs if run.status in ("diverged", "failed")]
-    return Evidence("", "", 0, "undecided" if tried else "not run", reason + left_out(runs))
+    return Evidence("", "", 0, "undecided" if tried else "not run", why + left_out(runs), rule=rule)
 
 
-def reason(verdict: Verdict, seeds: int, line: str) -> str:
-    """A clause that says on which side of `line` the interval lies."""
-    if seeds < 2:
-        return "one seed cannot decide"
-    return {
-        "holds": f"the interval lies on the claimed side of {line}",
-        "fails": f"the interval lies on the other side of {line}",
-    }.get(verdict, f"the interval includes {line}")
+def not_applicable(rule: str, why: str, seeds: int, value: str = "") -> Evidence:
+    """Evidence of runs to which a claim does not apply: they could not tell for or against it."""
+    return Evidence(value, "", seeds, "not applicable", why, rule=rule)
+
+
+def all_hold(*parts: Evidence) -> Evidence:
+    """The conjunction of rules: it holds where every part does, and fails where any does, of as many as there are.
+
+    Parts that are not applicable are left to the others. Otherwise the conjunction is "not run" if a part is.
+    """
+    decisive = [part for part in parts if part.verdict != "not applicable"] or list(parts)
+    chances = [part.chance for part in decisive if part.chance]
+    chance = conjunction(chances) if chances else None
+    verdict = verdict_of(chance) if chance else "undecided"
+    if verdict != "fails":
+        # What has no chance is not run, not applicable, or undecided because runs diverged.
+        lacking = [part.verdict for part in decisive if not part.chance]
+        verdict = next((word for word in ("not run", "undecided", "not applicable") if word in lacking), verdict)
+        chance = None if lacking else chance
+    return Evidence(
+        "; ".join(part.value for part in parts if part.value),
+        "; ".join(part.spread for part in parts if part.spread),
+        min(part.seeds for part in parts),
+        verdict,
+        "; and ".join(dict.fromkeys(part.explanation for part in parts)),
+        None,
+        "; and ".join(dict.fromkeys(part.rule for part in parts)),
+        chance,
+    )
 
 
 def left_out(runs: Sequence[Run]) -> str:
@@ -144,20 +169,33 @@ def effect_text(metric: str, mean: float, scale: str) -> str:
     return f"{change_text(metric, mean, scale)}{' points' if is_fraction(metric) else ''}"
 
 
-def change_text(metric: str, value: float, scale: str) -> str:
+def change_text(metric: str, value: float, scale: str, digits: int = 3) -> str:
     """The text of one end of an interval: the ratio exp(`value`), or the difference, in percentage points for a
     fraction.
     """
     if scale == "ratio":
-        return number(exp_or_inf(value), 3)
-    return signed(100 * value if is_fraction(metric) else value)
+        return number(exp_or_inf(value), digits)
+    return signed(100 * value if is_fraction(metric) else value, digits)
 
 
-def interval_text(interval: Interval, seeds: int, write: Callable[[float], str]) -> str:
-    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, that there is no interval."""
+def interval_text(interval: Interval, seeds: int, write: Callable[[float, int], str]) -> str:
+    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, that there is no interval.
+
+    `write` takes a value and a number of significant digits: 3, or as many as it takes to tell the ends apart.
+    """
     if seeds < 2:
         return "one seed, no interval"
-    return f"95 % interval [{write(interval.low)}, {write(interval.high)}], {seed_count(seeds)}"
+    ends = ["", ""]
+    for digits in range(3, 17):
+        ends = [write(end, digits) for end in (interval.low, interval.high)]
+        if ends[0] != ends[1]:
+            break
+    return f"95 % interval [{', '.join(ends)}], {seed_count(seeds)}"
+
+
+def side_of(expect: Expect) -> str:
+    """`above` or `below`."""
+    return "above" if expect == "larger" else "below"
 
 
 def seed_count(count: int) -> str:
@@ -165,9 +203,9 @@ def seed_count(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def signed(value: float) -> str:
-    """A number in three significant digits, with its sign."""
-    return f"{'+' if value > 0 else ''}{number(value, 3)}"
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign."""
+    return f"{'+' if value > 0 else ''}{number(value, digits)}"
 
 
 def exp_or_inf(value: float) -> float:

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
 
+from hessflat.analysis.decisions import Chance, Verdict
 from hessflat.analysis.results import Needs, Run
 from hessflat.analysis.statistics import Interval
 
-Verdict = Literal["holds", "fails", "undecided", "not run"]
 Magnitude = Literal["agrees", "differs", "open"]
 Scale = Literal["smoke", "small", "medium", "paper"]
 
@@ -25,7 +25,8 @@ class Evidence(NamedTuple):
     """The result of a rule: a verdict with the text of the number, its interval, and an explanation.
 
     `value` and `spread` are formatted text with units. `seeds` counts the seeds that the verdict rests on. `effect` is
-    given by rules that compare two settings.
+    given by rules that compare two settings. `rule` is the sentence of the rule that made it, with its margins, the
+    same whatever the runs are. `chance` is what the verdict follows from; None where there is nothing to decide from.
     """
 
     value: str
@@ -34,16 +35,19 @@ class Evidence(NamedTuple):
     verdict: Verdict
     explanation: str = ""
     effect: Effect | None = None
+    rule: str = ""
+    chance: Chance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement, of a paper or our own, with the rule that decides it from finished runs.
 
-    `where` gives the section or figure of the paper, `paper_value` the number that it reports. `rule` describes
-    `decide` in words. `needs` says which runs may decide, where that is not what the experiment needs; those that
-    finished but did not learn, or fit, are left out and counted. `paper_effect` is the size of the effect in the paper,
-    in the scale of the rule's: a ratio, or a difference, of accuracies as shares; None where the paper gives none.
+    `where` gives the section or figure of the paper, `paper_value` the number that it reports. `decide` is the rule,
+    which says itself, in `Evidence.rule`, what it does. `needs` says which runs may decide, where that is not what the
+    experiment needs; those that finished but did not learn, or fit, are left out and counted. `paper_effect` is
+    the size of the effect in the paper, in the scale of the rule's: a ratio, or a difference, of accuracies as shares;
+    None where the paper gives none.
     """
 
     id: str
@@ -51,10 +55,14 @@ class Claim:
     where: str
     statement: str
     paper_value: str
-    rule: str
     decide: Callable[[Sequence[Run]], Evidence]
     needs: Needs | None = None
     paper_effect: float | None = None
+
+    @property
+    def rule(self) -> str:
+        """The sentence of the rule, which needs no runs."""
+        return self.decide(()).rule
 
 
 class Table(NamedTuple):

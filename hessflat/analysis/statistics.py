@@ -16,37 +16,63 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def widened(self, slack: float) -> "Interval":
-        """The interval with a systematic error of at most `slack` added on either side."""
-        return Interval(self.mean, self.low - slack, self.high + slack)
 
-    def within(self, low: float, high: float) -> "Interval":
-        """The interval clipped to the range [`low`, `high`] of possible values."""
-        return Interval(self.mean, max(self.low, low), min(self.high, high))
+class Estimate(NamedTuple):
+    """A mean over seeds with its standard error, whose square has `degrees` degrees of freedom.
 
-    def with_examples(self, count: int | None) -> "Interval":
-        """The interval of a difference of accuracies with the sampling error of `count` examples added; unchanged for
-        None.
+    `slack` bounds a systematic error. With no degrees of freedom, as of one seed, nothing is known of the error.
+    """
 
-        All seeds share their test examples, so the spread over seeds omits this error. The variance of a paired
-        difference d over n examples is at least |d| (1 − |d|) / n; it attains this value when every example on which
-        the two solutions disagree favours the same one (McNemar). That minimum is added in quadrature.
+    mean: float
+    error: float
+    degrees: float
+    slack: float = 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """Student's 95 % interval, the slack added on either side; the whole real line for one seed."""
+        if not self.degrees:
+            return Interval(self.mean, -math.inf, math.inf)
+        half = float(stats.t.ppf(0.975, self.degrees)) * self.error + self.slack
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+    def above(self, limit: float) -> float:
+        """The probability of a mean at least this far above `limit` where the expectation is `limit`; 1 for one seed.
+
+        It is at most 2.5 % where the interval lies above the limit.
         """
-        if count is None:
-            return self
-        from_examples = 1.96 * math.sqrt(abs(self.mean) * (1 - abs(self.mean)) / count)
-        below, above = (math.hypot(side, from_examples) for side in (self.mean - self.low, self.high - self.mean))
-        return Interval(self.mean, self.mean - below, self.mean + above)
+        distance = self.mean - self.slack - limit
+        if not self.degrees or distance <= 0:
+            return 1.0
+        return float(stats.t.sf(distance / self.error, self.degrees)) if self.error else 0.0
+
+    def below(self, limit: float) -> float:
+        """The probability of a mean at least this far below `limit`, as `above`."""
+        return self._replace(mean=-self.mean).above(-limit)
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's t-interval of the mean at confidence `level`; the whole real line for one value."""
+def estimate(values: Sequence[float] | np.ndarray, slack: float = 0.0, variance: float = 0.0) -> Estimate:
+    """The mean of one value a seed; `variance` is what else the mean's variance has, known with no error.
+
+    The degrees of freedom of the sum are Satterthwaite's (1946).
+    """
     array = np.asarray(values, float)
-    mean = float(array.mean())
-    if array.size < 2:
-        return Interval(mean, -math.inf, math.inf)
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
-    return Interval(mean, mean - half, mean + half)
+    mean, count = float(array.mean()), array.size
+    if count < 2:
+        return Estimate(mean, math.inf, 0.0, slack)
+    own = float(array.var(ddof=1)) / count
+    degrees = (count - 1) * ((own + variance) / own) ** 2 if own else count - 1.0
+    return Estimate(mean, math.sqrt(own + variance), degrees, slack)
+
+
+def estimate_of_counts(differences: Sequence[int]) -> Estimate:
+    """The mean of one difference of two counts a seed.
+
+    What is counted is a whole number: where all seeds have the same one, their spread says nothing of what was rounded.
+    So the variance of a difference is taken as that of two roundings, 1/6, at least (Sheppard 1898).
+    """
+    plain = estimate(differences)
+    return plain._replace(error=max(plain.error, math.sqrt(1 / 6 / len(differences))))
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
@@ -56,11 +82,10 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
     return float((dx * dy).sum()) / scale if scale else 0.0
 
 
-class OrderTest(NamedTuple):
-    """The exact test of whether two quantities go in one order, over groups.
+class ExactTest(NamedTuple):
+    """The probabilities, if there is nothing to find, of a number at least as large, or as small, as the one there is.
 
-    `larger` and `smaller` are the probabilities, if there is no order, of a sum of concordances at least as large, or
-    as small, as the one that is there; `floor` is the least probability that the groups can show.
+    `floor` is the least that either could be, whatever the runs showed.
     """
 
     larger: float
@@ -72,27 +97,24 @@ class OrderTest(NamedTuple):
 _MOST_ARRANGEMENTS = 20_000
 
 
-def order_test(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> OrderTest:
+def order_test(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> ExactTest:
     """The permutation test of Kendall's concordances Σ sign(x_i − x_j) sign(y_i − y_j), summed over groups (Kendall
     1938).
 
     A group is x and y, both `[n, k]`: k values, which may be in any order if there is none, n times in the same order.
     Seeds that share what decides their order share one such group; other groups are permuted by themselves.
     """
-    total, observed = np.ones(1), 0
+    total, observed, floor = np.ones(1), 0, 1.0
     for x, y in groups:
         first, second = (np.sign(side[:, :, None] - side[:, None, :]).astype(np.int64) for side in (x, y))
         most = int(np.abs(first).sum()) // 2
         values = _concordances(first, second)
         observed += int((first * second).sum()) // 2 + most
         # From −most to most, in one array with the sums of the groups before.
+        ordered = _concordances(first, first)  # as if y had the order of x, whatever its ties
+        floor *= float(np.mean(ordered == ordered.max()))
         total = np.convolve(total, np.bincount(values + most, minlength=2 * most + 1) / len(values))
-    reachable = total[total > 0]
-    return OrderTest(
-        min(float(total[observed:].sum()), 1.0),
-        min(float(total[: observed + 1].sum()), 1.0),
-        float(min(reachable[0], reachable[-1])),
-    )
+    return ExactTest(min(float(total[observed:].sum()), 1.0), min(float(total[: observed + 1].sum()), 1.0), floor)
 
 
 def _concordances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -112,7 +134,7 @@ def _concordances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return result
 
 
-def sign_flip_test(differences: Sequence[float] | np.ndarray) -> OrderTest:
+def sign_flip_test(differences: Sequence[float] | np.ndarray) -> ExactTest:
     """The exact test of whether differences `[n]` are above 0 on average, by turning the signs of any of them."""
     values = np.asarray(differences, float)
     if 2 ** len(values) <= _MOST_ARRANGEMENTS:
@@ -124,7 +146,7 @@ def sign_flip_test(differences: Sequence[float] | np.ndarray) -> OrderTest:
     sums = signs @ values
     near = 1e-9 * np.abs(values).sum()  # sums that are equal but for their rounding
     larger, smaller = (float(np.mean(side)) for side in (sums >= sums[0] - near, sums <= sums[0] + near))
-    return OrderTest(larger, smaller, float(np.mean(sums >= np.abs(values).sum() - near)))
+    return ExactTest(larger, smaller, 2.0 ** -len(values))
 
 
 def geometric_mean(values: Iterable[np.ndarray]) -> float:
@@ -158,12 +180,21 @@ def decay_rate_of_shares(sizes: np.ndarray, shares: np.ndarray, samples: np.ndar
     return float(-np.sum(weights * sizes * np.log(shares)) / np.sum(weights * sizes**2))
 
 
-def welch_p_value(ours: Sequence[float], mean: float, std: float, count: int) -> float:
-    """The two-sided p-value of Welch's test of equal means, of a sample and one of known mean, std and count."""
-    result = stats.ttest_ind_from_stats(
-        np.mean(ours), np.std(ours, ddof=1), len(ours), mean, std, count, equal_var=False
-    )
-    return float(result.pvalue)
+def estimate_of_ratio(ours: Sequence[float], mean: float, std: float, count: int) -> Estimate:
+    """The log of a sample's mean over that of another, of which mean, std and count are known: Welch's test (1947).
+
+    The standard errors of the logarithms are those of the means, relative to the means.
+    """
+    own, other = (np.std(ours, ddof=1) / np.mean(ours)) ** 2 / len(ours), (std / mean) ** 2 / count
+    degrees = (own + other) ** 2 / (own**2 / (len(ours) - 1) + other**2 / (count - 1))
+    return Estimate(math.log(np.mean(ours) / mean), math.sqrt(own + other), float(degrees))
+
+
+def share_test(successes: int, trials: int, limit: float) -> ExactTest:
+    """Is the share of successes above or below `limit`? Unequal trials make it conservative (Hoeffding 1956)."""
+    law = stats.binom(trials, limit)
+    ends = float(law.pmf(0)), float(law.pmf(trials))
+    return ExactTest(float(law.sf(successes - 1)), float(law.cdf(successes)), min(ends))
 
 
 def in_same_order(first: np.ndarray, second: np.ndarray, paired: bool) -> list[bool]:

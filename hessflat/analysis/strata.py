@@ -9,12 +9,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hessflat.analysis.claims import Order, all_hold
-from hessflat.analysis.evidence import left_out, no_evidence, order_reason, order_text, verdict_of_order
+from hessflat.analysis.claims import Order
+from hessflat.analysis.evidence import (
+    BY_T,
+    EXACTLY,
+    against,
+    all_hold,
+    decided,
+    exact_text,
+    exp_or_inf,
+    interval_text,
+    no_evidence,
+    of_test,
+)
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import metric_name, number, setting_name
 from hessflat.analysis.results import Run, finished, finite_final, setting_of
-from hessflat.analysis.statistics import kendall_tau, order_test, sign_flip_test
+from hessflat.analysis.statistics import estimate, kendall_tau, order_test, sign_flip_test
 
 Stratum = Callable[[Run], Hashable]
 
@@ -46,14 +57,16 @@ def labelled(label: str, evidence: Evidence) -> Evidence:
 
 
 def in_each_group(
-    groups: Mapping[str, Sequence[Run]], decide: Callable[[Sequence[Run]], Evidence], nothing: str = "no runs"
+    groups: Mapping[str, Sequence[Run]], decide: Callable[[Sequence[Run]], Evidence], each: str
 ) -> Evidence:
-    """The conjunction (`all_hold`) of one rule applied to every group of runs; "not run", with the reason `nothing`,
-    without groups.
+    """The conjunction (`all_hold`) of one rule applied to every group of runs; `each` says what makes a group.
+
+    "not run" without groups.
     """
+    rule = f"{decide(()).rule}; for every {each}"
     if not groups:
-        return Evidence("", "", 0, "not run", nothing)
-    return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))
+        return Evidence("", "", 0, "not run", f"no runs of any {each}", rule=rule)
+    return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))._replace(rule=rule)
 
 
 def strata_of(
@@ -89,53 +102,94 @@ def follows(
     stratum: Stratum,
     expect: Order = "increases",
     setting: Callable[[Run], Hashable] = setting_of,
+    alike: str = "runs alike",
 ) -> Evidence:
     """Does the first quantity increase (or decrease) with the second within strata?
 
     With a setting as the second, the values of each seed are permuted by themselves. Where both are measured, a setting
     may move both at every seed without one following the other, so that settings are permuted with all their seeds.
-    `setting` maps a run to what it shares with the runs of other seeds.
+    `setting` maps a run to what it shares with the runs of other seeds; `alike` says what runs of a stratum are.
     """
+    permuted = "each seed by itself" if second.is_setting else "settings with all their seeds"
+    rule = (
+        f"{first.name} against {second.name} within {alike}: Kendall τ, all together, "
+        f"{'above' if expect == 'increases' else 'below'} 0 by an {EXACTLY} of {permuted}"
+    )
     strata = strata_of(runs, (first, second), stratum, setting)
     if not strata:
-        return no_evidence(runs, f"no runs alike have two values of {second.name}")
+        return no_evidence(runs, f"no {alike} have two values of {second.name}", rule)
     groups = [(y, x) for _, (y, x) in strata]
     if second.is_setting:
         groups = [(y[None], x[None]) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]
     test, seeds = order_test(groups), len({seed for own, _ in strata for seed in own})
     tau = float(np.mean([kendall_tau(x, y) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]))
-    verdict = verdict_of_order(test, seeds, "larger" if expect == "increases" else "smaller")
-    return Evidence(
+    return decided(
+        runs, rule, of_test(test, seeds, "larger" if expect == "increases" else "smaller"),
         f"mean Kendall τ of {first.name} with {second.name} {number(tau, 2)}",
-        order_text(test, seeds),
-        seeds,
-        verdict,
-        f"{first.name} {expect} with {second.name}: {order_reason(verdict, test, seeds)}{left_out(runs)}",
+        exact_text(test, seeds), seeds, f"{first.name} {expect} with {second.name}", "no order",
+    )  # fmt: skip
+
+
+def not_lowered(
+    runs: Sequence[Run],
+    first: RunQuantity,
+    setting: RunQuantity,
+    stratum: Stratum,
+    factor: float,
+    alike: str = "runs alike",
+) -> Evidence:
+    """Is a positive quantity at the largest value of a setting not smaller than at the smallest, but for a factor?
+
+    What is tested is the mean over a seed's strata of the logarithm of the ratio.
+    """
+    rule = (
+        f"{first.name} at the largest {setting.name} over that at the smallest, geometric mean over a seed's {alike}, "
+        f"above 1 / {number(factor)} by {BY_T}"
     )
+    strata = strata_of(runs, (first, setting), stratum)
+    if not strata:
+        return no_evidence(runs, f"no {alike} have two values of {setting.name}", rule)
+    by_seed: dict[int, list[float]] = {}
+    for seeds, (values, settings) in strata:
+        for seed, y, x in zip(seeds, values, settings, strict=True):
+            by_seed.setdefault(seed, []).append(float(np.log(y[x.argmax()] / y[x.argmin()])))
+    ratio = estimate([float(np.mean(own)) for own in by_seed.values()])
+    return decided(
+        runs, rule, against(ratio, -float(np.log(factor)), "larger"),
+        f"{first.name} × {number(exp_or_inf(ratio.mean), 3)} from the smallest to the largest {setting.name}",
+        interval_text(ratio.interval, len(by_seed), lambda x, digits: f"× {number(exp_or_inf(x), digits)}"),
+        len(by_seed), f"the ratio is claimed above 1 / {number(factor)}", "this limit",
+    )  # fmt: skip
 
 
 def follows_closer(
-    runs: Sequence[Run], target: RunQuantity, closer: RunQuantity, than: RunQuantity, stratum: Stratum
+    runs: Sequence[Run],
+    target: RunQuantity,
+    closer: RunQuantity,
+    than: RunQuantity,
+    stratum: Stratum,
+    alike: str = "runs alike",
 ) -> Evidence:
     """Is Kendall's tau of `target` and `closer` larger than that of `target` and `than`, within strata?
 
     The difference of the two, a mean over the seeds of a stratum, is tested by turning the signs of any of the strata.
     """
+    rule = (
+        f"Kendall τ of {target.name} with {closer.name} less that with {than.name}, within {alike}, above 0 by an "
+        f"exact test that turns the signs of any of these groups"
+    )
     strata = strata_of(runs, (target, closer, than), stratum)
     if not strata:
-        return no_evidence(runs, f"no runs alike have two values of {closer.name} and of {than.name}")
+        return no_evidence(runs, f"no {alike} have two values of {closer.name} and of {than.name}", rule)
     near, far = (
         [np.mean([kendall_tau(x, y) for x, y in zip(values[0], values[i], strict=True)]) for _, values in strata]
         for i in (1, 2)
     )
     test, seeds = sign_flip_test(np.subtract(near, far)), len({seed for own, _ in strata for seed in own})
-    verdict = verdict_of_order(test, seeds, "larger")
     means = [number(float(np.mean(taus)), 2) for taus in (near, far)]
-    return Evidence(
+    return decided(
+        runs, rule, of_test(test, seeds, "larger"),
         f"mean Kendall τ of {target.name} with {closer.name} {means[0]}, with {than.name} {means[1]}",
-        f"{order_text(test, seeds)}, {len(strata)} groups of runs alike",
-        seeds,
-        verdict,
-        f"{target.name} is claimed to go with {closer.name} more than with {than.name}: "
-        f"{order_reason(verdict, test, seeds)}{left_out(runs)}",
-    )
+        f"{exact_text(test, seeds)}, {len(strata)} groups of {alike}", seeds,
+        f"{target.name} is claimed to go with {closer.name} more than with {than.name}", "no difference",
+    )  # fmt: skip

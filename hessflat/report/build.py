@@ -17,7 +17,14 @@ from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named, sweep, write_atomically
 
 TERMINAL_WIDTH = 100
-_COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not run": "dim"}
+_COLOURS = {
+    "holds": "green",
+    "fails": "red",
+    "undecided": "yellow",
+    "cannot decide": "yellow",
+    "not applicable": "dim",
+    "not run": "dim",
+}
 
 
 def build_report(
@@ -87,7 +94,7 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
 
 def _verdict_table(title: str, records: Sequence[Record]) -> Table:
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-    table.add_column("verdict", no_wrap=True, width=9)
+    table.add_column("verdict", no_wrap=True, width=14)
     table.add_column("claim", ratio=3, overflow="fold")
     table.add_column("paper", ratio=3, overflow="fold")
     table.add_column("here", ratio=4, overflow="fold")

@@ -22,7 +22,7 @@ from hessflat.report.sections import (
     summary,
 )
 
-_SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not run": "–"}
+_SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "cannot decide": "?", "not applicable": "–", "not run": "–"}
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5c656e; --line: #d9dee3; --paper: #ffffff; --card: #f6f7f9;
@@ -41,12 +41,12 @@ table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-
 th, td { text-align: left; vertical-align: top; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 table.verdicts { table-layout: fixed; min-width: 760px; }
-col:nth-child(1) { width: 98px; } col:nth-child(2) { width: 34%; } col:nth-child(3) { width: 20%; }
+col:nth-child(1) { width: 124px; } col:nth-child(2) { width: 34%; } col:nth-child(3) { width: 20%; }
 col:nth-child(5) { width: 74px; }
 .number { white-space: nowrap; }
 .verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: var(--holds); } .fails { color: var(--fails); } .undecided { color: var(--undecided); }
-.notrun { color: var(--notrun); }
+.cannotdecide, .notapplicable, .notrun { color: var(--notrun); }
 figure { margin: 18px 0; padding: 12px; border: 1px solid var(--line); border-radius: 6px; background: var(--card); }
 figure img { width: 100%; height: auto; display: block; background: #ffffff; border-radius: 4px; padding: 6px; }
 figcaption { font-size: 13px; color: var(--soft); margin-top: 8px; }
@@ -72,8 +72,8 @@ def page(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables:
     parts = [
         "<h1>Claims and what the runs say</h1>",
         f'<p class="soft">{_text(summary(records))} A claim holds or '
-        "fails only where a 95 % interval over seeds, or an exact test, decides; each row leads to its claim, figures, "
-        "numbers, configuration and command.</p>",
+        "fails only where a test over seeds decides it, at 5 % for all claims of its experiment together; each row "
+        "leads to its claim, figures, numbers, configuration and command.</p>",
         "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(_figure, opening), *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
         *(_section(section) for section in sections),

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import as_table, experiment_grid, regulariser_grids
+from hessflat.analysis.decisions import LEVEL, holm, verdict_of
 from hessflat.analysis.evidence import magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
-from hessflat.analysis.results import Needs, Run, meeting
+from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.report import figures
 from hessflat.report.figures.style import as_png, as_svg
 from hessflat.utils.errors import InputError
 
-VERDICTS = ("holds", "fails", "undecided", "not run")
+VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")
 CORRELATIONS = "Which measures follow the generalisation gap?"
 _NAMED = 10  # of runs that are missing for one reason
 
@@ -94,7 +95,7 @@ def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made
     try:
         made = make(runs)
     except InputError as error:
-        problems.append(" ".join(str(error).split()))
+        problems.append(one_line(error))
         return []
     # Both kinds of what is made have a caption.
     return [one._replace(caption=f"{one.caption} {others}.") if others else one for one in made]
@@ -119,15 +120,39 @@ def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:
 
 
 def judge(stored: StoredExperiment) -> list[Record]:
-    """One record for each claim, in the order of the experiment."""
-    return [_record(stored, claim, claim.needs or stored.experiment.needs) for claim in stored.experiment.claims]
+    """One record for each claim, in the order of the experiment.
+
+    The claims that could be decided are decided together (Holm 1979): in at most 5 % of cases is any decided wrongly.
+    """
+    every = [(claim, claim.needs or stored.experiment.needs) for claim in stored.experiment.claims]
+    evidence = [_evidence(stored, claim, needs) for claim, needs in every]
+    family = {
+        place: one.chance.two_sided
+        for place, one in enumerate(evidence)
+        if one.chance and one.verdict != "cannot decide"
+    }
+    together = dict(zip(family, holm(list(family.values())), strict=True))
+    return [
+        _record(stored, claim, needs, one, together.get(place), len(family))
+        for place, ((claim, needs), one) in enumerate(zip(every, evidence, strict=True))
+    ]
 
 
 def summary(records: Sequence[Record]) -> str:
-    """How many claims there are with each verdict, and how many effects are as large as in the papers."""
-    compared = sizes(records)
+    """How many claims there are with each verdict, how many may be wrong by chance, and how many effects are as large
+    as in the papers.
+    """
     lines = [f"{len(records)} claims: {tally(records)}."]
-    return " ".join([*lines, f"Effects whose size a paper gives: {compared}."] if compared else lines)
+    if tested := [record for record in records if record["p_holm"] is not None]:
+        experiments = len({(record["experiment"], record["scale"]) for record in tested})
+        lines.append(
+            f"By chance {number(LEVEL * experiments, 2)} false decisions at most are expected, one in "
+            f"{1 / LEVEL:.0f} of {experiments} experiments whose claims are decided together (Holm); were each of the "
+            f"{len(tested)} claims decided by itself it would be {number(LEVEL * len(tested), 2)}."
+        )
+    if compared := sizes(records):
+        lines.append(f"Effects whose size a paper gives: {compared}.")
+    return " ".join(lines)
 
 
 def tally(records: Iterable[Record]) -> str:
@@ -158,24 +183,32 @@ def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _evidence(stored: StoredExperiment, claim: Claim, runs: Sequence[Run], left_out: str) -> Evidence:
-    """What the claim's rule says of the `runs` that it needs."""
+def _evidence(stored: StoredExperiment, claim: Claim, needs: Needs) -> Evidence:
+    """What the claim's rule says of the runs that it needs."""
     if not stored.runs:
-        return Evidence("", "", 0, "not run", stored.missing_text or "no runs")
-    evidence = Evidence("", "", 0, "undecided")
-    if runs:
+        return Evidence("", "", 0, "not run", stored.missing_text or "no runs", rule=claim.rule)
+    evidence = Evidence("", "", 0, "undecided", rule=claim.rule)
+    if runs := meeting(stored.runs, needs):
         try:
             evidence = claim.decide(runs)
         except InputError as error:
             # A measurement that is missing must not keep the other claims from being reported.
-            return Evidence("", "", 0, "undecided", " ".join(str(error).split()))
-    parts = (evidence.explanation, left_out, stored.missing_text)
+            return evidence._replace(explanation=one_line(error))
+    parts = (evidence.explanation, not_needed(stored.runs, needs), stored.missing_text)
     return evidence._replace(explanation="; ".join(filter(None, parts)))
 
 
-def _record(stored: StoredExperiment, claim: Claim, needs: Needs) -> Record:
-    runs = meeting(stored.runs, needs)
-    evidence = _evidence(stored, claim, runs, not_needed(stored.runs, needs))
+def _record(
+    stored: StoredExperiment, claim: Claim, needs: Needs, evidence: Evidence, p_holm: float | None, family: int
+) -> Record:
+    verdict, explanation, p = evidence.verdict, evidence.explanation, None
+    if evidence.chance:
+        verdict, p = verdict_of(evidence.chance, p_holm), evidence.chance.two_sided
+    if verdict != evidence.verdict:
+        explanation += (
+            f"; alone it {evidence.verdict} (p = {number(p, 2)}), but not among the {family} claims of the experiment "
+            f"(Holm: p = {number(p_holm, 2)})"
+        )
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
@@ -187,15 +220,22 @@ def _record(stored: StoredExperiment, claim: Claim, needs: Needs) -> Record:
         "value": evidence.value,
         "spread": evidence.spread,
         "seeds": evidence.seeds,
-        "rule": claim.rule,
-        "verdict": evidence.verdict,
+        "rule": evidence.rule,
+        "verdict": verdict,
+        "verdict_alone": evidence.verdict,
+        "p": _rounded(p),
+        "p_holm": _rounded(p_holm),
         "size": size,
         "size_compared": compared,
         "scale": stored.scale,
         "needs": needs,
-        "runs": [run.path for run in runs],
-        "explanation": evidence.explanation,
+        "runs": [run.path for run in meeting(stored.runs, needs)],
+        "explanation": explanation,
     }
+
+
+def _rounded(p: float | None) -> float | None:
+    return None if p is None else float(f"{p:.3g}")
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:

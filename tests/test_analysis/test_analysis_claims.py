@@ -6,21 +6,11 @@ import pytest
 from fabricated_runs import write_run
 
 from hessflat.analysis import claims
-from hessflat.analysis.claims import (
-    Best,
-    agrees,
-    all_hold,
-    best_setting,
-    compare,
-    exceeds,
-    falls_below,
-    in_every_run,
-    increases,
-    reaches_bound,
-    unchanged,
-)
-from hessflat.analysis.evidence import magnitude
+from hessflat.analysis.claims import LARGEST, SMALLEST, Best, best_setting, compare, increases, same_count, unchanged
+from hessflat.analysis.decisions import Chance, verdict_of
+from hessflat.analysis.evidence import all_hold, magnitude
 from hessflat.analysis.experiment import Evidence
+from hessflat.analysis.limits import agrees, exceeds, falls_below, in_every_run, lies_within, on_one_side, reaches_bound
 from hessflat.analysis.results import load_run
 from hessflat.utils.errors import InputError
 
@@ -29,12 +19,15 @@ from hessflat.utils.errors import InputError
 def make(tmp_path):
     """A function (values per setting, one per seed) -> runs whose metric `m` ends there."""
 
+    written = []
+
     def write(values, metric="m", extra=None):
-        runs = []
+        runs, root = [], tmp_path / str(len(written))
+        written.append(root)
         for l2, per_seed in values.items():
             for seed, value in enumerate(per_seed):
                 final = {metric: value, **(extra or {})}
-                runs.append(load_run(write_run(tmp_path, l2, seed, epochs=(0, 5), spectra=False, final=final)))
+                runs.append(load_run(write_run(root, l2, seed, epochs=(0, 5), spectra=False, final=final)))
         return runs
 
     return write
@@ -48,7 +41,7 @@ def make(tmp_path):
         ([13.0, 14.4, 15.5], [10.0, 11.0, 12.0], "larger", "fails"),
         ([10.0, 11.0, 12.0], [9.0, 12.0, 12.5], "larger", "undecided"),
         ([10.0], [20.0], "larger", "undecided"),
-        ([10.0, 11.0], [10.0, 11.0], "larger", "undecided"),
+        ([10.0, 11.0], [10.0, 11.0], "larger", "not applicable"),
     ],
 )
 @pytest.mark.parametrize("scale", ["ratio", "difference"])
@@ -82,10 +75,43 @@ def test_error_bounds_widen_the_interval(make, bound, verdict, scale):
 
 
 def test_best_picks_by_validation_and_never_the_lower_setting(make):
-    runs = make({0.0: [0.99, 0.99], 1e-4: [0.9, 0.9], 5e-4: [0.8, 0.95], 1e-3: [0.9, 0.9]}, "validation_accuracy")
-    assert best_setting(runs, "optim.l2", Best(), without=0.0) == 1e-4  # a tie goes to the smallest
-    assert best_setting(runs, "optim.l2", Best(largest=False), without=0.0) == 5e-4
+    runs = make({0.0: [0.99, 0.99], 1e-4: [0.90, 0.91], 5e-4: [0.80, 0.81], 1e-3: [0.7, 0.71]}, "validation_accuracy")
+    assert best_setting(runs, "optim.l2", Best(), without=0.0) == 1e-4
+    assert best_setting(runs, "optim.l2", Best(largest=False), without=0.0) == 1e-3
     assert "L2 0 → 1e-4" in compare(runs, "validation_accuracy").value
+
+
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        ([0.90, 0.91, 0.92], 5e-4),  # as good
+        ([0.91, 0.89, 0.92], 5e-4),  # worse on average by 0.0033, with a standard error of 0.0088
+        ([0.89, 0.905, 0.91], 1e-4),  # by 0.0083, with one of 0.0017
+    ],
+)
+def test_of_values_within_one_standard_error_of_the_best_it_is_the_largest(make, others, chosen):
+    runs = make({0.0: [0.5] * 3, 1e-4: [0.90, 0.91, 0.92], 5e-4: others, 1e-3: [0.6] * 3}, "validation_accuracy")
+    assert best_setting(runs, "optim.l2", Best(), without=0.0) == chosen
+
+
+def test_one_image_among_few_does_not_choose(make):
+    """With 270 validation digits one image more is within the error of so many examples, whatever seeds say."""
+    runs = make({0.0: [0.5, 0.5], 1e-4: [0.90 + 1 / 270] * 2, 5e-4: [0.90] * 2}, "validation_accuracy")
+    assert best_setting(runs, "optim.l2", Best(), without=0.0) == 1e-4
+    for run in runs:
+        run.manifest["examples"] = {"validation": 270}
+    assert best_setting(runs, "optim.l2", Best(), without=0.0) == 5e-4
+
+
+def test_an_interval_of_accuracies_counts_examples_in(make):
+    runs = make({0.0: [0.90, 0.91], 5e-4: [0.92, 0.93]}, "test_accuracy")
+    assert compare(runs, "test_accuracy", high=5e-4, scale="difference").verdict == "holds"
+    for run in runs:
+        run.manifest["examples"] = {"test": 100}
+    evidence = compare(runs, "test_accuracy", high=5e-4, scale="difference")
+    # The least variance of a difference of 0.02 over 100 examples, and of one more: (0.03 - 0.02²) / 100 = 0.0172².
+    assert evidence.verdict == "undecided"
+    assert "there are 100 examples" in evidence.explanation
 
 
 def test_diverged_runs_do_not_decide_and_are_named(make, tmp_path):
@@ -116,7 +142,8 @@ def test_a_setting_without_runs_is_not_run(make):
         ({0.0: [1, 2, 3], 1e-4: [2, 3, 4], 5e-4: [5, 6, 7]}, "decreases", "fails"),
         ({0.0: [1, 9, 3], 1e-4: [2, 3, 4], 5e-4: [5, 1, 1]}, "increases", "undecided"),
         ({0.0: [1], 1e-4: [2], 5e-4: [5]}, "increases", "undecided"),
-        ({0.0: [1, 1], 1e-4: [1, 1]}, "increases", "undecided"),
+        ({0.0: [1, 1], 1e-4: [1, 1]}, "increases", "cannot decide"),
+        ({0.0: [1, 1, 1], 1e-4: [1, 1, 1], 5e-4: [1, 1, 1]}, "increases", "undecided"),
     ],
 )
 def test_order_follows_kendalls_tau(make, values, expect, verdict):
@@ -140,7 +167,7 @@ def test_a_bound_is_reached_or_missed(make):
 def test_a_bound_that_anything_reaches_decides_nothing(make):
     runs = make({0.0: [0.95, 0.96]}, "hessian.zero_mass", {"zero_mass_bound": 0.0})
     evidence = reaches_bound(runs, "hessian.zero_mass", "zero_mass_bound")
-    assert evidence.verdict == "undecided"
+    assert evidence.verdict == "not applicable"
     assert "decides nothing" in evidence.explanation
 
 
@@ -165,8 +192,8 @@ def test_agreement_is_within_limits(make, values, verdict):
         (0.05, "smaller", "fails"),
         (-0.05, "larger", "fails"),  # the flatter one, without L2, is the better one
         (-0.05, "smaller", "holds"),
-        (0.0, "larger", "undecided"),
-        (0.0, "smaller", "undecided"),
+        (0.0, "larger", "not applicable"),  # they are equally good
+        (0.0, "smaller", "not applicable"),
     ],
 )
 def test_which_solution_is_better_is_decided_first(make, gain, expect, verdict):
@@ -214,9 +241,13 @@ def test_a_number_is_the_same_within_a_factor(make, before, after, verdict):
 
 
 def test_a_theorem_must_hold_in_every_run(make):
-    runs = make({0.0: [1.0, 5.0, -30.0]})
-    for limit, verdict in ((5.0, "holds"), (4.9, "fails")):
+    runs = make({0.0: [1.0, 3.0, 2.0]})
+    for limit, verdict in ((10.0, "holds"), (2.9, "fails"), (3.1, "undecided")):
         assert in_every_run(runs, lambda run: run.final("m"), limit, "it").verdict == verdict
+    assert in_every_run(runs[:1], lambda run: run.final("m"), 10.0, "it").verdict == "undecided"
+
+
+CHANCES = {"holds": Chance(0.001, 0.999), "fails": Chance(0.999, 0.001), "undecided": Chance(0.3, 0.7)}
 
 
 @pytest.mark.parametrize(
@@ -227,10 +258,106 @@ def test_a_theorem_must_hold_in_every_run(make):
         (("undecided", "fails"), "fails"),
         (("holds", "undecided"), "undecided"),
         (("holds", "not run"), "not run"),
+        (("fails", "not run"), "fails"),
+        (("holds", "not applicable"), "holds"),
+        (("not applicable", "not applicable"), "not applicable"),
     ],
 )
 def test_all_parts_must_hold(verdicts, together):
-    assert all_hold(*(Evidence("a", "b", 3, verdict) for verdict in verdicts)).verdict == together
+    parts = [Evidence("a", "b", 3, verdict, rule=verdict, chance=CHANCES.get(verdict)) for verdict in verdicts]
+    whole = all_hold(*parts)
+    assert whole.verdict == together
+    assert whole.rule == "; and ".join(dict.fromkeys(verdicts))
+
+
+def test_numbers_lie_within_limits_by_the_worst_of_a_seeds_runs(make):
+    for values, verdict in (
+        ({0.0: [0.98, 1.0, 1.02], 5e-4: [0.99, 1.01, 1.0]}, "holds"),
+        ({0.0: [0.98, 1.0, 1.02], 5e-4: [1.4, 1.41, 1.42]}, "fails"),
+        ({0.0: [0.98, 1.0, 1.02], 5e-4: [1.0, 1.2, 1.1]}, "undecided"),
+    ):
+        assert lies_within(make(values), lambda run: run.final("m"), 0.9, 1.1, "it").verdict == verdict
+
+
+def test_runs_of_a_seed_that_differ_are_not_averaged(make):
+    runs = make({0.0: [0.1, 0.11, 0.12], 5e-4: [0.9, 0.91, 0.92]})
+    below = {of: falls_below(runs, lambda run: run.final("m"), 0.8, "it", of=of).verdict for of in ("worst", "mean")}
+    assert below == {"worst": "fails", "mean": "holds"}
+
+
+def test_positive_ratios_are_compared_on_the_scale_of_their_logarithms(make):
+    runs = make({0.0: [0.002, 0.0004, 0.012]})
+    plain, logs = (falls_below(runs, lambda run: run.final("m"), 0.1, "it", scale) for scale in ("plain", "log"))
+    # By hand: logarithms -6.2146, -6.9078 (the hundredth of the limit in place of 0.0004), -4.4228; their mean -5.8484,
+    # standard error 0.7403, times t(0.975, 2) = 4.3027: from -9.0339 to -2.6630.
+    assert logs.spread == "95 % interval [1.19e-4, 0.0697], 3 seeds"
+    assert (logs.verdict, plain.verdict) == ("holds", "holds")
+    assert "-" in plain.spread.split("[")[1].split(",")[0]
+    zeros = make({1.0: [0.0, 0.0, 1e-5]})
+    assert falls_below(zeros, lambda run: run.final("m"), 0.1, "it", "log").verdict == "holds"
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [([9, 9, 9, 9, 9], "holds"), ([14, 13, 14, 15, 14], "fails"), ([9, 12, 9, 10, 9], "undecided")],
+)
+def test_counts_are_the_same_within_one(make, after, verdict):
+    runs = make({0.0: [9] * 5, 1e-4: [50] * 5, 5e-4: after})
+    evidence = same_count(runs, lambda run: int(run.final("m")), "optim.l2", SMALLEST, LARGEST, 1, "values")
+    assert evidence.verdict == verdict
+    assert evidence.value.endswith("at L2 0 → 5e-4")
+
+
+def test_few_signs_cannot_decide(make):
+    for seeds, verdict in ((3, "cannot decide"), (6, "holds")):
+        runs = make({0.0: [-1.0] * seeds})
+        assert on_one_side(runs, lambda run: run.final("m"), "τ", "smaller").verdict == verdict
+
+
+def last(run):
+    return run.final("m")
+
+
+RULES = {
+    "compare": (lambda runs, margin: compare(runs, "m", high=margin), (1e-4, 5e-4)),
+    "increases": (lambda runs, expect: increases(runs, "m", expect=expect), ("increases", "decreases")),
+    "of_the_better": (lambda runs, expect: claims.of_the_better(runs, "m", expect), ("larger", "smaller")),
+    "unchanged": (lambda runs, m: unchanged(runs, last, "optim.l2", SMALLEST, LARGEST, m, "m"), (1.25, 1.5)),
+    "not smaller": (lambda runs, o: unchanged(runs, last, "optim.l2", 0.0, 5e-4, 2.0, "m", o), ("both", "not smaller")),
+    "same_count": (lambda runs, m: same_count(runs, int, "optim.l2", SMALLEST, LARGEST, m, "m"), (1, 2)),
+    "exceeds": (lambda runs, m: exceeds(runs, last, m, "m"), (0.5, 0.6)),
+    "falls_below": (lambda runs, scale: falls_below(runs, last, 0.5, "m", scale), ("plain", "log")),
+    "of": (lambda runs, of: falls_below(runs, last, 0.5, "m", of=of), ("worst", "mean")),
+    "lies_within": (lambda runs, m: lies_within(runs, last, -m, m, "m"), (0.1, 0.2)),
+    "on_one_side": (lambda runs, expect: on_one_side(runs, last, "m", expect), ("larger", "smaller")),
+    "in_every_run": (lambda runs, m: in_every_run(runs, last, m, "m"), (1e-12, 1e-11)),
+    "reaches_bound": (lambda runs, m: reaches_bound(runs, "m", "b", m), (0.0, 0.1)),
+    "vacuous": (lambda runs, m: reaches_bound(runs, "m", "b", vacuous=m), (0.0, 0.1)),
+    "agrees": (lambda runs, m: agrees(runs, "m", "b", m), (0.05, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_its_margin_in_its_own_sentence(name):
+    rule, margins = RULES[name]
+    first, second = (rule([], margin) for margin in margins)
+    assert first.verdict == second.verdict == "not run"
+    assert first.rule
+    assert second.rule
+    assert first.rule != second.rule
+
+
+def test_a_rule_says_the_same_whatever_the_runs(make):
+    runs = make({0.0: [0.2, 0.3], 5e-4: [0.4, 0.5]}, extra={"b": 0.25})
+    for name, (rule, (margin, _)) in RULES.items():
+        if name not in ("compare", "same_count"):
+            assert rule(runs, margin).rule == rule([], margin).rule, name
+
+
+def test_a_verdict_follows_from_the_chance_beside_it(make):
+    for after in ([13.0, 14.4, 15.5], [9.0, 12.0, 12.5], [5.0, 5.5, 6.1]):
+        evidence = compare(make({0.0: [10.0, 11.0, 12.0], 5e-4: after}), "m", high=5e-4)
+        assert evidence.verdict == verdict_of(evidence.chance)
 
 
 def test_bad_questions_are_refused_in_one_line(make, tmp_path):
@@ -249,7 +376,7 @@ def test_bad_questions_are_refused_in_one_line(make, tmp_path):
 
 def test_evidence_is_plain_json(make):
     evidence = compare(make({0.0: [1.0, 1.1], 5e-4: [2.0, 2.3]}), "m", high=5e-4)
-    plain = {name: value for name, value in evidence._asdict().items() if name != "effect"}
+    plain = {name: value for name, value in evidence._asdict().items() if name not in ("effect", "chance")}
     assert json.loads(json.dumps(plain)) == plain
     assert json.loads(json.dumps(evidence.effect)) == [list(evidence.effect.interval), "ratio"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from fabricated_runs import write_run
 
-from hessflat.analysis.claims import exceeds
 from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment, Table
+from hessflat.analysis.limits import exceeds
 from hessflat.analysis.results import load_run, meeting
 from hessflat.report.sections import judge, make_section
 from hessflat.training.optimisation import loss_of_best_guess
@@ -51,7 +51,7 @@ def asking(needs=None):
     def decide(runs):
         return exceeds(runs, lambda run: run.final("train_accuracy"), 0.0, "accuracy")
 
-    claim = Claim(id="a", paper="G", where="", statement="s", paper_value="", rule="r", decide=decide, needs=needs)
+    claim = Claim(id="a", paper="G", where="", statement="s", paper_value="", decide=decide, needs=needs)
     return Experiment("toy", "G", "?", "c", lambda runs: [], lambda runs: [Table(f"{len(runs)}.", (), ())], (claim,))
 
 

@@ -8,18 +8,20 @@ import pytest
 from scipy import stats
 
 from hessflat.analysis.statistics import (
-    Interval,
+    Estimate,
     decay_rate_of_shares,
+    estimate,
+    estimate_of_counts,
+    estimate_of_ratio,
     exponential_r_squared,
     exponential_rate,
     geometric_mean,
     in_same_order,
     kendall_tau,
-    mean_interval,
     order_test,
     power_law_exponent,
+    share_test,
     sign_flip_test,
-    welch_p_value,
 )
 
 
@@ -30,25 +32,52 @@ def test_tau_agrees_with_scipy_with_ties_and_is_zero_for_a_constant():
     assert kendall_tau([1, 2, 3], [4, 4, 4]) == 0.0
 
 
-def test_interval_agrees_with_scipy_and_one_value_decides_nothing():
+def test_an_estimate_is_scipys_t_test_and_one_value_decides_nothing():
     values = [1.0, 2.0, 4.0]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(values)[1:] == pytest.approx(tuple(expected))
-    assert mean_interval([3.0]) == (3.0, -math.inf, math.inf)
+    assert estimate(values).interval[1:] == pytest.approx(tuple(expected))
+    for limit in (-1.0, 0.5, 3.0):
+        above, below = (stats.ttest_1samp(values, limit, alternative=side).pvalue for side in ("greater", "less"))
+        assert estimate(values).above(limit) == pytest.approx(above if above < 0.5 else 1.0)
+        assert estimate(values).below(limit) == pytest.approx(below if below < 0.5 else 1.0)
+    alone = estimate([3.0])
+    assert alone.interval == (3.0, -math.inf, math.inf)
+    assert alone.above(-1e9) == alone.below(1e9) == 1.0
 
 
-def test_an_interval_of_accuracies_counts_examples_in():
-    interval = Interval(0.02, 0.01, 0.03)
-    assert interval.with_examples(None) == interval
-    wider = interval.with_examples(900)
-    # By hand: 1.96 sqrt(0.02 · 0.98 / 900) = 0.0091467; with half width 0.01, sqrt(0.01² + 0.0091467²) = 0.013552.
-    assert wider == pytest.approx((0.02, 0.02 - 0.013552, 0.02 + 0.013552), abs=1e-6)
+def test_an_interval_ends_at_a_limit_where_its_chance_is_one_in_forty():
+    change = estimate([1.0, 2.0, 4.0], slack=0.3, variance=0.1)
+    assert change.above(change.interval.low) == pytest.approx(0.025)
+    assert change.below(change.interval.high) == pytest.approx(0.025)
+    assert estimate([2.0, 2.0]).above(1.9) == 0.0
+    assert estimate([2.0, 2.0]).above(2.0) == 1.0
 
 
-def test_welchs_test_is_that_of_two_samples():
-    first, second = [1.0, 2.0, 4.0, 3.5], [2.0, 5.0, 7.0, 4.0, 6.5]
-    expected = stats.ttest_ind(first, second, equal_var=False).pvalue
-    assert welch_p_value(first, np.mean(second), np.std(second, ddof=1), 5) == pytest.approx(expected)
+def test_what_is_known_of_a_variance_is_added_with_satterthwaites_degrees():
+    values, known = [0.01, 0.02, 0.04], 1e-4
+    own = np.var(values, ddof=1) / 3
+    found = estimate(values, variance=known)
+    assert found.error == pytest.approx(math.sqrt(own + known))
+    assert found.degrees == pytest.approx(2 * ((own + known) / own) ** 2)
+    assert estimate(values).degrees == 2
+
+
+def test_a_ratio_of_means_has_welchs_degrees():
+    first, second = [1.0, 2.0, 4.0, 3.5], np.array([2.0, 5.0, 7.0, 4.0, 6.5])
+    found = estimate_of_ratio(first, second.mean(), second.std(ddof=1), 5)
+    assert found.mean == pytest.approx(math.log(np.mean(first) / second.mean()))
+    # Welch's test of the samples, each over its mean, has these degrees of freedom.
+    ours, theirs = np.array(first) / np.mean(first), second / second.mean()
+    expected = stats.ttest_ind(ours, theirs, equal_var=False)
+    assert found.degrees == pytest.approx(expected.df)
+
+
+def test_a_share_is_tested_by_scipys_binomial_test():
+    for right, trials, limit in ((9, 9, 0.5), (30, 33, 0.8), (2, 12, 0.5)):
+        found = share_test(right, trials, limit)
+        for side, p in (("greater", found.larger), ("less", found.smaller)):
+            assert p == pytest.approx(stats.binomtest(right, trials, limit, alternative=side).pvalue)
+    assert share_test(3, 9, 0.5).floor == pytest.approx(2.0**-9)
 
 
 def test_fits_find_the_law():
@@ -118,7 +147,8 @@ def test_groups_and_blocks_and_ties_are_what_every_arrangement_gives():
     test = order_test(groups)
     assert test.larger == pytest.approx(np.mean(np.array(sums) >= observed))
     assert test.smaller == pytest.approx(np.mean(np.array(sums) <= observed))
-    assert test.floor == pytest.approx(min(np.mean(np.array(sums) == end) for end in (min(sums), max(sums))))
+    clear = [[concordances(x, x[:, list(order)]) for order in own] for (x, _), own in zip(groups, orders, strict=True)]
+    assert test.floor == pytest.approx(math.prod(np.mean(np.array(own) == max(own)) for own in clear))
 
 
 @pytest.mark.parametrize(("settings", "seeds"), [(2, 3), (2, 5), (2, 9), (3, 3), (3, 5), (4, 3), (4, 5), (5, 3)])
@@ -146,3 +176,47 @@ def test_signs_that_are_turned_are_scipys_permutation_test():
         assert ours.larger == pytest.approx(theirs.pvalue)
         assert ours.floor == pytest.approx(2.0**-size)
     assert sign_flip_test([0.0, 0.0]).larger == 1
+
+
+def decided(estimates, chance):
+    """The share of estimates that a chance of either side decides at 5 %."""
+    return np.mean([min(chance(one)) <= 0.025 for one in estimates])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_a_t_test_decides_where_there_is_nothing_to_find_in_at_most_six_percent(seeds):
+    """Of numbers, of logarithms of ratios, and of counts that are rounded, each at the limit of the claim."""
+    generator = np.random.default_rng(seeds)
+
+    def both(limit):
+        return lambda one: (one.above(limit), one.below(limit))
+
+    plain = [estimate(values) for values in generator.standard_normal((2_000, seeds))]
+    assert decided(plain, both(0.0)) <= 0.06
+    for spread in (0.2, 0.5, 1.0, 3.0):
+        counts = np.round(1.5 + spread * generator.standard_normal((2_000, seeds))).astype(int)
+        assert decided([estimate_of_counts(one) for one in counts.tolist()], both(1.5)) <= 0.06
+
+
+@pytest.mark.parametrize(("trials", "limit"), [(33, 0.8), (39, 0.8), (21, 0.8), (9, 0.5)])
+def test_a_share_at_its_limit_is_decided_in_at_most_six_percent_and_every_design_can_be(trials, limit):
+    generator = np.random.default_rng(trials)
+    # Rows may be hard or easy; only their mean chance is at the limit.
+    rows = np.clip(limit + 0.15 * np.linspace(-1, 1, trials), 0, 1)
+    for chances in (np.full(trials, limit), rows + limit - rows.mean()):
+        right = (generator.random((4_000, trials)) < chances).sum(axis=1)
+        tests = [share_test(count, trials, limit) for count in range(trials + 1)]
+        decided = np.array([min(test.larger, test.smaller) <= 0.025 for test in tests])
+        assert decided[right].mean() <= 0.06
+    assert share_test(trials, trials, limit).larger <= 0.025
+    assert Estimate(0.0, 1.0, 0.0).above(-5.0) == 1.0
+
+
+@pytest.mark.parametrize(("seeds", "can"), [(3, False), (5, False), (6, True), (10, True)])
+def test_signs_of_seeds_decide_nothing_that_is_not_there_and_need_six(seeds, can):
+    generator, found = np.random.default_rng(seeds), 0
+    for _ in range(1_000):
+        test = sign_flip_test(np.sign(generator.standard_normal(seeds)))
+        found += min(test.larger, test.smaller) <= 0.025
+    assert found <= 60
+    assert (sign_flip_test(np.ones(seeds)).floor <= 0.025) == can

@@ -3,9 +3,17 @@
 import pytest
 from fabricated_runs import write_run
 
-from hessflat.analysis.claims import falls_below
+from hessflat.analysis.limits import falls_below
 from hessflat.analysis.results import load_run
-from hessflat.analysis.strata import final_metric, follows, follows_closer, in_each_group, setting_value
+from hessflat.analysis.strata import (
+    RunQuantity,
+    final_metric,
+    follows,
+    follows_closer,
+    in_each_group,
+    not_lowered,
+    setting_value,
+)
 from hessflat.utils.errors import InputError
 
 
@@ -40,9 +48,9 @@ def test_two_measures_that_settings_move_are_permuted_by_setting(runs):
     a, c = final_metric("a"), final_metric("c")
     few = [run for run in runs if run.setting("optim.lr") == 0.1]
     assert follows(few, a, setting_value("optim.l2"), rate, "decreases").verdict == "holds"
-    undecided = follows(few, a, c, rate, "decreases")
-    assert undecided.verdict == "undecided"
-    assert "so few settings and seeds cannot decide" in undecided.explanation
+    too_few = follows(few, a, c, rate, "decreases")
+    assert too_few.verdict == "cannot decide"
+    assert "so few settings and seeds cannot decide" in too_few.explanation
     assert follows(runs, a, c, rate, "decreases").verdict == "holds"
 
 
@@ -72,11 +80,23 @@ def test_a_rule_must_hold_in_every_group_and_says_which_is_which(runs):
     def rule(group):
         return falls_below(group, lambda run: run.final("c"), 15.0, "c")
 
-    evidence = in_each_group(groups, rule)
+    evidence = in_each_group(groups, rule, "rate")
     assert evidence.verdict == "fails"
     assert evidence.value.startswith("rate 0.1: c ")
-    assert in_each_group({"rate 0.1": groups["rate 0.1"]}, rule).verdict == "holds"
-    assert in_each_group({}, rule).verdict == "not run"
+    assert in_each_group({"rate 0.1": groups["rate 0.1"]}, rule, "rate").verdict == "holds"
+    nothing = in_each_group({}, rule, "rate")
+    assert nothing.verdict == "not run"
+    assert nothing.rule == evidence.rule == f"{rule(()).rule}; for every rate"
+
+
+def test_a_quantity_is_not_lowered_but_for_a_factor(runs):
+    by_l2 = setting_value("optim.l2")
+    # Within a stratum L2 takes three neighbouring values: this falls to a third, or rises a little.
+    for power, verdict in ((-1, "fails"), (0.1, "holds")):
+        first = RunQuantity("it", lambda run, power=power: (1 + run.final("c") % 10) ** power * (1 + 0.01 * run.seed))
+        assert not_lowered(runs, first, by_l2, rate, 1.25).verdict == verdict
+    wide, narrow = (not_lowered([], final_metric("a"), by_l2, rate, factor).rule for factor in (1.25, 1.5))
+    assert wide != narrow
 
 
 def test_what_has_not_been_run_or_measured_is_said(runs):

@@ -32,7 +32,8 @@ def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     assert s_width.right_edge(runs).verdict == "holds"
     by_elbow, by_ratio = (claim.decide(runs) for claim in spectrum_ends.as_many(s_width.WIDTH, "", ""))
     assert by_elbow.verdict == by_ratio.verdict == "holds"
-    assert by_ratio.value == "above the largest ratio of neighbours 9, 9, 9 at hidden units 10, 30, 70"
+    what = "number of eigenvalues above the largest ratio of neighbours"
+    assert by_ratio.value == f"{what} 9, 9, 9 → 9, 9, 9 at hidden units 10 → 70"
     assert s_width.share_of_negatives_stays(runs).verdict == "not run"
     assert s_width.at_most_by_rank(runs).verdict == "not run"
     shrunk = [run_of(tmp_path / "shrunk", width, seed, 10 / width) for width in (10, 30, 70) for seed in range(3)]

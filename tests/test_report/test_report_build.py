@@ -14,8 +14,8 @@ from hessflat.report.figures import over_training, panels_against
 from hessflat.utils.errors import InputError
 
 KEYS = (
-    "experiment claim paper where statement paper_value value spread seeds rule verdict size size_compared scale needs "
-    "runs explanation"
+    "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone p p_holm size "
+    "size_compared scale needs runs explanation"
 )
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
 
@@ -36,7 +36,6 @@ TOY = Experiment(
             where="§4, fig. 2",
             statement="λ_max grows with L2 & so on",
             paper_value="12.26 → 15.84",
-            rule="ratio",
             paper_effect=15.84 / 12.26,
             decide=lambda runs: compare(runs, "hessian.lambda_max", high=5e-4),
         ),
@@ -46,7 +45,6 @@ TOY = Experiment(
             where="§6",
             statement="the gap grows with <L2>",
             paper_value="–",
-            rule="paired",
             decide=lambda runs: compare(runs, "gap_loss", high=5e-4),
         ),
         Claim(
@@ -55,7 +53,6 @@ TOY = Experiment(
             where="§7",
             statement="needs what was not measured",
             paper_value="–",
-            rule="paired",
             decide=lambda runs: compare(runs, "nowhere", high=5e-4),
         ),
     ),

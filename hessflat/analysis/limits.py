@@ -1,0 +1,247 @@
+"""Rules on one number of a run: beside a limit, a bound, or another number of the same run.
+
+They are read as those of `claims`, which compare settings.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from hessflat.analysis.decisions import NOTHING, Chance, conjunction
+from hessflat.analysis.evidence import (
+    BY_T,
+    Expect,
+    Statistic,
+    against,
+    between,
+    decided,
+    exact_text,
+    exp_or_inf,
+    interval_text,
+    no_evidence,
+    not_applicable,
+    of_test,
+    side_of,
+    signed,
+)
+from hessflat.analysis.experiment import Evidence
+from hessflat.analysis.names import metric_name, number, quantity
+from hessflat.analysis.results import Run, by_setting, finished, finite_final
+from hessflat.analysis.statistics import estimate, sign_flip_test
+from hessflat.utils.errors import InputError
+
+Scale = Literal["plain", "log"]
+Of = Literal["worst", "mean"]
+
+
+def exceeds(
+    runs: Sequence[Run], statistic: Statistic, limit: float, what: str, scale: Scale = "plain", of: Of = "worst"
+) -> Evidence:
+    """Is a statistic, named `what`, larger than `limit`? Each seed contributes the smallest of its runs."""
+    return against_limit(runs, statistic, limit, what, "larger", scale, of)
+
+
+def falls_below(
+    runs: Sequence[Run], statistic: Statistic, limit: float, what: str, scale: Scale = "plain", of: Of = "worst"
+) -> Evidence:
+    """Is a statistic, named `what`, smaller than `limit`? Each seed contributes the largest of its runs."""
+    return against_limit(runs, statistic, limit, what, "smaller", scale, of)
+
+
+def against_limit(
+    runs: Sequence[Run],
+    statistic: Statistic,
+    limit: float,
+    what: str,
+    expect: Expect,
+    scale: Scale = "plain",
+    of: Of = "worst",
+) -> Evidence:
+    """The rule of `exceeds` or `falls_below`, in the direction `expect`.
+
+    Runs of a seed that differ in a setting are not averaged: the worst of them counts, but where `of` is "mean".
+
+    With the scale "log", which suits positive ratios, logarithms are compared; what is below a hundredth of the limit,
+    as a ratio that is 0, counts as a hundredth of it.
+
+    Raises:
+        InputError: a statistic that is not finite.
+    """
+    word = "mean" if of == "mean" else "smallest" if expect == "larger" else "largest"
+    ends: dict[str, Callable[[Sequence[float]], float]] = {"mean": np.mean, "smallest": min, "largest": max}
+    of_seed = ends[word]
+    clipped = f" of logarithms (what is below {number(limit / 100)} counts as that)" if scale == "log" else ""
+    rule = f"{what.rstrip(',')}, the {word} of a seed's runs, {side_of(expect)} {number(limit)} by {BY_T}{clipped}"
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    values = [float(of_seed([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
+    if not np.all(np.isfinite(values)):
+        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    logs = scale == "log"
+    mean = estimate(np.log(np.maximum(values, limit / 100)) if logs else values)
+    shown: Callable[[float], float] = exp_or_inf if logs else float
+    at = math.log(limit) if logs else limit
+    spread = interval_text(mean.interval, len(values), lambda x, digits: number(shown(x), digits))
+    return decided(
+        runs, rule, against(mean, at, expect), f"{what} {number(shown(mean.mean))}", spread, len(values),
+        f"{what} is claimed {expect} than {number(limit)}", number(limit),
+    )  # fmt: skip
+
+
+def lies_within(
+    runs: Sequence[Run], statistic: Callable[[Run], float | np.ndarray], low: float, high: float, what: str
+) -> Evidence:
+    """Do the numbers that a statistic, named `what`, gives of a run lie between two limits?
+
+    The smallest number of a seed's runs is tested against the lower limit, and the largest against the upper one.
+
+    Raises:
+        InputError: a number that is not finite.
+    """
+    rule = (
+        f"{what.rstrip(',')}, the smallest and the largest of a seed's runs, between {number(low)} and {number(high)} "
+        f"by {BY_T}"
+    )
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    seeds = by_setting(done, "seed").values()
+    by_seed = [np.concatenate([np.atleast_1d(statistic(run)) for run in own]) for own in seeds]
+    if not all(np.all(np.isfinite(values)) for values in by_seed):
+        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    smallest, largest = (estimate([float(end(values)) for values in by_seed]) for end in (np.min, np.max))
+    chance = conjunction([against(smallest, low, "larger"), against(largest, high, "smaller")])
+    several = any(len(values) > 1 for values in by_seed)
+    means = [smallest, largest] if several else [smallest]
+    return decided(
+        runs, rule, chance, f"{what} {' to '.join(number(one.mean) for one in means)}",
+        " and ".join(interval_text(one.interval, len(by_seed), number) for one in means), len(by_seed),
+        f"{what} is claimed between {number(low)} and {number(high)}", "these limits",
+    )  # fmt: skip
+
+
+def on_one_side(runs: Sequence[Run], statistic: Statistic, what: str, expect: Expect) -> Evidence:
+    """Is a statistic above (or below) 0? It may take few values, as the rank correlation of a short series does.
+
+    The mean over a seed's runs is tested by turning the signs of any of the seeds, of which it takes six to decide.
+    """
+    rule = f"{what}, mean over a seed's runs, {side_of(expect)} 0 by an exact test that turns signs of seeds"
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    values = [float(np.mean([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
+    test = sign_flip_test(values)
+    return decided(
+        runs, rule, of_test(test, len(values), expect), f"{what} {number(float(np.mean(values)))}",
+        exact_text(test, len(values)), len(values), f"{what} is claimed {side_of(expect)} 0", "0",
+    )  # fmt: skip
+
+
+def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: str) -> Evidence:
+    """Is a statistic, named `what`, at most `limit` in every run that there could be?
+
+    The rule is for consequences of theorems, which one run refutes: it fails where one does. It holds where none does
+    and the largest of a seed's runs is below the limit on average over seeds.
+
+    Raises:
+        InputError: a statistic that is not finite.
+    """
+    rule = (
+        f"{what} at most {number(limit)} in every run, and the largest of a seed's runs below it by {BY_T}; one run "
+        "refutes it"
+    )
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    by_seed = [[statistic(run) for run in own] for own in by_setting(done, "seed").values()]
+    values = [value for own in by_seed for value in own]
+    if not np.all(np.isfinite(values)):
+        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    worst = estimate([max(own) for own in by_seed])
+    beyond = sum(value > limit for value in values)
+    chance = NOTHING if len(by_seed) < 2 else Chance(1.0, 0.0) if beyond else Chance(worst.below(limit), 1.0)
+    return decided(
+        runs, rule, chance, f"{what} at most {number(max(values))}",
+        f"from {number(min(values))} to {number(max(values))} over {len(done)} runs", len(by_seed),
+        f"{beyond} of {len(values)} runs are above {number(limit)}", number(limit),
+    )  # fmt: skip
+
+
+def reaches_bound(
+    runs: Sequence[Run],
+    metric: str,
+    bound_metric: str,
+    tolerance: float = 0.0,
+    when: Literal["end", "always"] = "end",
+    vacuous: float = 0.0,
+) -> Evidence:
+    """Is `metric` above `bound_metric` − `tolerance`?
+
+    The statistic of a seed is the smallest margin metric − bound over its runs and, with `when="always"`, over all
+    measured steps. A bound that is nowhere above `vacuous` is not applicable, because every value reaches it: the rank
+    bound of *Flatness is a False Friend* is larger than P in small networks.
+
+    Raises:
+        InputError: a metric or bound that was not measured or is never finite.
+    """
+    less = f" less {number(tolerance)}" if tolerance else ""
+    where = "over all measured steps" if when == "always" else "at the end"
+    plus = f" plus {number(tolerance)}" if tolerance else ""
+    rule = (
+        f"{metric_name(metric)} less {metric_name(bound_metric)}{plus}, the smallest of a seed's runs {where}, above 0 "
+        f"by {BY_T}; not applicable where the bound is at most {number(vacuous)}"
+    )
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    worst: list[tuple[float, float, float]] = []
+    for own in by_setting(done, "seed").values():
+        margins = []
+        for run in own:
+            run.final(metric), run.final(bound_metric)  # refuses, in one line, a run that was not measured
+            steps = slice(None) if when == "always" else slice(-1, None)
+            values, bounds = run.history(metric)[steps], run.history(bound_metric)[steps]
+            margins += [(a - b, a, b) for a, b in zip(values, bounds, strict=True)]
+        margins = [margin for margin in margins if math.isfinite(margin[0])]
+        if not margins:
+            raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
+        worst.append(min(margins))
+    change = estimate([margin + tolerance for margin, _, _ in worst])
+    margin, reached, bound = min(worst)
+    value = f"{quantity(metric, reached)} against {number(bound)}{less} (smallest margin {signed(margin + tolerance)})"
+    if max(bound for _, _, bound in worst) <= vacuous:
+        why = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
+        return not_applicable(rule, why, len(worst), value)
+    explanation = f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is {number(bound)}{less}"
+    spread = interval_text(change.interval, len(worst), signed)
+    return decided(runs, rule, against(change, 0.0, "larger"), value, spread, len(worst), explanation, "the bound")
+
+
+def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
+    """Are two metrics of the same runs equal within the relative difference `within`?
+
+    The statistic of a seed is the mean of log(metric / other) over its runs, at the last measured step.
+
+    Raises:
+        InputError: values that are not positive.
+    """
+    what = f"{metric_name(metric)} / {metric_name(other)}"
+    rule = f"{what}, geometric mean over a seed's runs, within {100 * within:g} % of 1 by {BY_T}"
+    done = finished(runs)
+    if not done:
+        return no_evidence(runs, "no run has finished", rule)
+    per_seed = []
+    for own in by_setting(done, "seed").values():
+        pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]
+        if min(min(pair) for pair in pairs) <= 0:
+            raise InputError(f"{own[0].path}: a ratio of {metric} to {other} needs positive values")
+        per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
+    ratio = estimate(per_seed)
+    spread = interval_text(ratio.interval, len(per_seed), lambda x, digits: number(exp_or_inf(x), digits))
+    return decided(
+        runs, rule, between(ratio, math.log1p(-within), math.log1p(within)), f"{what} = {number(math.exp(ratio.mean))}",
+        spread, len(per_seed), f"the two are claimed equal within {100 * within:g} %", "these limits",
+    )  # fmt: skip
