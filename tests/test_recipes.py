@@ -133,7 +133,6 @@ EXPERIMENT = Experiment(
             where="README.md",
             statement="the larger rate ends at a smaller λ_max(H)",
             paper_value="not in a paper",
-            rule="λ_max(H) at rate 0.1 against 0.01, paired by seed: ratio below 1, 95 % t-interval",
             decide=partial(
                 claims.compare, metric="hessian.lambda_max", by=BY, low=0.01, high=0.1, expect="smaller"
             ),
