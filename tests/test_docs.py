@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -177,6 +178,26 @@ def test_the_correlations_of_the_readme_are_those_of_the_stored_report(table):
     lines = shown[1].strip().splitlines()
     assert len(lines) > 10
     assert set(lines) <= set((ROOT / "docs" / "results" / "report" / "report.md").read_text().splitlines())
+
+
+def test_the_counts_of_the_readme_are_those_of_the_stored_report():
+    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    verdicts = Counter(record["verdict"] for record in records)
+    sizes = Counter(record["size"] for record in records)
+    alone = sum(record["verdict_alone"] in ("holds", "fails") for record in records)
+    experiments = {(record["experiment"], record["scale"]) for record in records if record["p_holm"] is not None}
+    tested = sum(record["p_holm"] is not None for record in records)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for said in (
+        f"Of {len(records)} claims {verdicts['holds']} hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
+        f"undecided, {verdicts['cannot decide']} cannot be decided, {verdicts['not applicable']} are not applicable "
+        f"and {verdicts['not run']} not run.",
+        f"At most {0.05 * len(experiments):.2g} false decisions are expected; with each claim by itself {alone} would "
+        f"be decided, and {0.05 * tested:.2g} false decisions expected.",
+        f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
+        f"{sizes['open']} are open.",
+    ):
+        assert said in text, said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
