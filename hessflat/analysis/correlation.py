@@ -36,6 +36,10 @@ COMPARED_MEASURES = (
     "jacobian.mean",
     "softmax_jacobian.max",
     "softmax_jacobian.mean",
+    "jacobian.frobenius_max",
+    "jacobian.frobenius_mean",
+    "softmax_jacobian.frobenius_max",
+    "softmax_jacobian.frobenius_mean",
     "weight_norm",
     *(
         f"m_sharpness.{logits}{scaled}{form}"
@@ -47,6 +51,13 @@ COMPARED_MEASURES = (
     "fisher_rao.model",
     "pac_bayes.inverse_variance",
     "pac_bayes.magnitude_inverse_variance",
+    "relative_flatness.sum",
+    "relative_flatness.max",
+    "norms.distance",
+    "norms.spectral_product",
+    "norms.spectral_product_over_margin",
+    "norms.path",
+    "norms.path_over_margin",
 )
 _ROUNDING = 1e-9
 # With three settings no interval has the coverage that it states.
@@ -280,7 +291,7 @@ def regulariser_grids(stored: Iterable[StoredExperiment]) -> list[tuple[Grid, Gr
                 ),
                 Grid(
                     f"{name}-given-the-other",
-                    _columns(groups, lambda measure: SHARPNESS if measure in (JACOBIAN, "jacobian.mean") else JACOBIAN),
+                    _columns(groups, lambda measure: SHARPNESS if measure.startswith("jacobian.") else JACOBIAN),
                     f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
                     f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. "
                     f"{pairs}",

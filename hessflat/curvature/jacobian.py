@@ -43,6 +43,7 @@ class JacobianNorms(NamedTuple):
     num_products: int  # vector-Jacobian and Jacobian-vector products, for each example
     seconds: float
     precision: str
+    frobenius: np.ndarray | None = None  # [N] ‖∂f(w, x_i)/∂x_i‖_F; None by the iterative method
 
     @property
     def max(self) -> float:
@@ -121,10 +122,12 @@ def jacobian_norms(
         norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
     values, bounds = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+    frobenius = np.concatenate([np.asarray(part[3]) for part in parts]) if method == "exact" else None
     if not np.isfinite(values).all():
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
-    return JacobianNorms(values, bounds, method, products, time.perf_counter() - began, numerics.precision_name())
+    cost = products, time.perf_counter() - began, numerics.precision_name()
+    return JacobianNorms(values, bounds, method, *cost, frobenius)
 
 
 def _over_stream(norms: Callable[[Array], JacobianNorms], inputs: Stream, began: float) -> JacobianNorms:
@@ -139,7 +142,10 @@ def _over_stream(norms: Callable[[Array], JacobianNorms], inputs: Stream, began:
             each.append(norms(part.arrays))
     values, bounds = (np.concatenate([of_batch[i] for of_batch in each]) for i in (0, 1))
     products = max(of_batch.num_products for of_batch in each)
-    return JacobianNorms(values, bounds, each[0].method, products, time.perf_counter() - began, each[0].precision)
+    norms_of_all = [one.frobenius for one in each if one.frobenius is not None]
+    frobenius = np.concatenate(norms_of_all) if len(norms_of_all) == len(each) else None
+    cost = products, time.perf_counter() - began, each[0].precision
+    return JacobianNorms(values, bounds, each[0].method, *cost, frobenius)
 
 
 def _softmax_product(outputs: Array, vectors: Array) -> Array:
@@ -156,11 +162,12 @@ def _softmax_product(outputs: Array, vectors: Array) -> Array:
 
 def _exact(
     predict: Callable[..., Any], softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple[Any, ...]
-) -> tuple[Array, Array, int]:
-    """Norms [n], their rounding [n] and the number of products for each."""
+) -> tuple[Array, Array, int, Array]:
+    """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
     scales, eigenvalues, grams, ranges = _exact_norms(predict, softmax, params, inputs, extra)
     values = scales * np.sqrt(np.maximum(_trusted(np.asarray(eigenvalues), grams), 0))
-    return values, _rounding(inputs.dtype, ranges) * values, outputs
+    frobenius = scales * np.sqrt(np.trace(np.asarray(grams), axis1=1, axis2=2))
+    return values, _rounding(inputs.dtype, ranges) * values, outputs, frobenius
 
 
 def _rounding(dtype: Any, ranges: Any) -> Any:

@@ -43,6 +43,8 @@ _MODULES = (
     "m_sharpness",
     "fisher_rao",
     "pac_bayes",
+    "relative_flatness",
+    "norms",
     "full_spectrum",
     "spectrum_edges",
     "jacobian",

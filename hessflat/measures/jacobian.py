@@ -1,4 +1,7 @@
-"""The input-output Jacobian norm of *On progressive sharpening*: max and mean of ‖∂f(w, x_i)/∂x_i‖₂, in eval mode."""
+"""The input-output Jacobian norm of *On progressive sharpening*: max and mean of ‖∂f(w, x_i)/∂x_i‖₂, in eval mode.
+
+Beside it stand those of ‖∂f(w, x_i)/∂x_i‖_F, up to the 40 outputs for which the Jacobian is computed row by row.
+"""
 
 import hessflat.curvature as cv
 from hessflat.measures.eval_state import EvalState, chunk_size, curvature_data
@@ -21,6 +24,9 @@ def jacobian(state: EvalState) -> Measurement:
             state=state.curvature_state,
         )
         scalars |= {f"{name}.max": norms.max, f"{name}.mean": norms.mean}
+        if norms.frobenius is not None:
+            scalars[f"{name}.frobenius_max"] = float(norms.frobenius.max())
+            scalars[f"{name}.frobenius_mean"] = float(norms.frobenius.mean())
     return Measurement(scalars, {})
 
 
@@ -32,7 +38,14 @@ MEASURE = Measure(
     names={
         "jacobian.max": ("max ‖∂f/∂x‖₂", r"$\max_i\,\|\partial f/\partial x_i\|_2$"),
         "jacobian.mean": ("mean ‖∂f/∂x‖₂", r"mean $\|\partial f/\partial x_i\|_2$"),
+        "jacobian.frobenius_max": ("max ‖∂f/∂x‖_F", r"$\max_i\,\|\partial f/\partial x_i\|_F$"),
+        "jacobian.frobenius_mean": ("mean ‖∂f/∂x‖_F", r"mean $\|\partial f/\partial x_i\|_F$"),
         "softmax_jacobian.max": ("max ‖∂σ(f)/∂x‖₂", r"$\max_i\,\|\partial\,\sigma(f)/\partial x_i\|_2$"),
         "softmax_jacobian.mean": ("mean ‖∂σ(f)/∂x‖₂", r"mean $\|\partial\,\sigma(f)/\partial x_i\|_2$"),
+        "softmax_jacobian.frobenius_max": (
+            "max ‖∂σ(f)/∂x‖_F",
+            r"$\max_i\,\|\partial\,\sigma(f)/\partial x_i\|_F$",
+        ),
+        "softmax_jacobian.frobenius_mean": ("mean ‖∂σ(f)/∂x‖_F", r"mean $\|\partial\,\sigma(f)/\partial x_i\|_F$"),
     },
 )

@@ -259,3 +259,15 @@ def test_outputs_for_tokens_are_taken_together_with_a_softmax_each(softmax, meth
             p /= p.sum(1, keepdims=True)
             rows = np.stack([(np.diag(q) - np.outer(q, q)) @ block for q, block in zip(p, rows, strict=True)])
         assert_allclose(norm, np.linalg.norm(rows.reshape(12, 6), 2), rtol=1e-5)
+
+
+def test_frobenius_norms_are_those_of_the_whole_jacobian():
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(6, 4)), rng.normal(size=(7, 6))
+    outputs = lambda w, x: jnp.tanh(x @ w)  # noqa: E731
+    arrays = jnp.asarray(w, jnp.float32), jnp.asarray(x, jnp.float32)
+    rows = [(1 - np.tanh(one @ w)[:, None] ** 2) * w.T for one in x]
+    found = cv.jacobian_norms(outputs, *arrays, batch_size=3)
+    assert_allclose(found.frobenius, [np.sqrt(np.sum(own**2)) for own in rows], rtol=1e-5)
+    assert_allclose(found.values, [np.linalg.svd(own)[1][0] for own in rows], rtol=1e-5)
+    assert cv.jacobian_norms(outputs, *arrays, method="iterative").frobenius is None
