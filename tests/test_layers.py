@@ -27,7 +27,7 @@ FLOORS = {
         {"leaves"},
         {"numerics", "trees"},
         {"operators"},
-        {"jacobian", "exact", "landscape", "directions"},
+        {"jacobian", "exact", "landscape", "directions", "quotients"},
         {"stochtrace"},
         {"krylov"},
         {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling"},

@@ -47,6 +47,7 @@ COMPARED_MEASURES = (
         for scaled in ("", "adaptive_")
         for form in ("worst_l2", "worst_linf", "average")
     ),
+    "geodesic_sharpness.worst",
     "fisher_rao.empirical",
     "fisher_rao.model",
     "pac_bayes.inverse_variance",

@@ -41,6 +41,7 @@ _MODULES = (
     "scaled_sharpness",
     "sampling_error",
     "m_sharpness",
+    "geodesic_sharpness",
     "fisher_rao",
     "pac_bayes",
     "relative_flatness",

@@ -15,6 +15,8 @@ from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.training.optimisation import LOSSES
 from hessflat.utils.errors import SettingError
 
+BatchSize = Annotated[int, at_least(1), "examples that share a perturbation, of m_sharpness and geodesic_sharpness"]
+Steps = Annotated[int, whole(1, 1_000), "gradients for the worst case of each batch, of the same"]
 _FORMS = {"worst_l2": "worst case, L2", "worst_linf": "worst case, L∞", "average": "average"}
 _SCALED = {"": "", "adaptive_": ", adaptive"}
 _LOGITS = {"": "", "logit_normalised_": ", logits normalised"}
@@ -24,8 +26,8 @@ def m_sharpness(
     state: EvalState,
     *,
     flatness_examples: FlatnessExamples = 512,
-    m: Annotated[int, at_least(1), "examples that share a perturbation, of measure.m_sharpness"] = 128,
-    m_steps: Annotated[int, whole(1, 1_000), "gradients for the worst case of each batch, of measure.m_sharpness"] = 5,
+    m: BatchSize = 128,
+    m_steps: Steps = 5,
     m_draws: Annotated[int, whole(1, 1_000_000), "of noise for each batch, of measure.m_sharpness"] = 2,
     rho_l2: Annotated[float, positive, "ρ of the worst case in the ball of L2"] = 0.05,
     rho_linf: Annotated[float, positive, "ρ of the worst case in the ball of L∞"] = 1e-4,
@@ -51,8 +53,7 @@ def m_sharpness(
         SettingError: more examples in a batch than are measured.
     """
     data = flatness_data(state, flatness_examples)
-    if m > (number := len(data["targets"])):
-        raise SettingError(f"config.measure.m must be at most {number}, the examples of measure.m_sharpness, got {m}")
+    require_batches(len(data["targets"]), m)
     radii = {
         "": {"worst_l2": rho_l2, "worst_linf": rho_linf, "average": rho_average},
         "adaptive_": {
@@ -78,6 +79,14 @@ def m_sharpness(
                 name = f"m_sharpness.{logits}{scaled}{form}"
                 scalars |= {name: rise.mean, f"{name}_se": rise.standard_error}
     return Measurement(scalars, {})
+
+
+def require_batches(number: int, m: int) -> None:
+    """Refuse batches of m examples where there are fewer."""
+    if m > number:
+        raise SettingError(
+            f"config.measure.m must be at most {number}, the measured examples of measure.flatness_examples, got {m}"
+        )
 
 
 @cache

@@ -79,7 +79,7 @@ def test_one_step_on_all_examples_is_the_rise_at_the_perturbation_of_sam_by_hand
 
 
 def test_batches_of_more_examples_than_there_are_are_refused(state):
-    with pytest.raises(SettingError, match=r"config\.measure\.m must be at most 40, the examples .*, got 64"):
+    with pytest.raises(SettingError, match=r"config\.measure\.m must be at most 40, the measured .*, got 64"):
         of(state, m=64)
 
 
