@@ -108,15 +108,12 @@ def _spread(outputs: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
-def _cost(settings: Any, num_params: int) -> float:
-    """Eight ascents and four means of a noisy loss; a gradient is half a product, a loss a sixth."""
-    passes = 8 * (settings.m_steps / 2 + 1 / 6) + 4 * (1 + 2 * settings.m_draws) / 6
-    return passes * flatness_share(settings)
-
-
 MEASURE = Measure(
     m_sharpness,
-    cost=_cost,
+    # Eight ascents and four means of a noisy loss; a gradient is half a product, a loss a sixth.
+    cost=lambda settings, num_params: (
+        (8 * (settings.m_steps / 2 + 1 / 6) + 4 * (1 + 2 * settings.m_draws) / 6) * flatness_share(settings)
+    ),
     doc="m-sharpness is measured: worst case and average, adaptive, logits normalised",
     names={
         f"m_sharpness.{logits}{scaled}{form}": f"{text}{scaled_text}{logits_text} m-sharpness"

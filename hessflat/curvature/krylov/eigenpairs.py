@@ -1,7 +1,10 @@
 """Extremal eigenpairs by thick-restart Lanczos, which stops when they have converged.
 
-The module is long because one loop holds the recurrence, its restarts and its looks for what was missed. What a look
-knows is in `krylov.copies`.
+A start that happens to have little of the outermost eigenvector converges to the next one. So the bound of
+`recurrence.log_missed` has to tell that nothing is missing: of the recurrence itself for a single pair, and of a look
+for copies, which is in `krylov.copies`, for several.
+
+The module is long because one loop holds the recurrence, its restarts and its looks for what was missed.
 """
 
 import time
@@ -17,11 +20,13 @@ from hessflat.curvature import numerics
 from hessflat.curvature.krylov import basis, copies
 from hessflat.curvature.krylov.lanczos import step_callback
 from hessflat.curvature.krylov.recurrence import (
+    Limits,
     breakdown_tolerance,
     combine,
     continue_from,
     fill,
     initial_state,
+    log_missed,
     python_steps,
     restart_from,
     scan_steps,
@@ -47,6 +52,9 @@ _CHECKS = 32
 # one pair takes about 75, and two to ten take 150 to 450.
 _PRODUCTS = 200
 _PRODUCTS_FOR_SEVERAL = 500
+
+# The probability, about, that a recurrence ends before it sees an eigenvalue that is there.
+_CHANCE = 0.01
 
 # New vectors converge to a part of the tolerance, because the locked ones add to their residuals.
 _PART = 0.25
@@ -144,11 +152,11 @@ def eigenpairs(
         state, step, restarted = initial_state(first, num_vectors, True, "device", devices), 0, 0
         next_check = wanted.number
         while True:
-            before = int(state.num_valid)
+            start_valid = int(state.num_valid)
             state = (scan_steps if loop == "scan" else python_steps)(op, state, step, _STEPS, devices=devices)
             valid = int(state.num_valid)
-            num_products, step = num_products + valid - before, valid
-            on_steps(valid - before)
+            num_products, step = num_products + valid - start_valid, valid
+            on_steps(valid - start_valid)
             exhausted = float(state.beta) == 0  # where the next vector is zero, and nowhere else
             if valid < min(next_check, num_vectors) and not exhausted and num_products + _STEPS <= max_steps:
                 continue
@@ -161,8 +169,7 @@ def eigenpairs(
             rounding = breakdown_tolerance(op.dtype) * scale
             found = _judge(pairs, look, wanted, rounding, exhausted, op.size)
             if not (wanted.looks or exhausted or start is not None) and wanted.number < op.size and found.settled:
-                limits = copies.limits_of(pairs.values[found.chosen], found.tolerances, which, wanted.counts[0])
-                sure = copies.nothing_missed_at_first(limits, [*runs, (kept, pairs)], wanted.number, op.size)
+                sure = _nothing_missed_at_first(found.limits, [*runs, (kept, pairs)], wanted.number, op.size)
                 found = found._replace(certain=sure)
             settled, new = found.settled, found.chosen[found.is_new]
             over = num_products + settled * len(new) + _STEPS > max_steps
@@ -181,10 +188,9 @@ def eigenpairs(
             if over or everything or (settled and found.certain.all()):
                 break
             if settled and found.improves and wanted.looks:
-                limits = copies.limits_of(pairs.values[found.chosen], found.tolerances, which, wanted.counts[0])
                 pairs.residuals[:] = np.hypot(pairs.residuals, leak)
                 room = _num_locked(wanted.number, num_vectors)
-                look, rows = copies.begin(limits, pairs, found.chosen, scale, rtol, room)
+                look, rows = copies.begin(found.limits, pairs, found.chosen, scale, rtol, room)
                 projected[:], exhausted = 0, True
             elif found.settled and not settled and len(look.values) > wanted.number:
                 # Other locked pairs hold a part of what was found: it converges further without them.
@@ -201,7 +207,8 @@ def eigenpairs(
                 )
                 runs, kept = ([] if look.rows else [*runs, (kept, pairs)]), pairs.ritz[best]
                 if look.rows:
-                    look = look._replace(log_missed=copies.log_missed(look, pairs), kept=kept)
+                    before = log_missed(look.limits, pairs.ritz, pairs.betas, look.kept, look.log_missed)
+                    look = look._replace(log_missed=before, kept=kept)
                 projected[:] = 0
                 projected[np.arange(look.rows, len(rows)), np.arange(look.rows, len(rows))] = pairs.ritz[best]
                 border = 0.0 if exhausted else betas[-1] * pairs.within[-1, best]
@@ -293,6 +300,7 @@ class _Found(NamedTuple):
     chosen: np.ndarray  # their positions
     is_new: np.ndarray  # of these, whether they are not locked
     tolerances: np.ndarray  # the residuals within which they have converged
+    limits: Limits  # beyond which none may be missing: for each pair, or two for the end "magnitude"
     settled: bool  # whether all have, or are locked
     improves: bool  # whether they are better than what the look began with
     certain: np.ndarray  # whether no eigenvalue before each is missing
@@ -332,9 +340,51 @@ def _judge(
     everything = exhausted and len(pairs.values) == size
     certain = np.isin(np.arange(len(chosen)), firsts) | everything | (not wanted.looks)
     if not improves:
-        certain = certain | exhausted | copies.nothing_missed(look, pairs, wanted.number, size)
+        certain = certain | exhausted | _nothing_missed(look, pairs, wanted.number, size)
     is_new = ~np.isin(chosen, pairs.locked) & (look.rows > 0)
-    return _Found(chosen, is_new, tolerances, settled, improves, certain)
+    limits = _limits(pairs.values[chosen], tolerances, wanted)
+    return _Found(chosen, is_new, tolerances, limits, settled, improves, certain)
+
+
+def _limits(values: np.ndarray, tolerances: np.ndarray, wanted: _Wanted) -> Limits:
+    """The requested `values` [k, or 2 k for both ends], moved outwards by their `tolerances`."""
+    if wanted.which == "magnitude":
+        sizes = np.abs(values) + tolerances
+        return Limits(np.concatenate([sizes, -sizes]), np.repeat([1.0, -1.0], len(values)))
+    upper = {"largest": len(values), "smallest": 0}.get(wanted.which, wanted.counts[0])
+    sides = np.where(np.arange(len(values)) < upper, 1.0, -1.0)
+    return Limits(values + sides * tolerances, sides)
+
+
+def _nothing_missed(look: copies.Look, pairs: copies.Pairs, num_pairs: int, size: int) -> np.ndarray:
+    """Whether nothing beyond each of the requested pairs [num_pairs] was missed; `size` is that of the operator.
+
+    The component of a random unit vector in n dimensions along another is below c / √n with a probability of at most
+    √(2/π) c.
+    """
+    least = np.log(_CHANCE) - np.log(size - len(look.values)) / 2
+    bounds = log_missed(look.limits, pairs.ritz, pairs.betas, look.kept, look.log_missed)
+    result: np.ndarray = bounds.reshape(-1, num_pairs).max(axis=0) <= least
+    return result
+
+
+def _nothing_missed_at_first(
+    limits: Limits, runs: list[tuple[np.ndarray, copies.Pairs]], num_pairs: int, size: int
+) -> np.ndarray:
+    """`_nothing_missed` by the first recurrence, whose limits are known only once it has converged.
+
+    Args:
+        limits: those of the pairs that were found.
+        runs: for each run between restarts the Ritz values that it began with, and the pairs at its end.
+        num_pairs: the number of pairs.
+        size: that of the operator.
+    """
+    before = np.zeros(len(limits.values))
+    for kept, pairs in runs[:-1]:
+        before = log_missed(limits, pairs.ritz, pairs.betas, kept, before)
+    kept, pairs = runs[-1]
+    look = copies.FIRST._replace(limits=limits, kept=kept, log_missed=before)
+    return _nothing_missed(look, pairs, num_pairs, size)
 
 
 def _by_preference(values: np.ndarray, which: Which, counts: tuple[int, int]) -> np.ndarray:

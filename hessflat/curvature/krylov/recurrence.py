@@ -39,6 +39,13 @@ class State(NamedTuple):
     repeat: Array  # [] whether the next step re-orthogonalises because this one did
 
 
+class Limits(NamedTuple):
+    """Numbers beyond which nothing may be missed."""
+
+    values: np.ndarray  # [n]
+    sides: np.ndarray  # [n] 1 where larger eigenvalues are looked for, −1 where smaller ones are
+
+
 def initial_state(
     vector: Array, num_steps: int, stores_basis: bool, storage: Storage = "device", devices: Devices | None = None
 ) -> State:
@@ -184,6 +191,32 @@ def combine(state: State, coefficients: np.ndarray, devices: Devices | None) -> 
     rows[:, : len(coefficients)] = coefficients.T
     result: Array = _combine(state.blocks, numerics.on_device(rows, state.alphas.dtype), devices)
     return result
+
+
+def log_missed(limits: Limits, ritz: np.ndarray, betas: np.ndarray, kept: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The logarithm [n] of a bound on |e · f|, for eigenvectors e that were missed beyond each limit and the start f.
+
+    From A V = V T + β v_{m+1} e_mᵀ, an eigenvector that was missed has, for its eigenvalue λ above all Ritz values θ_i,
+
+        |e · f| ≤ β_m |[(λ − T)⁻¹]_{1m}| = Π β_i / Π (λ − θ_i),
+
+    which falls with every step. In a recurrence that was restarted, this bounds the component of the first new vector
+    instead of f, with the differences to the kept Ritz values in the numerator. Those of successive restarts multiply.
+
+    Args:
+        limits: where λ begins.
+        ritz: [m] the θ_i.
+        betas: the β_i since the last restart.
+        kept: the Ritz values that the last restart kept; none where there was none.
+        before: [n] the result of the runs before the last restart; zeros where there was none.
+    """
+    to_ritz = limits.sides[:, None] * (limits.values[:, None] - ritz)
+    nearest = to_ritz.min(axis=1)
+    # The kept values interlace with those of T; rounding must not place one beyond.
+    to_kept = np.maximum(limits.sides[:, None] * (limits.values[:, None] - kept), nearest[:, None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.log(betas).sum() + np.log(to_kept).sum(axis=1) - np.log(to_ritz).sum(axis=1)
+    return np.where(nearest > 0, before + change, np.inf)
 
 
 def breakdown_tolerance(dtype: jnp.dtype) -> float:
