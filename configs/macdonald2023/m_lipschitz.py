@@ -3,7 +3,7 @@
     make sweep CONFIG=m_lipschitz:small
 
 smoke: seconds, 1 run. small: a square mapped into 16 dimensions, 15 runs. paper: a square and a cube mapped into 32
-dimensions, larger networks and samples, 30 runs.
+dimensions, larger networks and samples, 60 runs.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from hessflat.runs.schema import base_config
 
 # With 0.2 some runs diverge.
 RATES = {"smoke": (0.1,), "small": (0.01, 0.03, 0.1), "paper": (0.01, 0.03, 0.1)}
-SEEDS = {"smoke": (0,), "small": tuple(range(5)), "paper": tuple(range(5))}
+SEEDS = {"smoke": (0,), "small": tuple(range(5)), "paper": tuple(range(10))}
 LATENT = {"smoke": (2,), "small": (2,), "paper": (2, 3)}
 
 

@@ -3,7 +3,7 @@
     make sweep CONFIG=s_batch:small
 
 smoke: seconds, 2 runs. small: scikit-learn's digits, P = 1,910, 6 runs. paper: MNIST after `make data DATASETS=mnist`,
-P = 21,840, 6 runs.
+P = 21,840, 20 runs.
 """
 
 from ml_collections import ConfigDict
@@ -77,9 +77,6 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: both batch sizes with every seed; all eigenvalues of the first at scale small."""
     if scale == "smoke":
         return product({"train.batch_size": (4, 20), "seed": (0,)})
-    seeds: list[Overrides] = [
-        {"seed": 0, "measure.full_spectrum": "end" if scale == "small" else "never"},
-        {"seed": 1},
-        {"seed": 2},
-    ]
+    others: list[Overrides] = [{"seed": seed} for seed in range(1, {"small": 3, "paper": 10}[scale])]
+    seeds = [{"seed": 0, "measure.full_spectrum": "end" if scale == "small" else "never"}, *others]
     return product({"train.batch_size": BATCHES}, seeds)

@@ -2,7 +2,7 @@
 
     make sweep CONFIG=s_spectrum:small
 
-smoke: seconds, 1 run. small: scikit-learn's digits, P = 3,190, 3 runs. paper: Gaussian blobs, P = 4,270, 3 runs.
+smoke: seconds, 1 run. small: scikit-learn's digits, P = 3,190, 3 runs. paper: Gaussian blobs, P = 4,270, 10 runs.
 """
 
 from ml_collections import ConfigDict
@@ -61,8 +61,8 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The overrides of each run: three seeds, of weights and of blobs."""
-    seeds = (0,) if scale == "smoke" else (0, 1, 2)
+    """The overrides of each run: every seed, of weights and of blobs."""
+    seeds = range({"smoke": 1, "small": 3, "paper": 10}[scale])
     if scale == "paper":
         return [{"seed": seed, "data.blobs.seed": seed} for seed in seeds]
-    return product({"seed": seeds})
+    return product({"seed": tuple(seeds)})
