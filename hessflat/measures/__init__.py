@@ -49,6 +49,7 @@ _MODULES = (
     "full_spectrum",
     "spectrum_edges",
     "jacobian",
+    "pair_slopes",
     "layer_input_norms",
     "predictions",
     "layer_jacobians",
