@@ -37,7 +37,7 @@ from hessflat.analysis.evidence import (
     signed,
 )
 from hessflat.analysis.experiment import Effect, Evidence
-from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
+from hessflat.analysis.names import metric_name, number, quantity, setting_name
 from hessflat.analysis.results import (
     Run,
     by_setting,
@@ -45,10 +45,11 @@ from hessflat.analysis.results import (
     finished,
     finite_final,
     num_examples,
+    paired_answers,
     pairs_by_seed,
     require_unique_pairs,
 )
-from hessflat.analysis.statistics import estimate, estimate_of_counts, kendall_tau, order_test
+from hessflat.analysis.statistics import estimate, estimate_of_counts, examples_variance, kendall_tau, order_test
 from hessflat.utils.errors import InputError
 
 Order = Literal["increases", "decreases"]
@@ -113,6 +114,7 @@ def compare(
     if len(pairs) > 1 and np.all(before == after):
         equal = f"{quantity(metric, before.mean())} at {levels}"
         return not_applicable(rule, f"{name} is the same in every seed", len(pairs), equal)
+    counted = ""
     if scale == "ratio":
         if min(before.min(), after.min()) <= 0:
             raise InputError(f"a ratio of {metric} needs positive values; compare by difference")
@@ -123,7 +125,8 @@ def compare(
         change = estimate(np.log(after / before), float(np.mean(slack)))
     else:
         slack = [error_bound(first, metric) + error_bound(second, metric) for first, second in pairs]
-        change = estimate(after - before, float(np.mean(slack)), _examples_variance(metric, pairs))
+        variance, counted = _examples_variance(metric, pairs)
+        change = estimate(after - before, float(np.mean(slack)), variance)
 
     effect = effect_text(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
@@ -131,10 +134,8 @@ def compare(
     agreeing = int(np.sum(after > before if expect == "larger" else after < before))
     explanation = (
         f"{name} is {expect} at {setting_name(by)} {number(high)} than at {number(low)} "
-        f"in {agreeing} of {seed_count(len(pairs))}"
+        f"in {agreeing} of {seed_count(len(pairs))}{counted}"
     )
-    if is_fraction(metric) and scale == "difference" and (counted := num_examples(metric, pairs)):
-        explanation += f" (the interval counts in that there are {counted} examples)"
     return decided(
         runs, rule, against(change, 0.0, expect), value, spread, len(pairs), explanation, "no change",
         Effect(change.interval, scale),
@@ -159,18 +160,26 @@ def _level(by: str, value: Any) -> str:
     return f"{setting_name(by)} {number(value)}"
 
 
-def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> float:
-    """The least variance that a mean difference of accuracies has because it is over so many examples.
+def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[float, str]:
+    """The variance that a mean difference of accuracies has because it is over so many examples, and a word on it.
 
-    All seeds share their test examples, so that their spread omits it. The variance of a paired difference d over n
-    examples is at least (|d| − d²) / n; it attains this value when every example on which the two solutions disagree
-    favours the same one (McNemar). One such example is added, for equal accuracies are not known without error.
+    Seeds that share their examples have a spread that omits it; where each seed has examples of its own there is no
+    more. Of runs that did not store which examples are right it is the least there can be: a paired difference d over n
+    examples has (|d| − d²) / n where every example on which the two disagree favours the same one (McNemar), and one
+    such example is added, for equal accuracies are not known without error.
     """
-    count = num_examples(metric, pairs)
+    count, known = num_examples(metric, pairs), paired_answers(metric, pairs)
+    if known:
+        differences, shared = known
+        of = f"{differences.shape[1]} examples"
+        if not shared:
+            return 0.0, f" (every seed has {of} of its own)"
+        return examples_variance(differences), f" (the interval counts in which of {of} each seed gets right)"
     if count is None:
-        return 0.0
+        return 0.0, ""
     difference = abs(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])))
-    return (difference + 1 / count - difference**2) / count
+    variance = (difference + 1 / count - difference**2) / count
+    return variance, f" (the interval counts in the least error of {count} examples: which are right is not stored)"
 
 
 def increases(
@@ -374,8 +383,9 @@ def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) 
         if value == top or not pairs:
             continue
         behind = [sign * (finite_final(b, best.metric) - finite_final(a, best.metric)) for a, b in pairs]
-        spread = estimate(behind, variance=_examples_variance(best.metric, pairs))
-        error = spread.error if len(pairs) > 1 else math.sqrt(_examples_variance(best.metric, pairs))
+        variance, _ = _examples_variance(best.metric, pairs)
+        spread = estimate(behind, variance=variance)
+        error = spread.error if len(pairs) > 1 else math.sqrt(variance)
         if spread.mean <= error:
             return max(value, top)
     return top

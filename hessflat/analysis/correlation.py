@@ -17,7 +17,7 @@ from scipy import stats
 from hessflat.analysis.evidence import not_needed
 from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.names import metric_name, setting_name
-from hessflat.analysis.results import Run, finished, meeting, setting_of
+from hessflat.analysis.results import NO_DIFFERENCE, Run, finished, meeting, setting_of
 
 GAP = "gap_loss"
 FIT, SHARPNESS, JACOBIAN = "train_loss", "hessian.lambda_max", "jacobian.max"
@@ -193,14 +193,14 @@ class Grid(NamedTuple):
 
 def network_and_data(runs: Sequence[Run]) -> Callable[[Run], Hashable]:
     """A function that maps a run to a key; runs of equal keys have the same settings `model.*` and `data.*`."""
-    return _differing_settings(runs, lambda name: name.startswith(("data.", "model.")))
+    return _differing_settings(runs, lambda name: name.startswith(("data.", "model.")) and name not in NO_DIFFERENCE)
 
 
 def differing_only_in(runs: Sequence[Run], setting: str) -> tuple[list[Run], Callable[[Run], Hashable]]:
     """The runs for which another run differs in `setting` (and perhaps the seed) alone, and the key that such runs
     share.
     """
-    key = _differing_settings(runs, lambda name: name not in (setting, "seed", "experiment"))
+    key = _differing_settings(runs, lambda name: name != setting and name not in NO_DIFFERENCE)
     values: dict[Hashable, set[Any]] = {}
     for run in runs:
         values.setdefault(key(run), set()).add(run.setting(setting))

@@ -15,7 +15,16 @@ from hessflat.utils.errors import DamagedError, InputError, nearest
 Key = TypeVar("Key", bound=Hashable)
 LEARNT = 0.9  # of the loss of the best constant outputs
 FITTED = 0.99  # of the training examples; *On progressive sharpening*, B.1
+# Settings in which runs of one setting differ: their seeds, and who asks.
+NO_DIFFERENCE = ("seed", "data.split_seed", "experiment")
 Needs = Literal["finished", "learnt", "fitted"]
+
+
+class Answers(NamedTuple):
+    """Which examples were right `[n]`, and a checksum of their labels."""
+
+    right: np.ndarray
+    labels: int
 
 
 class Run(NamedTuple):
@@ -104,6 +113,14 @@ class Run(NamedTuple):
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = one_line(error)
             raise InputError(f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again") from error
+
+    def answers(self, split: str) -> "Answers | None":
+        """Which examples of a split were right at the end; None where that is not stored."""
+        arrays = self.spectrum("answers") if self.has_spectrum("answers") else {}
+        if split not in arrays:
+            return None
+        right = np.unpackbits(arrays[split], count=int(arrays[f"{split}_size"])).astype(bool)
+        return Answers(right, int(arrays[f"{split}_labels"]))
 
     def has_spectrum(self, operator: str, step: int | None = None) -> bool:
         """Whether the spectrum of an operator is stored for a step; the last measured step by default."""
@@ -205,8 +222,10 @@ def meeting(runs: Sequence[Run], needs: Needs) -> list[Run]:
 
 
 def setting_of(run: Run) -> str:
-    """All settings of a run but the seed; experiments may ask different questions of the same ones."""
-    return json.dumps({name: value for name, value in run.config.items() if name not in ("seed", "experiment")})
+    """All settings of a run but its seeds; experiments may ask different questions of the same ones."""
+    settings = {name: value for name, value in run.config.items() if name not in NO_DIFFERENCE}
+    data = {name: value for name, value in run.config.get("data", {}).items() if f"data.{name}" not in NO_DIFFERENCE}
+    return json.dumps(settings | {"data": data})
 
 
 def by_setting(runs: Sequence[Run], name: str) -> dict[Any, list[Run]]:
@@ -267,6 +286,26 @@ def error_bound(run: Run, metric: str) -> float:
     """The error bound `<metric>_bound` at the last measured step; 0 where there is none."""
     value = run.final_or_nan(f"{metric}_bound")
     return value if math.isfinite(value) else 0.0
+
+
+def paired_answers(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[np.ndarray, bool] | None:
+    """By how much the second run of each pair is better on each example `[pairs, n]`, −1, 0 or 1, of an accuracy.
+
+    The other number says whether all pairs were asked the same examples. None where not all runs have stored it, or
+    for other metrics.
+    """
+    split, _, quantity = metric.partition("_")
+    if quantity != "accuracy":
+        return None
+    answers = [[run.answers(split) for run in pair] for pair in pairs]
+    known = [[one for one in pair if one] for pair in answers]
+    if any(len(pair) < 2 or pair[0].labels != pair[1].labels for pair in known):
+        return None
+    sizes = {len(one.right) for pair in known for one in pair}
+    if len(sizes) > 1:
+        return None
+    differences = np.array([second.right.astype(int) - first.right for first, second in known])
+    return differences, len({first.labels for first, _ in known}) == 1
 
 
 def num_examples(metric: str, pairs: Sequence[tuple[Run, Run]]) -> int | None:

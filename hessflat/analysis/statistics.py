@@ -61,8 +61,24 @@ def estimate(values: Sequence[float] | np.ndarray, slack: float = 0.0, variance:
     if count < 2:
         return Estimate(mean, math.inf, 0.0, slack)
     own = float(array.var(ddof=1)) / count
-    degrees = (count - 1) * ((own + variance) / own) ** 2 if own else count - 1.0
+    degrees = (count - 1) * ((own + variance) / own) ** 2 if own else math.inf if variance else count - 1.0
     return Estimate(mean, math.sqrt(own + variance), degrees, slack)
+
+
+def examples_variance(differences: np.ndarray) -> float:
+    """What the examples that all seeds share add to the variance of a mean difference of accuracies.
+
+    `differences` is `[seeds, n]`, −1, 0 or 1 for each seed and example. Of a sum of effects of seeds, of examples and
+    of the rest, it is the component of examples over n, by the mean squares of the two-way table without repetition;
+    the spread of means over seeds has the other components.
+    """
+    seeds, count = differences.shape
+    if seeds < 2 or count < 2:
+        return 0.0
+    mean, of_seeds, of_examples = differences.mean(), differences.mean(axis=1, keepdims=True), differences.mean(axis=0)
+    rest = float(((differences - of_seeds - of_examples + mean) ** 2).sum()) / ((seeds - 1) * (count - 1))
+    between = seeds * float(((of_examples - mean) ** 2).sum()) / (count - 1)
+    return max(between - rest, 0.0) / (seeds * count)
 
 
 def estimate_of_counts(differences: Sequence[int]) -> Estimate:

@@ -35,6 +35,7 @@ __all__ = [
 # In this order, so that a run whose curvature cannot be measured has its losses first.
 _MODULES = (
     "performance",
+    "answers",
     "outputs",
     "spectra",
     "sharpness",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hessflat.measures.eval_state import EvalState, Splits, chunk_size
@@ -43,6 +44,17 @@ def losses_and_accuracies(
     state: EvalState, names: Sequence[str], label_smoothing: float = 0.0
 ) -> dict[str, tuple[float, float | None]]:
     """Mean loss and share of right answers on the splits of these names; of real targets no answer is right."""
+    answers = losses_and_answers(state, names, label_smoothing)
+    return {
+        name: (loss, None if right is None else int(right.sum()) / len(right))
+        for name, (loss, right) in answers.items()
+    }
+
+
+def losses_and_answers(
+    state: EvalState, names: Sequence[str], label_smoothing: float = 0.0
+) -> dict[str, tuple[float, np.ndarray | None]]:
+    """Mean loss on the splits of these names, and which answers are right `[n]`; None for real targets."""
     functions = (state.functions().logits, LOSSES[state.loss].function)
     arguments = (label_smoothing, state.params, state.batch_stats)
     splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
@@ -50,20 +62,19 @@ def losses_and_accuracies(
         totals = _totals_by_split(*functions, *arguments, splits)
     else:
         totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
-    means: dict[str, tuple[float, float | None]] = {}
-    for name, (loss, right) in totals.items():
-        count = len(splits[name]["labels"])
-        means[name] = float(loss) / count, int(right) / count if are_classes(splits[name]["labels"]) else None
-    return means
+    return {
+        name: (float(loss) / len(right), np.asarray(right) if are_classes(splits[name]["labels"]) else None)
+        for name, (loss, right) in totals.items()
+    }
 
 
 def _totals(
     logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split
-) -> tuple[jax.Array, jax.Array | int]:
-    """Summed loss and number of correct answers."""
+) -> tuple[jax.Array, jax.Array]:
+    """Summed loss, and which answers are right `[n]`: none where labels are real targets."""
     outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
     total = jnp.sum(loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing)))
-    return total, jnp.sum(jnp.argmax(outputs, axis=-1) == labels) if are_classes(labels) else 0
+    return total, jnp.argmax(outputs, axis=-1) == labels if are_classes(labels) else jnp.zeros(len(labels), bool)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -80,13 +91,13 @@ _totals_compiled = jax.jit(_totals, static_argnums=(0, 1))
 
 def _in_chunks(
     logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split, size: int
-) -> tuple[float, int]:
+) -> tuple[float, np.ndarray]:
     starts = range(0, len(split["labels"]), size)
     chunks = ({key: value[start : start + size] for key, value in split.items()} for start in starts)
     arguments = (label_smoothing, params, batch_stats)
     totals = (_totals_compiled(logits, loss, *arguments, chunk) for chunk in chunks)
     losses, right = zip(*totals, strict=True)
-    return float(sum(losses)), int(sum(right))
+    return float(sum(losses)), np.concatenate(right)
 
 
 def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:

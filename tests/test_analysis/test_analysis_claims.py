@@ -111,7 +111,7 @@ def test_an_interval_of_accuracies_counts_examples_in(make):
     evidence = compare(runs, "test_accuracy", high=5e-4, scale="difference")
     # The least variance of a difference of 0.02 over 100 examples, and of one more: (0.03 - 0.02²) / 100 = 0.0172².
     assert evidence.verdict == "undecided"
-    assert "there are 100 examples" in evidence.explanation
+    assert "the least error of 100 examples" in evidence.explanation
 
 
 def test_diverged_runs_do_not_decide_and_are_named(make, tmp_path):
@@ -133,6 +133,40 @@ def test_a_setting_without_runs_is_not_run(make):
     for evidence in (compare(runs, "m", high=5e-4), compare(runs, "m"), increases(runs, "m"), compare([], "m")):
         assert (evidence.verdict, evidence.seeds) == ("not run", 0)
     assert reaches_bound([], "m", "b").verdict == agrees([], "m", "b").verdict == "not run"
+
+
+def stored_answers(runs, right, labels=lambda run: 7):
+    """The runs with the bits of the examples of `right(run)`, whose share is their test accuracy."""
+    for run in runs:
+        bits = right(run)
+        run.metrics[-1]["test_accuracy"] = float(bits.mean())
+        arrays = {"test": np.packbits(bits), "test_size": len(bits), "test_labels": labels(run)}
+        np.savez(run.folder / "spectra" / f"{run.metrics[-1]['step']}-answers.npz", **arrays)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("disagree", "labels", "verdict", "says"),
+    [
+        ("alike", lambda run: 7, "undecided", "which of 101 examples each seed gets right"),
+        ("apart", lambda run: 7, "holds", "which of 101 examples each seed gets right"),
+        ("alike", lambda run: run.seed, "holds", "every seed has 101 examples of its own"),
+    ],
+)
+def test_what_seeds_share_of_their_examples_counts(make, disagree, labels, verdict, says):
+    """With L2 three or so of 101 more are right: the same ones in every seed, or others, or of other examples."""
+
+    def right(run):
+        bits = np.arange(101) >= 20
+        if run.setting("optim.l2"):
+            start = 0 if disagree == "alike" else 6 * run.seed
+            bits[start : start + 3 + (run.seed == 2)] = True
+        return bits
+
+    runs = stored_answers(make({0.0: [0] * 3, 5e-4: [0] * 3}, "test_accuracy"), right, labels)
+    evidence = compare(runs, "test_accuracy", high=5e-4, scale="difference")
+    assert evidence.verdict == verdict
+    assert says in evidence.explanation
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hessflat.analysis.results import (
     load_run,
     num_examples,
     pairs_by_seed,
+    setting_of,
 )
 from hessflat.utils.errors import InputError
 
@@ -153,3 +154,21 @@ def test_bounds_and_counts_limit_what_a_difference_says(tmp_path):
     assert finite_final(runs[0], "m") == 1.0
     with pytest.raises(InputError, match="bad is nan although the run is done"):
         finite_final(runs[0], "bad")
+
+
+def test_the_answers_of_a_run_are_read_back(tmp_path):
+    run = load_run(write_run(tmp_path))
+    assert run.answers("test") is None
+    right = np.arange(13) % 3 == 0
+    arrays = {"test": np.packbits(right), "test_size": 13, "test_labels": 5}
+    np.savez(run.folder / "spectra" / f"{run.metrics[-1]['step']}-answers.npz", **arrays)
+    assert run.answers("test").right.tolist() == right.tolist()
+    assert run.answers("test").labels == 5
+    assert run.answers("validation") is None
+
+
+def test_runs_of_one_setting_may_have_splits_of_their_own(tmp_path):
+    first, second, other = (load_run(write_run(tmp_path, l2, seed)) for l2, seed in ((0.0, 0), (0.0, 1), (0.1, 1)))
+    for run in (first, second, other):
+        run.config["data"] = {"name": "digits", "split_seed": run.seed}
+    assert setting_of(first) == setting_of(second) != setting_of(other)

@@ -13,6 +13,7 @@ from hessflat.analysis.statistics import (
     estimate,
     estimate_of_counts,
     estimate_of_ratio,
+    examples_variance,
     exponential_r_squared,
     exponential_rate,
     geometric_mean,
@@ -220,3 +221,35 @@ def test_signs_of_seeds_decide_nothing_that_is_not_there_and_need_six(seeds, can
         found += min(test.larger, test.smaller) <= 0.025
     assert found <= 60
     assert (sign_flip_test(np.ones(seeds)).floor <= 0.025) == can
+
+
+def disagreements(generator, kind, seeds, examples, share, of_seeds=0.0):
+    """By how much one of two equally good solutions is better on each example `[seeds, n]`; `share` of them differ."""
+    own, common = (generator.random((rows, examples)) for rows in (seeds, 1))
+    drawn = {"shared": np.repeat(common, seeds, 0), "independent": own}
+    drawn["half shared"] = np.where(generator.random((1, examples)) < 0.5, common, own)
+    result = (drawn[kind] < share / 2).astype(int) - (drawn[kind] > 1 - share / 2)
+    for row, effect in zip(result, of_seeds * generator.standard_normal(seeds), strict=True):
+        row[(row == 0) & (generator.random(examples) < abs(effect))] = np.sign(effect)
+    return result
+
+
+@pytest.mark.parametrize("kind", ["shared", "half shared", "independent"])
+@pytest.mark.parametrize(("seeds", "share", "of_seeds"), [(3, 0.02, 0.0), (3, 0.05, 0.003), (5, 0.02, 0.003)])
+def test_intervals_of_accuracies_cover_whatever_seeds_share(kind, seeds, share, of_seeds):
+    generator, covered, draws = np.random.default_rng(seeds), 0, 1_000
+    for _ in range(draws):
+        differences = disagreements(generator, kind, seeds, 898, share, of_seeds)
+        interval = estimate(differences.mean(axis=1), variance=examples_variance(differences)).interval
+        covered += interval.low <= 0 <= interval.high
+    assert 0.93 <= covered / draws <= 0.97
+
+
+def test_the_component_of_examples_is_that_of_an_analysis_of_variance():
+    generator = np.random.default_rng(0)
+    differences = generator.integers(-1, 2, (1, 400)) * np.ones((3, 1), int)
+    # Seeds that all differ on the same examples: the variance of a mean of 400 independent examples.
+    assert examples_variance(differences) == pytest.approx(differences[0].var(ddof=1) / 400)
+    alone = [examples_variance(generator.integers(-1, 2, (3, 400))) for _ in range(300)]
+    assert np.mean(alone) < 0.1 * differences[0].var() / 400
+    assert examples_variance(differences[:1]) == 0.0

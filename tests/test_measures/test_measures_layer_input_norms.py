@@ -1,5 +1,7 @@
 """Norms by layer beside the network written out, and the outputs that are stored."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def test_norms_of_features_and_kernels_and_stored_outputs():
     params, statistics = model.init(keys[1], x)
     splits = {"train": {"inputs": x, "labels": jnp.arange(9) % 3}, "test": {"inputs": x[:2], "labels": jnp.arange(2)}}
     state = eval_state(model, params, statistics, splits, examples=7)
-    found = measured(state, "layer_input_norms", "predictions")
+    found = measured(state, "layer_input_norms", "predictions", "answers")
     expected = np.asarray(x[:7], np.float64)
     for layer in range(3):
         kernel, bias = (np.asarray(params[f"Dense_{layer}"][name], np.float64) for name in ("kernel", "bias"))
@@ -30,6 +32,11 @@ def test_norms_of_features_and_kernels_and_stored_outputs():
     np.testing.assert_allclose(stored["test_outputs"], stored["train_outputs"][:2], rtol=1e-5)
     assert stored["train_inputs"].shape == (9, 6)
     assert stored["test_labels"].tolist() == [0, 1]
+    answers = found.arrays["answers"]
+    assert set(answers) == {"test", "test_size", "test_labels"}
+    right = np.argmax(stored["test_outputs"], axis=1) == stored["test_labels"]
+    assert np.unpackbits(answers["test"], count=int(answers["test_size"])).astype(bool).tolist() == right.tolist()
+    assert int(answers["test_labels"]) == zlib.crc32(np.array([0, 1], np.int32).tobytes())
 
 
 def test_large_and_small_matrices_have_the_norm_of_their_singular_values():
