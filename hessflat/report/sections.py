@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from hessflat.analysis.correlation import as_table, experiment_grid, regulariser_grids
 from hessflat.analysis.decisions import LEVEL, holm, verdict_of
-from hessflat.analysis.evidence import magnitude, not_needed
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, StoredExperiment, Table
+from hessflat.analysis.evidence import exp_or_inf, magnitude, not_needed
+from hessflat.analysis.experiment import Claim, Drawing, Effect, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.report import figures
@@ -225,6 +226,7 @@ def _record(
         "verdict_alone": evidence.verdict,
         "p": _rounded(p),
         "p_holm": _rounded(p_holm),
+        "effect": _effect(evidence.effect),
         "size": size,
         "size_compared": compared,
         "scale": stored.scale,
@@ -232,6 +234,15 @@ def _record(
         "runs": [run.path for run in meeting(stored.runs, needs)],
         "explanation": explanation,
     }
+
+
+def _effect(effect: Effect | None) -> dict[str, Any] | None:
+    """The ratio, or the difference, with the ends of its 95 % interval, to six digits."""
+    if effect is None:
+        return None
+    ends = effect.interval if effect.scale == "difference" else map(exp_or_inf, effect.interval)
+    numbers = {name: float(f"{end:.6g}") for name, end in zip(("estimate", "low", "high"), ends, strict=True)}
+    return {"scale": effect.scale, **{name: end if math.isfinite(end) else None for name, end in numbers.items()}}
 
 
 def _rounded(p: float | None) -> float | None:

@@ -1,0 +1,43 @@
+"""What the demo says of verdicts, and a demo of seconds."""
+
+import pytest
+
+from hessflat.cli import demo
+
+
+def record(verdict, estimate, low, high, scale="ratio"):
+    return {"verdict": verdict, "effect": {"scale": scale, "estimate": estimate, "low": low, "high": high}}
+
+
+def judged(accuracy, sharper):
+    return {
+        "accuracy": record("holds", accuracy, accuracy - 0.01, accuracy + 0.01, "difference"),
+        "sharper-and-better": record(sharper, 1.5, 1.2, 1.9),
+        "adaptive-lambda-max": record("holds", 0.5, 0.4, 0.6),
+        "jacobian-norm": record("holds", 0.25, None, None),
+    }
+
+
+def test_sentences_follow_from_the_verdicts():
+    clean = [judged(0.001, "undecided"), judged(0.002, "fails")]
+    noisy = [judged(0.15, "holds"), judged(0.04, "holds")]
+    first, second, third = demo.sentences(clean, noisy)
+    assert "by +0.1 [-0.9, +1.1] points (softmax regression) and +0.2 [-0.8, +1.2] points (perceptron)" in first
+    assert "+15.0 [+14.0, +16.0] points (softmax regression)" in first
+    assert "Where labels are wrong, yes: λ_max(H) changes by × 1.5 [1.2, 1.9] (softmax regression)" in second
+    assert second.endswith("Where they are clean, undecided (softmax regression) and no (perceptron).")
+    assert "the Jacobian norm by × 0.25 (softmax regression) and × 0.25 (perceptron)" in third
+
+
+def test_what_was_not_compared_has_no_size():
+    clean = [judged(0.1, "holds"), judged(0.1, "holds") | {"accuracy": {"verdict": "not run", "effect": None}}]
+    assert "and an unknown amount (perceptron) where labels are clean" in demo.sentences(clean, clean)[0]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_in_three_sentences_and_a_figure(tmp_path, capsys):
+    demo.main(["--scale=smoke", f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"])
+    printed = capsys.readouterr().out
+    assert "Weight decay changes the test accuracy by" in printed
+    assert f"figure: {tmp_path / 'report' / 'figures' / 'demo.png'}" in printed
+    assert (tmp_path / "report" / "figures" / "demo.png").stat().st_size > 10_000
