@@ -322,23 +322,29 @@ _STAR = "A star: the interval leaves out 0, as it does for one in twenty where t
 
 
 def as_table(grid: Grid) -> Table:
-    """One row for each measure that any group has, then how many runs and settings there are."""
+    """One row for each measure that any group has, then how many runs and settings there are.
+
+    A cell of a measure that some of these runs lack says how many have it.
+    """
     columns = grid.columns.values()
-    rows = tuple((metric_name(measure), *(_cell(column[measure]) for column in columns)) for measure in grid.measures)
     counts = {
-        name: [str(max(getattr(cell, name) for cell in column.values() if cell)) for column in columns]
+        name: [max(getattr(cell, name) for cell in column.values() if cell) for column in columns]
         for name in ("runs", "settings")
     }
-    return Table(
-        grid.caption, ("measure", *grid.columns), (*rows, *((name, *numbers) for name, numbers in counts.items()))
+    counted = tuple(zip(columns, counts["runs"], strict=True))
+    rows = (
+        (metric_name(measure), *(_cell(column[measure], runs) for column, runs in counted)) for measure in grid.measures
     )
+    ends = ((name, *map(str, numbers)) for name, numbers in counts.items())
+    return Table(grid.caption, ("measure", *grid.columns), (*rows, *ends))
 
 
-def _cell(correlated: Correlation | None) -> str:
+def _cell(correlated: Correlation | None, runs: int) -> str:
     if correlated is None:
         return "–"
     tau, low, high, *_ = correlated
+    few = f", {correlated.runs} runs" if correlated.runs < runs else ""
     if math.isnan(low):
-        return f"{tau:+.2f}, no interval"
+        return f"{tau:+.2f}, no interval{few}"
     star = "*" if correlated.is_found else ""
-    return f"{tau:+.2f}{star} [{low:+.2f}, {high:+.2f}]"
+    return f"{tau:+.2f}{star} [{low:+.2f}, {high:+.2f}]{few}"

@@ -87,6 +87,17 @@ def test_a_table_has_a_column_for_each_experiment_that_varies_a_regulariser(tmp_
     assert not experiment_grid(stored[1:]).columns
 
 
+def test_a_cell_of_a_measure_that_some_runs_lack_says_how_many_have_it(tmp_path):
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, spectra=False)]
+    lacking = {**runs[0].metrics[-1]}
+    del lacking["hessian.lambda_max"]
+    runs[0] = runs[0]._replace(metrics=[lacking])
+    rows = dict(as_table(experiment_grid([StoredExperiment(asking("optim.l2"), "small", runs)])).rows)
+    assert rows["λ_max(H)"] == "-1.00, no interval, 8 runs"
+    assert rows["runs"] == "9"
+    assert [name for name, cell in rows.items() if "8 runs" in cell and not name.startswith("λ_max(H)")] == []
+
+
 def made_of(run, lines, apart=False, **settings):
     """A run for each line of numbers, with settings by `block__name`, and one of its own where they are `apart`."""
     made = []
