@@ -186,6 +186,7 @@ def test_the_counts_of_the_readme_are_those_of_the_stored_report():
     sizes = Counter(record["size"] for record in records)
     alone = sum(record["verdict_alone"] in ("holds", "fails") for record in records)
     experiments = {(record["experiment"], record["scale"]) for record in records if record["p_holm"] is not None}
+    pilots, judged = (sum(map(bool, (record[key] for record in records))) for key in ("pilot", "seeds"))
     tested = sum(record["p_holm"] is not None for record in records)
     text = " ".join((ROOT / "README.md").read_text().split())
     for said in (
@@ -194,6 +195,7 @@ def test_the_counts_of_the_readme_are_those_of_the_stored_report():
         f"and {verdicts['not run']} not run.",
         f"At most {0.05 * len(experiments):.2g} false decisions are expected; with each claim by itself {alone} would "
         f"be decided, and {0.05 * tested:.2g} false decisions expected.",
+        "All" * (pilots == judged) + f"{pilots} of {judged}" * (pilots < judged) + " stored verdicts are pilots",
         f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",
     ):

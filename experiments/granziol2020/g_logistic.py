@@ -4,7 +4,7 @@ from functools import partial
 
 from experiments.granziol2020.weight_decay import SHARED_CLAIMS, draw, generalises_better, tabulate
 from hessflat.analysis import claims, limits
-from hessflat.analysis.experiment import Claim, Experiment
+from hessflat.analysis.experiment import Claim, Experiment, Tuned
 
 EXPERIMENT = Experiment(
     id="g_logistic",
@@ -58,4 +58,5 @@ EXPERIMENT = Experiment(
         *SHARED_CLAIMS,
     ),
     notes="The paper does not say how pixels are scaled; g_logistic_scaling tries the candidates.",
+    tuned=(Tuned("paper", (0,), "the scaling of the pixels, by g_logistic_scaling,"),),
 )

@@ -24,7 +24,7 @@ from experiments.macdonald2023.coordinate_figures import (
 from hessflat.analysis import limits
 from hessflat.analysis.decisions import conjunction
 from hessflat.analysis.evidence import Expect, all_hold, between, decided, not_applicable
-from hessflat.analysis.experiment import Claim, Evidence, Experiment
+from hessflat.analysis.experiment import Claim, Evidence, Experiment, Tuned
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run
 from hessflat.analysis.statistics import estimate_of_ratio
@@ -219,4 +219,5 @@ EXPERIMENT = Experiment(
         "network is pretrained; the configuration says what is taken and why. Its numbers can tell apart such choices, "
         "but not confirm them."
     ),
+    tuned=(Tuned("paper", (0, 1, 2, 3), "points, width of the Gaussian and spread of targets"),),
 )

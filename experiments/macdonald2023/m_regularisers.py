@@ -18,7 +18,7 @@ from experiments.macdonald2023.end_of_training import (
 )
 from hessflat.analysis import limits
 from hessflat.analysis.correlation import differing_only_in
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.strata import final_metric, follows_closer, not_lowered, setting_value
 from hessflat.analysis.tables import table_by_group
@@ -172,4 +172,5 @@ EXPERIMENT = Experiment(
         ),
         *(claim for setting in REGULARISERS for claim in claims_of_regulariser(setting)),
     ),
+    tuned=(Tuned("small", (0, 1, 2), "the degrees of augmentation"),),
 )

@@ -15,7 +15,7 @@ from experiments.macdonald2023.label_smoothing import (
 )
 from hessflat.analysis import limits
 from hessflat.analysis.evidence import all_hold
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
 from hessflat.analysis.histories import LATE, late_growth_factor, late_value, remaining_share, series
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -195,4 +195,5 @@ EXPERIMENT = Experiment(
         "decay. A small network with batch norm on digits begins so sharp that sharpness hardly grows in the first "
         "epoch: the claim's value says by how much, and m_sharpening shows where it grows."
     ),
+    tuned=(Tuned("small", (0, 1, 2), "network, rate, momentum and batch size"),),
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from hessflat.analysis import claims, limits
 from hessflat.analysis.evidence import all_hold
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
 from hessflat.analysis.interpolation import asymmetry, error_barrier, extremes_around_switch, rises
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -322,5 +322,12 @@ EXPERIMENT = Experiment(
     ),
     notes=(
         "The paper gives neither the learning rate nor the sizes of its AlexNet; the configuration says what is taken."
+    ),
+    tuned=(
+        Tuned(
+            "small",
+            (0, 1, 2, 3, 4),
+            "network, rate and numbers of steps, the first few tried at which the switch shows,",
+        ),
     ),
 )

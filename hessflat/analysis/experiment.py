@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
@@ -84,13 +85,21 @@ class Drawing(NamedTuple):
     data: Mapping[str, Sequence[Any]]
 
 
+class Tuned(NamedTuple):
+    """What was chosen after results of some seeds at a scale had been seen: their verdicts are pilots."""
+
+    scale: str
+    seeds: tuple[int, ...]
+    what: str
+
+
 class Experiment(NamedTuple):
     """An experiment: the question, the configuration whose runs answer it, and the functions that draw, tabulate and
     decide.
 
     Each module under `experiments/` defines one as `EXPERIMENT`. `regularisers` are the settings that its runs vary as
     regularisers; the report correlates each measure with the generalisation gap over these runs. Figures and tables
-    show the runs that `needs` says.
+    show the runs that `needs` says. `tuned` says what was chosen after results had been seen.
     """
 
     id: str
@@ -103,12 +112,14 @@ class Experiment(NamedTuple):
     notes: str = ""
     regularisers: tuple[str, ...] = ()
     needs: Needs = "learnt"
+    tuned: tuple[Tuned, ...] = ()
 
 
 class StoredExperiment(NamedTuple):
     """An experiment at one scale with its stored runs.
 
     `missing` counts the planned runs that are not stored or damaged; `damaged` has a line for each of the latter.
+    `rules` is the registry of rules, as `provenance.read_rules` reads it.
     """
 
     experiment: Experiment
@@ -116,6 +127,7 @@ class StoredExperiment(NamedTuple):
     runs: Sequence[Run]
     missing: int = 0
     damaged: Sequence[str] = ()
+    rules: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def slug(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment
+from hessflat.analysis.provenance import read_rules
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, sweep
@@ -58,7 +59,8 @@ def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
                 runs.append(load_run(folder))
         except InputError as error:
             damaged.append(in_one_line(error))
-    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged)
+    rules = read_rules(FOLDER / "rules.json")
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules)
 
 
 def report_all(root: Path, out: Path) -> list[StoredExperiment]:

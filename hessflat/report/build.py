@@ -84,6 +84,8 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
             console.print()
     everything = [record for _, records in judged for record in records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
+    if pilots := sum(bool(record["pilot"]) for record in everything):
+        console.print(Text(f"{pilots} of these verdicts are pilots; the report says of each why."))
     if compared := sizes(everything):
         console.print(Text(f"Effects whose size a paper gives: {compared}."))
     for one in stored:

@@ -43,7 +43,7 @@ def _escaped(text: str) -> str:
 def _summary(records: Sequence[Record]) -> str:
     rows = tuple(
         (
-            record["verdict"],
+            f"{record['verdict']}{', pilot' if record['pilot'] else ''}",
             record["statement"],
             record["where"],
             record["paper_value"],
@@ -92,6 +92,8 @@ def _claim(record: Record) -> str:
     if record["size"]:
         lines.append(f"- size {record['size']}: {record['size_compared']}")
     lines.append(f"- rule: {record['rule']}")
+    if record["pilot"]:
+        lines.append(f"- pilot: {record['pilot']}")
     if record["explanation"]:
         lines.append(f"- {record['explanation']}")
     return "\n".join(lines)

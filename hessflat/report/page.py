@@ -104,6 +104,10 @@ def _size(record: Record) -> str:
     return f'<br><span class="soft">size {_text(record["size"])}</span>' if record["size"] else ""
 
 
+def _pilot(record: Record) -> str:
+    return '<br><span class="soft">pilot</span>' if record["pilot"] else ""
+
+
 def _anchor(record: Record) -> str:
     return _text(f"{record['experiment']}-{record['scale']}-{record['claim']}".replace(" ", "-"))
 
@@ -117,7 +121,7 @@ def _links(record: Record) -> str:
 
 def _summary(paper: str, records: Sequence[Record]) -> str:
     rows = "\n".join(
-        f"<tr><td>{_verdict(record['verdict'])}{_size(record)}</td>"
+        f"<tr><td>{_verdict(record['verdict'])}{_pilot(record)}{_size(record)}</td>"
         f'<td><a href="#{_anchor(record)}">{_text(record["statement"])}</a>'
         f'<br><span class="soft">{_text(record["experiment"])}, {_text(record["where"])}: {_links(record)}</span></td>'
         f"<td>{_text(record['paper_value'])}</td><td>{_value(record['value']) or '–'}</td>"
@@ -177,6 +181,7 @@ def _claim(record: Record) -> str:
         f"<p>Size {_text(record['size'])}: {_text(record['size_compared'])}</p>" if record["size"] else "",
         f'<p class="soft">{_text(record["paper"])}, {_text(record["where"])}: {_text(record["paper_value"])}</p>',
         f'<p class="soft">{_sentence(record["explanation"])}</p>' if record["explanation"] else "",
+        f'<p class="soft">Pilot: {_text(record["pilot"])}</p>' if record["pilot"] else "",
         f'<p class="soft">Rule: {_text(record["rule"])}</p></div>',
     ]
     return "\n".join(line for line in lines if line)

@@ -15,6 +15,7 @@ from hessflat.analysis.decisions import LEVEL, holm, verdict_of
 from hessflat.analysis.evidence import exp_or_inf, magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Effect, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
+from hessflat.analysis.provenance import fixed_at, needs_of, pilot
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.report import figures
 from hessflat.report.figures.style import as_png, as_svg
@@ -125,7 +126,7 @@ def judge(stored: StoredExperiment) -> list[Record]:
 
     The claims that could be decided are decided together (Holm 1979): in at most 5 % of cases is any decided wrongly.
     """
-    every = [(claim, claim.needs or stored.experiment.needs) for claim in stored.experiment.claims]
+    every = [(claim, needs_of(stored.experiment, claim)) for claim in stored.experiment.claims]
     evidence = [_evidence(stored, claim, needs) for claim, needs in every]
     family = {
         place: one.chance.two_sided
@@ -150,6 +151,11 @@ def summary(records: Sequence[Record]) -> str:
             f"By chance {number(LEVEL * experiments, 2)} false decisions at most are expected, one in "
             f"{1 / LEVEL:.0f} of {experiments} experiments whose claims are decided together (Holm); were each of the "
             f"{len(tested)} claims decided by itself it would be {number(LEVEL * len(tested), 2)}."
+        )
+    if pilots := sum(bool(record["pilot"]) for record in records):
+        lines.append(
+            f"{pilots} of {sum(record['seeds'] > 0 for record in records)} verdicts are pilots: of runs from before "
+            "their rule was fixed, or from seeds that were tuned on."
         )
     if compared := sizes(records):
         lines.append(f"Effects whose size a paper gives: {compared}.")
@@ -210,6 +216,7 @@ def _record(
             f"; alone it {evidence.verdict} (p = {number(p, 2)}), but not among the {family} claims of the experiment "
             f"(Holm: p = {number(p_holm, 2)})"
         )
+    runs, fixed = meeting(stored.runs, needs), fixed_at(stored.rules, stored.experiment, claim)
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
@@ -224,6 +231,8 @@ def _record(
         "rule": evidence.rule,
         "verdict": verdict,
         "verdict_alone": evidence.verdict,
+        "fixed_at": fixed,
+        "pilot": pilot(stored.experiment, stored.scale, runs, fixed) if evidence.seeds else "",
         "p": _rounded(p),
         "p_holm": _rounded(p_holm),
         "effect": _effect(evidence.effect),
@@ -231,7 +240,7 @@ def _record(
         "size_compared": compared,
         "scale": stored.scale,
         "needs": needs,
-        "runs": [run.path for run in meeting(stored.runs, needs)],
+        "runs": [run.path for run in runs],
         "explanation": explanation,
     }
 

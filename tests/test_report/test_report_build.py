@@ -14,8 +14,8 @@ from hessflat.report.figures import over_training, panels_against
 from hessflat.utils.errors import InputError
 
 KEYS = (
-    "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone p p_holm effect "
-    "size size_compared scale needs runs explanation"
+    "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone fixed_at pilot p "
+    "p_holm effect size size_compared scale needs runs explanation"
 )
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
 
