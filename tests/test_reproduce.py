@@ -28,7 +28,7 @@ def test_operations_of_a_gradient_are_those_of_its_matrix_products():
     training = 4 * 7_840 * 45_000 * 1_000 / 1e9
     assert training < found.total_seconds()
     config = sweep.sweep_configs("g_logistic_scaling:paper")[0]
-    measured = ("measure.spectra", "measure.jacobian", "measure.performance")
+    measured = ("measure.spectra", "measure.jacobian", "measure.performance", "measure.answers")
     without = schema.replace(config, dict.fromkeys(measured, "never"))
     assert run_cost(without, Throughput(1e9, 0.0)).total_seconds() == pytest.approx(training / 20, rel=0.05)
     # Small networks wait for their steps to be started.
