@@ -63,6 +63,23 @@ def test_a_factor_that_moves_to_the_next_relu_layer_changes_nothing(case):
         assert after[f"hessian.{name}_lambda_max"] == pytest.approx(before[f"hessian.{name}_lambda_max"], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_factors_of_single_filters_before_batch_norm_change_nothing(case):
+    train = case.splits["train"]
+    model = models.build("mlp", 3, hidden=(6,), batch_norm=True)
+    params, statistics = model.init(jax.random.key(3), train["inputs"][:1])
+    factors = jnp.linspace(0.5, 3.0, 6)
+    first = params["Dense_0"]
+    moved = {"kernel": first["kernel"] * factors[None], "bias": first["bias"] * factors}
+    states = [
+        state_at(model, params | {"Dense_0": layer}, statistics, train["inputs"], train["labels"])
+        for layer in (first, moved)
+    ]
+    before, after = map(scaled_of, states)
+    for name in ("adaptive", "filter"):
+        assert after[f"hessian.{name}_lambda_max"] == pytest.approx(before[f"hessian.{name}_lambda_max"], rel=3e-3)
+
+
 @pytest.mark.long
 def test_each_mode_of_batch_norm_has_its_own():
     keys = jax.random.split(jax.random.key(1), 3)
