@@ -18,7 +18,7 @@ SCALES = m_regularisers.SCALES
 L2 = {
     "smoke": (0.0, 5e-4),
     "small": (0.0, 5e-4, 2e-3, 5e-3, 1e-2),
-    "medium": (0.0, 5e-4, 1e-3, 2e-3, 5e-3),
+    "medium": (0.0, 2e-4, 5e-4, 1e-3, 2e-3),
     "paper": (0.0, 1e-4, 5e-4, 1e-3),
 }
 

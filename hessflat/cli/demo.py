@@ -75,10 +75,11 @@ def _size(record: Record) -> str:
         return "an unknown amount"
     is_ratio = effect["scale"] == "ratio"
     estimate, *ends = [
-        end if end is None else number(end, 3) if is_ratio else f"{100 * end:+.1f}"
+        number(end, 3) if is_ratio else f"{100 * end:+.1f}"
         for end in (effect["estimate"], effect["low"], effect["high"])
+        if end is not None
     ]
-    interval = "" if None in ends else f" [{', '.join(ends)}]"
+    interval = f" [{', '.join(ends)}]" if ends else ""
     return f"× {estimate}{interval}" if is_ratio else f"{estimate}{interval} points"
 
 
