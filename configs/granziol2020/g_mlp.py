@@ -2,7 +2,7 @@
 
     make sweep CONFIG=g_mlp:small
 
-smoke: seconds, 2 runs. small: scikit-learn's digits, 12 runs. paper: MNIST after `make data DATASETS=mnist`, 30
+smoke: seconds, 2 runs. small: scikit-learn's digits, 20 runs. paper: MNIST after `make data DATASETS=mnist`, 30
 runs, hours on two cores.
 """
 
@@ -13,7 +13,7 @@ from hessflat.config import Overrides, override, product
 from hessflat.runs.schema import base_config
 
 L2 = {"smoke": (0.0, 5e-4), "small": (0.0, 5e-4, 2e-3, 1e-2), "paper": (0.0, 1e-4, 5e-4)}
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "paper": tuple(range(10))}
+SEEDS = {"smoke": (0,), "small": (0, 1, 2, 3, 4), "paper": tuple(range(10))}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
