@@ -1,8 +1,13 @@
 """What the demo says of verdicts, and a demo of seconds."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from hessflat.cli import demo
+
+ROOT = Path(__file__).parent.parent
 
 
 def record(verdict, estimate, low, high, scale="ratio"):
@@ -41,3 +46,19 @@ def test_the_demo_ends_in_three_sentences_and_a_figure(tmp_path, capsys):
     assert "Weight decay changes the test accuracy by" in printed
     assert f"figure: {tmp_path / 'report' / 'figures' / 'demo.png'}" in printed
     assert (tmp_path / "report" / "figures" / "demo.png").stat().st_size > 10_000
+
+
+def test_the_readme_says_what_the_stored_runs_say():
+    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    noisy = [
+        {record["claim"]: record for record in records if record["experiment"] == name}
+        for name in demo.REGIMES["a fifth of the labels wrong"]
+    ]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for claim in ("accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"):
+        assert demo.each(noisy, claim) in text, claim
+    assert {own[claim]["verdict"] for own in noisy for claim in ("sharper-and-better", "adaptive-lambda-max")} == {
+        "holds"
+    }
+    decided = sum(record["verdict"] in ("holds", "fails") for own in noisy for record in own.values())
+    assert f"Of the {sum(map(len, noisy))} claims {decided} are decided with them" in text

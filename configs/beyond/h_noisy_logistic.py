@@ -24,6 +24,8 @@ NOISY: Overrides = {
     "data.train_size": 300,
     "data.test_fraction": 0.65,
     "data.scaling": "standardised",
+    "measure.spectra": "start, end",
+    "measure.jacobian": "start, end",
 }
 
 

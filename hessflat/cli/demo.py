@@ -54,17 +54,17 @@ def sentences(clean: Sequence[Mapping[str, Record]], noisy: Sequence[Mapping[str
     """
     better, sharper, in_units, steeper = "accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"
     return [
-        f"Weight decay changes the test accuracy by {_each(clean, better)} where labels are clean, and by "
-        f"{_each(noisy, better)} where a fifth of them are wrong.",
+        f"Weight decay changes the test accuracy by {each(clean, better)} where labels are clean, and by "
+        f"{each(noisy, better)} where a fifth of them are wrong.",
         f"Is the solution that generalises better the sharper one, as G says? Where labels are wrong, "
-        f"{_answers(noisy, sharper)}: λ_max(H) changes by {_each(noisy, sharper)}. Where they are clean, "
+        f"{_answers(noisy, sharper)}: λ_max(H) changes by {each(noisy, sharper)}. Where they are clean, "
         f"{_answers(clean, sharper)}.",
         f"Is it the flatter one in units that follow the weights? Where labels are wrong, {_answers(noisy, in_units)}: "
-        f"adaptive sharpness changes by {_each(noisy, in_units)}, and the Jacobian norm by {_each(noisy, steeper)}.",
+        f"adaptive sharpness changes by {each(noisy, in_units)}, and the Jacobian norm by {each(noisy, steeper)}.",
     ]
 
 
-def _each(records: Sequence[Mapping[str, Record]], claim: str) -> str:
+def each(records: Sequence[Mapping[str, Record]], claim: str) -> str:
     """`+15.3 [+13.1, +17.6] points (softmax regression) and ...`"""
     return " and ".join(f"{_size(own[claim])} ({model})" for model, own in zip(MODELS, records, strict=True))
 
