@@ -68,6 +68,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         | NARROW["medium"]["vgg"]
         | {
             "model.name": "vgg",
+            "train.epochs": 90,
             "measure.spectra": "never",
             "measure.scaled_sharpness": "never",
             "measure.examples": 250,
