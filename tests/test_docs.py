@@ -77,7 +77,7 @@ def same_output(printed, shown):
 
 
 # The other pages compile hundreds of programs.
-QUICK = ("README.md", "training.md", "numerics.md")
+QUICK = ("README.md", "numerics.md")
 
 
 @pytest.mark.slow

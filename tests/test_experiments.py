@@ -124,8 +124,7 @@ def test_unknown_experiment_and_scale_are_one_line(tmp_path):
         report.main([f"--root={tmp_path}"])
 
 
-@pytest.mark.exact
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_side_by_side_agree_with_one_and_continue_to_the_same_bits(tmp_path):
     little = {"train.epochs": 1, "model.mlp.hidden": (5,), "measure.lanczos_steps": 4, "measure.jacobian": "never"}
     chosen = [schema.replace(c, little) for c in sweep.sweep_configs("g_mlp:smoke")]

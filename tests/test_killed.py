@@ -55,8 +55,16 @@ def killed_when(condition, root, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [pytest.param("measured", marks=pytest.mark.long), "end"])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep):
+@pytest.mark.parametrize(
+    ("keep", "of_moments"),
+    [
+        ("end", slice(0, None, 3)),
+        pytest.param("end", slice(None), marks=pytest.mark.long),
+        pytest.param("measured", slice(None), marks=pytest.mark.long),
+    ],
+    ids=["end-three", "end", "measured"],
+)
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep, of_moments):
     arguments = [
         "--config.train.epochs=100",
         *(EVERY_TEN if keep == "measured" else EVERY_TEN[:2]),
@@ -80,9 +88,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep):
         lambda other: any((other / "spectra").glob("500-*")),
         lines(8),
         lines(11),  # after the last line, before the run counts as done
-    ]
+    ][of_moments]
     kills = sum(killed_when(moment, interrupted, *arguments) for moment in moments)
-    assert kills >= 6  # the last moment may come too late
+    assert kills >= (6 if len(moments) == 8 else 3)  # the last moments may come too late
     subprocess.run([*COMMAND, f"--root={interrupted}", *arguments], check=True, capture_output=True)
     other = next(interrupted.glob("g_mlp/*"))
 

@@ -1,6 +1,7 @@
 """The README's recipes, followed in a copy of the project.
 
-Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give.
+Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give. All but a
+measure, a loss and an experiment are long.
 """
 
 import ast
@@ -224,7 +225,7 @@ def test_a_measure_is_one_file_and_one_line(project):
     assert re.search(r"--config\.measure\.weight_power +'never' +when the sum of powers of weights is taken", settings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_curvature_matrix_is_a_function_and_a_line(project):
     assert "`OPERATORS`, in `measures/eval_state.py`" in " ".join(recipe("A **curvature matrix**").split())
     path = project / "hessflat/measures/eval_state.py"
@@ -244,7 +245,7 @@ def test_a_curvature_matrix_is_a_function_and_a_line(project):
     assert "λ_max((H/2))" in python(project, "-c", SHOW, str(folder), "half.lambda_max", "spectra")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_data_source_is_a_function_and_a_line(project):
     steps = recipe("A **data set**")
     assert "A function `(*, settings) -> Source` in `data/sources.py`" in steps
@@ -268,7 +269,7 @@ def test_a_data_source_is_a_function_and_a_line(project):
     assert 0 <= last_metrics(folder)["test_accuracy"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_published_data_set_is_a_function_and_an_entry(project, monkeypatch):
     steps = " ".join(
         recipe("A **published data set** of the TFDS catalogue that needs no TensorFlow: 1 edited").split()
@@ -350,7 +351,7 @@ def arguments_of(source, name):
     return [keyword.arg for keyword in call.keywords]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_is_one_file_and_one_line(project):
     steps = recipe("A **model**: 1 new file, 1 edited")
     assert "`models/NAME.py`" in steps
@@ -364,7 +365,7 @@ def test_a_model_is_one_file_and_one_line(project):
     assert 0 <= last_metrics(folder)["train_accuracy"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_optimiser_is_a_function_and_a_line(project):
     steps = recipe("An **optimiser**: 1 edited")
     assert "A function `(learning_rate, l2, mask, *, settings) -> optax.GradientTransformation`" in steps
@@ -396,7 +397,7 @@ def test_an_optimiser_is_a_function_and_a_line(project):
     assert num_params / 4 < metrics["weight_norm"] ** 2 < num_params * 9 / 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_schedule_is_a_function_and_a_line(project):
     steps = recipe("A learning-rate **schedule**: 1 edited")
     assert "A function `(num_epochs, average_from, *, settings) -> Schedule`" in steps
@@ -455,7 +456,7 @@ def test_a_loss_is_a_function_and_an_entry(project):
         train(project, "--config.train.loss=flat", "--config.train.batch_size=0", *real_targets, *UNMEASURED)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_metric_writer_is_a_function_and_an_entry(project):
     steps = " ".join(recipe("A **metric writer**: 1 edited").split())
     assert "A function `(folder, settings, start) -> Writer` in `runs/writers.py`" in steps

@@ -3,7 +3,7 @@
 The reference is one program of `jax.jvp`, `jax.grad` and `jax.vjp` over all examples at once. Against it stands the
 linearised operator: in single precision in one batch, every example by itself under `jax.vmap`, and in double precision
 in batches of two, with one example that remains. Every function acts on each row by itself, so that all are the same
-matrix.
+matrix. Double precision is long but for one function of each kind.
 """
 
 import functools
@@ -29,6 +29,20 @@ def broadcasting():
 
 
 CASES, TOLERANCES, WITHOUT_G, DRIVEN_FROM_PYTHON = {}, {}, set(), set()
+OF_EACH_KIND = (
+    *("scan_over_inputs", "while_loop_of_parameters", "cond_in_scan", "checkpoint_in_scan", "custom_jvp", "custom_vjp"),
+    *(
+        "custom_linear_solve",
+        "conv_grouped_by_batch",
+        "max_pool",
+        "reductions",
+        "gather",
+        "scatter",
+        "sort",
+        "attention",
+    ),
+    *("eigh", "elementary", "complex_numbers", "mixed_types", "random_from_the_batch"),
+)
 
 
 def case(function=None, *, tolerance=None, gauss_newton=True, from_python=False):
@@ -695,18 +709,29 @@ def require_close(product, expected, tolerance, what):
     assert error <= tolerance, f"{what}: {error:.1e} of the size, at most {tolerance:.0e} expected"
 
 
+def check(name, dtype, alone, batch_size, tolerance):
+    p, batch, vector = problem(dtype)
+    expected = reference(name, p, batch, vector)
+    assert np.isfinite(expected).all()
+    assert np.abs(expected).max() > 1e-3
+    op = cv.linearize(operator_of(name, alone, p, cv.Batches(batch, batch_size)))
+    if name not in DRIVEN_FROM_PYTHON:
+        assert all(isinstance(term, LinearizedTerm) for term in op.terms)
+    require_close(op(vector), expected, tolerance, str(np.dtype(dtype)))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_products_are_those_of_plain_jax(name):
-    for dtype, x64, tolerance in zip((np.float32, np.float64), (False, True), TOLERANCES[name], strict=True):
-        with jax.enable_x64(x64):
-            p, batch, vector = problem(dtype)
-            expected = reference(name, p, batch, vector)
-            assert np.isfinite(expected).all()
-            assert np.abs(expected).max() > 1e-3
-            # In double precision the data are in batches of two and one; in single precision all rows are in one batch,
-            # each by itself under `jax.vmap`.
-            op = operator_of(name, not x64, p, cv.Batches(batch, 2 if x64 else None))
-            op = cv.linearize(op)
-            if name not in DRIVEN_FROM_PYTHON:
-                assert all(isinstance(term, LinearizedTerm) for term in op.terms)
-            require_close(op(vector), expected, tolerance, str(np.dtype(dtype)))
+    check(name, np.float32, True, None, TOLERANCES[name][0])
+
+
+def test_there_is_a_function_of_each_kind():
+    assert CASES.keys() >= set(OF_EACH_KIND)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
+def test_products_in_double_precision_are_those_of_plain_jax(name):
+    with jax.enable_x64(True):
+        check(name, np.float64, False, 2, TOLERANCES[name][1])
