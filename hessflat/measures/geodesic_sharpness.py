@@ -155,14 +155,10 @@ def _alike(a: Any, b: np.ndarray) -> bool:
     return bool(np.abs(np.asarray(a, np.float64) - b).max() <= _TOLERANCE * np.abs(b).max())
 
 
-def _cost(settings: Any, num_params: int) -> float:
-    """An ascent; a gradient is half a product."""
-    return (settings.m_steps / 2 + 1 / 6) * flatness_share(settings)
-
-
 MEASURE = Measure(
     geodesic_sharpness,
-    cost=_cost,
+    # An ascent; a gradient is half a product.
+    cost=lambda settings, num_params: (settings.m_steps / 2 + 1 / 6) * flatness_share(settings),
     doc="the worst case on the quotient by the network's symmetries is measured",
     names={
         "geodesic_sharpness.worst": "geodesic sharpness",
