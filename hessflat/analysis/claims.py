@@ -6,7 +6,7 @@ decide; each explanation names the runs that are left out. Where there is nothin
 run diverged or failed, else "not run". Where runs could not tell for or against it, it is "not applicable".
 
 Every rule raises an InputError for a metric that was not measured or is not finite. Rules on one number of a run are in
-`limits`.
+`limits`. The module is long because each rule, with its sentence and its words, can be read by itself.
 """
 
 import math
