@@ -96,6 +96,37 @@ MEASURED: Overrides = {
     "measure.probes": 1,
     "checkpoint.keep": "end",
 }
+# What else is taken for flatness, docs/flatness.md; of fewer examples, for they evaluate the loss again and again.
+FLATNESS: Overrides = {
+    **dict.fromkeys(
+        (
+            "measure.m_sharpness",
+            "measure.geodesic_sharpness",
+            "measure.fisher_rao",
+            "measure.pac_bayes",
+            "measure.relative_flatness",
+            "measure.norms",
+        ),
+        "end",
+    ),
+    "measure.flatness_examples": 256,
+    "measure.m": 128,
+    "measure.m_steps": 3,
+    "measure.m_draws": 1,
+    "measure.noise_draws": 2,
+    "measure.relative_probes": 4,
+}
+# On digits those take longer than training does.
+ON_DIGITS: Overrides = {
+    "measure.m_sharpness": "end",
+    "measure.fisher_rao": "end",
+    "measure.pac_bayes": "end",
+    "measure.norms": "end",
+    "measure.flatness_examples": 128,
+    "measure.m": 64,
+    "measure.m_steps": 3,
+    "measure.noise_draws": 2,
+}
 
 
 def networks(scale: str, batch_norm: tuple[bool, ...] = (True, False)) -> list[Overrides]:
@@ -149,12 +180,14 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": on_digits
         | {"model.name": "mlp", "model.mlp.hidden": (8,), "train.epochs": 2, "schedule.step_decay.after": (1,)},
-        "small": on_digits | NARROW["small"]["resnet"],
+        "small": on_digits | ON_DIGITS | NARROW["small"]["resnet"],
         # Less than half of the paper's epochs, each with a ninth of its images; smaller batches, for more steps.
         "medium": FEW_IMAGES
+        | FLATNESS
         | NARROW["medium"]["resnet"]
         | {"train.epochs": 40, "schedule.step_decay.after": (22, 35), "train.batch_size": 64},
-        "paper": {
+        "paper": FLATNESS
+        | {
             "data.name": "cifar10",
             # Its figures show the accuracy on a validation set; how large it is, the paper does not say.
             "data.train_size": 45_000,
