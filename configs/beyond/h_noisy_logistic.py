@@ -8,7 +8,7 @@ smoke: seconds, 2 runs. small: 300 of scikit-learn's digits to train on, 25 runs
 from ml_collections import ConfigDict
 
 from configs.granziol2020 import g_logistic
-from hessflat.config import Overrides, override, product
+from hessflat.config import Overrides, drawn_anew, override, product
 
 SCALES = ("smoke", "small")
 
@@ -37,8 +37,3 @@ def get_config(scale: str = "small") -> ConfigDict:
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: every L2 with every seed, which draws the split and its noise as well."""
     return product({"optim.l2": L2[scale]}, drawn_anew(SEEDS[scale]))
-
-
-def drawn_anew(seeds: tuple[int, ...]) -> list[Overrides]:
-    """The overrides of each seed, with a split of its own."""
-    return [{"seed": seed, "data.split_seed": seed} for seed in seeds]

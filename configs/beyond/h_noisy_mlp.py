@@ -7,9 +7,9 @@ smoke: seconds, 2 runs. small: 300 of scikit-learn's digits to train on, 20 runs
 
 from ml_collections import ConfigDict
 
-from configs.beyond.h_noisy_logistic import NOISY, SEEDS, drawn_anew
+from configs.beyond.h_noisy_logistic import NOISY, SEEDS
 from configs.granziol2020 import g_mlp
-from hessflat.config import Overrides, override, product
+from hessflat.config import Overrides, drawn_anew, override, product
 
 SCALES = ("smoke", "small")
 

@@ -3,7 +3,7 @@
 
     make sweep CONFIG=m_lr_batch:small
 
-smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 54 runs, some minutes on
+smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 72 runs, some minutes on
 two cores. medium: the same, wider, on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 54 runs, hours on
 two cores. paper: ResNet-18 and VGG-11 with batch norm on CIFAR-10 and CIFAR-100 after `make data DATASETS="cifar10
 cifar100"`, 300 runs, on accelerators.
@@ -11,9 +11,9 @@ cifar100"`, 300 runs, on accelerators.
 
 from ml_collections import ConfigDict
 
-from configs.macdonald2023.m_regularisers import MEASURED, networks
+from configs.macdonald2023.m_regularisers import MEASURED, SEEDS, networks
 from configs.macdonald2023.m_regularisers import get_config as regularised
-from hessflat.config import Overrides, override, product
+from hessflat.config import Overrides, drawn_anew, override, product
 
 SCALES = ("smoke", "small", "medium", "paper")
 
@@ -24,7 +24,6 @@ LEARNING_RATES = {
     "paper": (0.1, 0.01, 0.001),
 }
 BATCHES = {"smoke": (16, 64), "small": (16, 64, 256), "medium": (32, 64, 128), "paper": (64, 128, 256, 512, 1024)}
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
@@ -57,5 +56,6 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     data: list[Overrides] = [{}]
     if scale == "paper":
         data = [{"data.name": "cifar10"}, {"data.name": "cifar100", "stop.train_loss": 0.02}]
-    grid = {"optim.lr": LEARNING_RATES[scale], "seed": SEEDS[scale]}
-    return product(data, [{"train.batch_size": batch} for batch in BATCHES[scale]], networks(scale, (True,)), grid)
+    grid = {"train.batch_size": BATCHES[scale]}
+    rates = {"optim.lr": LEARNING_RATES[scale]}
+    return product(data, grid, networks(scale, (True,)), rates, drawn_anew(SEEDS[scale]))

@@ -3,7 +3,7 @@
     make sweep CONFIG=m_regularisers:small
 
 smoke: seconds, 3 runs. small: a narrow VGG-11 and a narrow ResNet-10, with and without batch norm, on scikit-learn's
-digits, 240 runs, some minutes on two cores. medium: the same on 5,000 images of CIFAR-10 after `make data
+digits, 320 runs, some minutes on two cores. medium: the same on 5,000 images of CIFAR-10 after `make data
 DATASETS=cifar10`, 132 runs, hours on two cores. paper: VGG-11 and ResNet-18, with and without batch norm, on CIFAR-10
 and CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on accelerators.
 """
@@ -11,7 +11,7 @@ and CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on acce
 from ml_collections import ConfigDict
 
 from configs.granziol2020.g_wrn import FEW_DIGITS, FEW_IMAGES
-from hessflat.config import Overrides, override, product
+from hessflat.config import Overrides, drawn_anew, override, product
 from hessflat.runs.schema import base_config
 
 SCALES = ("smoke", "small", "medium", "paper")
@@ -50,7 +50,8 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
 # or ends in weights that give one answer to all.
 LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "medium": (0.1,), "paper": (0.1, 0.01, 0.001)}
 RATES_WITHOUT_NORM = LEARNING_RATES | {"small": (0.05, 0.02), "medium": (0.02,)}
-SEEDS = {"smoke": (0,), "small": (0, 1, 2), "medium": (0, 1, 2), "paper": (0, 1, 2, 3, 4)}
+# Each draws the split anew. The smaller scales were tried on seeds 7, 8 and 100, and small at first on 0 to 2.
+SEEDS = {"smoke": (0,), "small": (10, 11, 12, 13), "medium": (10, 11, 12), "paper": (0, 1, 2, 3, 4)}
 
 # What makes the networks narrow enough for few images; on digits the VGG has 3 poolings in place of 5.
 NARROW: dict[str, dict[str, Overrides]] = {
@@ -209,4 +210,4 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
         for has, rates in ((True, LEARNING_RATES), (False, RATES_WITHOUT_NORM))
         for entry in product(networks(scale, (has,)), {"optim.lr": rates[scale]})
     ]
-    return product(data, degrees(scale), at_rates, {"seed": SEEDS[scale]})
+    return product(data, degrees(scale), at_rates, drawn_anew(SEEDS[scale]))

@@ -2,7 +2,7 @@
 
     make sweep CONFIG=m_weight_decay:small
 
-smoke: seconds, 2 runs. small: a narrow ResNet-10 on scikit-learn's digits, 30 runs, two minutes on two cores. medium:
+smoke: seconds, 2 runs. small: a narrow ResNet-10 on scikit-learn's digits, 40 runs, two minutes on two cores. medium:
 a narrow ResNet-10 on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 15 runs, half an hour on two cores.
 paper: ResNet-18 on CIFAR-10, 60 runs, on an accelerator. A run may be stopped at any time, as by `timeout 590`, and
 continued by the same command.
@@ -11,7 +11,7 @@ continued by the same command.
 from ml_collections import ConfigDict
 
 from configs.macdonald2023 import m_regularisers
-from hessflat.config import Overrides, product
+from hessflat.config import Overrides, drawn_anew, product
 
 SCALES = m_regularisers.SCALES
 
@@ -31,4 +31,4 @@ def get_config(scale: str = "small") -> ConfigDict:
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: every weight decay with every initial learning rate and seed."""
     rates, seeds = m_regularisers.LEARNING_RATES[scale], m_regularisers.SEEDS[scale]
-    return product({"optim.l2": L2[scale], "optim.lr": rates, "seed": seeds})
+    return product({"optim.l2": L2[scale], "optim.lr": rates}, drawn_anew(seeds))

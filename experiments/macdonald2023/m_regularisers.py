@@ -172,5 +172,9 @@ EXPERIMENT = Experiment(
         ),
         *(claim for setting in REGULARISERS for claim in claims_of_regulariser(setting)),
     ),
-    tuned=(Tuned("small", (0, 1, 2), "the degrees of augmentation"),),
+    tuned=(
+        Tuned("small", (0, 1, 2), "the degrees of augmentation"),
+        Tuned("small", (7, 8, 100), "initial weights, rates and steps without batch norm, and the degrees of SAM"),
+        Tuned("medium", (100,), "sizes, rates, batches, epochs and degrees"),
+    ),
 )

@@ -36,7 +36,7 @@ from hessflat.config.core import (
     thaw,
     whole,
 )
-from hessflat.config.sweeps import chain, product, zip_
+from hessflat.config.sweeps import chain, drawn_anew, product, zip_
 
 __all__ = [
     "SCALES",
@@ -54,6 +54,7 @@ __all__ = [
     "chain",
     "changed",
     "config_dict",
+    "drawn_anew",
     "each",
     "fingerprint",
     "finite",

@@ -32,6 +32,11 @@ def chain(*sweeps: Sequence[Overrides]) -> list[Overrides]:
     return [entry for sweep in sweeps for entry in sweep]
 
 
+def drawn_anew(seeds: Sequence[int]) -> list[Overrides]:
+    """An entry for each seed, in which the split of the data is drawn anew too."""
+    return [{"seed": seed, "data.split_seed": seed} for seed in seeds]
+
+
 def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequence[Overrides]:
     if not isinstance(grid, Mapping):
         return grid
