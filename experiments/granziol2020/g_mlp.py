@@ -57,5 +57,8 @@ EXPERIMENT = Experiment(
         ),
         *SHARED_CLAIMS,
     ),
-    notes="The paper gives P = 9,960; 784-100-10 has 79,510 parameters and that network is what runs here.",
+    notes=(
+        "The paper gives P = 9,960; 784-100-10 has 79,510 parameters and that network is what runs here. g_mlp_size "
+        "asks with which of the two the second moment has the paper's size."
+    ),
 )
