@@ -1,4 +1,4 @@
-"""Perceptrons with the hidden units or the parameters of *Flatness is a False Friend*, figure 3: they do not go together.
+"""Perceptrons with the hidden units, or with the parameters, of *Flatness is a False Friend*, section 4, figure 3.
 
     make data DATASETS=mnist
     make sweep CONFIG=g_mlp_size:paper
