@@ -8,7 +8,7 @@ import numpy as np
 from experiments.macdonald2023.label_smoothing import JACOBIAN, SMOOTHING
 from hessflat.analysis import claims, limits
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table
-from hessflat.analysis.histories import series
+from hessflat.analysis.histories import at_common_steps, series
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run
 from hessflat.analysis.tables import table_by
@@ -42,7 +42,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 
 def least_excess(run: Run) -> float:
     """The least of max ‖∂σ(f)/∂x‖ over the bound, at measured steps where the bound is above 0; 1 where it never is."""
-    bound, norm = series(run, BOUND)[1], series(run, JACOBIAN)[1]
+    bound, norm = at_common_steps([series(run, BOUND), series(run, JACOBIAN)])[1]
     told = bound > 0
     return float((norm[told] / bound[told]).min()) if told.any() else 1.0
 

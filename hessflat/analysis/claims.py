@@ -163,23 +163,23 @@ def _level(by: str, value: Any) -> str:
 def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[float, str]:
     """The variance that a mean difference of accuracies has because it is over so many examples, and a word on it.
 
-    Seeds that share their examples have a spread that omits it; where each seed has examples of its own there is no
-    more. Of runs that did not store which examples are right it is the least there can be: a paired difference d over n
-    examples has (|d| − d²) / n where every example on which the two disagree favours the same one (McNemar), and one
-    such example is added, for equal accuracies are not known without error.
+    Seeds that share their examples have a spread that omits it. Where seeds have examples of their own, these may
+    overlap, and where runs did not store which are right nothing is known of it: then it is the least there can be. A
+    paired difference d over n examples has (|d| − d²) / n where every example on which the two disagree favours the
+    same one (McNemar), and one such example is added, for equal accuracies are not known without error.
     """
     count, known = num_examples(metric, pairs), paired_answers(metric, pairs)
-    if known:
-        differences, shared = known
-        of = f"{differences.shape[1]} examples"
-        if not shared:
-            return 0.0, f" (every seed has {of} of its own)"
-        return examples_variance(differences), f" (the interval counts in which of {of} each seed gets right)"
     if count is None:
         return 0.0, ""
     difference = abs(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])))
-    variance = (difference + 1 / count - difference**2) / count
-    return variance, f" (the interval counts in the least error of {count} examples: which are right is not stored)"
+    least = (difference + 1 / count - difference**2) / count
+    if known is None:
+        return least, f" (the interval counts in the least error of {count} examples: which are right is not stored)"
+    differences, shared = known
+    if not shared:
+        return least, f" (every seed has {count} examples of its own, of which the interval counts in the least error)"
+    variance = max(examples_variance(differences), 1 / count**2)
+    return variance, f" (the interval counts in which of {count} examples each seed gets right)"
 
 
 def increases(

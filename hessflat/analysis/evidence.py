@@ -84,12 +84,15 @@ def exact_text(test: ExactTest, seeds: int) -> str:
 def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[Magnitude, str] | None:
     """Whether an effect is as large as in the paper, and the text of how the two compare; None where one has no size.
 
-    It "agrees" where the interval of the ratio of the two lies within a factor of 2 of 1, "differs" where it lies
-    outside, and is "open" otherwise, and where seeds have no spread. An effect of the other sign differs.
+    It "agrees" where the interval of the ratio of the two lies within a factor of 2 of 1, and the effect's own leaves
+    out none; it "differs" where the first lies outside, or the effect's has the other sign; it is "open" otherwise, and
+    where seeds have no spread.
     """
     if effect is None or paper is None:
         return None
     mean, low, high = effect.interval
+    is_up = paper > (1 if effect.scale == "ratio" else 0)
+    same_sign, other_sign = (low > 0, high < 0) if is_up else (high < 0, low > 0)
     if effect.scale == "ratio":
         size, said = f"× {number(exp_or_inf(mean), 3)}", f"× {number(paper, 3)}"
         mean, low, high = (exp_or_inf(end - math.log(paper)) for end in (mean, low, high))
@@ -98,9 +101,9 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
         mean, low, high = mean / paper, *sorted((low / paper, high / paper))
     verdict: Magnitude = "open"
     has_interval = seeds > 1 and high > low
-    if has_interval and low >= 1 / _FACTOR and high <= _FACTOR:
+    if has_interval and same_sign and low >= 1 / _FACTOR and high <= _FACTOR:
         verdict = "agrees"
-    elif has_interval and (high < 1 / _FACTOR or low > _FACTOR):
+    elif has_interval and (other_sign or high < 1 / _FACTOR or low > _FACTOR):
         verdict = "differs"
     interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if has_interval else ", no interval"
     return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"

@@ -61,10 +61,10 @@ def against_limit(
 ) -> Evidence:
     """The rule of `exceeds` or `falls_below`, in the direction `expect`.
 
-    Runs of a seed that differ in a setting are not averaged: the worst of them counts, but where `of` is "mean".
+    Runs of a seed that differ in a setting are not averaged: the worst of them counts, except where `of` is "mean".
 
-    With the scale "log", which suits positive ratios, logarithms are compared; what is below a hundredth of the limit,
-    as a ratio that is 0, counts as a hundredth of it.
+    With the scale "log", which suits positive ratios, logarithms are compared; what is not above 0, as a ratio of
+    something that vanished, counts as a hundredth of the limit.
 
     Raises:
         InputError: a statistic that is not finite.
@@ -72,16 +72,16 @@ def against_limit(
     word = "mean" if of == "mean" else "smallest" if expect == "larger" else "largest"
     ends: dict[str, Callable[[Sequence[float]], float]] = {"mean": np.mean, "smallest": min, "largest": max}
     of_seed = ends[word]
-    clipped = f" of logarithms (what is below {number(limit / 100)} counts as that)" if scale == "log" else ""
+    clipped = f" of logarithms (what is not above 0 counts as {number(limit / 100)})" if scale == "log" else ""
     rule = f"{what.rstrip(',')}, the {word} of a seed's runs, {side_of(expect)} {number(limit)} by {BY_T}{clipped}"
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished", rule)
-    values = [float(of_seed([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
+    values = np.array([of_seed([statistic(run) for run in own]) for own in by_setting(done, "seed").values()], float)
     if not np.all(np.isfinite(values)):
         raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
     logs = scale == "log"
-    mean = estimate(np.log(np.maximum(values, limit / 100)) if logs else values)
+    mean = estimate(np.log(np.where(values > 0, values, limit / 100)) if logs else values)
     shown: Callable[[float], float] = exp_or_inf if logs else float
     at = math.log(limit) if logs else limit
     spread = interval_text(mean.interval, len(values), lambda x, digits: number(shown(x), digits))
@@ -185,7 +185,7 @@ def reaches_bound(
     bound of *Flatness is a False Friend* is larger than P in small networks.
 
     Raises:
-        InputError: a metric or bound that was not measured or is never finite.
+        InputError: a metric or bound that was not measured, or is not finite, at the end of a run.
     """
     less = f" less {number(tolerance)}" if tolerance else ""
     where = "over all measured steps" if when == "always" else "at the end"
@@ -198,21 +198,20 @@ def reaches_bound(
     if not done:
         return no_evidence(runs, "no run has finished", rule)
     worst: list[tuple[float, float, float]] = []
+    largest_bound = -math.inf
     for own in by_setting(done, "seed").values():
         margins = []
         for run in own:
-            run.final(metric), run.final(bound_metric)  # refuses, in one line, a run that was not measured
+            finite_final(run, metric), finite_final(run, bound_metric)
             steps = slice(None) if when == "always" else slice(-1, None)
             values, bounds = run.history(metric)[steps], run.history(bound_metric)[steps]
-            margins += [(a - b, a, b) for a, b in zip(values, bounds, strict=True)]
-        margins = [margin for margin in margins if math.isfinite(margin[0])]
-        if not margins:
-            raise InputError(f"{own[0].path}: {metric!r} is never finite; measure it again")
+            margins += [(a - b, a, b) for a, b in zip(values, bounds, strict=True) if math.isfinite(a - b)]
         worst.append(min(margins))
+        largest_bound = max(largest_bound, *(bound for _, _, bound in margins))
     change = estimate([margin + tolerance for margin, _, _ in worst])
     margin, reached, bound = min(worst)
     value = f"{quantity(metric, reached)} against {number(bound)}{less} (smallest margin {signed(margin + tolerance)})"
-    if max(bound for _, _, bound in worst) <= vacuous:
+    if largest_bound <= vacuous:
         why = f"the bound is not above {number(vacuous)} here: any value reaches it, so it decides nothing"
         return not_applicable(rule, why, len(worst), value)
     explanation = f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is {number(bound)}{less}"

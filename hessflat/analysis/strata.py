@@ -26,6 +26,7 @@ from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import metric_name, number, setting_name
 from hessflat.analysis.results import Run, finished, finite_final, setting_of
 from hessflat.analysis.statistics import estimate, kendall_tau, order_test, sign_flip_test
+from hessflat.utils.errors import InputError
 
 Stratum = Callable[[Run], Hashable]
 
@@ -141,6 +142,9 @@ def not_lowered(
     """Is a positive quantity at the largest value of a setting not smaller than at the smallest, but for a factor?
 
     What is tested is the mean over a seed's strata of the logarithm of the ratio.
+
+    Raises:
+        InputError: a quantity that is not positive.
     """
     rule = (
         f"{first.name} at the largest {setting.name} over that at the smallest, geometric mean over a seed's {alike}, "
@@ -151,6 +155,8 @@ def not_lowered(
         return no_evidence(runs, f"no {alike} have two values of {setting.name}", rule)
     by_seed: dict[int, list[float]] = {}
     for seeds, (values, settings) in strata:
+        if not np.all(values > 0):
+            raise InputError(f"a ratio of {first.name} needs positive values, got {number(float(values.min()))}")
         for seed, y, x in zip(seeds, values, settings, strict=True):
             by_seed.setdefault(seed, []).append(float(np.log(y[x.argmax()] / y[x.argmin()])))
     ratio = estimate([float(np.mean(own)) for own in by_seed.values()])

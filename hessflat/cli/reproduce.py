@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     every = named or [experiment.load(name) for name in experiment.names()]
     chosen = [one for one in every if one in named or own["scale"] in experiment.scales_of(one)]
     if others := [one.id for one in every if one not in chosen]:
-        print(f"without a scale {own['scale']}, as SCALE=paper takes hours on two cores: {' '.join(others)}")
+        print(f"not at scale {own['scale']}: {' '.join(others)}")
     planned = list_runs(chosen, own["scale"], Path(own["root"]), settings)
     if is_dry:
         dry(planned, own["scale"], Path(own["out"]))

@@ -314,7 +314,7 @@ def _test_rows(
         raise InputError(
             f"data.test_size must be at most {len(labels)}, the test split of {name!r}, got {count}; lower it"
         )
-    return ORDERS[order](labels, seed)[:count]
+    return np.arange(count) if count == len(labels) else ORDERS[order](labels, seed)[:count]
 
 
 def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine, factor: float) -> Split:

@@ -265,6 +265,9 @@ def _read_back(
         if originals:
             order = _places(images, labels, originals[split])
             images, labels = images[order], labels[order]
+            original = originals[split]["image"]
+            if not np.array_equal(images.reshape(original.shape), original):
+                raise InputError(f"TFDS gave other images of {name!r} than its files hold; check the version of TFDS")
         arrays[f"{part}_inputs"], arrays[f"{part}_labels"] = images, labels
         _require_labels(arrays[f"{part}_labels"], info.features[label].num_classes, name, split)
     facts = {
