@@ -29,7 +29,7 @@ def test_sentences_follow_from_the_verdicts():
     first, second, third = demo.sentences(clean, noisy)
     assert "by +0.1 [-0.9, +1.1] points (softmax regression) and +0.2 [-0.8, +1.2] points (perceptron)" in first
     assert "+15.0 [+14.0, +16.0] points (softmax regression)" in first
-    assert "Where labels are wrong, yes: λ_max(H) changes by × 1.5 [1.2, 1.9] (softmax regression)" in second
+    assert "Where they are drawn anew, yes: λ_max(H) changes by × 1.5 [1.2, 1.9] (softmax regression)" in second
     assert second.endswith("Where they are clean, undecided (softmax regression) and no (perceptron).")
     assert "the Jacobian norm by × 0.25 (softmax regression) and × 0.25 (perceptron)" in third
 
@@ -52,7 +52,7 @@ def test_the_readme_says_what_the_stored_runs_say():
     records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
     noisy = [
         {record["claim"]: record for record in records if record["experiment"] == name}
-        for name in demo.REGIMES["a fifth of the labels wrong"]
+        for name in demo.REGIMES["a fifth of the labels drawn anew"]
     ]
     text = " ".join((ROOT / "README.md").read_text().split())
     for claim in ("accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"):

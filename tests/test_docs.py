@@ -193,8 +193,9 @@ def test_the_counts_of_the_readme_are_those_of_the_stored_report():
         f"Of {len(records)} claims {verdicts['holds']} hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
         f"undecided, {verdicts['cannot decide']} cannot be decided, {verdicts['not applicable']} are not applicable "
         f"and {verdicts['not run']} not run.",
-        f"At most {0.05 * len(experiments):.2g} false decisions are expected; with each claim by itself {alone} would "
-        f"be decided, and {0.05 * tested:.2g} false decisions expected.",
+        f"At most {0.05 * len(experiments):.2g} of {len(experiments)} experiments are expected to have any false "
+        f"decision; with each claim by itself {alone} would be decided, and {0.05 * tested:.2g} false decisions "
+        "expected.",
         "All" * (pilots == judged) + f"{pilots} of {judged}" * (pilots < judged) + " stored verdicts are pilots",
         f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",

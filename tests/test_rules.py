@@ -36,14 +36,20 @@ def test_every_rule_is_registered_as_it_is():
 
 
 def test_no_rule_is_dated_before_its_line_was_written():
-    """Each line was written, by its commit, within a day of when it says that its rule was fixed."""
+    """Each line was written, by its commit, within an hour of when it says that its rule was fixed."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+
     try:
-        blamed = subprocess.run(
-            ["git", "blame", "--line-porcelain", "experiments/rules.json"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
-        ).stdout  # fmt: skip
+        blamed = git("blame", "--line-porcelain", "experiments/rules.json")
+        is_shallow = git("rev-parse", "--is-shallow-repository").strip() == "true"
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no history to compare with")
+    if is_shallow:
+        pytest.skip("a shallow clone has one commit for all lines")
     written = [int(seconds) for seconds in re.findall(r"^author-time (\d+)$", blamed, re.MULTILINE)]
     lines = re.findall(r"^\t(.*)$", blamed, re.MULTILINE)
     dated = [re.search(r'"(\d{4}-[^"]+)"', line) for line in lines]
@@ -51,7 +57,7 @@ def test_no_rule_is_dated_before_its_line_was_written():
     for found, seconds, line in zip(dated, written, lines, strict=True):
         if found:
             said = datetime.fromisoformat(found[1])
-            assert datetime.fromtimestamp(seconds, UTC) - said < timedelta(days=1), line
+            assert datetime.fromtimestamp(seconds, UTC) - said < timedelta(hours=1), line
 
 
 def claim(margin):

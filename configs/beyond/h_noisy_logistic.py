@@ -1,4 +1,4 @@
-"""Softmax regression and L2 where a fifth of the labels are wrong: `g_logistic` in a regime where L2 matters.
+"""Softmax regression and L2 where a fifth of the labels are drawn anew: `g_logistic` in a regime where L2 matters.
 
     make sweep CONFIG=h_noisy_logistic:small
 

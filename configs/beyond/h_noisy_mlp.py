@@ -1,4 +1,4 @@
-"""A perceptron and L2 where a fifth of the labels are wrong: `g_mlp` in a regime where L2 matters.
+"""A perceptron and L2 where a fifth of the labels are drawn anew: `g_mlp` in a regime where L2 matters.
 
     make sweep CONFIG=h_noisy_mlp:small
 

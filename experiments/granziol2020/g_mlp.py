@@ -10,7 +10,7 @@ from experiments.granziol2020.weight_decay import (
     tabulate,
 )
 from hessflat.analysis import claims
-from hessflat.analysis.experiment import Claim, Experiment
+from hessflat.analysis.experiment import Claim, Experiment, Tuned
 
 EXPERIMENT = Experiment(
     id="g_mlp",
@@ -60,5 +60,9 @@ EXPERIMENT = Experiment(
     notes=(
         "The paper gives P = 9,960; 784-100-10 has 79,510 parameters and that network is what runs here. g_mlp_size "
         "asks with which of the two the second moment has the paper's size."
+    ),
+    tuned=tuple(
+        Tuned(scale, (0, 1, 2), "the number of seeds, of which there were three when claims were open,")
+        for scale in ("small", "paper")
     ),
 )

@@ -54,7 +54,7 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
                 own,
                 partial(exponent_of_examples, quantity=quantity, what=of),
                 -1 + ALLOWED,
-                f"exponent of N, fitted from {FIRST} on, of the {DIFFERENCES[quantity]}",
+                f"exponent of N, fitted from {FIRST} on, of the {DIFFERENCES[quantity]}, {NETWORKS.get(what, what)}",
             )
             for quantity in FALLING
         )

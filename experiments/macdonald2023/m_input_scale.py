@@ -146,13 +146,13 @@ def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], E
         statistic = partial(growth_factor, metric=metric)
         parts = [
             ordered(activation, f"growth of {what} (largest over first)", statistic, expect, runs)
-            for activation in _known(runs)
+            for activation in NAMES
         ]
         evidence = all_hold(*parts)
         at_first = [
             f"{NAMES[activation]} "
             f"{_by_scale(finished(with_activation(activation, runs)), partial(first_value, metric=metric))}"
-            for activation in _known(runs)
+            for activation in NAMES
             if finished(with_activation(activation, runs))
         ]
         if not at_first:
@@ -165,7 +165,7 @@ def grows(metric: str, what: str, expect: Expect) -> Callable[[Sequence[Run]], E
 def larger_inputs_are_sharper(runs: Sequence[Run]) -> Evidence:
     """Does the maximum of λ_max(H) over training increase with the input scale, for each activation?"""
     statistic = partial(largest_value, metric="hessian.lambda_max")
-    return all_hold(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in _known(runs)))
+    return all_hold(*(ordered(name, "largest λ_max(H)", statistic, "larger", runs) for name in NAMES))
 
 
 def features(runs: Sequence[Run]) -> Evidence:
@@ -175,15 +175,10 @@ def features(runs: Sequence[Run]) -> Evidence:
             activation, f"largest ‖f_{layer}(X)‖₂", partial(largest_value, metric=f"features.Dense_{layer}.norm"),
             "larger", runs,
         )
-        for activation in _known(runs)
+        for activation in NAMES
         for layer in (1, 2)
     ]  # fmt: skip
     return all_hold(*parts)
-
-
-def _known(runs: Sequence[Run]) -> list[str]:
-    """The activations of the runs; both where there are no runs."""
-    return [activation for activation in NAMES if with_activation(activation, runs)] or list(NAMES)
 
 
 EXPERIMENT = Experiment(

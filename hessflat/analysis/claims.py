@@ -58,9 +58,9 @@ Order = Literal["increases", "decreases"]
 class Best(NamedTuple):
     """The value of a setting with the best mean of `metric` over seeds, by the rule of one standard error.
 
-    Of the values whose `metric` is within one standard error of the best, paired by seed, it is the largest (Breiman et
-    al. 1984), so that a few examples do not choose a value that changes nothing. Selecting on the validation split and
-    comparing on the test split keeps the comparison free of selection bias.
+    Of the values whose `metric` is within one standard error of the best, paired by seed, it is the largest one of the
+    setting (Breiman et al. 1984), so that a few examples do not choose what changes nothing. Selecting on the
+    validation split and comparing on the test split keeps the comparison free of selection bias.
     """
 
     metric: str = "validation_accuracy"
@@ -168,7 +168,8 @@ def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[f
     paired difference d over n examples has (|d| − d²) / n where every example on which the two disagree favours the
     same one (McNemar), and one such example is added, for equal accuracies are not known without error.
     """
-    count, known = num_examples(metric, pairs), paired_answers(metric, pairs)
+    known = paired_answers(metric, pairs)
+    count = known[0].shape[1] if known else num_examples(metric, pairs)
     if count is None:
         return 0.0, ""
     difference = abs(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])))

@@ -244,9 +244,9 @@ def experiment_grid(stored: Iterable[StoredExperiment]) -> Grid:
     return Grid(
         "correlations",
         columns,
-        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over the "
-        "runs of every experiment that varies a regulariser that fit their training data, with its 95 % interval over "
-        "settings. +1: the larger the measure, the larger the gap, as a measure of flatness promises; below 0: it "
+        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over "
+        "those runs that fit their training data of every experiment that varies a regulariser, with its 95 % interval "
+        "over settings. +1: the larger the measure, the larger the gap, as a measure of flatness promises; below 0: it "
         f"misleads. {_STAR}" + (f" {'; '.join(excluded)}." if excluded else ""),
     )
 
@@ -318,7 +318,7 @@ def _columns(
     return {name: column for name, column in columns.items() if any(column.values())}
 
 
-_STAR = "A star: the interval leaves out 0, as it does for one in twenty where there is nothing to find."
+_STAR = "A star: the interval leaves out 0, as it does in at most 6 % of cases where there is nothing to find."
 
 
 def as_table(grid: Grid) -> Table:

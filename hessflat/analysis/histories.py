@@ -42,11 +42,6 @@ def largest_value(run: Run, metric: str) -> float:
     return float(np.nanmax(run.history(metric)))
 
 
-def increase(run: Run, metric: str) -> float:
-    """The maximum of a metric over training minus its first value."""
-    return largest_value(run, metric) - first_value(run, metric)
-
-
 def growth_factor(run: Run, metric: str, to_epoch: float = math.inf) -> float:
     """The maximum of a metric up to `to_epoch` over its first value."""
     values = series(run, metric, to_epoch)[1]

@@ -39,13 +39,12 @@ class Estimate(NamedTuple):
     def above(self, limit: float) -> float:
         """The probability of a mean at least this far above `limit` where the expectation is `limit`; 1 for one seed.
 
-        It is at most 2.5 % where the interval lies above the limit. Where all seeds have one number, their spread says
-        nothing, and it is that of as many signs.
+        It is at most 2.5 % where the interval lies above the limit.
         """
         distance = self.mean - self.slack - limit
         if not self.degrees or distance <= 0:
             return 1.0
-        return float(stats.t.sf(distance / self.error, self.degrees)) if self.error else 0.5 ** (self.degrees + 1)
+        return float(stats.t.sf(distance / self.error, self.degrees)) if self.error else 0.0
 
     def below(self, limit: float) -> float:
         """The probability of a mean at least this far below `limit`, as `above`."""

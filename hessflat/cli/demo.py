@@ -10,12 +10,13 @@ from hessflat.cli import experiment
 from hessflat.report import figures
 from hessflat.report.build import print_summary, write_figure
 from hessflat.report.sections import Record, judge, rendered
+from hessflat.utils.errors import InputError
 
 MODELS = ("softmax regression", "perceptron")
 # The experiments of `MODELS` in each regime.
 REGIMES = {
     "clean labels": ("g_logistic", "g_mlp"),
-    "a fifth of the labels wrong": ("h_noisy_logistic", "h_noisy_mlp"),
+    "a fifth of the labels drawn anew": ("h_noisy_logistic", "h_noisy_mlp"),
 }
 PANELS = (
     ("test_accuracy", "test accuracy (%)"),
@@ -29,9 +30,9 @@ def main(argv: Sequence[str]) -> None:
     """Run what is not finished of both regimes, redraw the report, print every verdict, then what they say."""
     names = [name for pair in REGIMES.values() for name in pair]
     own, settings, experiments = experiment.parse([f"--exp={' '.join(names)}", *argv], {"exp": None})
+    if [one.id for one in experiments] != names:
+        raise InputError("the demo has experiments of its own; give --exp to make experiment")
     stored, damage = experiment.run(experiments, own, settings)
-    if damage:
-        raise damage
     shown = {entry.experiment.id: entry for entry in stored}
     print_summary([shown[name] for name in names])
     told = {regime: [judged(shown[name]) for name in pair] for regime, pair in REGIMES.items()}
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     out = Path(own["out"])
     path = write_figure(rendered("demo", draw(shown)), out)
     print(f"\nfigure: {path}\nreport: {out / 'index.html'}")
+    if damage:
+        raise damage
 
 
 def judged(stored: StoredExperiment) -> dict[str, Record]:
@@ -55,12 +58,13 @@ def sentences(clean: Sequence[Mapping[str, Record]], noisy: Sequence[Mapping[str
     better, sharper, in_units, steeper = "accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"
     return [
         f"Weight decay changes the test accuracy by {each(clean, better)} where labels are clean, and by "
-        f"{each(noisy, better)} where a fifth of them are wrong.",
-        f"Is the solution that generalises better the sharper one, as G says? Where labels are wrong, "
+        f"{each(noisy, better)} where a fifth of them are drawn anew.",
+        f"Is the solution that generalises better the sharper one, as G says? Where they are drawn anew, "
         f"{_answers(noisy, sharper)}: λ_max(H) changes by {each(noisy, sharper)}. Where they are clean, "
         f"{_answers(clean, sharper)}.",
-        f"Is it the flatter one in units that follow the weights? Where labels are wrong, {_answers(noisy, in_units)}: "
-        f"adaptive sharpness changes by {each(noisy, in_units)}, and the Jacobian norm by {each(noisy, steeper)}.",
+        "Is it the flatter one in units that follow the weights? Where they are drawn anew, "
+        f"{_answers(noisy, in_units)}: adaptive sharpness changes by {each(noisy, in_units)}, and the Jacobian norm by "
+        f"{each(noisy, steeper)}.",
     ]
 
 
@@ -72,7 +76,7 @@ def each(records: Sequence[Mapping[str, Record]], claim: str) -> str:
 def _size(record: Record) -> str:
     effect = record["effect"]
     if effect is None:
-        return "an unknown amount"
+        return "nothing" if record["verdict"] == "not applicable" else "an unknown amount"
     is_ratio = effect["scale"] == "ratio"
     estimate, *ends = [
         number(end, 3) if is_ratio else f"{100 * end:+.1f}"

@@ -148,9 +148,9 @@ def summary(records: Sequence[Record]) -> str:
     if tested := [record for record in records if record["p_holm"] is not None]:
         experiments = len({(record["experiment"], record["scale"]) for record in tested})
         lines.append(
-            f"By chance {number(LEVEL * experiments, 2)} false decisions at most are expected, one in "
-            f"{1 / LEVEL:.0f} of {experiments} experiments whose claims are decided together (Holm); were each of the "
-            f"{len(tested)} claims decided by itself it would be {number(LEVEL * len(tested), 2)}."
+            f"By chance at most {number(LEVEL * experiments, 2)} of {experiments} experiments are expected to have any "
+            f"false decision, for their claims are decided together (Holm); were each of the {len(tested)} claims "
+            f"decided by itself, {number(LEVEL * len(tested), 2)} false decisions would be expected."
         )
     if pilots := sum(bool(record["pilot"]) for record in records):
         lines.append(

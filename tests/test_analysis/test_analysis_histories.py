@@ -31,7 +31,6 @@ def test_series_are_compared_where_all_have_a_step():
 def test_growth_is_from_the_first_value_to_the_largest():
     run = run_with([2.0, 3.0, 8.0, 5.0])
     assert (histories.first_value(run, "a"), histories.largest_value(run, "a")) == (2.0, 8.0)
-    assert histories.increase(run, "a") == 6.0
     assert histories.growth_factor(run, "a") == 4.0
     assert histories.growth_factor(run, "a", to_epoch=0.5) == 1.5
 

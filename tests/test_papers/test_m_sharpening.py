@@ -54,5 +54,5 @@ def test_every_network_and_rate_must_follow():
     falling = [run_of([2.0, 2.0], seed=seed, rate=0.25) for seed in range(3)]
     assert m_sharpening.sharpens(rising).verdict == "holds"
     result = m_sharpening.sharpens([*rising, *falling])
-    assert result.verdict == "undecided"
+    assert result.verdict == "fails"
     assert "MLP, η = 0.5: " in result.value

@@ -18,7 +18,7 @@ _LIGHT_GREY = "#C4C4C4"
 def correlation_grid(grid: Grid) -> Drawing:
     """Measures in rows and groups of runs in columns, coloured by tau: red follows the gap, blue runs against it.
 
-    Bold, with a star: the 95 % interval leaves out 0. Grey: too few settings for an interval.
+    Bold, with a star: the 95 % interval leaves out 0. Grey: no interval.
     """
     measures, groups = grid.measures, list(grid.columns)
     data = new_columns("group", "measure", "tau", "low", "high", "runs", "settings")
@@ -34,7 +34,6 @@ def correlation_grid(grid: Grid) -> Drawing:
                 append_row(data, group, measure, cell.tau, cell.low, cell.high, cell.runs, cell.settings)
                 axis.text(column, row, f"{cell.tau:+.2f}{'*' if cell.is_found else ''}", **_lettering(cell))
         image = axis.imshow(taus, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-        axis.grid(False)
         axis.set_xticks(range(len(groups)), [_counted(grid, group) for group in groups])
         axis.set_yticks(range(len(measures)), [axis_name(measure) for measure in measures])
         axis.tick_params(length=0)
@@ -45,8 +44,7 @@ def correlation_grid(grid: Grid) -> Drawing:
         bar.set_label("Kendall τ with the generalisation gap")
         bar.outline.set_visible(False)  # type: ignore[operator]
     caption = (
-        f"{grid.caption} Red: the larger the measure, the larger the gap; blue: the other way round. Grey numbers: "
-        "too few settings for an interval."
+        f"{grid.caption} Red: the larger the measure, the larger the gap; blue: the other way round. Grey: no interval."
     )
     return Drawing(grid.name, caption, figure, data)
 
