@@ -31,6 +31,7 @@ def get_config(scale: str = "small") -> ConfigDict:
         "train.batch_size": 100,
         "train.epochs": 100,
         "measure.pair_slopes": "growth",
+        "measure.flatness_examples": 0,
         "measure.jacobian": "growth",
         "measure.spectra": "never",
         "checkpoint.keep": "end",

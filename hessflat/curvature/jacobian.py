@@ -166,7 +166,7 @@ def _exact(
     """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
     scales, eigenvalues, grams, ranges = _exact_norms(predict, softmax, params, inputs, extra)
     values = scales * np.sqrt(np.maximum(_trusted(np.asarray(eigenvalues), grams), 0))
-    frobenius = scales * np.sqrt(np.trace(np.asarray(grams), axis1=1, axis2=2))
+    frobenius = scales * np.sqrt(np.asarray(jnp.trace(grams, axis1=1, axis2=2)))
     return values, _rounding(inputs.dtype, ranges) * values, outputs, frobenius
 
 

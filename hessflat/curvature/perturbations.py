@@ -68,7 +68,8 @@ def worst_case(
     Args:
         loss: `loss(params, batch)` -> the mean loss of the batch.
         params: pytree of floating arrays.
-        data: pytree of arrays [N, ...], or `Batches(arrays, m)`. A last batch of fewer than m examples is left out.
+        data: pytree of arrays [N, ...], or `Batches(arrays, m)`. A last batch of fewer than m examples is left out,
+            but where it is the only one.
         radius: ρ.
         key: a JAX random key, of the direction that a step takes where the gradient is zero.
         ball: "l2" or "linf", whose norm of u is bounded.
@@ -216,11 +217,14 @@ def _value_and_gradient(
 
 @partial(jax.jit, static_argnums=0)
 def _ascend(ball: Ball, unit: Any, gradient: Any, fallback: Any) -> Any:
-    """A step of length 1 and back into the ball of radius 1; along `fallback` where the gradient is zero."""
+    """A step of length 1 and back into the ball of radius 1; along `fallback` where the gradient is zero.
+
+    A gradient that is not finite leads to a loss that is not.
+    """
     # A gradient near a minimum would underflow in squares.
     largest = jnp.max(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(gradient)]))
     gradient = jax.tree.map(
-        lambda g, z: jnp.where(largest > 0, g / jnp.where(largest > 0, largest, 1), z), gradient, fallback
+        lambda g, z: jnp.where(largest == 0, z, g / jnp.where(largest == 0, 1, largest)), gradient, fallback
     )
     if ball == "linf":
         return jax.tree.map(lambda u, g: jnp.clip(u + jnp.sign(g), -1, 1), unit, gradient)
@@ -240,7 +244,9 @@ def times(tree: Any, factor: Any) -> Any:
 def _rise(rises: list[float], losses: list[np.ndarray], evaluations: int, began: float) -> Rise:
     values, met = np.array(rises), np.array(losses)
     if not np.isfinite(met).all():
-        raise InputError("the loss is not finite near these parameters; take a smaller radius")
+        raise InputError(
+            "the loss or its gradient is not finite near these parameters; look at it, or lower the radius"
+        )
     rounding = float(jnp.finfo(jnp.float32).eps) * np.abs(met).max()
     error = float(np.maximum(estimates.standard_error(values), rounding))  # nan stays
     return Rise(values, float(values.mean()), error, *estimates.cost_since(began, evaluations))

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.krylov.eigenpairs import eigenpairs
+from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted
@@ -133,13 +133,14 @@ def subset_sharpness(
     key: Array,
     num_folds: int = 4,
     rtol: float = 1e-3,
+    max_steps: int = 200,
 ) -> SubsetSharpness:
     """λ_max of the mean of A_i over a random subset of N examples, with its error as that of all N.
 
     With u the eigenvector, λ_max is the mean of uᵀA_i u over the subset; to first order their spread over examples is
     its error. To second order λ_max of n examples is too large by b (1/n − 1/N), for u follows the examples that are
-    there. b is estimated from disjoint folds of n / k examples, of which λ_max is larger still, as in the jackknife
-    (Quenouille 1956): the mean over folds exceeds λ_max of all n by (k − 1) b / n.
+    there. b is estimated from k disjoint folds of f = ⌊n / k⌋ examples, of which λ_max is larger still, as in the
+    jackknife (Quenouille 1956): the mean over folds exceeds λ_max of all n by (n / f − 1) b / n.
 
     Args:
         build: makes the operator of the mean over batches; examples must not be coupled, as by batch norm in train
@@ -149,12 +150,24 @@ def subset_sharpness(
         population: N.
         key: a JAX random key.
         num_folds: k, at least 2.
-        rtol: the relative tolerance of each eigenvalue.
+        rtol: the relative tolerance of λ_max; ten times that of the folds, whose spread matters.
+        max_steps: products that a search may take.
 
     Raises:
-        InputError: counts out of range, data that come as a stream, or forms that are not those of the operator.
+        InputError: counts out of range, data that come as a stream, forms that are not those of the operator, or a
+            search that takes more products.
     """
     began, num_folds = time.perf_counter(), numerics.require_count("num_folds", num_folds, 2)
+
+    def search(part: Batches, rtol: float, start: Any = None) -> EigenPairs:
+        found = eigenpairs(build(part), key, rtol=rtol, start=start, max_steps=max_steps, show_progress=False)
+        if not found.converged[0]:
+            raise InputError(
+                f"λ_max of {part.num_examples} examples is not known to {rtol:g} after {max_steps} products; raise "
+                "max_steps or rtol"
+            )
+        return found
+
     batches = as_batches(data)
     number = batches.num_examples
     if not batches.in_memory:
@@ -164,9 +177,9 @@ def subset_sharpness(
             f"n examples must be at least the {num_folds} folds and at most the population, {population}, got {number}"
         )
     fold = number // num_folds
-    # The same cut everywhere, so that one compiled product serves the subset and its folds.
+    # Of batches that are driven from Python, one compiled product serves the subset and its folds.
     size = min(batches.batch_size or number, fold)
-    whole = eigenpairs(build(dataclasses.replace(batches, batch_size=size)), key, rtol=rtol, show_progress=False)
+    whole = search(dataclasses.replace(batches, batch_size=size), rtol)
     top = jax.tree.map(lambda leaf: leaf[0], whole.vectors)
     value, residual = float(whole.values[0]), float(whole.residuals[0])
     rayleigh = forms(top)
@@ -178,7 +191,7 @@ def subset_sharpness(
     values, products = [], whole.num_products
     for start in range(0, fold * num_folds, fold):
         part = dataclasses.replace(batches, arrays=batches.take(start, fold), batch_size=size)
-        pairs = eigenpairs(build(part), key, rtol=rtol, start=top, show_progress=False)
+        pairs = search(part, 10 * rtol, top)
         values.append(float(pairs.values[0]))
         products += pairs.num_products
     share = 1 - number / population
@@ -186,7 +199,7 @@ def subset_sharpness(
         value,
         residual,
         subset_error(rayleigh, population),
-        share * (float(np.mean(values)) - value) / (num_folds - 1),
+        share * (float(np.mean(values)) - value) / (number / fold - 1),
         np.array(values),
         *estimates.cost_since(began, products),
     )

@@ -69,7 +69,6 @@ def noise_tolerance(
     began, num_draws = time.perf_counter(), numerics.require_draws("num_draws", num_draws)
     allowed = numerics.require_number("allowed", allowed, above=0)
     problem = make_problem(function, params, data, start, key, scales, state, straight)
-    draws = [problem.normal(number) for number in range(num_draws)]
     tried: dict[float, np.ndarray] = {}
     with numerics.matmul_precision():
         base = _mean(problem, jax.tree.map(jnp.zeros_like, problem.params))
@@ -79,7 +78,9 @@ def noise_tolerance(
         def is_reached(power: float) -> bool:
             if power not in tried:
                 factor = 2**power
-                pairs = [[_mean(problem, times(noise, sign * factor)) for sign in (1, -1)] for noise in draws]
+                # Drawn again for each σ: all draws together may not fit into memory.
+                noises = map(problem.normal, range(num_draws))
+                pairs = [[_mean(problem, times(noise, sign * factor)) for sign in (1, -1)] for noise in noises]
                 tried[power] = np.mean(pairs, axis=1) - base
             return not tried[power].mean() <= allowed  # what is not finite is too large
 

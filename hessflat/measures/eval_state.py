@@ -22,7 +22,7 @@ from hessflat.utils.errors import SettingError
 Splits = Mapping[str, Mapping[str, jax.Array]]
 # A setting of the measures of flatness that evaluate the loss again and again.
 FlatnessExamples = Annotated[
-    int, at_least(0), "first measured examples, of m_sharpness, geodesic_sharpness and pac_bayes; 0 is all"
+    int, at_least(0), "first measured examples, of m_sharpness, geodesic_sharpness, pac_bayes and pair_slopes; 0 is all"
 ]
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat.config import positive
+from hessflat.curvature import numerics
 from hessflat.curvature.perturbations import Move, worst_case
 from hessflat.curvature.quotients import balanced, product_geodesic, rescaled
-from hessflat.measures.eval_state import EvalState, FlatnessExamples, flatness_data, flatness_share
+from hessflat.measures.eval_state import EvalState, FlatnessExamples, evaluated, flatness_data, flatness_share
 from hessflat.measures.m_sharpness import BatchSize, Steps, require_batches
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.models import apply_by_layer
@@ -43,7 +44,7 @@ def geodesic_sharpness(
 
     Raises:
         InputError: a network with neither symmetry, or a product whose rank is below h.
-        SettingError: more examples in a batch than are measured.
+        InputError: more examples in a batch than are measured.
     """
     data = flatness_data(state, flatness_examples)
     require_batches(len(data["targets"]), m)
@@ -65,7 +66,7 @@ def geodesic_sharpness(
         rho_geodesic,
         jax.random.key(state.protocol.seed),
         num_steps=m_steps,
-        state=state.batch_stats,
+        state=state.curvature_state,
         move=move,
     )
     return Measurement(
@@ -86,7 +87,8 @@ def _product(state: EvalState) -> tuple[Any, Move, int] | None:
     (first, kernel), (second, _) = ((path[0].key, path[1].key) for path, _ in leaves)
     pair = state.params[first][kernel], state.params[second][kernel]
     inputs = state.splits["train"]["inputs"][:2]
-    outputs = np.asarray(state.functions().logits(state.params, inputs, state.batch_stats), np.float64)
+    with numerics.matmul_precision():
+        outputs = np.asarray(evaluated(state.functions().logits, state.params, inputs, state.batch_stats), np.float64)
     if pair[0].shape[1] != pair[1].shape[0] or not _alike(inputs.reshape(len(inputs), -1) @ pair[0] @ pair[1], outputs):
         return None
     factors = balanced(*map(np.asarray, pair))
@@ -113,16 +115,23 @@ def _along_product(first: str, second: str, kernel: str) -> Move:
 def _rescaled_units(state: EvalState) -> int:
     """How many hidden units are in layers whose rescaling leaves the outputs of two examples alone."""
     inputs = state.splits["train"]["inputs"][:2]
-    logits = jax.jit(state.functions().logits)
-    outputs, layers = apply_by_layer(state.model.apply, state.params, state.batch_stats, inputs)
-    names, generator, units = list(layers), np.random.default_rng(0), 0
-    for name, following in pairwise(names):
-        width = layers[name].outputs.shape[-1]
-        factors = generator.uniform(0.5, 2.0, width)
-        changed = _with_layer(state.params, name, partial(_times_outputs, factors))
-        changed = _with_layer(changed, following, partial(_over_inputs, factors))
-        if changed is not None and _alike(logits(changed, inputs, state.batch_stats), np.asarray(outputs, np.float64)):
-            units += width
+    generator, units = np.random.default_rng(0), 0
+    with numerics.matmul_precision():
+        found, layers = apply_by_layer(state.model.apply, state.params, state.batch_stats, inputs)
+        outputs = np.asarray(found, np.float64)
+        for name, following in pairwise(layers):
+            width = layers[name].outputs.shape[-1]
+            factors = generator.uniform(0.5, 2.0, width)
+            half = _with_layer(state.params, name, partial(_times_outputs, factors))
+            whole = _with_layer(half, following, partial(_over_inputs, factors))
+            if whole is None:
+                continue
+            by_half, by_whole = (
+                evaluated(state.functions().logits, params, inputs, state.batch_stats) for params in (half, whole)
+            )
+            # A layer on which the outputs do not depend has no units that could be told from one another.
+            if _alike(by_whole, outputs) and not _alike(by_half, outputs):
+                units += width
     return units
 
 

@@ -13,7 +13,7 @@ from hessflat.curvature.perturbations import Ball, average_case, worst_case
 from hessflat.measures.eval_state import EvalState, FlatnessExamples, Functions, flatness_data, flatness_share
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.training.optimisation import LOSSES
-from hessflat.utils.errors import SettingError
+from hessflat.utils.errors import InputError
 
 BatchSize = Annotated[int, at_least(1), "examples that share a perturbation, of m_sharpness and geodesic_sharpness"]
 Steps = Annotated[int, whole(1, 1_000), "gradients for the worst case of each batch, of the same"]
@@ -42,15 +42,16 @@ def m_sharpness(
     ball of radius ρ (Foret et al. 2021, *Sharpness-aware minimization*), from below; `.average` is the mean rise under
     normal noise. `adaptive_` before a form has every weight move in units of |w| (Kwon et al. 2021, *ASAM*), so that a
     factor which moves from one layer of a ReLU network to the next changes nothing. `logit_normalised_` before that has
-    the logits of each example divided by their standard deviation over classes, so that a factor of all logits changes
-    nothing either. All are those of Andriushchenko et al. (2023, *A modern look at the relationship between sharpness
-    and generalization*), but for the ascent, which is `curvature.perturbations.worst_case`.
+    the logits of each example divided by their standard deviation over classes, so that in the adaptive forms a factor
+    of all logits changes nothing either. All are those of Andriushchenko et al. (2023, *A modern look at the
+    relationship between sharpness and generalization*), but for the ascent, which is
+    `curvature.perturbations.worst_case`.
 
     Every `_se` is a standard error over batches. They hold the first `measure.flatness_examples` of the measured
     examples, those beyond the last full batch left out.
 
     Raises:
-        SettingError: more examples in a batch than are measured.
+        InputError: more examples in a batch than are measured.
     """
     data = flatness_data(state, flatness_examples)
     require_batches(len(data["targets"]), m)
@@ -84,7 +85,7 @@ def m_sharpness(
 def require_batches(number: int, m: int) -> None:
     """Refuse batches of m examples where there are fewer."""
     if m > number:
-        raise SettingError(
+        raise InputError(
             f"config.measure.m must be at most {number}, the measured examples of measure.flatness_examples, got {m}"
         )
 

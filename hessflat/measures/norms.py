@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.measures.eval_state import EvalState, curvature_batches
+from hessflat.curvature import numerics
+from hessflat.measures.eval_state import EvalState, curvature_batches, evaluated
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.training.optimisation import are_classes
+from hessflat.utils.errors import InputError
 
 # Of the margins of all measured examples.
 _PERCENTILE = 10
@@ -57,14 +59,20 @@ def _spectral_product(params: Any) -> float:
 
 def _path(state: EvalState) -> float | None:
     """None where activations are not the identity above 0: then outputs are not in proportion to inputs."""
-    logits = state.functions().logits
     squared = jax.tree.map(jnp.square, state.params)
     ones = jnp.ones_like(state.splits["train"]["inputs"][:1])
     without_biases = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), squared)
-    once, twice = (np.asarray(logits(without_biases, factor * ones, state.batch_stats)) for factor in (1.0, 2.0))
-    if not np.allclose(2 * once, twice, rtol=1e-4, atol=0):
+
+    def outputs(params: Any, factor: float) -> np.ndarray:
+        with numerics.matmul_precision():
+            found = np.asarray(evaluated(state.functions().logits, params, factor * ones, state.batch_stats))
+        if not np.isfinite(found).all():
+            raise InputError("the path norm is not finite in single precision")
+        return found
+
+    if not np.allclose(2 * outputs(without_biases, 1.0), outputs(without_biases, 2.0), rtol=1e-4, atol=0):
         return None
-    return float(np.sqrt(np.sum(np.asarray(logits(squared, ones, state.batch_stats), np.float64))))
+    return float(np.sqrt(np.sum(outputs(squared, 1.0), dtype=np.float64)))
 
 
 def _margin(state: EvalState) -> float:
@@ -72,7 +80,8 @@ def _margin(state: EvalState) -> float:
     margins = []
     for start, size in batches.cuts:
         batch = batches.take(start, size)
-        outputs = np.asarray(functions.predict(state.params, batch, state.batch_stats), np.float64)
+        with numerics.matmul_precision():
+            outputs = np.asarray(evaluated(functions.predict, state.params, batch, state.batch_stats), np.float64)
         rows, labels = np.arange(size), np.asarray(batch["targets"]).argmax(axis=1)
         own = outputs[rows, labels]
         outputs[rows, labels] = -np.inf

@@ -80,7 +80,9 @@ def _error(functions: Functions) -> Callable:
 
     def error(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
         outputs = functions.predict(params, batch, batch_stats)
-        return jnp.mean(jnp.argmax(outputs, axis=-1) != jnp.argmax(batch["targets"], axis=-1), dtype=outputs.dtype)
+        wrong = jnp.argmax(outputs, axis=-1) != jnp.argmax(batch["targets"], axis=-1)
+        # The largest of outputs that are not finite is no answer.
+        return jnp.mean(jnp.where(jnp.isfinite(outputs).all(axis=-1), wrong, jnp.nan), dtype=jnp.float32)
 
     return error
 

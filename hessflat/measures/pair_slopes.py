@@ -6,25 +6,32 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hessflat.measures.eval_state import EvalState, curvature_data
+from hessflat.measures.eval_state import EvalState, FlatnessExamples, flatness_data
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.training.optimisation import LOSSES
+from hessflat.utils.errors import InputError
 
 
-def pair_slopes(state: EvalState) -> Measurement:
+def pair_slopes(state: EvalState, *, flatness_examples: FlatnessExamples = 512) -> Measurement:
     """Lower bounds on the Lipschitz norm of what is compared with the targets, over pairs of measured examples.
 
     With g(x) the outputs, softmaxed where they are logits of the loss, y the (smoothed) targets and
     ε_i = ‖g(x_i) − y_i‖₂: `pair_slopes.targets` is the largest (‖y_i − y_j‖₂ − ε_i − ε_j) / ‖x_i − x_j‖₂, and
     `pair_slopes.outputs` the largest ‖g(x_i) − g(x_j)‖₂ / ‖x_i − x_j‖₂, which is at least that. The paper's ε is one
     for all examples; with one for each the bound is never lower. While training has not begun to fit, it is below 0 and
-    says nothing. Pairs of equal inputs are left out.
+    says nothing. Pairs of equal inputs are left out. Of fewer examples both are still bounds.
+
+    Raises:
+        InputError: no two examples of different inputs.
     """
-    data = curvature_data(state)
+    data = flatness_data(state, flatness_examples)
     softmaxed = LOSSES[state.loss].logits
     logits = state.functions().logits
     steepest = _steepest(logits, softmaxed, state.params, data["inputs"], data["targets"], state.batch_stats)
+    if not np.isfinite(float(steepest["outputs"])):
+        raise InputError("slopes need two examples of different inputs; set measure.pair_slopes to 'never'")
     return Measurement({f"pair_slopes.{name}": float(value) for name, value in steepest.items()}, {})
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat.config import whole
+from hessflat.curvature.operators.operator import require_finite
 from hessflat.curvature.stochtrace import estimates
 from hessflat.measures.eval_state import EvalState, curvature_operator
 from hessflat.measures.measurement import Measure, Measurement, Scalars
@@ -42,6 +43,7 @@ def relative_flatness(
     else:
         generator, roots = np.random.default_rng(state.protocol.seed), list(map(_root, leaves))
         samples = np.array([_sample(op, generator, leaves, roots) for _ in range(relative_probes)])
+    require_finite(samples)
     samples = samples[:, kernels]
     totals, largest = samples.sum(axis=1), samples[:, samples.mean(axis=0).argmax()]
     scalars: Scalars = {}

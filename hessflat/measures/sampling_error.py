@@ -18,14 +18,16 @@ def sampling_error(
     state: EvalState,
     *,
     sampling_folds: Annotated[int, whole(2, 1_000), "of the measured examples, of measure.sampling_error"] = 4,
+    sampling_steps: Annotated[int, whole(1, 10_000), "products of each search of measure.sampling_error at most"] = 100,
 ) -> Measurement:
     """λ_max of the first `measure.examples` training examples, and by how much that of all may differ.
 
-    `<operator>.lambda_max` is to `measure.rtol`, with its bound. `<operator>.lambda_max_sampling_se` is the standard
-    error that the draw of the examples makes, and `.lambda_max_sampling_bias` what λ_max of few examples is too large
-    by on average, as `curvature.sampling.subset_sharpness` estimates them; where all are measured both are 0, and
-    nothing is computed. Batch norm is in eval mode: in train mode examples are coupled, and the curvature of a subset
-    is no sample of that of all.
+    `<operator>.lambda_max` is to `measure.rtol`, with its bound, in place of what other measures say of it.
+    `<operator>.lambda_max_sampling_se` is the standard error that the draw of the examples makes, and
+    `.lambda_max_sampling_bias` what λ_max of few examples is too large by on average, as
+    `curvature.sampling.subset_sharpness` estimates them; where all are measured both are 0, and nothing is computed.
+    Batch norm is in eval mode: in train mode examples are coupled, and the curvature of a subset is no sample of that
+    of all.
     """
     functions, batches = state.functions(), curvature_batches(state, "eval")
     population = len(state.splits["train"]["labels"])
@@ -52,6 +54,7 @@ def sampling_error(
             jax.random.key(protocol.seed),
             sampling_folds,
             protocol.rtol,
+            sampling_steps,
         )
         scalars |= {
             f"{key}.lambda_max": found.value,
@@ -64,8 +67,8 @@ def sampling_error(
 
 MEASURE = Measure(
     sampling_error,
-    # One search over all measured examples, and as much again over its folds.
-    cost=lambda settings, num_params: 40 * len(settings.operators),
+    # One search over all measured examples, and as much again over its folds, each to its last step.
+    cost=lambda settings, num_params: 2 * settings.sampling_steps * len(settings.operators),
     doc="the error of λ_max as that of all training examples is measured",
     names={
         "<operator>.lambda_max_sampling_se": "standard error of λ_max(<operator>) by the draw of examples",

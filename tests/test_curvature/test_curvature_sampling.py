@@ -131,3 +131,20 @@ def test_forms_of_something_else_are_refused():
             jax.random.key(0),
             num_folds=2,
         )
+
+
+def test_a_search_that_does_not_end_gives_no_error():
+    x = np.random.default_rng(0).normal(size=(40, 30))
+    with pytest.raises(
+        InputError, match=r"λ_max of 20 examples is not known to 1e-06 after 2 products; raise max_steps"
+    ):
+        sharpness_of_subset(x, np.arange(20), rtol=1e-6, max_steps=2)
+
+
+def test_folds_of_a_remainder_are_of_so_many_examples():
+    """7 examples make 4 folds of one: λ_max exceeds that of all by 6 times the bias of 7, less their share of 9."""
+    x = np.random.default_rng(1).normal(size=(9, 3))
+    found = sharpness_of_subset(x, np.arange(7), num_folds=4, rtol=1e-6)
+    value = np.linalg.eigvalsh(x[:7].T @ x[:7] / 7)[-1]
+    folds = [x[i] @ x[i] for i in range(4)]
+    assert_allclose(found.bias, (1 - 7 / 9) * (np.mean(folds) - value) / 6, rtol=1e-3)

@@ -8,7 +8,7 @@ from measured import eval_state, measured
 
 from hessflat import models
 from hessflat.measures.m_sharpness import require_batches
-from hessflat.utils.errors import SettingError
+from hessflat.utils.errors import InputError
 
 
 def state_of(name, shape=(8,), num_classes=6, **settings):
@@ -85,5 +85,5 @@ def test_units_between_the_layers_of_residual_blocks_are_found():
 
 
 def test_batches_of_more_examples_than_there_are_are_refused():
-    with pytest.raises(SettingError, match=r"config\.measure\.m must be at most 40, .* got 41"):
+    with pytest.raises(InputError, match=r"config\.measure\.m must be at most 40, .* got 41"):
         require_batches(40, 41)

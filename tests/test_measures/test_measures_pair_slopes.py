@@ -47,9 +47,8 @@ def test_no_pair_is_steeper_than_the_largest_jacobian_between_them():
     inputs = jnp.linspace(-1, 1, 41)[:, None]
     labels = (inputs[:, 0] > 0).astype(jnp.int32)
     state = state_of("softmax_regression", inputs, labels, scale=0.0, classes=2)
-    params = jax.tree.map(lambda x: x, state.params)
     weights = jnp.array([[-3.0, 3.0]])
-    params = jax.tree.map(lambda x: weights if x.shape == weights.shape else x, params)
+    params = jax.tree.map(lambda x: weights if x.shape == weights.shape else x, state.params)
     found = of(state._replace(params=params))
     steepest = np.sqrt(2) * 6 / 4
     assert found["pair_slopes.targets"] <= found["pair_slopes.outputs"] <= steepest
