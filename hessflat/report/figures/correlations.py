@@ -23,7 +23,7 @@ def correlation_grid(grid: Grid) -> Drawing:
     measures, groups = grid.measures, list(grid.columns)
     data = new_columns("group", "measure", "tau", "low", "high", "runs", "settings")
     taus = np.full((len(measures), len(groups)), math.nan)
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(STYLE):
         figure, (axis,) = new_figure(1, 1, 0.9 + _INCHES_A_ROW * len(measures))
         for column, group in enumerate(groups):
             for row, measure in enumerate(measures):
@@ -34,11 +34,12 @@ def correlation_grid(grid: Grid) -> Drawing:
                 append_row(data, group, measure, cell.tau, cell.low, cell.high, cell.runs, cell.settings)
                 axis.text(column, row, f"{cell.tau:+.2f}{'*' if cell.is_found else ''}", **_lettering(cell))
         image = axis.imshow(taus, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(groups)), [_counted(grid, group) for group in groups])
+        axis.grid(False)  # which a new figure has
+        headings = [_counted(grid, group) for group in groups]
+        axis.set_xticks(range(len(groups)), headings, rotation=35, ha="left", rotation_mode="anchor")
         axis.set_yticks(range(len(measures)), [axis_name(measure) for measure in measures])
-        axis.tick_params(length=0)
+        axis.tick_params(length=0, labelsize=6)
         axis.xaxis.tick_top()
-        axis.tick_params(axis="x", labelsize=6)
         axis.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.02)
         bar.set_label("Kendall τ with the generalisation gap")
@@ -62,4 +63,4 @@ def _lettering(cell: Correlation) -> dict[str, Any]:
 def _counted(grid: Grid, group: str) -> str:
     """The group with how many runs of how many settings it has."""
     cells = [cell for cell in grid.columns[group].values() if cell]
-    return f"{group}\n{max(cell.runs for cell in cells)} runs,\n{max(cell.settings for cell in cells)} settings"
+    return f"{group}: {max(cell.runs for cell in cells)} runs, {max(cell.settings for cell in cells)} settings"
