@@ -226,7 +226,7 @@ def test_the_exact_hessian_is_the_sum_of_its_parts(tmp_path, float64, noise):
         assert line["gauss_newton.exact.lambda_min"] > -noise * line["gauss_newton.exact.lambda_max"]
         assert line["residual.exact.lambda_min"] <= line["hessian.exact.lambda_min"] < 0
     stored = runs.spectra(folder)
-    assert set(stored) == {
+    assert set(stored) - {"50-answers.npz"} == {
         f"{step}-{name}-exact.npz" for step in (0, 50) for name in ("hessian", "gauss_newton", "residual")
     }
 

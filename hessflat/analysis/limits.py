@@ -63,8 +63,8 @@ def against_limit(
 
     Runs of a seed that differ in a setting are not averaged: the worst of them counts, except where `of` is "mean".
 
-    With the scale "log", which suits positive ratios, logarithms are compared; what is not above 0, as a ratio of
-    something that vanished, counts as a hundredth of the limit.
+    With the scale "log", which suits positive ratios, logarithms are compared; what is below a hundredth of the limit,
+    as a ratio that is 0, counts as a hundredth of it.
 
     Raises:
         InputError: a statistic that is not finite.
@@ -72,7 +72,7 @@ def against_limit(
     word = "mean" if of == "mean" else "smallest" if expect == "larger" else "largest"
     ends: dict[str, Callable[[Sequence[float]], float]] = {"mean": np.mean, "smallest": min, "largest": max}
     of_seed = ends[word]
-    clipped = f" of logarithms (what is not above 0 counts as {number(limit / 100)})" if scale == "log" else ""
+    clipped = f" of logarithms (what is below {number(limit / 100)} counts as that)" if scale == "log" else ""
     rule = f"{what.rstrip(',')}, the {word} of a seed's runs, {side_of(expect)} {number(limit)} by {BY_T}{clipped}"
     done = finished(runs)
     if not done:
@@ -81,12 +81,13 @@ def against_limit(
     if not np.all(np.isfinite(values)):
         raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
     logs = scale == "log"
-    mean = estimate(np.log(np.where(values > 0, values, limit / 100)) if logs else values)
+    mean = estimate(np.log(np.maximum(values, limit / 100)) if logs else values)
     shown: Callable[[float], float] = exp_or_inf if logs else float
     at = math.log(limit) if logs else limit
+    at_most = "at most " if logs and values.min() < limit / 100 else ""
     spread = interval_text(mean.interval, len(values), lambda x, digits: number(shown(x), digits))
     return decided(
-        runs, rule, against(mean, at, expect), f"{what} {number(shown(mean.mean))}", spread, len(values),
+        runs, rule, against(mean, at, expect), f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
         f"{what} is claimed {expect} than {number(limit)}", number(limit),
     )  # fmt: skip
 

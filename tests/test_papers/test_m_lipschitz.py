@@ -50,7 +50,7 @@ def test_samples_that_reach_the_bound_and_whose_bound_on_means_is_vacuous(sample
     assert lipschitz_bounds.gap_exponent(runs[0]) == pytest.approx(-1)
     # Larger learning rates have the larger Lipschitz constants and, here, gaps; two rates are too few to decide by.
     holds = {"maximum-bound", "exponential", "deviation-bound", "gap-exponent"}
-    others = {"says-something": "fails", "rougher-misses-more": "undecided"}
+    others = {"says-something": "fails", "rougher-misses-more": "cannot decide"}
     assert verdicts == dict.fromkeys(holds, "holds") | others
     first = lipschitz_bounds.informative_from(runs[0])
     ends = lipschitz_bounds.cost_deviation_bounds(runs[0], np.array([int(0.9 * first), int(first)]))
