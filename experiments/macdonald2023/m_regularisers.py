@@ -17,9 +17,9 @@ from experiments.macdonald2023.end_of_training import (
     trend,
 )
 from hessflat.analysis import limits
-from hessflat.analysis.correlation import differing_only_in
+from hessflat.analysis.correlation import correlation, differing_only_in
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
-from hessflat.analysis.results import Run, finished
+from hessflat.analysis.results import Run, finished, meeting
 from hessflat.analysis.strata import final_metric, follows_closer, not_lowered, setting_value
 from hessflat.analysis.tables import table_by_group
 from hessflat.report import figures
@@ -56,11 +56,35 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The metrics of `COLUMNS` by regulariser, its degree and the initial rate: one table for each network."""
+    """What the gap goes with, by network; then the metrics of `COLUMNS` by regulariser, its degree and the initial
+    rate: one table for each network.
+    """
     return [
-        table_by_group(by_regulariser(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
-        for words, group in by_network(runs).items()
+        what_the_gap_follows(runs),
+        *(
+            table_by_group(by_regulariser(group), ("regulariser", "degree", RATE), COLUMNS, f"{words}. {MEASURED}")
+            for words, group in by_network(runs).items()
+        ),
     ]
+
+
+def what_the_gap_follows(runs: Sequence[Run]) -> Table:
+    """Kendall's τ of the gap with the Jacobian norm and with sharpness, for each network and regulariser."""
+    fitted = meeting(finished(runs), "fitted")
+    rows = []
+    for words, group in by_network(fitted).items():
+        cells = []
+        for setting in REGULARISERS:
+            varied, stratum = differing_only_in(group, setting)
+            found = [correlation(varied, metric, GAP, stratum=stratum) for metric in (JACOBIAN, SHARPNESS)]
+            cells.append(", ".join("–" if one is None else f"{one.tau:+.2f}" for one in found))
+        rows.append((words, *cells, str(len(group))))
+    header = ("network", *(words for _, words in REGULARISERS.values()), "runs")
+    caption = (
+        "Kendall τ of the gap with max ‖∂f/∂x‖₂, then with λ_max(H), over pairs of runs that fit their training data "
+        "and differ in one regulariser (and the seed) alone."
+    )
+    return Table(caption, header, tuple(rows))
 
 
 def by_regulariser(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
