@@ -86,7 +86,7 @@ WITHOUT_NORM: dict[str, dict[str, Overrides]] = {
 INITIAL_WEIGHTS = {"resnet": "lecun", "vgg": "he"}
 
 # The curvature of 1,000 clean examples, H and G in batch norm's train mode, the Jacobian in eval mode. The training
-# split is in random order, so that its first examples are a random batch of it, the same in every run.
+# split is in random order, so that its first examples are a random batch of it, the same in every run of a seed.
 MEASURED: Overrides = {
     "measure.spectra": "end",
     "measure.jacobian": "end",
