@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -128,16 +130,20 @@ def test_every_public_function_is_called():
     assert [name for name in cv.__all__ if name not in records and name not in called] == []
 
 
-def test_a_process_that_dies_or_hangs_is_wrong_and_the_next_case_goes_on(monkeypatch, capsys):
-    only = "--only=functionals:1"
-    fuzz.main([only])
-    assert counts(capsys.readouterr().out, "all library calls")[0] == 1
-    monkeypatch.setattr(fuzz, "MEMORY", -1.0)  # less than it has: no process lives for long
+def dying():
+    """A process that ends when it is asked the first case."""
+    command = [sys.executable, "-c", "input()"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_started", dying), ("PATIENCE", 0.0)], ids=["dies", "hangs"])
+def test_a_process_that_dies_or_hangs_is_wrong_and_the_next_case_goes_on(monkeypatch, capsys, name, value):
+    monkeypatch.setattr(fuzz, name, value)
     with pytest.raises(SystemExit) as ended:
-        fuzz.main([only])
+        fuzz.main(["--only=functionals:1,functionals:2"])
     assert ended.value.code == 1
     tried, _, _, wrong, _ = counts(capsys.readouterr().out, "all library calls")
-    assert (tried, wrong) == (1, 1)
+    assert (tried, wrong) == (2, 2)
 
 
 def test_wrong_arguments_are_refused():
