@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import jax
+
 from hessflat import measures
 from hessflat.measures import EvalState, Protocol
 
@@ -25,6 +27,16 @@ def eval_state(
         lambda: params,
         data or {},
     )
+
+
+def with_factor_moved(state, factor):
+    """The same function: `factor` moved from the first of two dense layers to the second."""
+    first, second = state.params["Dense_0"], state.params["Dense_1"]
+    moved = {
+        "Dense_0": jax.tree.map(lambda x: factor * x, first),
+        "Dense_1": {"kernel": second["kernel"] / factor, "bias": second["bias"]},
+    }
+    return state._replace(params=moved)
 
 
 def measured(state, *names, **settings):

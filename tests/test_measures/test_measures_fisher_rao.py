@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measured import eval_state, measured
+from measured import eval_state, measured, with_factor_moved
 
 from hessflat import models
 
@@ -41,12 +41,7 @@ def test_of_a_homogeneous_network_it_is_of_its_outputs_alone(hidden):
 
 def test_a_factor_that_moves_to_the_next_relu_layer_changes_nothing():
     state = state_of("mlp", hidden=(6,))
-    first, second = state.params["Dense_0"], state.params["Dense_1"]
-    moved = {
-        "Dense_0": jax.tree.map(lambda x: 3 * x, first),
-        "Dense_1": {"kernel": second["kernel"] / 3, "bias": second["bias"]},
-    }
-    before, after = of(state), of(state._replace(params=moved))
+    before, after = of(state), of(with_factor_moved(state, 3))
     for name in ("fisher_rao.empirical", "fisher_rao.model"):
         assert after[name] == pytest.approx(before[name], rel=1e-4)
 

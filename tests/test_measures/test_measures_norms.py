@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measured import eval_state, measured
+from measured import eval_state, measured, with_factor_moved
 
 from hessflat import models
 
@@ -55,12 +55,7 @@ def test_they_are_those_of_the_matrices():
 
 def test_a_factor_that_moves_to_the_next_relu_layer_changes_only_the_distance():
     state = state_of(hidden=(6,))
-    first, second = state.params["Dense_0"], state.params["Dense_1"]
-    moved = {
-        "Dense_0": jax.tree.map(lambda x: 4 * x, first),
-        "Dense_1": {"kernel": second["kernel"] / 4, "bias": second["bias"]},
-    }
-    before, after = of(state), of(state._replace(params=moved))
+    before, after = of(state), of(with_factor_moved(state, 4))
     assert after.pop("norms.distance") > 1.5 * before.pop("norms.distance")
     assert after == pytest.approx(before, rel=1e-4)
     assert len(after) == 4

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measured import eval_state, measured
+from measured import eval_state, measured, with_factor_moved
 from scipy.stats import norm
 
 from hessflat import models
@@ -32,12 +32,7 @@ def state():
 
 @pytest.mark.slow
 def test_a_factor_that_moves_to_the_next_relu_layer_changes_no_noise_in_units_of_the_weights(state):
-    first, second = state.params["Dense_0"], state.params["Dense_1"]
-    moved = {
-        "Dense_0": jax.tree.map(lambda x: 4 * x, first),
-        "Dense_1": {"kernel": second["kernel"] / 4, "bias": second["bias"]},
-    }
-    before, after = of(state), of(state._replace(params=moved))
+    before, after = of(state), of(with_factor_moved(state, 4))
     name = "pac_bayes.magnitude_inverse_variance"
     assert after[name] == pytest.approx(before[name], rel=1e-3)
     assert after["pac_bayes.inverse_variance"] > 1.5 * before["pac_bayes.inverse_variance"]

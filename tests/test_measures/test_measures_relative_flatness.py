@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measured import eval_state, measured
+from measured import eval_state, measured, with_factor_moved
 
 from hessflat import models
 
@@ -76,11 +76,6 @@ def test_layers_are_those_of_the_dense_hessian_neuron_by_neuron(state):
 @pytest.mark.slow
 @pytest.mark.parametrize("probes", [10_000, 30])
 def test_a_factor_that_moves_to_the_next_relu_layer_changes_nothing(state, probes):
-    first, second = state.params["Dense_0"], state.params["Dense_1"]
-    moved = {
-        "Dense_0": jax.tree.map(lambda x: 3 * x, first),
-        "Dense_1": {"kernel": second["kernel"] / 3, "bias": second["bias"]},
-    }
-    before, after = of(state, probes), of(state._replace(params=moved), probes)
+    before, after = of(state, probes), of(with_factor_moved(state, 3), probes)
     for name in ("relative_flatness.sum", "relative_flatness.max"):
         assert after[name] == pytest.approx(before[name], rel=1e-3)

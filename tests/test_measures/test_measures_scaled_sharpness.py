@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measured import eval_state, measured
+from measured import eval_state, measured, with_factor_moved
 
 from hessflat import models
 
@@ -53,12 +53,7 @@ def test_it_is_that_of_the_dense_matrix(case):
 
 @pytest.mark.slow
 def test_a_factor_that_moves_to_the_next_relu_layer_changes_nothing(case):
-    first, second = case.params["Dense_0"], case.params["Dense_1"]
-    moved = {
-        "Dense_0": jax.tree.map(lambda x: 3 * x, first),
-        "Dense_1": {"kernel": second["kernel"] / 3, "bias": second["bias"]},
-    }
-    before, after = scaled_of(case), scaled_of(case._replace(params=moved))
+    before, after = scaled_of(case), scaled_of(with_factor_moved(case, 3))
     for name in ("adaptive", "filter"):
         assert after[f"hessian.{name}_lambda_max"] == pytest.approx(before[f"hessian.{name}_lambda_max"], rel=1e-3)
 
