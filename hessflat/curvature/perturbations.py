@@ -156,6 +156,7 @@ class Problem(NamedTuple):
     scales: Any
     radius: Array
     batches: Batches
+    spare: Any  # an example of weight, for batches without any; None where examples have no weights
     extra: tuple[Any, ...]
     key: Array
 
@@ -168,12 +169,9 @@ class Problem(NamedTuple):
         return self.params, self.scales, self.radius, self.extra
 
     def pieces(self) -> Iterator[tuple[Any, Any]]:
-        """Full batches of m examples, with an example of weight for those without any."""
-        batches, spare = self.batches, None
-        if isinstance(batches.arrays, Weighted):
-            spare = example_with_weight(batches.arrays)
-        for start in range(0, batches.count * batches.size, batches.size):
-            yield batches.take(start, batches.size), spare
+        """Full batches of m examples, with the spare one."""
+        for start in range(0, self.batches.count * self.batches.size, self.batches.size):
+            yield self.batches.take(start, self.batches.size), self.spare
 
     def normal(self, number: int) -> Any:
         """Standard normal numbers, a tree like params; NumPy draws them, so there is nothing to compile."""
@@ -195,8 +193,9 @@ def make_problem(
     batches = as_batches(data)
     if not batches.in_memory:
         raise InputError("perturbations need examples in memory, got a stream; give cv.Batches of its examples")
+    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     extra = numerics.as_state(state, loss)
-    return Problem(user_function(loss), move, params, scales, jnp.asarray(radius), batches, extra, key)
+    return Problem(user_function(loss), move, params, scales, jnp.asarray(radius), batches, spare, extra, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.curvature.operators.weights import Weighted, example_with_weight
 from hessflat.curvature.perturbations import Problem, make_problem, straight, times, value_at
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
@@ -140,8 +139,7 @@ def _crossing(powers: np.ndarray, rises: np.ndarray, allowed: float) -> float:
 def _mean(problem: Problem, unit: Any) -> float:
     """The mean over all data, the short last batch too, at u = ρ `unit`."""
     batches, total = problem.batches, []
-    spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
     for start, size in batches.cuts:
-        batch = batches.take(start, size), spare
+        batch = batches.take(start, size), problem.spare
         total.append(size / batches.num_examples * value_at(*problem.static, *problem.traced, unit, batch))
     return float(sum(total))
