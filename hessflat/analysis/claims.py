@@ -221,8 +221,9 @@ def in_order(
     if len(settings) < 2:
         return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}", rule)
     require_unique_pairs(done, by)
+    values = {run.folder: statistic(run) for run in done}
     groups = [
-        (np.array([[float(run.setting(by)) for run in own]]), np.array([[statistic(run) for run in own]]))
+        (np.array([[float(run.setting(by)) for run in own]]), np.array([[values[run.folder] for run in own]]))
         for own in by_setting(done, "seed").values()
         if len(own) > 1
     ]
@@ -230,7 +231,7 @@ def in_order(
         return no_evidence(runs, f"no seed has two values of {setting_name(by)}", rule)
     tau, test = float(np.mean([kendall_tau(x[0], y[0]) for x, y in groups])), order_test(groups)
     chance = of_test(test, len(groups), "larger" if expect == "increases" else "smaller")
-    means = [float(np.mean([statistic(run) for run in group])) for group in settings.values()]
+    means = [float(np.mean([values[run.folder] for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
         f"{' → '.join(write(mean) for mean in means)} at {setting_name(by)} "

@@ -77,9 +77,7 @@ def against_limit(
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished", rule)
-    values = np.array([of_seed([statistic(run) for run in own]) for own in by_setting(done, "seed").values()], float)
-    if not np.all(np.isfinite(values)):
-        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    values = np.array([of_seed(own) for own in _by_seed(done, statistic, what)])
     logs = scale == "log"
     mean = estimate(np.log(np.maximum(values, limit / 100)) if logs else values)
     shown: Callable[[float], float] = exp_or_inf if logs else float
@@ -90,6 +88,23 @@ def against_limit(
         runs, rule, against(mean, at, expect), f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
         f"{what} is claimed {expect} than {number(limit)}", number(limit),
     )  # fmt: skip
+
+
+def _by_seed(done: Sequence[Run], statistic: Callable[[Run], float | np.ndarray], what: str) -> list[list[float]]:
+    """The numbers that a statistic, named `what`, gives of the runs of each seed.
+
+    Raises:
+        InputError: one that is not finite.
+    """
+    seeds = []
+    for own in by_setting(done, "seed").values():
+        numbers: list[float] = []
+        for run in own:
+            numbers += np.atleast_1d(statistic(run)).astype(float).tolist()
+            if not np.all(np.isfinite(numbers)):
+                raise InputError(f"{run.path}: {what} is not finite; measure it again")
+        seeds.append(numbers)
+    return seeds
 
 
 def lies_within(
@@ -109,10 +124,7 @@ def lies_within(
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished", rule)
-    seeds = by_setting(done, "seed").values()
-    by_seed = [np.concatenate([np.atleast_1d(statistic(run)) for run in own]) for own in seeds]
-    if not all(np.all(np.isfinite(values)) for values in by_seed):
-        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
+    by_seed = _by_seed(done, statistic, what)
     smallest, largest = (estimate([float(end(values)) for values in by_seed]) for end in (np.min, np.max))
     chance = conjunction([against(smallest, low, "larger"), against(largest, high, "smaller")])
     several = any(len(values) > 1 for values in by_seed)
@@ -133,7 +145,7 @@ def on_one_side(runs: Sequence[Run], statistic: Statistic, what: str, expect: Ex
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished", rule)
-    values = [float(np.mean([statistic(run) for run in own])) for own in by_setting(done, "seed").values()]
+    values = [float(np.mean(own)) for own in _by_seed(done, statistic, what)]
     test = sign_flip_test(values)
     return decided(
         runs, rule, of_test(test, len(values), expect), f"{what} {number(float(np.mean(values)))}",
@@ -157,10 +169,8 @@ def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: 
     done = finished(runs)
     if not done:
         return no_evidence(runs, "no run has finished", rule)
-    by_seed = [[statistic(run) for run in own] for own in by_setting(done, "seed").values()]
+    by_seed = _by_seed(done, statistic, what)
     values = [value for own in by_seed for value in own]
-    if not np.all(np.isfinite(values)):
-        raise InputError(f"{done[0].path}: {what} is not finite; measure it again")
     worst = estimate([max(own) for own in by_seed])
     beyond = sum(value > limit for value in values)
     chance = NOTHING if len(by_seed) < 2 else Chance(1.0, 0.0) if beyond else Chance(worst.below(limit), 1.0)
