@@ -24,8 +24,8 @@ CONFIGS = sorted(Path("configs").rglob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_config_is_valid_at_every_scale_that_it_has(path, scale):
-    if scale not in app.scales_of(path):
-        known = ", ".join(app.scales_of(path))
+    if scale not in app.scales_of(load_module(path)):
+        known = ", ".join(app.scales_of(load_module(path)))
         with pytest.raises(InputError, match=f"scale of {path.stem} must be one of {known}, got '{scale}'"):
             sweep.sweep_configs(f"{path}:{scale}")
         return

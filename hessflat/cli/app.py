@@ -116,16 +116,17 @@ def from_command_line(target: str, arguments: Sequence[str] = ()) -> ConfigDict:
         InputError: also a scale that the file does not have.
     """
     path, scale = split_target(target)
-    require(f"scale of {path.stem}", scale, one_of(scales_of(path)))
-    return with_arguments(load_module(path, "get_config").get_config(scale), arguments)
+    module = load_module(path, "get_config")
+    require(f"scale of {path.stem}", scale, one_of(scales_of(module)))
+    return with_arguments(module.get_config(scale), arguments)
 
 
-def scales_of(path: Path) -> tuple[str, ...]:
+def scales_of(module: ModuleType) -> tuple[str, ...]:
     """The scales that a configuration file has: its `SCALES`, or all but medium where it names none.
 
     Medium is for what takes an accelerator at the paper's scale.
     """
-    return getattr(load_module(path), "SCALES", tuple(scale for scale in SCALES if scale != "medium"))
+    return getattr(module, "SCALES", tuple(scale for scale in SCALES if scale != "medium"))
 
 
 def find_module(folder: str, name: str) -> Path:

@@ -41,7 +41,7 @@ def load(name: str) -> Experiment:
 
 def scales_of(experiment: Experiment) -> tuple[str, ...]:
     """The scales at which the experiment's configuration can be had."""
-    return app.scales_of(app.split_target(experiment.config)[0])
+    return app.scales_of(app.load_module(app.split_target(experiment.config)[0]))
 
 
 def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = ()) -> list[jobs.Job]:
