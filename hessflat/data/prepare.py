@@ -263,11 +263,7 @@ def _read_back(
         columns = _columns(builder.as_data_source(split=split), [image, label], f"reading {split}", progress)
         images, labels = np.stack(columns[image]), np.array(columns[label], np.int32)
         if originals:
-            order = _places(images, labels, originals[split])
-            images, labels = images[order], labels[order]
-            original = originals[split]["image"]
-            if not np.array_equal(images.reshape(original.shape), original):
-                raise InputError(f"TFDS gave other images of {name!r} than its files hold; check the version of TFDS")
+            images, labels = _as_published(images, labels, originals[split], name)
         arrays[f"{part}_inputs"], arrays[f"{part}_labels"] = images, labels
         _require_labels(arrays[f"{part}_labels"], info.features[label].num_classes, name, split)
     facts = {
@@ -284,16 +280,18 @@ def _read_back(
     return arrays, facts
 
 
-def _places(images: np.ndarray, labels: np.ndarray, original: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The rows of `images` and `labels` in the order of the `original` ones, known by the bytes of both."""
+def _as_published(
+    images: np.ndarray, labels: np.ndarray, original: Mapping[str, np.ndarray], name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples in the order of the `original` ones, which have to be the same; TFDS shuffles them by a hash."""
 
-    def ranked(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        rows = np.concatenate([image.reshape(len(image), -1), label.astype(np.uint8)[:, None]], axis=1)
-        return np.argsort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel(), kind="stable")
+    def ordered(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        rows = np.concatenate([images.reshape(len(images), -1), labels.astype(np.uint8)[:, None]], axis=1)
+        return np.sort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel())
 
-    places = np.empty(len(images), np.int64)
-    places[ranked(original["image"], original["label"])] = ranked(images, labels)
-    return places
+    if not np.array_equal(ordered(images, labels), ordered(original["image"], original["label"])):
+        raise InputError(f"TFDS gave other examples of {name!r} than its files hold; check the version of TFDS")
+    return original["image"].reshape(images.shape), original["label"].astype(np.int32)
 
 
 def _parts(arrays: Mapping[str, np.ndarray], held_out: str | None) -> list[tuple[str, str]]:
