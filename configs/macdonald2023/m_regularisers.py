@@ -118,7 +118,7 @@ FLATNESS: Overrides = {
     "measure.relative_probes": 4,
 }
 # On digits those take longer than training does.
-ON_DIGITS: Overrides = {
+FLATNESS_ON_DIGITS: Overrides = {
     "measure.m_sharpness": "end",
     "measure.fisher_rao": "end",
     "measure.pac_bayes": "end",
@@ -181,7 +181,7 @@ def get_config(scale: str = "small") -> ConfigDict:
     at_scale: dict[str, Overrides] = {
         "smoke": on_digits
         | {"model.name": "mlp", "model.mlp.hidden": (8,), "train.epochs": 2, "schedule.step_decay.after": (1,)},
-        "small": on_digits | ON_DIGITS | NARROW["small"]["resnet"],
+        "small": on_digits | FLATNESS_ON_DIGITS | NARROW["small"]["resnet"],
         # Less than half of the paper's epochs, each with a ninth of its images; smaller batches, for more steps.
         "medium": FEW_IMAGES
         | FLATNESS

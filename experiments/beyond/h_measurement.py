@@ -11,7 +11,7 @@ import numpy as np
 from hessflat.analysis import limits
 from hessflat.analysis.decisions import Chance
 from hessflat.analysis.evidence import BY_T, against, decided, exp_or_inf, interval_text, seed_count
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, seeds_added
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
 from hessflat.analysis.statistics import Estimate, estimate, in_same_order
@@ -253,5 +253,5 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    tuned=(Tuned("small", (0, 1, 2), "the number of seeds, of which there were three when claims were open,"),),
+    tuned=(seeds_added("small", 3),),
 )

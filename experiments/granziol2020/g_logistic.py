@@ -4,7 +4,7 @@ from functools import partial
 
 from experiments.granziol2020.weight_decay import SHARED_CLAIMS, draw, generalises_better, tabulate
 from hessflat.analysis import claims, limits
-from hessflat.analysis.experiment import Claim, Experiment, Tuned
+from hessflat.analysis.experiment import Claim, Experiment, Tuned, seeds_added
 
 EXPERIMENT = Experiment(
     id="g_logistic",
@@ -60,6 +60,6 @@ EXPERIMENT = Experiment(
     notes="The paper does not say how pixels are scaled; g_logistic_scaling tries the candidates.",
     tuned=(
         Tuned("paper", (0, 1, 2, 10, 11, 12), "the scaling of the pixels and the split, which all seeds share,"),
-        Tuned("small", (0, 1, 2), "the number of seeds, of which there were three when claims were open,"),
+        seeds_added("small", 3),
     ),
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from hessflat.analysis import limits
 from hessflat.analysis.evidence import all_hold
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, seeds_added
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.statistics import exponential_r_squared, exponential_rate, power_law_exponent
@@ -151,5 +151,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes="The weights that are scaled are those of a trained network, which separates its training data.",
-    tuned=(Tuned("paper", (0, 1, 2), "the number of seeds, of which there were three when claims were open,"),),
+    tuned=(seeds_added("paper", 3),),
 )

@@ -10,7 +10,7 @@ from experiments.granziol2020.weight_decay import (
     tabulate,
 )
 from hessflat.analysis import claims
-from hessflat.analysis.experiment import Claim, Experiment, Tuned
+from hessflat.analysis.experiment import Claim, Experiment, seeds_added
 
 EXPERIMENT = Experiment(
     id="g_mlp",
@@ -61,8 +61,5 @@ EXPERIMENT = Experiment(
         "The paper gives P = 9,960; 784-100-10 has 79,510 parameters and that network is what runs here. g_mlp_size "
         "asks with which of the two the second moment has the paper's size."
     ),
-    tuned=tuple(
-        Tuned(scale, (0, 1, 2), "the number of seeds, of which there were three when claims were open,")
-        for scale in ("small", "paper")
-    ),
+    tuned=tuple(seeds_added(scale, 3) for scale in ("small", "paper")),
 )

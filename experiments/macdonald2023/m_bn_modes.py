@@ -21,7 +21,7 @@ from experiments.macdonald2023.batch_norm_figures import (
 )
 from hessflat.analysis import limits
 from hessflat.analysis.evidence import all_hold
-from hessflat.analysis.experiment import Claim, Evidence, Experiment, Tuned
+from hessflat.analysis.experiment import Claim, Evidence, Experiment, seeds_added
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.strata import in_each_group
 
@@ -161,5 +161,5 @@ EXPERIMENT = Experiment(
     "hardly moves these, so that norms of Jacobians agree; a weight moves all examples at once, and the Hessians' "
     "largest eigenvalues stay apart. "
     "In networks of convolutions a channel's statistics are of N images, all pixels.",
-    tuned=(Tuned("small", (0, 1, 2), "the number of seeds, of which there were three when claims were open,"),),
+    tuned=(seeds_added("small", 3),),
 )

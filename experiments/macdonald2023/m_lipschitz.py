@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.macdonald2023.lipschitz_figures import LATENT, draw, tabulate
 from hessflat.analysis import limits
-from hessflat.analysis.experiment import Claim, Evidence, Experiment, Tuned
+from hessflat.analysis.experiment import Claim, Evidence, Experiment, seeds_added
 from hessflat.analysis.lipschitz_bounds import (
     FIRST_SIZE,
     PAPER_SAMPLE,
@@ -155,5 +155,5 @@ EXPERIMENT = Experiment(
     "C' is π / (‖c‖ ‖(F, T)‖)², the square of a Lipschitz constant, where the proof of theorem 4.6 divides by it once, "
     "and beside the norm of f stands that of the identity of the targets, 1. The Jacobian's Lipschitz constant is that "
     "of its derivative along the data, whose pieces are stacked, which is an upper bound; suprema are of a grid.",
-    tuned=(Tuned("paper", (0, 1, 2, 3, 4), "the number of seeds, of which there were five when claims were open,"),),
+    tuned=(seeds_added("paper", 5),),
 )

@@ -5,7 +5,7 @@ from functools import partial
 
 from experiments.sagun2017.spectrum_ends import negatives_are_small
 from hessflat.analysis import limits
-from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table, Tuned
+from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table, seeds_added
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.spectra import exact_eigenvalues, share_near_zero
 from hessflat.analysis.tables import table_by
@@ -95,5 +95,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes="The paper does not name the data of this figure; at scale paper they are the Gaussian blobs of its §3.1.",
-    tuned=(Tuned("paper", (0, 1, 2), "the number of seeds, of which there were three when claims were open,"),),
+    tuned=(seeds_added("paper", 3),),
 )

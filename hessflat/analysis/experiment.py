@@ -93,6 +93,11 @@ class Tuned(NamedTuple):
     what: str
 
 
+def seeds_added(scale: str, first: int) -> Tuned:
+    """That seeds were added to the first few, which had left claims open."""
+    return Tuned(scale, tuple(range(first)), f"the number of seeds, of which there were {first} when claims were open,")
+
+
 class Experiment(NamedTuple):
     """An experiment: the question, the configuration whose runs answer it, and the functions that draw, tabulate and
     decide.
