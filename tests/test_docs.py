@@ -179,6 +179,13 @@ def test_the_correlations_of_the_readme_are_those_of_the_stored_report():
     assert [cell for cell in shown if f"| {cell}" not in report] == []
 
 
+def test_the_commands_of_the_stored_report_are_for_every_machine():
+    text = (ROOT / "docs" / "results" / "report" / "report.md").read_text()
+    commands = re.findall(r"^python -m hessflat .*$", text, re.MULTILINE)
+    assert len(commands) > 20
+    assert [command for command in commands if re.search(r"[ =]/", command)] == []
+
+
 def test_the_counts_of_the_readme_are_those_of_the_stored_report():
     records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
     verdicts = Counter(record["verdict"] for record in records)
@@ -249,13 +256,14 @@ def test_modules_that_are_run_exist(page):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_its_command(path):
-    doc = app.load_module(path, "get_config", "get_sweep").__doc__
+    module = app.load_module(path, "get_config", "get_sweep")
+    doc = module.__doc__
     commands = re.findall(rf"^ +make \w+ CONFIG={path.stem}:(\w+)", doc, re.MULTILINE)
     assert commands, f"{path.name} must show its command"
     assert set(commands) <= set(SCALES)
     for scale in SCALES:
         said = re.search(rf"\b{scale}:\s", doc) is not None
-        assert said == (scale in app.scales_of(path)), f"{path.name} must say what scale {scale} is, where it has it"
+        assert said == (scale in app.scales_of(module)), f"{path.name} must say what scale {scale} is, where it has it"
 
 
 def test_every_experiment_is_named_in_the_readme():
