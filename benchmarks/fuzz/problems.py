@@ -1,6 +1,7 @@
 """Small problems of every form that people bring, each with its curvature in float64 by other means than the library's.
 
 Truth is `jax.hessian` and `jax.jacrev` of the same functions, of all parameters as one flat vector, in float64.
+The module is long because each form is written out.
 """
 
 import functools

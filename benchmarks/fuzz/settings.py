@@ -1,4 +1,7 @@
-"""Random settings as the command line takes them: each is refused in one line, or is what was asked for."""
+"""Random settings as the command line takes them: each is refused in one line, or is what was asked for.
+
+The module is long because each form that settings come in has a draw and a comparison of its own.
+"""
 
 import functools
 import json

@@ -1,4 +1,7 @@
-"""The input-output Jacobian of a network, per example."""
+"""The input-output Jacobian of a network, per example.
+
+The module is long because it holds both methods: all rows of each Jacobian, and an iteration where there are too many.
+"""
 
 import math
 import time

@@ -13,8 +13,7 @@ the line, and a checkpoint after the manifest: what a checkpoint stands on is kn
 every other file in `digests`, by name, and of itself in `digest`; a checkpoint has that of its leaves inside. What is
 not as it was written is never read as if it were.
 
-Readers take the keys and files that they know, so files `correct/<step>.npz` (a bit for each test example) may come
-without another version.
+Readers take the keys and files that they know, so others may come without another version.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 The settings that differ between the runs of a sweep are traced numbers, `Hyperparams`. All others are a `Setup`, which
 is compiled in. The module makes the batches of `train_step`, the loop over steps, and sweeps of runs side by side.
+It is long because a batch, a step and a run are read in one place.
 """
 
 import dataclasses

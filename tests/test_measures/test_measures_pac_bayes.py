@@ -46,11 +46,11 @@ def test_a_linear_model_is_that_of_the_normal_distribution():
     params, _ = model.init(jax.random.key(0), x[:1])
     params = jax.tree.map(lambda w: jnp.asarray([[0.4, -0.4]]), params)
     split = {"inputs": x, "labels": jnp.zeros(300, int)}
-    found = of(eval_state(model, params, {}, {"train": split, "test": split}, num_classes=2), noise_draws=2000)
+    found = of(eval_state(model, params, {}, {"train": split, "test": split}, num_classes=2), noise_draws=500)
     # The margin 0.8 x over √2 σ x: the same for all examples.
     expected = (norm.ppf(0.1) * np.sqrt(2) / 0.8) ** 2
     assert abs(found["pac_bayes.inverse_variance"] - expected) < 4 * found["pac_bayes.inverse_variance_se"]
-    assert found["pac_bayes.inverse_variance_se"] < 0.1 * expected
+    assert found["pac_bayes.inverse_variance_se"] < 0.15 * expected
 
 
 @pytest.mark.slow

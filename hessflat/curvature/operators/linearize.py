@@ -12,6 +12,8 @@ terms are computed once, and results that only move or repeat numbers are recomp
 An equation with an inner program (a loop, a branch, a checkpoint) is known or unknown as a whole.
 
 The plain engine interprets nothing: every product differentiates anew, by `jax.jvp`, `jax.vjp` and `jax.linearize`.
+
+The module is long because both engines stand behind one door.
 """
 
 import dataclasses

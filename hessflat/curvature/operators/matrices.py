@@ -3,6 +3,8 @@
 In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` is a pytree of arrays [N, ...],
 `Batches(arrays, batch_size)`, or a `Stream` of batches. With `state`, any pytree of arrays, the functions take it as a
 third argument, such as running statistics of batch norm. It is a constant of the operator.
+
+The module is long because each matrix says in full what it is the mean of.
 """
 
 import dataclasses

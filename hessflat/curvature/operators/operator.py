@@ -3,6 +3,8 @@
 An `Operator` is a pytree. Its functions are static (module-level product functions, the user's loss), its arrays are
 dynamic (parameters, data). It is an argument of `jax.jit`, without closures, so a measurement compiled for one
 checkpoint serves every other checkpoint with the same loss function and shapes.
+
+The module is long because an operator carries its arithmetic, its products and what it refuses in one class.
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
 """A curvature matrix as data: a product function, the user's functions, and the examples of the mean, in batches.
 
-Every example has the same weight; the last batch may be short. The product is traced once for each set of functions and
-shapes.
+Examples have the same weight unless weights are given; the last batch may be short. The product is traced once for each
+set of functions and shapes.
+
+The module is long because batches, their placement on devices and the functions over them are one value that is passed.
 """
 
 import contextlib
