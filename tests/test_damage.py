@@ -82,7 +82,7 @@ def test_no_flipped_bit_of_a_checkpoint_changes_what_is_restored(whole, copy):
     numbers, chosen = random.Random(0), runs.tiny(*SHORT)
     place = copy / "checkpoints" / "20"
     files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.stat().st_size]
-    leaves = sorted(place.glob("default/ocdbt.process_0/d/*"))
+    leaves = runs.leaf_files(place)
     sizes = [path.stat().st_size for path in leaves]
     wanted, named = runs.final_state(whole), 0
     # Which files hold the leaves, and how many files are never read, differs from run to run.
@@ -201,7 +201,7 @@ def test_with_no_checkpoint_left_it_is_trained_anew_only_when_told(whole, copy):
 
 
 def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):
-    for path in (copy / "checkpoints" / "10").rglob("d/*"):
+    for path in runs.leaf_files(copy / "checkpoints" / "10"):
         path.write_bytes(bytes(len(path.read_bytes())))
     with pytest.raises(InputError, match=rf"10 is damaged .*make train RUN={copy}") as error:
         measure.main([f"--run={copy}", "--steps=10"])
