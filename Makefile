@@ -45,7 +45,7 @@ test: setup ## every test but the long ones
 test-long: setup ## whole trainings, golden steps of convolutional networks, a run killed at every moment
 	@$(PY) -m pytest -m long $(ARGS)
 
-test-fast: setup ## the tests that take seconds
+test-fast: setup ## the tests that take a second at most
 	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "not slow and not long" $(ARGS)
 
 lint: setup ## style, formatting and types

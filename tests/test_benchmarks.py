@@ -132,6 +132,7 @@ def test_a_row_that_did_less_work_says_so(stored):
     assert f"† {OURS}: 30 examples and 3 steps only, not ranked." in page
 
 
+@pytest.mark.slow
 def test_the_large_basis_at_a_small_size(capfd):
     large.main(["--size=5000", "--steps=100", "--storage=half"])
     heading, numbers = capfd.readouterr().out.splitlines()[1:]

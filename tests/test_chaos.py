@@ -18,6 +18,7 @@ def counts(printed):
     return [int(number) for number in row.split()]
 
 
+@pytest.mark.slow
 def test_a_reader_that_ignores_digests_is_found_out(monkeypatch, capsys):
     def careless(folder):
         return run_folder.read_object(folder / "manifest.json"), run_folder.read_object(folder / "config.json")

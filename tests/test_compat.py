@@ -211,6 +211,7 @@ def unpromised_uses(path, own):
                     yield f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
 
 
+@pytest.mark.slow
 def test_one_file_alone_uses_what_nobody_promises():
     own = own_private_names()
     uses = {path: list(unpromised_uses(path, own)) for path in FILES}

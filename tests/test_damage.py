@@ -57,6 +57,7 @@ def assert_same(folder, whole):
     assert load_run(folder).metrics == load_run(whole).metrics
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_file_changes_what_is_read(whole, copy):
     numbers, wanted = random.Random(0), load_run(whole)
     names = ["config.json", "manifest.json", "metrics.jsonl", "eval.jsonl", "spectra/20-hessian.npz"]
@@ -224,6 +225,7 @@ def test_a_checkpoint_that_keeps_others_from_being_opened_is_named_and_made_agai
     assert_same(copy, whole)
 
 
+@pytest.mark.slow
 def test_one_damaged_run_is_missing_from_a_report_that_has_the_others(tmp_path):
     from hessflat.cli import experiment
 
@@ -265,6 +267,7 @@ def test_what_is_removed_under_a_run_is_seen(tmp_path, monkeypatch, name):
     assert load_run(job.folder).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8)])
 def test_a_checkpoint_is_restored_onto_whatever_devices_there_are(tmp_path, before, after):
     options = ["--config.train.epochs=1", "--config.train.batch_size=64", "--config.data.train_size=128", ALONE]

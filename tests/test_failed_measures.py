@@ -34,6 +34,7 @@ def failing(monkeypatch, name, error, at=None):
     return calls
 
 
+@pytest.mark.slow
 def test_a_measure_that_fails_is_missing_and_the_rest_is_there(tmp_path, monkeypatch, capsys):
     (whole,) = runs.run_all([runs.tiny(NEVER)], tmp_path / "whole")
     failing(monkeypatch, "jacobian", InputError("the Jacobian is not\nfinite"), at={2})

@@ -27,6 +27,7 @@ def said(*arguments, **settings):
     return done.returncode, done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_inside_a_checkpoint_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
     (straight,) = runs.run_all([runs.tiny(*OPTIONS)], tmp_path / "straight")
     original, calls = ocp.CheckpointManager.save, []

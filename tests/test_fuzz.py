@@ -46,6 +46,7 @@ def some(kind, name):
     return found[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "spoil"),
     [
@@ -99,6 +100,7 @@ def test_what_makes_no_sense_must_be_refused_in_one_line():
     assert outcome_of(Call("", refused(MemoryError()), right, EITHER)).result == WRONG
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_not_followed_is_found(monkeypatch):
     assert {outcome.result for outcome in outcomes("one setting", range(60))} == {RIGHT, REFUSED}
     right = config.changed

@@ -44,6 +44,7 @@ def test_elsewhere_nothing_is_released(tmp_path, monkeypatch):
     loop.release_programs()
 
 
+@pytest.mark.slow
 def test_what_was_released_is_compiled_again_and_gives_the_same():
     double = jax.jit(lambda x: 2 * x)
     before = double(jnp.arange(3.0))
@@ -60,6 +61,7 @@ def test_runs_of_one_network_share_its_functions():
 OBJECTS_OF_A_RUN = 40  # what a process may keep of a run; a jaxpr, or the shapes of a checkpoint, has more
 
 
+@pytest.mark.slow
 def test_what_a_process_keeps_does_not_grow_with_its_runs(tmp_path):
     measured = ("spectra", "sharpness", "jacobian", "predictions", "outputs")
     chosen = runs.tiny("--config.train.epochs=2", *(f"--config.measure.{name}=end" for name in measured))

@@ -26,6 +26,7 @@ def count(path):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_lanczos_of_ten_steps_enters_ten_files_and_twelve_calls():
     files, functions, chain = count("lanczos_of_ten_steps")
     assert len(files) <= 10, files

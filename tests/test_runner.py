@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
     return runs.run_all([runs.tiny()], tmp_path_factory.mktemp("runs"))[0]
 
 
+@pytest.mark.slow
 def test_folder_holds_everything(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["status"] == "done"
@@ -107,6 +108,7 @@ def test_divergence_ends_the_run_keeps_its_measurements_and_not_the_sweep(tmp_pa
     assert [record["step"] for record in runs.metrics(folders[0])] == [0]
 
 
+@pytest.mark.slow
 def test_vectorised_sweep_agrees_with_runs_in_turn(finished, tmp_path):
     others = [runs.tiny("--config.execution=vectorised", f"--config.seed={seed}") for seed in (0, 1, 2)]
     together = runs.run_all(others, tmp_path)
@@ -188,6 +190,7 @@ def test_a_folder_of_another_format_is_refused_in_one_line(finished, tmp_path):
             assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_commands_answer_bad_input_in_one_line(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", "--config.optim.lrr=1"],

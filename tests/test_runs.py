@@ -30,6 +30,7 @@ def manifest(folder):
     return run_folder.read_manifest(folder)
 
 
+@pytest.mark.slow
 def test_it_ends_when_the_training_accuracy_is_reached_and_is_measured_there(tmp_path):
     stopping = ["--config.stop.train_accuracy=0.5", "--config.stop.eval_every=3", "--config.train.epochs=40"]
     (folder,) = runs.run_all([runs.tiny(*stopping, *NEVER)], tmp_path)

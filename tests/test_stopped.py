@@ -29,6 +29,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 9])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, number):
     chosen = [runs.tiny(*SHORT)]

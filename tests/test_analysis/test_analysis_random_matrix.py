@@ -38,6 +38,7 @@ def spiked(dimension, number, spike, seed):
     return np.linalg.eigvalsh(x.T @ x / number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_drawn_matrices_follow_the_laws(ratio):
     values = spiked(400, int(400 / ratio), 1.0, 0)

@@ -53,6 +53,7 @@ def test_ragged_dot_cannot_be_mapped():
         jax.vmap(lambda x: ragged(PARAMS, {"x": x[None]}))(DATA["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 7])
 def test_a_loop_where_a_primitive_cannot_be_mapped(batch_size):
     data = cv.Batches(DATA, batch_size)
@@ -81,6 +82,7 @@ def test_jacobians_by_a_loop(method):
     assert_allclose(own, exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_drawn_labels_and_shared_statistics_by_a_loop():
     def sample(key, logits):
         return jax.random.categorical(key, logits)
@@ -115,6 +117,7 @@ class Recurrent(nn.Module):
         return nn.Dense(CLASSES)(nn.RNN(nn.SimpleCell(4))(x)[:, -1])
 
 
+@pytest.mark.slow
 def test_networks_that_make_constants_in_float32():
     model, x = Recurrent(), np.float32(RNG.normal(size=(8, 5, 2)))
     params = model.init(KEY, x)["params"]

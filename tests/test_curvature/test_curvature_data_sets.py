@@ -100,6 +100,7 @@ def op(request):
     return summed(lambda function, data: cv.hessian(function, PARAMS, data))[request.param]
 
 
+@pytest.mark.slow
 def test_the_matrix(op, exact):
     scale = np.abs(exact).max()
     np.testing.assert_allclose(op.to_dense(), exact, atol=1e-5 * scale)
@@ -107,6 +108,7 @@ def test_the_matrix(op, exact):
     np.testing.assert_allclose(cv.eigvalsh(op, float64=True), np.linalg.eigvalsh(exact), atol=1e-6 * scale)
 
 
+@pytest.mark.slow
 def test_estimates(op, exact):
     values, scale = np.linalg.eigvalsh(exact), np.abs(np.linalg.eigvalsh(exact)).max()
     pairs = cv.eigenpairs(op, KEY, 2, "both", rtol=1e-4)
@@ -133,6 +135,7 @@ def test_check_plan_and_stored_recurrences(op, tmp_path):
         cv.lanczos(op + op, KEY, 4, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_gauss_newton_and_residual_add_up(exact):
     interior, edge = cv.Batches(DATA[0], 8), cv.Batches(DATA[1], 3)
     G, R = (
@@ -168,6 +171,7 @@ def test_values_on_lines_and_planes_add_up():
     np.testing.assert_allclose(planes[0].values + PENALTY * planes[1].values, on_plane, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_covariances_of_independent_draws_add_up():
     interior, edge = DATA
     squares = {residuals: interior, misfits: edge}
@@ -229,6 +233,7 @@ def of_links(params, batch, state):
     return jnp.mean(jax.nn.softplus(scores) - batch["linked"] * scores)
 
 
+@pytest.mark.slow
 def test_nodes_and_links_of_one_graph():
     state, nodes, links = graph()
     H = cv.hessian(of_nodes, GRAPH, cv.Batches(nodes, 2), state) + 0.5 * cv.hessian(

@@ -233,6 +233,7 @@ def pairs_apart(outputs, batch):
     return 0.5 * (jnp.mean(outputs**2) + jnp.sum(jnp.where(same, apart, 0)) / len(outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 20, 70, 258])
 def test_coupling_of_any_two_examples_makes_the_method_dense(first):
     """Jᵀ D J with D = (I + 2 L) / N and L the Laplacian of the pairs: a closed form in NumPy."""

@@ -150,6 +150,7 @@ def test_wrong_input_is_one_line(op, settings, message):
         cv.eigenpairs(op, jax.random.key(0), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["largest", "smallest", "both", "magnitude"])
 def test_few_vectors_are_enough(which):
     """A bulk that needs many products, and a basis that restarts several times."""
@@ -249,6 +250,7 @@ def test_the_look_for_copies_is_cheap_and_one_pair_has_none():
     assert pairs.num_products <= 16
 
 
+@pytest.mark.slow
 def test_a_look_that_is_cut_short_is_not_called_converged():
     op = diagonal([5, 5, 5, 4, 3, 2, 1, *BULK])
     for max_steps in range(4, 28, 2):
@@ -326,6 +328,7 @@ def test_what_has_not_converged_is_said_with_its_residual():
     assert len(str(pairs).splitlines()) == 10
 
 
+@pytest.mark.slow
 def test_more_products_change_no_bit_of_what_converges():
     op = diagonal([5, 5, 5, 4, 3, 2, 1, *BULK])
     by_default, with_few, with_many = (

@@ -192,6 +192,7 @@ def test_products_of_eigenpairs_and_steps_of_a_decomposition_are_reported():
     assert sum(steps) == 12
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_where_there_is_no_terminal(capfd):
     cv.lanczos(operator_of(symmetric(np.arange(1.0, 61))), KEY, 30)
     assert capfd.readouterr() == ("", "")

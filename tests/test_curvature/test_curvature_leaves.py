@@ -85,6 +85,7 @@ def test_what_has_no_meaning_is_refused_by_name(data, params, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_infinities_that_the_loss_leaves_out():
     bias = np.where(np.arange(5) < RNG.integers(2, 6, size=12)[:, None], 0, -np.inf).astype(np.float32)
     labels = np.where(np.arange(12) % 4, RNG.normal(size=12), np.nan).astype(np.float32)
@@ -235,6 +236,7 @@ def predict_with(activation, params, batch):
     return activation(batch["x"] @ first + bias[None]) @ last + shift[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_networks_that_have_reverse_mode_alone(batch_size):
     params, data = mlp_params(5, 4, 3), cv.Batches(examples(11, 5, 3), batch_size)
@@ -277,6 +279,7 @@ def test_jacobians_in_reverse_mode_alone(method):
     assert_allclose(norms[1], norms[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 8])
 def test_explicit_meshes(number):
     mesh = jax.make_mesh((number,), ("examples",), (AxisType.Explicit,), devices=jax.devices()[:number])

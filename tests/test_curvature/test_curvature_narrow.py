@@ -143,6 +143,7 @@ def test_intervals_of_ten_models_hold_the_value_in_float32_and_are_no_wider_than
     assert np.median(widths) <= 5 * np.median(errors)
 
 
+@pytest.mark.slow
 def test_every_estimator_takes_them():
     loss, params, data = cases(perceptron)["bfloat16 parameters"]
     true = np.linalg.eigvalsh(exact(perceptron, params, data))
@@ -158,6 +159,7 @@ def test_every_estimator_takes_them():
     assert cv.check(op, KEY).asymmetry < 1e-5
 
 
+@pytest.mark.slow
 def test_other_matrices_are_those_of_float32_too():
     data = jax.tree.map(np.float32, BATCH)
     single, half = jax.tree.map(np.float32, POINT), jax.tree.map(lambda x: x.astype(jnp.bfloat16), POINT)

@@ -149,6 +149,7 @@ def test_drawn_labels_give_the_fisher_in_the_mean_and_the_same_at_every_product(
     assert errors[1] < errors[0] / 4
 
 
+@pytest.mark.slow
 def test_model_fisher_in_one_line_where_it_cannot_be_had():
     for settings, message in (
         ({"likelihood": "poisson"}, "unknown likelihood 'poisson'; known: bernoulli, gaussian, softmax"),

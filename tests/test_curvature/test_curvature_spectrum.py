@@ -147,6 +147,7 @@ def test_density_comes_closer_to_the_exact_spectrum_with_more_steps(matrix):
     assert distances[1] < 0.6 * distances[0]
 
 
+@pytest.mark.slow
 def test_standard_errors_cover_the_truth(matrix):
     """200 seeds with 10 probes: |estimate - truth| < t s.e. in about 95 of 100 (binomial limits of 4 sigma)."""
     op, quantile = operator_of(matrix), 2.262  # Student's t with 9 degrees of freedom

@@ -65,6 +65,7 @@ def exact():
     return {name: matrix[np.ix_(rows, rows)] for name, rows in index.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_a_layer_of_a_stack_is_the_layer_apart(exact, batch_size):
     H = cv.hessian(scanned_loss, STACKED, cv.Batches(DATA, batch_size))

@@ -202,6 +202,7 @@ def test_every_matrix_is_that_of_the_arrays(make):
     np.testing.assert_allclose(make(cv.Stream(cut(ARRAYS))).to_dense(), make(ARRAYS).to_dense(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_h_g_and_r_from_one_pass_a_step():
     loader = Loader(cut(ARRAYS))
     streamed = cv.decompose(predict, criterion, PARAMS, cv.Stream(loader), KEY, 5, 1, 2, exact=True)
@@ -212,6 +213,7 @@ def test_h_g_and_r_from_one_pass_a_step():
         np.testing.assert_allclose(ours.exact.values, theirs.exact.values, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, 5, N])
 def test_weights_are_normalised_over_all_batches(size):
     H = cv.hessian(masked, PARAMS, cv.Stream(cut(ARRAYS, size), weights="m"))
@@ -238,6 +240,7 @@ def test_sequences_of_a_length_of_their_own_in_every_batch():
     np.testing.assert_allclose(H.to_dense(), exact(of_tokens, flat), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_that_share_statistics():
     def normalised(params, batch):
         hidden = batch["x"] @ params["in"]
@@ -555,6 +558,7 @@ def test_a_loader_of_pytorch():
         cv.Stream(torch.utils.data.DataLoader(data, batch_size=SIZE, shuffle=True))
 
 
+@pytest.mark.slow
 def test_a_loader_of_grain():
     grain = pytest.importorskip("grain.python")
     rows = [{name: array[i] for name, array in ARRAYS.items()} for i in range(N)]

@@ -69,6 +69,7 @@ def test_standard_errors_cover_the_truth(method):
     assert abs(np.mean(value) - POWER.sum()) < 4 * np.std(value) / np.sqrt(200)
 
 
+@pytest.mark.slow
 def test_deflation_pays_where_the_spectrum_decays():
     """Root mean square errors over seeds with the same budget."""
     op = operator_of(symmetric(0.8 ** np.arange(80.0)))

@@ -89,6 +89,7 @@ MAKERS = {
 CASES = [(name, "padding") for name in MAKERS] + [("hessian", name) for name in ("class weights", "ignored labels")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "weights"), CASES)
 def test_products_are_those_of_the_definition_whatever_the_batch_size(name, weights):
     data = data_with(WEIGHTS[weights])

@@ -97,6 +97,7 @@ def test_measurements_take_a_linearised_operator():
     assert_allclose(linearized(op).to_dense(), op.to_dense(), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_the_plain_engine_interprets_nothing(way, monkeypatch):
     """Products are the same, none is linearised, and no jaxpr is evaluated."""

@@ -729,6 +729,7 @@ def test_there_is_a_function_of_each_kind():
     assert CASES.keys() >= set(OF_EACH_KIND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 )

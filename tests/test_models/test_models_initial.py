@@ -87,6 +87,7 @@ def test_convolutions_have_biases_or_not(name, conv_bias):
     assert any(path[-2].key.startswith("Conv") and path[-1].key == "bias" for path in paths) == conv_bias
 
 
+@pytest.mark.slow
 def test_keys_give_different_weights_and_one_key_the_same():
     model = models.build("preresnet", 10, depth=11, width=2)
     init = quick_jit(model.init)

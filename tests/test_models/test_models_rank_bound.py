@@ -80,6 +80,7 @@ def test_it_holds_for_linear_networks_and_for_one_activation_pattern(name, setti
         assert found.hessian <= (num_classes - 1) * (rows + 2 * hidden) < found.bound < found.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_one_example_has_a_direction_or_two_for_each_hidden_unit(activation):
     found = ranks("mlp", 1, hidden=(WIDTH, WIDTH), activation=activation)

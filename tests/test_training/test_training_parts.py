@@ -149,6 +149,7 @@ def test_sam_goes_uphill_by_its_radius():
     jax.tree.map(np.testing.assert_array_equal, sam_perturb(single, zeros, 0.3), single)
 
 
+@pytest.mark.slow
 def test_mixup_mixes_each_example_with_another_by_its_own_weight():
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(2000, 3, 2)).astype(np.float32), np.eye(2000, dtype=np.float32)
