@@ -26,6 +26,10 @@ _DERIVED: Mapping[str, str | tuple[str, str]] = {
         "λ_max(<operator>), eval over train mode",
         r"$\lambda_{\max}(<operator>)$, eval over train mode",
     ),
+    "<operator>.eval_over_train_second_moment": (
+        "Σλ²/P of <operator>, eval over train mode",
+        r"$\Sigma\lambda^2/P$ of $<operator>$, eval over train mode",
+    ),
     "epoch": "epoch",
 }
 _SETTINGS = {
@@ -34,6 +38,9 @@ _SETTINGS = {
     "optim.name": "optimiser",
     "model.name": "model",
     "data.name": "data set",
+    "data.blobs.num_classes": "number of blobs",
+    "data.blobs.spread": "standard deviation of a blob",
+    "measure.lanczos_steps": "number of Lanczos steps",
     "model.mlp.hidden": "hidden units",
     "optim.sam_radius": "radius of SAM",
     "train.batch_size": "batch",
