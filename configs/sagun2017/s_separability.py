@@ -26,7 +26,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 
 
 def get_sweep(scale: str = "small") -> list[Overrides]:
-    """The overrides of each run: every number of blobs with every covariance and every seed, of weights and of blobs."""
+    """The overrides of each run: every number of blobs with every covariance and seed, of weights and of blobs."""
     return product(
         {"data.blobs.num_classes": BLOBS[scale], "data.blobs.spread": [value**0.5 for value in COVARIANCES[scale]]},
         [{"seed": seed, "data.blobs.seed": seed} for seed in SEEDS[scale]],

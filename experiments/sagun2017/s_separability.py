@@ -101,8 +101,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         for k, own in by_setting([run for run in finished(runs) if run.seed == seed], BLOBS).items()
     ]  # fmt: skip
     words = (
-        "The outliers are the k largest eigenvalues of the Hessian, of k blobs, the bulk is the root mean square of the "
-        f"others. Mean and range over seeds. {figures.context(runs)}"
+        "The outliers are the k largest eigenvalues of the Hessian, of k blobs, the bulk is the root mean square of "
+        f"the others. Mean and range over seeds. {figures.context(runs)}"
     )
     return [
         figures.curves_with_bands(
@@ -218,9 +218,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The paper's two covariances are 1 and 10; those between are ours. As in s_outliers the numbers of examples and "
-        "of steps are ours. Inputs are normalised globally, so that a larger covariance also brings the centres nearer "
-        "one another. The output layer has as many units as there are blobs: 13 parameters a blob at scale small, 31 at "
-        "the paper's."
+        "The paper's two covariances are 1 and 10; those between are ours. As in s_outliers the numbers of examples "
+        "and of steps are ours. Inputs are normalised globally, so that a larger covariance also brings the centres "
+        "nearer one another. The output layer has as many units as there are blobs: 13 parameters a blob at scale "
+        "small, 31 at the paper's."
     ),
 )
