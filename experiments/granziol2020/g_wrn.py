@@ -1,5 +1,7 @@
 """Does L2 sharpen a wide residual network, in either mode of batch norm? *Flatness is a False Friend*, figs. 6, 7."""
 
+from functools import partial
+
 from experiments.granziol2020.weight_decay import (
     BATCH_NORM_CLAIMS,
     SHARED_CLAIMS,
@@ -10,7 +12,8 @@ from experiments.granziol2020.weight_decay import (
     sharper_generalises_better,
     tabulate,
 )
-from hessflat.analysis.experiment import Experiment
+from hessflat.analysis import claims
+from hessflat.analysis.experiment import Claim, Experiment
 
 EXPERIMENT = Experiment(
     id="g_wrn",
@@ -22,6 +25,14 @@ EXPERIMENT = Experiment(
     tabulate=tabulate,
     claims=(
         generalises_better(where="§4, fig. 6", paper_value="validation accuracy higher by more than 5 points"),
+        Claim(
+            id="test-loss",
+            paper="G",
+            where="§4, fig. 6",
+            statement="the solution with L2, which is the sharper one, has the smaller test loss, too",
+            paper_value="without L2 worse in terms of test accuracy and test loss, without numbers of the loss",
+            decide=partial(claims.compare, metric="test_loss", expect="smaller"),
+        ),
         interpolates(where="§4, fig. 6", paper_value="training accuracy > 99.995 % without, > 99.99 % with L2"),
         grows_with_l2(
             id="spectral-norm",

@@ -85,6 +85,7 @@ EXPERIMENT = Experiment(
             paper_value="not in the paper",
             decide=larger_over_loss,
         ),
+        spectrum_ends.tail_has_one_shape(BATCH, "§3.4, fig. 6"),
         spectrum_ends.NEGATIVES_ARE_SMALL,
         spectrum_ends.AGREEMENT,
     ),

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from experiments.sagun2017.spectrum_ends import negatives_are_small
 from hessflat.analysis import limits
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table, seeds_added
+from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.spectra import exact_eigenvalues, share_near_zero
 from hessflat.analysis.tables import table_by
@@ -20,6 +23,7 @@ COLUMNS = (
     ("noise", "hessian.exact.noise_floor", ".1g"),
     ("zero mass", "hessian.exact.zero_mass", ".3f"),
 )
+NEAR = (0.001, 0.01, 0.1)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -39,13 +43,33 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
 
 
 def tabulate(runs: Sequence[Run]) -> list[Table]:
-    """The end of training and statistics of its spectrum."""
-    return [table_by(runs, by="experiment", columns=COLUMNS, caption="Every eigenvalue, exactly.")]
+    """The end of training and statistics of its spectrum, and the bulk at both ends of training."""
+    rows = []
+    for words, step in (("start", lambda run: run.first_step), ("end", lambda run: None)):
+        values = [exact_eigenvalues(run, step=step(run)) for run in finished(runs)]
+        shares = [f"{100 * np.mean([share_near_zero(one, near) for one in values]):.1f} %" for near in NEAR]
+        rows.append((words, *shares))
+    header = ("step", *(f"|λ| < {number(near)} λ_max(H)" for near in NEAR))
+    return [
+        table_by(runs, by="experiment", columns=COLUMNS, caption="Every eigenvalue, exactly."),
+        Table("Shares of eigenvalues near zero, at the initial weights and after training; means over seeds.", header,
+              tuple(rows)),
+    ]  # fmt: skip
 
 
 def near_zero_at_end(run: Run) -> float:
     """The share of eigenvalues at the end with |λ| below 1 % of the largest |λ|."""
     return share_near_zero(exact_eigenvalues(run))
+
+
+def near_zero_at_start(run: Run) -> float:
+    """The share of eigenvalues at the initial weights with |λ| below 1 % of the largest |λ|."""
+    return share_near_zero(exact_eigenvalues(run, step=run.first_step))
+
+
+def more_near_zero(run: Run) -> float:
+    """That share at the end less that at the start."""
+    return near_zero_at_end(run) - near_zero_at_start(run)
 
 
 def exact_negative_over_largest(run: Run) -> float:
@@ -76,6 +100,32 @@ EXPERIMENT = Experiment(
             paper_value="a figure without numbers",
             decide=partial(
                 limits.exceeds, statistic=near_zero_at_end, limit=0.9, what="share of |λ| < 0.01 λ_max(H) at the end"
+            ),
+        ),
+        Claim(
+            id="bulk-at-zero-at-start",
+            paper="S",
+            where="§1.1, fig. 1",
+            statement="the bulk of the spectrum is near zero even at the random initial point",
+            paper_value="a figure without numbers",
+            decide=partial(
+                limits.exceeds,
+                statistic=near_zero_at_start,
+                limit=0.9,
+                what="share of |λ| < 0.01 λ_max(H) at the initial weights",
+            ),
+        ),
+        Claim(
+            id="bulk-gathers",
+            paper="hessflat",
+            where="§1.2 (1), fig. 1",
+            statement="training brings more of the eigenvalues near zero beside the largest",
+            paper_value="not in the paper, whose figure shows both ends of training",
+            decide=partial(
+                limits.exceeds,
+                statistic=more_near_zero,
+                limit=0.0,
+                what="share of |λ| < 0.01 λ_max(H), at the end less at the start,",
             ),
         ),
         negatives_are_small(exact_negative_over_largest),

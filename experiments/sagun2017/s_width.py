@@ -103,24 +103,6 @@ def mean_outlier_over_loss(run: Run) -> float:
     return spectrum_ends.mean_outlier(run) / run.final("train_loss")
 
 
-def tail_at(run: Run, share: float) -> float:
-    """|λ| at a share of the ranks of the measured smallest eigenvalues; a share of 1 is rank `measure.smallest_share` ·
-    P.
-    """
-    tail = spectrum_ends.ends(run)["smallest"]
-    return -float(np.interp(share * len(tail), np.arange(1, len(tail) + 1), tail))
-
-
-def fall_of_tail(run: Run) -> float:
-    """|λ| at the end of the measured tail over |λ| at a quarter of its ranks."""
-    return tail_at(run, 1.0) / tail_at(run, 0.25)
-
-
-def size_of_tail(run: Run) -> float:
-    """|λ| at half of the ranks of the measured tail."""
-    return tail_at(run, 0.5)
-
-
 def unchanged_with_width(statistic: Statistic, factor: float, what: str, runs: Sequence[Run]) -> Evidence:
     """Is a statistic, named `what`, equal at the smallest and the largest width, within a factor?"""
     return claims.unchanged(runs, statistic, WIDTH, claims.SMALLEST, claims.LARGEST, factor, what)
@@ -198,26 +180,14 @@ EXPERIMENT = Experiment(
                 f"mean of the {spectrum_ends.CLASSES} largest over training loss",
             ),
         ),
-        Claim(
-            id="tail-has-one-shape",
-            paper="S",
-            where="§3.4, fig. 5",
-            statement="the negative eigenvalues converge to the same shape against rank in per cent of P",
-            paper_value="a figure without numbers",
-            decide=partial(
-                unchanged_with_width,
-                fall_of_tail,
-                1.25,
-                "λ at the end of the measured negative tail over λ a quarter of the way there",
-            ),
-        ),
+        spectrum_ends.tail_has_one_shape(WIDTH, "§3.4, fig. 5"),
         Claim(
             id="tail-has-one-size",
             paper="S",
             where="fig. 5",
             statement="the negative eigenvalues at the same per cent of P are the same at all widths",
             paper_value="a figure without numbers",
-            decide=partial(unchanged_with_width, size_of_tail, 1.25, "|λ| half-way along the tail"),
+            decide=partial(unchanged_with_width, spectrum_ends.size_of_tail, 1.25, "|λ| half-way along the tail"),
         ),
         Claim(
             id="share-of-negatives-stays",

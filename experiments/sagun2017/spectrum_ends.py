@@ -90,6 +90,24 @@ def error_of_ends(run: Run) -> float:
     return spectra.largest_error_of_ends(ends(run)["largest"], ends(run)["smallest"], spectra.exact_eigenvalues(run))
 
 
+def tail_at(run: Run, share: float) -> float:
+    """|λ| at a share of the ranks of the measured smallest eigenvalues; a share of 1 is rank `measure.smallest_share` ·
+    P.
+    """
+    tail = ends(run)["smallest"]
+    return -float(np.interp(share * len(tail), np.arange(1, len(tail) + 1), tail))
+
+
+def fall_of_tail(run: Run) -> float:
+    """|λ| at the end of the measured tail over |λ| at a quarter of its ranks."""
+    return tail_at(run, 1.0) / tail_at(run, 0.25)
+
+
+def size_of_tail(run: Run) -> float:
+    """|λ| at half of the ranks of the measured tail."""
+    return tail_at(run, 0.5)
+
+
 def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
     """Two claims that the number of outliers is equal at both ends of a setting, by two ways to count."""
 
@@ -108,6 +126,26 @@ def as_many(by: str, where: str, statement: str) -> tuple[Claim, Claim]:
     return (
         claim("elbow", num_outliers, "the elbow of the scree plot"),
         claim("ratio", num_before_drop, "the largest ratio of neighbours"),
+    )
+
+
+def tail_has_one_shape(by: str, where: str) -> Claim:
+    """The paper's claim on the shape of the negative tail, at both ends of a setting."""
+    return Claim(
+        id="tail-has-one-shape",
+        paper="S",
+        where=where,
+        statement="the negative eigenvalues converge to the same shape against rank in per cent of P",
+        paper_value="a figure without numbers",
+        decide=partial(
+            claims.unchanged,
+            statistic=fall_of_tail,
+            by=by,
+            low=claims.SMALLEST,
+            high=claims.LARGEST,
+            factor=1.25,
+            what="λ at the end of the measured negative tail over λ a quarter of the way there",
+        ),
     )
 
 
