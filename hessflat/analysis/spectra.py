@@ -106,6 +106,14 @@ def ritz_mass_near_zero(nodes: np.ndarray, weights: np.ndarray, count: int) -> t
     return float(mass), float((weights[chosen] * nodes[chosen]).sum() / mass), float(second)
 
 
+def ritz_share_near_zero(nodes: np.ndarray, weights: np.ndarray, within: float = 0.01) -> float:
+    """The mass of the Ritz values with |λ| below `within` times the largest |λ|, an estimate of `share_near_zero`.
+
+    `nodes` and `weights` are those of one probe, `[m]`.
+    """
+    return float(weights[np.abs(nodes) < within * np.abs(nodes).max()].sum())
+
+
 class ZeroMassHistory(NamedTuple):
     """The Ritz values nearest zero at each measured step of a run, arrays `[steps]`; means over probes."""
 
