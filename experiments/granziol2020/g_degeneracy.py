@@ -17,7 +17,7 @@ from hessflat.analysis.experiment import Claim, Evidence, Experiment
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run
 from hessflat.analysis.spectra import zero_mass_history
-from hessflat.analysis.statistics import geometric_mean
+from hessflat.analysis.statistics import geometric_mean, kendall_tau
 
 
 def operators_in_modes(run: Run, operator: str) -> list[str]:
@@ -56,6 +56,19 @@ def steadier(run: Run) -> float:
         float(np.ptp(zero_mass_history(run, name, 2).mass) - np.ptp(zero_mass_history(run, name, 1).mass))
         for name in operators_in_modes(run, "hessian")
     )
+
+
+def tandem(run: Run) -> float:
+    """Kendall's tau of |change of mass| and |change of log |value|| of H's Ritz value nearest zero, from one measured
+    step to the next; the mean over modes.
+    """
+    taus = []
+    for name in operators_in_modes(run, "hessian"):
+        history = zero_mass_history(run, name, 1)
+        # A value of 0 has no logarithm.
+        sizes = np.log(np.maximum(np.abs(history.value), np.finfo(float).tiny))
+        taus.append(kendall_tau(*(np.abs(np.diff(values)).tolist() for values in (history.mass, sizes))))
+    return float(np.mean(taus))
 
 
 def above_noise(run: Run) -> float:
@@ -144,6 +157,19 @@ EXPERIMENT = Experiment(
             paper_value="figures without numbers",
             decide=partial(
                 limits.exceeds, statistic=splitting, limit=0.0, what="largest share of the second Ritz value, H less G,"
+            ),
+        ),
+        Claim(
+            id="drops-in-tandem",
+            paper="G",
+            where="app. D, fig. 11",
+            statement="the mass of H's Ritz value nearest zero drops, and comes back, as its absolute value changes",
+            paper_value="significant drops in tandem with significant changes",
+            decide=partial(
+                limits.on_one_side,
+                statistic=tandem,
+                what="Kendall τ of the changes of mass and of log |value| of H's nearest Ritz value, step to step",
+                expect="larger",
             ),
         ),
         Claim(
