@@ -15,7 +15,8 @@ SCALES = ("smoke", "small")
 
 # The last is what *Flatness is a False Friend* takes, app. D.
 STEPS = {"smoke": (5, 10), "small": (10, 20, 30, 50, 70, 100)}
-SEEDS = {"smoke": (0,), "small": (20, 21, 22)}
+# A rule was changed after results of seeds 20 to 22.
+SEEDS = {"smoke": (0,), "small": (30, 31, 32)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:

@@ -71,9 +71,9 @@ COLUMNS: dict[str, Callable[[Run], float]] = {
     "test acc": lambda run: 100 * run.final("test_accuracy"),
     "loss at half": loss_at_half,
     "train loss": lambda run: run.final("train_loss"),
-    "gap (loss)": lambda run: run.final("gap_loss"),
+    "gap (loss)": lambda run: run.final_or_nan("gap_loss"),
     "λ_max(H)": lambda run: run.final("hessian.lambda_max"),
-    "max ‖J‖": lambda run: run.final("jacobian.max"),
+    "max ‖J‖": lambda run: run.final_or_nan("jacobian.max"),
 }
 
 

@@ -47,6 +47,13 @@ def test_shares_of_a_spectrum():
     assert spectra.share_below_zero(values, rounding=0) == pytest.approx(2 / 6)
 
 
+def test_the_mass_near_zero_is_the_share_where_each_eigenvalue_is_a_ritz_value():
+    values = np.array([-0.5, -1e-3, 0.0, 2e-3, 0.09, 1.0])
+    for within in (0.01, 0.1, 0.7):
+        share = spectra.ritz_share_near_zero(values, np.full(6, 1 / 6), within)
+        assert share == pytest.approx(spectra.share_near_zero(values, within))
+
+
 def test_the_largest_difference_is_of_equal_ranks():
     first, second = np.array([1.0, 4.0, 10.0]), np.array([9.0, 2.0, 5.0])
     assert spectra.largest_difference_at_the_top(first, second, 2) == pytest.approx(0.25)

@@ -53,6 +53,18 @@ def test_a_split_peak_is_seen_and_repaired(runs):
     ]
 
 
+def test_changes_of_mass_go_with_those_of_the_ritz_value(tmp_path):
+    """Masses and values, of which the largest changes are at the same steps, or at others."""
+    masses = (0.9, 0.5, 0.8, 0.79, 0.785)
+    for name, values, tau in (("same", (1e-6, 1e-1, 1e-3, 2e-3, 3e-3), 1.0), ("others", (1.0, 1.1, 1.3, 3, 30), -1.0)):
+        run = load_run(write_run(tmp_path / name, epochs=(0, 1, 2, 5, 10), spectra=False))
+        run.config["model"] = {"name": "vgg", "vgg": {"depth": 16}}
+        for line, mass, value in zip(run.metrics, masses, values, strict=True):
+            arrays = {"nodes": np.array([[value, -50.0]]), "weights": np.array([[mass, 1 - mass]])}
+            np.savez(run.spectrum_file("hessian", line["step"]), **arrays, num_valid=np.array([2]))
+        assert g_degeneracy.tandem(run) == pytest.approx(tau)
+
+
 def test_claims_about_a_network_that_was_not_trained_are_not_run(runs):
     assert g_degeneracy.degenerate(runs).verdict == "not run"
     assert g_degeneracy.reaches_papers_bound(runs).verdict == "not run"

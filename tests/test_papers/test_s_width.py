@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fabricated_runs import sealed, write_run
 
-from experiments.sagun2017 import s_width, spectrum_ends
+from experiments.sagun2017 import s_batch, s_spectrum, s_width, spectrum_ends
 from hessflat.analysis.results import load_run
 
 LARGEST = np.concatenate([np.geomspace(2.0, 1.0, 9), np.geomspace(0.1, 0.05, 11)])
@@ -47,3 +47,40 @@ def test_a_missed_eigenvalue_shows_against_the_exact_spectrum(tmp_path):
     assert spectrum_ends.error_of_ends(right) == pytest.approx(0)
     assert spectrum_ends.error_of_ends(missed) > 0.1
     assert spectrum_ends.exact_share_below_zero(right) == pytest.approx(6 / 31)
+
+
+def of_batch(tmp_path, batch, seed, tail):
+    """A run with a negative tail of its own, after training with a batch size."""
+    run = run_of(tmp_path / str(batch), 10, seed)
+    run.config["train"] = {"batch_size": batch}
+    path = run.folder / "spectra" / "50-hessian-extremes.npz"
+    np.savez(path, **{**np.load(path), "smallest": tail})
+    return run
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(1.0, "holds"), (3.0, "fails")])
+def test_tails_of_two_batches_are_compared_by_their_shape(tmp_path, exponent, verdict):
+    """Multiples of one tail have one shape; one that falls three times as steeply on a log axis has another."""
+    tail = np.geomspace(1, 0.1, 20)
+    runs = [of_batch(tmp_path, 10, seed, -1e-3 * tail) for seed in range(3)]
+    runs += [of_batch(tmp_path, 512, seed, -1e-2 * 1.01**seed * tail**exponent) for seed in range(3)]
+    (claim,) = [claim for claim in s_batch.EXPERIMENT.claims if claim.id == "tail-has-one-shape"]
+    assert claim.decide(runs).verdict == verdict
+    # From rank 5 of 20 to the last, on the logarithmic tail.
+    assert spectrum_ends.fall_of_tail(runs[0]) == pytest.approx(0.1 ** (15 / 19))
+
+
+def test_the_bulk_is_compared_at_both_ends_of_training(tmp_path):
+    runs = []
+    for seed in range(3):
+        run = run_of(tmp_path, 10, seed, exact=np.concatenate([np.full(95, 1e-3), np.full(5, 1.0)]))
+        start = np.concatenate([np.full(92 + seed, 1e-3), np.full(8 - seed, 1.0)])
+        np.savez(run.spectrum_file("hessian-exact", run.first_step), eigenvalues=start)
+        run.config["experiment"] = "s_spectrum"
+        runs.append(run)
+    assert [s_spectrum.near_zero_at_start(run) for run in runs] == pytest.approx([0.92, 0.93, 0.94])
+    assert [s_spectrum.more_near_zero(run) for run in runs] == pytest.approx([0.03, 0.02, 0.01])
+    verdicts = {claim.id: claim.decide(runs).verdict for claim in s_spectrum.EXPERIMENT.claims}
+    assert verdicts["bulk-at-zero-at-start"] == "holds"
+    assert verdicts["bulk-gathers"] == "undecided"
+    assert s_spectrum.tabulate(runs)[1].rows[0][2] == "93.0 %"
