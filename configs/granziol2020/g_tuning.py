@@ -3,7 +3,7 @@
     make sweep CONFIG=g_tuning:small
 
 smoke: seconds, 4 runs. small: a perceptron on 300 of scikit-learn's digits, a fifth of whose labels are drawn anew, so
-that the searches have something to find, 96 runs.
+that the searches have something to find, 144 runs.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,8 @@ RATES = {"sgd": (0.01, 0.03, 0.1), "adamw": (1e-4, 1e-3, 3e-3)}
 # The paper's range is 1e-4 to 1e-3. The schedule of 300 digits has so few steps that one ten times as strong is added,
 # and none at all, which its figures compare with.
 DECAYS = {"smoke": (0.0, 1e-4), "small": (0.0, 1e-4, 1e-3, 1e-2)}
-SEEDS = {"smoke": (0,), "small": (20, 21, 22, 23)}
+# What is asked at the searched rate, and how many seeds it takes, was settled on seeds 20 to 23.
+SEEDS = {"smoke": (0,), "small": (30, 31, 32, 33, 34, 35)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:

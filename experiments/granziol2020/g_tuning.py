@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from hessflat.analysis import claims, strata
-from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
+from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
 from hessflat.analysis.histories import series
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
@@ -57,13 +57,12 @@ def loss_at_half(run: Run) -> float:
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Accuracies, sharpness and the gap against the decay at each rate, for each optimiser."""
     panels = (("validation_accuracy",), ("test_accuracy",), ("hessian.lambda_max", "", "log"), ("gap_loss",))
-    return [
-        figures.panels_against(own, DECAY, panels, f"searches-{name.lower()}", RATE)._replace(
-            caption=f"{name}. {figures.panels_against(own, DECAY, panels, lines=RATE).caption}"
-        )
+    drawings = {
+        name: figures.panels_against(own, DECAY, panels, f"searches-{name.lower()}", RATE)
         for optimiser, name in NAMES.items()
         if (own := of(optimiser, runs))
-    ]
+    }
+    return [one._replace(caption=f"{name}. {one.caption}") for name, one in drawings.items()]
 
 
 COLUMNS: dict[str, Callable[[Run], float]] = {
@@ -146,6 +145,14 @@ def _claims_of(optimiser: str) -> tuple[Claim, ...]:
             ),
         ),
         Claim(
+            id=f"{name.lower()}-sharper-and-better",
+            paper="G",
+            where="title; app. A.1",
+            statement=f"{name}: at the rate that is searched the solution that generalises better is the sharper one",
+            paper_value="compared at searched rates only",
+            decide=partial(at_tuned_rate, optimiser, partial(claims.of_the_better, metric="hessian.lambda_max")),
+        ),
+        Claim(
             id=f"{name.lower()}-at-every-rate",
             paper="hessflat",
             where="app. A.1; title",
@@ -181,4 +188,5 @@ EXPERIMENT = Experiment(
         "changes the accuracy by as much as some hundred images can tell. The paper searches for its large networks; "
         "here it is a perceptron, so that both optimisers can have each pair of the search with every seed."
     ),
+    tuned=(Tuned("small", (20, 21, 22, 23), "the number of seeds, and what is asked at the searched rate,"),),
 )
