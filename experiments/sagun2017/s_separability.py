@@ -6,6 +6,7 @@ The outliers of a run are its k largest eigenvalues, k being the number of blobs
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -65,7 +66,7 @@ COUNTS: dict[str, tuple[str, Callable[[Run], int]]] = {
 
 def _panel(
     runs: Sequence[Run], x: Callable[[Run], float], lines: Callable[[Run], float], unit: str, what: str,
-    statistic: Statistic, scale: str,
+    statistic: Statistic, scale: Literal["linear", "log"],
 ) -> figures.CurvePanel:  # fmt: skip
     """A statistic against one of the two settings, with a curve, `[seeds, n]`, for each value of the other."""
     by_line = grouped(sorted(finished(runs), key=lambda run: (lines(run), x(run), run.seed)), lines)
@@ -75,7 +76,7 @@ def _panel(
         seeds = by_setting(own, "seed").values()
         at = [{x(run): statistic(run) for run in group} for group in seeds]
         curves[f"{unit} {number(value)}"] = np.array([[one.get(place, np.nan) for place in places] for one in at])
-    return figures.CurvePanel(what, np.array(places), curves, what, scale)  # type: ignore[arg-type]
+    return figures.CurvePanel(what, np.array(places), curves, what, scale)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
