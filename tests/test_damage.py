@@ -4,6 +4,8 @@ import json
 import random
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -199,6 +201,18 @@ def test_with_no_checkpoint_left_it_is_trained_anew_only_when_told(whole, copy):
     train.main([f"--run={copy}", "--anew=1"])
     assert_same(copy, whole)
     assert (copy / "damaged" / "metrics.jsonl").exists()
+
+
+def test_nothing_is_printed_of_the_other_leaves_of_a_damaged_checkpoint(copy, monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: printed.append(str(one.exc_value)))
+    first = runs.leaf_files(copy / "checkpoints" / "10")[0]
+    for _ in range(10):
+        first.write_bytes(first.read_bytes()[:9])
+        with pytest.raises(InputError):
+            restored(runs.tiny(*SHORT), copy, 10)
+    time.sleep(0.2)
+    assert printed == []
 
 
 def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,6 +35,8 @@ from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils import hardware
 from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import checksum, full_disk_named, read_object
+
+_LATE = 0.2  # seconds in which leaves come that nobody waits for
 
 
 class Position(NamedTuple):
@@ -301,12 +304,32 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
         )
     target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
     try:
-        arrays = manager.restore(step, args=ocp.args.StandardRestore(target))
+        with _late_reads_ignored():
+            arrays = manager.restore(step, args=ocp.args.StandardRestore(target))
     except Exception as error:
         raise unreadable(where, error) from error
     if _digest(manager, step, arrays) != digest:
         raise DamagedError(f"{where} is damaged (its leaves are not those that were saved, or it is of another run)")
     return jax.tree.map(lambda array, leaf: jax.device_put(array, leaf.sharding), arrays, like)
+
+
+@contextlib.contextmanager
+def _late_reads_ignored() -> Iterator[None]:
+    """Where one leaf cannot be read, Orbax closes the event loop, and Python prints a traceback of each later leaf."""
+    shown = sys.unraisablehook
+
+    def show(late: Any) -> None:
+        if str(late.exc_value) != "Event loop is closed":
+            shown(late)
+
+    sys.unraisablehook = show
+    try:
+        yield
+    except Exception:
+        time.sleep(_LATE)
+        raise
+    finally:
+        sys.unraisablehook = shown
 
 
 def _stored_digest(manager: ocp.CheckpointManager, step: int) -> dict[str, str]:
