@@ -3,9 +3,10 @@
     make sweep CONFIG=m_regularisers:small
 
 smoke: seconds, 3 runs. small: a narrow VGG-11 and a narrow ResNet-10, with and without batch norm, on scikit-learn's
-digits, 320 runs, some minutes on two cores. medium: the same on 5,000 images of CIFAR-10 after `make data
-DATASETS=cifar10`, 132 runs, hours on two cores. paper: VGG-11 and ResNet-18, with and without batch norm, on CIFAR-10
-and CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on accelerators.
+digits, 320 runs, some minutes on two cores. medium: the same, wider, on 5,000 images of CIFAR-10 after `make data
+DATASETS=cifar10`, 132 runs of 28 epochs (ResNet) and 46 (VGG), three hours on two cores. paper: VGG-11 and ResNet-18,
+with and without batch norm, on CIFAR-10 and CIFAR-100 after `make data DATASETS="cifar10 cifar100"`, 1,920 runs, on
+accelerators.
 """
 
 from ml_collections import ConfigDict
@@ -51,7 +52,7 @@ DEGREES: dict[str, dict[str, tuple[float, ...]]] = {
 LEARNING_RATES = {"smoke": (0.1,), "small": (0.1, 0.02), "medium": (0.1,), "paper": (0.1, 0.01, 0.001)}
 RATES_WITHOUT_NORM = LEARNING_RATES | {"small": (0.05, 0.02), "medium": (0.02,)}
 # Each draws the split anew. The smaller scales were tried on seeds 7, 8 and 100, and small at first on 0 to 2.
-SEEDS = {"smoke": (0,), "small": (10, 11, 12, 13), "medium": (10, 11, 12), "paper": (0, 1, 2, 3, 4)}
+SEEDS = {"smoke": (0,), "small": (10, 11, 12, 13), "medium": (11, 12, 13), "paper": (0, 1, 2, 3, 4)}
 
 # What makes the networks narrow enough for few images; on digits the VGG has 3 poolings in place of 5.
 NARROW: dict[str, dict[str, Overrides]] = {
@@ -66,8 +67,8 @@ NARROW: dict[str, dict[str, Overrides]] = {
             "model.vgg.depth": 11,
             "model.vgg.width": 8,
             "model.vgg.head": (64, 64),
-            "train.epochs": 60,
-            "schedule.step_decay.after": (33, 53),
+            "train.epochs": 46,
+            "schedule.step_decay.after": (26, 41),
         },
     },
     "paper": {"resnet": {}, "vgg": {"model.vgg.depth": 11}},
@@ -182,11 +183,20 @@ def get_config(scale: str = "small") -> ConfigDict:
         "smoke": on_digits
         | {"model.name": "mlp", "model.mlp.hidden": (8,), "train.epochs": 2, "schedule.step_decay.after": (1,)},
         "small": on_digits | FLATNESS_ON_DIGITS | NARROW["small"]["resnet"],
-        # Less than half of the paper's epochs, each with a ninth of its images; smaller batches, for more steps.
+        # A third of the paper's epochs, each with a ninth of its images; smaller batches, for more steps. Curvature is
+        # of 256 examples, a larger share of these few images than 1,000 of the paper's.
         "medium": FEW_IMAGES
         | FLATNESS
         | NARROW["medium"]["resnet"]
-        | {"train.epochs": 40, "schedule.step_decay.after": (22, 35), "train.batch_size": 64},
+        | {
+            "train.epochs": 28,
+            "schedule.step_decay.after": (16, 25),
+            "train.batch_size": 64,
+            "measure.performance": "end",
+            "measure.examples": 256,
+            "measure.batch_size": 256,
+            "measure.trace_probes": 10,
+        },
         "paper": FLATNESS
         | {
             "data.name": "cifar10",

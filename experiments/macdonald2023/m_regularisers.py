@@ -199,6 +199,6 @@ EXPERIMENT = Experiment(
     tuned=(
         Tuned("small", (0, 1, 2), "the degrees of augmentation"),
         Tuned("small", (7, 8, 100), "initial weights, rates and steps without batch norm, and the degrees of SAM"),
-        Tuned("medium", (100,), "sizes, rates, batches, epochs and degrees"),
+        Tuned("medium", (7, 100), "sizes, rates, batches, epochs and degrees"),
     ),
 )
