@@ -12,8 +12,15 @@ from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.results import Run, by_setting
 
-# The paper's second data set; the first is CIFAR-100, for which digits stand in at the small scales.
+# The paper's second data set. The first is CIFAR-100, for which digits stand in at the small scales, and the second
+# itself at scale medium.
 SECOND = "cifar10"
+
+
+def on_data_set(runs: Sequence[Run], second: bool) -> list[Run]:
+    """The runs of the second data set where `second`, else those of the first or of what stands in for it."""
+    own = [run for run in runs if (run.setting("data.name") == SECOND) == second]
+    return own if own or second else list(runs)
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -41,8 +48,7 @@ def on(second: bool, rule: Callable[..., Evidence], **settings: Any) -> Callable
     """The rule that compares Gadam with SGD on the runs of one data set: the second where `second`, else the first."""
 
     def decide(runs: Sequence[Run]) -> Evidence:
-        chosen = [run for run in runs if (run.setting("data.name") == SECOND) == second]
-        evidence = rule(chosen, by="optim.name", low="sgd", high="adamw", **settings)
+        evidence = rule(on_data_set(runs, second), by="optim.name", low="sgd", high="adamw", **settings)
         return evidence._replace(rule=f"{evidence.rule}; on {SECOND}") if second else evidence
 
     return decide
@@ -74,7 +80,7 @@ def larger(
 
 def on_first(decide: Callable[[Sequence[Run]], Evidence]) -> Callable[[Sequence[Run]], Evidence]:
     """The rule `decide` restricted to the runs of the first data set."""
-    return lambda runs: decide([run for run in runs if run.setting("data.name") != SECOND])
+    return lambda runs: decide(on_data_set(runs, second=False))
 
 
 def training_errors(run: Run) -> float:
