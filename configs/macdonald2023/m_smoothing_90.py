@@ -9,7 +9,7 @@ CIFAR-10, 15 runs, on an accelerator.
 
 from ml_collections import ConfigDict
 
-from configs.granziol2020.g_wrn import FEW_IMAGES
+from configs.granziol2020.g_wrn import FEW_IMAGES, seeded
 from configs.macdonald2023.m_regularisers import NARROW
 from hessflat.config import Overrides, override, product
 from hessflat.runs.schema import base_config
@@ -90,7 +90,7 @@ def get_config(scale: str = "small") -> ConfigDict:
 def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: every smoothing with every seed."""
     smoothings = SMOOTHING[:2] if scale == "smoke" else SMOOTHING
-    return product({"train.label_smoothing": smoothings, "seed": SEEDS[scale]})
+    return product({"train.label_smoothing": smoothings}, seeded(scale, SEEDS[scale]))
 
 
 def measured(when: str) -> Overrides:
