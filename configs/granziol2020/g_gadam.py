@@ -4,7 +4,7 @@
 
 smoke: seconds, 2 runs. small: a narrow VGG-11 on scikit-learn's digits, P = 38,994, 10 runs. medium: a wider one, P =
 154,218, on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, which stand in for CIFAR-100 too, 16 runs of
-100 epochs, 0.6 hours on two cores. paper: VGG-16 with batch norm, P = 15,299,748, on CIFAR-100 and CIFAR-10 after `make
+100 epochs, 0.8 hours on two cores. paper: VGG-16 with batch norm, P = 15,299,748, on CIFAR-100 and CIFAR-10 after `make
 data DATASETS="cifar10 cifar100"`, 12 runs, on an accelerator.
 """
 

@@ -3,7 +3,7 @@
     make sweep CONFIG=m_smoothing_90:small
 
 smoke: seconds, 2 runs. small: scikit-learn's digits and a perceptron with batch norm, 9 runs. medium: a narrow VGG-11
-on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 15 runs, an hour on two cores. paper: VGG-11 on
+on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 15 runs, 0.8 hours on two cores. paper: VGG-11 on
 CIFAR-10, 15 runs, on an accelerator.
 """
 
