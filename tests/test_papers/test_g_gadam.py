@@ -1,6 +1,4 @@
-"""Which runs decide the claims of g_gadam on its two data sets, and what is said of batch norm's eval mode, on runs that
-are made up.
-"""
+"""Which runs decide the claims of g_gadam on its two data sets, and what is said of batch norm in eval mode."""
 
 from pathlib import Path
 
