@@ -10,6 +10,7 @@ import numpy as np
 
 from hessflat.analysis import limits
 from hessflat.analysis.decisions import Chance
+from hessflat.analysis.designs import LN_FACTOR, to_one
 from hessflat.analysis.evidence import BY_T, against, decided, exp_or_inf, interval_text, seed_count
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, seeds_added
 from hessflat.analysis.names import number
@@ -162,7 +163,8 @@ def same_conclusion(
         [side(change) for change in changes.values()] for side in (lambda x: x.above(0), lambda x: x.below(0))
     )
     opposite = max(min(above), min(below))
-    chance = Chance(min(max(above), max(below)), min(1.0, len(changes) * opposite))
+    parts = tuple(against(change, 0.0, "larger", LN_FACTOR, "log") for change in changes.values())
+    chance = Chance(min(max(above), max(below)), min(1.0, len(changes) * opposite), parts=parts)
     ratios = {protocol_name(protocol): number(exp_or_inf(change.mean), 3) for protocol, change in changes.items()}
     ends = [f"[{', '.join(number(exp_or_inf(end), 3) for end in change.interval[1:])}]" for change in changes.values()]
     seeds = len(pairs(runs))
@@ -185,7 +187,7 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
         return Evidence("", "", 0, "not run", "no seed has finished runs with and without L2", rule=rule)
     own, same = (estimate([share_right(pair, "trace", shared) for pair in every]) for shared in (False, True))
     return decided(
-        runs, rule, against(own, 0.95, "larger"),
+        runs, rule, against(own, 0.95, "larger", to_one(0.95)),
         f"right in {100 * own.mean:.1f} % of pairs of probes, {100 * same.mean:.1f} % where both runs have the same "
         f"probe, of {num_probes(runs)} probes",
         interval_text(own.interval, len(every), number), len(every), "more than 0.95 is claimed", "0.95",

@@ -13,6 +13,7 @@ from experiments.granziol2020.degeneracy_figures import (
     tabulate,
 )
 from hessflat.analysis import limits
+from hessflat.analysis.designs import TENTH, to_one
 from hessflat.analysis.experiment import Claim, Evidence, Experiment
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run
@@ -95,7 +96,11 @@ def reaches_papers_bound(runs: Sequence[Run]) -> Evidence:
     """Is the smallest mass at zero of VGG-16 on CIFAR-10 above the paper's bound?"""
     chosen = [run for run in runs if is_papers(run)]
     return limits.exceeds(
-        chosen, smallest_mass, PAPER_BOUND, "smallest mass at zero of H, VGG-16 on CIFAR-10, over the measured steps"
+        chosen,
+        smallest_mass,
+        PAPER_BOUND,
+        "smallest mass at zero of H, VGG-16 on CIFAR-10, over the measured steps",
+        least=to_one(PAPER_BOUND),
     )
 
 
@@ -156,7 +161,11 @@ EXPERIMENT = Experiment(
             statement="the Ritz value at zero splits in two for H, and not for G",
             paper_value="figures without numbers",
             decide=partial(
-                limits.exceeds, statistic=splitting, limit=0.0, what="largest share of the second Ritz value, H less G,"
+                limits.exceeds,
+                statistic=splitting,
+                limit=0.0,
+                what="largest share of the second Ritz value, H less G,",
+                least=TENTH,
             ),
         ),
         Claim(
@@ -183,6 +192,7 @@ EXPERIMENT = Experiment(
                 statistic=steadier,
                 limit=0.0,
                 what="range of the mass, of the two nearest less that of the nearest,",
+                least=TENTH,
             ),
         ),
         Claim(

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 
 from hessflat.analysis import limits
+from hessflat.analysis.designs import FIFTH, to_one
 from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, seeds_added
 from hessflat.analysis.names import number
@@ -110,8 +111,11 @@ def exponentially(runs: Sequence[Run]) -> Evidence:
             partial(smallest, fit=rate),
             0.0,
             f"rate of −log against t over the {TAIL} largest scales, smallest of all measures and scalings,",
+            least=FIFTH,
         ),
-        limits.exceeds(runs, partial(smallest, fit=straightness), 0.98, "R² of that fit, smallest of all,"),
+        limits.exceeds(
+            runs, partial(smallest, fit=straightness), 0.98, "R² of that fit, smallest of all,", least=to_one(0.98)
+        ),
     )
 
 

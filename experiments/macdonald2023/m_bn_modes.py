@@ -20,6 +20,7 @@ from experiments.macdonald2023.batch_norm_figures import (
     tabulate,
 )
 from hessflat.analysis import limits
+from hessflat.analysis.designs import LN_FACTOR
 from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Evidence, Experiment, seeds_added
 from hessflat.analysis.results import Run, finished
@@ -55,6 +56,7 @@ def as_one_over_n(runs: Sequence[Run], what: str) -> Evidence:
                 partial(exponent_of_examples, quantity=quantity, what=of),
                 -1 + ALLOWED,
                 f"exponent of N, fitted from {FIRST} on, of the {DIFFERENCES[quantity]}, {NETWORKS.get(what, what)}",
+                least=ALLOWED,
             )
             for quantity in FALLING
         )
@@ -70,6 +72,7 @@ def does_not_fall(runs: Sequence[Run]) -> Evidence:
         lambda run: exponent_of_examples(run, "operator", "layer"),
         -ALLOWED,
         f"{what} of the layer",
+        least=ALLOWED,
     )
     networks = in_each_group(
         {NETWORKS.get(name, name): own for name, own in groups.items()},
@@ -78,6 +81,7 @@ def does_not_fall(runs: Sequence[Run]) -> Evidence:
             statistic=lambda run: exponent_of_examples(run, "operator"),
             limit=-ALLOWED,
             what=f"{what} of a network",
+            least=ALLOWED,
         ),
         "network",
     )
@@ -94,7 +98,7 @@ def sharpness_differs(runs: Sequence[Run]) -> Evidence:
     """Does λ_max(H) differ between the modes by more than a factor of 1.2 at the largest N?"""
     own = [run for run in finished(runs) if "hessian_train" in measured(run)]
     what = "|log| of λ_max(H) in eval over train mode at the largest N"
-    return limits.exceeds(own, modes_apart, float(np.log(1.2)), what)
+    return limits.exceeds(own, modes_apart, LN_FACTOR, what, least=LN_FACTOR)
 
 
 EXPERIMENT = Experiment(

@@ -23,6 +23,7 @@ from experiments.macdonald2023.coordinate_figures import (
 )
 from hessflat.analysis import limits
 from hessflat.analysis.decisions import conjunction
+from hessflat.analysis.designs import LN_FACTOR
 from hessflat.analysis.evidence import Expect, all_hold, between, decided, not_applicable
 from hessflat.analysis.experiment import Claim, Evidence, Experiment, Tuned
 from hessflat.analysis.names import number
@@ -53,7 +54,7 @@ def lower(metric: str, activation: str, runs: Sequence[Run], expect: Expect) -> 
     """Is ln of the ratio of a metric, from low over from high frequencies, below (or above) 0?"""
     pairs, log_ratio = log_ratios_by_trial(metric, activation, runs)
     what = f"ln of {METRICS[metric]}, {NAMES[activation]}, from low over from high frequencies, both of which fit,"
-    return limits.against_limit(pairs, log_ratio, 0.0, what, expect)
+    return limits.against_limit(pairs, log_ratio, 0.0, what, expect, least=LN_FACTOR)
 
 
 def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run]) -> Evidence:
@@ -87,7 +88,7 @@ def first_layers(runs: Sequence[Run]) -> Evidence:
     gaussian, gaussian_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "gaussian", runs)
     what = "ln of first layer weight norm, {}, from low over from high frequencies"
     return all_hold(
-        limits.falls_below(gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian")),
+        limits.falls_below(gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian"), least=LN_FACTOR),
         limits.lies_within(relu, relu_ratio, -math.log(ALIKE), math.log(ALIKE), what.format("ReLU")),
     )
 
@@ -118,7 +119,7 @@ def means_reproduced(activation: str, runs: Sequence[Run]) -> Evidence:
         for place, (metric, name) in enumerate(METRICS.items()):
             ours = [run.final(metric) for run in good[net].values()]
             ratio = estimate_of_ratio(ours, *PAPER[net][place], TRIALS)
-            chances.append(between(ratio, -limit, limit))
+            chances.append(between(ratio, -limit, limit, "log"))
             low, high = (number(math.exp(end), 2) for end in ratio.interval[1:])
             means.append(
                 f"{name}, {net.start}: {mean_text(float(np.mean(ours)), math.nan)}, "

@@ -1,12 +1,13 @@
 """Does the maximum over a sample approximate the supremum? *On progressive sharpening*, §4, theorems 4.4 to 4.6."""
 
+import math
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from experiments.macdonald2023.lipschitz_figures import LATENT, draw, tabulate
 from hessflat.analysis import limits
+from hessflat.analysis.designs import FACTOR, FIFTH
 from hessflat.analysis.experiment import Claim, Evidence, Experiment, seeds_added
 from hessflat.analysis.lipschitz_bounds import (
     FIRST_SIZE,
@@ -42,9 +43,13 @@ def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
     """Does the gap to the supremum fall at least as N^(−1/n), the rate of the bound?"""
     what = f"exponent of N in the gap, fitted from {FIRST_SIZE} on, plus 1/n"
     groups = {f"n = {latent}": own for latent, own in by_setting(finished(runs), LATENT).items()}
-    rule = partial(
-        limits.falls_below, statistic=lambda run: gap_exponent(run) + 1 / run.setting(LATENT), limit=0.0, what=what
-    )
+
+    def rule(group: Sequence[Run]) -> Evidence:
+        least = FIFTH / group[0].setting(LATENT) if group else None
+        return limits.falls_below(
+            group, lambda run: gap_exponent(run) + 1 / run.setting(LATENT), 0.0, what, least=least
+        )
+
     return in_each_group(groups, rule, "dimension n")
 
 
@@ -64,7 +69,7 @@ def says_something(runs: Sequence[Run]) -> Evidence:
             np.log10(min(cost_deviation_bounds(run, np.array([PAPER_SAMPLE]))[0] / largest_deviation(run), 1e6))
         )
 
-    evidence = limits.falls_below(runs, ratio, 0.0, what)
+    evidence = limits.falls_below(runs, ratio, 0.0, what, least=math.log10(FACTOR))
     if evidence.verdict == "not run":
         return evidence
     first = float(np.median([informative_from(run) for run in finished(runs)]))

@@ -18,6 +18,7 @@ from experiments.macdonald2023.sharpening_figures import (
     unsmoothed,
 )
 from hessflat.analysis import limits
+from hessflat.analysis.designs import TAU, to_one
 from hessflat.analysis.experiment import Claim, Evidence, Experiment
 from hessflat.analysis.histories import growth_factor, tau_over_steps
 from hessflat.analysis.names import number
@@ -65,6 +66,7 @@ def ansatz(runs: Sequence[Run]) -> Evidence:
         statistic=lambda run: tau_over_steps(run, JACOBIAN, SHARPNESS),
         limit=0.0,
         what="Kendall τ over training of max ‖∂σ(f)/∂x‖ and λ_max(H)",
+        least=TAU,
     )
     return in_each_group(groups, rule, "network and label smoothing")
 
@@ -77,7 +79,7 @@ def ggn_carries_all(runs: Sequence[Run]) -> Evidence:
 
     def rule(group: Sequence[Run]) -> Evidence:
         what = f"share of measured steps with λ_max(G) within {100 * CLOSE:g} % of λ_max(H)"
-        evidence = limits.exceeds(group, share, SHARE, what)
+        evidence = limits.exceeds(group, share, SHARE, what, least=to_one(SHARE))
         done = finished(group)
         if not done:
             return evidence
@@ -104,6 +106,7 @@ def product_follows(runs: Sequence[Run]) -> Evidence:
         limit=0.0,
         what="Kendall τ over training of max ‖Jf_L ⋯ Jf_2‖ and λ_max(G)",
         of="mean",
+        least=TAU,
     )
     return in_each_group(grouped(runs, kind_name), rule, "network")
 
@@ -116,6 +119,7 @@ def product_follows_better(runs: Sequence[Run]) -> Evidence:
         limit=0.0,
         what="Kendall τ over training with λ_max(G), that of ‖Jf_L ⋯ Jf_2‖ less that of ‖Jf_L ⋯ Jf_1‖",
         of="mean",
+        least=TAU,
     )
     return in_each_group(grouped(runs, kind_name), rule, "network")
 

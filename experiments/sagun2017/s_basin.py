@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.analysis import claims, limits
+from hessflat.analysis.designs import FACTOR, LN_FACTOR, POINT
 from hessflat.analysis.evidence import all_hold
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table, Tuned
 from hessflat.analysis.interpolation import asymmetry, error_barrier, extremes_around_switch, rises
@@ -200,12 +201,17 @@ def jumps(runs: Sequence[Run]) -> Evidence:
                 partial(factor, split=split),
                 0.0,
                 f"ln of {split} loss, worst tenth after over before the switch,",
+                least=LN_FACTOR,
             )
             for split in SPLITS
         ),
         *(
             limits.exceeds(
-                second, partial(drop, split=split), 0.0, f"drop of {split} accuracy, worst tenth after from before,"
+                second,
+                partial(drop, split=split),
+                0.0,
+                f"drop of {split} accuracy, worst tenth after from before,",
+                least=POINT,
             )
             for split in SPLITS
         ),
@@ -267,6 +273,7 @@ def large_batches_are_sharper(runs: Sequence[Run]) -> Evidence:
         lambda run: asymmetry(run.spectrum("line")),
         0.0,
         "(rise beyond LB − rise beyond SB) / their sum, mean training loss up to one distance beyond each,",
+        least=(FACTOR - 1) / (FACTOR + 1),
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.analysis import spectra
+from hessflat.analysis.designs import ShareTest
 from hessflat.analysis.evidence import decided, exact_text, of_test
 from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, Table
 from hessflat.analysis.names import number
@@ -178,7 +179,7 @@ def as_in_the_paper(method: str, activation: str, matching: bool, share: float) 
             if not all(alike[row])
         ]
         return decided(
-            runs, rule, of_test(test, seeds, "larger"),
+            runs, rule, of_test(test, seeds, "larger", ShareTest(trials, seeds, share)),
             f"{right} of {trials} as in the paper, every seed in {len(rows) - len(off)} of {len(rows)} rows"
             + (f"; off: {'; '.join(off)}" if off else ""),
             exact_text(test, seeds), seeds, f"the paper's counts {words} in these {len(asked)} rows", number(share),
@@ -205,7 +206,7 @@ def means_as_in_the_paper(runs: Sequence[Run]) -> Evidence:
     right = int(np.sum(np.abs(np.log(ratios)) <= math.log(MEAN_FACTOR)))
     seeds, test = len({run.seed for run in done}), share_test(right, len(ratios), SHARE)
     return decided(
-        runs, rule, of_test(test, seeds, "larger"),
+        runs, rule, of_test(test, seeds, "larger", ShareTest(len(ratios), seeds, SHARE)),
         f"{right} of {len(ratios)} within a factor of {number(MEAN_FACTOR)}, from {number(ratios.min(), 2)} to "
         f"{number(ratios.max(), 2)} of the paper's",
         exact_text(test, seeds), seeds, "the means of the paper's rows", number(SHARE),

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from hessflat.analysis.decisions import Chance, verdict_of
+from hessflat.analysis.designs import FIFTH, LN_FACTOR, POINT, OrderTest
 from hessflat.analysis.evidence import (
     BY_T,
     EXACTLY,
@@ -37,7 +38,7 @@ from hessflat.analysis.evidence import (
     signed,
 )
 from hessflat.analysis.experiment import Effect, Evidence
-from hessflat.analysis.names import metric_name, number, quantity, setting_name
+from hessflat.analysis.names import is_fraction, metric_name, number, quantity, setting_name
 from hessflat.analysis.results import (
     Run,
     by_setting,
@@ -123,10 +124,13 @@ def compare(
             for (first, second), a, b in zip(pairs, before, after, strict=True)
         ]
         change = estimate(np.log(after / before), float(np.mean(slack)))
+        chance = against(change, 0.0, expect, LN_FACTOR, "log")
     else:
         slack = [error_bound(first, metric) + error_bound(second, metric) for first, second in pairs]
         variance, counted = _examples_variance(metric, pairs)
         change = estimate(after - before, float(np.mean(slack)), variance)
+        least = POINT if is_fraction(metric) else FIFTH * abs(float(before.mean()))
+        chance = against(change, 0.0, expect, least, "share" if is_fraction(metric) else "plain")
 
     effect = effect_text(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
@@ -137,7 +141,7 @@ def compare(
         f"in {agreeing} of {seed_count(len(pairs))}{counted}"
     )
     return decided(
-        runs, rule, against(change, 0.0, expect), value, spread, len(pairs), explanation, "no change",
+        runs, rule, chance, value, spread, len(pairs), explanation, "no change",
         Effect(change.interval, scale),
     )  # fmt: skip
 
@@ -230,7 +234,8 @@ def in_order(
     if not groups:
         return no_evidence(runs, f"no seed has two values of {setting_name(by)}", rule)
     tau, test = float(np.mean([kendall_tau(x[0], y[0]) for x, y in groups])), order_test(groups)
-    chance = of_test(test, len(groups), "larger" if expect == "increases" else "smaller")
+    design = OrderTest(groups, len(groups), by_seed=True)
+    chance = of_test(test, len(groups), "larger" if expect == "increases" else "smaller", design)
     means = [float(np.mean([values[run.folder] for run in group])) for group in settings.values()]
     steps = np.diff(means) if expect == "increases" else -np.diff(means)
     value = (
@@ -286,7 +291,8 @@ def of_the_better(
     chance = None
     if which.chance and second.chance:
         first = min(which.chance.holds, which.chance.fails)
-        chance = Chance(max(first, second.chance.holds), max(first, second.chance.fails))
+        parts = which.chance, second.chance
+        chance = Chance(max(first, second.chance.holds), max(first, second.chance.fails), parts=parts)
     without = which if which.chance is None else second
     return Evidence(
         "; ".join(part.value for part in (second, which) if part.value),
@@ -332,7 +338,7 @@ def unchanged(
     if not min(before.min(), after.min()) > 0:
         raise InputError(f"a ratio of {what} needs positive values, got {min(before.min(), after.min()):.3g}")
     ratio, limit = estimate(np.log(after / before)), math.log(factor)
-    chance = between(ratio, -limit, limit) if only == "both" else against(ratio, -limit, "larger")
+    chance = between(ratio, -limit, limit, "log") if only == "both" else against(ratio, -limit, "larger", limit, "log")
     value = (
         f"{what} {number(float(before.mean()), 3)} → {number(float(after.mean()), 3)} "
         f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"

@@ -6,6 +6,8 @@ A claim holds or fails where evidence as strong as this, for or against it, come
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from hessflat.analysis.designs import Design
+
 Verdict = Literal["holds", "fails", "undecided", "cannot decide", "not applicable", "not run"]
 LEVEL = 0.05  # of both sides together
 
@@ -13,17 +15,25 @@ LEVEL = 0.05  # of both sides together
 class Chance(NamedTuple):
     """How likely evidence at least as strong is by chance: for the claim where it is just not so, and against it.
 
-    `floor` is the least that either could be, whatever the runs showed.
+    `floor` is the least that either could be, whatever the runs showed. `design` is what the test rests on, from which
+    its power follows; a claim of several tests has those of its `parts`.
     """
 
     holds: float
     fails: float
     floor: float = 0.0
+    design: Design | None = None
+    parts: tuple["Chance", ...] = ()
 
     @property
     def two_sided(self) -> float:
         """The p of the decision that is nearer."""
         return min(1.0, 2 * min(self.holds, self.fails))
+
+    @property
+    def tests(self) -> list["Chance"]:
+        """The chance of each test by itself."""
+        return [test for part in self.parts for test in part.tests] if self.parts else [self]
 
 
 NOTHING = Chance(1.0, 1.0)  # what one seed shows
@@ -48,6 +58,7 @@ def conjunction(chances: Sequence[Chance]) -> Chance:
         max(chance.holds for chance in chances),
         min(1.0, each * min(chance.fails for chance in chances)),
         min(max(chance.floor for chance in chances), each * min(chance.floor for chance in chances)),
+        parts=tuple(chances),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from hessflat.analysis.decisions import NOTHING, Chance, conjunction, verdict_of
+from hessflat.analysis.designs import FIFTH, Design, MeanTest, Unit
 from hessflat.analysis.experiment import Effect, Evidence, Magnitude
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
@@ -19,26 +20,35 @@ BY_T = "Student's t over seeds"
 EXACTLY = "exact permutation test"
 
 
-def against(estimate: Estimate, limit: float, expect: Expect) -> Chance:
-    """The chance of the claim that an expectation is above (`expect="larger"`) or below a limit."""
-    sides = estimate.above(limit), estimate.below(limit)
-    return Chance(*(sides if expect == "larger" else sides[::-1]))
+def against(
+    estimate: Estimate, limit: float, expect: Expect, least: float | None = None, unit: Unit = "plain"
+) -> Chance:
+    """The chance of the claim that an expectation is above (`expect="larger"`) or below a limit.
+
+    `least` is the distance from the limit that the test should find, a fifth of the limit where it is not given.
+    """
+    far = FIFTH * abs(limit) if least is None else least
+    above, below = estimate.above(limit), estimate.below(limit)
+    if expect == "larger":
+        return Chance(above, below, design=MeanTest(estimate, limit, math.inf, limit + far, unit))
+    return Chance(below, above, design=MeanTest(estimate, -math.inf, limit, limit - far, unit))
 
 
-def between(estimate: Estimate, low: float, high: float) -> Chance:
+def between(estimate: Estimate, low: float, high: float, unit: Unit = "plain") -> Chance:
     """The chance of the claim that an expectation lies between two limits."""
     return Chance(
         max(estimate.above(low), estimate.below(high)),
         min(estimate.below(low), estimate.above(high)),
+        design=MeanTest(estimate, low, high, (low + high) / 2, unit),
     )
 
 
-def of_test(test: ExactTest, seeds: int, expect: Expect) -> Chance:
+def of_test(test: ExactTest, seeds: int, expect: Expect, design: Design) -> Chance:
     """The chance of the claim that a number is larger (or smaller) than by chance; one seed shows nothing."""
     if seeds < 2:
         return NOTHING
     sides = (test.larger, test.smaller) if expect == "larger" else (test.smaller, test.larger)
-    return Chance(*sides, test.floor)
+    return Chance(*sides, test.floor, design)
 
 
 def decided(

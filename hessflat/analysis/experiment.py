@@ -124,7 +124,8 @@ class StoredExperiment(NamedTuple):
     """An experiment at one scale with its stored runs.
 
     `missing` counts the planned runs that are not stored or damaged; `damaged` has a line for each of the latter.
-    `rules` is the registry of rules, as `provenance.read_rules` reads it.
+    `rules` is the registry of rules, as `provenance.read_rules` reads it. `seeds` counts the seeds that are planned; 0
+    where no plan is known.
     """
 
     experiment: Experiment
@@ -133,6 +134,7 @@ class StoredExperiment(NamedTuple):
     missing: int = 0
     damaged: Sequence[str] = ()
     rules: Mapping[str, Any] = MappingProxyType({})
+    seeds: int = 0
 
     @property
     def slug(self) -> str:

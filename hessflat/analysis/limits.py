@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from hessflat.analysis.decisions import NOTHING, Chance, conjunction
+from hessflat.analysis.decisions import NOTHING, conjunction
+from hessflat.analysis.designs import FIFTH, LN_FACTOR, SignTest, to_one
 from hessflat.analysis.evidence import (
     BY_T,
     Expect,
@@ -37,17 +38,29 @@ Of = Literal["worst", "mean"]
 
 
 def exceeds(
-    runs: Sequence[Run], statistic: Statistic, limit: float, what: str, scale: Scale = "plain", of: Of = "worst"
+    runs: Sequence[Run],
+    statistic: Statistic,
+    limit: float,
+    what: str,
+    scale: Scale = "plain",
+    of: Of = "worst",
+    least: float | None = None,
 ) -> Evidence:
     """Is a statistic, named `what`, larger than `limit`? Each seed contributes the smallest of its runs."""
-    return against_limit(runs, statistic, limit, what, "larger", scale, of)
+    return against_limit(runs, statistic, limit, what, "larger", scale, of, least)
 
 
 def falls_below(
-    runs: Sequence[Run], statistic: Statistic, limit: float, what: str, scale: Scale = "plain", of: Of = "worst"
+    runs: Sequence[Run],
+    statistic: Statistic,
+    limit: float,
+    what: str,
+    scale: Scale = "plain",
+    of: Of = "worst",
+    least: float | None = None,
 ) -> Evidence:
     """Is a statistic, named `what`, smaller than `limit`? Each seed contributes the largest of its runs."""
-    return against_limit(runs, statistic, limit, what, "smaller", scale, of)
+    return against_limit(runs, statistic, limit, what, "smaller", scale, of, least)
 
 
 def against_limit(
@@ -58,6 +71,7 @@ def against_limit(
     expect: Expect,
     scale: Scale = "plain",
     of: Of = "worst",
+    least: float | None = None,
 ) -> Evidence:
     """The rule of `exceeds` or `falls_below`, in the direction `expect`.
 
@@ -65,6 +79,9 @@ def against_limit(
 
     With the scale "log", which suits positive ratios, logarithms are compared; what is below a hundredth of the limit,
     as a ratio that is 0, counts as a hundredth of it.
+
+    `least` is the distance from the limit that the rule should find: with the scale "log" by default a factor of 1.2,
+    else a fifth of the limit. Where that is 0, it must be given.
 
     Raises:
         InputError: a statistic that is not finite.
@@ -84,8 +101,9 @@ def against_limit(
     at = math.log(limit) if logs else limit
     at_most = "at most " if logs and values.min() < limit / 100 else ""
     spread = interval_text(mean.interval, len(values), lambda x, digits: number(shown(x), digits))
+    chance = against(mean, at, expect, LN_FACTOR if logs and least is None else least, scale)
     return decided(
-        runs, rule, against(mean, at, expect), f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
+        runs, rule, chance, f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
         f"{what} is claimed {expect} than {number(limit)}", number(limit),
     )  # fmt: skip
 
@@ -112,7 +130,8 @@ def lies_within(
 ) -> Evidence:
     """Do the numbers that a statistic, named `what`, gives of a run lie between two limits?
 
-    The smallest number of a seed's runs is tested against the lower limit, and the largest against the upper one.
+    The smallest number of a seed's runs is tested against the lower limit, and the largest against the upper one. The
+    rule should find what lies in the middle half between them.
 
     Raises:
         InputError: a number that is not finite.
@@ -126,7 +145,8 @@ def lies_within(
         return no_evidence(runs, "no run has finished", rule)
     by_seed = _by_seed(done, statistic, what)
     smallest, largest = (estimate([float(end(values)) for values in by_seed]) for end in (np.min, np.max))
-    chance = conjunction([against(smallest, low, "larger"), against(largest, high, "smaller")])
+    least = (high - low) / 4
+    chance = conjunction([against(smallest, low, "larger", least), against(largest, high, "smaller", least)])
     several = any(len(values) > 1 for values in by_seed)
     means = [smallest, largest] if several else [smallest]
     return decided(
@@ -148,7 +168,8 @@ def on_one_side(runs: Sequence[Run], statistic: Statistic, what: str, expect: Ex
     values = [float(np.mean(own)) for own in _by_seed(done, statistic, what)]
     test = sign_flip_test(values)
     return decided(
-        runs, rule, of_test(test, len(values), expect), f"{what} {number(float(np.mean(values)))}",
+        runs, rule, of_test(test, len(values), expect, SignTest(values, len(values), by_seed=True)),
+        f"{what} {number(float(np.mean(values)))}",
         exact_text(test, len(values)), len(values), f"{what} is claimed {side_of(expect)} 0", "0",
     )  # fmt: skip
 
@@ -173,7 +194,10 @@ def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: 
     values = [value for own in by_seed for value in own]
     worst = estimate([max(own) for own in by_seed])
     beyond = sum(value > limit for value in values)
-    chance = NOTHING if len(by_seed) < 2 else Chance(1.0, 0.0) if beyond else Chance(worst.below(limit), 1.0)
+    chance = NOTHING
+    if len(by_seed) > 1:
+        below = against(worst, limit, "smaller")
+        chance = below._replace(holds=1.0, fails=0.0) if beyond else below._replace(fails=1.0)
     return decided(
         runs, rule, chance, f"{what} at most {number(max(values))}",
         f"from {number(min(values))} to {number(max(values))} over {len(done)} runs", len(by_seed),
@@ -193,7 +217,8 @@ def reaches_bound(
 
     The statistic of a seed is the smallest margin metric − bound over its runs and, with `when="always"`, over all
     measured steps. A bound that is nowhere above `vacuous` is not applicable, because every value reaches it: the rank
-    bound of *Flatness is a False Friend* is larger than P in small networks.
+    bound of *Flatness is a False Friend* is larger than P in small networks. The rule should find a margin of a fifth
+    of the bound, or of half of what is left to 1, for a share.
 
     Raises:
         InputError: a metric or bound that was not measured, or is not finite, at the end of a run.
@@ -227,7 +252,9 @@ def reaches_bound(
         return not_applicable(rule, why, len(worst), value)
     explanation = f"the worst {metric_name(metric)} {where} is {number(reached)}, the bound is {number(bound)}{less}"
     spread = interval_text(change.interval, len(worst), signed)
-    return decided(runs, rule, against(change, 0.0, "larger"), value, spread, len(worst), explanation, "the bound")
+    least = min(FIFTH * abs(bound), to_one(bound))
+    chance = against(change, 0.0, "larger", least)
+    return decided(runs, rule, chance, value, spread, len(worst), explanation, "the bound")
 
 
 def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -> Evidence:
@@ -251,7 +278,8 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
         per_seed.append(float(np.mean([math.log(a / b) for a, b in pairs])))
     ratio = estimate(per_seed)
     spread = interval_text(ratio.interval, len(per_seed), lambda x, digits: number(exp_or_inf(x), digits))
+    chance = between(ratio, math.log1p(-within), math.log1p(within), "log")
     return decided(
-        runs, rule, between(ratio, math.log1p(-within), math.log1p(within)), f"{what} = {number(math.exp(ratio.mean))}",
+        runs, rule, chance, f"{what} = {number(math.exp(ratio.mean))}",
         spread, len(per_seed), f"the two are claimed equal within {100 * within:g} %", "these limits",
     )  # fmt: skip

@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
+
+Array = TypeVar("Array", float, np.ndarray)
 
 
 class Interval(NamedTuple):
@@ -21,12 +23,20 @@ class Estimate(NamedTuple):
     """A mean over seeds with its standard error, whose square has `degrees` degrees of freedom.
 
     `slack` bounds a systematic error. With no degrees of freedom, as of one seed, nothing is known of the error.
+    `values` are those of the seeds; `variance` is the part of the squared error that more seeds leave as it is.
     """
 
     mean: float
     error: float
     degrees: float
     slack: float = 0.0
+    values: tuple[float, ...] = ()
+    variance: float = 0.0
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over seeds; infinite for one seed."""
+        return math.sqrt(max(self.error**2 - self.variance, 0.0) * len(self.values))
 
     @property
     def interval(self) -> Interval:
@@ -52,17 +62,22 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float] | np.ndarray, slack: float = 0.0, variance: float = 0.0) -> Estimate:
-    """The mean of one value a seed; `variance` is what else the mean's variance has, known with no error.
-
-    The degrees of freedom of the sum are Satterthwaite's (1946).
-    """
+    """The mean of one value a seed; `variance` is what else the mean's variance has, known with no error."""
     array = np.asarray(values, float)
     mean, count = float(array.mean()), array.size
+    own = tuple(array.tolist())
     if count < 2:
-        return Estimate(mean, math.inf, 0.0, slack)
-    own = float(array.var(ddof=1)) / count
-    degrees = (count - 1) * ((own + variance) / own) ** 2 if own else math.inf if variance else count - 1.0
-    return Estimate(mean, math.sqrt(own + variance), degrees, slack)
+        return Estimate(mean, math.inf, 0.0, slack, own)
+    between = float(array.var(ddof=1)) / count
+    degrees = satterthwaite(count, between, variance) if between else math.inf if variance else count - 1.0
+    return Estimate(mean, math.sqrt(between + variance), float(degrees), slack, own, variance)
+
+
+def satterthwaite(count: int, between: Array, known: float) -> Array:
+    """The degrees of freedom of a squared error, of which `between` is estimated from so many seeds (Satterthwaite
+    1946).
+    """
+    return (count - 1) * ((between + known) / between) ** 2
 
 
 def examples_variance(differences: np.ndarray) -> float:
@@ -153,16 +168,18 @@ def _concordances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def sign_flip_test(differences: Sequence[float] | np.ndarray) -> ExactTest:
     """The exact test of whether differences `[n]` are above 0 on average, by turning the signs of any of them."""
     values = np.asarray(differences, float)
-    if 2 ** len(values) <= _MOST_ARRANGEMENTS:
-        signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
-    else:
-        generator = np.random.default_rng(0)
-        drawn = generator.choice((1, -1), (_MOST_ARRANGEMENTS, len(values)))
-        signs = np.concatenate([np.ones((1, len(values))), drawn])
-    sums = signs @ values
+    sums = turned_signs(len(values)) @ values
     near = 1e-9 * np.abs(values).sum()  # sums that are equal but for their rounding
     larger, smaller = (float(np.mean(side)) for side in (sums >= sums[0] - near, sums <= sums[0] + near))
     return ExactTest(larger, smaller, 2.0 ** -len(values))
+
+
+def turned_signs(count: int) -> np.ndarray:
+    """[arrangements, count] Every choice of signs, or many of them; the first turns none."""
+    if 2**count <= _MOST_ARRANGEMENTS:
+        return np.array(list(itertools.product((1, -1), repeat=count)))
+    drawn = np.random.default_rng(0).choice((1, -1), (_MOST_ARRANGEMENTS, count))
+    return np.concatenate([np.ones((1, count)), drawn])
 
 
 def geometric_mean(values: Iterable[np.ndarray]) -> float:
@@ -203,7 +220,8 @@ def estimate_of_ratio(ours: Sequence[float], mean: float, std: float, count: int
     """
     own, other = (np.std(ours, ddof=1) / np.mean(ours)) ** 2 / len(ours), (std / mean) ** 2 / count
     degrees = (own + other) ** 2 / (own**2 / (len(ours) - 1) + other**2 / (count - 1))
-    return Estimate(math.log(np.mean(ours) / mean), math.sqrt(own + other), float(degrees))
+    logs = tuple(np.log(np.asarray(ours, float)).tolist())
+    return Estimate(math.log(np.mean(ours) / mean), math.sqrt(own + other), float(degrees), 0.0, logs, float(other))
 
 
 def share_test(successes: int, trials: int, limit: float) -> ExactTest:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hessflat.analysis.claims import Order
+from hessflat.analysis.designs import OrderTest, SignTest
 from hessflat.analysis.evidence import (
     BY_T,
     EXACTLY,
@@ -123,9 +124,10 @@ def follows(
     if second.is_setting:
         groups = [(y[None], x[None]) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]
     test, seeds = order_test(groups), len({seed for own, _ in strata for seed in own})
+    design = OrderTest(groups, seeds, by_seed=second.is_setting)
     tau = float(np.mean([kendall_tau(x, y) for ys, xs in groups for y, x in zip(ys, xs, strict=True)]))
     return decided(
-        runs, rule, of_test(test, seeds, "larger" if expect == "increases" else "smaller"),
+        runs, rule, of_test(test, seeds, "larger" if expect == "increases" else "smaller", design),
         f"mean Kendall τ of {first.name} with {second.name} {number(tau, 2)}",
         exact_text(test, seeds), seeds, f"{first.name} {expect} with {second.name}", "no order",
     )  # fmt: skip
@@ -161,7 +163,7 @@ def not_lowered(
             by_seed.setdefault(seed, []).append(float(np.log(y[x.argmax()] / y[x.argmin()])))
     ratio = estimate([float(np.mean(own)) for own in by_seed.values()])
     return decided(
-        runs, rule, against(ratio, -float(np.log(factor)), "larger"),
+        runs, rule, against(ratio, -float(np.log(factor)), "larger", float(np.log(factor)), "log"),
         f"{first.name} × {number(exp_or_inf(ratio.mean), 3)} from the smallest to the largest {setting.name}",
         interval_text(ratio.interval, len(by_seed), lambda x, digits: f"× {number(exp_or_inf(x), digits)}"),
         len(by_seed), f"the ratio is claimed above 1 / {number(factor)}", "this limit",
@@ -191,10 +193,11 @@ def follows_closer(
         [np.mean([kendall_tau(x, y) for x, y in zip(values[0], values[i], strict=True)]) for _, values in strata]
         for i in (1, 2)
     )
-    test, seeds = sign_flip_test(np.subtract(near, far)), len({seed for own, _ in strata for seed in own})
+    values, seeds = np.subtract(near, far).tolist(), len({seed for own, _ in strata for seed in own})
+    test = sign_flip_test(values)
     means = [number(float(np.mean(taus)), 2) for taus in (near, far)]
     return decided(
-        runs, rule, of_test(test, seeds, "larger"),
+        runs, rule, of_test(test, seeds, "larger", SignTest(values, seeds, by_seed=False)),
         f"mean Kendall τ of {target.name} with {closer.name} {means[0]}, with {than.name} {means[1]}",
         f"{exact_text(test, seeds)}, {len(strata)} groups of {alike}", seeds,
         f"{target.name} is claimed to go with {closer.name} more than with {than.name}", "no difference",

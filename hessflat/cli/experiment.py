@@ -51,7 +51,8 @@ def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence
 
 def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
     """What is stored of an experiment at a scale, and what is missing or damaged. Nothing is trained."""
-    folders = [job.folder for job in make_jobs(experiment, scale, root)]
+    planned = make_jobs(experiment, scale, root)
+    folders, seeds = [job.folder for job in planned], len({job.config.seed for job in planned})
     runs, damaged = [], []
     for folder in folders:
         try:
@@ -60,7 +61,7 @@ def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
         except InputError as error:
             damaged.append(in_one_line(error))
     rules = read_rules(FOLDER / "rules.json")
-    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules)
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds)
 
 
 def report_all(root: Path, out: Path) -> list[StoredExperiment]:

@@ -12,7 +12,19 @@ from rich.text import Text
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
 from hessflat.report.page import page
-from hessflat.report.sections import Record, RenderedFigure, correlations, judge, make_section, notices, sizes, tally
+from hessflat.report.sections import (
+    Record,
+    RenderedFigure,
+    as_csv,
+    correlations,
+    judge,
+    make_section,
+    notices,
+    power_table,
+    powers,
+    sizes,
+    tally,
+)
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import full_disk_named, sweep, write_atomically
 
@@ -30,7 +42,7 @@ _COLOURS = {
 def build_report(
     stored: Sequence[StoredExperiment], out: Path, on_drawn: Callable[[str], None] = lambda slug: None
 ) -> list[Record]:
-    """Write `out/{claims.json, index.html, report.md, figures/}` and return the claim records.
+    """Write `out/{claims.json, power.csv, index.html, report.md, figures/}` and return the claim records.
 
     Equal runs give equal bytes. Each file is replaced atomically, the page last, so that the page never refers to
     figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn.
@@ -56,6 +68,9 @@ def build_report(
     for figure in [*opening, *(figure for section in sections for figure in section.figures)]:
         write_figure(figure, out)
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    table = power_table(records)
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) if table.rows else {}
+    write_atomically(out / "power.csv", as_csv(columns))
     write_atomically(out / "report.md", markdown(sections, opening, tables))
     write_atomically(out / "index.html", page(sections, opening, tables))
     return records
@@ -88,6 +103,7 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
         console.print(Text(f"{pilots} of these verdicts are pilots; the report says of each why."))
     if compared := sizes(everything):
         console.print(Text(f"Effects whose size a paper gives: {compared}."))
+    console.print(Text(powers(everything)))
     for one in stored:
         for line in notices(one):
             # Never wrapped, so that it can be copied.

@@ -8,6 +8,7 @@ from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
 from hessflat.report.sections import (
     CORRELATIONS,
+    POWER,
     Record,
     RenderedFigure,
     Section,
@@ -15,6 +16,7 @@ from hessflat.report.sections import (
     commands,
     facts,
     notices,
+    power_table,
     shared_and_varied,
     summary,
 )
@@ -30,6 +32,7 @@ def markdown(sections: Sequence[Section], opening: Sequence[RenderedFigure], tab
         parts += [f"## {CORRELATIONS}", *map(_figure, opening), *map(as_markdown, tables)]
     for paper, group in by_paper(records).items():
         parts += [f"## {paper_name(paper)}", _summary(group)]
+    parts += [f"## {POWER}", as_markdown(power_table(records))]
     for section in sections:
         parts += _section(section)
     return "\n\n".join(part if part.startswith("```") else _escaped(part) for part in parts) + "\n"
@@ -86,6 +89,8 @@ def _figure(figure: RenderedFigure) -> str:
 
 def _claim(record: Record) -> str:
     lines = [f"**{record['verdict']}**: {record['statement']} ({record['paper']}, {record['where']})", ""]
+    if record["reason"]:
+        lines.append(f"- why: {record['reason']}")
     lines += [f"- paper: {record['paper_value']}"]
     if record["value"]:
         lines.append(f"- here: {record['value']}; {record['spread']}")

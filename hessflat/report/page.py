@@ -10,6 +10,7 @@ from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_html
 from hessflat.report.sections import (
     CORRELATIONS,
+    POWER,
     Record,
     RenderedFigure,
     Section,
@@ -17,6 +18,7 @@ from hessflat.report.sections import (
     commands,
     facts,
     notices,
+    power_table,
     run_table,
     shared_and_varied,
     summary,
@@ -76,6 +78,7 @@ def page(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables:
         "leads to its claim, figures, numbers, configuration and command.</p>",
         "\n".join([f"<h3>{CORRELATIONS}</h3>", *map(_figure, opening), *map(as_html, tables)]) if tables else "",
         *(_summary(paper, group) for paper, group in by_paper(records).items()),
+        f"<h3>{POWER}</h3>\n{as_html(power_table(records))}",
         *(_section(section) for section in sections),
     ]
     body = "\n".join(parts)
@@ -177,6 +180,7 @@ def _claim(record: Record) -> str:
     lines = [
         f'<div class="claim {record["verdict"].replace(" ", "")}" id="{_anchor(record)}">',
         f"{_verdict(record['verdict'])} <span>{_text(record['statement'])}</span>",
+        f"<p>Why: {_value(record['reason'])}.</p>" if record["reason"] else "",
         f"<p>{here}</p>" if here else "",
         f"<p>Size {_text(record['size'])}: {_text(record['size_compared'])}</p>" if record["size"] else "",
         f'<p class="soft">{_text(record["paper"])}, {_text(record["where"])}: {_text(record["paper_value"])}</p>',

@@ -15,7 +15,9 @@ from hessflat.analysis.decisions import LEVEL, holm, verdict_of
 from hessflat.analysis.evidence import exp_or_inf, magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Effect, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
+from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, Stated, power_of, stated_effects, with_stated
 from hessflat.analysis.provenance import fixed_at, needs_of, pilot
+from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.report import figures
 from hessflat.report.figures.style import as_png, as_svg
@@ -23,6 +25,7 @@ from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")
 CORRELATIONS = "Which measures follow the generalisation gap?"
+POWER = "How likely is each claim to be decided?"
 _NAMED = 10  # of runs that are missing for one reason
 
 # Keys of manifests that a reader needs, and what they are called.
@@ -134,8 +137,9 @@ def judge(stored: StoredExperiment) -> list[Record]:
         if one.chance and one.verdict != "cannot decide"
     }
     together = dict(zip(family, holm(list(family.values())), strict=True))
+    stated = stated_effects((claim, one) for (claim, _), one in zip(every, evidence, strict=True))
     return [
-        _record(stored, claim, needs, one, together.get(place), len(family))
+        _record(stored, claim, needs, one, together.get(place), len(family), stated)
         for place, ((claim, needs), one) in enumerate(zip(every, evidence, strict=True))
     ]
 
@@ -159,7 +163,55 @@ def summary(records: Sequence[Record]) -> str:
         )
     if compared := sizes(records):
         lines.append(f"Effects whose size a paper gives: {compared}.")
+    lines.append(powers(records))
     return " ".join(lines)
+
+
+def powers(records: Sequence[Record]) -> str:
+    """How many claims have enough power at the seeds that are planned."""
+    known = [record["power"] for record in records if record["power"]]
+    together, alone = (sum(power[level] >= ENOUGH for power in known) for level in ("together", "alone"))
+    return (
+        f"{together} of {len(records)} claims have a power of {ENOUGH:g} or more at the seeds that are planned, "
+        f"{alone} where each is decided by itself; {len(records) - len(known)} have no pilots."
+    )
+
+
+def power_table(records: Sequence[Record]) -> Table:
+    """A row for each claim: the effect that it should find, how far seeds differ, its power, and the seeds needed."""
+    rows = tuple(_power_row(record) for record in records)
+    caption = (
+        "Power: the chance that a claim holds if the effect is there, at the seeds that are planned, at 5 % alone "
+        f"and at Holm's worst level together; and the seeds that it takes for {ENOUGH:g} together, up to {MOST_SEEDS}. Of "
+        "several tests, effect and spread are those of the one with the least. The standard deviation over seeds is "
+        f"that of the stored runs, which are the pilots. {powers(records)}"
+    )
+    header = (
+        "experiment",
+        "scale",
+        "claim",
+        "effect",
+        "from",
+        "spread",
+        "tests",
+        "seeds",
+        "alone",
+        "together",
+        "needed",
+    )
+    return Table(caption, header, rows)
+
+
+def _power_row(record: Record) -> tuple[str, ...]:
+    named, power = (record["experiment"], record["scale"], record["claim"]), record["power"]
+    if not power:
+        return (*named, "no pilots", *["–"] * 7)
+    needed = f"over {MOST_SEEDS}" if power["needed"] is None else str(power["needed"])
+    levels = [f"{power[level]:.2f}" for level in ("alone", "together")]
+    return (
+        *named, power["aim"], power["origin"], power["spread"], str(power["tests"]), str(power["seeds"]), *levels,
+        needed,
+    )  # fmt: skip
 
 
 def tally(records: Iterable[Record]) -> str:
@@ -206,7 +258,13 @@ def _evidence(stored: StoredExperiment, claim: Claim, needs: Needs) -> Evidence:
 
 
 def _record(
-    stored: StoredExperiment, claim: Claim, needs: Needs, evidence: Evidence, p_holm: float | None, family: int
+    stored: StoredExperiment,
+    claim: Claim,
+    needs: Needs,
+    evidence: Evidence,
+    p_holm: float | None,
+    family: int,
+    stated: Stated,
 ) -> Record:
     verdict, explanation, p = evidence.verdict, evidence.explanation, None
     if evidence.chance:
@@ -217,6 +275,9 @@ def _record(
             f"(Holm: p = {number(p_holm, 2)})"
         )
     runs, fixed = meeting(stored.runs, needs), fixed_at(stored.rules, stored.experiment, claim)
+    chance = with_stated(evidence.chance, stated, claim.paper_effect) if evidence.chance else None
+    seeds = max(evidence.seeds, round(evidence.seeds * stored.seeds / max(1, len({run.seed for run in stored.runs}))))
+    power = power_of(chance, seeds, max(1, family)) if chance else None
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
@@ -231,6 +292,7 @@ def _record(
         "rule": evidence.rule,
         "verdict": verdict,
         "verdict_alone": evidence.verdict,
+        "reason": reason_of(evidence, chance, verdict, power, family, p_holm),
         "fixed_at": fixed,
         "pilot": pilot(stored.experiment, stored.scale, runs, fixed) if evidence.seeds else "",
         "p": _rounded(p),
@@ -238,6 +300,7 @@ def _record(
         "effect": _effect(evidence.effect),
         "size": size,
         "size_compared": compared,
+        "power": _power(power),
         "scale": stored.scale,
         "needs": needs,
         "runs": [run.path for run in runs],
@@ -252,6 +315,13 @@ def _effect(effect: Effect | None) -> dict[str, Any] | None:
     ends = effect.interval if effect.scale == "difference" else map(exp_or_inf, effect.interval)
     numbers = {name: float(f"{end:.6g}") for name, end in zip(("estimate", "low", "high"), ends, strict=True)}
     return {"scale": effect.scale, **{name: end if math.isfinite(end) else None for name, end in numbers.items()}}
+
+
+def _power(power: Power | None) -> dict[str, Any] | None:
+    """The fields, chances to three digits."""
+    if power is None:
+        return None
+    return power._asdict() | {"alone": _rounded(power.alone), "together": _rounded(power.together)}
 
 
 def _rounded(p: float | None) -> float | None:

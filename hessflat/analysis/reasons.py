@@ -1,0 +1,95 @@
+"""Why a claim fails or stays open, in a sentence that its numbers give."""
+
+from hessflat.analysis.decisions import Chance, Verdict
+from hessflat.analysis.designs import MeanTest, ShareTest
+from hessflat.analysis.evidence import seed_count
+from hessflat.analysis.experiment import Evidence
+from hessflat.analysis.names import number
+from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, aim_text, value_text
+
+
+def reason_of(
+    evidence: Evidence, chance: Chance | None, verdict: Verdict, power: Power | None, family: int, p_holm: float | None
+) -> str:
+    """The sentence, without its full stop; empty for a claim that holds or to which the runs do not apply.
+
+    `chance` is that of the evidence, with what the paper states for an aim. `verdict` is that among a family of claims,
+    with the p that Holm's correction gives.
+    """
+    if verdict in ("holds", "not applicable"):
+        return ""
+    if not chance or not all(test.design for test in chance.tests):
+        return "one seed has no spread" if evidence.seeds == 1 else evidence.explanation
+    tests = chance.tests
+    if verdict == "fails":
+        worst = min(tests, key=lambda test: test.fails)
+        return f"{_among(tests, 'one that fails')}{_fails(worst)}"
+    if verdict == "cannot decide":
+        worst = max(tests, key=lambda test: test.floor)
+        return f"{_among(tests, 'the weakest')}no p is below {number(2 * worst.floor, 2)} with so few{_needed(power)}"
+    if evidence.verdict != "undecided":
+        return (
+            f"alone it {evidence.verdict}, but with {family} claims decided together p is {number(p_holm, 2)}"
+            f"{_needed(power)}"
+        )
+    worst = max(tests, key=lambda test: min(test.holds, test.fails))
+    return f"{_among(tests, 'the weakest')}{_open(worst)}{_needed(power)}"
+
+
+def _among(tests: list[Chance], which: str) -> str:
+    return f"of {len(tests)} tests {which}: " if len(tests) > 1 else ""
+
+
+def _needed(power: Power | None) -> str:
+    """What more seeds would do."""
+    if power is None:
+        return ""
+    if power.together >= ENOUGH:
+        return f"; the power for {power.aim} is {number(power.together, 2)}, so that the effect is likely smaller"
+    if power.needed is None:
+        return f"; more than {MOST_SEEDS} seeds would be needed to find {power.aim}"
+    return f"; {seed_count(power.needed)} would find {power.aim} in {100 * ENOUGH:g} % of cases"
+
+
+def _fails(test: Chance) -> str:
+    design = test.design
+    if not isinstance(design, MeanTest):
+        side = "the share is below the limit" if isinstance(design, ShareTest) else "the order is the opposite one"
+        return f"{side} (p = {number(2 * test.fails, 2)})"
+    low, high = design.estimate.interval[1:]
+    is_above = design.estimate.mean > design.high
+    limit = design.high if is_above else design.low
+    if low <= design.high and high >= design.low:
+        largest = value_text(design, max(design.estimate.values))
+        return f"a run is at {largest}, beyond {value_text(design, design.high)}, and one refutes the claim"
+    beyond = sum(value > limit if is_above else value < limit for value in design.estimate.values)
+    side = "above" if is_above else "below"
+    return (
+        f"the interval {_interval(design)} lies {side} {value_text(design, limit)}, as do {beyond} of "
+        f"{seed_count(len(design.estimate.values))}"
+    )
+
+
+def _open(test: Chance) -> str:
+    design = test.design
+    if not isinstance(design, MeanTest):
+        what = "a share as far from the limit" if isinstance(design, ShareTest) else "an order as strong"
+        return f"{what} comes by chance with p = {number(test.two_sided, 2)}"
+    low, high = design.estimate.interval[1:]
+    inside = [limit for limit in (design.low, design.high) if low <= limit <= high]
+    if not inside:
+        return f"the interval {_interval(design)} alone does not decide"
+    limits = " and ".join(value_text(design, limit) for limit in inside)
+    if low <= design.aim <= high:
+        return f"the interval {_interval(design)} holds both {limits} and {aim_text(design)}, which is aimed at"
+    return f"the interval {_interval(design)} holds {limits} and leaves out {aim_text(design)}, which is aimed at"
+
+
+def _interval(design: MeanTest) -> str:
+    ends = design.estimate.interval[1:]
+    texts = ["", ""]
+    for digits in range(3, 17):
+        texts = [value_text(design, end, digits) for end in ends]
+        if texts[0] != texts[1]:
+            break
+    return f"[{', '.join(texts)}]"
