@@ -23,7 +23,6 @@ from experiments.macdonald2023.coordinate_figures import (
 )
 from hessflat.analysis import limits
 from hessflat.analysis.decisions import conjunction
-from hessflat.analysis.designs import LN_FACTOR
 from hessflat.analysis.evidence import Expect, all_hold, between, decided, not_applicable
 from hessflat.analysis.experiment import Claim, Evidence, Experiment, Tuned
 from hessflat.analysis.names import number
@@ -54,7 +53,14 @@ def lower(metric: str, activation: str, runs: Sequence[Run], expect: Expect) -> 
     """Is ln of the ratio of a metric, from low over from high frequencies, below (or above) 0?"""
     pairs, log_ratio = log_ratios_by_trial(metric, activation, runs)
     what = f"ln of {METRICS[metric]}, {NAMES[activation]}, from low over from high frequencies, both of which fit,"
-    return limits.against_limit(pairs, log_ratio, 0.0, what, expect, least=LN_FACTOR)
+    least = abs(papers_log_ratio(metric, activation))
+    return limits.against_limit(pairs, log_ratio, 0.0, what, expect, least=least, origin="paper")
+
+
+def papers_log_ratio(metric: str, activation: str) -> float:
+    """The logarithm of the paper's mean of a metric, from low over from high frequencies."""
+    high, low = (PAPER[Net(activation, start)][list(METRICS).index(metric)].mean for start in STARTS)
+    return math.log(low / high)
 
 
 def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run]) -> Evidence:
@@ -84,11 +90,15 @@ def first_layers(runs: Sequence[Run]) -> Evidence:
     """Do the norms of the first layers differ by a factor of 2 for Gaussian networks, and by less than `ALIKE` for
     ReLU?
     """
-    relu, relu_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "relu", runs)
-    gaussian, gaussian_ratio = log_ratios_by_trial("kernel.Dense_0.norm", "gaussian", runs)
+    norm = "kernel.Dense_0.norm"
+    relu, relu_ratio = log_ratios_by_trial(norm, "relu", runs)
+    gaussian, gaussian_ratio = log_ratios_by_trial(norm, "gaussian", runs)
+    least = math.log(0.5) - papers_log_ratio(norm, "gaussian")
     what = "ln of first layer weight norm, {}, from low over from high frequencies"
     return all_hold(
-        limits.falls_below(gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian"), least=LN_FACTOR),
+        limits.against_limit(
+            gaussian, gaussian_ratio, math.log(0.5), what.format("Gaussian"), "smaller", least=least, origin="paper"
+        ),
         limits.lies_within(relu, relu_ratio, -math.log(ALIKE), math.log(ALIKE), what.format("ReLU")),
     )
 

@@ -50,7 +50,14 @@ from hessflat.analysis.results import (
     pairs_by_seed,
     require_unique_pairs,
 )
-from hessflat.analysis.statistics import estimate, estimate_of_counts, examples_variance, kendall_tau, order_test
+from hessflat.analysis.statistics import (
+    estimate,
+    estimate_of_counts,
+    examples_variance,
+    kendall_tau,
+    least_variance,
+    order_test,
+)
 from hessflat.utils.errors import InputError
 
 Order = Literal["increases", "decreases"]
@@ -127,10 +134,10 @@ def compare(
         chance = against(change, 0.0, expect, LN_FACTOR, "log")
     else:
         slack = [error_bound(first, metric) + error_bound(second, metric) for first, second in pairs]
-        variance, counted = _examples_variance(metric, pairs)
+        variance, counted, examples = _examples_variance(metric, pairs)
         change = estimate(after - before, float(np.mean(slack)), variance)
         least = POINT if is_fraction(metric) else FIFTH * abs(float(before.mean()))
-        chance = against(change, 0.0, expect, least, "share" if is_fraction(metric) else "plain")
+        chance = against(change, 0.0, expect, least, "share" if is_fraction(metric) else "plain", examples)
 
     effect = effect_text(metric, change.mean, scale)
     value = f"{quantity(metric, before.mean())} → {quantity(metric, after.mean())} ({effect}) at {levels}"
@@ -164,27 +171,30 @@ def _level(by: str, value: Any) -> str:
     return f"{setting_name(by)} {number(value)}"
 
 
-def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[float, str]:
-    """The variance that a mean difference of accuracies has because it is over so many examples, and a word on it.
+def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[float, str, int]:
+    """The variance that a mean difference of accuracies has because it is over so many examples, and a word on it; and
+    their number, where it is the least there can be.
 
     Seeds that share their examples have a spread that omits it. Where seeds have examples of their own, these may
     overlap, and where runs did not store which are right nothing is known of it: then it is the least there can be. A
     paired difference d over n examples has (|d| − d²) / n where every example on which the two disagree favours the
-    same one (McNemar), and one such example is added, for equal accuracies are not known without error.
+    same one (McNemar), and one such example is added, for equal accuracies are not known without error
+    (`least_variance`).
     """
     known = paired_answers(metric, pairs)
     count = known[0].shape[1] if known else num_examples(metric, pairs)
     if count is None:
-        return 0.0, ""
-    difference = abs(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])))
-    least = (difference + 1 / count - difference**2) / count
+        return 0.0, "", 0
+    least = least_variance(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])), count)
     if known is None:
-        return least, f" (the interval counts in the least error of {count} examples: which are right is not stored)"
+        why = f" (the interval counts in the least error of {count} examples: which are right is not stored)"
+        return least, why, count
     differences, shared = known
     if not shared:
-        return least, f" (every seed has {count} examples of its own, of which the interval counts in the least error)"
+        why = f" (every seed has {count} examples of its own, of which the interval counts in the least error)"
+        return least, why, count
     variance = max(examples_variance(differences), 1 / count**2)
-    return variance, f" (the interval counts in which of {count} examples each seed gets right)"
+    return variance, f" (the interval counts in which of {count} examples each seed gets right)", 0
 
 
 def increases(
@@ -391,7 +401,7 @@ def best_setting(runs: Sequence[Run], by: str, best: Best, without: Any = None) 
         if value == top or not pairs:
             continue
         behind = [sign * (finite_final(b, best.metric) - finite_final(a, best.metric)) for a, b in pairs]
-        variance, _ = _examples_variance(best.metric, pairs)
+        variance, _, _ = _examples_variance(best.metric, pairs)
         spread = estimate(behind, variance=variance)
         error = spread.error if len(pairs) > 1 else math.sqrt(variance)
         if spread.mean <= error:

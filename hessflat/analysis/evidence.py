@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from hessflat.analysis.decisions import NOTHING, Chance, conjunction, verdict_of
-from hessflat.analysis.designs import FIFTH, Design, MeanTest, Unit
+from hessflat.analysis.designs import FIFTH, Design, MeanTest, Origin, Unit
 from hessflat.analysis.experiment import Effect, Evidence, Magnitude
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
@@ -21,17 +21,24 @@ EXACTLY = "exact permutation test"
 
 
 def against(
-    estimate: Estimate, limit: float, expect: Expect, least: float | None = None, unit: Unit = "plain"
+    estimate: Estimate,
+    limit: float,
+    expect: Expect,
+    least: float | None = None,
+    unit: Unit = "plain",
+    examples: int = 0,
+    origin: Origin = "least",
 ) -> Chance:
     """The chance of the claim that an expectation is above (`expect="larger"`) or below a limit.
 
     `least` is the distance from the limit that the test should find, a fifth of the limit where it is not given.
+    `unit`, `examples` and `origin` are those of `MeanTest`.
     """
     far = FIFTH * abs(limit) if least is None else least
     above, below = estimate.above(limit), estimate.below(limit)
     if expect == "larger":
-        return Chance(above, below, design=MeanTest(estimate, limit, math.inf, limit + far, unit))
-    return Chance(below, above, design=MeanTest(estimate, -math.inf, limit, limit - far, unit))
+        return Chance(above, below, design=MeanTest(estimate, limit, math.inf, limit + far, unit, examples, origin))
+    return Chance(below, above, design=MeanTest(estimate, -math.inf, limit, limit - far, unit, examples, origin))
 
 
 def between(estimate: Estimate, low: float, high: float, unit: Unit = "plain") -> Chance:

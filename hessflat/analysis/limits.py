@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hessflat.analysis.decisions import NOTHING, conjunction
-from hessflat.analysis.designs import FIFTH, LN_FACTOR, SignTest, to_one
+from hessflat.analysis.designs import FIFTH, LN_FACTOR, Origin, SignTest, to_one
 from hessflat.analysis.evidence import (
     BY_T,
     Expect,
@@ -72,6 +72,7 @@ def against_limit(
     scale: Scale = "plain",
     of: Of = "worst",
     least: float | None = None,
+    origin: Origin = "least",
 ) -> Evidence:
     """The rule of `exceeds` or `falls_below`, in the direction `expect`.
 
@@ -80,8 +81,8 @@ def against_limit(
     With the scale "log", which suits positive ratios, logarithms are compared; what is below a hundredth of the limit,
     as a ratio that is 0, counts as a hundredth of it.
 
-    `least` is the distance from the limit that the rule should find: with the scale "log" by default a factor of 1.2,
-    else a fifth of the limit. Where that is 0, it must be given.
+    `least` is the distance from the limit that the rule should find: with the scale "log" by default a factor of 2,
+    else a fifth of the limit. Where that is 0, it must be given. `origin` says whether the paper states it.
 
     Raises:
         InputError: a statistic that is not finite.
@@ -101,7 +102,7 @@ def against_limit(
     at = math.log(limit) if logs else limit
     at_most = "at most " if logs and values.min() < limit / 100 else ""
     spread = interval_text(mean.interval, len(values), lambda x, digits: number(shown(x), digits))
-    chance = against(mean, at, expect, LN_FACTOR if logs and least is None else least, scale)
+    chance = against(mean, at, expect, LN_FACTOR if logs and least is None else least, scale, origin=origin)
     return decided(
         runs, rule, chance, f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
         f"{what} is claimed {expect} than {number(limit)}", number(limit),

@@ -31,7 +31,7 @@ from hessflat.analysis.designs import TAU, Design, MeanTest, OrderTest, ShareTes
 from hessflat.analysis.evidence import exp_or_inf, signed
 from hessflat.analysis.experiment import Claim, Evidence
 from hessflat.analysis.names import number
-from hessflat.analysis.statistics import order_test, satterthwaite, turned_signs
+from hessflat.analysis.statistics import least_variance, order_test, satterthwaite, turned_signs
 
 ENOUGH = 0.8
 MOST_SEEDS = 30
@@ -144,7 +144,8 @@ def _of_mean(design: MeanTest) -> PowerOfSeeds | None:
     def power(seeds: int, level: float) -> float:
         if seeds < 2:
             return 0.0
-        between, known = estimate.spread**2 / seeds, estimate.variance
+        between = estimate.spread**2 / seeds
+        known = least_variance(design.aim, design.examples) if design.examples else estimate.variance
         found = between * _variances(seeds - 1)
         reach = estimate.slack + np.sqrt(found + known) * stats.t.isf(level, satterthwaite(seeds, found, known))
         # The mean is within both limits by as much as the interval reaches.
@@ -299,23 +300,17 @@ def _sign_tests(count: int, spread: float) -> np.ndarray:
 
 
 def _of_share(design: ShareTest) -> PowerOfSeeds:
-    share = _share_aim(design)
-
     def power(seeds: int, level: float) -> float:
         trials = round(design.trials * seeds / design.seeds)
         counts = np.arange(trials + 1)
         enough = stats.binom.sf(counts - 1, trials, design.limit) <= level
-        return float(stats.binom.pmf(counts[enough], trials, share).sum())
+        return float(stats.binom.pmf(counts[enough], trials, design.aim).sum())
 
     return power
 
 
-def _share_aim(design: ShareTest) -> float:
-    return (1 + design.limit) / 2
-
-
 def value_text(design: MeanTest, value: float, digits: int = 3) -> str:
-    """A value of the mean that is tested, as a reader wants it: `× 1.2`, `+1 point`, `0.5`."""
+    """A value of the mean that is tested, as a reader wants it: `× 1.2`, `+1 points`, `0.5`."""
     if design.unit == "log":
         return f"× {number(exp_or_inf(value), digits)}"
     return f"{signed(100 * value, digits)} points" if design.unit == "share" else number(value, digits)
@@ -327,14 +322,15 @@ def aim_text(design: Design) -> str:
         return value_text(design, design.aim)
     if isinstance(design, OrderTest):
         return f"× {number(design.ratio, 3)}" if design.ratio and design.by_seed else f"τ {number(TAU)}"
-    return f"τ {number(TAU)}" if isinstance(design, SignTest) else f"share {number(_share_aim(design))}"
+    return f"τ {number(TAU)}" if isinstance(design, SignTest) else f"share {number(design.aim)}"
 
 
 def aim_origin(design: Design) -> str:
     """`paper` or `least`."""
     if isinstance(design, MeanTest):
         return design.origin
-    return "paper" if isinstance(design, OrderTest) and design.by_seed and design.ratio else "least"
+    is_paper = isinstance(design, ShareTest) or (isinstance(design, OrderTest) and design.by_seed and design.ratio)
+    return "paper" if is_paper else "least"
 
 
 def spread_text(design: Design) -> str:

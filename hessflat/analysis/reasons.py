@@ -20,34 +20,32 @@ def reason_of(
         return ""
     if not chance or not all(test.design for test in chance.tests):
         return "one seed has no spread" if evidence.seeds == 1 else evidence.explanation
-    tests = chance.tests
+    tests, more = chance.tests, _needed(power, evidence.seeds)
     if verdict == "fails":
         worst = min(tests, key=lambda test: test.fails)
         return f"{_among(tests, 'one that fails')}{_fails(worst)}"
     if verdict == "cannot decide":
         worst = max(tests, key=lambda test: test.floor)
-        return f"{_among(tests, 'the weakest')}no p is below {number(2 * worst.floor, 2)} with so few{_needed(power)}"
+        return f"{_among(tests, 'the weakest')}no p is below {number(2 * worst.floor, 2)} with so few{more}"
     if evidence.verdict != "undecided":
-        return (
-            f"alone it {evidence.verdict}, but with {family} claims decided together p is {number(p_holm, 2)}"
-            f"{_needed(power)}"
-        )
+        return f"alone it {evidence.verdict}, but with {family} claims decided together p is {number(p_holm, 2)}{more}"
     worst = max(tests, key=lambda test: min(test.holds, test.fails))
-    return f"{_among(tests, 'the weakest')}{_open(worst)}{_needed(power)}"
+    return f"{_among(tests, 'the weakest')}{_open(worst)}{more}"
 
 
 def _among(tests: list[Chance], which: str) -> str:
     return f"of {len(tests)} tests {which}: " if len(tests) > 1 else ""
 
 
-def _needed(power: Power | None) -> str:
-    """What more seeds would do."""
+def _needed(power: Power | None, seeds: int) -> str:
+    """What these or more seeds would find."""
     if power is None:
         return ""
     if power.together >= ENOUGH:
-        return f"; the power for {power.aim} is {number(power.together, 2)}, so that the effect is likely smaller"
+        which = "these" if power.seeds == seeds else f"the {power.seeds} that are planned"
+        return f"; {which} would find {power.aim}, were it there, in {100 * power.together:.0f} % of cases"
     if power.needed is None:
-        return f"; more than {MOST_SEEDS} seeds would be needed to find {power.aim}"
+        return f"; to find {power.aim} takes more than {MOST_SEEDS} seeds"
     return f"; {seed_count(power.needed)} would find {power.aim} in {100 * ENOUGH:g} % of cases"
 
 

@@ -96,6 +96,11 @@ def examples_variance(differences: np.ndarray) -> float:
     return max(between - rest, 0.0) / (seeds * count)
 
 
+def least_variance(difference: float, count: int) -> float:
+    """The least variance of a mean difference of accuracies over so many examples."""
+    return (abs(difference) + 1 / count - difference**2) / count
+
+
 def estimate_of_counts(differences: Sequence[int]) -> Estimate:
     """The mean of one difference of two counts a seed.
 
@@ -220,7 +225,7 @@ def estimate_of_ratio(ours: Sequence[float], mean: float, std: float, count: int
     """
     own, other = (np.std(ours, ddof=1) / np.mean(ours)) ** 2 / len(ours), (std / mean) ** 2 / count
     degrees = (own + other) ** 2 / (own**2 / (len(ours) - 1) + other**2 / (count - 1))
-    logs = tuple(np.log(np.asarray(ours, float)).tolist())
+    logs = tuple((np.log(np.asarray(ours, float)) - math.log(mean)).tolist())
     return Estimate(math.log(np.mean(ours) / mean), math.sqrt(own + other), float(degrees), 0.0, logs, float(other))
 
 

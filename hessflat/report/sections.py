@@ -182,7 +182,7 @@ def power_table(records: Sequence[Record]) -> Table:
     rows = tuple(_power_row(record) for record in records)
     caption = (
         "Power: the chance that a claim holds if the effect is there, at the seeds that are planned, at 5 % alone "
-        f"and at Holm's worst level together; and the seeds that it takes for {ENOUGH:g} together, up to {MOST_SEEDS}. Of "
+        f"and at Holm's worst level together; and the seeds it takes for {ENOUGH:g} together, up to {MOST_SEEDS}. Of "
         "several tests, effect and spread are those of the one with the least. The standard deviation over seeds is "
         f"that of the stored runs, which are the pilots. {powers(records)}"
     )
