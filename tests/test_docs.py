@@ -47,7 +47,7 @@ WRITTEN = (
 )
 # What stands for a name in the recipes.
 PLACEHOLDER = "NAME"
-WRITTEN_NAMES = {"config.json", "manifest.json", "metrics.jsonl", "claims.json", "index.html", "report.md"}
+WRITTEN_NAMES = {"config.json", "manifest.json", "metrics.jsonl", "claims.json", "power.csv", "index.html", "report.md"}
 
 
 def blocks(page, language):
@@ -141,6 +141,7 @@ def test_the_walk_through_gives_verdicts(walk_through, capsys):
         "claims.json",
         "figures",
         "index.html",
+        "power.csv",
         "report.md",
     }
     assert (walk_through / "report" / "figures" / "blobs-smoke-flatness-and-gap.png").exists()

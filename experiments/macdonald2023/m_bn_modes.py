@@ -98,7 +98,7 @@ def sharpness_differs(runs: Sequence[Run]) -> Evidence:
     """Does λ_max(H) differ between the modes by more than a factor of 1.2 at the largest N?"""
     own = [run for run in finished(runs) if "hessian_train" in measured(run)]
     what = "|log| of λ_max(H) in eval over train mode at the largest N"
-    return limits.exceeds(own, modes_apart, LN_FACTOR, what, least=LN_FACTOR)
+    return limits.exceeds(own, modes_apart, float(np.log(1.2)), what, least=LN_FACTOR - float(np.log(1.2)))
 
 
 EXPERIMENT = Experiment(

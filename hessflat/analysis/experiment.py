@@ -125,7 +125,7 @@ class StoredExperiment(NamedTuple):
 
     `missing` counts the planned runs that are not stored or damaged; `damaged` has a line for each of the latter.
     `rules` is the registry of rules, as `provenance.read_rules` reads it. `seeds` counts the seeds that are planned; 0
-    where no plan is known.
+    where no plan is known. `pilots` are stored runs that differ from planned ones in their seeds alone.
     """
 
     experiment: Experiment
@@ -135,6 +135,7 @@ class StoredExperiment(NamedTuple):
     damaged: Sequence[str] = ()
     rules: Mapping[str, Any] = MappingProxyType({})
     seeds: int = 0
+    pilots: Sequence[Run] = ()
 
     @property
     def slug(self) -> str:

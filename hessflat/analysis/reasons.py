@@ -8,14 +8,12 @@ from hessflat.analysis.names import number
 from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, aim_text, value_text
 
 
-def reason_of(
-    evidence: Evidence, chance: Chance | None, verdict: Verdict, power: Power | None, family: int, p_holm: float | None
-) -> str:
+def reason_of(evidence: Evidence, verdict: Verdict, power: Power | None, family: int, p_holm: float | None) -> str:
     """The sentence, without its full stop; empty for a claim that holds or to which the runs do not apply.
 
-    `chance` is that of the evidence, with what the paper states for an aim. `verdict` is that among a family of claims,
-    with the p that Holm's correction gives.
+    `verdict` is that among a family of claims, with the p that Holm's correction gives.
     """
+    chance = evidence.chance
     if verdict in ("holds", "not applicable"):
         return ""
     if not chance or not all(test.design for test in chance.tests):

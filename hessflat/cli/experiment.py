@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.provenance import read_rules
-from hessflat.analysis.results import load_run
+from hessflat.analysis.results import Run, load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, sweep
 from hessflat.config import SCALES, one_of, require
 from hessflat.report.build import build_report, print_summary
-from hessflat.runs import cost_model, jobs, pool, schema
+from hessflat.runs import checkpoints, cost_model, jobs, pool, schema
 from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
 
@@ -53,6 +53,7 @@ def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
     """What is stored of an experiment at a scale, and what is missing or damaged. Nothing is trained."""
     planned = make_jobs(experiment, scale, root)
     folders, seeds = [job.folder for job in planned], len({job.config.seed for job in planned})
+    pilots = collect_pilots(planned, scale)
     runs, damaged = [], []
     for folder in folders:
         try:
@@ -61,7 +62,30 @@ def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
         except InputError as error:
             damaged.append(in_one_line(error))
     rules = read_rules(FOLDER / "rules.json")
-    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds)
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds, pilots)
+
+
+def collect_pilots(planned: Sequence[jobs.Job], scale: str) -> list[Run]:
+    """The finished runs, beside those that are planned, that differ from these in their seeds alone."""
+    folders = {job.folder for job in planned}
+    asked = {_without_seeds(job.config) for job in planned}
+    pilots = []
+    for folder in sorted(
+        {path for home in {one.parent for one in folders} for path in home.glob(f"{scale}-*")} - folders
+    ):
+        with contextlib.suppress(InputError):  # no planned run is missing with it
+            run = load_run(folder)
+            if run.status == "done" and _without_seeds(checkpoints.config_from(run.config)) in asked:
+                pilots.append(run)
+    return pilots
+
+
+def _without_seeds(config: schema.RunConfig) -> str:
+    """What a run is but for its seeds, the runs of its seed that it begins with, and who asks."""
+    names = re.compile(r"(.*[._])?seed|train\.init_from|experiment")
+    return schema.identity(
+        schema.replace(config, {name: value for name, value in schema.defaults().items() if names.fullmatch(name)})
+    )
 
 
 def report_all(root: Path, out: Path) -> list[StoredExperiment]:

@@ -15,7 +15,7 @@ from hessflat.analysis.decisions import LEVEL, holm, verdict_of
 from hessflat.analysis.evidence import exp_or_inf, magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Effect, Evidence, StoredExperiment, Table
 from hessflat.analysis.names import number, plain
-from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, Stated, power_of, stated_effects, with_stated
+from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, power_of, stated_effects, with_stated
 from hessflat.analysis.provenance import fixed_at, needs_of, pilot
 from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
@@ -130,17 +130,43 @@ def judge(stored: StoredExperiment) -> list[Record]:
     The claims that could be decided are decided together (Holm 1979): in at most 5 % of cases is any decided wrongly.
     """
     every = [(claim, needs_of(stored.experiment, claim)) for claim in stored.experiment.claims]
-    evidence = [_evidence(stored, claim, needs) for claim, needs in every]
-    family = {
+    evidence = _judged(stored, every)
+    family = _family(evidence)
+    together = dict(zip(family, holm(list(family.values())), strict=True))
+    trial = stored._replace(runs=stored.pilots) if stored.pilots else stored
+    powers = _powers(trial, _judged(trial, every) if stored.pilots else evidence)
+    return [
+        _record(stored, claim, needs, one, together.get(place), len(family), powers[place])
+        for place, ((claim, needs), one) in enumerate(zip(every, evidence, strict=True))
+    ]
+
+
+def _judged(stored: StoredExperiment, every: Sequence[tuple[Claim, Needs]]) -> list[Evidence]:
+    """The evidence on each claim, whose tests aim at what the paper states."""
+    evidence = [(claim, _evidence(stored, claim, needs)) for claim, needs in every]
+    stated = stated_effects(evidence)
+    return [
+        one._replace(chance=with_stated(one.chance, stated, claim.paper_effect)) if one.chance else one
+        for claim, one in evidence
+    ]
+
+
+def _family(evidence: Sequence[Evidence]) -> dict[int, float]:
+    """The places, with their p, of the claims that are decided together."""
+    return {
         place: one.chance.two_sided
         for place, one in enumerate(evidence)
         if one.chance and one.verdict != "cannot decide"
     }
-    together = dict(zip(family, holm(list(family.values())), strict=True))
-    stated = stated_effects((claim, one) for (claim, _), one in zip(every, evidence, strict=True))
+
+
+def _powers(stored: StoredExperiment, evidence: Sequence[Evidence]) -> list[Power | None]:
+    """The power of each claim at the seeds that are planned, as many more as those of these runs as for all."""
+    family = max(1, len(_family(evidence)))
+    more = stored.seeds / max(1, len({run.seed for run in stored.runs})) if stored.seeds else 1.0
     return [
-        _record(stored, claim, needs, one, together.get(place), len(family), stated)
-        for place, ((claim, needs), one) in enumerate(zip(every, evidence, strict=True))
+        power_of(one.chance, max(2, round(more * one.seeds)), family) if one.chance and one.seeds > 1 else None
+        for one in evidence
     ]
 
 
@@ -184,7 +210,8 @@ def power_table(records: Sequence[Record]) -> Table:
         "Power: the chance that a claim holds if the effect is there, at the seeds that are planned, at 5 % alone "
         f"and at Holm's worst level together; and the seeds it takes for {ENOUGH:g} together, up to {MOST_SEEDS}. Of "
         "several tests, effect and spread are those of the one with the least. The standard deviation over seeds is "
-        f"that of the stored runs, which are the pilots. {powers(records)}"
+        "that of the pilots: stored runs of other seeds than those that are planned, or of these where there are none. "
+        f"{powers(records)}"
     )
     header = (
         "experiment",
@@ -264,7 +291,7 @@ def _record(
     evidence: Evidence,
     p_holm: float | None,
     family: int,
-    stated: Stated,
+    power: Power | None,
 ) -> Record:
     verdict, explanation, p = evidence.verdict, evidence.explanation, None
     if evidence.chance:
@@ -275,9 +302,6 @@ def _record(
             f"(Holm: p = {number(p_holm, 2)})"
         )
     runs, fixed = meeting(stored.runs, needs), fixed_at(stored.rules, stored.experiment, claim)
-    chance = with_stated(evidence.chance, stated, claim.paper_effect) if evidence.chance else None
-    seeds = max(evidence.seeds, round(evidence.seeds * stored.seeds / max(1, len({run.seed for run in stored.runs}))))
-    power = power_of(chance, seeds, max(1, family)) if chance else None
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")
     return {
         "experiment": stored.experiment.id,
@@ -292,7 +316,7 @@ def _record(
         "rule": evidence.rule,
         "verdict": verdict,
         "verdict_alone": evidence.verdict,
-        "reason": reason_of(evidence, chance, verdict, power, family, p_holm),
+        "reason": reason_of(evidence, verdict, power, family, p_holm),
         "fixed_at": fixed,
         "pilot": pilot(stored.experiment, stored.scale, runs, fixed) if evidence.seeds else "",
         "p": _rounded(p),

@@ -270,7 +270,7 @@ def test_the_papers_effect_is_aimed_at_wherever_its_comparison_comes():
 
 def judged(chance, verdict, alone=None, seeds=3, planned=None, family=1, p_holm=None):
     evidence = Evidence("", "", seeds, alone or verdict, "as it came", chance=chance)
-    return reason_of(evidence, chance, verdict, power_of(chance, planned or seeds, family), family, p_holm)
+    return reason_of(evidence, verdict, power_of(chance, planned or seeds, family), family, p_holm)
 
 
 NOISY = against(estimate([0.9, -0.5, 0.4]), 0.0, "larger", LN_FACTOR, "log")

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import re
@@ -11,11 +12,12 @@ from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
 from hessflat.report.build import build_report, print_summary
 from hessflat.report.figures import over_training, panels_against
+from hessflat.report.sections import judge
 from hessflat.utils.errors import InputError
 
 KEYS = (
-    "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone fixed_at pilot p "
-    "p_holm effect size size_compared scale needs runs explanation"
+    "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone reason fixed_at "
+    "pilot p p_holm effect size size_compared power scale needs runs explanation"
 )
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
 
@@ -90,6 +92,39 @@ def test_claims_are_data(stored, tmp_path):
     assert str(tmp_path) not in json.dumps(records)
 
 
+def test_power_and_reasons_are_told(stored, tmp_path):
+    out = tmp_path / "report"
+    # Ten seeds are planned, of which three are stored.
+    records = build_report([stored[0]._replace(seeds=10), stored[1]], out)
+    power, reason = records[0]["power"], records[1]["reason"]
+    assert (power["seeds"], power["origin"], power["aim"]) == (10, "paper", "× 1.29")
+    assert [record["power"] for record in records[1:]] == [None] * 5  # the gaps of all seeds are equal
+    rows = list(csv.DictReader((out / "power.csv").read_text().splitlines()))
+    assert [row["claim"] for row in rows] == [record["claim"] for record in records]
+    assert [row["effect"] for row in rows] == ["× 1.29"] + ["no pilots"] * 5
+    assert records[0]["reason"] == ""
+    assert re.match(r"the interval \[.*\] lies below × 1, as do 3 of 3 seeds", reason)
+    assert f"- why: {reason}" in (out / "report.md").read_text()
+    assert f"Why: {reason}." in (out / "index.html").read_text()
+    said = "1 of 6 claims have a power of 0.8 or more at the seeds that are planned"
+    assert said in (out / "report.md").read_text()
+
+
+def test_power_is_that_of_the_pilots_where_there_are_any(stored, tmp_path):
+    """The runs that decide say nothing of it then: pilots that differ more between seeds need more of them."""
+    noisy = [
+        run._replace(metrics=[*run.metrics[:-1], run.metrics[-1] | {"hessian.lambda_max": 10.0 ** (run.seed % 2)}])
+        for run in stored[0].runs
+        if run.status == "done"
+    ]
+    for run in noisy:
+        run.metrics[-1]["hessian.lambda_max"] *= 1 + 2_000 * run.setting("optim.l2") * run.seed
+    alone, piloted = (judge(stored[0]._replace(pilots=pilots))[0] for pilots in ((), noisy))
+    assert (alone["verdict"], alone["value"]) == (piloted["verdict"], piloted["value"])
+    assert piloted["power"]["together"] < alone["power"]["together"]
+    assert piloted["power"]["seeds"] == 3
+
+
 def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
     build_report(stored, tmp_path / "report")
     names = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
@@ -135,7 +170,7 @@ def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
     for name in ("one", "two"):
         build_report(stored, tmp_path / name)
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
-    assert len(files) == 9  # nothing left over from writing
+    assert len(files) == 10  # nothing left over from writing
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
