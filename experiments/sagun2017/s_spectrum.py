@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.sagun2017.spectrum_ends import negatives_are_small
 from hessflat.analysis import limits
-from hessflat.analysis.designs import to_one
+from hessflat.analysis.designs import TENTH, to_one
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table, seeds_added
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
@@ -131,6 +131,7 @@ EXPERIMENT = Experiment(
                 statistic=more_near_zero,
                 limit=0.0,
                 what="share of |λ| < 0.01 λ_max(H), at the end less at the start,",
+                least=TENTH,
             ),
         ),
         negatives_are_small(exact_negative_over_largest),
