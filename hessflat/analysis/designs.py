@@ -5,7 +5,7 @@ for every rule:
 
 - a ratio of 2, for what is compared on the scale of logarithms: sizes within it count as equal (`evidence.magnitude`),
   and most ratios that the papers state are above it;
-- two percentage points, for accuracies and errors: all gains that the papers state but one are larger;
+- two percentage points, for accuracies and errors: most gains of test accuracy that G states are larger;
 - a fifth of the value before, for other differences, and a fifth of the limit, for what is compared with a limit;
 - a tenth, for differences of the masses of a spectrum, of which all is 1, and of slopes of probabilities;
 - half of what is left, for shares whose limit is near 1 (`to_one`);
