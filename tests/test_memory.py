@@ -76,7 +76,7 @@ def test_what_a_process_keeps_does_not_grow_with_its_runs(tmp_path):
     gc.collect()
     gc.freeze()  # what earlier tests left is neither counted nor looked through
     try:
-        objects = [one(number) for number in range(24)][8:]  # the first runs compile, and fill what is of limited size
+        objects = [one(number) for number in range(16)][6:]  # the first runs compile, and fill what is of limited size
     finally:
         gc.unfreeze()
     slope = np.polyfit(np.arange(len(objects)), objects, 1)[0]

@@ -1,7 +1,7 @@
 """The README's recipes, followed in a copy of the project.
 
 Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give. All but a
-measure, a loss and an experiment are long.
+measure and an experiment are long.
 """
 
 import ast
@@ -418,7 +418,7 @@ def test_a_schedule_is_a_function_and_a_line(project):
     assert start == end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_is_a_function_and_an_entry(project):
     steps = " ".join(recipe("A **loss**: 1 edited").split())
     assert "in `training/optimisation.py`" in steps

@@ -36,7 +36,7 @@ from hessflat.utils import hardware
 from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import checksum, full_disk_named, read_object
 
-_LATE = 0.2  # seconds in which leaves come that nobody waits for
+_LATE = 0.05  # seconds in which leaves come that nobody waits for
 
 
 class Position(NamedTuple):

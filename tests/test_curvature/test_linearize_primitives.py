@@ -30,18 +30,8 @@ def broadcasting():
 
 CASES, TOLERANCES, WITHOUT_G, DRIVEN_FROM_PYTHON = {}, {}, set(), set()
 OF_EACH_KIND = (
-    *("scan_over_inputs", "while_loop_of_parameters", "cond_in_scan", "checkpoint_in_scan", "custom_jvp", "custom_vjp"),
-    *(
-        "custom_linear_solve",
-        "conv_grouped_by_batch",
-        "max_pool",
-        "reductions",
-        "gather",
-        "scatter",
-        "sort",
-        "attention",
-    ),
-    *("eigh", "elementary", "complex_numbers", "mixed_types", "random_from_the_batch"),
+    *("cond_in_scan", "checkpoint_in_scan", "custom_vjp", "custom_linear_solve", "conv_grouped_by_batch"),
+    *("max_pool", "gather", "eigh", "complex_numbers", "mixed_types"),
 )
 
 

@@ -8,6 +8,7 @@ import pytest
 from experiments.sagun2017 import s_separability
 from hessflat.analysis import spectra
 from hessflat.analysis.decisions import conjunction, verdict_of
+from hessflat.analysis.designs import OrderTest
 from hessflat.analysis.evidence import between, of_test
 from hessflat.analysis.results import Run
 from hessflat.analysis.statistics import estimate, order_test
@@ -72,7 +73,8 @@ def test_an_order_of_nothing_is_decided_in_at_most_six_percent_and_a_bulk_at_the
     limit = np.log(s_separability.FACTOR)
     for _ in range(count):
         groups = [(places, generator.standard_normal((1, 4))) for _ in range(len(BLOBS) * len(SEEDS))]
-        ordered += verdict_of(of_test(order_test(groups), len(SEEDS), "larger")) in ("holds", "fails")
+        design = OrderTest(groups, len(SEEDS), by_seed=False)
+        ordered += verdict_of(of_test(order_test(groups), len(SEEDS), "larger", design)) in ("holds", "fails")
         for centre in (0.0, limit):
             logs = centre + 0.3 * generator.standard_normal((len(BLOBS), len(SEEDS)))
             verdict = verdict_of(conjunction([between(estimate(own), -limit, limit) for own in logs]))
