@@ -74,10 +74,8 @@ def test_small_file_systems_are_one_line_and_with_more_room_it_goes_on(tmp_path)
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "limit", [pytest.param(12, marks=pytest.mark.long), 16, pytest.param(20, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("limit", [12, 16, 20])
 def test_too_few_file_descriptors_are_one_line(tmp_path, limit):
     command = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *COMMAND, f"--root={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
