@@ -50,4 +50,4 @@ def test_a_peak_that_does_not_split_loses_nothing(tmp_path):
 def test_table_and_figure_have_a_row_and_a_place_for_each_number_of_steps(runs):
     (table,), (drawing,) = h_lanczos_steps.tabulate(runs), h_lanczos_steps.draw(runs)
     assert [row[0] for row in table.rows] == ["10", "20", "50", "100"]
-    assert len(drawing.data["curve"]) == 4 * (len(h_lanczos_steps.MASSES) + 1)
+    assert len(drawing.data["curve"]) == 4 * len(h_lanczos_steps.MASSES)

@@ -285,6 +285,13 @@ def test_curves_have_the_mean_and_the_range_over_seeds_geometric_on_a_log_axis()
     assert drawing.figure.axes[0].texts[0].get_text() == "LB"
 
 
+def test_one_number_has_room_on_a_log_axis():
+    panel = CurvePanel("error", np.array([1.0, 2.0]), {"all": np.full((3, 2), 2.0**-23)}, "error", "log")
+    drawing = curves_with_bands([panel], "steps", "one", "", {})
+    low, high = drawing.figure.axes[0].get_ylim()
+    assert low < 1e-7 < 2e-7 < high
+
+
 def test_rows_over_training_end_with_the_first_seed_and_are_marked_where_asked(tmp_path):
     runs = [load_run(write_run(tmp_path, l2, seed)) for l2 in (0.0, 1e-4) for seed in (0, 1)]
     runs[1] = runs[1]._replace(metrics=runs[1].metrics[:4])

@@ -139,6 +139,8 @@ def metric_axis(axis: Axes, metrics: Sequence[str], label: str, scale: str) -> N
     if scale == "log":
         axis.set_yscale("log")
         low, high = axis.get_ylim()
+        if high < 1.001 * low:  # one number: limits that rounding alone tells apart draw nothing
+            low, high = axis.set_ylim(low / 2, high * 2)
         # Within two decades powers of ten alone leave too few ticks to read a value by.
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 3)))
