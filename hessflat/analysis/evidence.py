@@ -15,6 +15,7 @@ from hessflat.analysis.statistics import Estimate, ExactTest, Interval
 Statistic = Callable[[Run], float]
 Expect = Literal["larger", "smaller"]
 _FACTOR = 2.0  # within which the size of an effect agrees with that in the paper
+_ROUNDING = 1e-12  # relative width of an interval that rounding alone makes
 # The ends of sentences that say how a rule decides.
 BY_T = "Student's t over seeds"
 EXACTLY = "exact permutation test"
@@ -199,12 +200,14 @@ def change_text(metric: str, value: float, scale: str, digits: int = 3) -> str:
 
 
 def interval_text(interval: Interval, seeds: int, write: Callable[[float, int], str]) -> str:
-    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, that there is no interval.
+    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, or one number, that there is none.
 
     `write` takes a value and a number of significant digits: 3, or as many as it takes to tell the ends apart.
     """
     if seeds < 2:
         return "one seed, no interval"
+    if interval.high - interval.low <= _ROUNDING * abs(interval.mean):
+        return f"the same in all {seed_count(seeds)}, no interval"
     ends = ["", ""]
     for digits in range(3, 17):
         ends = [write(end, digits) for end in (interval.low, interval.high)]

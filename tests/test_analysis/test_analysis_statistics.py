@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hessflat.analysis.evidence import interval_text
+from hessflat.analysis.names import number
 from hessflat.analysis.statistics import (
     Estimate,
     decay_rate_of_shares,
@@ -253,3 +255,11 @@ def test_the_component_of_examples_is_that_of_an_analysis_of_variance():
     alone = [examples_variance(generator.integers(-1, 2, (3, 400))) for _ in range(300)]
     assert np.mean(alone) < 0.1 * differences[0].var() / 400
     assert examples_variance(differences[:1]) == 0.0
+
+
+def test_no_interval_has_width_zero():
+    same = estimate([0.1, 0.1, 0.1]).interval
+    assert interval_text(same, 3, number) == "the same in all 3 seeds, no interval"
+    assert interval_text(estimate([0.0, 0.0]).interval, 2, number) == "the same in all 2 seeds, no interval"
+    assert interval_text(estimate([1.0, 1.0001]).interval, 2, number) == "95 % interval [0.999, 1], 2 seeds"
+    assert interval_text(estimate([1.0]).interval, 1, number) == "one seed, no interval"
