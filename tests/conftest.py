@@ -16,7 +16,7 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 # Tracing makes objects by the million that all stay: looking through them for garbage takes a tenth of the time.
-gc.set_threshold(200_000, 50, 100)
+gc.set_threshold(100_000, 20, 20)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 # What one process compiled serves the others, the commands that tests start, and the next run of the tests.
