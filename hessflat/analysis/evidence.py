@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from hessflat.analysis.decisions import NOTHING, Chance, conjunction, verdict_of
-from hessflat.analysis.designs import FIFTH, Design, MeanTest, Origin, Unit
+from hessflat.analysis.designs import FACTOR, FIFTH, Design, MeanTest, Origin, Unit
 from hessflat.analysis.experiment import Effect, Evidence, Magnitude
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
@@ -14,7 +14,6 @@ from hessflat.analysis.statistics import Estimate, ExactTest, Interval
 
 Statistic = Callable[[Run], float]
 Expect = Literal["larger", "smaller"]
-_FACTOR = 2.0  # within which the size of an effect agrees with that in the paper
 _ROUNDING = 1e-12  # relative width of an interval that rounding alone makes
 # The ends of sentences that say how a rule decides.
 BY_T = "Student's t over seeds"
@@ -119,9 +118,9 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
         mean, low, high = mean / paper, *sorted((low / paper, high / paper))
     verdict: Magnitude = "open"
     has_interval = seeds > 1 and high > low
-    if has_interval and same_sign and low >= 1 / _FACTOR and high <= _FACTOR:
+    if has_interval and same_sign and low >= 1 / FACTOR and high <= FACTOR:
         verdict = "agrees"
-    elif has_interval and (other_sign or high < 1 / _FACTOR or low > _FACTOR):
+    elif has_interval and (other_sign or high < 1 / FACTOR or low > FACTOR):
         verdict = "differs"
     interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if has_interval else ", no interval"
     return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"
@@ -200,20 +199,26 @@ def change_text(metric: str, value: float, scale: str, digits: int = 3) -> str:
 
 
 def interval_text(interval: Interval, seeds: int, write: Callable[[float, int], str]) -> str:
-    """`95 % interval [1, 2], 3 seeds`, each end formatted by `write`; for one seed, or one number, that there is none.
+    """`95 % interval [1, 2], 3 seeds`, by `ends_text`; for one seed, or one number, that there is none."""
+    if seeds < 2:
+        return "one seed, no interval"
+    ends = ends_text(interval, write)
+    return f"95 % interval {ends}, {seed_count(seeds)}" if ends else f"the same in all {seed_count(seeds)}, no interval"
+
+
+def ends_text(interval: Interval, write: Callable[[float, int], str]) -> str:
+    """`[1, 2]`; empty for an interval of width zero, as that of one number in every seed.
 
     `write` takes a value and a number of significant digits: 3, or as many as it takes to tell the ends apart.
     """
-    if seeds < 2:
-        return "one seed, no interval"
     if interval.high - interval.low <= _ROUNDING * abs(interval.mean):
-        return f"the same in all {seed_count(seeds)}, no interval"
+        return ""
     ends = ["", ""]
     for digits in range(3, 17):
         ends = [write(end, digits) for end in (interval.low, interval.high)]
         if ends[0] != ends[1]:
             break
-    return f"95 % interval [{', '.join(ends)}], {seed_count(seeds)}"
+    return f"[{', '.join(ends)}]"
 
 
 def side_of(expect: Expect) -> str:

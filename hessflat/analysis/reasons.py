@@ -2,7 +2,7 @@
 
 from hessflat.analysis.decisions import Chance, Verdict
 from hessflat.analysis.designs import MeanTest, ShareTest
-from hessflat.analysis.evidence import seed_count
+from hessflat.analysis.evidence import ends_text, seed_count
 from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.names import number
 from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, aim_text, value_text
@@ -61,7 +61,7 @@ def _fails(test: Chance) -> str:
     beyond = sum(value > limit if is_above else value < limit for value in design.estimate.values)
     side = "above" if is_above else "below"
     return (
-        f"the interval {_interval(design)} lies {side} {value_text(design, limit)}, as do {beyond} of "
+        f"{_interval(design)} lies {side} {value_text(design, limit)}, as do {beyond} of "
         f"{seed_count(len(design.estimate.values))}"
     )
 
@@ -74,18 +74,15 @@ def _open(test: Chance) -> str:
     low, high = design.estimate.interval[1:]
     inside = [limit for limit in (design.low, design.high) if low <= limit <= high]
     if not inside:
-        return f"the interval {_interval(design)} alone does not decide"
+        return f"{_interval(design)} alone does not decide"
     limits = " and ".join(value_text(design, limit) for limit in inside)
     if low <= design.aim <= high:
-        return f"the interval {_interval(design)} holds both {limits} and {aim_text(design)}, which is aimed at"
-    return f"the interval {_interval(design)} holds {limits} and leaves out {aim_text(design)}, which is aimed at"
+        return f"{_interval(design)} holds both {limits} and {aim_text(design)}, which is aimed at"
+    return f"{_interval(design)} holds {limits} and leaves out {aim_text(design)}, which is aimed at"
 
 
 def _interval(design: MeanTest) -> str:
-    ends = design.estimate.interval[1:]
-    texts = ["", ""]
-    for digits in range(3, 17):
-        texts = [value_text(design, end, digits) for end in ends]
-        if texts[0] != texts[1]:
-            break
-    return f"[{', '.join(texts)}]"
+    """The subject of a sentence: the interval, or the one number that every seed has."""
+    interval = design.estimate.interval
+    ends = ends_text(interval, lambda value, digits: value_text(design, value, digits))
+    return f"the interval {ends}" if ends else f"{value_text(design, interval.mean)}, the same in every seed,"
