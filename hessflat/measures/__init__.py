@@ -35,7 +35,6 @@ __all__ = [
 # In this order, so that a run whose curvature cannot be measured has its losses first.
 _MODULES = (
     "performance",
-    "answers",
     "outputs",
     "spectra",
     "sharpness",
@@ -61,7 +60,14 @@ _MODULES = (
     "lipschitz",
     "linear_interpolation",
 )
-MEASURES: Mapping[str, Measure] = {name: import_module(f"{__name__}.{name}").MEASURE for name in _MODULES}
+
+
+def _measures_of(name: str) -> Mapping[str, Measure]:
+    module = import_module(f"{__name__}.{name}")
+    return getattr(module, "MEASURES", None) or {name: module.MEASURE}
+
+
+MEASURES: Mapping[str, Measure] = {key: one for name in _MODULES for key, one in _measures_of(name).items()}
 
 
 def measure_settings() -> dict[str, Setting]:

@@ -32,7 +32,10 @@ class Measurement(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """All that the package knows of a measure. Each measure's module defines one, `MEASURE`.
+    """All that the package knows of a measure.
+
+    The module of a measure has its name and defines `MEASURE`. Where several share one compiled program, their module
+    defines `MEASURES`, by name.
 
     `compute(state, *, settings)` takes an `EvalState`; its keyword-only arguments are the settings `measure.SETTING`.
     `cost(settings, num_params)` counts products of curvature with a vector over all measured examples, or what takes

@@ -1,5 +1,9 @@
-"""Loss (of cross-entropy in nats) and accuracy (share) on clean examples of each split, and the gaps between them."""
+"""Loss (of cross-entropy in nats) and accuracy (share) on clean examples of each split, and the gaps between them.
 
+Also which answers are right, from which accuracies get their intervals.
+"""
+
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,6 +42,23 @@ def performance(state: EvalState) -> Measurement:
         scalars |= {f"smoothed_{name}_loss": smoothed[name][0] for name in names}
         scalars["smoothed_gap_loss"] = abs(smoothed["train"][0] - smoothed["test"][0])
     return Measurement(scalars | model_size(state), {})
+
+
+def answers(state: EvalState) -> Measurement:
+    """Array file `answers`, of each split but the training one, and of classes alone.
+
+    `<split>` has a bit for each example, eight to a byte, `<split>_size` their number. `<split>_labels` is the CRC-32
+    of the labels, by which runs know whether they were asked the same examples.
+    """
+    # Of all splits, so that the program is that of `performance`.
+    right = {name: one for name, (_, one) in losses_and_answers(state, list(state.splits)).items() if name != "train"}
+    arrays = {}
+    for name, one in right.items():
+        if one is not None:
+            labels = np.ascontiguousarray(state.splits[name]["labels"], np.int32)
+            arrays[name], arrays[f"{name}_size"] = np.packbits(one), np.array(len(one))
+            arrays[f"{name}_labels"] = np.array(zlib.crc32(labels.tobytes()))
+    return Measurement({}, {"answers": arrays} if arrays else {})
 
 
 def losses_and_accuracies(
@@ -126,24 +147,32 @@ def model_size(state: EvalState) -> Scalars:
 _norm = jax.jit(optax.tree.norm)
 
 
-MEASURE = Measure(
-    performance,
-    cost=lambda settings, num_params: 1,
-    doc="losses, accuracies and norms are measured",
-    due="growth",
-    names={
-        "train_loss": "training loss (nats)",
-        "validation_loss": "validation loss (nats)",
-        "test_loss": "test loss (nats)",
-        "train_accuracy": "training accuracy",
-        "validation_accuracy": "validation accuracy",
-        "test_accuracy": "test accuracy",
-        "gap_loss": "generalisation gap (nats)",
-        "gap_accuracy": "accuracy gap",
-        "smoothed_train_loss": "training loss (nats)",
-        "smoothed_gap_loss": "generalisation gap (nats)",
-        "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
-        "rank_bound": "rank bound",
-        "zero_mass_bound": "zero-mass bound",
-    },
-)
+MEASURES = {
+    "performance": Measure(
+        performance,
+        cost=lambda settings, num_params: 1,
+        doc="losses, accuracies and norms are measured",
+        due="growth",
+        names={
+            "train_loss": "training loss (nats)",
+            "validation_loss": "validation loss (nats)",
+            "test_loss": "test loss (nats)",
+            "train_accuracy": "training accuracy",
+            "validation_accuracy": "validation accuracy",
+            "test_accuracy": "test accuracy",
+            "gap_loss": "generalisation gap (nats)",
+            "gap_accuracy": "accuracy gap",
+            "smoothed_train_loss": "training loss (nats)",
+            "smoothed_gap_loss": "generalisation gap (nats)",
+            "weight_norm": ("‖w‖₂", r"$\|w\|_2$"),
+            "rank_bound": "rank bound",
+            "zero_mass_bound": "zero-mass bound",
+        },
+    ),
+    "answers": Measure(
+        answers,
+        cost=lambda settings, num_params: 1,
+        doc="which examples of validation and test are right is stored",
+        due="end",
+    ),
+}
