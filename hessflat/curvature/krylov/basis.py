@@ -85,6 +85,27 @@ def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | Non
     return tuple(written)
 
 
+def replaced_by(blocks: Blocks, rows: Array, devices: Devices | None) -> Blocks:
+    """Blocks like these whose first rows are `rows` [l, P], all others zero."""
+    written, start = [], 0
+    for block in blocks:
+        part = (rows[start : start + len(block)] * _scale(block)).astype(block.dtype)
+        part = jnp.pad(part, ((0, len(block) - len(part)), (0, 0)))
+        if devices is not None:
+            mine = len(block) // devices.pieces
+            place: Any = jax.shard_map(
+                lambda part, mine=mine: jax.lax.dynamic_slice_in_dim(part, _position(devices) * mine, mine),
+                mesh=devices.mesh,
+                in_specs=PartitionSpec(),
+                out_specs=PartitionSpec(devices.axes),
+                check_vma=False,
+            )
+            part = place(part)
+        written.append(part)
+        start += len(block)
+    return tuple(written)
+
+
 def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
     """`vector` minus its components along the first `num_rows` rows: classical Gram-Schmidt, block by block, twice."""
 

@@ -155,10 +155,8 @@ def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_ste
 def restart_from(state: State, coefficients: Array, devices: Devices | None) -> State:
     """Replace the basis by `coefficients` [l, m] times the basis; the next vector stays."""
     rows = basis.combine(state.blocks, coefficients, devices)
-    # Re-orthogonalisation reads whole blocks, so the old basis must be cleared.
-    blocks = jax.tree.map(jnp.zeros_like, state.blocks)
-    for number, row in enumerate(rows):
-        blocks = basis.write_row(blocks, jnp.asarray(number), row, devices)
+    # Re-orthogonalisation reads whole blocks, so the rest of the old basis must be cleared.
+    blocks = basis.replaced_by(state.blocks, rows, devices)
     count = jnp.asarray(len(rows), state.num_valid.dtype)
     # Re-orthogonalisation removes the components of the next product along these vectors.
     return state._replace(
