@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from absl import logging
+
 from benchmarks import machine, results
 from hessflat.cli import app
 from hessflat.utils.errors import InputError, require_known
@@ -110,6 +112,7 @@ def store(found: dict[str, Any], path: Path, options: Options, judge: Judge) -> 
 
 def run_as_command(main: Callable[[Sequence[str]], None]) -> None:
     """Stopped from outside, it still ends its processes and removes its folder."""
+    logging.set_verbosity(logging.FATAL)  # as the commands of the package do
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])

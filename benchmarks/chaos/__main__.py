@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from absl import logging
 
 from benchmarks.cases import LEFT_OUT, WRONG, Outcome, Result, counts, end, seed_of, tell
 from benchmarks.chaos import commands, stored
@@ -118,5 +117,4 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    logging.set_verbosity(logging.FATAL)  # as the commands do
     run_as_command(main)
