@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_inside_a_checkpoint_is_one_line_and_the_same_comman
     assert load_run(folder).metrics == load_run(straight).metrics
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_small_file_systems_are_one_line_and_with_more_room_it_goes_on(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -58,11 +58,11 @@ def killed_when(condition, root, *arguments):
 @pytest.mark.parametrize(
     ("keep", "of_moments"),
     [
-        ("end", slice(0, None, 3)),
+        ("end", slice(3, None, 3)),
         pytest.param("end", slice(None), marks=pytest.mark.long),
         pytest.param("measured", slice(None), marks=pytest.mark.long),
     ],
-    ids=["end-three", "end", "measured"],
+    ids=["end-two", "end", "measured"],
 )
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep, of_moments):
     arguments = [
@@ -90,7 +90,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep, of_mome
         lines(11),  # after the last line, before the run counts as done
     ][of_moments]
     kills = sum(killed_when(moment, interrupted, *arguments) for moment in moments)
-    assert kills >= (6 if len(moments) == 8 else 3)  # the last moments may come too late
+    assert kills >= (6 if len(moments) == 8 else 2)  # the last moments may come too late
     subprocess.run([*COMMAND, f"--root={interrupted}", *arguments], check=True, capture_output=True)
     other = next(interrupted.glob("g_mlp/*"))
 

@@ -43,7 +43,7 @@ def test_gram(rows, size):
     assert_allclose(found, exact, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_million_parameters_stay_orthogonal():
     """Beside a float64 Gram matrix; and the extremes of a known diagonal, which need it."""
     diagonal = np.concatenate([np.random.default_rng(0).exponential(0.01, LONG - 20), np.linspace(1, 20, 20)])
