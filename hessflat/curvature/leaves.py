@@ -40,7 +40,8 @@ def converted(name: str, leaf: Any) -> np.ndarray:
     try:
         array = np.asarray(leaf)
     except Exception as error:  # of another library, as for tensors on a device or of a type that NumPy has not
-        raise InputError(f"{name} cannot be made a NumPy array: {in_one_line(error)}") from error
+        advice = "give arrays of NumPy or JAX, as tensor.detach().float().numpy() of PyTorch"
+        raise InputError(f"{name} cannot be made a NumPy array: {in_one_line(error)}; {advice}") from error
     kind = array.dtype.kind
     # Narrow types of JAX, such as bfloat16, are "V" to NumPy.
     if kind not in "fiubc" and not jnp.issubdtype(array.dtype, np.number):
