@@ -10,11 +10,10 @@ from hessflat.analysis.designs import FACTOR, FIFTH, Design, MeanTest, Origin, U
 from hessflat.analysis.experiment import Effect, Evidence, Magnitude
 from hessflat.analysis.names import is_fraction, number
 from hessflat.analysis.results import Needs, Run, meeting
-from hessflat.analysis.statistics import Estimate, ExactTest, Interval
+from hessflat.analysis.statistics import ROUNDING, Estimate, ExactTest, Interval
 
 Statistic = Callable[[Run], float]
 Expect = Literal["larger", "smaller"]
-_ROUNDING = 1e-12  # relative width of an interval that rounding alone makes
 # The ends of sentences that say how a rule decides.
 BY_T = "Student's t over seeds"
 EXACTLY = "exact permutation test"
@@ -207,11 +206,12 @@ def interval_text(interval: Interval, seeds: int, write: Callable[[float, int], 
 
 
 def ends_text(interval: Interval, write: Callable[[float, int], str]) -> str:
-    """`[1, 2]`; empty for an interval of width zero, as that of one number in every seed.
+    """`[1, 2]`; empty for an interval that says nothing, of width zero or the whole line: one number in all seeds.
 
     `write` takes a value and a number of significant digits: 3, or as many as it takes to tell the ends apart.
     """
-    if interval.high - interval.low <= _ROUNDING * abs(interval.mean):
+    width = interval.high - interval.low
+    if not math.isfinite(width) or width <= ROUNDING * abs(interval.mean):
         return ""
     ends = ["", ""]
     for digits in range(3, 17):

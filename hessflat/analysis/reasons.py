@@ -71,6 +71,8 @@ def _open(test: Chance) -> str:
     if not isinstance(design, MeanTest):
         what = "a share as far from the limit" if isinstance(design, ShareTest) else "an order as strong"
         return f"{what} comes by chance with p = {number(test.two_sided, 2)}"
+    if design.estimate.is_one_number:
+        return f"{_interval(design)} is decided by the signs of seeds, of which it takes six"
     low, high = design.estimate.interval[1:]
     inside = [limit for limit in (design.low, design.high) if low <= limit <= high]
     if not inside:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 Array = TypeVar("Array", float, np.ndarray)
+ROUNDING = 1e-12  # relative spread that rounding alone makes
 
 
 class Interval(NamedTuple):
@@ -39,9 +40,17 @@ class Estimate(NamedTuple):
         return math.sqrt(max(self.error**2 - self.variance, 0.0) * len(self.values))
 
     @property
+    def is_one_number(self) -> bool:
+        """Whether all seeds have one number, but for its rounding."""
+        return self.error <= ROUNDING * abs(self.mean)
+
+    @property
     def interval(self) -> Interval:
-        """Student's 95 % interval, the slack added on either side; the whole real line for one seed."""
-        if not self.degrees:
+        """Student's 95 % interval, the slack added on either side; the whole real line for one seed.
+
+        Of one number in every seed it is that of signs: the number, or with fewer than six seeds the whole line.
+        """
+        if not self.degrees or (self.is_one_number and 0.5 ** len(self.values) > 0.025):
             return Interval(self.mean, -math.inf, math.inf)
         half = float(stats.t.ppf(0.975, self.degrees)) * self.error + self.slack
         return Interval(self.mean, self.mean - half, self.mean + half)
@@ -49,12 +58,15 @@ class Estimate(NamedTuple):
     def above(self, limit: float) -> float:
         """The probability of a mean at least this far above `limit` where the expectation is `limit`; 1 for one seed.
 
-        It is at most 2.5 % where the interval lies above the limit.
+        It is at most 2.5 % where the interval lies above the limit. Where all seeds have one number, whose spread
+        is not known, it is that of as many signs.
         """
         distance = self.mean - self.slack - limit
         if not self.degrees or distance <= 0:
             return 1.0
-        return float(stats.t.sf(distance / self.error, self.degrees)) if self.error else 0.0
+        if self.is_one_number:
+            return float(0.5 ** len(self.values))
+        return float(stats.t.sf(distance / self.error, self.degrees))
 
     def below(self, limit: float) -> float:
         """The probability of a mean at least this far below `limit`, as `above`."""

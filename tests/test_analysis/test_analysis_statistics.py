@@ -52,8 +52,6 @@ def test_an_interval_ends_at_a_limit_where_its_chance_is_one_in_forty():
     change = estimate([1.0, 2.0, 4.0], slack=0.3, variance=0.1)
     assert change.above(change.interval.low) == pytest.approx(0.025)
     assert change.below(change.interval.high) == pytest.approx(0.025)
-    assert estimate([2.0, 2.0]).above(1.9) == 0.0
-    assert estimate([2.0, 2.0]).above(2.0) == 1.0
 
 
 def test_what_is_known_of_a_variance_is_added_with_satterthwaites_degrees():
@@ -213,6 +211,15 @@ def test_a_share_at_its_limit_is_decided_in_at_most_six_percent_and_every_design
         assert decided[right].mean() <= 0.06
     assert share_test(trials, trials, limit).larger <= 0.025
     assert Estimate(0.0, 1.0, 0.0).above(-5.0) == 1.0
+
+
+def test_one_number_in_every_seed_is_decided_by_signs():
+    for seeds in (3, 6, 10):
+        same = estimate([0.25] * seeds, slack=0.125)
+        test = sign_flip_test(np.ones(seeds))
+        assert (same.above(0.0), same.below(0.0)) == (test.larger, 1.0)
+        assert (same.above(0.125), same.below(0.5)) == (1.0, test.larger)
+    assert 2 * estimate([0.25] * 5).above(0.0) > 0.05 >= 2 * estimate([0.25] * 6).above(0.0)
 
 
 @pytest.mark.parametrize(("seeds", "can"), [(3, False), (5, False), (6, True), (10, True)])

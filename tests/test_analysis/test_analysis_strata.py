@@ -26,7 +26,7 @@ def runs(tmp_path):
         for rate, l2s in ((0.1 * i, (10.0 * i, 10 * i + 1, 10 * i + 2)) for i in range(1, 7)):
             for l2, b in zip(l2s, ((0, 1, 0), (1, 0, 0), (0, 0, 1))[seed], strict=True):
                 config = {**run.config, "seed": seed, "optim": {"l2": l2, "lr": rate}}
-                metrics = [{"step": 1, "a": 1000 * rate - l2 + 0.01 * seed, "b": float(b), "c": l2}]
+                metrics = [{"step": 1, "a": 1000 * rate - l2 + 0.01 * seed, "b": float(b), "c": l2 + 0.01 * seed}]
                 made.append(run._replace(folder=tmp_path / f"{seed}-{l2}", config=config, metrics=metrics))
     return made
 
