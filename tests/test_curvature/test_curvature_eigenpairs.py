@@ -7,6 +7,7 @@ from curvature_cases import conv_loss, conv_problem, examples, loss, mlp_params,
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature.numerics import draw_probe
 from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([[-4, -1], np.zeros(50), np.linspace(0.1, 1, 40), [2, 3, 3.9]])
@@ -132,6 +133,19 @@ def test_starts_of_every_kind():
     single = jax.tree.map(lambda x: x[0], pairs.vectors)
     for start in (pairs.vectors, single, jnp.ones(H.size), np.ones((2, H.size))):
         assert_allclose(cv.sharpness(H, jax.random.key(1), start=start).value, pairs.values[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("start", [1.0, -1.0, -3.0, 0.0])
+def test_a_start_that_cancels_the_random_vector(start):
+    """With one parameter either is plus or minus one."""
+    op = cv.from_matvec(elementwise, jnp.zeros(()), jnp.asarray(-2.0))
+    for key in range(4):
+        pairs = cv.eigenpairs(op, jax.random.key(key), start=jnp.asarray(start))
+        assert pairs.values == [-2.0]
+        assert pairs.converged.all()
+    op = diagonal([3.0, 1.0, 0.5])
+    first = draw_probe(jax.random.key(0), 3, np.dtype(np.float32), "gaussian")
+    assert_allclose(cv.sharpness(op, jax.random.key(0), start=-first).value, 3, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -253,11 +253,14 @@ def sharpness(
 
 @jax.jit
 def _mixed(random: Array, start_rows: Array) -> Array:
-    """A unit vector: the sum of a random one and the normalised sum of `start_rows` [r, P]."""
+    """A unit vector: the sum of a random one and the normalised sum of `start_rows` [r, P]; the random one if they
+    cancel, as they may where P = 1.
+    """
     total = start_rows.sum(axis=0)
     length = jnp.linalg.norm(total)
     mixed = random + total / jnp.where(length > 0, length, 1)
-    result: Array = mixed / jnp.linalg.norm(mixed)
+    length = jnp.linalg.norm(mixed)
+    result: Array = jnp.where(length > 1e-3, mixed / jnp.where(length > 0, length, 1), random)
     return result
 
 
