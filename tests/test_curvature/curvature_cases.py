@@ -8,6 +8,18 @@ import numpy as np
 
 import hessflat.curvature as cv
 
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, _, **more: COMPILED.append(more.get("fun_name")) if "backend_compile" in name else None
+)
+
+
+def compiled_by(function):
+    """The result of a call, and the names of the programs that it compiles."""
+    COMPILED.clear()
+    result = function()
+    return result, list(COMPILED)
+
 
 def predict(params, batch):
     """A multilayer perceptron: a list of (weights, bias), tanh between."""

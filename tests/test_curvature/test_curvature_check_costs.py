@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from curvature_cases import (
+    compiled_by,
     conv_loss,
     conv_problem,
     criterion,
@@ -21,17 +22,6 @@ import hessflat.curvature as cv
 from hessflat.utils.errors import InputError
 
 KEY = jax.random.key(0)
-COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, _, **more: COMPILED.append(more.get("fun_name")) if "backend_compile" in name else None
-)
-
-
-def compiled_by(function):
-    """The result of a call where nothing is compiled, and the names of the programs that it compiles."""
-    COMPILED.clear()
-    result = function()
-    return result, list(COMPILED)
 
 
 def large(names):

@@ -180,6 +180,9 @@ def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: A
     return total
 
 
+add_linearized_compiled = jax.jit(add_linearized)
+
+
 def _without_axis(per_batch: list[Array]) -> list[Array]:
     return [jnp.squeeze(x, 0) for x in per_batch]
 
@@ -265,19 +268,20 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     return constants, values_of(stages.residuals, values), per_batch, tuple(rest)
 
 
+@partial(jax.jit, static_argnames=("stages", "remainders"))
 def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
+    """`_run` where every device has examples of its own."""
     devices = term.batches.devices
     assert devices is not None
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
-    return jax.jit(
-        jax.shard_map(
-            lambda term: _run(term.on_one_device(), stages, remainders),
-            mesh=devices.mesh,
-            in_specs=(term.partition(whole, example),),
-            out_specs=(whole, whole, example, tuple((whole, example) for _ in remainders)),
-            check_vma=False,
-        )
-    )(term)
+    spread: Any = jax.shard_map(
+        lambda term: _run(term.on_one_device(), stages, remainders),
+        mesh=devices.mesh,
+        in_specs=(term.partition(whole, example),),
+        out_specs=(whole, whole, example, tuple((whole, example) for _ in remainders)),
+        check_vma=False,
+    )
+    return spread(term)
 
 
 @functools.lru_cache(maxsize=256)

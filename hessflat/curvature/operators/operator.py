@@ -18,7 +18,12 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.operators.linearize import LinearizedTerm, add_linearized, linearize
+from hessflat.curvature.operators.linearize import (
+    LinearizedTerm,
+    add_linearized,
+    add_linearized_compiled,
+    linearize,
+)
 from hessflat.curvature.operators.terms import (
     Devices,
     Term,
@@ -247,7 +252,8 @@ def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
         total = _add_stream(total, [pair for pair in terms if pair[1].batches is stream], vector)
     for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
         spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
-        total = jax.tree.map(jnp.add, total, _apply_spread(devices, spread, vector))
+        product = (_apply_spread_compiled if loop == "python" else _apply_spread)(devices, spread, vector)
+        total = jax.tree.map(jnp.add, total, product)
     return total
 
 
@@ -298,9 +304,13 @@ def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: 
     return spread(terms, vector)
 
 
+_apply_spread_compiled = jax.jit(_apply_spread, static_argnums=0)
+
+
 def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) -> Any:
     if isinstance(term, LinearizedTerm):
-        return add_linearized(total, coefficient, term, vector)
+        # From Python its loop would be compiled anew for every product.
+        return (add_linearized_compiled if loop == "python" else add_linearized)(total, coefficient, term, vector)
     batches = term.batches
     number, size = batches.num_examples, batches.size
     weight, starts = coefficient * (size / number), size * np.arange(batches.count, dtype=np.int32)
