@@ -133,6 +133,8 @@ def python_steps(
     """`scan_steps` for one probe, with the loops over steps and over batches in Python."""
     for number in first + jnp.arange(num_steps):
         state = _step_compiled(state, number, matvec(op, state.vector, "python"), reorthogonalise, devices)
+        if devices is not None:
+            jax.block_until_ready(state)  # before another program sums over devices
     return state
 
 

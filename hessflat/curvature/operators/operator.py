@@ -252,7 +252,11 @@ def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
         total = _add_stream(total, [pair for pair in terms if pair[1].batches is stream], vector)
     for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
         spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
-        product = (_apply_spread_compiled if loop == "python" else _apply_spread)(devices, spread, vector)
+        if loop == "python":
+            # On CPUs two programs that sum over devices can wait for each other for ever.
+            product = jax.block_until_ready(_apply_spread_compiled(devices, spread, vector))
+        else:
+            product = _apply_spread(devices, spread, vector)
         total = jax.tree.map(jnp.add, total, product)
     return total
 
