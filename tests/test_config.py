@@ -96,6 +96,13 @@ def test_identity_ignores_what_was_not_chosen_and_survives_json():
     assert config.thaw(frozen) == base
 
 
+def test_a_zero_is_one_run_whatever_its_sign():
+    base = schema.freeze(schema.base_config("smoke"))
+    one, other = (schema.replace(base, {"data.validation_fraction": zero}) for zero in (0.0, -0.0))
+    assert schema.identity(one) == schema.identity(other) != schema.identity(base)
+    assert config.canonical_json(config.plain(one)) == config.canonical_json(config.plain(other))
+
+
 def test_a_frozen_configuration_is_a_key_and_travels_between_processes():
     frozen = schema.replace(schema.freeze(schema.base_config("small")), {"model.name": "mlp", "optim.lr": 0.5})
     assert dict(frozen.model.settings)["hidden"] == (100,)

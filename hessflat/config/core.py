@@ -339,7 +339,8 @@ def _checked(name: str, value: Any, setting: Setting) -> Any:
     if not _same_type(value, setting.default):
         raise InputError(f"{name} must be {kind(setting.default)}, got {shown(value)}")
     require(name, value, setting.rule)
-    return value
+    # −0.0 is equal to 0.0, and another text in the digest of a run.
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def _same_type(value: Any, default: Any) -> bool:
