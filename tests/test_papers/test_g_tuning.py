@@ -10,7 +10,7 @@ from hessflat.analysis.results import Run
 
 RATES = {"sgd": (0.01, 0.03, 0.1), "adamw": (1e-4, 1e-3, 3e-3)}
 DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
-SEEDS = (0, 1, 2, 3)
+SEEDS = tuple(range(8))
 # One for each way in which searches choose the runs that a rule is given.
 SEARCHED = ("gadam-slower", "sgd-better", "tuned-gadam-sharper")
 

@@ -50,8 +50,8 @@ def test_less_growth_is_judged_by_the_order_in_every_seed(orders, verdict):
 
 
 def test_every_network_and_rate_must_follow():
-    rising = [run_of([1.0, 2.0 + seed / 10], seed=seed) for seed in range(3)]
-    falling = [run_of([2.0, 2.0], seed=seed, rate=0.25) for seed in range(3)]
+    rising = [run_of([1.0, 2.0 + seed / 10], seed=seed) for seed in range(8)]
+    falling = [run_of([2.0, 2.0], seed=seed, rate=0.25) for seed in range(8)]
     assert m_sharpening.sharpens(rising).verdict == "holds"
     result = m_sharpening.sharpens([*rising, *falling])
     assert result.verdict == "fails"

@@ -45,7 +45,7 @@ NO_BARRIER = np.array([8.0, 3.0, 0.01, 0.008, 0.005, 0.1, 0.4])
 
 def both(root, second, line, steps=20):
     result = []
-    for seed in (0, 1, 2):
+    for seed in range(8):
         factor = 1 + 0.05 * seed
         result += [
             part(root, seed, 256, FALLING * factor, steps=steps),

@@ -28,7 +28,7 @@ def run_of(tmp_path, width, seed, scale=1.0, exact=None):
 
 
 def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
-    runs = [run_of(tmp_path, width, seed, 1.01**seed) for width in (10, 30, 70) for seed in range(3)]
+    runs = [run_of(tmp_path, width, seed, 1.0003 ** (seed * width)) for width in (10, 30, 70) for seed in range(3)]
     assert s_width.right_edge(runs).verdict == "holds"
     by_elbow, by_ratio = (claim.decide(runs) for claim in spectrum_ends.as_many(s_width.WIDTH, "", ""))
     assert by_elbow.verdict == by_ratio.verdict == "holds"
@@ -36,7 +36,11 @@ def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     assert by_ratio.value == f"{what} 9, 9, 9 → 9, 9, 9 at hidden units 10 → 70"
     assert s_width.share_of_negatives_stays(runs).verdict == "not run"
     assert s_width.at_most_by_rank(runs).verdict == "not run"
-    shrunk = [run_of(tmp_path / "shrunk", width, seed, 10 / width) for width in (10, 30, 70) for seed in range(3)]
+    shrunk = [
+        run_of(tmp_path / "shrunk", width, seed, 10 / width * 1.0003 ** (seed * width))
+        for width in (10, 30, 70)
+        for seed in range(3)
+    ]
     assert s_width.right_edge(shrunk).verdict == "fails"
 
 
@@ -63,7 +67,7 @@ def test_tails_of_two_batches_are_compared_by_their_shape(tmp_path, exponent, ve
     """Multiples of one tail have one shape; one that falls three times as steeply on a log axis has another."""
     tail = np.geomspace(1, 0.1, 20)
     runs = [of_batch(tmp_path, 10, seed, -1e-3 * tail) for seed in range(3)]
-    runs += [of_batch(tmp_path, 512, seed, -1e-2 * 1.01**seed * tail**exponent) for seed in range(3)]
+    runs += [of_batch(tmp_path, 512, seed, -1e-2 * 1.01**seed * tail ** (exponent * 1.01**seed)) for seed in range(3)]
     (claim,) = [claim for claim in s_batch.EXPERIMENT.claims if claim.id == "tail-has-one-shape"]
     assert claim.decide(runs).verdict == verdict
     # From rank 5 of 20 to the last, on the logarithmic tail.

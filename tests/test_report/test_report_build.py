@@ -63,7 +63,7 @@ TOY = Experiment(
 
 @pytest.fixture
 def stored(tmp_path):
-    runs = [load_run(folder) for folder in write_sweep(tmp_path, l2s=(0.0, 5e-4))]
+    runs = [load_run(folder) for folder in write_sweep(tmp_path, l2s=(0.0, 5e-4), seeds=range(6))]
     lost = write_run(
         tmp_path, 5e-3, 0, status="diverged", reason="loss is NaN at step 31", epochs=(0, 1), spectra=False
     )
@@ -88,13 +88,13 @@ def test_claims_are_data(stored, tmp_path):
     assert records[0]["size_compared"].startswith("× 1.67 here, × 1.29 in the paper: 1.29 of it, 95 % interval [")
     assert "Effects whose size a paper gives: 1 agree." in (tmp_path / "report" / "report.md").read_text()
     assert records[3]["explanation"] == ABSENCE
-    assert len(records[0]["runs"]) == 7
+    assert len(records[0]["runs"]) == 13
     assert str(tmp_path) not in json.dumps(records)
 
 
 def test_power_and_reasons_are_told(stored, tmp_path):
     out = tmp_path / "report"
-    # Ten seeds are planned, of which three are stored.
+    # Ten seeds are planned, of which six are stored.
     records = build_report([stored[0]._replace(seeds=10), stored[1]], out)
     power, reason = records[0]["power"], records[1]["reason"]
     assert (power["seeds"], power["origin"], power["aim"]) == (10, "paper", "× 1.29")
@@ -103,7 +103,7 @@ def test_power_and_reasons_are_told(stored, tmp_path):
     assert [row["claim"] for row in rows] == [record["claim"] for record in records]
     assert [row["effect"] for row in rows] == ["× 1.29"] + ["no pilots"] * 5
     assert records[0]["reason"] == ""
-    assert reason == "× 0.5, the same in every seed, lies below × 1, as do 3 of 3 seeds"
+    assert reason == "× 0.5, the same in every seed, lies below × 1, as do 6 of 6 seeds"
     assert f"- why: {reason}" in (out / "report.md").read_text()
     assert f"Why: {reason}." in (out / "index.html").read_text()
     said = "1 of 6 claims have a power of 0.8 or more at the seeds that are planned"
@@ -122,7 +122,7 @@ def test_power_is_that_of_the_pilots_where_there_are_any(stored, tmp_path):
     alone, piloted = (judge(stored[0]._replace(pilots=pilots))[0] for pilots in ((), noisy))
     assert (alone["verdict"], alone["value"]) == (piloted["verdict"], piloted["value"])
     assert piloted["power"]["together"] < alone["power"]["together"]
-    assert piloted["power"]["seeds"] == 3
+    assert piloted["power"]["seeds"] == 6
 
 
 def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
