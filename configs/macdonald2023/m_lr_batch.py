@@ -3,7 +3,7 @@
 
     make sweep CONFIG=m_lr_batch:small
 
-smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 72 runs, some minutes on
+smoke: seconds, 4 runs. small: a narrow ResNet-10 and a narrow VGG-11 on scikit-learn's digits, 180 runs, minutes on
 two cores. medium: the same, wider, on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 54 runs of at most
 50 epochs, 1.5 hours on two cores. paper: ResNet-18 and VGG-11 with batch norm on CIFAR-10 and CIFAR-100 after `make
 data DATASETS="cifar10 cifar100"`, 300 runs, on accelerators.

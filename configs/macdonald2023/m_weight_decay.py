@@ -2,7 +2,7 @@
 
     make sweep CONFIG=m_weight_decay:small
 
-smoke: seconds, 2 runs. small: a narrow ResNet-10 on scikit-learn's digits, 40 runs, two minutes on two cores. medium:
+smoke: seconds, 2 runs. small: a narrow ResNet-10 on scikit-learn's digits, 100 runs, five minutes on two cores. medium:
 a narrow ResNet-10 on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 15 runs, half an hour on two cores.
 paper: ResNet-18 on CIFAR-10, 60 runs, on an accelerator. A run may be stopped at any time, as by `timeout 590`, and
 continued by the same command.
