@@ -2,7 +2,7 @@
 
     make sweep CONFIG=h_lanczos_steps:small
 
-smoke: seconds, 2 runs. small: a perceptron on scikit-learn's digits, P = 2,260, 18 runs.
+smoke: seconds, 2 runs. small: a perceptron on scikit-learn's digits, P = 2,260, 48 runs.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ SCALES = ("smoke", "small")
 
 # The last is what *Flatness is a False Friend* takes, app. D.
 STEPS = {"smoke": (5, 10), "small": (10, 20, 30, 50, 70, 100)}
-# A rule was changed after results of seeds 20 to 22.
-SEEDS = {"smoke": (0,), "small": (30, 31, 32)}
+# A rule was changed after seeds 20 to 22. Numbers that are the same in every seed, as in 30 to 32, take six to decide.
+SEEDS = {"smoke": (0,), "small": tuple(range(40, 48))}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
