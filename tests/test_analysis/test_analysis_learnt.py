@@ -94,4 +94,4 @@ def test_no_stored_claim_rests_on_a_run_at_chance():
                 learnt[folder] = guess is None or loss is None or loss < 0.9 * guess
             # One experiment has weights that are zero, by design.
             assert learnt[folder] or record["experiment"] == "s_random_matrix", (record["claim"], path)
-    assert sum(not one for one in learnt.values()) == 30
+    assert sum(not one for one in learnt.values()) == 10 * 8  # its settings whose weights are zero, and its seeds
