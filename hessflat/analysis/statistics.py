@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 
         Of one number in every seed it is that of signs: the number, or with fewer than six seeds the whole line.
         """
-        if not self.degrees or (self.is_one_number and 0.5 ** len(self.values) > 0.025):
+        if self.above(-math.inf) > 0.025:
             return Interval(self.mean, -math.inf, math.inf)
         half = float(stats.t.ppf(0.975, self.degrees)) * self.error + self.slack
         return Interval(self.mean, self.mean - half, self.mean + half)
