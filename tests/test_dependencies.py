@@ -11,9 +11,10 @@ import runs
 from test_runner import run_until_killed
 
 from hessflat.cli import measure
+from hessflat.launch import pool
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.linear_interpolation import barrier, linear_interpolation
-from hessflat.runs import loop, pool, run_folder, schema
+from hessflat.runs import loop, run_folder, schema
 from hessflat.runs.jobs import Job, compiled, levels, make_jobs, named_run
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent

@@ -12,8 +12,9 @@ from hessflat import config
 from hessflat.cli import app, experiment, report, sweep
 from hessflat.cli.app import load_module
 from hessflat.config import SCALES
+from hessflat.launch import pool
 from hessflat.report.sections import VERDICTS
-from hessflat.runs import loop, pool, run_folder, schema
+from hessflat.runs import loop, run_folder, schema
 from hessflat.runs.jobs import due_at, make_jobs
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent

@@ -1,4 +1,4 @@
-"""Data flows one way: a folder imports only from those before it, and so does a module of `runs` and of `cli`."""
+"""Data flows one way: a folder imports only from those before it, and so does a module of `runs`, `launch`, `cli`."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hessflat"
 
-ROOMS = ("utils", "config", "curvature", "data", "models", "training", "measures", "runs", "analysis", "report", "cli")
+ROOMS = (
+    "utils",
+    "config",
+    "curvature",
+    "data",
+    "models",
+    "training",
+    "measures",
+    "runs",
+    "launch",
+    "analysis",
+    "report",
+    "cli",
+)
 # Curvature is a library of its own, and analysis reads files: neither knows how a run was made. What a number is called
 # is part of the measure that gives it, which `analysis/names.py` alone asks.
 FORBIDDEN = {
@@ -16,7 +29,7 @@ FORBIDDEN = {
     "data": {"curvature"},
     "models": {"curvature", "data"},
     "training": {"curvature"},
-    "analysis": {"curvature", "data", "models", "training", "measures", "runs"},
+    "analysis": {"curvature", "data", "models", "training", "measures", "runs", "launch"},
 }
 # What a run folder holds is written down once, for who writes it and for who reads it.
 SHARED_FORMAT = "runs.run_folder."
@@ -40,11 +53,12 @@ FLOORS = {
         {"checkpoints", "cost_model"},
         {"mending"},
         {"loop"},
-        {"pool"},
     ),
+    "launch": ({"places", "queue", "slurm"}, {"pool"}),
     "cli": (
         {"app"},
-        {"data", "doctor", "settings", "train", "measure", "sweep"},
+        {"data", "doctor", "settings", "train", "measure", "launching"},
+        {"sweep"},
         {"experiment"},
         {"demo", "reproduce", "report"},
     ),

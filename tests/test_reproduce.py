@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from hessflat.cli import experiment, reproduce, sweep
-from hessflat.runs import cost_model, pool, schema
+from hessflat.launch import pool
+from hessflat.runs import cost_model, schema
 from hessflat.runs.cost_model import OVERHEAD, Throughput, data_shape, run_cost
 from hessflat.runs.jobs import compiled, make_jobs
 from hessflat.utils.errors import InputError

@@ -12,8 +12,9 @@ import runs
 from test_analysis.fabricated_runs import write_run
 
 from hessflat.analysis.results import load_run
+from hessflat.launch import pool
 from hessflat.report.build import build_report
-from hessflat.runs import checkpoints, loop, pool, run_folder
+from hessflat.runs import checkpoints, loop, run_folder
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils import files, progress
 from hessflat.utils.errors import InputError, Stopped

@@ -14,7 +14,8 @@ import runs
 from test_runner import run_until_killed
 
 from hessflat.cli import experiment
-from hessflat.runs import loop, pool, run_folder, schema, writers
+from hessflat.launch import pool
+from hessflat.runs import loop, run_folder, schema, writers
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils.errors import InputError
 from hessflat.utils.progress import silent

@@ -6,9 +6,10 @@ import os
 import sys
 import warnings
 from asyncio.log import logger as asyncio_log
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import jax
 import jaxlib
@@ -25,9 +26,25 @@ COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "demo", "rep
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the command named first with the arguments after it; an `InputError` becomes one line and exit status 2.
+    """Run the command named first with the arguments after it, and end the process as `guarded` says."""
+    name, *rest = arguments or ["--help"]
 
-    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks to stop ends with status 75.
+    def command() -> int | None:
+        require("command", name, one_of(COMMANDS))
+        status: int | None = importlib.import_module(f"hessflat.cli.{name}").main(rest)
+        return status
+
+    if name in ("-h", "--help"):
+        print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
+    else:
+        guarded(command, name in STOPPABLE)
+
+
+def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
+    """Do the work and end the process with the status that it returns; after one line, with 2 for an `InputError`.
+
+    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks work that is `stoppable` to stop ends
+    with status 75.
     """
     if os.environ.get("HESSFLAT_DEBUG") != "1":
         # What threads and tasks of orbax that had no part in an error say of it afterwards.
@@ -35,16 +52,11 @@ def run(arguments: Sequence[str]) -> None:
         asyncio_log.disabled = True
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.set_verbosity(logging.FATAL)  # what orbax warns about is meant, and its errors are raised
+    keep_compiled_code()
+    if stoppable:
+        progress.stop_when_asked()
     try:
-        name, *rest = arguments or ["--help"]
-        if name in ("-h", "--help"):
-            print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
-            return
-        require("command", name, one_of(COMMANDS))
-        keep_compiled_code()
-        if name in STOPPABLE:
-            progress.stop_when_asked()
-        sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
+        sys.exit(work())
     except InputError as error:
         show_traceback()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -90,8 +102,11 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
     values = flags.FlagValues()
     for name, default in defaults.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
+    given = [argument for argument in argv if not argument.startswith("--config.")]
+    # One that is 0 or 1 may stand by itself, which is 1.
+    given = [f"{one}=1" if defaults.get(one.removeprefix("--")) == "0" else one for one in given]
     try:
-        rest = values(["hessflat", *(argument for argument in argv if not argument.startswith("--config."))])[1:]
+        rest = values(["hessflat", *given])[1:]
     except flags.Error as error:
         raise InputError(str(error)) from error
     if rest:

@@ -10,10 +10,10 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.provenance import read_rules
 from hessflat.analysis.results import Run, load_run
 from hessflat.analysis.tables import as_text
-from hessflat.cli import app, sweep
+from hessflat.cli import app, launching, sweep
 from hessflat.config import SCALES, one_of, require
 from hessflat.report.build import build_report, print_summary
-from hessflat.runs import checkpoints, cost_model, jobs, pool, schema
+from hessflat.runs import checkpoints, jobs, schema
 from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
 
@@ -123,10 +123,22 @@ def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the experiments named in `--exp`, then redraw the report."""
-    own, settings, experiments = parse(argv, {"exp": None})
+    """Run the experiments named in `--exp`, then redraw the report.
+
+    `--status` prints how far they are and writes nothing. `--launch=slurm` submits their runs; when these are finished
+    the same command without it draws the report.
+    """
+    argv, sbatch = launching.split(argv)
+    own, settings, experiments = parse(argv, {"exp": None, **launching.FLAGS})
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
+    if app.is_set(own, "status"):
+        print(launching.status([(one.id, planned([one], own, settings)) for one in experiments]))
+        return
+    if launching.to_slurm(own, sbatch):
+        found, name = planned(experiments, own, settings), "-".join(one.id for one in experiments)
+        launching.submit(found, Path(own["root"]), name, own, sbatch)
+        return
     shown, damage = run(experiments, own, settings)
     for entry in shown:
         with contextlib.suppress(InputError):  # the report says it
@@ -140,6 +152,12 @@ def main(argv: Sequence[str]) -> None:
         raise damage
 
 
+def planned(experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]) -> list[jobs.Job]:
+    """The runs of experiments, each once: several may ask different questions of the same runs."""
+    made = [job for one in experiments for job in make_jobs(one, own["scale"], Path(own["root"]), settings)]
+    return list({job.folder: job for job in made}.values())
+
+
 def run(
     experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]
 ) -> tuple[list[StoredExperiment], DamagedError | None]:
@@ -149,16 +167,11 @@ def run(
         What is stored of the experiments at this scale, and what to raise at the end where runs are damaged.
     """
     root, out = Path(own["root"]), Path(own["out"])
-    # Experiments may ask different questions of the same runs.
-    made = [job for experiment in experiments for job in make_jobs(experiment, own["scale"], root, settings)]
-    planned = list({job.folder: job for job in made}.values())
-    anew = app.is_set(own, "anew")
     damage: DamagedError | None = None
-    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in planned)) as reporter:
-        try:
-            pool.run_all(planned, reporter, own["workers"], anew)
-        except DamagedError as error:  # of some runs; the report shows the others
-            damage = error
+    try:
+        launching.run(planned(experiments, own, settings), own["workers"], app.is_set(own, "anew"))
+    except DamagedError as error:  # of some runs; the report shows the others
+        damage = error
     ran = {experiment.id for experiment in experiments}
     entries = report_all(root, out)
     return [one for one in entries if one.experiment.id in ran and one.scale == own["scale"]], damage

@@ -11,9 +11,10 @@ import jax
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
-from hessflat.cli import app, experiment
+from hessflat.cli import app, experiment, launching
+from hessflat.launch import places, pool
 from hessflat.report.sections import Record, judge, tally
-from hessflat.runs import cost_model, pool, run_folder
+from hessflat.runs import cost_model, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
@@ -24,16 +25,25 @@ PUBLISHED = Path("docs/results/report/claims.json")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run what is not finished; with `--dry=1` list every run with the hours that it would take on this device."""
-    own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0"})
-    is_dry = app.is_set(own, "dry")
+    """Run what is not finished; with `--dry` list every run with the hours that it would take on this device.
+
+    `--status` prints how far the runs are and writes nothing. `--launch=slurm` submits them; when they are finished the
+    same command without it draws the report.
+    """
+    argv, sbatch = launching.split(argv)
+    own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0", **launching.FLAGS})
     every = named or [experiment.load(name) for name in experiment.names()]
     chosen = [one for one in every if one in named or own["scale"] in experiment.scales_of(one)]
     if others := [one.id for one in every if one not in chosen]:
         print(f"not at scale {own['scale']}: {' '.join(others)}")
     planned = list_runs(chosen, own["scale"], Path(own["root"]), settings)
-    if is_dry:
+    if app.is_set(own, "dry"):
         dry(planned, own["scale"], Path(own["out"]))
+    elif app.is_set(own, "status"):
+        print(launching.status([(one.id, jobs) for one, jobs in planned]))
+    elif launching.to_slurm(own, sbatch):
+        every_run = [job for _, jobs in planned for job in jobs]
+        launching.submit(every_run, Path(own["root"]), f"reproduce-{own['scale']}", own, sbatch)
     else:
         anew = app.is_set(own, "anew")
         reproduce(planned, own["scale"], Path(own["root"]), Path(own["out"]), own["workers"], anew)
@@ -55,13 +65,14 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
 
     Raises `InputError`, at the end, that names the experiments that could not be run and why.
     """
+    gpus = places.leave_gpus(processes)
     troubles = []
     taken: dict[str, float] = {}
     # Data that is not there must not keep the experiments from running that need none.
     works: dict[str, float] = {}
     for one, jobs in planned:
         try:
-            works[one.id] = sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)
+            works[one.id] = launching.total_seconds(jobs)
         except InputError as error:
             troubles.append(f"{one.id}: {error}")
     with progress.reporting(sum(works.values())) as reporter:
@@ -72,7 +83,7 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
             began = time.monotonic()
             try:
                 if jobs:
-                    pool.run_all(jobs, reporter, processes, anew)
+                    pool.run_all(jobs, reporter, processes, anew, gpus)
             except InputError as error:
                 troubles.append(f"{one.id}: {error}")
             taken[one.id] = time.monotonic() - began

@@ -1,14 +1,16 @@
 """Run every entry of a configuration's `get_sweep`: `python -m hessflat sweep --config=g_mlp:small`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat import config
-from hessflat.cli import app
-from hessflat.runs import cost_model, pool, schema
+from hessflat.analysis.tables import as_text
+from hessflat.cli import app, launching
+from hessflat.launch import queue
+from hessflat.runs import schema
 from hessflat.runs.jobs import make_jobs
 from hessflat.runs.schema import RunConfig
-from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
 
@@ -26,13 +28,42 @@ def sweep_configs(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
 def main(argv: Sequence[str]) -> None:
     """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued.
 
-    `--workers=N` runs go side by side on a CPU, each in a process; `auto` is one for each core where that is faster.
-    `--anew=1` trains from its beginning what is damaged beyond mending.
+    Started several times on one folder, on this machine or on others, the commands share the runs: each takes what
+    nobody holds, and all end when everything is finished. `--share=i/n`, i from 1 to n, runs a part of the sweep, about
+    as dear as the others, and what that part needs; with `--unclaimed` it then goes on with whatever nobody holds,
+    which without a share is what it does anyway.
+
+    `--list` prints the runs, `--status` how far they are, and neither writes anything. `--workers=N` runs go side by
+    side on a CPU, each in a process; `auto` is one for each core where that is faster, and one for each GPU where there
+    are several. `--launch=slurm` submits the runs, see `launching`. `--anew` trains from its beginning what is damaged
+    beyond mending.
     """
-    own, settings = app.parse_flags(argv, {"config": None, "root": "runs", "workers": "auto", "anew": "0"})
-    jobs = make_jobs(sweep_configs(own["config"], settings), Path(own["root"]))
-    with progress.reporting(sum(cost_model.run_cost(job.config).total_seconds() for job in jobs)) as reporter:
-        compiled = pool.run_all(jobs, reporter, own["workers"], app.is_set(own, "anew"))
-    for job in jobs:
-        print(job.folder)
-    print(compiled)
+    flags = {"config": None, "root": "runs", "workers": "auto", "anew": "0", "list": "0", "share": "", "unclaimed": "0"}
+    argv, sbatch = launching.split(argv)
+    own, settings = app.parse_flags(argv, {**flags, **launching.FLAGS})
+    jobs, root = make_jobs(sweep_configs(own["config"], settings), Path(own["root"])), Path(own["root"])
+    name = jobs[0].config.experiment
+    part = _share(own["share"])
+    mine = queue.share(jobs, *part) if part else jobs
+    if app.is_set(own, "list"):
+        print(as_text(launching.listing(mine)))
+    elif app.is_set(own, "status"):
+        print(launching.status([(name, mine)]))
+    elif launching.to_slurm(own, sbatch):
+        launching.submit(mine, root, name, own, sbatch)
+    else:
+        for some in [mine, jobs] if part and app.is_set(own, "unclaimed") else [mine]:
+            compiled = launching.run(some, own["workers"], app.is_set(own, "anew"))
+        for job in some:
+            print(job.folder)
+        print(compiled)
+
+
+def _share(text: str) -> tuple[int, int] | None:
+    """`3/16` as numbers; None where there is none."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--share must be i/n, such as 3/16, with i from 1 to n, got {text!r}")
+    return int(match[1]), int(match[2])

@@ -67,6 +67,8 @@ def reserved(jobs: Sequence[Job]) -> Iterator[None]:
         yield
     except InputError as error:
         for job in new:
+            if run_folder.is_live(job.folder):
+                continue  # another process runs it
             if isinstance(error, SettingError) and not (job.folder / "metrics.jsonl").exists():
                 shutil.rmtree(job.folder, ignore_errors=True)
             run_folder.remove_unbegun(job.folder)
@@ -92,8 +94,13 @@ def reserve(job: Job) -> bool:
             run_folder.write_config(job.folder, plain(job.config))
         return False
     if stored is None:
-        run_folder.reserve(job.folder, plain(job.config))
-        return True
+        try:
+            run_folder.reserve(job.folder, plain(job.config))
+            return True
+        except InputError:
+            stored = run_folder.read_config(job.folder)  # another process may have been quicker
+            if stored is None:
+                raise
     ours, theirs = (flatten(plain(config)) for config in (job.config, from_plain(stored)))
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if differing:
@@ -289,15 +296,21 @@ def finished_manifest(folder: Path, setting: str) -> dict[str, Any]:
     return manifest
 
 
+def needs(jobs: Sequence[Job]) -> dict[Path, set[Path]]:
+    """Which others of `jobs` each needs to be finished, by folder."""
+    folders = {job.folder.resolve(): job.folder for job in jobs}
+    named = {job.folder: [named_run(job, setting) for setting in NAMING] for job in jobs}
+    return {
+        folder: {folders[path] for other in others if other and (path := other.folder.resolve()) in folders}
+        for folder, others in named.items()
+    }
+
+
 def levels(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs that need no other of them, then those that need only these, and so on."""
-    by_folder = {job.folder.resolve(): job for job in jobs}
-    needed = {}
-    for folder, job in by_folder.items():
-        named = [other.folder.resolve() for setting in NAMING if (other := named_run(job, setting))]
-        needed[folder] = {other for other in named if other in by_folder}
+    by_folder = {job.folder: job for job in jobs}
     ordered: list[list[Job]] = []
-    left = dict(needed)
+    left = needs(jobs)
     while left:
         ready = [folder for folder, others in left.items() if not others & left.keys()]
         if not ready:

@@ -31,7 +31,7 @@ from typing import Any
 
 import filelock
 
-from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils.errors import DamagedError, InputError, InUseError
 from hessflat.utils.files import (
     file_digest,
     full_disk_named,
@@ -120,7 +120,11 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        InUseError: another process holds it.
+    """
     with full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Never by a file's mere presence, which would outlive a process that is killed.
@@ -128,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             held = lock.acquire()
         except filelock.Timeout as error:
-            raise InputError(f"{folder} is in use by another process; wait for it, or stop it first") from error
+            raise InUseError(f"{folder} is in use by another process; wait for it, or stop it first") from error
     with held:
         yield
 

@@ -17,6 +17,10 @@ class DamagedError(InputError):
     """What is stored is not as it was written."""
 
 
+class InUseError(InputError):
+    """Another process holds what is asked for."""
+
+
 class SettingError(InputError):
     """A setting that cannot be followed, now or later: it ends a run, where another error ends one measure of it."""
 

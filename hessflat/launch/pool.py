@@ -1,13 +1,19 @@
-"""Several runs at once on a CPU, each in a process of its own.
+"""Runs of one machine, in this process or side by side in processes of their own, beside other commands on them.
 
-A network without convolutions keeps one core busy, so a sweep of such runs takes as many processes as there are cores.
-Threads would not do: XLA's CPU client can wait for itself when two of them solve small eigenproblems at once.
+A network without convolutions keeps one core busy, so a sweep of such runs takes as many processes as there are cores;
+where there are several GPUs, each run has one of them. Threads would not do: XLA's CPU client can wait for itself when
+two of them solve small eigenproblems at once.
+
+Any number of commands may work on the same runs, on this machine and on others that see the folder. Each takes what
+nobody holds and goes on to the next, waits where what is left is held by others, and takes over what a process leaves
+unfinished when it ends. So all of them end when every run is finished.
 """
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,12 +23,16 @@ import jax
 from absl import logging
 from threadpoolctl import threadpool_limits
 
+from hessflat.launch import places
+from hessflat.launch.places import Place
 from hessflat.runs import loop, run_folder
 from hessflat.runs.jobs import Job, chunks, compiled, group_by_trainer, levels, reserved
 from hessflat.training.config import ModelConfig
 from hessflat.utils import compat, hardware, progress
-from hessflat.utils.errors import DamagedError, InputError, Stopped
+from hessflat.utils.errors import DamagedError, InputError, InUseError, Stopped
 from hessflat.utils.progress import Reporter
+
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Chunk(NamedTuple):
@@ -33,8 +43,17 @@ class Chunk(NamedTuple):
     network: ModelConfig  # whose measures are compiled once a process
 
 
-def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto", anew: bool = False) -> str:
-    """`loop.run_all` over processes. `workers` is their number, or `auto`. Returns a line on what was compiled.
+def run_all(
+    jobs: Sequence[Job], reporter: Reporter, workers: str = "auto", anew: bool = False, gpus: Sequence[str] = ()
+) -> str:
+    """`loop.run_all` over processes. Returns a line on what was compiled.
+
+    Args:
+        jobs: configurations with their folders.
+        reporter: what is told of how far it is.
+        workers: the number of processes, or `auto`.
+        anew: train a damaged run from its beginning where nothing of it is left to mend it from.
+        gpus: that processes of their own have, see `places`; none where this process keeps what there is.
 
     Raises:
         DamagedError: at the end, the runs that could not be mended.
@@ -42,13 +61,15 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, workers: str = "auto", anew
     processes = _number(workers)
     lost: list[str] = []
     with reserved(jobs):
-        compilations = [_run_level(level, reporter, processes, anew, lost) for level in levels(jobs)]
+        compilations = [_run_wave(wave, reporter, processes, anew, gpus, lost) for wave in levels(jobs)]
     if lost:
         raise DamagedError("; ".join(lost))
     return f"{len(jobs)} runs, " + "; then ".join(compilations)
 
 
-def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None, anew: bool, lost: list[str]) -> str:
+def _run_wave(
+    jobs: Sequence[Job], reporter: Reporter, processes: int | None, anew: bool, gpus: Sequence[str], lost: list[str]
+) -> str:
     """Runs that need no other of them finished; adds a line to `lost` for each that cannot be mended."""
     done: list[Chunk] = []
     unfinished: list[Chunk] = []
@@ -57,19 +78,25 @@ def _run_level(jobs: Sequence[Job], reporter: Reporter, processes: int | None, a
         for together in chunks(group):
             chunk = Chunk(together, number, together[0].config.model)
             (done if all(run_folder.is_finished(job.folder) for job in together) else unfinished).append(chunk)
-    loop.run_all([job for chunk in done for job in chunk.jobs], reporter)
-    count = 1
-    if unfinished:
-        # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same
-        # command must give every run the same share, first time or continued.
-        count = min(_affordable(groups) if processes is None else processes, len(done) + len(unfinished))
-    if count > 1:
-        lost += _run_in_processes(unfinished, reporter, count, anew)
+    lost += _run_here(done, reporter, anew)
+    # Not the number of unfinished ones: how many cores a run has decides how its sums are rounded, so the same command
+    # must give every run the same share, first time or continued.
+    most = len(done) + len(unfinished)
+    each = max(1, *(job.config.devices for job in jobs))  # GPUs of a run
+    if not unfinished:
+        count = 1
+    elif gpus:
+        count = min(most, max(1, len(gpus) // each), processes or most)
     else:
-        lost += loop.run_all([job for chunk in unfinished for job in chunk.jobs], reporter, anew)
+        count = min(most, processes or _affordable(groups))
+    if count > 1 or (gpus and unfinished):
+        shares = places.deal(count, hardware.cores(), gpus, each)
+        lost += _run_in_processes(unfinished, reporter, shares, anew)
+    else:
+        lost += _run_here(unfinished, reporter, anew)
     trainers = len({chunk.trainer for chunk in unfinished})
-    each = f", at most once in each of {count} processes" if count > 1 else ""
-    return f"{trainers} training program{'' if trainers == 1 else 's'} compiled{each}"
+    each_process = f", at most once in each of {count} processes" if count > 1 else ""
+    return f"{trainers} training program{'' if trainers == 1 else 's'} compiled{each_process}"
 
 
 def _number(workers: str) -> int | None:
@@ -89,22 +116,51 @@ def _affordable(groups: Sequence[Sequence[Job]]) -> int:
     return len(hardware.cores())
 
 
-def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, anew: bool) -> list[str]:
+def _is_held(chunk: Chunk) -> bool:
+    return any(run_folder.is_live(job.folder) for job in chunk.jobs)
+
+
+def _wait_for_others(left: Sequence[Chunk], reporter: Reporter) -> None:
+    number = sum(len(chunk.jobs) for chunk in left)
+    reporter.advance(0.0, f"waiting for {number} run{'' if number == 1 else 's'} of other processes")
+    time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _run_here(chunks: Sequence[Chunk], reporter: Reporter, anew: bool) -> list[str]:
+    """Run them in this process, one after another; see `loop.run_all`."""
+    lost: list[str] = []
+    left = list(chunks)
+    while left:
+        free = next((chunk for chunk in left if not _is_held(chunk)), None)
+        if free is None:
+            progress.stop_if_asked()
+            _wait_for_others(left, reporter)
+            continue
+        left.remove(free)
+        try:
+            lost += loop.run_all(free.jobs, reporter, anew)
+        except InUseError:  # another process was quicker
+            left.append(free)
+    return lost
+
+
+def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, shares: Sequence[Place], anew: bool) -> list[str]:
+    """Run them in a process for each place."""
     context = multiprocessing.get_context("spawn")
     messages: Any = context.SimpleQueue()
     settings = {name: compat.setting(name) for name in _CARRIED}
     listener = threading.Thread(target=_listen, args=(messages, reporter), daemon=True)
     listener.start()
-    shares = [hardware.cores()[i::count] or hardware.cores() for i in range(count)][: len(chunks)]
     others = set(multiprocessing.active_children())
 
     def ask_to_stop() -> None:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()  # which they take as a signal to save and stop
 
-    pools = [ProcessPoolExecutor(1, context, _start, (messages, share, settings)) for share in shares]
+    initial = [(messages, place, settings) for place in shares[: len(chunks)]]
+    pools = [ProcessPoolExecutor(1, context, _start, arguments) for arguments in initial]
     try:
-        lost = _share_out(chunks, pools, anew, ask_to_stop)
+        lost = _share_out(chunks, pools, reporter, anew, ask_to_stop)
     except BaseException as error:
         # Runs that are under way can be continued; waiting for their end would keep the user from the reason.
         for pool in pools:
@@ -113,7 +169,7 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, a
             process.kill()
         if isinstance(error, BrokenProcessPool):
             raise InputError(
-                f"one of {count} processes was killed, perhaps for memory; the same command continues, "
+                f"one of {len(shares)} processes was killed, perhaps for memory; the same command continues, "
                 "with ARGS=--workers=1 one run at a time"
             ) from error
         raise
@@ -125,7 +181,11 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, count: int, a
 
 
 def _share_out(
-    chunks: Sequence[Chunk], pools: Sequence[ProcessPoolExecutor], anew: bool, stop: Callable[[], None]
+    chunks: Sequence[Chunk],
+    pools: Sequence[ProcessPoolExecutor],
+    reporter: Reporter,
+    anew: bool,
+    stop: Callable[[], None],
 ) -> list[str]:
     """Give each process that waits what it is the best one for, until all is run; see `loop.run_all`.
 
@@ -136,27 +196,35 @@ def _share_out(
     stopping = passed_on = False
     left = list(chunks)
     had: list[list[Chunk]] = [[] for _ in pools]
-    running: dict[Future, int] = {}
+    running: dict[Future, tuple[int, Chunk]] = {}
     while left or running:
-        for number in sorted(set(range(len(pools))) - set(running.values())):
-            if left:
+        for number in sorted(set(range(len(pools))) - {number for number, _ in running.values()}):
+            if free := [chunk for chunk in left if not _is_held(chunk)]:
                 others = [chunk for other in had if other is not had[number] for chunk in other]
-                chunk = left.pop(best_for(had[number], others, left))
+                chunk = free[best_for(had[number], others, free)]
+                left.remove(chunk)
                 had[number].append(chunk)
-                running[pools[number].submit(_run_chunk, chunk.jobs, anew)] = number
+                running[pools[number].submit(_run_chunk, chunk.jobs, anew)] = number, chunk
+        if not running:
+            _wait_for_others(left, reporter)
         # Not for ever, for a signal that asks to stop has to be passed on.
-        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-            del running[future]
+        for future in wait(running, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).done:
+            number, chunk = running.pop(future)
             try:
                 lost += future.result()
+            except InUseError:  # another command was quicker
+                had[number].remove(chunk)
+                left.append(chunk)
             except Stopped:
                 stopping = True
             except BrokenProcessPool:  # one that was about to start takes the signal for its end
                 if not progress.asked_to_stop():
                     raise
-        if (stopping or progress.asked_to_stop()) and not passed_on:
-            stopping, passed_on, left = True, True, []
-            stop()
+        if stopping or progress.asked_to_stop():
+            left = []
+            if not passed_on:
+                stopping = passed_on = True
+                stop()
     if stopping:
         raise Stopped
     return lost
@@ -193,17 +261,16 @@ _CARRIED = (
 _messages: Any = None
 
 
-def _start(messages: Any, share: list[int], settings: dict[str, Any]) -> None:
-    """What each process does first: keep to its share of the cores, for XLA's threads would fight over all of them."""
+def _start(messages: Any, place: Place, settings: dict[str, Any]) -> None:
+    """What each process does first: keep to its place, for XLA's threads would fight over all cores."""
     global _messages  # the one thing that a process of the pool is born with
     _messages = messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
     progress.stop_when_asked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its processes
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share)
+    places.take(place)
     # NumPy's BLAS started a thread for every core when it was imported.
-    threadpool_limits(len(share))
+    threadpool_limits(len(place.cores))
     logging.set_verbosity(logging.FATAL)  # as in the process that started this one
     for name, value in settings.items():
         jax.config.update(name, value)

@@ -1,0 +1,1 @@
+"""Many runs: what there is to do of them, by one machine and by several."""
