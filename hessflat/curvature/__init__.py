@@ -19,6 +19,7 @@ True
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
+from hessflat.curvature.diagnostics.topology_plan import TopologyPlan
 from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
@@ -72,6 +73,7 @@ __all__ = [
     "RitzValue",
     "Spectrum",
     "Stream",
+    "TopologyPlan",
     "Tridiagonals",
     "ZeroMass",
     "along",

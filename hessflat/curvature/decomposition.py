@@ -110,7 +110,7 @@ def decompose(
     dense = _exact(G, R) if exact else (None, None, None)
     num_products = sum(s.num_products for s in spectra if s) + (2 * trace_probes) + (2 * G.size if exact else 0)
     h, g, r = (Part(*columns) for columns in zip(spectra, measured, dense, strict=True))
-    return Decomposition(h, g, r, num_products, time.perf_counter() - began, numerics.precision_name())
+    return Decomposition(h, g, r, num_products, time.perf_counter() - began, numerics.precision_name(G))
 
 
 def joint_product(functions: tuple[Callable[..., Any], ...], params: Any, batch: Any, vectors: Any) -> Any:
@@ -152,7 +152,7 @@ def _tridiagonals(
     # [matrix, probe, ...] of every field.
     fields = [np.stack([np.asarray(x) for x in column], axis=1) for column in zip(*each, strict=True)]
     return [
-        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, numerics.precision_name())
+        Tridiagonals(alphas, betas, valid, loss, None, int(valid.sum()), seconds, numerics.precision_name(G))
         for alphas, betas, valid, loss in zip(*fields, strict=True)
     ]
 

@@ -129,7 +129,7 @@ def jacobian_norms(
     if not np.isfinite(values).all():
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
-    cost = products, time.perf_counter() - began, numerics.precision_name()
+    cost = products, time.perf_counter() - began, numerics.precision_name(x)
     return JacobianNorms(values, bounds, method, *cost, frobenius)
 
 

@@ -67,7 +67,7 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
     alphas = numerics.require_positions("alphas", alphas)
     values = _evaluate(function, (a, b), np.stack([1 - alphas, alphas], axis=1), data, state)
     distance = _norm(jax.tree.map(lambda x, y: np.asarray(y, np.float64) - np.asarray(x, np.float64), a, b))
-    return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, numerics.precision_name())
+    return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, numerics.precision_name(a))
 
 
 def along(
@@ -94,7 +94,7 @@ def along(
     distances = numerics.require_positions("distances", distances)
     values = _evaluate(function, points, np.stack([np.ones_like(distances), distances], axis=1), data, state)
     norm = _norm(points[1])
-    return Line(distances, values, norm, len(distances), time.perf_counter() - began, numerics.precision_name())
+    return Line(distances, values, norm, len(distances), time.perf_counter() - began, numerics.precision_name(origin))
 
 
 def plane(
@@ -126,7 +126,7 @@ def plane(
     lengths = _norm(u), _norm(v)
     cosine = _dot(u, v) / (lengths[0] * lengths[1]) if min(lengths) > 0 else float("nan")
     return Plane(
-        alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, numerics.precision_name()
+        alphas, betas, values, lengths, cosine, len(grid), time.perf_counter() - began, numerics.precision_name(origin)
     )
 
 

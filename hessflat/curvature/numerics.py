@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import leaves as given
-from hessflat.utils import compat
+from hessflat.utils import compat, hardware
 from hessflat.utils.convolution import narrow_types
 from hessflat.utils.errors import InputError, nearest, shown
 
@@ -47,6 +47,8 @@ _EPSILONS = {
 OUTSIDE = (
     "a measurement looks at values, so make it outside jit, vmap and grad; inside them take products, op(v), alone"
 )
+# Nor one of shapes in place of arrays.
+SHAPES = "this operator is made of shapes, for cv.plan alone; give arrays in their place to take products or measure"
 
 # Draws of one estimate, at most.
 _MOST_DRAWS = 1_000_000
@@ -141,20 +143,21 @@ def gathered(array: Array, positions: Any = ...) -> Array:
     return on_device(np.asarray(array)[positions])
 
 
-def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
+def as_arrays(what: str, tree: Tree, finite: bool = True, shapes: bool = False) -> Tree:
     """`tree` with JAX arrays as leaves.
 
     Args:
         what: how messages name the tree.
         tree: pytree of arrays of numbers, or of typed random keys.
         finite: refuse values that are not finite, and arrays without any.
+        shapes: leave each `jax.ShapeDtypeStruct` as it is, with its sharding.
 
     Raises:
         InputError: no leaves, a leaf that is not an array of numbers, or values that are not finite.
     """
     if not jax.tree.leaves(tree):
         raise InputError(f"{what} must be a tree of arrays, got one without leaves: {_brief(tree)}")
-    arrays = jax.tree.map_with_path(functools.partial(_as_array, what), tree)
+    arrays = jax.tree.map_with_path(functools.partial(_as_array, what, shapes), tree)
     if finite and not any(leaf.size for leaf in jax.tree.leaves(arrays)):
         raise InputError(f"{what} must hold at least one number, got arrays of size 0")
     if finite and (lost := not_finite(what, arrays)):
@@ -164,7 +167,8 @@ def as_arrays(what: str, tree: Tree, finite: bool = True) -> Tree:
 
 def not_finite(what: str, tree: Tree) -> str | None:
     """One line that names the first array of `tree` with values that are not finite; None where there is none."""
-    named = [pair for pair in jax.tree.leaves_with_path(tree) if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
+    known = [pair for pair in jax.tree.leaves_with_path(tree) if not any_shapes(pair[1])]
+    named = [pair for pair in known if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
     leaves = [leaf for _, leaf in named]
     if not any_traced(leaves) and all(leaf.devices() == {jax.devices("cpu")[0]} for leaf in leaves):
         flags: list[Any] = [np.isfinite(np.asarray(leaf)).all() for leaf in leaves]
@@ -193,7 +197,7 @@ def as_state(state: Tree, function: Callable[..., Any]) -> tuple[Tree, ...]:
         return ()
     if jax.tree.leaves(state):
         numbers = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, bool | int | float | complex) else x, state)
-        return (as_arrays("state", numbers, finite=False),)
+        return (as_arrays("state", numbers, finite=False, shapes=True),)
     try:
         inspect.signature(function).bind(None, None, state)
     except TypeError:
@@ -306,6 +310,11 @@ def any_traced(tree: Tree) -> bool:
     return any(compat.is_traced(leaf) for leaf in jax.tree.leaves(tree))
 
 
+def any_shapes(tree: Tree) -> bool:
+    """Whether any leaf is a shape in place of an array."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
 class _Traced(NamedTuple):
     """What a function computes: its jaxpr, the shapes and types of what it gives, and whether any is narrow."""
 
@@ -320,7 +329,9 @@ def _traced(function: Callable[..., Any], structure: Any, shapes: tuple[jax.Shap
     return _Traced(closed.jaxpr, outputs, bool(narrow_types(closed.jaxpr.eqns, closed.jaxpr.invars)))
 
 
-def _as_array(what: str, path: Any, leaf: Any) -> Array:
+def _as_array(what: str, shapes: bool, path: Any, leaf: Any) -> Any:
+    if shapes and isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=jax.dtypes.canonicalize_dtype(leaf.dtype))
     if not isinstance(leaf, jax.Array):
         plain = type(leaf) is np.ndarray and leaf.dtype in _PLAIN
         return on_device(leaf if plain else given.converted(_name(what, path), leaf))
@@ -469,13 +480,18 @@ def require_key(key: Array) -> None:
         raise InputError(f"key must be one random key such as jax.random.key(0), got {type(key).__name__}")
 
 
-def precision_name() -> str:
+def precision_name(*arrays: Tree) -> str:
+    """`precision_on` the platform on which `arrays` lie, such as an operator."""
+    return precision_on(hardware.platform(arrays))
+
+
+def precision_on(platform: str) -> str:
     """The precision of products of float32 matrices: "highest", "tensorfloat32", "bfloat16_3x" or "bfloat16".
 
-    It follows from the backend and the user's `jax.default_matmul_precision`; a dot algorithm is returned unchanged.
+    It follows from the platform and the user's `jax.default_matmul_precision`; a dot algorithm is returned unchanged.
     """
     asked = _asked()
-    levels = _DONE_IN.get(jax.default_backend())
+    levels = _DONE_IN.get({"cuda": "gpu"}.get(platform, platform))
     return levels[_LEVELS[asked]] if levels and asked in _LEVELS else asked
 
 

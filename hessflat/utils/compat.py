@@ -120,6 +120,13 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
     return function
 
 
+def absent_devices(platform: str, name: str, **options: Any) -> list[Any]:
+    """The devices of a topology, which programs can be compiled for whether they are there or not."""
+    from jax.experimental import topologies
+
+    return list(topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(primitive: Any, params: tuple[tuple[str, Any], ...], *args: Any) -> Any:
     return primitive.bind(*args, **dict(params))

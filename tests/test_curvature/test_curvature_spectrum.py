@@ -75,13 +75,12 @@ def test_the_record_says_how_it_was_made(measured):
         ("gpu", "BF16_BF16_F32", "BF16_BF16_F32", 2.0**-7),
     ],
 )
-def test_the_precision_of_products_is_recorded_and_sets_the_noise_floor(monkeypatch, backend, asked, done_in, epsilon):
+def test_the_precision_of_products_is_recorded_and_sets_the_noise_floor(backend, asked, done_in, epsilon):
     """The name is that of what the backend does; a CPU rounds nothing."""
     with jax.default_matmul_precision(asked):
         measured = cv.spectrum(operator_of(np.diag([1.0, 2.0, 4.0])), jax.random.key(0), 3)
         assert measured.precision == (asked if asked == done_in else "highest")
-        monkeypatch.setattr(jax, "default_backend", lambda: backend)
-        assert numerics.precision_name() == done_in
+        assert numerics.precision_on(backend) == done_in
     for dtype, own in (("float32", epsilon), ("float64", 2.0**-52)):
         of_type = dataclasses.replace(measured, precision=done_in, dtype=dtype)
         assert_allclose(of_type.noise_floor, 4 * own, rtol=1e-6)

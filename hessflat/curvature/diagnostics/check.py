@@ -156,7 +156,7 @@ def _largest(found: list[float | str]) -> float | None:
 
 
 def _default_tolerance(op: Operator) -> float:
-    own, products = float(jnp.finfo(op.dtype).eps), numerics.epsilon(op.dtype, numerics.precision_name())
+    own, products = float(jnp.finfo(op.dtype).eps), numerics.epsilon(op.dtype, numerics.precision_name(op))
     return min(max(1e3 * own, 50 * products if products > own else 0.0), _LARGEST_TOLERANCE)
 
 

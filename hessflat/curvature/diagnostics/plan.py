@@ -1,4 +1,7 @@
-"""The memory and time of a measurement before it starts, from XLA's memory analysis and one timed product."""
+"""The memory and time of a measurement before it starts, from XLA's memory analysis and one timed product.
+
+For accelerators that are not there: `topology_plan`.
+"""
 
 import dataclasses
 import time
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessflat.curvature import numerics
+from hessflat.curvature.diagnostics.topology_plan import TopologyPlan, plan_for_topology
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.recurrence import Reorthogonalise
@@ -72,22 +76,38 @@ def plan(
     num_probes: int = 1,
     storage: Storage = "device",
     reorthogonalise: Reorthogonalise = "full",
-) -> Plan:
+    topology: str | None = None,
+) -> Plan | TopologyPlan:
     """The memory and time that `lanczos` or `spectrum` would take with these arguments.
 
     One product is compiled, and the product of its linearisation compiled and timed. To predict the memory of a product
     at other batch sizes, that of one smaller batch is compiled as well, on a CPU without optimising machine code, which
     takes no part in memory. Large arrays are allocated only where they fit.
 
+    With a `topology` a block of Lanczos steps is compiled for accelerators that need not be there, and time is a model;
+    see `TopologyPlan`.
+
+    Args:
+        op: an operator, of arrays or of shapes.
+        num_steps: m.
+        num_probes: k.
+        storage: as in `lanczos`.
+        reorthogonalise: as in `lanczos`.
+        topology: `"h100:8"`, `"h200:64"`, `"v5e:8x8"`, say, one of `targets.CHIPS` with the number of GPUs or the grid
+            of TPUs; None is this machine. Examples are spread over all chips, and all else is on each, unless
+            shapes come with shardings over a mesh of as many devices.
+
     Raises:
-        InputError: counts below 1, unknown options.
+        InputError: counts below 1, unknown options, a topology that cannot be compiled for.
     """
-    operator.require_operator(op)
+    operator.require_operator(op, shapes=True)
     op = op.as_it_is_now()
     numerics.require_option("storage", storage, get_args(Storage))
     numerics.require_option("reorthogonalise", reorthogonalise, get_args(Reorthogonalise))
     num_steps = min(require_count("num_steps", num_steps), op.size)
     num_probes = require_count("num_probes", num_probes)
+    if topology is not None:
+        return plan_for_topology(op, num_steps, num_probes, storage, reorthogonalise, topology)
     free = hardware.free_bytes()
     rows = num_steps if reorthogonalise != "none" else 3
     basis_bytes = basis.bytes_needed(rows, op.size, op.dtype, storage)
@@ -193,7 +213,9 @@ def _seconds_of_a_product(op: Operator) -> float:
 
 
 def _filled(leaf: Any) -> Any:
-    return jax.device_put(np.zeros(leaf.shape, leaf.dtype)) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
 
 
 def _time(function: Any, *args: Any) -> float:

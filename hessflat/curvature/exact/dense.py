@@ -97,8 +97,8 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
     if outputs is None or values is None:
         require_dense(op)
         return solve_dense(np.array(op.to_dense(), np.float64), op.dtype, began)
-    floor = numerics.noise_floor(values, op.dtype, numerics.precision_name())
-    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name())
+    floor = numerics.noise_floor(values, op.dtype, numerics.precision_name(op))
+    return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name(op))
 
 
 def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:

@@ -87,7 +87,7 @@ def _product_and_rounding(term: Term, vector: Array) -> tuple[np.ndarray, float]
     op = Operator((term,), (1.0,))
     first, second = (np.asarray(op(vector * factor), np.float64) / factor for factor in (1.0, float(np.float16(1.7))))
     require_finite(first, second)
-    eps = numerics.epsilon(op.dtype, numerics.precision_name())
+    eps = numerics.epsilon(op.dtype, numerics.precision_name(op))
     return first, _ROUNDINGS * float(eps * np.linalg.norm(first) + np.linalg.norm(second - first))
 
 

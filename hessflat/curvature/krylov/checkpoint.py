@@ -82,7 +82,7 @@ def measurement_id(op: Operator, *settings: Any) -> str:
             "identifies in another process; pass it as state, or as an array"
         ) from error
     cuts = [term.batches.identity for term in op.terms]
-    known = (jax.tree.structure(op.params), functions, cuts, numerics.precision_name(), settings)
+    known = (jax.tree.structure(op.params), functions, cuts, numerics.precision_name(op), settings)
     digest.update(repr(known).encode())
     for leaf in jax.tree.leaves(op):
         array = np.ascontiguousarray(jax.device_get(leaf))

@@ -164,7 +164,7 @@ def eigenpairs(
             betas = fill(projected, state, restarted, valid)
             pairs = _pairs_of(projected[:valid, :valid], betas, look)
             scale = max(look.scale, float(np.abs(pairs.values).max()))
-            floor = numerics.noise_floor(np.array(scale), op.dtype, numerics.precision_name())
+            floor = numerics.noise_floor(np.array(scale), op.dtype, numerics.precision_name(op))
             np.maximum(pairs.residuals, floor, out=pairs.residuals)
             rounding = breakdown_tolerance(op.dtype) * scale
             found = _judge(pairs, look, wanted, rounding, exhausted, op.size)
@@ -230,7 +230,7 @@ def eigenpairs(
     tolerances = np.hypot(found.tolerances, leak)
     converged = (residuals <= tolerances) & found.certain
     status = tuple(map(_status, residuals, tolerances, found.certain))
-    return EigenPairs(values, vectors, residuals, converged, num_products, seconds, numerics.precision_name(), status)
+    return EigenPairs(values, vectors, residuals, converged, num_products, seconds, numerics.precision_name(op), status)
 
 
 def sharpness(

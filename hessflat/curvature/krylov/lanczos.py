@@ -151,7 +151,7 @@ def lanczos(
     require_finite(alphas, betas)
     seconds = time.perf_counter() - began
     return Tridiagonals(
-        alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, numerics.precision_name()
+        alphas, betas, num_valid, loss, result[4], int(num_valid.sum()), seconds, numerics.precision_name(op)
     )
 
 

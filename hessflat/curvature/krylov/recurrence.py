@@ -143,7 +143,7 @@ def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_ste
     for step in range(first, first + num_steps):
         rows[step] = state.vector
         if loop == "scan":
-            alpha, rest = _residual_compiled(op, state)
+            alpha, rest = residual_compiled(op, state)
         else:
             alpha, rest = three_term_residual(state, matvec(op, state.vector, loop))
         vector, filled = np.array(rest), rows[: step + 1]
@@ -266,6 +266,6 @@ def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Arra
 
 
 _step_compiled = jax.jit(lanczos_step, static_argnums=(3, 4), donate_argnums=0)
-_residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
+residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
 _normalise_compiled = jax.jit(normalise)
 _combine = jax.jit(basis.combine, static_argnums=2)

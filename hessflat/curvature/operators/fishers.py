@@ -109,6 +109,8 @@ def model_fisher(
     numerics.require_key(key)
     sample, log_likelihood = likelihood
     params, batches, extra = checked(params, data, state, predict)
+    if numerics.any_shapes((params, batches, extra)):
+        raise InputError("labels are drawn from arrays: give arrays, or a likelihood by its name, where shapes will do")
     if not batches.in_memory:
         raise InputError("labels are drawn for examples in memory: give cv.Batches, or a likelihood by its name")
     if batches.statistics_batch is not None:

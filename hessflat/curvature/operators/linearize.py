@@ -38,7 +38,7 @@ from hessflat.curvature.operators.terms import (
     traced_product,
 )
 from hessflat.utils import compat, hardware
-from hessflat.utils.convolution import Engine, engine_in_use, equations_of, run_equations, values_of
+from hessflat.utils.convolution import Engine, Loop, engine_in_use, equations_of, run_equations, values_of
 from hessflat.utils.errors import InputError
 
 # `operator.Operator`, which imports this module.
@@ -112,7 +112,8 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     """The same operator with everything that does not depend on the vector computed, for many products.
 
     The residuals take the memory of the activations of every batch. A term is returned unchanged where they would take
-    more than `limit` bytes, inside a transformation, and where batches are driven from Python.
+    more than `limit` bytes, inside a transformation, where batches are driven from Python, and for shapes in place of
+    arrays.
 
     Args:
         op: a sum of curvature matrices; linearised terms are unchanged.
@@ -129,19 +130,20 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     op = op.as_it_is_now()
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
-    if numerics.any_traced(op) or loop_for(op) == "python":
+    if numerics.any_traced(op) or numerics.any_shapes(op) or loop_for(op) == "python":
         return op
     return _with_linearized_terms(op, hardware.free_bytes() // 4 if limit is None else limit)
 
 
-def linearized_shapes(op: Operator) -> Operator:
+def linearized_shapes(op: Operator, limit: int | None = None, loop: Loop | None = None) -> Operator:
     """What `linearize(op)` gives, with shapes in the place of what it would compute, where time depends on no more.
 
-    Operators whose time depends on numbers, and those that hold random keys, are linearised.
+    Operators whose time depends on numbers, and those that hold random keys, are linearised, if they hold arrays. The
+    loop over batches is that of this machine where none is given.
     """
-    if loop_for(op) == "python":
+    if loop_for(op, loop) == "python":
         return op
-    return _with_linearized_terms(op, hardware.free_bytes() // 4, shapes_only=True)
+    return _with_linearized_terms(op, hardware.free_bytes() // 4 if limit is None else limit, shapes_only=True)
 
 
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
@@ -218,7 +220,7 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool =
     shapes = jax.eval_shape(run, term)
     if hardware.num_bytes(shapes) > limit:
         return term
-    if shapes_only and not any(map(_depends_on_numbers, (stages, *remainders))):
+    if numerics.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
         constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
     else:
         constants, residuals, per_batch, of_rest = run(term)

@@ -2,7 +2,8 @@
 
 In all of them `params` is a pytree of floating arrays with P numbers in all, and `data` is a pytree of arrays [N, ...],
 `Batches(arrays, batch_size)`, or a `Stream` of batches. With `state`, any pytree of arrays, the functions take it as a
-third argument, such as running statistics of batch norm. It is a constant of the operator.
+third argument, such as running statistics of batch norm. It is a constant of the operator. Shapes
+(`jax.ShapeDtypeStruct`, with shardings or without) may stand in place of arrays: such an operator is for `plan` alone.
 
 The module is long because each matrix says in full what it is the mean of.
 """
@@ -112,9 +113,9 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     Raises:
         InputError: a product that is not a tree like `params`, or not real floating point.
     """
-    params = numerics.as_arrays("params", params)
+    params = numerics.as_arrays("params", params, shapes=True)
     numerics.require_floating("params", params)
-    arrays = jax.tree.map(numerics.on_device, arrays)
+    arrays = jax.tree.map(lambda x: x if numerics.any_shapes(x) else numerics.on_device(x), arrays)
     matvec = user_function(matvec)
     result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
@@ -226,7 +227,7 @@ def checked(params: Any, data: Any, state: Any, function: Callable[..., Any]) ->
 
     Leaves that cannot be differentiated are refused with the first product: `restrict` may leave them out before.
     """
-    params = numerics.as_arrays("params", params)
+    params = numerics.as_arrays("params", params, shapes=True)
     is_statistic = lambda x: type(x).__name__ == "BatchStat"  # noqa: E731
     if (isinstance(params, Mapping) and "batch_stats" in params) or any(
         map(is_statistic, jax.tree.leaves(params, is_leaf=is_statistic))
@@ -312,7 +313,7 @@ def _require_mean(term: Term) -> None:
             its halves.
     """
     batches = term.batches
-    if numerics.any_traced(term):
+    if numerics.any_traced(term) or numerics.any_shapes(term):
         return
     unit = batches.statistics_batch or 1
     taken_apart = len(batches.cuts) > 1 or batches.devices is not None

@@ -97,6 +97,8 @@ class Operator:
             InputError: a vector of another structure, shape or type.
         """
         numerics.require_floating("params", self.params, _NO_PARAMETER)
+        if numerics.any_shapes(self):
+            raise InputError(numerics.SHAPES)
         flat, op = self._is_flat(vector), self.as_it_is_now()
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
@@ -123,6 +125,8 @@ class Operator:
         """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
+        if numerics.any_shapes(self):
+            raise InputError(numerics.SHAPES)
         if dtype != self.dtype and any(isinstance(term, LinearizedTerm) for term in self.terms):
             raise InputError("take another precision of the operator before its linearisation is made, not after")
         terms = tuple(_cast(term, dtype) for term in self.terms)
@@ -276,17 +280,20 @@ def require_finite(*products: Any) -> None:
         raise InputError("the operator gives products that are not finite; look at the loss at these parameters")
 
 
-def require_operator(op: Any) -> None:
+def require_operator(op: Any, shapes: bool = False) -> None:
     """Refuse what is no operator that a measurement can look at.
 
     Raises:
-        InputError: something else, an operator inside a transformation, or one over leaves that are no parameters.
+        InputError: something else, an operator inside a transformation, one over leaves that are no parameters, or,
+            but for `shapes`, one of shapes in place of arrays.
     """
     if not isinstance(op, Operator):
         raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
     if numerics.any_traced((op, jnp.zeros(()))):
         raise InputError(numerics.OUTSIDE)
     numerics.require_floating("params", op.params, _NO_PARAMETER)
+    if numerics.any_shapes(op) and not shapes:
+        raise InputError(numerics.SHAPES)
 
 
 def example_devices(op: Operator) -> Devices | None:

@@ -142,7 +142,7 @@ class Batches:
 
 
 def as_batches(data: Any) -> Batches:
-    """`data` as checked `Batches`; a pytree of arrays is one batch.
+    """`data` as checked `Batches`; a pytree of arrays, or of shapes in their place, is one batch.
 
     Raises:
         InputError: no arrays, no examples, leading axes that differ, batch sizes below 1 or that do
@@ -155,10 +155,10 @@ def as_batches(data: Any) -> Batches:
         kind = type(data).__name__
         raise InputError(f"data must be arrays, got {kind}; batches that come in turn are cv.Stream(batches)")
     batches = data if isinstance(data, Batches) else Batches(data)
-    arrays = numerics.as_arrays("data", batches.arrays, finite=False)
-    sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(arrays)}
+    arrays = numerics.as_arrays("data", batches.arrays, finite=False, shapes=True)
+    sizes = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(arrays)]
+        shapes = [x.shape for x in jax.tree.leaves(arrays)]
         raise InputError(
             f"every array in data must have the same leading example axis, got shapes {shapes}; for data sets of "
             "different lengths add operators, cv.hessian(f, w, a) + cv.hessian(g, w, b); what belongs to all examples "

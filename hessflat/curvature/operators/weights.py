@@ -43,13 +43,15 @@ def weighted(arrays: Any, weights: Any, sharding: Any = None) -> Weighted:
         if weights not in named:
             raise InputError(f"no array of data is named {weights!r}; {nearest(weights, named)}")
         weights = named[weights]
-    array, *others = jax.tree.leaves(numerics.as_arrays("weights", weights))
-    if others or not jnp.isrealobj(array):
+    array, *others = jax.tree.leaves(numerics.as_arrays("weights", weights, shapes=True))
+    if others or jnp.issubdtype(array.dtype, jnp.complexfloating):
         came = f"{1 + len(others)} arrays" if others else f"numbers of type {array.dtype}"
         raise InputError(f"weights must be one array of real numbers, got {came}")
     number = jax.tree.leaves(arrays)[0].shape[:1]
     if array.shape[:1] != number:
         raise InputError(f"weights must have the leading axis of data, {number}, got shape {array.shape}")
+    if numerics.any_shapes(array):
+        return Weighted(arrays, array.update(dtype=jnp.promote_types(array.dtype, jnp.float32)))
     if sharding is not None:
         array = jax.device_put(array, sharding)
     return normalised(Weighted(arrays, numerics.widened(array)))
@@ -69,8 +71,11 @@ def normalised(batch: Weighted) -> Weighted:
 def example_with_weight(batch: Weighted, always: bool = False) -> Any:
     """The example [1, ...] of the largest weight; None where all examples have weight, but for `always`.
 
-    It replaces the examples of a batch without any weight, whose own loss would be 0 / 0.
+    It replaces the examples of a batch without any weight, whose own loss would be 0 / 0. Of weights that are known by
+    their shape alone none is taken to be 0.
     """
+    if numerics.any_shapes(batch.weights):
+        return None
     totals = batch.weights.reshape(len(batch.weights), -1).sum(axis=1)
     if not always and not numerics.any_traced(totals) and float(totals.min()) > 0:
         return None

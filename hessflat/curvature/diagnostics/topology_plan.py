@@ -1,0 +1,335 @@
+"""The memory, exchanges and time of a measurement on accelerators that are not there, by compiling for them.
+
+What is compiled is the library's own block of Lanczos steps, for the shapes of an operator, so memory and exchanges are
+those that the compiler has settled. Time is a model, by the numbers of `targets.CHIPS`: each kernel takes the longer of
+its operations at the chip's speed and its bytes at the memory's, and the time of starting it; a collective takes its
+bytes at the network's speed, as rings of all links do, and a latency. Nothing overlaps. Real programs reach a part of
+the stated speeds, so the time is a lower bound of the work, and an upper one of exchanges that are hidden behind it.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from hessflat.curvature import numerics
+from hessflat.curvature.diagnostics import programs
+from hessflat.curvature.diagnostics.programs import Collective
+from hessflat.curvature.diagnostics.targets import Chip, Target, target
+from hessflat.curvature.krylov import basis, recurrence
+from hessflat.curvature.krylov.basis import Storage
+from hessflat.curvature.krylov.lanczos import block_length
+from hessflat.curvature.krylov.recurrence import Reorthogonalise
+from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.linearize import linearized_shapes
+from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import Batches, Term, as_batches
+from hessflat.utils import hardware
+from hessflat.utils.errors import InputError
+
+# The axis over which examples are spread where no shape says how.
+_AXIS = "examples"
+
+
+class TopologyPlan(NamedTuple):
+    """Bytes and seconds of Lanczos runs with k probes of m steps, in turn; of each chip, where nothing else is said."""
+
+    topology: str
+    chip: str
+    num_chips: int
+    size: int  # P
+    num_examples: int  # of all chips
+    batch_size: int  # examples of all chips in one product
+    num_products: int  # k m
+    precision: str  # of products of matrices
+    argument_bytes: int  # parameters, data, residuals, vectors, and the basis
+    basis_bytes: int
+    residual_bytes: int  # of the linearisation; 0 where they are too large to store
+    temporary_bytes: int
+    host_bytes: int  # of the basis in the host's memory, of all chips
+    chip_bytes: int
+    collectives: tuple[Collective, ...]  # in one step
+    flops: float  # in one step, of products of matrices and convolutions
+    moved_bytes: float  # in one step, between memory and chip
+    num_kernels: float  # in one step
+    compute_seconds: float  # of one step, if the memory were infinitely fast
+    memory_seconds: float  # of one step, if operations took no time
+    network_seconds: float  # of one step
+    latency_seconds: float  # of one step
+    step_seconds: float
+    seconds: float  # of all steps; without compilation, and for a basis on the host without its re-orthogonalisation
+    compile_seconds: float  # here, for the target
+    fits: bool
+    advice: str  # what would fit, where this does not
+
+    @property
+    def memory_bytes(self) -> int:
+        """All that one chip holds at a time."""
+        return self.argument_bytes + self.temporary_bytes
+
+    @property
+    def collective_bytes(self) -> float:
+        """Bytes in all exchanges of one step."""
+        return sum(one.times * one.num_bytes for one in self.collectives)
+
+    def __str__(self) -> str:
+        text = hardware.text
+        exchanges = ", ".join(
+            f"{one.times:.3g} × {one.kind} of {text(one.num_bytes)}" for one in _merged(self.collectives)
+        )
+        rows = {
+            "chips": f"{self.num_chips} × {self.chip}",
+            "parameters": f"{self.size:,}",
+            "examples": f"{self.num_examples:,}, {self.batch_size:,} in one product",
+            "products": f"{self.num_products:,}, in {self.precision}",
+            "memory of a chip": f"{text(self.memory_bytes)} of {text(self.chip_bytes)}",
+            "  basis": text(self.basis_bytes),
+            "  linearisation": text(self.residual_bytes),
+            "  other arguments": text(self.argument_bytes - self.basis_bytes - self.residual_bytes),
+            "  during a step": text(self.temporary_bytes),
+            "exchanges a step": exchanges or "none",
+            "a step, by the model": f"{self.step_seconds:.3g} s",
+            "  operations": f"{self.flops:.3g}, {self.compute_seconds:.3g} s",
+            "  memory": f"{text(self.moved_bytes)}, {self.memory_seconds:.3g} s",
+            "  network": f"{text(self.collective_bytes)}, {self.network_seconds:.3g} s",
+            "  latency": f"{self.num_kernels:.0f} kernels, {self.latency_seconds:.3g} s",
+            "altogether": f"{self.seconds:.3g} s",
+            "fits": "yes" if self.fits else f"no: {self.advice}",
+        }
+        if self.host_bytes:
+            rows["on the host"] = f"a basis of {text(self.host_bytes)}, whose time is not in the model"
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def plan_for_topology(
+    op: Operator,
+    num_steps: int,
+    num_probes: int,
+    storage: Storage,
+    reorthogonalise: Reorthogonalise,
+    topology: str,
+) -> TopologyPlan:
+    """`plan` for a topology, of arguments that are checked.
+
+    Raises:
+        InputError: a topology that cannot be compiled for, a stream, shardings that do not go with it, or examples that
+            do not divide.
+    """
+    goal = target(topology)
+    placed = _placed(op, goal)
+    stores = reorthogonalise != "none" and storage != "host"
+    with numerics.matmul_precision():
+        ready = _linearized(placed, goal.chip)
+        arguments, lowered_steps = _lowered(ready, num_steps, stores, storage, reorthogonalise, goal)
+        began = time.perf_counter()
+        compiled = lowered_steps.compile()
+        compile_seconds = time.perf_counter() - began
+    blocks, steps = arguments[1].blocks, block_length(num_steps) if storage != "host" else 1
+    # Of the blocks of a basis only those that hold vectors are read; over a whole run, on average about half.
+    share = (len(blocks) + 1) / (2 * len(blocks)) if blocks else 1.0
+    program = programs.read(compiled.as_text(), share)
+    memory = compiled.memory_analysis()
+    argument_bytes, temporary_bytes = int(memory.argument_size_in_bytes), int(memory.temp_size_in_bytes)
+    temporary_bytes += max(int(memory.output_size_in_bytes) - int(memory.alias_size_in_bytes), 0)
+    basis_bytes = sum(map(_bytes_on_a_chip, jax.tree.leaves(blocks)))
+    before, after = (sum(map(_bytes_on_a_chip, jax.tree.leaves(tree))) for tree in (placed, ready))
+    precision = numerics.precision_on(goal.chip.platform)
+    model = _model(program, goal.chip, precision, len(goal.devices))
+    rows = num_steps if reorthogonalise != "none" else 0
+    fits = argument_bytes + temporary_bytes < goal.chip.usable * goal.chip.memory_bytes
+    batches = max((term.batches for term in op.terms), key=lambda b: b.num_examples)
+    return TopologyPlan(
+        topology=topology,
+        chip=goal.chip.title,
+        num_chips=len(goal.devices),
+        size=op.size,
+        num_examples=batches.num_examples,
+        batch_size=batches.size,
+        num_products=num_steps * num_probes,
+        precision=precision,
+        argument_bytes=argument_bytes,
+        basis_bytes=basis_bytes,
+        residual_bytes=max(after - before, 0),
+        temporary_bytes=temporary_bytes,
+        host_bytes=basis.bytes_needed(rows, op.size, op.dtype, storage) if storage == "host" else 0,
+        chip_bytes=goal.chip.memory_bytes,
+        collectives=tuple(one._replace(times=one.times / steps) for one in program.collectives),
+        flops=program.flops / steps,
+        moved_bytes=program.num_bytes / steps,
+        num_kernels=program.num_kernels / steps,
+        **{name: seconds / steps for name, seconds in model.items()},
+        seconds=model["step_seconds"] / steps * num_steps * num_probes,
+        compile_seconds=compile_seconds,
+        fits=fits,
+        advice="" if fits else _advice(batches, storage, reorthogonalise, goal),
+    )
+
+
+def _advice(batches: Batches, storage: str, reorthogonalise: str, goal: Target) -> str:
+    choices = [
+        f"batches of {max(batches.size // 2, 1):,} examples" if batches.size > len(goal.devices) else "",
+        'storage="host"' if storage != "host" else "",
+        'storage="half"' if storage == "device" else "",
+        'reorthogonalise="none"' if reorthogonalise != "none" else "",
+        "more chips with parameters spread over them",
+    ]
+    return "take " + " or ".join(filter(None, choices))
+
+
+def _merged(collectives: tuple[Collective, ...]) -> list[Collective]:
+    """One for each kind and size, whatever the groups."""
+    counts: dict[tuple[str, float], float] = {}
+    for one in collectives:
+        counts[one.kind, one.num_bytes] = counts.get((one.kind, one.num_bytes), 0.0) + one.times
+    return [Collective(kind, (), count, size) for (kind, size), count in counts.items()]
+
+
+def _placed(op: Operator, goal: Target) -> Operator:
+    """The operator with a shape on the devices of the target in place of each array.
+
+    Where shapes or arrays have shardings over as many devices as the target has, these are kept. Otherwise examples are
+    spread over all chips, and all else is on each.
+    """
+    if not op.in_memory:
+        raise InputError("a stream is read from Python, by one process: plan with cv.Batches of the shapes of a batch")
+    given = {
+        leaf.sharding.mesh.shape_tuple: leaf.sharding.mesh
+        for leaf in jax.tree.leaves(op)
+        if _is_spread(leaf) and leaf.sharding.mesh.size > 1
+    }
+    number = len(goal.devices)
+    if len(given) > 1 or any(mesh.size != number for mesh in given.values()):
+        found = " and ".join(" × ".join(f"{name} {size}" for name, size in shape) for shape in given)
+        raise InputError(
+            f"shardings must be over one mesh of the {number} chips of {goal.topology}, got {found}; give such a mesh, "
+            "or shapes without shardings"
+        )
+    shape = next(iter(given), ((_AXIS, number),))
+    names, sides = zip(*shape, strict=True)
+    mesh = Mesh(np.array(goal.devices).reshape(sides), names, axis_types=(AxisType.Auto,) * len(names))
+
+    def put(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        if given and _is_spread(leaf):
+            spec = leaf.sharding.spec
+        return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=NamedSharding(mesh, spec))
+
+    def place(term: Term) -> Term:
+        if not isinstance(term, Term):
+            raise InputError("plan for a topology before the operator is linearised, not after")
+        batches, whole = term.batches, PartitionSpec()
+        rows = whole if given or number == 1 else PartitionSpec(_AXIS)
+        if rows != whole and batches.num_examples == 1:  # such as stand for none, in a known map
+            rows = whole
+        if rows != whole and batches.num_examples % number:
+            least = batches.num_examples // number * number
+            raise InputError(
+                f"{batches.num_examples:,} examples do not divide over {number} chips; give {least:,} or "
+                f"{least + number:,}, or shapes with shardings"
+            )
+        arrays = jax.tree.map(lambda leaf: put(leaf, rows), batches.arrays)
+        placed: Term = jax.tree.map(lambda leaf: put(leaf, whole), term)
+        spread = as_batches(Batches(arrays, batches.batch_size, batches.statistics_batch))
+        return dataclasses.replace(placed, batches=spread)
+
+    return Operator(tuple(map(place, op.terms)), op.coefficients, op.shift)
+
+
+def _is_spread(leaf: Any) -> bool:
+    """Whether a leaf says how it lies on a mesh."""
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh | AbstractMesh)
+
+
+def _linearized(op: Operator, chip: Chip) -> Operator:
+    """What `cv.lanczos` would make of the operator there, as shapes on the same devices."""
+    ready = linearized_shapes(op, chip.memory_bytes // 4, "scan")
+    devices = operator.example_devices(op)
+    if ready is op or devices is None:
+        return _on_one_mesh(ready, op)
+    whole, example = PartitionSpec(), PartitionSpec(devices.axes)
+
+    def place(leaf: Any, spec: PartitionSpec) -> Any:
+        return leaf if _is_spread(leaf) else leaf.update(sharding=NamedSharding(devices.mesh, spec))
+
+    terms = tuple(jax.tree.map(place, term, term.partition(whole, example)) for term in ready.terms)
+    return dataclasses.replace(ready, terms=terms)
+
+
+def _on_one_mesh(op: Operator, like: Operator) -> Operator:
+    """The operator with every shape that has no place, replicated, on the mesh of the others."""
+    mesh = next(leaf.sharding.mesh for leaf in jax.tree.leaves(like) if _is_spread(leaf))
+    whole = NamedSharding(mesh, PartitionSpec())
+    put = lambda leaf: leaf.update(sharding=whole) if numerics.any_shapes(leaf) and not _is_spread(leaf) else leaf  # noqa: E731
+    result: Operator = jax.tree.map(put, op)
+    return result
+
+
+def _lowered(
+    op: Operator, num_steps: int, stores: bool, storage: Storage, reorthogonalise: Reorthogonalise, goal: Target
+) -> tuple[tuple[Any, ...], Any]:
+    """The arguments of one block of steps, as shapes, and the block lowered for the target."""
+    devices = operator.example_devices(op)
+    mesh = next(leaf.sharding.mesh for leaf in jax.tree.leaves(op) if _is_spread(leaf))
+    whole = NamedSharding(mesh, PartitionSpec())
+    vector = jax.ShapeDtypeStruct((op.size,), op.dtype, sharding=whole)
+    state = jax.eval_shape(lambda v: recurrence.initial_state(v, num_steps, stores, storage, devices), vector)
+    rows = whole if devices is None else NamedSharding(mesh, PartitionSpec(devices.axes))
+    blocks = jax.tree.map(lambda block: block.update(sharding=rows), state.blocks)
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=whole), state)._replace(blocks=blocks)
+    platforms = (goal.chip.platform,)
+    if storage == "host" and reorthogonalise != "none":
+        return (op, state), recurrence.residual_compiled.trace(op, state).lower(lowering_platforms=platforms)
+    number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+    traced = recurrence.scan_steps.trace(op, state, number, block_length(num_steps), reorthogonalise, devices)
+    return (op, state), traced.lower(lowering_platforms=platforms)
+
+
+def _bytes_on_a_chip(leaf: Any) -> int:
+    if not hasattr(leaf, "dtype"):
+        return 0
+    shape = leaf.sharding.shard_shape(leaf.shape) if _is_spread(leaf) else leaf.shape
+    count: int = math.prod(shape) * leaf.dtype.itemsize
+    return count
+
+
+def _model(program: programs.Program, chip: Chip, precision: str, num_chips: int) -> dict[str, float]:
+    """Seconds of one run of a program, by what bounds it."""
+    # Of another precision, such as a dot algorithm, no speed is stated; that of the slowest bounds it from above.
+    rate = chip.flops.get(precision, min(chip.flops.values()))
+    kernels = program.kernels
+    network = sum(one.times * seconds_of_exchange(one, chip, num_chips) for one in program.collectives)
+    latency = program.num_kernels * chip.kernel_seconds
+    latency += sum(one.times for one in program.collectives) * chip.collective_seconds
+    work = sum(k.times * max(k.flops / rate, k.num_bytes / chip.memory_rate) for k in kernels)
+    return {
+        "compute_seconds": program.flops / rate,
+        "memory_seconds": program.num_bytes / chip.memory_rate,
+        "network_seconds": network,
+        "latency_seconds": latency,
+        "step_seconds": work + network + latency,
+    }
+
+
+def seconds_of_exchange(one: Collective, chip: Chip, num_chips: int) -> float:
+    """The time of one exchange without its latency, at the rate of its slowest link.
+
+    A ring of n devices sends (n − 1)/n of the bytes from each, and twice that for a sum (Thakur, Rabenseifner and Gropp
+    2005). Between nodes, the devices of a group that are on one node have a link each.
+    """
+    group = one.groups[0] if one.groups else tuple(range(num_chips))
+    if len(group) < 2:
+        return 0.0
+    rate = chip.network_rate
+    if chip.node:
+        nodes = [device // chip.node for device in group]
+        if len(set(nodes)) > 1:
+            rate = min(rate, chip.outer_rate * len(nodes) / len(set(nodes)))
+    if one.kind == "collective-permute":
+        return one.num_bytes / rate
+    share = (len(group) - 1) / len(group)
+    return (2 if one.kind == "all-reduce" else 1) * share * one.num_bytes / rate
