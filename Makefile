@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+# Compilers for accelerators that need not be there; outside what JAX looks through when it starts.
+COMPILERS := $(VENV)/compilers
 
 SCALE    ?= small
 EXP      ?= g_logistic
@@ -11,13 +13,14 @@ FROM     ?=
 ARGS     ?=
 RUN      ?=
 DRY      ?=
+TOPOLOGY ?=
 
 # The shell takes RUN as it stands from the environment, and so never runs what a name may hold.
 override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report doctor chaos fuzz bench bench-gpu bench-large bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -73,6 +76,18 @@ reproduce: setup ## every experiment of the papers and one report, continued whe
 
 report: setup ## redraw every figure and verdict from what is stored, without training
 	@$(PY) -m hessflat report $(ARGS)
+
+plan: setup $(if $(TOPOLOGY),compilers) ## what measuring takes: CONFIG=g_wrn:paper [TOPOLOGY=h100:8, on accelerators that need not be there]
+	@PYTHONPATH=$(COMPILERS) $(PY) -m hessflat plan --config="$(CONFIG)" $(if $(TOPOLOGY),--topology="$(TOPOLOGY)") $(ARGS)
+
+# Of JAX's own version, and without the libraries that run what they compile.
+compilers: $(COMPILERS)/.installed ## what compiles for H100s without one, in a folder of its own (130 MB)
+
+$(COMPILERS)/.installed: $(VENV)/.installed
+	@version=$$($(PY) -c 'import jax; print(jax.__version__)'); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(COMPILERS) \
+	  jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
+	@touch $@
 
 doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix
 	@$(PY) -m hessflat doctor

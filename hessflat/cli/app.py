@@ -22,7 +22,19 @@ from hessflat.utils.errors import InputError, Stopped, nearest, show_traceback
 
 # Those that save what they have when a signal asks them to stop.
 STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce", "demo")
-COMMANDS = ("train", "sweep", "measure", "experiment", "reproduce", "demo", "report", "data", "settings", "doctor")
+COMMANDS = (
+    "train",
+    "sweep",
+    "measure",
+    "experiment",
+    "reproduce",
+    "demo",
+    "report",
+    "data",
+    "settings",
+    "plan",
+    "doctor",
+)
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -101,7 +101,7 @@ HloModule m
   %one = f32[1,1000]{1,0} fusion(%rows, %i), kind=kLoop, calls=%sliced
   %all = f32[1,1000]{1,0} all-reduce(%one), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%sum
   %flag = pred[] constant(true)
-  %kept = f32[1,1000]{1,0} conditional(%flag, %all, %all), true_computation=%taken, false_computation=%other
+  %kept = f32[1,1000]{1,0} conditional(%flag, %all, /*index=2*/%all), true_computation=%taken, false_computation=%other
   %put = f32[100,1000]{1,0} fusion(%rows, %kept, %i), kind=kLoop, calls=%written
   ROOT %t = (s32[], f32[100,1000]{1,0}) tuple(%i, %put)
 }

@@ -57,16 +57,16 @@ def test_every_constructor_takes_shapes_and_no_measurement_does(name):
 def test_shapes_are_refused_where_they_are_no_operator():
     with pytest.raises(InputError, match="must be an array, got ShapeDtypeStruct"):
         cv.line(loss, SHAPES[0], SHAPES[0], [0.0], BATCH)
+    pair = (lambda key, f: jax.random.categorical(key, f), lambda f, y: jax.nn.log_softmax(f)[y])
     with pytest.raises(InputError, match="labels are drawn from arrays"):
-        pair = (lambda key, f: jax.random.categorical(key, f), lambda f, y: jax.nn.log_softmax(f)[y])
         cv.model_fisher(predict, *SHAPES, pair, jax.random.key(0))
 
 
 def test_shapes_say_what_arrays_would():
     with pytest.raises(InputError, match="must be a scalar"):
         cv.hessian(losses, *SHAPES)
+    short = {name: jax.ShapeDtypeStruct((39 + (name == "x"), *x.shape[1:]), x.dtype) for name, x in BATCH.items()}
     with pytest.raises(InputError, match="same leading example axis"):
-        short = {name: jax.ShapeDtypeStruct((39 + (name == "x"), *x.shape[1:]), x.dtype) for name, x in BATCH.items()}
         cv.hessian(loss, SHAPES[0], short)
 
 

@@ -110,6 +110,7 @@ def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _instruction(line: str) -> _Instruction | None:
+    line = re.sub(r"/\*.*?\*/", "", line)
     start = re.match(r"\s*(ROOT )?%?([\w.\-]+) = ", line)
     if not start:
         return None

@@ -1,0 +1,65 @@
+"""What measuring a configuration takes, before anything is trained: `python -m hessflat plan --config=g_wrn:paper`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import hessflat.curvature as cv
+from hessflat import models
+from hessflat.cli import app
+from hessflat.curvature.diagnostics import targets
+from hessflat.measures.eval_state import OPERATORS, model_functions, operators_by_key
+from hessflat.runs import schema
+from hessflat.runs.cost_model import data_shape
+from hessflat.runs.schema import RunConfig
+
+
+def main(argv: Sequence[str]) -> None:
+    """`--topology=h100:8` or `v5e:4x4` plans for accelerators that need not be there; without it, for this machine.
+
+    The plan is of the spectra: every matrix of `measure.operators` in every mode of batch norm, with
+    `measure.lanczos_steps` and `measure.probes`. Neither weights nor data are made, and published data sets need not be
+    there.
+    """
+    own, settings = app.parse_flags(argv, {"config": None, "topology": ""})
+    topology = own["topology"] or None
+    if topology is not None:
+        targets.parse(topology)
+        # A compiler for GPUs looks for one where JAX starts, unless it is told that there is none.
+        jax.config.update("jax_platforms", "cpu")
+    config = schema.freeze(app.from_command_line(own["config"], settings))
+    for title, op in operators(config, topology).items():
+        protocol: Any = config.measure
+        print(f"{title}\n{cv.plan(op, protocol.lanczos_steps, protocol.probes, topology=topology)}\n")
+
+
+def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Operator]:
+    """The matrices whose spectra a run measures, of shapes, by a title.
+
+    Of the measured examples as many are taken as divide over the chips of the topology.
+    """
+    data, protocol = data_shape(config), config.measure
+    model = models.build(config.model.name, data.num_classes, **dict(config.model.settings))
+    number = min(protocol.examples or data.num_examples, data.num_examples)
+    chips = 1 if topology is None else len(targets.target(topology).devices)
+    number -= number % chips
+    example = jax.ShapeDtypeStruct((1, *data.shape), jnp.float32)
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), example)
+    arrays = {
+        "inputs": jax.ShapeDtypeStruct((number, *data.shape), jnp.float32),
+        "targets": jax.ShapeDtypeStruct((number, data.num_classes), jnp.float32),
+    }
+    state = batch_stats if jax.tree.leaves(batch_stats) else None
+    size = protocol.batch_size or None
+    found = {}
+    for name, mode in operators_by_key(protocol.operators, protocol, batch_stats).values():
+        batches = cv.Batches(arrays, size)
+        if mode == "train":
+            shared = min(protocol.batch_stats_size or number, number)
+            batches = cv.Batches(arrays, None if size is None else max(shared, size - size % shared), shared)
+        functions = model_functions(model, config.train.loss, mode)
+        title = OPERATORS[name].title + (f", batch norm in {mode} mode" if state is not None else "")
+        found[title] = OPERATORS[name].build(functions, params, batches, state)
+    return found
