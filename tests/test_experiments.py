@@ -17,6 +17,7 @@ from hessflat.report.sections import VERDICTS
 from hessflat.runs import loop, run_folder, schema
 from hessflat.runs.jobs import due_at, make_jobs
 from hessflat.utils.errors import InputError
+from hessflat.utils.files import file_digest
 from hessflat.utils.progress import silent
 
 CONFIGS = sorted(Path("configs").rglob("*.py"))
@@ -158,8 +159,10 @@ def test_a_process_takes_what_it_has_compiled_then_what_no_other_has():
 def test_what_stops_a_run_in_a_process_is_told_in_one_line(tmp_path):
     chosen = [schema.replace(c, {"train.epochs": 1}) for c in sweep.sweep_configs("g_mlp:smoke")]
     jobs = make_jobs(chosen, tmp_path)
-    jobs[1].folder.mkdir(parents=True)
-    with run_folder.locked(jobs[1].folder), pytest.raises(InputError, match="is in use by another process"):
+    run_folder.reserve(jobs[1].folder, schema.plain(chosen[1]))
+    digests = {"config.json": file_digest(jobs[1].folder / "config.json")}
+    run_folder.write_manifest(jobs[1].folder, status="stopped", data_checksum="another", digests=digests)
+    with pytest.raises(InputError, match="was run on other data; restore the data, or move the folder away"):
         pool.run_all(jobs, silent(), "2")
     deadline = time.monotonic() + 30
     for process in multiprocessing.active_children():

@@ -64,7 +64,7 @@ def run_all(
         compilations = [_run_wave(wave, reporter, processes, anew, gpus, lost) for wave in levels(jobs)]
     if lost:
         raise DamagedError("; ".join(lost))
-    return f"{len(jobs)} runs, " + "; then ".join(compilations)
+    return ", ".join([f"{len(jobs)} runs", *(["; then ".join(compilations)] if compilations else [])])
 
 
 def _run_wave(

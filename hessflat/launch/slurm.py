@@ -5,6 +5,8 @@ machine from saves too, and SLURM puts it back by itself. A task ends with 0 whe
 the input is wrong, and with 75 where it was stopped; see `cli.app.guarded`.
 """
 
+import contextlib
+import io
 import math
 import os
 import signal
@@ -17,7 +19,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from hessflat.runs.jobs import Job
-from hessflat.utils.errors import InputError, in_one_line
+from hessflat.utils.errors import InputError
 
 # A task may take this many times what the cost model says on two cores, within these bounds. One that takes longer
 # goes on where it stopped.
@@ -94,14 +96,20 @@ def submit(
     submitted: list[Submitted] = []
     for tasks in waves:
         dependency = {"dependency": f"afterany:{submitted[-1].id}"} if submitted else {}
+        parameters = _parameters(name, minutes(tasks), {**sbatch, **dependency})
+        before = set(folder.glob("*"))
         try:
-            executor = submitit.SlurmExecutor(folder)
-            executor.update_parameters(**_parameters(name, minutes(tasks), {**sbatch, **dependency}))
-            jobs = executor.map_array(function, [task.jobs for task in tasks])
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                executor = submitit.SlurmExecutor(folder)
+                executor.update_parameters(**parameters)
+                jobs = executor.map_array(function, [task.jobs for task in tasks])
         except RuntimeError as error:
-            raise InputError(f"{in_one_line(error)} Submit from a machine of the cluster") from error
-        except submitit.core.utils.FailedJobError as error:
-            raise InputError(f"SLURM refuses what was asked: {in_one_line(error)}; see --slurm.NAME=VALUE") from error
+            for path in set(folder.glob("*")) - before:
+                path.unlink()
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"SLURM takes no runs: {said}; see --slurm.NAME=VALUE, and submit from a cluster"
+            ) from error
         submitted.append(Submitted(jobs[0].job_id.partition("_")[0], len(tasks), minutes(tasks)))
     return submitted
 
