@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> None:
     config = schema.freeze(app.from_command_line(own["config"], settings))
     for title, op in operators(config, topology).items():
         protocol: Any = config.measure
-        print(f"{title}\n{cv.plan(op, protocol.lanczos_steps, protocol.probes, topology=topology)}\n")
+        with jax.default_matmul_precision(protocol.precision):
+            print(f"{title}\n{cv.plan(op, protocol.lanczos_steps, protocol.probes, topology=topology)}\n")
 
 
 def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Operator]:

@@ -485,12 +485,13 @@ def precision_name(*arrays: Tree) -> str:
     return precision_on(hardware.platform(arrays))
 
 
-def precision_on(platform: str) -> str:
+def precision_on(platform: str, asked: str | None = None) -> str:
     """The precision of products of float32 matrices: "highest", "tensorfloat32", "bfloat16_3x" or "bfloat16".
 
-    It follows from the platform and the user's `jax.default_matmul_precision`; a dot algorithm is returned unchanged.
+    It follows from the platform and from what is `asked`, by default the user's `jax.default_matmul_precision`; a dot
+    algorithm is returned unchanged.
     """
-    asked = _asked()
+    asked = _asked() if asked is None else asked
     levels = _DONE_IN.get({"cuda": "gpu"}.get(platform, platform))
     return levels[_LEVELS[asked]] if levels and asked in _LEVELS else asked
 

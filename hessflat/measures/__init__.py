@@ -10,6 +10,7 @@ from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
+import jax
 import numpy as np
 
 from hessflat.config import Rule, Setting, builder_settings
@@ -92,6 +93,8 @@ def make_protocol(settings: Any) -> Protocol:
 def measure(state: EvalState, due: Collection[str], settings: Any) -> Measurement:
     """The measures whose names are due, together, with the settings of the block `measure` of a configuration.
 
+    Products of matrices are in `measure.precision`, whatever JAX's own setting says.
+
     Of a number that two of them give, the later and more precise one. A measure that fails, for whatever reason, leaves
     the others as they are.
 
@@ -102,7 +105,8 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
     for name, one in MEASURES.items():
         if name in due:
             try:
-                own = one.compute(state, **_taken(one.compute, settings))
+                with jax.default_matmul_precision(state.protocol.precision):
+                    own = one.compute(state, **_taken(one.compute, settings))
                 json.dumps(own.scalars)  # what no line of metrics can hold
                 arrays = {file: {k: np.asarray(v) for k, v in content.items()} for file, content in own.arrays.items()}
                 scalars, starts = together.scalars | own.scalars, own.starts or together.starts

@@ -105,6 +105,8 @@ OPERATORS: Mapping[str, MeasuredOperator] = {
 }
 
 BATCH_NORM_MODES = ("train", "eval")
+# As JAX names them, from the most exact to the fastest.
+PRECISIONS = ("highest", "high", "default")
 IN_SPECTRA = tuple(name for name, operator in OPERATORS.items() if operator.in_spectra)
 
 
@@ -124,6 +126,9 @@ class Protocol:
     ] = 0
     examples: Annotated[int, at_least(0), "first training examples, that curvature is measured on; 0 is all"] = 0
     batch_size: Annotated[int, at_least(0), "examples a product takes at once, to bound memory; 0 is all"] = 0
+    precision: Annotated[
+        str, one_of(PRECISIONS), "of products of float32 matrices in measurements; on a CPU all are the highest"
+    ] = "highest"
     rtol: Annotated[float, positive, "relative accuracy of λ_max by itself"] = 1e-3
     seed: Annotated[int, whole(0, 2**32 - 1), "of the probes"] = 0
 

@@ -79,10 +79,11 @@ def losses_and_answers(
     functions = (state.functions().logits, LOSSES[state.loss].function)
     arguments = (label_smoothing, state.params, state.batch_stats)
     splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
-    if size is None:
-        totals = _totals_by_split(*functions, *arguments, splits)
-    else:
-        totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
+    with jax.default_matmul_precision(state.protocol.precision):
+        if size is None:
+            totals = _totals_by_split(*functions, *arguments, splits)
+        else:
+            totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
     return {
         name: (float(loss) / len(right), np.asarray(right) if are_classes(splits[name]["labels"]) else None)
         for name, (loss, right) in totals.items()

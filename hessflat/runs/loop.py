@@ -331,7 +331,7 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         num_params=shared.trainer.num_params,
         best_guess_loss=None if math.isnan(guess) else guess,
         seeds={"training": config.seed, "split": config.data.split_seed, "probes": config.measure.seed},
-        matmul_precision=numerics.precision_name(),
+        matmul_precision=numerics.precision_on(hardware.platform(()), config.measure.precision),
         training_matmul_precision=config.train.precision,
         batch_norm_mode=" and ".join(config.measure.modes) if normalised else "none in this model",
         batch_stats_size=(config.measure.batch_stats_size or "all measured examples") if normalised else None,
