@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
 from asyncio.log import logger as asyncio_log
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +18,13 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get, one_of, require
-from hessflat.utils import progress
-from hessflat.utils.errors import InputError, Stopped, nearest, show_traceback
+from hessflat.utils import processes, progress
+from hessflat.utils.errors import InputError, Lost, Stopped, nearest, show_traceback
 
 # Those that save what they have when a signal asks them to stop.
 STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce", "demo")
+# Those that several processes run together, all of them one run; see `utils.processes`.
+TOGETHER = ("train", "measure")
 COMMANDS = (
     "train",
     "sweep",
@@ -43,6 +46,8 @@ def run(arguments: Sequence[str]) -> None:
 
     def command() -> int | None:
         require("command", name, one_of(COMMANDS))
+        if name in TOGETHER:
+            processes.start()
         status: int | None = importlib.import_module(f"hessflat.cli.{name}").main(rest)
         return status
 
@@ -56,7 +61,7 @@ def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
     """Do the work and end the process with the status that it returns; after one line, with 2 for an `InputError`.
 
     With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks work that is `stoppable` to stop ends
-    with status 75.
+    with status 75, and so does the end of another process that does the same work.
     """
     if os.environ.get("HESSFLAT_DEBUG") != "1":
         # What threads and tasks of orbax that had no part in an error say of it afterwards.
@@ -68,23 +73,39 @@ def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
     if stoppable:
         progress.stop_when_asked()
     try:
-        sys.exit(work())
+        with processes.loss_named():
+            status = work()
+        sys.exit(status)
     except InputError as error:
-        show_traceback()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _end(error, f"error: {' '.join(str(error).split())}", 2)
     except OSError as error:
-        show_traceback()
         name = f"{error.filename}: " if error.filename else ""
-        print(f"error: {name}{error.strerror or error}; see to that, then run the same command again", file=sys.stderr)
-        sys.exit(2)
+        _end(error, f"error: {name}{error.strerror or error}; see to that, then run the same command again", 2)
     except Stopped:
-        print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)
+        if processes.is_writer():
+            print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)
         sys.exit(os.EX_TEMPFAIL)
+    except Lost as error:
+        _end(error, f"error: {error}; the same command continues from the last checkpoint", os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         # Nothing is waited for: worker processes end with this one, and their folders stay whole.
         os._exit(130)
+    except Exception:
+        if processes.are_several():
+            traceback.print_exc()
+            processes.leave(1)
+        raise
+
+
+def _end(error: BaseException, line: str, status: int) -> NoReturn:
+    """Say what ended the work, in one process alone, and end."""
+    show_traceback()
+    if not processes.is_told_elsewhere(error):
+        print(line, file=sys.stderr, flush=True)
+    if processes.are_several() and not processes.is_common(error):
+        processes.leave(status)
+    sys.exit(status)
 
 
 def keep_compiled_code() -> None:

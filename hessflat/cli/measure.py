@@ -10,9 +10,11 @@ from hessflat import config, measures
 from hessflat.cli import app
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.jobs import Job, compiled, due_at_end
-from hessflat.utils import progress
+from hessflat.runs.schema import RunConfig
+from hessflat.utils import processes, progress
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import write_atomically
+from hessflat.utils.processes import by_writer
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,28 +24,16 @@ def main(argv: Sequence[str]) -> None:
     `<run>/measurements/<hash8>/`, named by the settings, beside the run's own; what is there already stays and is not
     measured again.
     """
-    own, settings = app.parse_flags(argv, {"run": None, "steps": "all"})
-    folder = Path(own["run"])
-    stored = checkpoints.stored_config(folder)
-    changed = schema.freeze(app.with_arguments(config.thaw(stored), _only_measure(settings)))
-    manifest = run_folder.read_manifest(folder)
+    folder, stored, changed, chosen = _planned(argv)
+    loop.data_checksum(changed)
     shared = compiled(changed)
-    dataset = shared.dataset
-    if manifest.get("data_checksum", dataset.checksum) != dataset.checksum:
-        raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
-
     out = folder / "measurements" / config.fingerprint(config.plain(changed.measure))
-    with run_folder.locked(out), checkpoints.reading(folder / "checkpoints") as manager:
-        steps = checkpoints.chosen_steps(own["steps"], checkpoints.steps(manager), folder)
-        if found := run_folder.problems(out):
-            print(f"{out}: {run_folder.in_words(found)}; measured again", file=sys.stderr)
-            run_folder.cut_back(out, None)
-            (out / "manifest.json").unlink(missing_ok=True)
-        write_atomically(
-            out / "settings.json", json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
-        )
-        forget_failed(out, steps)
-        done = {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
+    with (
+        processes.held_by_writer(lambda: run_folder.locked(out)),
+        checkpoints.reading(folder / "checkpoints") as manager,
+    ):
+        steps = checkpoints.chosen_steps(chosen, checkpoints.steps(manager), folder)
+        done = _prepare(out, changed, steps)
         with progress.reporting(len(steps)) as reporter:
             for step in steps:
                 progress.stop_if_asked()
@@ -59,7 +49,34 @@ def main(argv: Sequence[str]) -> None:
                     for line in measures.failures(measurement, step):
                         reporter.note(line)
                 reporter.advance(1.0, f"step {step}")
-    print(out)
+    if processes.is_writer():
+        print(out)
+
+
+@by_writer
+def _planned(argv: Sequence[str]) -> tuple[Path, RunConfig, RunConfig, str]:
+    """The run's folder, its configuration, the same with the settings to measure with, and which checkpoints."""
+    own, settings = app.parse_flags(argv, {"run": None, "steps": "all"})
+    folder = Path(own["run"])
+    stored = checkpoints.stored_config(folder)
+    changed = schema.freeze(app.with_arguments(config.thaw(stored), _only_measure(settings)))
+    checksum = loop.data_checksum(changed)
+    if run_folder.read_manifest(folder).get("data_checksum", checksum) != checksum:
+        raise InputError(f"{folder} was run on other data than {changed.data.name!r} holds now; restore that data")
+    return folder, stored, changed, own["steps"]
+
+
+@by_writer
+def _prepare(out: Path, changed: RunConfig, steps: Sequence[int]) -> set[int]:
+    """Make the folder ready for measurements at `steps`; those that it holds already."""
+    if found := run_folder.problems(out):
+        print(f"{out}: {run_folder.in_words(found)}; measured again", file=sys.stderr)
+        run_folder.cut_back(out, None)
+        (out / "manifest.json").unlink(missing_ok=True)
+    settings = json.dumps(config.plain(changed.measure), indent=1, sort_keys=True) + "\n"
+    write_atomically(out / "settings.json", settings)
+    forget_failed(out, steps)
+    return {record["step"] for record in run_folder.read_lines(out / "metrics.jsonl")}
 
 
 def forget_failed(out: Path, steps: Collection[int]) -> None:

@@ -8,7 +8,7 @@ from hessflat.cli import app
 from hessflat.runs import cost_model, loop, mending, schema
 from hessflat.runs.checkpoints import stored_config
 from hessflat.runs.jobs import Job, make_jobs
-from hessflat.utils import progress
+from hessflat.utils import processes, progress
 from hessflat.utils.errors import DamagedError, InputError
 
 
@@ -20,12 +20,21 @@ def main(argv: Sequence[str]) -> None:
     too. `--anew=1` trains a run from its beginning of which too little is left to mend it.
     """
     own, settings = app.parse_flags(argv, {"config": "", "root": "runs", "from": "", "run": "", "anew": "0"})
-    job, anew = _stored(own, settings) if own["run"] else _made(own, settings), app.is_set(own, "anew")
-    with progress.reporting(cost_model.run_cost(job.config).total_seconds()) as reporter:
+    job, anew, seconds = _planned(own, settings)
+    with progress.reporting(seconds) as reporter:
         lost = loop.run_all([job], reporter, anew, thorough=bool(own["run"]))
-    if lost:
-        raise DamagedError(lost[0])
-    print(job.folder)
+    with processes.failing_together():
+        if lost:
+            raise DamagedError(lost[0])
+    if processes.is_writer():
+        print(job.folder)
+
+
+@processes.by_writer
+def _planned(own: dict[str, str], settings: Sequence[str]) -> tuple[Job, bool, float]:
+    """The run, whether it may be trained anew, and the seconds that it is expected to take."""
+    job = _stored(own, settings) if own["run"] else _made(own, settings)
+    return job, app.is_set(own, "anew"), cost_model.run_cost(job.config).total_seconds()
 
 
 def _made(own: dict[str, str], settings: Sequence[str]) -> Job:

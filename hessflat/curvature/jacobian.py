@@ -18,6 +18,7 @@ from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 from hessflat.utils.widening import WideFunction, to_float32
 
@@ -124,8 +125,8 @@ def jacobian_norms(
         pieces = [x[i : i + size] for i in range(0, len(x), size)]
         norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
-    values, bounds = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
-    frobenius = np.concatenate([np.asarray(part[3]) for part in parts]) if method == "exact" else None
+    values, bounds = (np.concatenate([hardware.on_host(part[i]) for part in parts]) for i in (0, 1))
+    frobenius = np.concatenate([hardware.on_host(part[3]) for part in parts]) if method == "exact" else None
     if not np.isfinite(values).all():
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
@@ -168,8 +169,8 @@ def _exact(
 ) -> tuple[Array, Array, int, Array]:
     """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
     scales, eigenvalues, grams, ranges = _exact_norms(predict, softmax, params, inputs, extra)
-    values = scales * np.sqrt(np.maximum(_trusted(np.asarray(eigenvalues), grams), 0))
-    frobenius = scales * np.sqrt(np.asarray(jnp.trace(grams, axis1=1, axis2=2)))
+    values = scales * np.sqrt(np.maximum(_trusted(hardware.on_host(eigenvalues), grams), 0))
+    frobenius = scales * np.sqrt(hardware.on_host(jnp.trace(grams, axis1=1, axis2=2)))
     return values, _rounding(inputs.dtype, ranges) * values, outputs, frobenius
 
 
@@ -211,13 +212,13 @@ def _exact_norms(
 
 def _trusted(eigenvalues: np.ndarray, grams: Array) -> np.ndarray:
     """Largest eigenvalues [n] of `grams` [n, C, C]; those that cannot be are computed in double precision."""
-    diagonal = np.asarray(jnp.diagonal(grams, axis1=1, axis2=2), np.float64)
+    diagonal = hardware.on_host(jnp.diagonal(grams, axis1=1, axis2=2)).astype(np.float64)
     slack = 100 * float(jnp.finfo(grams.dtype).eps)
     inside = (eigenvalues >= (1 - slack) * diagonal.max(1)) & (eigenvalues <= (1 + slack) * diagonal.sum(1))
     doubtful = np.flatnonzero(~inside & np.isfinite(diagonal).all(1))
     result = eigenvalues.copy()
     for i in doubtful:
-        gram = np.asarray(grams[i], np.float64)
+        gram = hardware.on_host(grams[i]).astype(np.float64)
         result[i] = np.linalg.eigvalsh(gram)[-1] if np.isfinite(gram).all() else np.nan
     return result
 
@@ -259,12 +260,12 @@ def _iterate(
     state = _begin(inputs, outputs, limit)
     for steps in range(min(_BLOCK, limit), limit + _BLOCK, _BLOCK):
         state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)))
-        values, residuals = _largest(np.asarray(state.alphas), np.asarray(state.betas), int(state.step))
+        values, residuals = _largest(hardware.on_host(state.alphas), hardware.on_host(state.betas), int(state.step))
         bounds = residuals / np.sqrt(2)
         if steps >= limit or not (bounds > max(rtol, eps) * values).any():
             break
-    ranges = _ranges(predict, params, inputs, extra) if softmax else 0.0
-    return values, np.maximum(bounds, _rounding(inputs.dtype, np.asarray(ranges)) * values), 2 * int(state.step)
+    ranges = _ranges(predict, params, inputs, extra) if softmax else np.zeros(())
+    return values, np.maximum(bounds, _rounding(inputs.dtype, hardware.on_host(ranges)) * values), 2 * int(state.step)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -16,6 +16,7 @@ import numpy as np
 from hessflat.config import Rule, Setting, builder_settings
 from hessflat.measures.eval_state import OPERATORS, EvalState, Protocol
 from hessflat.measures.measurement import Measure, Measurement
+from hessflat.utils import processes
 from hessflat.utils.errors import InputError, SettingError, in_one_line, show_traceback
 
 __all__ = [
@@ -105,10 +106,15 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
     for name, one in MEASURES.items():
         if name in due:
             try:
-                with jax.default_matmul_precision(state.protocol.precision):
+                with (
+                    processes.failing_together(processes.spans(state.params)),
+                    jax.default_matmul_precision(state.protocol.precision),
+                ):
                     own = one.compute(state, **_taken(one.compute, settings))
-                json.dumps(own.scalars)  # what no line of metrics can hold
-                arrays = {file: {k: np.asarray(v) for k, v in content.items()} for file, content in own.arrays.items()}
+                    json.dumps(own.scalars)  # what no line of metrics can hold
+                    arrays = {
+                        file: {k: np.asarray(v) for k, v in content.items()} for file, content in own.arrays.items()
+                    }
                 scalars, starts = together.scalars | own.scalars, own.starts or together.starts
             except SettingError:
                 raise

@@ -7,6 +7,8 @@ What TensorStore answers in JSON is never freed: the specification of an array, 
 that of a store with all leaves in one file, and the counters that it reads where arrays of JAX are saved or restored.
 So NumPy arrays are, each in files of its own, and shapes are asked for only where a checkpoint is refused; else a
 process would grow by 0.3 MB a run.
+
+Of several processes the writer alone opens, reads and writes checkpoints; the others have from it what it reads.
 """
 
 import contextlib
@@ -32,11 +34,14 @@ from hessflat.runs.jobs import Job, compiled, due_at_end, finished_manifest, nam
 from hessflat.runs.schema import UNNAMED, RunConfig, from_plain
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
+from hessflat.utils.processes import by_writer
 from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import checksum, full_disk_named, read_object
 
 _LATE = 0.05  # seconds in which leaves come that nobody waits for
+# Orbax waits for no other process.
+_WRITER = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 
 
 class Position(NamedTuple):
@@ -133,7 +138,7 @@ def latest_positions(
         for manager in managers:
             for newer in steps(manager):
                 if redo_from is None and (step is None or newer > step):
-                    manager.delete(newer)
+                    delete(manager, newer)
         if step is None:
             return [start_position(job, trainer) for job in jobs], None
         positions = []
@@ -147,6 +152,7 @@ def latest_positions(
             return positions, step
 
 
+@by_writer
 def require_measured(folder: Path, step: int | None, expected: Sequence[int]) -> None:
     """Refuse to go on from `step` where a measurement up to it is not there."""
     if step is None:
@@ -162,15 +168,16 @@ def require_measured(folder: Path, step: int | None, expected: Sequence[int]) ->
 
 @contextlib.contextmanager
 def open_all(jobs: Sequence[Job]) -> Iterator[list[Any]]:
-    """The checkpoints of every job, open."""
-    managers = [open_folder(job.folder / "checkpoints") for job in jobs]
+    """The checkpoints of every job, open; each None in a process that is not the writer."""
+    opened = processes.in_writer(lambda: [open_folder(job.folder / "checkpoints") for job in jobs])
     try:
-        yield managers
+        yield opened or [None] * len(jobs)
     finally:
-        for manager in managers:
+        for manager in opened or ():
             manager.close()
 
 
+@by_writer
 def save_position(config: RunConfig, stays: Collection[int], manager: Any, step: int, position: Position) -> None:
     """Save a position, and remove all but the last few checkpoints that are not in `stays`.
 
@@ -187,13 +194,14 @@ def save_position(config: RunConfig, stays: Collection[int], manager: Any, step:
         save(manager, step, position)
     replaceable = [saved for saved in steps(manager) if saved not in stays]
     for saved in replaceable[: -config.checkpoint.last]:
-        manager.delete(saved)
+        delete(manager, saved)
 
 
 def timer(seconds: float) -> Callable[[], bool]:
-    """Whether so much time has passed since this last said so, or since it was made."""
+    """Whether so much time has passed since this last said so, or since it was made, by the clock of the writer."""
     last = time.monotonic()
 
+    @by_writer
     def due() -> bool:
         nonlocal last
         if time.monotonic() - last < seconds:
@@ -225,7 +233,10 @@ def open_folder(folder: Path) -> ocp.CheckpointManager:
 
     A checkpoint that keeps orbax from opening the others is renamed to `damaged-STEP`.
     """
-    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=_WRITER
+    )
     try:
         return _manager(folder, options)
     except (ValueError, TypeError, KeyError):
@@ -235,22 +246,32 @@ def open_folder(folder: Path) -> ocp.CheckpointManager:
 
 
 @contextlib.contextmanager
-def reading(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of a run that may still be running, for reading alone."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; train the run first")
-    try:
-        manager = _read_only(folder)
-    except (ValueError, TypeError, KeyError) as error:
-        where = folder / " and ".join(map(str, checkpoint_errors.unopenable(folder, _read_only)))
-        mend = run_folder.mending(folder.parent)
-        raise DamagedError(f"checkpoint {where} is damaged ({reason(error)}); to mend it: {mend}") from error
+def reading(folder: Path) -> Iterator[Any]:
+    """The checkpoints of a run that may still be running, for reading alone; None in a process that is not the writer.
+
+    Raises:
+        InputError: no checkpoints.
+        DamagedError: a damaged checkpoint; also what is raised so while they are open, with the command that mends it.
+    """
+    mend = run_folder.mending(folder.parent)
+
+    def opened() -> ocp.CheckpointManager:
+        if not folder.is_dir():
+            raise InputError(f"{folder} does not exist; train the run first")
+        try:
+            return _read_only(folder)
+        except (ValueError, TypeError, KeyError) as error:
+            where = folder / " and ".join(map(str, checkpoint_errors.unopenable(folder, _read_only)))
+            raise DamagedError(f"checkpoint {where} is damaged ({reason(error)}); to mend it: {mend}") from error
+
+    manager = processes.in_writer(opened)
     try:
         yield manager
     except DamagedError as error:
-        raise DamagedError(f"{error}; to mend it: {run_folder.mending(folder.parent)}") from error
+        raise DamagedError(f"{error}; to mend it: {mend}") from error
     finally:
-        manager.close()
+        if manager is not None:
+            manager.close()
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
@@ -273,17 +294,31 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
         ) from error
 
 
-def steps(manager: ocp.CheckpointManager) -> list[int]:
+@by_writer
+def steps(manager: Any) -> list[int]:
     """Steps with a complete checkpoint, in increasing order."""
     return sorted(manager.all_steps())
 
 
-def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """The state saved at `step`, in the form of `like`, a tree of `jax.ShapeDtypeStruct`, with their shardings if any.
+@by_writer
+def delete(manager: Any, step: int) -> None:
+    """Remove the checkpoint of `step`."""
+    manager.delete(step)
+
+
+def restore(manager: Any, step: int, like: Any) -> Any:
+    """The state saved at `step`, in the form of `like`, a tree of `jax.ShapeDtypeStruct` with their shardings.
 
     Raises `DamagedError` where it is not what was saved, and `InputError` where it cannot be read, or holds another
     tree, other shapes or other dtypes: orbax would cast a dtype silently and answer a wrong shape with pages of text.
     """
+    arrays = _stored(manager, step, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like))
+    return jax.tree.map(lambda array, leaf: hardware.placed(array, leaf.sharding), arrays, like)
+
+
+@by_writer
+def _stored(manager: Any, step: int, like: Any) -> Any:
+    """What was saved at `step`, as NumPy arrays."""
     where = f"checkpoint {Path(manager.directory) / str(step)}"
     if not (Path(manager.directory) / str(step)).is_dir():
         raise InputError(f"{where} is gone, replaced by a later one of the run that is under way; try again")
@@ -310,7 +345,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
         raise unreadable(where, error) from error
     if _digest(manager, step, arrays) != digest:
         raise DamagedError(f"{where} is damaged (its leaves are not those that were saved, or it is of another run)")
-    return jax.tree.map(lambda array, leaf: jax.device_put(array, leaf.sharding), arrays, like)
+    return arrays
 
 
 @contextlib.contextmanager
@@ -334,7 +369,7 @@ def _late_reads_ignored() -> Iterator[None]:
 
 def _stored_digest(manager: ocp.CheckpointManager, step: int) -> dict[str, str]:
     """What `save` stored as `_digest`. Without a handler for the arrays, Orbax leaves their shapes unread."""
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=_WRITER) as checkpointer:
         return checkpointer.metadata(Path(manager.directory) / str(step)).custom_metadata or {}
 
 
@@ -351,19 +386,21 @@ def _text_digest(names: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
-def set_aside(manager: ocp.CheckpointManager, step: int) -> None:
+@by_writer
+def set_aside(manager: Any, step: int) -> None:
     """Rename the checkpoint of `step` to `damaged-STEP`, so that it no longer counts as one."""
     checkpoint_errors.set_aside(Path(manager.directory), step)
     manager.reload()
 
 
 def _read_only(folder: Path) -> ocp.CheckpointManager:
-    return _manager(folder, ocp.CheckpointManagerOptions(create=False, read_only=True))
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True, multiprocessing_options=_WRITER)
+    return _manager(folder, options)
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     # The handler is named so that the shapes in a checkpoint can be read before anything is restored.
-    handler = ocp.StandardCheckpointHandler(use_ocdbt=False)
+    handler = ocp.StandardCheckpointHandler(use_ocdbt=False, multiprocessing_options=_WRITER)
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)
 
 

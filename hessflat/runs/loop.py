@@ -2,6 +2,9 @@
 
 A run interrupted at any moment and started again ends with the same bits: parameters come from the last complete
 checkpoint, metrics logged after it are cut off, and everything random is drawn from the key of (seed, step).
+
+Where several processes run it together, all compute, and the writer alone reads and writes the run's files; what it
+finds there, and when blocks end, the others have from it.
 """
 
 import contextlib
@@ -44,9 +47,10 @@ from hessflat.runs.schema import RunConfig
 from hessflat.training.optimisation import loss_of_best_guess
 from hessflat.training.step import Hyperparams
 from hessflat.training.trainer import make_hyperparams, train_runs
-from hessflat.utils import hardware, progress
-from hessflat.utils.errors import DamagedError, InputError, Stopped
+from hessflat.utils import hardware, processes, progress
+from hessflat.utils.errors import DamagedError, InputError, Lost, Stopped
 from hessflat.utils.files import write_arrays
+from hessflat.utils.processes import by_writer, from_writer, held_by_writer
 from hessflat.utils.progress import Reporter
 
 SECONDS_PER_BLOCK = 2.0
@@ -65,21 +69,31 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, anew: bool = False, thoroug
         A line for each run that could not be mended, or was damaged while it was under way. The others are run.
     """
     lost: list[str] = []
-    with reserved(jobs):
+    with held_by_writer(lambda: reserved(jobs)):
         groups = [group for level in levels(jobs) for group in group_by_trainer(level)]
         for chunk in (chunk for group in groups for chunk in chunks(group)):
             progress.stop_if_asked()
             try:
-                with locked(chunk), failures_recorded(chunk):
-                    ready = chunk
-                    if thorough or any(run_folder.problems(job.folder) for job in chunk):
-                        ready = mending.mend(chunk, anew, thorough, reporter.note, lost)
+                with held_by_writer(partial(locked, chunk)), failures_recorded(chunk), processes.loss_named():
+                    ready, beyond = mended(chunk, anew, thorough, reporter.note)
+                    lost += beyond
                     for last, some in unfinished_by_last_step(ready, reporter):
                         train_and_measure(some, last, compiled(some[0].config), reporter)
             except DamagedError as error:
                 lost.append(str(error))
             release_programs()
     return lost
+
+
+@by_writer
+def mended(
+    jobs: list[Job], anew: bool, thorough: bool, note: Callable[[str], None]
+) -> tuple[list[Job], list[str]]:
+    """The jobs whose runs are whole, or ready to go on before what is damaged; a line on each other one."""
+    if not thorough and not any(run_folder.problems(job.folder) for job in jobs):
+        return jobs, []
+    lost: list[str] = []
+    return mending.mend(jobs, anew, thorough, note, lost), lost
 
 
 def release_programs() -> None:
@@ -99,14 +113,14 @@ def release_programs() -> None:
 
 @contextlib.contextmanager
 def failures_recorded(jobs: Sequence[Job]) -> Iterator[None]:
-    """Where an error or a signal ends the runs, say so in the manifests of those that were running."""
+    """Where an error, a signal or a lost process ends the runs, say so in the manifests of those that were running."""
     try:
         yield
-    except (Exception, Stopped) as error:
+    except (Exception, Stopped, Lost) as error:
         status, reason = "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if isinstance(error, Stopped):
-            status, reason = "stopped", "a signal"
-        for job in jobs:
+        if isinstance(error, (Stopped, Lost)):
+            status, reason = "stopped", "a signal" if isinstance(error, Stopped) else "another process ended"
+        for job in jobs if processes.is_writer() else ():
             with contextlib.suppress(InputError, OSError):  # the first error is the one to tell of
                 if run_folder.read_manifest(job.folder).get("status") == "running":
                     run_folder.write_manifest(job.folder, status=status, reason=reason)
@@ -120,7 +134,7 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> list[tup
     """
     by_last: dict[tuple[int, Path | None], list[Job]] = {}
     for job in jobs:
-        checksum, manifest = load_data(job.config.data).checksum, run_folder.read_manifest(job.folder)
+        checksum, manifest = data_checksum(job.config), from_writer(partial(run_folder.read_manifest, job.folder))
         if manifest.get("data_checksum", checksum) != checksum:
             raise InputError(f"{job.folder} was run on other data; restore the data, or move the folder away")
         if manifest.get("status") in run_folder.FINISHED:
@@ -128,10 +142,24 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> list[tup
         else:
             last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.match_steps_of")
             if other is not None:
-                last = min(last, finished_manifest(other.folder, "stop.match_steps_of")["steps"])
+                manifest_of_other = from_writer(partial(finished_manifest, other.folder, "stop.match_steps_of"))
+                last = min(last, manifest_of_other["steps"])
             alone = None if manifest.get("redo_from") is None else job.folder
             by_last.setdefault((last, alone), []).append(job)
     return [(last, some) for (last, _), some in by_last.items()]
+
+
+def data_checksum(config: RunConfig) -> str:
+    """The checksum of the data, which every process has loaded for itself."""
+    with processes.failing_together():
+        checksum = load_data(config.data).checksum
+    with processes.failing_together():
+        if checksum != processes.agreed(checksum):
+            raise InputError(
+                f"data set {config.data.name!r} is another here than in the first process; prepare the same one on "
+                "every machine"
+            )
+    return checksum
 
 
 def reason_to_stop(config: RunConfig, evals: Sequence[Mapping[str, float]]) -> str | None:
@@ -151,6 +179,11 @@ def reason_to_stop(config: RunConfig, evals: Sequence[Mapping[str, float]]) -> s
     return None
 
 
+@by_writer
+def _reason_to_stop(job: Job) -> str | None:
+    return reason_to_stop(job.config, run_folder.read_lines(job.folder / "eval.jsonl"))
+
+
 def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter: Reporter) -> None:
     """Bring runs that train together to step `last`, or to where a rule of `stop` ends them before.
 
@@ -164,17 +197,17 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
     accounting = Accounting(reporter, jobs, [run_cost(job.config) for job in jobs], trainer.steps_per_epoch, last)
     is_due = checkpoints.timer(config.checkpoint.minutes * 60)
     with checkpoints.open_all(jobs) as managers, contextlib.ExitStack() as stack:
-        redo = run_folder.read_manifest(jobs[0].folder).get("redo_from")
+        redo = from_writer(partial(run_folder.read_manifest, jobs[0].folder)).get("redo_from")
         positions, start = checkpoints.latest_positions(jobs, trainer, managers, reporter.note, redo)
         known = [] if redo is None else [one for one in checkpoints.steps(managers[0]) if start is None or one > start]
         for job, position in zip(jobs, positions, strict=True):
             checkpoints.require_measured(job.folder, start, [one for one, due in milestones.measured.items() if due])
             _begin(job, shared, position, start, len(jobs))
-            run_folder.cut_back(job.folder, start)
         mirrors = [stack.enter_context(mirror(job, start, reporter.note)) for job in jobs]
         accounting.restored(start)
         active = list(range(len(jobs)))
 
+        @by_writer
         def save(step: int, runs: Sequence[int]) -> None:
             for run in runs:
                 run_folder.seal(jobs[run].folder)
@@ -196,7 +229,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                 at = block_end
             for run in list(active):
                 names = milestones.measured.get(step, frozenset())
-                if not _is_finite(positions[run].state.params):
+                if not processes.agreed(_is_finite(positions[run].state.params)):
                     _end(jobs[run], "diverged", step, f"parameters are not finite after step {step}")
                     accounting.diverged(run, step, names)
                     active.remove(run)
@@ -204,7 +237,7 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
                 state = None if step == start else _state_of_run(jobs[run], shared, positions[run])
                 if state and step in milestones.evaluated:
                     mirrors[run](evaluate(jobs[run].folder, state, step), "eval.")
-                reason = reason_to_stop(jobs[run].config, run_folder.read_lines(jobs[run].folder / "eval.jsonl"))
+                reason = _reason_to_stop(jobs[run])
                 ends = reason is not None or step == last
                 names = due_at_end(config) if ends else names
                 if state and names:
@@ -233,7 +266,10 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
 def train(
     shared: Compiled, positions: Sequence[Position], hyperparams: Sequence[Hyperparams], start: int, stop: int
 ) -> Iterator[tuple[int, list[Position]]]:
-    """Train from `start` to `stop` in blocks of a few seconds, so that the host can report and save in between."""
+    """Train from `start` to `stop` in blocks of a few seconds, so that the host can report and save in between.
+
+    The clock is that of the writer, for every process must run the same blocks.
+    """
     positions, size = list(positions), shared.trainer.steps_per_epoch
     while start < stop:
         block_stop = min(start + size, stop)
@@ -242,7 +278,7 @@ def train(
         states = train_runs(shared.trainer, states, hyperparams, shared.splits["train"], start, block_stop)
         jax.block_until_ready(states)
         seconds = max(time.monotonic() - began, 1e-6)
-        size = max(1, min(int((block_stop - start) * SECONDS_PER_BLOCK / seconds), 10 * size))
+        size = processes.agreed(max(1, min(int((block_stop - start) * SECONDS_PER_BLOCK / seconds), 10 * size)))
         positions = [p._replace(state=state) for p, state in zip(positions, states, strict=True)]
         start = block_stop
         yield start, positions
@@ -252,7 +288,7 @@ def mirror(
     job: Job, start: int | None, note: Callable[[str], None]
 ) -> contextlib.AbstractContextManager[writers.Mirror]:
     """What gives a line to the metric writers of `job`, which goes on from step `start`."""
-    if not job.config.writers:
+    if not job.config.writers or not processes.is_writer():
         return contextlib.nullcontext(lambda line, before: None)
     return writers.opened(job.config.writers, job.folder, schema.plain(job.config), start, note)
 
@@ -261,10 +297,11 @@ def evaluate(folder: Path, state: EvalState, step: int) -> dict[str, Any]:
     """Write loss and accuracy of the whole training split to `eval.jsonl`; the line."""
     loss, accuracy = losses_and_accuracies(state, ["train"])["train"]
     line = {"step": step, "train_loss": loss, "train_accuracy": accuracy}
-    run_folder.append_line(folder / "eval.jsonl", line)
+    processes.in_writer(partial(run_folder.append_line, folder / "eval.jsonl", line))
     return line
 
 
+@by_writer
 def record(folder: Path, measurement: Measurement, step: int, steps_per_epoch: int) -> dict[str, Any]:
     """Write arrays and failures first, then the line of metrics, so that what a line lacks is always explained."""
     run_folder.require_there(folder)
@@ -309,8 +346,9 @@ def _is_finite(tree: Any) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
+@by_writer
 def _begin(job: Job, shared: Compiled, position: Position, step: int | None, together: int) -> None:
-    """Write the manifest of a run that begins, or goes on from `step`."""
+    """Write the manifest of a run that begins, or goes on from `step`, and drop what was written after."""
     old, config, dataset = run_folder.read_manifest(job.folder), job.config, shared.dataset
     normalised = has_batch_norm(position.state.batch_stats)
     guess = float(loss_of_best_guess(config.train.loss, dataset.train["labels"], dataset.num_classes))
@@ -337,8 +375,10 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         batch_stats_size=(config.measure.batch_stats_size or "all measured examples") if normalised else None,
         runs_together=together,
     )
+    run_folder.cut_back(job.folder, step)
 
 
+@by_writer
 def _end(job: Job, status: str, step: int, reason: str | None, saved: Sequence[int] = ()) -> None:
     run_folder.seal(
         job.folder,

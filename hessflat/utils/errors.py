@@ -29,6 +29,10 @@ class Stopped(BaseException):
     """A signal asked the work to stop, and what it had is saved; no handler of errors takes it for one."""
 
 
+class Lost(BaseException):
+    """Another process of the same work has ended, so that this one cannot go on; no handler takes it for its own."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error says, without its line breaks; before the words of a foreign one stands its type."""
     words = " ".join(str(error).split())[:300]

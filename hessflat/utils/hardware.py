@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from hessflat.utils import compat
+from hessflat.utils import compat, processes
 from hessflat.utils.errors import InputError
 
 AXIS = "examples"
@@ -26,11 +27,19 @@ PACKAGES = ("hessflat", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "m
 
 
 def make_mesh(num_devices: int) -> Mesh | None:
-    """A mesh of the first `num_devices` devices; 0 takes all accelerators, and one CPU. None where one is enough."""
-    available = jax.device_count()
+    """A mesh of the first `num_devices` devices. None where one is enough.
+
+    0 takes all accelerators, and one CPU; with several processes all devices of each, for none may be left without.
+    """
+    available, several = jax.device_count(), jax.process_count() > 1
     if num_devices > available:
         raise InputError(f"config.devices must be at most {available}, the devices there are, got {num_devices}")
-    number = num_devices or (1 if jax.default_backend() == "cpu" else available)
+    if several and num_devices not in (0, available):
+        raise InputError(
+            f"config.devices must be 0 or {available}, the devices of all {jax.process_count()} processes, "
+            f"got {num_devices}"
+        )
+    number = num_devices or (1 if jax.default_backend() == "cpu" and not several else available)
     if number == 1:
         return None
     return jax.make_mesh((number,), (AXIS,), (AxisType.Auto,), devices=jax.devices()[:number])
@@ -50,10 +59,14 @@ def shard_batch(batch: Any, mesh: Mesh | None) -> Any:
 
 
 def placement(num_devices: int) -> dict[str, int | str]:
-    """Where a run that asks for `num_devices` is placed: how many devices, of how many, of what platform."""
-    mesh = make_mesh(num_devices)
+    """Where a run that asks for `num_devices` is placed: how many devices, of how many, of what platform.
+
+    Where they are those of several processes, also of how many.
+    """
+    mesh, several = make_mesh(num_devices), jax.process_count()
     number = 1 if mesh is None else mesh.size
-    return {"devices": number, "of": jax.device_count(), "platform": jax.default_backend()}
+    where: dict[str, int | str] = {"devices": number, "of": jax.device_count(), "platform": jax.default_backend()}
+    return where | ({"processes": several} if several > 1 else {})
 
 
 def everywhere(mesh: Mesh | None) -> Sharding:
@@ -63,7 +76,7 @@ def everywhere(mesh: Mesh | None) -> Sharding:
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of `tree`, whole, on every device of the mesh."""
-    return tree if mesh is None else jax.device_put(tree, everywhere(mesh))
+    return tree if mesh is None else placed(tree, everywhere(mesh))
 
 
 def shard_examples(arrays: Any, mesh: Mesh | None) -> Any:
@@ -72,7 +85,32 @@ def shard_examples(arrays: Any, mesh: Mesh | None) -> Any:
         return arrays
     count = len(jax.tree.leaves(arrays)[0])
     spec = PartitionSpec(AXIS) if count % mesh.size == 0 else PartitionSpec()
-    return jax.device_put(arrays, NamedSharding(mesh, spec))
+    return placed(arrays, NamedSharding(mesh, spec))
+
+
+def placed(tree: Any, sharding: Sharding) -> Any:
+    """The arrays of `tree` as `sharding` has them; of those that every process has whole each places its own part."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: Any) -> jax.Array:
+        if processes.spans(leaf):
+            moved: jax.Array = jax.device_put(leaf, sharding)
+            return moved
+        # Not `jax.device_put`, which first sends an array around, to see that it is the same everywhere.
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree)
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+    """The whole of `array`, also where parts of it lie on devices of other processes, which then ask for it too."""
+    if processes.spans(array) and not array.is_fully_replicated:
+        from jax.experimental import multihost_utils
+
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def platform(tree: Any) -> str:
@@ -91,7 +129,7 @@ def platform(tree: Any) -> str:
 
 def free_bytes() -> int:
     """Bytes that are free now on the device that computations run on (on a CPU: in this machine, or its container)."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics:
         result: int = statistics["bytes_limit"] - statistics["bytes_in_use"]

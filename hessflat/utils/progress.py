@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
+from hessflat.utils import processes
 from hessflat.utils.errors import Stopped
 
 # What a scheduler sends before it takes a machine away.
@@ -46,8 +47,8 @@ def stop_when_asked() -> None:
 
 
 def asked_to_stop() -> bool:
-    """Whether a signal has asked this process to stop."""
-    return _asked_to_stop.is_set()
+    """Whether a signal has asked this process to stop, or one that runs the same program: all of them stop together."""
+    return processes.any_of(_asked_to_stop.is_set())
 
 
 def stop_if_asked() -> None:
@@ -69,11 +70,16 @@ def silent() -> Reporter:
 def reporting(total: float, stream: TextIO | None = None, terminal: bool | None = None) -> Iterator[Reporter]:
     """A reporter of `total` units of work, any unit; time left is what the finished share took, scaled.
 
+    Of several processes the writer alone reports.
+
     Args:
         total: work in all.
         stream: where it is shown; None is standard error.
         terminal: whether to draw a live line; None asks the stream.
     """
+    if not processes.is_writer():
+        yield silent()
+        return
     stream = stream or sys.stderr
     started = time.monotonic()
     done = 0.0
