@@ -264,7 +264,7 @@ def _iterate(
         bounds = residuals / np.sqrt(2)
         if steps >= limit or not (bounds > max(rtol, eps) * values).any():
             break
-    ranges = _ranges(predict, params, inputs, extra) if softmax else np.zeros(())
+    ranges = _ranges(predict, params, inputs, extra) if softmax else 0.0
     return values, np.maximum(bounds, _rounding(inputs.dtype, hardware.on_host(ranges)) * values), 2 * int(state.step)
 
 

@@ -35,9 +35,9 @@ from hessflat.runs.schema import UNNAMED, RunConfig, from_plain
 from hessflat.training.step import TrainState
 from hessflat.training.trainer import Trainer, make_hyperparams
 from hessflat.utils import hardware, processes
-from hessflat.utils.processes import by_writer
 from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import checksum, full_disk_named, read_object
+from hessflat.utils.processes import by_writer
 
 _LATE = 0.05  # seconds in which leaves come that nobody waits for
 # Orbax waits for no other process.

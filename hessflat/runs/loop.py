@@ -86,9 +86,7 @@ def run_all(jobs: Sequence[Job], reporter: Reporter, anew: bool = False, thoroug
 
 
 @by_writer
-def mended(
-    jobs: list[Job], anew: bool, thorough: bool, note: Callable[[str], None]
-) -> tuple[list[Job], list[str]]:
+def mended(jobs: list[Job], anew: bool, thorough: bool, note: Callable[[str], None]) -> tuple[list[Job], list[str]]:
     """The jobs whose runs are whole, or ready to go on before what is damaged; a line on each other one."""
     if not thorough and not any(run_folder.problems(job.folder) for job in jobs):
         return jobs, []

@@ -161,10 +161,9 @@ def from_writer(function: Callable[[], Value]) -> Value:
         except Exception as own:
             error = own
         finally:
-            # How the runtime begins to say that another process cannot be reached.
-_LOSS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
-_alone = False
-    return _outcome(value, error, source=0)
+            _alone = False
+    result: Value = _outcome(value, error, source=0)
+    return result
 
 
 def by_writer(function: Callable[..., Value]) -> Callable[..., Value]:
@@ -195,7 +194,8 @@ def held_by_writer(make: Callable[[], contextlib.AbstractContextManager[Value]])
 def failing_together(arrays: Any = None) -> Iterator[None]:
     """A context that raises in every process what is raised in one.
 
-    A process that fails while the others wait for it inside the context fails too early for this; see `cli.app`. With `arrays`, this is so of the processes that work on them together; see `spans`.
+    One that fails while the others wait for it inside the context fails too early for this; see `cli.app.guarded`. With
+    `arrays`, the processes are those that work on them together; see `spans`.
     """
     together, error = are_several() and (arrays is None or spans(arrays)), None
     try:
@@ -243,7 +243,7 @@ def is_common(error: BaseException) -> bool:
 
 def _notes(error: BaseException | None) -> list[str]:
     """Of an error, and of what it stands for."""
-    found = []
+    found: list[str] = []
     while error is not None:
         found += getattr(error, "__notes__", [])
         error = error.__cause__
