@@ -28,7 +28,7 @@ from hessflat.curvature.operators.matrices import (
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 
 
@@ -136,7 +136,8 @@ def _tridiagonals(
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
     num_steps = min(num_steps, G.size)
-    basis.require_memory(joint.size, joint.dtype, num_steps, "device", hardware.platform(joint))
+    with processes.failing_together(processes.spans(joint)):
+        basis.require_memory(joint.size, joint.dtype, num_steps, "device", hardware.platform(joint))
     joint, length, each = linearize(joint), block_length(num_steps), []
     run = _run if joint.in_memory else _steps_from_python
     with numerics.matmul_precision():

@@ -138,9 +138,9 @@ def _is_writeable(array: Any) -> bool:
 def gathered(array: Array, positions: Any = ...) -> Array:
     """`array`, or what it holds at `positions`, from wherever it lies onto one device; typed random keys too."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        bits = on_device(np.asarray(jax.random.key_data(array))[positions])
+        bits = on_device(hardware.on_host(jax.random.key_data(array))[positions])
         return typing.cast(Array, jax.random.wrap_key_data(bits, impl=jax.random.key_impl(array)))
-    return on_device(np.asarray(array)[positions])
+    return on_device(hardware.on_host(array)[positions])
 
 
 def as_arrays(what: str, tree: Tree, finite: bool = True, shapes: bool = False) -> Tree:

@@ -138,7 +138,8 @@ def unfinished_by_last_step(jobs: Sequence[Job], reporter: Reporter) -> list[tup
         if manifest.get("status") in run_folder.FINISHED:
             reporter.skip(run_cost(job.config).total_seconds())
         else:
-            last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.match_steps_of")
+            with processes.failing_together():
+                last, other = compiled(job.config).trainer.num_steps, named_run(job, "stop.match_steps_of")
             if other is not None:
                 manifest_of_other = from_writer(partial(finished_manifest, other.folder, "stop.match_steps_of"))
                 last = min(last, manifest_of_other["steps"])

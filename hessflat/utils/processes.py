@@ -135,9 +135,9 @@ def spans(tree: Any) -> bool:
     )
 
 
-def agreed(value: Value) -> Value:
-    """The writer's value, in every process."""
-    return from_writer(lambda: value)
+def agreed(value: Value, together: bool = True) -> Value:
+    """The writer's value, in every process; this one's own where they are not `together`, as of `spans`."""
+    return from_writer(lambda: value) if together else value
 
 
 def any_of(flag: bool) -> bool:
@@ -191,13 +191,12 @@ def held_by_writer(make: Callable[[], contextlib.AbstractContextManager[Value]])
 
 
 @contextlib.contextmanager
-def failing_together(arrays: Any = None) -> Iterator[None]:
-    """A context that raises in every process what is raised in one.
+def failing_together(together: bool = True) -> Iterator[None]:
+    """A context that raises in every process what is raised in one; in this one alone where they are not `together`.
 
-    One that fails while the others wait for it inside the context fails too early for this; see `cli.app.guarded`. With
-    `arrays`, the processes are those that work on them together; see `spans`.
+    One that fails while the others wait for it inside the context fails too early for this; see `cli.app.guarded`.
     """
-    together, error = are_several() and (arrays is None or spans(arrays)), None
+    together, error = together and are_several(), None
     try:
         with loss_named():
             yield

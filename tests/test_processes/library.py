@@ -68,15 +68,13 @@ CASES = {
     "minibatch_sharpness": lambda: cv.minibatch_sharpness(hessian, key, 16, 2).values,
     "restrict": lambda: cv.sharpness(cv.restrict(hessian, lambda path: "0" in path), key).value,
     "blocks": lambda: [cv.sharpness(op, key).value for op in cv.blocks(hessian).values()],
-    "jacobian_norms": lambda: cv.jacobian_norms(
-        lambda params, x: predict(params, {"x": x}), params, batch["x"]
-    ).values,
-    "jacobian_norms pieces": lambda: cv.jacobian_norms(
-        lambda params, x: predict(params, {"x": x}), params, batch["x"], batch_size=24
-    ).values,
-    "jacobian_norms iterative": lambda: cv.jacobian_norms(
-        lambda params, x: predict(params, {"x": x}), params, batch["x"], method="iterative"
-    ).values,
+    "jacobian_norms": lambda: cv.jacobian_norms(lambda params, x: predict(params, {"x": x}), params, batch["x"]).values,
+    "jacobian_norms pieces": lambda: (
+        cv.jacobian_norms(lambda params, x: predict(params, {"x": x}), params, batch["x"], batch_size=24).values
+    ),
+    "jacobian_norms iterative": lambda: (
+        cv.jacobian_norms(lambda params, x: predict(params, {"x": x}), params, batch["x"], method="iterative").values
+    ),
     "check": lambda: cv.check(hessian, key).num_products,
     "plan": lambda: cv.plan(hessian, 12).num_products,
     "line": lambda: cv.line(loss, params, other, [0.0, 0.5, 1.0], data).values,

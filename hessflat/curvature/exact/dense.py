@@ -10,7 +10,7 @@ import scipy.linalg
 from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.errors import InputError
 
 # A float64 matrix of this size takes 3.2 GB, and its eigenvalues some minutes.
@@ -124,11 +124,12 @@ def require_dense(op: Operator, copies: int = 1) -> None:
             f"all eigenvalues take an operator of size up to {_LARGEST}, got {op.size}; "
             "use spectrum or eigenpairs instead"
         )
-    hardware.require_bytes(
-        op.size**2 * (2 * op.dtype.itemsize + 8 * copies),
-        f"the matrix of {op.size} parameters",
-        "use spectrum or eigenpairs instead",
-    )
+    with processes.failing_together(processes.spans(op)):
+        hardware.require_bytes(
+            op.size**2 * (2 * op.dtype.itemsize + 8 * copies),
+            f"the matrix of {op.size} parameters",
+            "use spectrum or eigenpairs instead",
+        )
 
 
 def _from_gram(op: Operator) -> np.ndarray | None:

@@ -1,8 +1,12 @@
-"""Checkpoints of a Lanczos recurrence, from which an interrupted measurement continues to the same bits."""
+"""Checkpoints of a Lanczos recurrence, from which an interrupted measurement continues to the same bits.
+
+Where several processes work on the operator, the first writes and all read.
+"""
 
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +16,7 @@ import numpy as np
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.operator import Operator
-from hessflat.utils import compat, files
+from hessflat.utils import compat, files, hardware, processes
 from hessflat.utils.errors import InputError
 
 _SAME_PRODUCT = 1e-4
@@ -40,9 +44,10 @@ class _Files(NamedTuple):
     rows: Path  # the basis, one vector after the other
     identity: str
     product: np.ndarray  # [P] `fixed_product`
+    together: bool  # whether several processes work on the operator
 
 
-def in_folder(folder: Path, identity: str, product: np.ndarray) -> Checkpoint:
+def in_folder(folder: Path, identity: str, product: np.ndarray, together: bool = False) -> Checkpoint:
     """A checkpoint of two files for each probe, valid for one measurement.
 
     Its `load` raises an InputError where the files are damaged or belong to another measurement.
@@ -51,10 +56,12 @@ def in_folder(folder: Path, identity: str, product: np.ndarray) -> Checkpoint:
         folder: where the files are.
         identity: what `measurement_id` gives.
         product: [P], what `fixed_product` gives.
+        together: whether several processes work on the operator; see `processes.spans`.
     """
 
     def probe_files(probe: int) -> _Files:
-        return _Files(folder / f"probe-{probe:03d}.npz", folder / f"probe-{probe:03d}.rows", identity, product)
+        state, rows = (folder / f"probe-{probe:03d}.{kind}" for kind in ("npz", "rows"))
+        return _Files(state, rows, identity, product, together)
 
     return Checkpoint(
         load=lambda probe, empty, rows: _load(probe_files(probe), empty, rows),
@@ -85,15 +92,20 @@ def measurement_id(op: Operator, *settings: Any) -> str:
     known = (jax.tree.structure(op.params), functions, cuts, numerics.precision_name(op), settings)
     digest.update(repr(known).encode())
     for leaf in jax.tree.leaves(op):
-        array = np.ascontiguousarray(jax.device_get(leaf))
+        array = np.ascontiguousarray(hardware.on_host(leaf))
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
 def _load(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int]:
-    if not stored.state.exists():
+    if not processes.agreed(stored.state.exists(), stored.together):
         return empty, 0
+    with processes.failing_together(stored.together):
+        return _read(stored, empty, rows)
+
+
+def _read(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int]:
     try:
         with np.load(stored.state) as file:
             arrays = dict(file)
@@ -118,25 +130,28 @@ def _load(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
 
 
 def _save(stored: _Files, state: Any, rows: np.ndarray | None, step: int, num_saved: int) -> None:
-    with files.full_disk_named(stored.rows):
-        stored.rows.parent.mkdir(parents=True, exist_ok=True)
-        _append_rows(stored, state.blocks if rows is None else (rows,), step, num_saved)
+    write = processes.in_writer if stored.together else lambda function: function()
+    start = 0
+    for block in state.blocks if rows is None else (rows,):
+        first, last = max(num_saved - start, 0), min(step - start, len(block))
+        if first < last:
+            vectors = hardware.on_host(block[first:last])
+            write(partial(_write_rows, stored.rows, start + first, vectors))
+        start += len(block)
     arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name != "blocks"}
     whose = {"identity": np.array(stored.identity), "product": stored.product}
-    files.write_arrays(stored.state, arrays | whose | {"step": np.array(step)})
+    write(partial(files.write_arrays, stored.state, arrays | whose | {"step": np.array(step)}))
 
 
-def _append_rows(stored: _Files, blocks: tuple[Any, ...], step: int, num_saved: int) -> None:
-    start = 0
-    with open(stored.rows, "r+b" if stored.rows.exists() else "w+b") as file:
-        for block in blocks:
-            first, last = max(num_saved - start, 0), min(step - start, len(block))
-            if first < last:
-                file.seek((start + first) * block.shape[1] * block.dtype.itemsize)
-                file.write(np.asarray(block[first:last]).tobytes())
-            start += len(block)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_rows(path: Path, position: int, vectors: np.ndarray) -> None:
+    """Write vectors [n, P] to the file at row `position`."""
+    with files.full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if path.exists() else "w+b") as file:
+            file.seek(position * vectors.shape[1] * vectors.dtype.itemsize)
+            file.write(vectors.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _read_rows(stored: _Files, start: int, count: int, like: Any) -> np.ndarray:

@@ -36,7 +36,7 @@ from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
 
@@ -137,7 +137,8 @@ def eigenpairs(
     counts, max_steps, rtol = _options(op, key, k, which, rtol, max_steps)
     wanted = _wanted(counts, which, rtol, op.size)
     num_vectors = _num_vectors(op, wanted, min(max_steps, _PRODUCTS) if is_default else max_steps, num_vectors)
-    basis.require_memory(op.size, op.dtype, num_vectors + wanted.number, "device", hardware.platform(op))
+    with processes.failing_together(processes.spans(op)):
+        basis.require_memory(op.size, op.dtype, num_vectors + wanted.number, "device", hardware.platform(op))
     loop, devices = loop_for(op, loop), operator.example_devices(op)
     warm_start = None if start is None else _as_rows(op, start)
     op = linearize(op)

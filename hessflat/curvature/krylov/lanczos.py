@@ -32,7 +32,7 @@ from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, example_devices, require_finite, require_operator
 from hessflat.curvature.operators.terms import Devices, loop_for
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
 
@@ -126,14 +126,15 @@ def lanczos(
         together = numerics.require_flag("together", together)
     if options.stores_basis:
         rows = options.num_steps * (num_probes if together or return_basis else 1)
-        basis.require_memory(op.size, op.dtype, rows, storage, hardware.platform(op))
+        with processes.failing_together(processes.spans(op)):
+            basis.require_memory(op.size, op.dtype, rows, storage, hardware.platform(op))
     if folder is not None:
         if not isinstance(folder, str | Path) or "\0" in str(folder):
             raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
         if checkpoint is not None:
             raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        checkpoint = in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op))
+        checkpoint = in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op), processes.spans(op))
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
     together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None
@@ -195,7 +196,8 @@ def _one_probe(
         ended = int(state.num_valid) < done + length
         on_steps(num_steps - done if ended else length)
         done = num_steps if ended else done + length
-        if checkpoint is not None and (done == num_steps or time.monotonic() - last_saved > _SECONDS_BETWEEN_SAVES):
+        due = done == num_steps or time.monotonic() - last_saved > _SECONDS_BETWEEN_SAVES
+        if checkpoint is not None and processes.agreed(due, processes.spans(op)):
             checkpoint.save(probe, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
     loss: Any = np.nan
@@ -252,7 +254,9 @@ def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
     if hardware.platform(op) == "cpu":
         return False
     rows = num_probes * (options.num_steps if options.stores_basis else 1)
-    return basis.bytes_needed(rows, op.size, op.dtype, options.storage) < hardware.free_bytes() // 4
+    return basis.bytes_needed(rows, op.size, op.dtype, options.storage) < processes.agreed(
+        hardware.free_bytes() // 4, processes.spans(op)
+    )
 
 
 def _counts(

@@ -17,7 +17,7 @@ from hessflat.curvature.operators.matrices import checked, gauss_newton_product,
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, user_function
 from hessflat.curvature.operators.weights import Weighted, weighted_mean
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.errors import InputError, shown
 
 Likelihood = Literal["softmax", "bernoulli", "gaussian"]
@@ -245,11 +245,12 @@ def _require_sampled(
     value = numerics.output_shapes("log_likelihood(outputs, label)", log_likelihood, one, label)
     if getattr(value, "shape", None) != ():
         raise InputError("log_likelihood(outputs, label) must be a scalar for each example")
-    hardware.require_bytes(
-        batches.num_examples * num_samples * (hardware.num_bytes(label) + 4),
-        f"{num_samples:,} labels for each of {batches.num_examples:,} examples",
-        "take a smaller num_samples",
-    )
+    with processes.failing_together(processes.spans(batches)):
+        hardware.require_bytes(
+            batches.num_examples * num_samples * (hardware.num_bytes(label) + 4),
+            f"{num_samples:,} labels for each of {batches.num_examples:,} examples",
+            "take a smaller num_samples",
+        )
 
 
 def _draw_labels(

@@ -37,7 +37,7 @@ from hessflat.curvature.operators.terms import (
     shapes_of_product,
     traced_product,
 )
-from hessflat.utils import compat, hardware
+from hessflat.utils import compat, hardware, processes
 from hessflat.utils.convolution import Engine, Loop, engine_in_use, equations_of, run_equations, values_of
 from hessflat.utils.errors import InputError
 
@@ -132,7 +132,9 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
     if numerics.any_traced(op) or numerics.any_shapes(op) or loop_for(op) == "python":
         return op
-    return _with_linearized_terms(op, hardware.free_bytes() // 4 if limit is None else limit)
+    if limit is None:
+        limit = processes.agreed(hardware.free_bytes() // 4, processes.spans(op))
+    return _with_linearized_terms(op, limit)
 
 
 def linearized_shapes(op: Operator, limit: int | None = None, loop: Loop | None = None) -> Operator:

@@ -15,7 +15,7 @@ from hessflat.curvature.operators.operator import Operator, matvec, matvec_compi
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
-from hessflat.utils import hardware
+from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
 
@@ -128,11 +128,12 @@ def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
     Raises:
         InputError: products that are not finite, or that do not fit into memory.
     """
-    hardware.require_bytes(
-        3 * count * op.size * op.dtype.itemsize,
-        f"a sketch of {count:,} products of {op.size:,} numbers",
-        'take fewer products, or method="hutchinson", which stores two vectors',
-    )
+    with processes.failing_together(processes.spans(op)):
+        hardware.require_bytes(
+            3 * count * op.size * op.dtype.itemsize,
+            f"a sketch of {count:,} products of {op.size:,} numbers",
+            'take fewer products, or method="hutchinson", which stores two vectors',
+        )
     rows = jnp.stack([_product(op, probe_vector(op, key, number), loop) for number in range(count)])
     scale = float(jnp.abs(rows).max())
     require_finite(scale)
