@@ -107,7 +107,7 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
         if name in due:
             try:
                 with (
-                    processes.failing_together(processes.spans(state.params)),
+                    processes.failing_together(),
                     jax.default_matmul_precision(state.protocol.precision),
                 ):
                     own = one.compute(state, **_taken(one.compute, settings))
