@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+# What .venv is for; it is made anew for another platform.
+comma := ,
+INSTALLED := $(shell cat $(VENV)/.installed 2>/dev/null)
+PLATFORM  ?= $(or $(INSTALLED),cpu)
 # Compilers for accelerators that need not be there; outside what JAX looks through when it starts.
 COMPILERS := $(VENV)/compilers
 
@@ -13,6 +17,8 @@ FROM     ?=
 ARGS     ?=
 RUN      ?=
 DRY      ?=
+LAUNCH   ?=
+STATUS   ?=
 TOPOLOGY ?=
 
 # The shell takes RUN as it stands from the environment, and so never runs what a name may hold.
@@ -25,15 +31,19 @@ export RUN
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## make .venv and install the pinned versions
+setup: $(VENV)/.installed ## make .venv and install the pinned versions: [PLATFORM=cpu|cuda12|cuda13|tpu]
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(if $(filter-out $(PLATFORM),$(INSTALLED)),FORCE)
+	@$(if $(filter cpu cuda12 cuda13 tpu,$(PLATFORM)),:,echo "error: PLATFORM must be cpu, cuda12, cuda13 or tpu, got $(PLATFORM)"; exit 2)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) came; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
-	@echo "installing into $(VENV) (about a minute)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@echo "installing for $(PLATFORM) into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(if $(filter-out $(PLATFORM),$(INSTALLED)),--clear) $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev$(addprefix $(comma),$(filter-out cpu,$(PLATFORM)))]'
+	@echo $(PLATFORM) > $@
+
+FORCE:
 
 demo: setup ## the weight-decay study on real digits, from nothing to verdicts, in 90 seconds once installed
 	@$(PY) -m hessflat demo
@@ -62,17 +72,20 @@ data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=fo
 train: setup ## train and measure one configuration: CONFIG=g_mlp:small [ARGS="--config.optim.lr=0.1"], or go on with RUN=runs/… and mend it
 	@$(PY) -m hessflat train $(if $(RUN),--run="$$RUN",--config="$(CONFIG)") $(ARGS)
 
-sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [ARGS=…]
-	@$(PY) -m hessflat sweep --config="$(CONFIG)" $(ARGS)
+# Where runs are run, and how far they are; of sweep, experiment and reproduce.
+RUNNING = $(if $(LAUNCH),--launch="$(LAUNCH)") $(if $(STATUS),--status="$(STATUS)") $(ARGS)
+
+sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [ARGS=…, LAUNCH=slurm submits, STATUS=1 says how far]
+	@$(PY) -m hessflat sweep --config="$(CONFIG)" $(RUNNING)
 
 measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
 	@$(PY) -m hessflat measure --run="$$RUN" $(ARGS)
 
 experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
-	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(ARGS)
+	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(RUNNING)
 
 reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]
-	@$(PY) -m hessflat reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(ARGS)
+	@$(PY) -m hessflat reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(RUNNING)
 
 report: setup ## redraw every figure and verdict from what is stored, without training
 	@$(PY) -m hessflat report $(ARGS)

@@ -60,14 +60,14 @@ def submit(jobs: Sequence[Job], root: Path, name: str, own: Mapping[str, str], s
     options = slurm.options(sbatch)
     with reserved(jobs):
         costs = {job.folder: run_cost(job.config).total_seconds() for job in jobs}
-        left = [job for job in jobs if queue.state_of(job.folder).status not in ("done", "diverged", "running")]
+        left = {job.folder for job in jobs if queue.state_of(job.folder).status not in ("done", "diverged", "running")}
         waves = []
-        for wave in levels(left) if left else []:
+        for wave in ([job for job in wave if job.folder in left] for wave in levels(jobs)):
             parts = queue.split(wave, costs, min(len(wave), int(own["tasks"])))
             seconds = [sum(costs[job.folder] for job in part) for part in parts]
             tasks = [queue.with_needs(part, jobs) for part in parts]
             waves.append([Task(*task) for task in zip(tasks, seconds, strict=True)])
-        submitted = slurm.submit(run_task, waves, root / "slurm", name, options)
+        submitted = slurm.submit(run_task, [wave for wave in waves if wave], root / "slurm", name, options)
     for number, array in enumerate(submitted, 1):
         then = f", after array {submitted[number - 2].id}" if number > 1 else ""
         print(f"array {array.id}: {_counted(array.tasks, 'task')} of at most {array.minutes} minutes{then}")
