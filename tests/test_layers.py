@@ -57,7 +57,7 @@ FLOORS = {
     "launch": ({"places", "queue", "slurm"}, {"pool"}),
     "cli": (
         {"app"},
-        {"data", "doctor", "settings", "train", "measure", "launching"},
+        {"data", "doctor", "settings", "train", "measure", "plan", "launching"},
         {"sweep"},
         {"experiment"},
         {"demo", "reproduce", "report"},
