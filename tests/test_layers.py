@@ -39,6 +39,8 @@ FLOORS = {
     "curvature": (
         {"leaves"},
         {"numerics", "trees"},
+        {"layout"},
+        {"vectors"},
         {"operators"},
         {"jacobian", "exact", "landscape", "directions", "quotients"},
         {"stochtrace"},

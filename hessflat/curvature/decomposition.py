@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.exact.dense import ExactSpectrum, require_dense, solve_dense
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, step_callback
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
 from hessflat.curvature.krylov.recurrence import State, initial_state, lanczos_step
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import (
@@ -28,6 +29,7 @@ from hessflat.curvature.operators.matrices import (
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
+from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 
@@ -135,19 +137,20 @@ def _tridiagonals(
     began = time.perf_counter()
     (term,) = G.terms
     joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
-    num_steps = min(num_steps, G.size)
+    num_steps, layout = min(num_steps, G.size), operator.layout_of(G)
     with processes.failing_together(processes.spans(joint)):
-        basis.require_memory(joint.size, joint.dtype, num_steps, "device", hardware.platform(joint))
+        basis.require_memory(layout, 3 * num_steps, "device", hardware.platform(joint))
     joint, length, each = linearize(joint), block_length(num_steps), []
     run = _run if joint.in_memory else _steps_from_python
     with numerics.matmul_precision():
         for number in range(num_probes):
-            vector = numerics.draw_probe(key, G.size, G.dtype, "rademacher", number)
-            state = jax.vmap(lambda v: initial_state(v, num_steps, True))(jnp.stack([vector] * 3))
+            vector = vectors.draw(layout, key, "rademacher", number)
+            thrice = jax.tree.map(lambda x: jnp.stack([x] * 3), vector)
+            state = jax.vmap(lambda v: initial_state(layout, v, num_steps, True))(thrice)
             for first in range(0, num_steps, length):
-                state = run(joint, state, first, length)
+                state = run(joint, layout, state, first, length)
                 on_steps(length)
-            loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
+            loss = basis.orthogonality_loss(layout, state.blocks, state.num_valid)
             each.append((state.alphas, state.betas, state.num_valid, loss))
     seconds = time.perf_counter() - began
     # [matrix, probe, ...] of every field.
@@ -158,48 +161,55 @@ def _tridiagonals(
     ]
 
 
-def _steps(joint: Operator, state: State, first: int, num_steps: int) -> State:
-    size = state.vector.shape[1]
-
+def _steps(joint: Operator, layout: Layout, state: State, first: int, num_steps: int) -> State:
     def body(state: State, step: Array) -> tuple[State, None]:
-        products = operator.matvec(joint, state.vector.reshape(-1)).reshape(3, size)
-        return _step_each(state, step, products), None
+        return _step_each(layout, state, step, _products(joint, layout, state)), None
 
     return jax.lax.scan(body, state, first + jnp.arange(num_steps))[0]
 
 
-def _steps_from_python(joint: Operator, state: State, first: int, num_steps: int) -> State:
+def _steps_from_python(joint: Operator, layout: Layout, state: State, first: int, num_steps: int) -> State:
     """`_steps` over a stream, which is read once a step for all three matrices."""
     for step in first + jnp.arange(num_steps):
-        products = operator.matvec(joint, state.vector.reshape(-1), "python").reshape(state.vector.shape)
-        state = _step_each_compiled(state, step, products)
+        state = _step_each_compiled(layout, state, step, _products(joint, layout, state, "python"))
     return state
 
 
-_step_each: Any = jax.vmap(
-    lambda state, step, product: lanczos_step(state, step, product, "full"), in_axes=(0, None, 0)
-)
-_step_each_compiled = jax.jit(_step_each, donate_argnums=0)
-_run = jax.jit(_steps, static_argnums=3, donate_argnums=1)
+def _products(joint: Operator, layout: Layout, state: State, loop: Loop = "scan") -> Vector:
+    """The products of the three matrices, each with its own vector, along a first axis."""
+    trees = tuple(vectors.to_tree(layout, jax.tree.map(lambda x, i=i: x[i], state.vector)) for i in range(3))
+    products = operator.tree_matvec(joint, trees, loop)
+    each = [vectors.from_tree(layout, vectors.placed(layout, product)) for product in products]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+
+def _step_each(layout: Layout, state: State, step: Array, products: Vector) -> State:
+    one: Any = lambda state, product: lanczos_step(layout, state, step, product, "full")  # noqa: E731
+    result: State = jax.vmap(one)(state, products)
+    return result
+
+
+_step_each_compiled = jax.jit(_step_each, static_argnums=0, donate_argnums=1)
+_run = jax.jit(_steps, static_argnums=(1, 4), donate_argnums=2)
 
 
 def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Moments, Moments, Moments]:
     began = time.perf_counter()
-    G, R = linearize(G), linearize(R)
+    layout, G, R = operator.layout_of(G), linearize(G), linearize(R)
     samples_of = _samples_compiled if G.in_memory else partial(_samples, loop="python")
     with numerics.matmul_precision():
-        vectors = (numerics.draw_probe(key, G.size, G.dtype, "rademacher", k) for k in range(num_probes))
-        samples = np.array([samples_of(G, R, vector) for vector in vectors], np.float64)
+        drawn = (vectors.draw(layout, key, "rademacher", k) for k in range(num_probes))
+        samples = np.array([samples_of(G, R, layout, vector) for vector in drawn], np.float64)
     cost = estimates.cost_since(began, num_probes)
     return tuple(moments_from_samples(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
 
 
-def _samples(G: Operator, R: Operator, vector: Array, loop: Loop = "scan") -> Array:
-    g, r = operator.matvec(G, vector, loop), operator.matvec(R, vector, loop)
-    return jnp.stack([quadratic(vector, product) for product in (g + r, g, r)])
+def _samples(G: Operator, R: Operator, layout: Layout, vector: Vector, loop: Loop = "scan") -> Array:
+    g, r = operator.matvec(G, layout, vector, loop), operator.matvec(R, layout, vector, loop)
+    return jnp.stack([quadratic(vector, product) for product in (jax.tree.map(jnp.add, g, r), g, r)])
 
 
-_samples_compiled = jax.jit(_samples)
+_samples_compiled = jax.jit(_samples, static_argnums=2)
 
 
 def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, ExactSpectrum]:

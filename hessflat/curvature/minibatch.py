@@ -8,18 +8,20 @@ batch in training is; then E H_B approaches H with the batch size.
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
-from hessflat.curvature.operators.operator import Operator, require_operator
+from hessflat.curvature.operators.operator import Operator, layout_of, require_operator
 from hessflat.curvature.operators.terms import Term, bound_functions, over
 from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
 from hessflat.curvature.stochtrace import estimates
@@ -109,20 +111,22 @@ def minibatch_products(
     """
     began = time.perf_counter()
     vector_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
+    layout = layout_of(op)
     if vector is None:
-        v = numerics.draw_probe(vector_key, op.size, op.dtype, "gaussian")
+        v = vectors.to_tree(layout, vectors.draw(layout, vector_key, "gaussian"))
     else:
-        v = _as_flat(op, vector)
-    full = np.asarray(op(v), np.float64)
-    if not (np.isfinite(full).all() and full.any()):
+        v = _as_tree(op, vector)
+    full = op(v)
+    size = vectors.inner_on_host(full, full)
+    if not (np.isfinite(size) and size > 0):
         raise InputError("the product of the operator with vector must be finite and not zero; take another vector")
-    direction = np.asarray(v, np.float64)
-    square = np.vdot(direction, direction)
+    square = vectors.inner_on_host(v, v)
     samples, rayleigh = [], []
     for part in _parts(op, batch_key, batch_size, num_batches):
-        product = np.asarray(part(v), np.float64)
-        samples.append(np.sum((product - full) ** 2) / np.sum(full**2))
-        rayleigh.append(np.vdot(direction, product) / square)
+        product = part(v)
+        difference = jax.tree.map(jnp.subtract, product, full)
+        samples.append(vectors.inner_on_host(difference, difference) / size)
+        rayleigh.append(vectors.inner_on_host(v, product) / square)
     cost = estimates.cost_since(began, 1 + num_batches)
     variance = estimates.mean(np.array(samples), cost)
     return MinibatchProducts(
@@ -130,7 +134,7 @@ def minibatch_products(
         variance.standard_error,
         np.array(samples),
         np.array(rayleigh),
-        float(np.vdot(direction, full) / square),
+        vectors.inner_on_host(v, full) / square,
         *cost,
     )
 
@@ -157,12 +161,12 @@ def minibatch_sharpness(
     began = time.perf_counter()
     start_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
     full = eigenpairs(op, start_key, 1, "largest", rtol, max_steps, show_progress=False)
-    top = numerics.ravel(full.vectors)
+    top = jax.tree.map(lambda leaf: leaf[0], full.vectors)
     pairs, rayleigh = [], []
     for part in _parts(op, batch_key, batch_size, num_batches):
         top_pair = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
         pairs.append((float(top_pair.values[0]), float(top_pair.residuals[0]), top_pair.num_products))
-        rayleigh.append(float(np.vdot(np.asarray(top, np.float64), np.asarray(part(top), np.float64))))
+        rayleigh.append(vectors.inner_on_host(top, part(top)))
     values, residuals, counts = (np.array(column) for column in zip(*pairs, strict=True))
     cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches)
     mean, bias = (estimates.mean(samples, cost) for samples in (values, values - np.array(rayleigh)))
@@ -256,20 +260,39 @@ def _parts(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:
 
 
 def _chosen(term: Term, chosen: np.ndarray) -> Term:
-    """The term over the examples `chosen`, on one device."""
+    """The term over the examples `chosen`; where examples are spread over devices, these few are whole on each."""
     batches = term.batches
     if batches.devices is None:
         arrays = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), batches.arrays)
     else:
-        arrays = jax.tree.map(lambda x: numerics.gathered(x[chosen]), batches.arrays)
+        arrays = jax.tree.map(partial(_gathered, batches.devices.mesh, chosen), batches.arrays)
     if isinstance(arrays, Weighted):
         arrays = normalised(arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
 
 
-def _as_flat(op: Operator, vector: Any) -> Array:
+@partial(jax.jit, static_argnums=0)
+def _rows_of(mesh: Mesh, array: Array, chosen: Array) -> Array:
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows: Array = jax.lax.with_sharding_constraint(jnp.take(array, chosen, axis=0), whole)
+    return rows
+
+
+def _gathered(mesh: Mesh, chosen: np.ndarray, array: Array) -> Array:
+    """Some examples, whole on every device of the mesh; typed random keys too."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = _rows_of(mesh, jax.random.key_data(array), chosen)
+        keys: Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+        return keys
+    rows: Array = _rows_of(mesh, array, chosen)
+    return rows
+
+
+def _as_tree(op: Operator, vector: Any) -> Any:
+    """A vector as a tree, from one or from a flat array."""
     if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
         numerics.require_floating("vector", vector)
-        return numerics.on_device(vector, op.dtype)
+        vector = numerics.unravel(op.vector_like, numerics.on_device(vector, op.dtype))
     numerics.require_like("vector", vector, op.params)
-    return numerics.ravel(vector).astype(op.dtype)
+    wide = jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), vector, op.vector_like)
+    return vectors.placed(layout_of(op), wide)

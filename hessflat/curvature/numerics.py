@@ -63,6 +63,9 @@ _PLAIN = {
 _MANY = 2**18
 _PIECE = 2**16
 
+# Normal numbers of a probe that are kept in memory between their norm and their use; beyond it they are drawn twice.
+_KEPT = 2**24
+
 
 def common_dtype(tree: Tree) -> jnp.dtype:
     """The floating type of a flat vector over `tree`."""
@@ -360,14 +363,50 @@ def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: in
     Every `number` gives another vector. NumPy draws them, seeded with the key and the number, so there is nothing to
     compile, and they are equal on every backend and, up to rounding, in every precision.
     """
-    generator = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), number])
+    return on_device(probe_numbers(key, size, dtype, probe, number)(0, size))
+
+
+def probe_numbers(
+    key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: int = 0
+) -> Callable[[int, int], np.ndarray]:
+    """What gives the numbers of `draw_probe` from one position up to another, without those before.
+
+    Signs are bits of one stream, in which the generator jumps. Normal numbers are drawn `_PIECE` at a time, each piece
+    from a seed of its own, and are divided by the norm of them all.
+    """
+    seed = [*np.asarray(jax.random.key_data(key)).tolist(), number]
     if probe == "rademacher":
-        bits = np.unpackbits(np.frombuffer(generator.bytes(math.ceil(size / 8)), np.uint8), count=size)
-        vector = (np.array([-1.0, 1.0]) / math.sqrt(size)).astype(dtype)[bits]
-    else:
-        vector = generator.standard_normal(size)
-        vector = (vector / np.linalg.norm(vector)).astype(dtype)
-    return on_device(vector)
+        signs = (np.array([-1.0, 1.0]) / math.sqrt(size)).astype(dtype)
+        return lambda start, stop: signs[_bits(seed, start, stop)]
+    pieces = _normal_pieces(seed, size) if size <= _KEPT else functools.partial(_normal_piece, seed, size)
+    length = math.sqrt(sum(float(piece @ piece) for piece in map(pieces, range(math.ceil(size / _PIECE)))))
+
+    def numbers(start: int, stop: int) -> np.ndarray:
+        parts = []
+        for piece in range(start // _PIECE, math.ceil(stop / _PIECE)):
+            first = piece * _PIECE
+            parts.append((pieces(piece)[max(start - first, 0) : stop - first] / length).astype(dtype))
+        return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+    return numbers
+
+
+def _bits(seed: list[int], start: int, stop: int) -> np.ndarray:
+    """The bits [stop − start] of a stream of random bytes, from position `start` on."""
+    generator = np.random.default_rng(seed)
+    first = start // 64  # of the generator's steps, each of eight bytes
+    generator.bit_generator.advance(first)  # type: ignore[attr-defined]
+    drawn = np.frombuffer(generator.bytes(math.ceil((stop - 64 * first) / 8)), np.uint8)
+    return np.unpackbits(drawn, count=stop - 64 * first)[start - 64 * first :]
+
+
+def _normal_piece(seed: list[int], size: int, piece: int) -> np.ndarray:
+    return np.random.default_rng([*seed, piece]).standard_normal(min(_PIECE, size - piece * _PIECE))
+
+
+def _normal_pieces(seed: list[int], size: int) -> Callable[[int], np.ndarray]:
+    """`_normal_piece` with what was drawn kept."""
+    return functools.lru_cache(maxsize=None)(functools.partial(_normal_piece, seed, size))
 
 
 def require_probe(probe: str) -> None:

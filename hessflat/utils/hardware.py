@@ -134,6 +134,11 @@ def free_bytes() -> int:
     if statistics:
         result: int = statistics["bytes_limit"] - statistics["bytes_in_use"]
         return result
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Bytes that are free now in this machine, or its container."""
     return min(_free_in_machine(), _free_in_container())
 
 
@@ -142,13 +147,13 @@ def num_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
-def require_bytes(needed: int, what: str, instead: str) -> None:
-    """Refuse what does not fit.
+def require_bytes(needed: int, what: str, instead: str, free: int | None = None) -> None:
+    """Refuse what does not fit into `free` bytes, by default those of the device.
 
     Raises:
         InputError: `needed` bytes are not free; the line says `what` needs them and what to do `instead`.
     """
-    free = free_bytes()
+    free = free_bytes() if free is None else free
     if needed > free:
         raise InputError(f"{what} needs {text(needed)} and {text(free)} are free; {instead}")
 

@@ -146,7 +146,7 @@ def test_a_stored_recurrence_of_another_precision_is_refused(tmp_path, monkeypat
     first = cv.lanczos(op, KEY, 3, folder=tmp_path)
     again = cv.lanczos(cv.hessian(make(1.0), W, DATA), KEY, 3, folder=tmp_path)
     np.testing.assert_array_equal(first.alphas, again.alphas)
-    monkeypatch.setattr(numerics, "precision_name", lambda: "bfloat16")
+    monkeypatch.setattr(numerics, "precision_name", lambda *arrays: "bfloat16")
     with pytest.raises(InputError, match="belongs to another operator"):
         cv.lanczos(op, KEY, 3, folder=tmp_path)
 

@@ -1,5 +1,6 @@
-"""Examples spread over a mesh of eight devices: the same numbers through the same calls, and one sum a product."""
+"""Parameters and examples on a mesh of eight devices: the numbers of one device, and what a compiled step exchanges."""
 
+import math
 import re
 
 import jax
@@ -11,84 +12,258 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature.krylov import basis
+from hessflat.curvature import layout as layout_module
+from hessflat.curvature import vectors
+from hessflat.curvature.krylov import lanczos as lanczos_module
 from hessflat.curvature.krylov.recurrence import initial_state, scan_steps
+from hessflat.curvature.layout import layout_for
 from hessflat.curvature.operators import operator
 from hessflat.utils.errors import InputError
 
 pytestmark = pytest.mark.exact
 
-GATHERS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+KEY = jax.random.key(0)
+P = PartitionSpec
+WAYS = ("replicated", "fsdp, data whole", "fsdp", "tensor")
+KINDS = {
+    "H": lambda params, data: cv.hessian(loss, params, data),
+    "G": lambda params, data: cv.gauss_newton(predict, criterion, params, data),
+    "R": lambda params, data: cv.residual(predict, criterion, params, data),
+    "F": lambda params, data: cv.fisher(losses, params, data),
+}
+
+
+def placed(way, params, batch):
+    """The parameters and the data of a problem, one of the ways in which people lay them out."""
+    line = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    square = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Auto,) * 2)
+
+    def put(tree, mesh, spec):
+        return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec(x))), tree)
+
+    def over(axis, count):
+        """The first dimension that divides."""
+        return lambda x: P(*next(([*[None] * i, axis] for i, n in enumerate(x.shape) if n % count == 0), []))
+
+    if way == "tensor":
+        return put(params, square, over("model", 4)), put(batch, square, lambda x: P("data"))
+    weights = put(params, line, over("x", 8)) if way.startswith("fsdp") else params
+    return weights, batch if way.endswith("whole") else put(batch, line, lambda x: P("x"))
 
 
 @pytest.fixture(scope="module")
-def mesh():
-    return jax.make_mesh((8,), ("examples",), (AxisType.Auto,))
+def problem():
+    return mlp_params(6, 16, 4), examples(160, 6, 4)
 
 
 @pytest.fixture(scope="module")
-def problem(mesh):
-    params, batch = mlp_params(6, 16, 4), examples(160, 6, 4)
-    return params, batch, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("examples")))
+def network():
+    """A perceptron [64, 256, 64] twice, whose largest array has 16,384 numbers."""
+    draw = np.random.default_rng(0)
+    weights = lambda *shape: np.float32(draw.normal(size=shape) / math.sqrt(shape[0]))  # noqa: E731
+    params = {"blocks": [(weights(64, 256), weights(256, 64)) for _ in range(2)], "out": weights(64, 16)}
+    return params, {"x": weights(64, 64), "y": np.eye(16, dtype=np.float32)[draw.integers(0, 16, 64)]}
 
 
-def collectives(compiled):
-    text = compiled.as_text()
-    return {name: len(re.findall(rf"\b{name}(?:-start)?\(", text)) for name in ("all-reduce", *GATHERS)}
+def network_outputs(params, batch):
+    h = batch["x"]
+    for first, second in params["blocks"]:
+        h = h + jnp.tanh(h @ first) @ second
+    return h @ params["out"]
+
+
+def network_loss(params, batch):
+    return -jnp.mean(jnp.sum(jax.nn.log_softmax(network_outputs(params, batch)) * batch["y"], axis=-1))
+
+
+def exchanged(compiled):
+    """The numbers in each collective of a program, by its kind, the largest first."""
+    found = {}
+    for kind in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"):
+        for result in re.findall(rf"= (.*?) {kind}(?:-start)?\(", compiled.as_text()):
+            sizes = [
+                math.prod(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"\[([\d,]*)\]", result)
+            ]
+            found.setdefault(kind, []).extend(sizes)
+    return {kind: sorted(sizes, reverse=True) for kind, sizes in found.items()}
+
+
+def block_of_steps(op, num_steps=100):
+    layout = operator.layout_of(op)
+    state = initial_state(layout, vectors.draw(layout, KEY, "rademacher"), num_steps, True)
+    return layout, scan_steps.lower(cv.linearize(op), layout, state, 0, 10).compile()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 40])
-def test_products_are_those_of_one_device_and_one_sum(problem, batch_size):
-    params, batch, spread = problem
-    vector = jax.device_put(np.float32(np.random.default_rng(0).normal(size=180)))
+@pytest.mark.parametrize("way", WAYS)
+def test_products_are_those_of_one_device(problem, way, batch_size):
+    vector = jax.tree.map(lambda x: np.float32(np.random.default_rng(x.size).normal(size=x.shape)), problem[0])
+    for build in KINDS.values():
+        one = build(problem[0], problem[1])
+        params, data = placed(way, *problem)
+        many = build(params, cv.Batches(data, batch_size))
+        for op in (many, cv.linearize(many)):
+            results = [jax.tree.leaves(tree) for tree in (op(vector), one(vector), many.params)]
+            for product, expected, weights in zip(*results, strict=True):
+                assert_allclose(product, expected, atol=2e-6)
+                assert product.sharding.is_equivalent_to(weights.sharding, weights.ndim)
 
-    def everything(data):
-        G = cv.gauss_newton(predict, criterion, params, data)
-        return cv.hessian(loss, params, data) + G - 2 * cv.fisher(losses, params, data) + 0.5
 
-    one, many = (everything(cv.Batches(data, batch_size)) for data in (batch, spread))
-    for op in (many, cv.linearize(many)):
-        assert_allclose(op(vector), one(vector), atol=2e-6)
-        counts = collectives(jax.jit(operator.matvec).lower(op, vector).compile())
-        assert counts == {"all-reduce": 1} | dict.fromkeys(GATHERS, 0)
+def test_examples_that_are_spread_take_one_sum_a_product(problem):
+    params, data = placed("replicated", *problem)
+    op = sum((build(params, cv.Batches(data, 40)) for build in KINDS.values()), start=0.5)
+    for one in (op, cv.linearize(op)):
+        compiled = operator.tree_matvec_compiled.lower(one, one.params).compile()
+        assert exchanged(compiled) == {"all-reduce": [180]}
 
 
 @pytest.mark.slow
-def test_measurements_are_those_of_one_device(problem):
-    params, batch, spread = problem
-    one, many = cv.hessian(loss, params, batch), cv.hessian(loss, params, cv.Batches(spread, 80))
-    a, b = (cv.lanczos(op, jax.random.key(0), 24, return_basis=True) for op in (one, many))
-    assert_allclose(a.alphas, b.alphas, atol=1e-5)
-    assert_allclose(a.basis, b.basis, atol=1e-4)
-    assert b.orthogonality[0] < 2e-6
-    for values in (cv.spectrum(op, jax.random.key(1), 20, 2).nodes for op in (one, many)):
-        assert_allclose(values[:, -1], cv.eigvalsh(one)[-1], rtol=1e-5)
+@pytest.mark.parametrize("way", ["replicated", "fsdp", *(pytest.param(w, marks=pytest.mark.long) for w in WAYS[1::2])])
+def test_measurements_are_those_of_one_device(problem, way):
+    params, data = placed(way, *problem)
+    one, many = cv.hessian(loss, *problem), cv.hessian(loss, params, cv.Batches(data, 80))
+    for options in ({}, {"reorthogonalise": "selective"}, {"storage": "host"}, {"reorthogonalise": "none"}):
+        a, b = (cv.lanczos(op, KEY, 12, **options) for op in (one, many))
+        assert_allclose(a.alphas, b.alphas, atol=2e-6)
+        assert_allclose(a.betas, b.betas, atol=2e-6)
+    half = cv.lanczos(many, KEY, 8, storage="half")
+    assert_allclose(half.alphas, cv.lanczos(one, KEY, 8).alphas, atol=2e-3)
+    basis = cv.lanczos(many, KEY, 8, return_basis=True)
+    assert basis.orthogonality[0] < 1e-6
+    rows = np.concatenate([np.asarray(x).reshape(1, 8, -1) for x in jax.tree.leaves(basis.basis)], axis=2)
+    assert_allclose(rows, cv.lanczos(one, KEY, 8, return_basis=True).basis, atol=1e-4)
     exact = cv.eigvalsh(one)
     pairs = cv.eigenpairs(many, jax.random.key(2), 2, "both", rtol=1e-4, num_vectors=12)
     assert pairs.converged.all()
     assert_allclose(pairs.values, [exact[-1], exact[-2], exact[0], exact[1]], rtol=1e-3)
+    for leaf, weights in zip(jax.tree.leaves(pairs.vectors), jax.tree.leaves(many.params), strict=True):
+        assert leaf.sharding.shard_shape(leaf.shape)[1:] == weights.sharding.shard_shape(weights.shape)
+    again = cv.eigenpairs(many, jax.random.key(3), 2, "both", rtol=1e-4, start=pairs.vectors)
+    assert_allclose(again.values, pairs.values, rtol=1e-3)
+    for estimate in (
+        lambda op: cv.moments(op, KEY, 4).frobenius.value,
+        *(lambda op, m=m: cv.trace(op, KEY, 21, m).value for m in ("hutchinson", "hutch++", "xtrace")),
+        lambda op: cv.minibatch_products(op, KEY, 16, 2).rayleigh,
+        lambda op: cv.minibatch_sharpness(op, KEY, 16, 2).values,
+        lambda op: cv.spectrum(op, KEY, 12).log_determinant(2.0).value,
+    ):
+        assert_allclose(estimate(many), estimate(one), rtol=1e-3)
+    parts = (
+        cv.decompose(predict, criterion, *case, KEY, 8, trace_probes=2)[:3]
+        for case in (problem, (params, cv.Batches(data, 80)))
+    )
+    for ours, theirs in zip(*parts, strict=True):
+        assert_allclose(ours.spectrum.nodes, theirs.spectrum.nodes, atol=1e-5)
+        assert_allclose(ours.moments.trace.value, theirs.moments.trace.value, rtol=1e-4)
 
 
-def test_no_vector_of_the_basis_is_gathered(problem):
-    params, _, spread = problem
-    op = cv.hessian(loss, params, spread)
-    devices = operator.example_devices(op)
-    state = initial_state(jnp.ones(op.size) / op.size**0.5, 48, True, "device", devices)
-    assert all(len(block.sharding.device_set) == 8 for block in state.blocks)
-    assert {shard.data.shape for block in state.blocks for shard in block.addressable_shards} == {(3, op.size)}
-    compiled = scan_steps.lower(op, state, 0, 12, devices=devices).compile()
-    counts = collectives(compiled)
-    assert counts["all-reduce"] == 1 + len(state.blocks)  # the two passes of Gram-Schmidt are one loop
-    assert not any(counts[name] for name in GATHERS)
-    assert len(basis.allocate(48, op.size, op.dtype, "half", devices)[0].sharding.device_set) == 8
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["device", "half", "host"])
+def test_a_recurrence_continues_on_other_devices(problem, storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(lanczos_module, "_SECONDS_BETWEEN_SAVES", -1.0)
+    measure = lambda way, **options: cv.lanczos(  # noqa: E731
+        cv.hessian(loss, *(problem if way == "one" else placed(way, *problem))), KEY, 24, storage=storage, **options
+    )
+
+    class KilledError(Exception):
+        pass
+
+    for begun, continued in (("fsdp", "one"), ("one", "tensor"), ("tensor", "replicated"), ("fsdp", "fsdp")):
+        folder, steps = tmp_path / f"{begun}-{continued}", []
+
+        def kill(count, steps=steps):
+            steps.append(count)
+            if sum(steps) >= 24:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            measure(begun, folder=folder, on_steps=kill)
+        first = []
+        found, whole = measure(continued, folder=folder, on_steps=first.append), measure(continued)
+        assert first[0] == 12
+        assert_allclose(found.alphas, whole.alphas, atol=2e-3 if storage == "half" else 1e-5)
+        if begun == continued:
+            np.testing.assert_array_equal(found.alphas, whole.alphas)
 
 
-def test_examples_that_cannot_be_spread(problem, mesh):
-    params, batch, spread = problem
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_exchanges_leaves_and_coefficients(network, way):
+    """No gather beyond the largest leaf, and of Gram-Schmidt at most 2 m + 16 numbers."""
+    num_steps = 100
+    op = cv.hessian(network_loss, *placed(way, *network))
+    layout, compiled = block_of_steps(op, num_steps)
+    found = exchanged(compiled)
+    largest = max(leaf.size for leaf in jax.tree.leaves(op.params))
+    assert max(found["all-gather"]) <= largest
+    # Its two passes are one loop over a sum of m numbers; what is larger are sums of a gradient or of activations.
+    assert found["all-reduce"].count(num_steps) == 1
+    if way == "replicated":
+        assert found["all-reduce"] == [op.size, num_steps, 1, 1, 1, 1]
+        assert set(found) == {"all-reduce", "all-gather"}
+    bytes_of_vectors = (num_steps + 8) * op.size / 8 * 4
+    gradient = jax.jit(jax.grad(network_loss)).lower(op.params, op.terms[0].batches.arrays).compile()
+    memory, own = compiled.memory_analysis(), gradient.memory_analysis()
+    arguments = sum(x.nbytes // len(x.sharding.device_set) for x in jax.tree.leaves(op.terms[0].batches.arrays))
+    params = sum(math.prod(x.sharding.shard_shape(x.shape)) * 4 for x in jax.tree.leaves(op.params))
+    assert layout.local_size <= op.size / 8 + 8 * len(layout.leaves)
+    spare = 3 * (own.temp_size_in_bytes + own.output_size_in_bytes) + 4 * params + 2 * arguments
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes <= bytes_of_vectors + spare
+
+
+@pytest.mark.parametrize("size", [3, 16])
+def test_probes_have_the_same_bits_on_any_devices(size):
+    params = {"a": jnp.ones((size, 24)), "b": jnp.ones((7,)), "c": jnp.ones(()), "d": jnp.ones((8, 3, 16))}
+    data = jnp.ones((16, 2))
+    for probe in ("rademacher", "gaussian"):
+        one = layout_for(params)
+        for number in (0, 3):
+            expected = vectors.to_flat(one, vectors.draw(one, KEY, probe, number))
+            assert_allclose(np.linalg.norm(np.float64(expected)), 1, rtol=1e-6)
+            for way in WAYS:
+                layout = layout_for(*placed(way, params, data))
+                np.testing.assert_array_equal(
+                    vectors.to_flat(layout, vectors.draw(layout, KEY, probe, number)), expected
+                )
+
+
+def test_a_vector_too_long_for_one_array_is_several(problem, monkeypatch):
+    """XLA counts the numbers of an array in 32 bits; here an array may have a hundred."""
+    op = cv.hessian(loss, *problem)
+    one = cv.lanczos(op, KEY, 12), cv.eigenpairs(op, KEY, 2), cv.trace(op, KEY, 21, "xtrace")
+    monkeypatch.setattr(layout_module, "_LONGEST", 100)
+    layout = operator.layout_of(op)
+    assert len(layout.arrays) == 2
+    jax.clear_caches()
+    for options in ({}, {"storage": "half"}, {"storage": "host"}):
+        assert_allclose(cv.lanczos(op, KEY, 12, **options).alphas, one[0].alphas, atol=2e-3)
+    pairs = cv.eigenpairs(op, KEY, 2)
+    assert_allclose(pairs.values, one[1].values, rtol=1e-3)
+    jax.tree.map(lambda a, b: assert_allclose(abs(a), abs(b), atol=2e-2), pairs.vectors, one[1].vectors)
+    assert_allclose(cv.trace(op, KEY, 21, "xtrace").value, one[2].value, rtol=1e-3)
+    jax.clear_caches()
+
+
+def test_examples_on_different_devices_share_statistics(problem):
+    params, data = placed("replicated", *problem)
+
+    def coupled(params, batch):
+        h = jnp.tanh(batch["x"] @ params[0][0])
+        h = (h - h.mean(axis=0)[None]) / (1 + h.std(axis=0)[None])
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(h @ params[1][0]) * jax.nn.one_hot(batch["y"], 4), axis=-1))
+
+    vector = jnp.ones(180)
+    for statistics in (160, 40, 10):
+        one, many = (
+            cv.hessian(coupled, params, cv.Batches(arrays, statistics, statistics)) for arrays in (problem[1], data)
+        )
+        assert_allclose(one(vector), many(vector), atol=2e-6)
+
+
+def test_places_that_do_not_go_together(problem):
+    params, batch = problem
+    spread = placed("replicated", *problem)[1]
     with pytest.raises(InputError, match="spread over the same devices"):
         cv.hessian(loss, params, {"x": spread["x"], "y": batch["y"]})
-    with pytest.raises(InputError, match="statistics_batch must divide the examples of each"):
-        cv.hessian(loss, params, cv.Batches(spread, 24, statistics_batch=8))
-    joined = cv.hessian(loss, params, cv.Batches(spread, None, statistics_batch=10))
-    assert_allclose(joined(jnp.ones(180)), cv.hessian(loss, params, batch)(jnp.ones(180)), atol=1e-6)
+    with pytest.raises(InputError, match=r"params and data must be on one mesh .* got data=2x?.*"):
+        cv.hessian(loss, placed("tensor", *problem)[0], spread)

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature import numerics
+from hessflat.curvature.operators.operator import layout_of
 from hessflat.curvature.stochtrace.trace import probe_vector
 from hessflat.utils.errors import InputError
 
@@ -89,7 +90,7 @@ def test_xtrace_is_that_of_matfree():
         op = operator_of(matrix, np.float64)
         for seed in (1, 2, 3):
             key = jax.random.key(seed)
-            vectors = jnp.stack([probe_vector(op, key, k) for k in range(12)])
+            vectors = jnp.stack([probe_vector(layout_of(op), key, k) for k in range(12)])
             theirs = stochtrace.leave_one_out_xtrace()(lambda v, matrix: matrix @ v, vectors, jnp.asarray(matrix))
             ours = cv.trace(op, key, 24, "xtrace")
             assert_allclose(ours.value, np.mean(theirs), rtol=1e-12)

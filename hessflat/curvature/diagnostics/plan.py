@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.diagnostics.topology_plan import TopologyPlan, plan_for_topology
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
@@ -110,7 +109,7 @@ def plan(
         return plan_for_topology(op, num_steps, num_probes, storage, reorthogonalise, topology)
     free = hardware.free_bytes()
     rows = num_steps if reorthogonalise != "none" else 3
-    basis_bytes = basis.bytes_needed(rows, op.size, op.dtype, storage)
+    basis_bytes = basis.bytes_needed(operator.layout_of(op), rows, storage)
     began = time.perf_counter()
     product_bytes = _temporary_bytes(op)
     compile_seconds = time.perf_counter() - began
@@ -199,9 +198,12 @@ def _with_batch(op: Operator, size: int) -> Operator:
 
 def _seconds_for_a_row(op: Operator) -> float:
     """What re-orthogonalisation against one stored vector takes."""
-    blocks = basis.allocate(_ROWS, op.size, op.dtype, "device", operator.example_devices(op))
-    orthogonalise = jax.jit(lambda blocks, v: basis.orthogonalise(blocks, _ROWS, v, operator.example_devices(op)))
-    return _time(lambda v: orthogonalise(blocks, v), jnp.ones(op.size, op.dtype)) / _ROWS
+    layout = operator.layout_of(op)
+    blocks, vector = basis.allocate(layout, _ROWS, "device"), vectors.draw(layout, jax.random.key(0), "rademacher")
+    spec = vectors.specs(layout, vector)
+    local = lambda blocks, v: basis.orthogonalise(layout, blocks, _ROWS, v)  # noqa: E731
+    orthogonalise = jax.jit(vectors.over_devices(layout, local, (basis.specs(layout, blocks), spec), spec))
+    return _time(lambda v: orthogonalise(blocks, v), vector) / _ROWS
 
 
 def _seconds_of_a_product(op: Operator) -> float:

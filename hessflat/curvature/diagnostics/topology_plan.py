@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.diagnostics import programs
 from hessflat.curvature.diagnostics.programs import Collective
 from hessflat.curvature.diagnostics.targets import Chip, Target, target
@@ -156,7 +156,7 @@ def plan_for_topology(
         basis_bytes=basis_bytes,
         residual_bytes=max(after - before, 0),
         temporary_bytes=temporary_bytes,
-        host_bytes=basis.bytes_needed(rows, op.size, op.dtype, storage) if storage == "host" else 0,
+        host_bytes=basis.bytes_needed(operator.layout_of(placed), rows, storage) if storage == "host" else 0,
         chip_bytes=goal.chip.memory_bytes,
         collectives=tuple(one._replace(times=one.times / steps) for one in program.collectives),
         flops=program.flops / steps,
@@ -234,7 +234,8 @@ def _placed(op: Operator, goal: Target) -> Operator:
         arrays = jax.tree.map(lambda leaf: put(leaf, rows), batches.arrays)
         placed: Term = jax.tree.map(lambda leaf: put(leaf, whole), term)
         spread = as_batches(Batches(arrays, batches.batch_size, batches.statistics_batch))
-        return dataclasses.replace(placed, batches=spread)
+        partitioned = term.is_partitioned or spread.shares_statistics
+        return dataclasses.replace(placed, batches=spread, is_partitioned=partitioned)
 
     return Operator(tuple(map(place, op.terms)), op.coefficients, op.shift)
 
@@ -248,7 +249,7 @@ def _is_spread(leaf: Any) -> bool:
 def _linearized(op: Operator, chip: Chip) -> Operator:
     """What `cv.lanczos` would make of the operator there, as shapes on the same devices."""
     ready = linearized_shapes(op, chip.memory_bytes // 4, "scan")
-    devices = operator.example_devices(op)
+    devices = next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
     if ready is op or devices is None:
         return _on_one_mesh(ready, op)
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
@@ -273,19 +274,16 @@ def _lowered(
     op: Operator, num_steps: int, stores: bool, storage: Storage, reorthogonalise: Reorthogonalise, goal: Target
 ) -> tuple[tuple[Any, ...], Any]:
     """The arguments of one block of steps, as shapes, and the block lowered for the target."""
-    devices = operator.example_devices(op)
+    layout = operator.layout_of(op)
     mesh = next(leaf.sharding.mesh for leaf in jax.tree.leaves(op) if _is_spread(leaf))
-    whole = NamedSharding(mesh, PartitionSpec())
-    vector = jax.ShapeDtypeStruct((op.size,), op.dtype, sharding=whole)
-    state = jax.eval_shape(lambda v: recurrence.initial_state(v, num_steps, stores, storage, devices), vector)
-    rows = whole if devices is None else NamedSharding(mesh, PartitionSpec(devices.axes))
-    blocks = jax.tree.map(lambda block: block.update(sharding=rows), state.blocks)
-    state = jax.tree.map(lambda leaf: leaf.update(sharding=whole), state)._replace(blocks=blocks)
+    state = jax.eval_shape(lambda: recurrence.initial_state(layout, vectors.zeros(layout), num_steps, stores, storage))
+    put = lambda leaf, spec: leaf.update(sharding=NamedSharding(mesh, spec))  # noqa: E731
+    state = jax.tree.map(put, state, recurrence.state_specs(layout, state))
     platforms = (goal.chip.platform,)
     if storage == "host" and reorthogonalise != "none":
-        return (op, state), recurrence.residual_compiled.trace(op, state).lower(lowering_platforms=platforms)
-    number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
-    traced = recurrence.scan_steps.trace(op, state, number, block_length(num_steps), reorthogonalise, devices)
+        return (op, state), recurrence.residual_compiled.trace(op, layout, state).lower(lowering_platforms=platforms)
+    number = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    traced = recurrence.scan_steps.trace(op, layout, state, number, block_length(num_steps), reorthogonalise)
     return (op, state), traced.lower(lowering_platforms=platforms)
 
 

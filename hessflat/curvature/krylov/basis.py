@@ -1,12 +1,12 @@
 """The basis of a Lanczos recurrence: its storage, and the orthogonalisation of a vector against it.
 
 Vectors are stored in blocks of rows, and only blocks that hold vectors are read: a static [m, P] array in a compiled
-loop would be read whole at every step. Blocks may be in half precision. Where the examples are spread over devices, the
-rows of every block are too, so that no vector is ever gathered.
+loop would be read whole at every step. Blocks may be in half precision. On the devices of a mesh every row is spread as
+vectors are (`vectors.Layout`); the functions here take the parts of one device, inside `vectors.over_devices`, and sum
+inner products alone over devices.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -14,203 +14,222 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics
-from hessflat.curvature.operators.terms import Devices
+from hessflat.curvature import numerics, vectors
+from hessflat.curvature.layout import Layout
+from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware
 
 Storage = Literal["device", "half", "host"]
-Blocks = tuple[Array, ...]
+Blocks = tuple[Any, ...]  # of rows, each an array [r, n], or several where a vector is
 
 # Rows in a block: fewer rows need more calls, more rows mean reading more empty ones.
 _ROWS = 20
 
 
-def allocate(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage, devices: Devices | None) -> Blocks:
-    """Zeros for `num_rows` vectors [P]; on several devices the last block may have unused rows."""
-    step = _ROWS if devices is None else devices.pieces * math.ceil(_ROWS / devices.pieces)
-    dtype = jnp.dtype(jnp.float16) if storage == "half" else dtype
-    starts = range(0, num_rows, step)
-    if devices is None:
-        blocks: Blocks = _zeros(tuple(min(step, num_rows - start) for start in starts), size, dtype)
-        return blocks
-    return tuple(jnp.zeros((step, size), dtype, device=_placement(devices)) for _ in starts)
+def allocate(layout: Layout, num_rows: int, storage: Storage) -> Blocks:
+    """Zeros for `num_rows` vectors."""
+    dtype = jnp.dtype(jnp.float16) if storage == "half" else layout.dtype
+    blocks: Blocks = _zeros(layout, tuple(min(_ROWS, num_rows - start) for start in range(0, num_rows, _ROWS)), dtype)
+    return blocks
 
 
 # One program for all blocks.
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(rows: tuple[int, ...], size: int, dtype: jnp.dtype) -> Blocks:
-    return tuple(jnp.zeros((count, size), dtype) for count in rows)
+def _zeros(layout: Layout, rows: tuple[int, ...], dtype: jnp.dtype) -> Blocks:
+    return tuple(vectors.zeros(layout, count, dtype) for count in rows)
 
 
-def bytes_needed(num_rows: int, size: int, dtype: jnp.dtype, storage: Storage) -> int:
-    """The memory that `allocate` takes, in bytes over all devices."""
-    return num_rows * size * (2 if storage == "half" else jnp.dtype(dtype).itemsize)
+def specs(layout: Layout, blocks: Blocks) -> Any:
+    """The partition of each array over devices."""
+    return jax.tree.map(lambda _: layout.rows_spec, blocks)
 
 
-def require_memory(size: int, dtype: jnp.dtype, num_rows: int, storage: Storage, platform: str) -> None:
-    """Refuse a basis of `num_rows` vectors [P] that does not fit on a device of `platform`.
+def bytes_needed(layout: Layout, num_rows: int, storage: Storage) -> int:
+    """The memory of `num_rows` vectors, in bytes on each device; with "host", in the host's memory in all."""
+    itemsize = 2 if storage == "half" else int(jnp.dtype(layout.dtype).itemsize)
+    return num_rows * layout.local_size * itemsize * (layout.num_devices if storage == "host" else 1)
+
+
+def require_memory(layout: Layout, num_rows: int, storage: Storage, platform: str) -> None:
+    """Refuse a basis of `num_rows` vectors that does not fit on a device of `platform`, or into the host.
 
     Raises:
         InputError: it needs more bytes than are free; the message names alternatives.
     """
     instead = 'take fewer steps, storage="half", or reorthogonalise="none"'
-    if storage == "half":
+    if storage in ("half", "host"):
         instead = 'take fewer steps, or reorthogonalise="none"'
-    elif platform != "cpu" and storage == "device":
+    elif platform != "cpu":
         instead = 'take storage="host" or "half", fewer steps, or reorthogonalise="none"'
-    what = f"a basis of {num_rows} vectors of {size:,} numbers"
-    hardware.require_bytes(bytes_needed(num_rows, size, dtype, storage), what, instead)
+    what = f"a basis of {num_rows} vectors of {layout.size:,} numbers"
+    needed = bytes_needed(layout, num_rows, storage)
+    if storage == "host":
+        hardware.require_bytes(needed, what, instead, hardware.free_host_bytes())
+    else:
+        # Devices of a CPU share one memory.
+        hardware.require_bytes(needed * (layout.num_devices if platform == "cpu" else 1), what, instead)
 
 
-def write_row(blocks: Blocks, step: Array, vector: Array, devices: Devices | None) -> Blocks:
+def write_row(layout: Layout, blocks: Blocks, step: Array, vector: Vector) -> Blocks:
     """The blocks with row `step` replaced by `vector`."""
     written, start = [], 0
     for block in blocks:
-        value = (vector * _scale(block)).astype(block.dtype)
-        if devices is None:
-            written.append(_set_row(block, step - start, value))
-        else:
-            rows = len(block) // devices.pieces
-            place: Any = jax.shard_map(
-                lambda block, row, value, rows=rows: _set_row(block, row - _position(devices) * rows, value),
-                mesh=devices.mesh,
-                in_specs=(PartitionSpec(devices.axes), PartitionSpec(), PartitionSpec()),
-                out_specs=PartitionSpec(devices.axes),
-                check_vma=False,
+        written.append(
+            jax.tree.map(
+                lambda rows, x, at=step - start: _set_row(rows, at, (x * _scale(layout, rows)).astype(rows.dtype)),
+                block,
+                vector,
             )
-            written.append(place(block, step - start, value))
-        start += len(block)
+        )
+        start += _count(block)
     return tuple(written)
 
 
-def replaced_by(blocks: Blocks, rows: Array, devices: Devices | None) -> Blocks:
-    """Blocks like these whose first rows are `rows` [l, P], all others zero."""
+def replaced_by(layout: Layout, blocks: Blocks, rows: Vector) -> Blocks:
+    """Blocks like these whose first rows are `rows` [l, n], all others zero."""
     written, start = [], 0
     for block in blocks:
-        part = (rows[start : start + len(block)] * _scale(block)).astype(block.dtype)
-        part = jnp.pad(part, ((0, len(block) - len(part)), (0, 0)))
-        if devices is not None:
-            mine = len(block) // devices.pieces
-            place: Any = jax.shard_map(
-                lambda part, mine=mine: jax.lax.dynamic_slice_in_dim(part, _position(devices) * mine, mine),
-                mesh=devices.mesh,
-                in_specs=PartitionSpec(),
-                out_specs=PartitionSpec(devices.axes),
-                check_vma=False,
-            )
-            part = place(part)
-        written.append(part)
-        start += len(block)
+
+        def fill(old: Array, new: Array, start: int = start) -> Array:
+            part = (new[start : start + len(old)] * _scale(layout, old)).astype(old.dtype)
+            return jnp.pad(part, ((0, len(old) - len(part)), (0, 0)))
+
+        written.append(jax.tree.map(fill, block, rows))
+        start += _count(block)
     return tuple(written)
 
 
-def orthogonalise(blocks: Blocks, num_rows: int | Array, vector: Array, devices: Devices | None) -> Array:
-    """`vector` minus its components along the first `num_rows` rows: classical Gram-Schmidt, block by block, twice."""
+def orthogonalise(layout: Layout, blocks: Blocks, num_rows: int | Array, vector: Vector) -> Vector:
+    """`vector` minus its components along the first `num_rows` rows: classical Gram-Schmidt, twice.
 
-    def once(vector: Array, compensated: bool = True) -> Array:
+    It goes block by block on one device. On several, the inner products with all rows are one sum over devices.
+    """
+
+    def once(vector: Vector, compensated: bool = True) -> Vector:
+        if layout.mesh is not None:
+            return _without_all(layout, blocks, num_rows, vector, compensated)
         start = 0
         for block in blocks:
             vector = jax.lax.cond(
                 start < num_rows,
-                lambda block, v: v - _along(block, v, devices, compensated),
+                lambda block, v: _minus(layout, v, block, _dots(layout, block, v, compensated)),
                 lambda block, v: v,
                 block,
                 vector,
             )
-            start += len(block)
+            start += _count(block)
         return vector
 
-    if numerics.is_long(vector):
+    if any(map(numerics.is_long, jax.tree.leaves(vector))):
         # The second pass removes what the rounding of the first has left.
-        return once(once(vector, compensated=False))
-    result: Array = jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
-    return result
+        return once(once(vector), compensated=False)
+    return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
 
 
-def combine(blocks: Blocks, coefficients: Array, devices: Devices | None) -> Array:
-    """The linear combinations [k, P] of the rows with `coefficients` [k, m]."""
-    total, start = jnp.zeros((len(coefficients), blocks[0].shape[1]), coefficients.dtype), 0
-    by_rows = PartitionSpec(None, devices.axes) if devices else PartitionSpec()
+def combine(layout: Layout, blocks: Blocks, coefficients: Array) -> Vector:
+    """The linear combinations [k, n] of the rows with `coefficients` [k, m]."""
+    total: Any = None
+    start = 0
     for block in blocks:
-        part = coefficients[:, start : start + len(block)]
-        part = jnp.pad(part, ((0, 0), (0, len(block) - part.shape[1]))) / _scale(block)
-        total = total + _spread(lambda s, c: _matmul(c, s), devices, by_rows)(block, part)
-        start += len(block)
+        part = coefficients[:, start : start + _count(block)]
+        part = jnp.pad(part, ((0, 0), (0, _count(block) - part.shape[1])))
+        along = jax.tree.map(lambda rows, c=part: _matmul(c / _scale(layout, rows), rows), block)
+        # Zero at first, so that a single block is added as others are.
+        total = jax.tree.map(jnp.zeros_like, along) if total is None else total
+        total = jax.tree.map(jnp.add, total, along)
+        start += _count(block)
     return total
 
 
-def all_rows(blocks: Blocks, dtype: jnp.dtype) -> Array:
-    """All rows in one array [m, P] of the working precision."""
-    return jnp.concatenate([block.astype(dtype) / _scale(block) for block in blocks])
+def all_rows(layout: Layout, blocks: Blocks) -> Vector:
+    """All rows together [m, n], in the working precision."""
+    join = lambda *rows: jnp.concatenate([r.astype(layout.dtype) / _scale(layout, r) for r in rows])  # noqa: E731
+    return jax.tree.map(join, *blocks)
 
 
-def orthogonality_loss(blocks: Blocks, num_rows: Array, devices: Devices | None) -> np.ndarray:
-    """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of blocks [..., ., P].
-
-    On several devices it is estimated from eight combinations of rows with random signs s: the root mean square of Q Qᵀ
-    s − s, maximised over entries. Comparing all pairs of rows would gather them.
-    """
-    if devices is not None:
-        return np.asarray(_estimated_loss(blocks, num_rows, devices))
-    scales = np.concatenate([np.full(block.shape[-2], _scale(block)) for block in blocks])
+def orthogonality_loss(layout: Layout, blocks: Blocks, num_rows: Array) -> np.ndarray:
+    """The largest |Q Qᵀ − I| over the first `num_rows` [...] rows of blocks [..., ., n]."""
+    arrays = list(zip(*map(jax.tree.leaves, blocks), strict=True))
+    if layout.mesh is None:
+        products = sum(numerics.gram(rows) for rows in arrays)
+    else:
+        over_devices = partial(_gram_over_devices, layout)
+        products = np.asarray((over_devices if arrays[0][0].ndim == 2 else jax.vmap(over_devices))(blocks), np.float64)
+    scales = np.concatenate([np.full(rows.shape[-2], _scale(layout, rows)) for rows in arrays[0]])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
-    products = numerics.gram(blocks) / np.outer(scales, scales)
-    loss: np.ndarray = np.abs(products - np.eye(len(scales)) * in_use[..., None]).max((-2, -1))
-    return loss
+    error = np.abs(products / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None])
+    return np.asarray(error.max((-2, -1)))
 
 
-@partial(jax.jit, static_argnames="devices")
-def _estimated_loss(blocks: Blocks, num_rows: Array, devices: Devices) -> Array:
-    total = sum(len(block) for block in blocks)
-    signs = jax.random.rademacher(jax.random.key(0), (8, total), jnp.float32) * (jnp.arange(total) < num_rows)[None]
-    error = _times_rows(blocks, combine(blocks, signs, devices), devices) - signs
-    return jnp.sqrt(jnp.mean(error**2, axis=0).max())
+@partial(jax.jit, static_argnums=0)
+def _gram_over_devices(layout: Layout, blocks: Blocks) -> Array:
+    """Q Qᵀ [m, m]; block by block, because a product of all rows would copy them."""
+    axes = layout.axes
+    assert axes is not None
+
+    def local(blocks: Blocks) -> Array:
+        pairs = [[sum(_matmul(a, b.T) for a, b in _together(x, y)) for y in blocks] for x in blocks]
+        total: Array = jax.lax.psum(jnp.block(pairs), axes)
+        return total
+
+    result: Array = vectors.over_devices(layout, local, (specs(layout, blocks),), PartitionSpec())(blocks)
+    return result
 
 
-def _times_rows(blocks: Blocks, vectors: Array, devices: Devices) -> Array:
-    """[k, m] products of `vectors` [k, P] with every row."""
-    columns, start = [], 0
-    total = sum(len(block) for block in blocks)
+def _without_all(layout: Layout, blocks: Blocks, num_rows: Any, vector: Vector, compensated: bool) -> Vector:
+    """One pass of Gram-Schmidt on one of several devices."""
+    axes, start, dots = layout.axes, 0, []
+    assert axes is not None
     for block in blocks:
-        rows = len(block) // devices.pieces
+        nothing = jnp.zeros(_count(block), layout.dtype)
+        dots.append(
+            jax.lax.cond(
+                start < num_rows,
+                lambda block, v: _dots(layout, block, v, compensated).astype(layout.dtype),
+                lambda block, v, nothing=nothing: nothing,
+                block,
+                vector,
+            )
+        )
+        start += _count(block)
+    everything, start = jax.lax.psum(jnp.concatenate(dots), axes), 0
+    for block in blocks:
+        part = jax.lax.dynamic_slice_in_dim(everything, start, _count(block))
+        vector = jax.lax.cond(
+            start < num_rows,
+            lambda block, v, c: _minus(layout, v, block, c),
+            lambda block, v, c: v,
+            block,
+            vector,
+            part,
+        )
+        start += _count(block)
+    return vector
 
-        def products(block: Array, vectors: Array, start: int = start, rows: int = rows) -> Array:
-            mine = _matmul(vectors, block.T) / _scale(block)
-            everything = jnp.zeros((len(vectors), total), mine.dtype)
-            return jax.lax.dynamic_update_slice(everything, mine, (0, start + _position(devices) * rows))
 
-        columns.append(_spread(products, devices)(block, vectors))
-        start += len(block)
-    result: Array = sum(columns[1:], columns[0])
+def _dots(layout: Layout, block: Any, vector: Vector, compensated: bool) -> Array:
+    """The inner products [r] of the rows of a block with a vector; both are divided by the rows' scale once each."""
+    parts = [
+        numerics.accurate_dot(rows, x, compensated) / _scale(layout, rows) ** 2 for rows, x in _together(block, vector)
+    ]
+    return parts[0] if len(parts) == 1 else jnp.stack(parts).sum(axis=0)
+
+
+def _minus(layout: Layout, vector: Vector, block: Any, coefficients: Array) -> Vector:
+    """A vector minus a combination of the rows of a block."""
+    return jax.tree.map(lambda x, rows: x - numerics.combination(coefficients, rows).astype(x.dtype), vector, block)
+
+
+def _together(a: Any, b: Any) -> list[tuple[Array, Array]]:
+    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _count(block: Any) -> int:
+    """The rows of a block."""
+    result: int = jax.tree.leaves(block)[0].shape[-2]
     return result
-
-
-def _along(block: Array, vector: Array, devices: Devices | None, compensated: bool) -> Array:
-    """The component of `vector` along the rows of a block."""
-
-    def project(block: Array, vector: Array) -> Array:
-        coefficients = numerics.accurate_dot(block, vector, compensated) / _scale(block) ** 2
-        return numerics.combination(coefficients, block).astype(vector.dtype)
-
-    result: Array = _spread(project, devices)(block, vector)
-    return result
-
-
-def _spread(
-    function: Callable[..., Any], devices: Devices | None, other: PartitionSpec | None = None
-) -> Callable[..., Any]:
-    """`function(block, x)` on the rows of every device, summed over devices; x is everywhere, or as `other` says."""
-    if devices is None:
-        return function
-    return jax.shard_map(
-        lambda block, x: jax.lax.psum(function(block, x), devices.axes),
-        mesh=devices.mesh,
-        in_specs=(PartitionSpec(devices.axes), other or PartitionSpec()),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
 
 
 def _set_row(block: Array, row: Array, vector: Array) -> Array:
@@ -226,15 +245,6 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(numerics.widened(a), numerics.widened(b))
 
 
-def _scale(block: Array) -> float:
+def _scale(layout: Layout, rows: Array) -> float:
     """The factor √P on the entries of unit vectors in half precision, which has few small numbers."""
-    return math.sqrt(block.shape[-1]) if block.dtype == jnp.float16 else 1.0
-
-
-def _position(devices: Devices) -> Array:
-    """The index of this device along the axes over which examples are spread."""
-    return jax.lax.axis_index(devices.axes)
-
-
-def _placement(devices: Devices | None) -> NamedSharding | None:
-    return None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
+    return math.sqrt(layout.size) if rows.dtype == jnp.float16 else 1.0

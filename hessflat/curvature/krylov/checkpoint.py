@@ -1,6 +1,7 @@
 """Checkpoints of a Lanczos recurrence, from which an interrupted measurement continues to the same bits.
 
-Where several processes work on the operator, the first writes and all read.
+A vector is stored as the leaves of its tree one after the other, wherever it lay: a measurement continues on another
+number of devices. Where several processes work on the operator, the first writes and all read.
 """
 
 import hashlib
@@ -13,20 +14,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator
 from hessflat.utils import compat, files, hardware, processes
 from hessflat.utils.errors import InputError
 
 _SAME_PRODUCT = 1e-4
 
+# The fields of a state that are vectors.
+_VECTORS = ("vector", "previous")
+
 
 class Checkpoint(NamedTuple):
     """Functions that store the recurrence of each probe and restore it; `in_folder` makes them for files.
 
     A state is `krylov.recurrence.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the
-    basis is `rows` [m, P] instead, and `blocks` is empty.
+    basis is `rows` [m, n] instead, as `vectors.to_host` gives them, and `blocks` is empty.
     """
 
     # load(probe, empty state, rows or None) -> the stored state and the number of its next step; the empty state and 0
@@ -44,10 +50,11 @@ class _Files(NamedTuple):
     rows: Path  # the basis, one vector after the other
     identity: str
     product: np.ndarray  # [P] `fixed_product`
+    layout: Layout
     together: bool  # whether several processes work on the operator
 
 
-def in_folder(folder: Path, identity: str, product: np.ndarray, together: bool = False) -> Checkpoint:
+def in_folder(folder: Path, identity: str, product: np.ndarray, layout: Layout, together: bool = False) -> Checkpoint:
     """A checkpoint of two files for each probe, valid for one measurement.
 
     Its `load` raises an InputError where the files are damaged or belong to another measurement.
@@ -56,12 +63,13 @@ def in_folder(folder: Path, identity: str, product: np.ndarray, together: bool =
         folder: where the files are.
         identity: what `measurement_id` gives.
         product: [P], what `fixed_product` gives.
+        layout: where vectors lie.
         together: whether several processes work on the operator; see `processes.spans`.
     """
 
     def probe_files(probe: int) -> _Files:
         state, rows = (folder / f"probe-{probe:03d}.{kind}" for kind in ("npz", "rows"))
-        return _Files(state, rows, identity, product, together)
+        return _Files(state, rows, identity, product, layout, together)
 
     return Checkpoint(
         load=lambda probe, empty, rows: _load(probe_files(probe), empty, rows),
@@ -69,9 +77,10 @@ def in_folder(folder: Path, identity: str, product: np.ndarray, together: bool =
     )
 
 
-def fixed_product(op: Operator) -> np.ndarray:
+def fixed_product(op: Operator, layout: Layout) -> np.ndarray:
     """The product with a random vector that is always the same, [P]: what no hash sees, such as a new JAX, it sees."""
-    return np.asarray(op(numerics.draw_probe(jax.random.key(0), op.size, op.dtype, "gaussian")))
+    vector = vectors.to_tree(layout, vectors.draw(layout, jax.random.key(0), "gaussian"))
+    return vectors.flat_on_host(op(vector))
 
 
 def measurement_id(op: Operator, *settings: Any) -> str:
@@ -110,7 +119,8 @@ def _read(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
         with np.load(stored.state) as file:
             arrays = dict(file)
         owner, step, product = str(arrays.pop("identity")), int(arrays.pop("step")), arrays.pop("product")
-        fields = {name: jnp.asarray(arrays[name]) for name in empty._fields if name != "blocks"}
+        fields = {name: jnp.asarray(arrays[name]) for name in empty._fields if name not in ("blocks", *_VECTORS)}
+        fields |= {name: vectors.from_flat(stored.layout, arrays[name]) for name in _VECTORS}
     except Exception as error:
         raise InputError(f"{stored.state} is damaged ({error}); delete it to begin again") from error
     # Another processor rounds otherwise; another function is further off, or the hash tells.
@@ -119,45 +129,67 @@ def _read(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
         raise InputError(
             f"{stored.state} belongs to another operator or other settings; give another folder, or delete it"
         )
+    layout = stored.layout
     if rows is not None:
-        rows[:step] = _read_rows(stored, 0, step, rows)
+        for number in range(step):
+            rows[number] = vectors.to_host(vectors.from_flat(layout, _read_row(stored, number, rows.dtype)))
     blocks, start = [], 0
     for block in empty.blocks:
-        vectors = _read_rows(stored, start, min(max(step - start, 0), len(block)), block)
-        blocks.append(jax.device_put(block.at[: len(vectors)].set(vectors), block.sharding))
-        start += len(block)
+        first, *_ = jax.tree.leaves(block)
+        for number in range(start, min(step, start + len(first))):
+            row = vectors.from_flat(layout, _read_row(stored, number, first.dtype))
+            block = _with_row(block, number - start, row)
+        blocks.append(block)
+        start += len(first)
     return empty._replace(blocks=tuple(blocks), **fields), step
+
+
+@partial(jax.jit, donate_argnums=0)
+def _with_row(block: Any, number: Array, row: Any) -> Any:
+    return jax.tree.map(lambda rows, x: rows.at[number].set(x), block, row)
 
 
 def _save(stored: _Files, state: Any, rows: np.ndarray | None, step: int, num_saved: int) -> None:
     write = processes.in_writer if stored.together else lambda function: function()
     start = 0
     for block in state.blocks if rows is None else (rows,):
-        first, last = max(num_saved - start, 0), min(step - start, len(block))
-        if first < last:
-            vectors = hardware.on_host(block[first:last])
-            write(partial(_write_rows, stored.rows, start + first, vectors))
-        start += len(block)
-    arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name != "blocks"}
+        first, *_ = jax.tree.leaves(block)
+        for number in range(max(num_saved, start), min(step, start + len(first))):
+            write(partial(_write_row, stored.rows, number, _row_of(stored.layout, block, number - start)))
+        start += len(first)
+    if step > num_saved and start:
+        write(partial(_on_disk, stored.rows))
+    arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name not in ("blocks", *_VECTORS)}
+    arrays |= {name: vectors.to_flat(stored.layout, getattr(state, name)) for name in _VECTORS}
     whose = {"identity": np.array(stored.identity), "product": stored.product}
     write(partial(files.write_arrays, stored.state, arrays | whose | {"step": np.array(step)}))
 
 
-def _write_rows(path: Path, position: int, vectors: np.ndarray) -> None:
-    """Write vectors [n, P] to the file at row `position`."""
+def _write_row(path: Path, number: int, vector: np.ndarray) -> None:
+    """Write a vector [P] to the file as row `number`."""
     with files.full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "r+b" if path.exists() else "w+b") as file:
-            file.seek(position * vectors.shape[1] * vectors.dtype.itemsize)
-            file.write(vectors.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            file.seek(number * vector.nbytes)
+            file.write(vector.tobytes())
 
 
-def _read_rows(stored: _Files, start: int, count: int, like: Any) -> np.ndarray:
-    length, offset = like.shape[1], start * like.shape[1] * like.dtype.itemsize
+def _on_disk(path: Path) -> None:
+    with files.full_disk_named(path), open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _row_of(layout: Layout, block: Any, number: int) -> np.ndarray:
+    """A vector [P] of a block in device memory, or of rows in the host's."""
+    if isinstance(block, np.ndarray):
+        return vectors.to_flat(layout, vectors.from_host(layout, block[number]))
+    return vectors.to_flat(layout, jax.tree.map(lambda rows: rows[number], block))
+
+
+def _read_row(stored: _Files, number: int, dtype: Any) -> np.ndarray:
+    size, itemsize = stored.layout.size, np.dtype(dtype).itemsize
     try:
-        return np.fromfile(stored.rows, like.dtype, count * length, offset=offset).reshape(count, length)
+        return np.fromfile(stored.rows, dtype, size, offset=number * size * itemsize).reshape(size)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{stored.rows} is missing or short; delete it and {stored.state.name} to begin again"

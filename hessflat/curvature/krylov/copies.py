@@ -6,11 +6,15 @@ Ritz vectors that are known, contains the next copies. `recurrence.log_missed` t
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax import Array
 
-from hessflat.curvature.krylov.recurrence import Limits, State, combine, norm
+from hessflat.curvature import vectors
+from hessflat.curvature.krylov.recurrence import Limits, State, combine
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled
-from hessflat.curvature.operators.terms import Devices
+from hessflat.curvature.vectors import Vector
 from hessflat.utils.convolution import Loop
 
 # A Ritz vector has a component along a missed eigenvector, of at most its residual r over the distance d of the two
@@ -78,11 +82,18 @@ def begin(
     return Look(rows, pairs.values[lock], pairs.residuals[lock], scale, limits, none, none[:0]), coefficients
 
 
-def residuals(
-    op: Operator, state: State, pairs: Pairs, chosen: np.ndarray, loop: Loop, devices: Devices | None
-) -> np.ndarray:
+def residuals(op: Operator, layout: Layout, state: State, pairs: Pairs, chosen: np.ndarray, loop: Loop) -> np.ndarray:
     """‖A x − θ x‖ of the chosen pairs, by a product each."""
-    vectors, values = combine(state, pairs.coefficients[:, chosen], devices), pairs.values[chosen]
+    rows, values = combine(layout, state, pairs.coefficients[:, chosen]), pairs.values[chosen]
     product = matvec_compiled if op.in_memory else matvec
-    errors = [norm(product(op, x, loop) - value * x) for x, value in zip(vectors, values, strict=True)]
+    errors = []
+    for k, value in enumerate(values):
+        x = jax.tree.map(lambda row, k=k: row[k], rows)
+        errors.append(_distance(product(op, layout, x, loop), x, value))
     return np.array(errors, np.float64)
+
+
+@jax.jit
+def _distance(product: Vector, x: Vector, value: Array) -> Array:
+    """‖A x − θ x‖ from A x."""
+    return vectors.norm(jax.tree.map(lambda a, b: a - value.astype(a.dtype) * b, product, x))

@@ -9,6 +9,7 @@ The module is long because one loop holds the recurrence, its restarts and its l
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov import basis, copies
 from hessflat.curvature.krylov.lanczos import step_callback
 from hessflat.curvature.krylov.recurrence import (
@@ -31,11 +32,13 @@ from hessflat.curvature.krylov.recurrence import (
     restart_from,
     scan_steps,
 )
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
+from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
@@ -137,24 +140,25 @@ def eigenpairs(
     counts, max_steps, rtol = _options(op, key, k, which, rtol, max_steps)
     wanted = _wanted(counts, which, rtol, op.size)
     num_vectors = _num_vectors(op, wanted, min(max_steps, _PRODUCTS) if is_default else max_steps, num_vectors)
+    layout = operator.layout_of(op)
     with processes.failing_together(processes.spans(op)):
-        basis.require_memory(op.size, op.dtype, num_vectors + wanted.number, "device", hardware.platform(op))
-    loop, devices = loop_for(op, loop), operator.example_devices(op)
-    warm_start = None if start is None else _as_rows(op, start)
+        basis.require_memory(layout, num_vectors + wanted.number, "device", hardware.platform(op))
+    loop = loop_for(op, loop)
+    warm_start = None if start is None else _sum_of(op, layout, start)
     op = linearize(op)
     num_products, projected, look = 0, np.zeros((num_vectors, num_vectors)), copies.FIRST
     kept, runs = np.zeros(0), list[tuple[np.ndarray, copies.Pairs]]()  # of the first recurrence, between its restarts
     leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
     doing = f"{wanted.number} eigenpairs"
     with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
-        first = numerics.draw_probe(key, op.size, op.dtype, "gaussian")
+        first = vectors.draw(layout, key, "gaussian")
         if warm_start is not None:
             first = _mixed(first, warm_start)
-        state, step, restarted = initial_state(first, num_vectors, True, "device", devices), 0, 0
+        state, step, restarted = initial_state(layout, first, num_vectors, True), 0, 0
         next_check = wanted.number
         while True:
             start_valid = int(state.num_valid)
-            state = (scan_steps if loop == "scan" else python_steps)(op, state, step, _STEPS, devices=devices)
+            state = (scan_steps if loop == "scan" else python_steps)(op, layout, state, step, _STEPS)
             valid = int(state.num_valid)
             num_products, step = num_products + valid - start_valid, valid
             on_steps(valid - start_valid)
@@ -175,7 +179,7 @@ def eigenpairs(
             settled, new = found.settled, found.chosen[found.is_new]
             over = num_products + settled * len(new) + _STEPS > max_steps
             if settled and len(new) and not over:
-                pairs.residuals[new] = np.maximum(copies.residuals(op, state, pairs, new, loop, devices), floor)
+                pairs.residuals[new] = np.maximum(copies.residuals(op, layout, state, pairs, new, loop), floor)
                 settled = exhausted or bool((pairs.residuals[new] <= found.tolerances[found.is_new]).all())
                 num_products += len(new)
                 over = num_products + _STEPS > max_steps
@@ -195,7 +199,7 @@ def eigenpairs(
                 projected[:], exhausted = 0, True
             elif found.settled and not settled and len(look.values) > wanted.number:
                 # Other locked pairs hold a part of what was found: it converges further without them.
-                begin_at = combine(state, pairs.coefficients[:, new], devices).sum(axis=0)
+                begin_at = jax.tree.map(lambda x: x.sum(axis=0), combine(layout, state, pairs.coefficients[:, new]))
                 look, rows = copies.begin(look.limits, pairs, pairs.locked[: wanted.number], scale, 0.0, look.rows)
                 projected[:], exhausted = 0, True
             elif valid == num_vectors:
@@ -216,22 +220,23 @@ def eigenpairs(
                 projected[look.rows : len(rows), len(rows)] = projected[len(rows), look.rows : len(rows)] = border
             if rows is not None:
                 rows = np.pad(rows, ((0, 0), (0, num_vectors - valid)))
-                state = restart_from(state, numerics.on_device(rows, op.dtype), devices)
+                state = restart_from(layout, state, numerics.on_device(rows, op.dtype))
                 step = next_check = restarted = len(rows)
             if exhausted:
                 leak = leak if look.rows else np.hypot(leak, betas[-1])
                 if begin_at is None:
-                    begin_at = numerics.draw_probe(key, op.size, op.dtype, "gaussian", num_products)
-                state = continue_from(state, begin_at, devices)
+                    begin_at = vectors.draw(layout, key, "gaussian", num_products)
+                state = continue_from(layout, state, begin_at)
         chosen = found.chosen
-        vectors = numerics.unravel(op.vector_like, combine(state, pairs.coefficients[:, chosen], devices))
+        found_vectors = vectors.rows_to_tree(layout, combine(layout, state, pairs.coefficients[:, chosen]))
     seconds = time.perf_counter() - began
     values, residuals = pairs.values[chosen], pairs.residuals[chosen]
     residuals = residuals if look.rows else np.hypot(residuals, leak)
     tolerances = np.hypot(found.tolerances, leak)
     converged = (residuals <= tolerances) & found.certain
     status = tuple(map(_status, residuals, tolerances, found.certain))
-    return EigenPairs(values, vectors, residuals, converged, num_products, seconds, numerics.precision_name(op), status)
+    precision = numerics.precision_name(op)
+    return EigenPairs(values, found_vectors, residuals, converged, num_products, seconds, precision, status)
 
 
 def sharpness(
@@ -253,31 +258,37 @@ def sharpness(
 
 
 @jax.jit
-def _mixed(random: Array, start_rows: Array) -> Array:
-    """A unit vector: the sum of a random one and the normalised sum of `start_rows` [r, P]; the random one if they
-    cancel, as they may where P = 1.
+def _mixed(random: Vector, start: Vector) -> Vector:
+    """A unit vector: the sum of a random one and the normalised `start`; the random one if they cancel, as they may
+    where P = 1.
     """
-    total = start_rows.sum(axis=0)
-    length = jnp.linalg.norm(total)
-    mixed = random + total / jnp.where(length > 0, length, 1)
-    length = jnp.linalg.norm(mixed)
-    result: Array = jnp.where(length > 1e-3, mixed / jnp.where(length > 0, length, 1), random)
-    return result
+    length = vectors.plain_norm(start)
+    mixed = jax.tree.map(lambda a, b: a + b / jnp.where(length > 0, length, 1), random, start)
+    length = vectors.plain_norm(mixed)
+    scale = jnp.where(length > 0, length, 1)
+    return jax.tree.map(lambda a, b: jnp.where(length > 1e-3, a / scale, b), mixed, random)
 
 
-def _as_rows(op: Operator, start: Any) -> Array:
-    """[r, P] from a tree, a flat vector, or a tree with a leading axis."""
+def _sum_of(op: Operator, layout: Layout, start: Any) -> Vector:
+    """The sum of the vectors of `start`: a tree, a flat vector, or several of either along a leading axis."""
     start = numerics.as_arrays("start", start)
+    like = op.vector_like
     if isinstance(start, jax.Array) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
-        return jnp.atleast_2d(numerics.on_device(start, op.dtype))
-    shapes = [leaf.shape for leaf in jax.tree.leaves(op.params)]
+        start = numerics.unravel(like, jnp.atleast_2d(numerics.on_device(start, op.dtype)))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
     leaves = jax.tree.leaves(start)
     single = [jnp.shape(leaf) for leaf in leaves] == shapes
     alike = numerics.same_structure(start, op.params)
     if not alike or (not single and [jnp.shape(leaf)[1:] for leaf in leaves] != shapes):
         raise InputError("start must be a tree like params, with or without a leading axis, or flat of shape (P,)")
-    rows = [jnp.reshape(leaf, (1 if single else jnp.shape(leaf)[0], -1)) for leaf in leaves]
-    return jnp.concatenate(rows, axis=1).astype(op.dtype)
+    return _sum_compiled(layout, start, single)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _sum_compiled(layout: Layout, start: Any, single: bool) -> Vector:
+    rows = [leaf.astype(layout.dtype) for leaf in jax.tree.leaves(start)]
+    summed = [leaf if single else leaf.sum(axis=0) for leaf in rows]
+    return vectors.from_tree(layout, jax.tree.unflatten(layout.structure, summed))
 
 
 def _status(residual: float, tolerance: float, certain: bool) -> str:

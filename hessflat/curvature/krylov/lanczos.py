@@ -17,21 +17,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.checkpoint import Checkpoint, fixed_product, in_folder, measurement_id
 from hessflat.curvature.krylov.recurrence import (
     Reorthogonalise,
+    State,
+    combine,
     host_steps,
     initial_state,
     python_steps,
     scan_steps,
 )
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, example_devices, require_finite, require_operator
-from hessflat.curvature.operators.terms import Devices, loop_for
+from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
+from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
@@ -48,7 +52,7 @@ class Tridiagonals(NamedTuple):
     betas: np.ndarray  # [k, m]; betas[:, i] couples steps i and i+1, the last valid one is the norm of the remainder
     num_valid: np.ndarray  # [k] steps done before the Krylov space was exhausted
     orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|; nan where the basis was not stored
-    basis: Any  # [k, m, P] on request, or None
+    basis: Any  # on request [k, m, P], or, where vectors are spread over devices, a tree of [k, m, ...]; else None
     num_products: int
     seconds: float  # wall time, compilation included
     precision: str  # of matrix products
@@ -119,34 +123,37 @@ def lanczos(
         stores_basis=reorthogonalise != "none" or return_basis,
         storage=storage,
         loop=loop_for(op, loop),
-        devices=example_devices(op),
+        layout=layout_of(op),
         return_basis=return_basis,
     )
     if together is not None:
         together = numerics.require_flag("together", together)
+    layout = options.layout
     if options.stores_basis:
         rows = options.num_steps * (num_probes if together or return_basis else 1)
         with processes.failing_together(processes.spans(op)):
-            basis.require_memory(op.size, op.dtype, rows, storage, hardware.platform(op))
+            basis.require_memory(layout, rows, storage, hardware.platform(op))
     if folder is not None:
         if not isinstance(folder, str | Path) or "\0" in str(folder):
             raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
         if checkpoint is not None:
             raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
         settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        checkpoint = in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op), processes.spans(op))
+        own = measurement_id(op, *settings), fixed_product(op, layout), layout, processes.spans(op)
+        checkpoint = in_folder(Path(folder), *own)
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
-    together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and options.devices is None
+    together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and layout.mesh is None
     total = options.num_steps * num_probes
     if total >= _STEPS_BETWEEN_CHECKS:
         op = linearize(op)
     with numerics.matmul_precision(), step_callback(total, "Lanczos steps", show_progress, on_steps) as on_steps:
-        vectors = (numerics.draw_probe(key, op.size, op.dtype, probe, k) for k in range(num_probes))
+        drawn = (vectors.draw(layout, key, probe, k) for k in range(num_probes))
         if together:
-            result = _side_by_side(op, jnp.stack(list(vectors)), options, on_steps)
+            starts = jax.tree.map(lambda *x: jnp.stack(x), *drawn)
+            result = _side_by_side(op, starts, num_probes, options, on_steps)
         else:
-            each = [_one_probe(op, k, vector, options, on_steps, checkpoint) for k, vector in enumerate(vectors)]
+            each = [_one_probe(op, k, vector, options, on_steps, checkpoint) for k, vector in enumerate(drawn)]
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
@@ -164,23 +171,23 @@ class _Options(NamedTuple):
     stores_basis: bool
     storage: Storage
     loop: Loop
-    devices: Devices | None
+    layout: Layout
     return_basis: bool
 
 
 def _one_probe(
     op: Operator,
     probe: int,
-    vector: Array,
+    vector: Vector,
     options: _Options,
     on_steps: Callable[[int], None],
     checkpoint: Checkpoint | None,
 ) -> tuple[Any, ...]:
     """α, β, the number of valid steps, the loss of orthogonality, and the basis or None, from one vector [P]."""
-    num_steps, storage, devices = options.num_steps, options.storage, options.devices
+    num_steps, storage, layout = options.num_steps, options.storage, options.layout
     in_host = options.stores_basis and storage == "host"
-    state = initial_state(vector, num_steps, options.stores_basis and not in_host, storage, devices)
-    rows = np.zeros((num_steps, op.size), op.dtype) if in_host else None
+    state = initial_state(layout, vector, num_steps, options.stores_basis and not in_host, storage)
+    rows = np.zeros((num_steps, len(vectors.to_host(vector))), op.dtype) if in_host else None
     done, num_saved, last_saved = 0, 0, time.monotonic()
     if checkpoint is not None:
         state, done = checkpoint.load(probe, state, rows)
@@ -190,9 +197,9 @@ def _one_probe(
     run = scan_steps if options.loop == "scan" else python_steps
     while done < num_steps:
         if rows is not None:
-            state = host_steps(op, state, rows, done, length, options.loop)
+            state = host_steps(op, layout, state, rows, done, length, options.loop)
         else:
-            state = run(op, state, done, length, options.reorthogonalise, devices)
+            state = run(op, layout, state, done, length, options.reorthogonalise)
         ended = int(state.num_valid) < done + length
         on_steps(num_steps - done if ended else length)
         done = num_steps if ended else done + length
@@ -201,28 +208,42 @@ def _one_probe(
             checkpoint.save(probe, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
     loss: Any = np.nan
-    vectors: Any = rows
+    kept: Any = rows
     if rows is not None:
-        loss = np.abs(rows @ rows.T - np.diag(np.arange(len(rows)) < state.num_valid)).max()
+        products = vectors.sum_over_processes(rows @ rows.T, processes.spans(state))
+        loss = np.abs(products - np.diag(np.arange(len(rows)) < state.num_valid)).max()
+        if options.return_basis and layout.mesh is not None:
+            each = [vectors.from_host(layout, row) for row in rows]
+            kept = vectors.rows_to_tree(layout, jax.tree.map(lambda *x: jnp.stack(x), *each))
     elif options.stores_basis:
-        loss = basis.orthogonality_loss(state.blocks, state.num_valid, devices)
-        vectors = basis.all_rows(state.blocks, op.dtype)[:num_steps] if options.return_basis else None
+        loss = basis.orthogonality_loss(layout, state.blocks, state.num_valid)
+        kept = _returned(layout, state, num_steps) if options.return_basis else None
     numbers = map(np.asarray, (state.alphas, state.betas, state.num_valid, loss))
-    return *numbers, vectors if options.return_basis else None
+    return *numbers, kept if options.return_basis else None
 
 
-def _side_by_side(op: Operator, vectors: Array, options: _Options, on_steps: Callable[[int], None]) -> tuple[Any, ...]:
-    """The results of `_one_probe` with a leading axis, for several probes [k, P] in one recurrence."""
-    num_steps, stores_basis = options.num_steps, options.stores_basis
-    state = jax.vmap(lambda vector: initial_state(vector, num_steps, stores_basis, options.storage))(vectors)
+def _returned(layout: Layout, state: State, num_steps: int) -> Any:
+    """The basis as `Tridiagonals` has it."""
+    rows = combine(layout, state, np.eye(num_steps)) if layout.mesh else basis.all_rows(layout, state.blocks)
+    if layout.mesh is None and isinstance(rows, Array):
+        return rows[:num_steps]
+    return vectors.rows_to_tree(layout, jax.tree.map(lambda x: x[:num_steps], rows))
+
+
+def _side_by_side(
+    op: Operator, starts: Vector, count: int, options: _Options, on_steps: Callable[[int], None]
+) -> tuple[Any, ...]:
+    """The results of `_one_probe` with a leading axis, for `count` probes [k, P] in one recurrence."""
+    num_steps, stores_basis, layout = options.num_steps, options.stores_basis, options.layout
+    state = jax.vmap(lambda vector: initial_state(layout, vector, num_steps, stores_basis, options.storage))(starts)
     length = block_length(num_steps)
     for first in range(0, num_steps, length):
-        state = scan_steps(op, state, first, length, options.reorthogonalise, together=True)
-        on_steps(length * len(vectors))
-    loss = np.full(len(vectors), np.nan)
+        state = scan_steps(op, layout, state, first, length, options.reorthogonalise, together=True)
+        on_steps(length * count)
+    loss = np.full(count, np.nan)
     if stores_basis:
-        loss = basis.orthogonality_loss(state.blocks, state.num_valid, None)
-    rows = jax.vmap(lambda blocks: basis.all_rows(blocks, op.dtype))(state.blocks) if options.return_basis else None
+        loss = basis.orthogonality_loss(layout, state.blocks, state.num_valid)
+    rows = jax.vmap(lambda blocks: basis.all_rows(layout, blocks))(state.blocks) if options.return_basis else None
     return state.alphas, state.betas, state.num_valid, loss, rows
 
 
@@ -254,7 +275,7 @@ def _fits_together(op: Operator, num_probes: int, options: _Options) -> bool:
     if hardware.platform(op) == "cpu":
         return False
     rows = num_probes * (options.num_steps if options.stores_basis else 1)
-    return basis.bytes_needed(rows, op.size, op.dtype, options.storage) < processes.agreed(
+    return basis.bytes_needed(options.layout, rows, options.storage) < processes.agreed(
         hardware.free_bytes() // 4, processes.spans(op)
     )
 

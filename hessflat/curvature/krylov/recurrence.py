@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
-from hessflat.curvature.operators.terms import Devices
+from hessflat.curvature.vectors import Vector
+from hessflat.utils import processes
 from hessflat.utils.convolution import Loop
 
 Reorthogonalise = Literal["full", "selective", "none"]
@@ -28,8 +31,8 @@ class State(NamedTuple):
     """The recurrence between two steps. With probes side by side every field has a leading probe axis."""
 
     blocks: Blocks  # the vectors so far, [m, P] in all, or none where they are not stored
-    vector: Array  # [P] q_i; zero once the recurrence has ended
-    previous: Array  # [P] q_{i-1}
+    vector: Vector  # [P] q_i; zero once the recurrence has ended
+    previous: Vector  # [P] q_{i-1}
     alphas: Array  # [m]
     betas: Array  # [m]
     beta: Array  # [] β_{i-1}
@@ -47,49 +50,66 @@ class Limits(NamedTuple):
 
 
 def initial_state(
-    vector: Array, num_steps: int, stores_basis: bool, storage: Storage = "device", devices: Devices | None = None
+    layout: Layout, vector: Vector, num_steps: int, stores_basis: bool, storage: Storage = "device"
 ) -> State:
-    """The state before the first of at most `num_steps` steps, from a unit vector [P]."""
-    blocks = basis.allocate(num_steps, vector.size, vector.dtype, storage, devices) if stores_basis else ()
-    result: State = _without_basis(vector, num_steps)._replace(blocks=blocks)
+    """The state before the first of at most `num_steps` steps, from a unit vector."""
+    blocks = basis.allocate(layout, num_steps, storage) if stores_basis else ()
+    result: State = _without_basis(layout, vector, num_steps)._replace(blocks=blocks)
     return result
 
 
-def lanczos_step(
-    state: State, step: Array, product: Array, reorthogonalise: Reorthogonalise, devices: Devices | None = None
-) -> State:
+def lanczos_step(layout: Layout, state: State, step: Array, product: Vector, reorthogonalise: Reorthogonalise) -> State:
     """The state after step number `step`, given the product of the operator with `state.vector`."""
-    blocks = basis.write_row(state.blocks, step, state.vector, devices)
-    alpha, rest = three_term_residual(state, product)
-    overlaps, repeat = state.overlaps, state.repeat
-    if reorthogonalise == "full":
-        rest = basis.orthogonalise(blocks, step + 1, rest, devices)
-    elif reorthogonalise == "selective":
-        overlaps = _next_overlaps(state, alpha, step, norm(rest))
-        lost = jnp.abs(overlaps[0]).max() > jnp.sqrt(jnp.finfo(rest.dtype).eps)
-        now = lost | state.repeat
-        rest = basis.orthogonalise(blocks, jnp.where(now, step + 1, 0), rest, devices)
-        fresh = jnp.finfo(rest.dtype).eps * (jnp.arange(state.alphas.size) <= step)
-        overlaps = overlaps.at[0].set(jnp.where(now, fresh.astype(rest.dtype), overlaps[0]))
-        repeat = lost & ~state.repeat
-    return normalise(state, step, alpha, rest)._replace(blocks=blocks, overlaps=overlaps, repeat=repeat)
+
+    def local(state: State, step: Array, product: Vector) -> State:
+        blocks = basis.write_row(layout, state.blocks, step, state.vector)
+        alpha, rest = three_term_residual(layout, state, product)
+        overlaps, repeat = state.overlaps, state.repeat
+        if reorthogonalise == "full":
+            rest = basis.orthogonalise(layout, blocks, step + 1, rest)
+        elif reorthogonalise == "selective":
+            eps = jnp.finfo(layout.dtype).eps
+            overlaps = _next_overlaps(layout, state, alpha, step, vectors.norm(rest, layout.axes))
+            lost = jnp.abs(overlaps[0]).max() > jnp.sqrt(eps)
+            now = lost | state.repeat
+            rest = basis.orthogonalise(layout, blocks, jnp.where(now, step + 1, 0), rest)
+            fresh = eps * (jnp.arange(state.alphas.size) <= step)
+            overlaps = overlaps.at[0].set(jnp.where(now, fresh.astype(layout.dtype), overlaps[0]))
+            repeat = lost & ~state.repeat
+        return normalise(layout, state, step, alpha, rest)._replace(blocks=blocks, overlaps=overlaps, repeat=repeat)
+
+    whole, spec = PartitionSpec(), vectors.specs(layout, product)
+    states = state_specs(layout, state)
+    result: State = vectors.over_devices(layout, local, (states, whole, spec), states)(state, step, product)
+    return result
 
 
-def three_term_residual(state: State, product: Array) -> tuple[Array, Array]:
+def state_specs(layout: Layout, state: State) -> State:
+    """The partition of each field over devices: vectors and the basis are spread, numbers are everywhere."""
+    everywhere: Any = PartitionSpec()
+    return State(*[everywhere] * len(State._fields))._replace(
+        blocks=basis.specs(layout, state.blocks),
+        vector=vectors.specs(layout, state.vector),
+        previous=vectors.specs(layout, state.previous),
+    )
+
+
+def three_term_residual(layout: Layout, state: State, product: Vector) -> tuple[Array, Vector]:
     """α_i, and the product minus α_i q_i and β_{i−1} q_{i−1}."""
-    alpha = jnp.vdot(state.vector, product)
-    return alpha, product - alpha * state.vector - state.beta * state.previous
+    alpha = vectors.dot(state.vector, product, layout.axes)
+    rest = lambda p, q, before: p - alpha * q - state.beta * before  # noqa: E731
+    return alpha, jax.tree.map(rest, product, state.vector, state.previous)
 
 
-def normalise(state: State, step: int | Array, alpha: Array, rest: Array) -> State:
+def normalise(layout: Layout, state: State, step: int | Array, alpha: Array, rest: Vector) -> State:
     """The state after a step with the remainder `rest`, which is orthogonal to all vectors so far."""
     q = state.vector
-    alive = jnp.any(q != 0)
-    beta = norm(rest)
+    alive = vectors.any_nonzero(q, layout.axes)
+    beta = vectors.norm(rest, layout.axes)
     scale = jnp.maximum(state.scale, jnp.abs(alpha) + beta + state.beta)
-    goes_on = alive & (beta > breakdown_tolerance(q.dtype) * scale)
+    goes_on = alive & (beta > breakdown_tolerance(layout.dtype) * scale)
     return state._replace(
-        vector=jnp.where(goes_on, rest / jnp.where(goes_on, beta, 1), 0),
+        vector=jax.tree.map(lambda x: jnp.where(goes_on, x / jnp.where(goes_on, beta, 1), 0), rest),
         previous=q,
         alphas=state.alphas.at[step].set(alpha),
         betas=state.betas.at[step].set(jnp.where(alive, beta, 0)),
@@ -100,22 +120,22 @@ def normalise(state: State, step: int | Array, alpha: Array, rest: Array) -> Sta
 
 
 # The old state is donated, so that the basis is updated in place and not copied at every step.
-@partial(jax.jit, static_argnames=("num_steps", "reorthogonalise", "devices", "together"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("layout", "num_steps", "reorthogonalise", "together"), donate_argnames="state")
 def scan_steps(
     op: Operator,
+    layout: Layout,
     state: State,
     first: int | Array,
     num_steps: int,
     reorthogonalise: Reorthogonalise = "full",
-    devices: Devices | None = None,
     together: bool = False,
 ) -> State:
     """Steps `first` to `first + num_steps − 1` in one compiled loop; a recurrence that has ended is unchanged.
 
     With `together` every field of the state has a leading probe axis, and one product serves all probes.
     """
-    product: Any = partial(matvec, op)
-    step = partial(lanczos_step, reorthogonalise=reorthogonalise, devices=devices)
+    product: Any = partial(matvec, op, layout)
+    step = partial(lanczos_step, layout, reorthogonalise=reorthogonalise)
     if together:
         product, step = numerics.mapped(product), jax.vmap(step, in_axes=(0, None, 0))
     numbers = first + jnp.arange(num_steps)
@@ -124,54 +144,70 @@ def scan_steps(
 
 def python_steps(
     op: Operator,
+    layout: Layout,
     state: State,
     first: int,
     num_steps: int,
     reorthogonalise: Reorthogonalise = "full",
-    devices: Devices | None = None,
 ) -> State:
     """`scan_steps` for one probe, with the loops over steps and over batches in Python."""
     for number in first + jnp.arange(num_steps):
-        state = _step_compiled(state, number, matvec(op, state.vector, "python"), reorthogonalise, devices)
-        if devices is not None:
+        state = _step_compiled(layout, state, number, matvec(op, layout, state.vector, "python"), reorthogonalise)
+        if layout.mesh is not None:
             jax.block_until_ready(state)  # before another program sums over devices
     return state
 
 
-def host_steps(op: Operator, state: State, rows: np.ndarray, first: int, num_steps: int, loop: Loop) -> State:
+def host_steps(
+    op: Operator, layout: Layout, state: State, rows: np.ndarray, first: int, num_steps: int, loop: Loop
+) -> State:
     """`scan_steps` for one probe with its basis in the host's memory: `rows` [m, P], which is filled in place."""
     for step in range(first, first + num_steps):
-        rows[step] = state.vector
+        rows[step] = vectors.to_host(state.vector)
         if loop == "scan":
-            alpha, rest = residual_compiled(op, state)
+            alpha, rest = residual_compiled(op, layout, state)
         else:
-            alpha, rest = three_term_residual(state, matvec(op, state.vector, loop))
-        vector, filled = np.array(rest), rows[: step + 1]
+            alpha, rest = _residual_of(layout, state, matvec(op, layout, state.vector, loop))
+        vector, filled = vectors.to_host(rest), rows[: step + 1]
         for _ in range(2):
-            vector -= (filled @ vector) @ filled
-        state = _normalise_compiled(state, step, alpha, jnp.asarray(vector))
+            vector -= vectors.sum_over_processes(filled @ vector, processes.spans(state)) @ filled
+        state = _normalise_compiled(layout, state, step, alpha, vectors.from_host(layout, vector))
     return state
 
 
-@partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def restart_from(state: State, coefficients: Array, devices: Devices | None) -> State:
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def restart_from(layout: Layout, state: State, coefficients: Array) -> State:
     """Replace the basis by `coefficients` [l, m] times the basis; the next vector stays."""
-    rows = basis.combine(state.blocks, coefficients, devices)
-    # Re-orthogonalisation reads whole blocks, so the rest of the old basis must be cleared.
-    blocks = basis.replaced_by(state.blocks, rows, devices)
-    count = jnp.asarray(len(rows), state.num_valid.dtype)
+
+    def local(blocks: Blocks, coefficients: Array) -> Blocks:
+        # Re-orthogonalisation reads whole blocks, so the rest of the old basis must be cleared.
+        return basis.replaced_by(layout, blocks, basis.combine(layout, blocks, coefficients))
+
+    specs = basis.specs(layout, state.blocks)
+    blocks = vectors.over_devices(layout, local, (specs, PartitionSpec()), specs)(state.blocks, coefficients)
     # Re-orthogonalisation removes the components of the next product along these vectors.
     return state._replace(
-        blocks=blocks, previous=jnp.zeros_like(state.previous), beta=jnp.zeros_like(state.beta), num_valid=count
+        blocks=blocks,
+        previous=jax.tree.map(jnp.zeros_like, state.previous),
+        beta=jnp.zeros_like(state.beta),
+        num_valid=jnp.asarray(len(coefficients), state.num_valid.dtype),
     )
 
 
-@partial(jax.jit, static_argnames="devices", donate_argnames="state")
-def continue_from(state: State, vector: Array, devices: Devices | None) -> State:
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def continue_from(layout: Layout, state: State, vector: Vector) -> State:
     """Continue from a direction orthogonal to all rows of the basis; T is block diagonal there."""
-    vector = basis.orthogonalise(state.blocks, state.num_valid, vector, devices)
+
+    def local(blocks: Blocks, num_rows: Array, vector: Vector) -> Vector:
+        vector = basis.orthogonalise(layout, blocks, num_rows, vector)
+        length = vectors.plain_norm(vector, layout.axes)
+        return jax.tree.map(lambda x: x / length, vector)
+
+    spec = vectors.specs(layout, vector)
+    begin = vectors.over_devices(layout, local, (basis.specs(layout, state.blocks), PartitionSpec(), spec), spec)
     last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
-    return state._replace(vector=vector / jnp.linalg.norm(vector), betas=state.betas.at[last].set(0))
+    vector = begin(state.blocks, state.num_valid, vector)
+    return state._replace(vector=vector, betas=state.betas.at[last].set(0))
 
 
 def fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> np.ndarray:
@@ -185,12 +221,11 @@ def fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> np.
     return betas[restarted:valid]
 
 
-def combine(state: State, coefficients: np.ndarray, devices: Devices | None) -> Array:
+def combine(layout: Layout, state: State, coefficients: np.ndarray) -> Vector:
     """The combinations [k, P] of the first m rows of the basis with `coefficients` [m, k]."""
     rows = np.zeros((coefficients.shape[1], len(state.alphas)))
     rows[:, : len(coefficients)] = coefficients.T
-    result: Array = _combine(state.blocks, numerics.on_device(rows, state.alphas.dtype), devices)
-    return result
+    return _combine(layout, state.blocks, numerics.on_device(rows, state.alphas.dtype))
 
 
 def log_missed(limits: Limits, ritz: np.ndarray, betas: np.ndarray, kept: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -224,20 +259,13 @@ def breakdown_tolerance(dtype: jnp.dtype) -> float:
     return 50 * float(jnp.finfo(dtype).eps)
 
 
-def norm(x: Array) -> Array:
-    """The Euclidean norm without underflow: the curvature of a saturated network can be 1e-30."""
-    largest = jnp.abs(x).max()
-    result: Array = largest * jnp.linalg.norm(x / jnp.where(largest > 0, largest, 1))
-    return result
-
-
-@partial(jax.jit, static_argnums=1)
-def _without_basis(vector: Array, num_steps: int) -> State:
-    dtype = vector.dtype
+@partial(jax.jit, static_argnums=(0, 2))
+def _without_basis(layout: Layout, vector: Vector, num_steps: int) -> State:
+    dtype = layout.dtype
     return State(
         blocks=(),
         vector=vector,
-        previous=jnp.zeros_like(vector),
+        previous=jax.tree.map(jnp.zeros_like, vector),
         alphas=jnp.zeros(num_steps, dtype),
         betas=jnp.zeros(num_steps, dtype),
         beta=jnp.zeros((), dtype),
@@ -248,7 +276,7 @@ def _without_basis(vector: Array, num_steps: int) -> State:
     )
 
 
-def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Array:
+def _next_overlaps(layout: Layout, state: State, alpha: Array, step: Array, beta: Array) -> Array:
     """Estimates of q_{i+1} · q_k [2, m] by the recurrence of rounding errors (Simon 1984, eq. 2.7)."""
     alphas = state.alphas.at[step].set(alpha)
     number = jnp.arange(alphas.size)
@@ -260,12 +288,41 @@ def _next_overlaps(state: State, alpha: Array, step: Array, beta: Array) -> Arra
     safe = jnp.where(beta > 0, beta, 1)
     noise = eps * (betas + beta) / safe
     moved = moved / safe + jnp.sign(moved) * noise
-    local = eps * jnp.sqrt(jnp.asarray(state.vector.size, alphas.dtype))
+    local = eps * jnp.sqrt(jnp.asarray(layout.size, alphas.dtype))
     following = jnp.where(number < step, moved, jnp.where(number == step, local, 0))
     return jnp.stack([following.astype(alphas.dtype), now.astype(alphas.dtype)])
 
 
-_step_compiled = jax.jit(lanczos_step, static_argnums=(3, 4), donate_argnums=0)
-residual_compiled = jax.jit(lambda op, state: three_term_residual(state, matvec(op, state.vector)))
-_normalise_compiled = jax.jit(normalise)
-_combine = jax.jit(basis.combine, static_argnums=2)
+def _residual_of(layout: Layout, state: State, product: Vector) -> tuple[Array, Vector]:
+    spec = vectors.specs(layout, product)
+    local = vectors.over_devices(
+        layout,
+        partial(three_term_residual, layout),
+        (state_specs(layout, state), spec),
+        (PartitionSpec(), spec),
+    )
+    result: tuple[Array, Vector] = local(state, product)
+    return result
+
+
+def _normalise_on_devices(layout: Layout, state: State, step: Array, alpha: Array, rest: Vector) -> State:
+    states, whole = state_specs(layout, state), PartitionSpec()
+    local = vectors.over_devices(
+        layout, partial(normalise, layout), (states, whole, whole, vectors.specs(layout, rest)), states
+    )
+    result: State = local(state, step, alpha, rest)
+    return result
+
+
+_step_compiled = jax.jit(lanczos_step, static_argnums=(0, 4), donate_argnums=1)
+residual_compiled = jax.jit(
+    lambda op, layout, state: _residual_of(layout, state, matvec(op, layout, state.vector)), static_argnums=1
+)
+_normalise_compiled = jax.jit(_normalise_on_devices, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _combine(layout: Layout, blocks: Blocks, coefficients: Array) -> Vector:
+    specs = (basis.specs(layout, blocks), PartitionSpec())
+    out = jax.tree.map(lambda _: layout.rows_spec, blocks[0])
+    return vectors.over_devices(layout, partial(basis.combine, layout), specs, out)(blocks, coefficients)

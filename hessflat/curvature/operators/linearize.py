@@ -20,7 +20,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,7 @@ class LinearizedTerm:
     remainders: tuple[tuple[list[Array], list[Array]], ...]
     stages: Stages
     remainder_stages: tuple[Stages, ...]
+    is_partitioned: ClassVar[bool] = False  # such terms are not linearised
 
     def on_one_device(self) -> "LinearizedTerm":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
@@ -112,8 +113,8 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     """The same operator with everything that does not depend on the vector computed, for many products.
 
     The residuals take the memory of the activations of every batch. A term is returned unchanged where they would take
-    more than `limit` bytes, inside a transformation, where batches are driven from Python, and for shapes in place of
-    arrays.
+    more than `limit` bytes, inside a transformation, where batches are driven from Python, for shapes in place of
+    arrays, and where XLA partitions the product because parameters are spread over devices.
 
     Args:
         op: a sum of curvature matrices; linearised terms are unchanged.
@@ -211,7 +212,7 @@ def _with_linearized_terms(op: Operator, limit: int, shapes_only: bool = False) 
 
 def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool = False) -> Term | LinearizedTerm:
     """`term` with its known part computed; unchanged where residuals would take more than `limit` bytes."""
-    if isinstance(term, LinearizedTerm) or engine_in_use(term.engine) == "plain":
+    if isinstance(term, LinearizedTerm) or term.is_partitioned or engine_in_use(term.engine) == "plain":
         return term
     stages = _stages(*shapes_of_product(term))
     rest = batches_of_one_device(term).rest

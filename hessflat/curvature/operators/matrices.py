@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, trees
+from hessflat.curvature.layout import is_partitioned, layout_for, on_mesh
 from hessflat.curvature.operators.operator import Operator, value_over
 from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import (
@@ -295,14 +296,32 @@ def single_term(
     extra: tuple[Any, ...] = (),
     narrow: bool = False,
 ) -> Operator:
+    params, batches, extra = _on_one_mesh(params, batches, extra)
     state = extra[0] if extra else None
     weighted = batches.in_memory and isinstance(batches.arrays, Weighted)
     spare = example_with_weight(batches.arrays) if weighted else None
     functions = tuple(map(user_function, functions))
-    term = Term(product, functions, returns, params, batches, state=state, spare=spare, narrow=narrow)
+    partitioned = is_partitioned(params, state) or (batches.in_memory and batches.shares_statistics)
+    term = Term(
+        product, functions, returns, params, batches, None, state, spare, narrow=narrow, is_partitioned=partitioned
+    )
     if product is not matvec_product:
         _require_mean(term)
     return Operator((term,), (1.0,))
+
+
+def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple[Any, Batches, tuple[Any, ...]]:
+    """What lies on a single device is put on every device of the mesh on which parameters or data lie."""
+    arrays = batches.arrays if batches.in_memory else ()
+    if numerics.any_traced((params, arrays, extra)):
+        return params, batches, extra
+    mesh = layout_for(params, (arrays, extra)).mesh
+    if mesh is None:
+        return params, batches, extra
+    place = partial(jax.tree.map, lambda x: on_mesh(x, mesh))
+    if batches.in_memory:
+        batches = dataclasses.replace(batches, arrays=place(arrays))
+    return place(params), batches, place(extra)
 
 
 def _require_mean(term: Term) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics, trees
+from hessflat.curvature import numerics, trees, vectors
+from hessflat.curvature.layout import Layout, layout_for
 from hessflat.curvature.operators.linearize import (
     LinearizedTerm,
     add_linearized,
@@ -34,6 +35,7 @@ from hessflat.curvature.operators.terms import (
     term_product,
     traced_product,
 )
+from hessflat.curvature.vectors import Vector
 from hessflat.utils.convolution import Loop, canonical, is_narrow, narrow_types
 from hessflat.utils.errors import InputError, in_one_line
 from hessflat.utils.widening import WideFunction
@@ -103,7 +105,10 @@ class Operator:
         loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
             tree = numerics.unravel(op.vector_like, numerics.on_device(vector)) if flat else self._as_vector(vector)
-            result = tree_matvec_compiled(op, tree) if loop == "scan" else tree_matvec(op, tree, loop)
+            # A tree comes back as it lies: XLA would leave its leaves wherever they are.
+            layout = None if flat or numerics.any_traced((op, vector)) else layout_of(op)
+            product = tree_matvec_compiled if loop == "scan" else tree_matvec
+            result = product(op, tree, loop, layout)
             return numerics.ravel(result) if flat else result
 
     def to_dense(self) -> Array:
@@ -115,7 +120,7 @@ class Operator:
                 result: Array = _columns_compiled(linearize(op))
                 return result
             units = (numerics.on_device(np.arange(self.size) == i, self.dtype) for i in range(self.size))
-            return numerics.on_device(np.stack([np.asarray(matvec(op, v, "python")) for v in units], axis=1))
+            return numerics.on_device(np.stack([np.asarray(_flat_matvec(op, v, "python")) for v in units], axis=1))
 
     def astype(self, dtype: Any) -> "Operator":
         """The same operator with parameters and floating data in `dtype`.
@@ -241,33 +246,52 @@ def _why_not_evaluated(term: Term) -> str | None:
     return None
 
 
-def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan") -> Any:
+def tree_matvec(op: Operator, vector: Any, loop: Loop = "scan", layout: Layout | None = None) -> Any:
     """The product of `op` with a tree, without checks. With `loop="python"` batches are driven from Python.
 
-    Where examples are spread over devices, each computes the product over its own, and one sum over devices follows. A
-    stream is read once for all terms over it.
+    Where examples are spread over devices, each computes the product over its own, and one sum over devices follows;
+    where parameters are spread too, XLA partitions the product. A stream is read once for all terms over it. With a
+    `layout` the leaves of the result lie where those of the parameters do.
     """
     total = _multiple(op.shift, vector)
     terms = list(zip(op.coefficients, op.terms, strict=True))
+    by_device: dict[Devices, list[tuple[Any, Any]]] = {}
     for coefficient, term in terms:
-        if term.batches.devices is None and term.batches.in_memory:
+        if not term.batches.in_memory:
+            continue
+        if term.batches.devices is None or term.is_partitioned:
             total = _add_term(total, coefficient, term, vector, loop)
+        else:
+            by_device.setdefault(term.batches.devices, []).append((coefficient, term))
     for stream in dict.fromkeys(term.batches for term in op.terms if not term.batches.in_memory):
         total = _add_stream(total, [pair for pair in terms if pair[1].batches is stream], vector)
-    for devices in dict.fromkeys(term.batches.devices for term in op.terms if term.batches.devices is not None):
-        spread = tuple(pair for pair in terms if pair[1].batches.devices == devices)
+    for devices, spread in by_device.items():
         if loop == "python":
             # On CPUs two programs that sum over devices can wait for each other for ever.
-            product = jax.block_until_ready(_apply_spread_compiled(devices, spread, vector))
+            product = jax.block_until_ready(_apply_spread_compiled(devices, tuple(spread), vector))
         else:
-            product = _apply_spread(devices, spread, vector)
+            product = _apply_spread(devices, tuple(spread), vector)
         total = jax.tree.map(jnp.add, total, product)
-    return total
+    return total if layout is None else vectors.placed(layout, total)
 
 
-def matvec(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
-    """The product of `op` with a flat vector [P], without checks."""
+def matvec(op: Operator, layout: Layout, vector: Vector, loop: Loop = "scan") -> Vector:
+    """The product of `op` with a vector, without checks."""
+    return vectors.from_tree(layout, tree_matvec(op, vectors.to_tree(layout, vector), loop, layout))
+
+
+def _flat_matvec(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
+    """The product of `op` with an array [P] that is whole wherever it lies."""
     return numerics.ravel(tree_matvec(op, numerics.unravel(op.vector_like, vector), loop))
+
+
+def layout_of(op: Operator) -> Layout:
+    """Where vectors of `op` lie.
+
+    Raises:
+        InputError: parameters and data on different meshes of devices.
+    """
+    return layout_for(op.params, [term.batches.arrays for term in op.terms if term.batches.in_memory])
 
 
 def require_finite(*products: Any) -> None:
@@ -296,11 +320,6 @@ def require_operator(op: Any, shapes: bool = False) -> None:
         raise InputError(numerics.SHAPES)
 
 
-def example_devices(op: Operator) -> Devices | None:
-    """The devices over which the examples are spread, and with them the basis; None for one device."""
-    return next((term.batches.devices for term in op.terms if term.batches.devices is not None), None)
-
-
 def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
     def local(terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
         total = jax.tree.map(jnp.zeros_like, vector)
@@ -322,7 +341,7 @@ def _add_term(total: Any, coefficient: Any, term: Any, vector: Any, loop: Loop) 
     if isinstance(term, LinearizedTerm):
         # From Python its loop would be compiled anew for every product.
         return (add_linearized_compiled if loop == "python" else add_linearized)(total, coefficient, term, vector)
-    batches = term.batches
+    batches = term.batches.in_even_shares()
     number, size = batches.num_examples, batches.size
     weight, starts = coefficient * (size / number), size * np.arange(batches.count, dtype=np.int32)
     if size == number:
@@ -345,7 +364,7 @@ def _add_stream(total: Any, terms: list[tuple[Any, Term]], vector: Any) -> Any:
     """
     if numerics.any_traced((total, terms, vector)):
         raise InputError("a stream is read from Python: take products outside jit, vmap and grad, or give cv.Batches")
-    if not numerics.ravel(vector).any():  # as in a recurrence that has ended
+    if not any(bool(leaf.any()) for leaf in jax.tree.leaves(vector)):  # as in a recurrence that has ended
         return total
     stream = terms[0][1].batches
     with stream.parts() as parts:
@@ -364,14 +383,14 @@ def _multiple(factor: Any, vector: Any) -> Any:
 
 @partial(jax.jit, static_argnames="size")
 def _add_batch(total: Any, weight: Any, term: Term, start: Any, vector: Any, size: int) -> Any:
-    batches = dataclasses.replace(term.batches, arrays=term.batches.take(start, size), batch_size=None)
+    batches = dataclasses.replace(term.batches, arrays=term.batches.take_evenly(start, size), batch_size=None)
     batch = dataclasses.replace(term, batches=batches)
     product = canonical(term_product, term.engine)(batch, vector)
     return jax.tree.map(lambda t, p: t + jnp.asarray(weight, p.dtype) * p, total, product)
 
 
-tree_matvec_compiled = jax.jit(tree_matvec)
-matvec_compiled = jax.jit(matvec, static_argnames="loop")
+tree_matvec_compiled = jax.jit(tree_matvec, static_argnames=("loop", "layout"))
+matvec_compiled = jax.jit(matvec, static_argnames=("layout", "loop"))
 
 # Columns side by side in one product: more of them spill the cache, fewer leave the matrix units idle.
 _COLUMNS = 8
@@ -380,7 +399,7 @@ _COLUMNS = 8
 @jax.jit
 def _columns_compiled(op: Operator) -> Array:
     def column(i: Array) -> Array:
-        return matvec(op, jnp.zeros(op.size, op.dtype).at[i].set(1))
+        return _flat_matvec(op, jnp.zeros(op.size, op.dtype).at[i].set(1))
 
     # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
     count = -(-op.size // _COLUMNS)

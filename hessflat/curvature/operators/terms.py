@@ -98,6 +98,13 @@ class Batches:
         return result
 
     @property
+    def shares_statistics(self) -> bool:
+        """Whether examples on different devices share statistics."""
+        if self.devices is None or self.statistics_batch is None:
+            return False
+        return (self.num_examples // self.devices.pieces) % self.statistics_batch > 0
+
+    @property
     def unweighted(self) -> Any:
         """The arrays as the user's functions take them, without the weights, if there are any."""
         return self.arrays.arrays if isinstance(self.arrays, Weighted) else self.arrays
@@ -133,6 +140,28 @@ class Batches:
             return self.arrays
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), self.arrays)
 
+    def in_even_shares(self) -> "Batches":
+        """The batches of examples that are spread, each with as many of every device."""
+        if self.devices is None or self.batch_size is None or self.statistics_batch is not None:
+            return self
+        pieces = self.devices.pieces
+        return dataclasses.replace(self, batch_size=max(self.batch_size // pieces, 1) * pieces)
+
+    def take_evenly(self, start: int | Array, size: int) -> Any:
+        """`size` examples, as many of every device that they are spread over, so that none moves.
+
+        Where examples share statistics it is `take`, for which examples are together is part of the definition.
+        """
+        if self.devices is None or self.statistics_batch is not None or size == self.num_examples:
+            return self.take(start, size)
+        pieces = self.devices.pieces
+
+        def own(x: Array) -> Array:
+            by_device = x.reshape(pieces, -1, *x.shape[1:])
+            return jax.lax.dynamic_slice_in_dim(by_device, start // pieces, size // pieces, 1).reshape(-1, *x.shape[1:])
+
+        return jax.tree.map(own, self.arrays)
+
     def on_one_device(self) -> "Batches":
         """The batches of the examples on one device; `arrays` are these, inside `jax.shard_map`."""
         if self.devices is None or self.batch_size is None:
@@ -146,7 +175,7 @@ def as_batches(data: Any) -> Batches:
 
     Raises:
         InputError: no arrays, no examples, leading axes that differ, batch sizes below 1 or that do
-            not divide one another, or examples spread unevenly.
+            not divide one another, or examples spread over different devices.
     """
     if not getattr(data, "in_memory", True):
         stream: Batches = data
@@ -176,11 +205,6 @@ def as_batches(data: Any) -> Batches:
             f"batches of them; got {size}"
         )
     devices = _common_devices(arrays)
-    if devices is not None and statistics is not None and (batches.num_examples // devices.pieces) % statistics:
-        raise InputError(
-            f"with examples on {devices.pieces} devices, statistics_batch must divide the examples of each, "
-            f"got {statistics}"
-        )
     if batches.weights is not None:
         place = None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
         arrays = weighted(arrays, batches.weights, place)
@@ -240,7 +264,7 @@ Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "batches", "rest", "state", "spare"],
-    meta_fields=["product", "functions", "returns", "engine", "narrow"],
+    meta_fields=["product", "functions", "returns", "engine", "narrow", "is_partitioned"],
 )
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -256,6 +280,9 @@ class Term:
     spare: Any = None  # an example that replaces those of a batch without weight; None where no batch can be without
     engine: Engine | None = None  # how products are evaluated; None is the default of the environment
     narrow: bool = False  # whether some of the program is of less than 32 bits; it is evaluated in float32 then
+    # Whether no device can compute with its own examples alone, because parameters are spread over devices or examples
+    # of several share statistics. XLA partitions the product then.
+    is_partitioned: bool = False
 
     def as_it_is_now(self) -> "Term":
         """The term with what its functions read from outside now."""

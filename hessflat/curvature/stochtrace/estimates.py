@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import numerics, vectors
+from hessflat.curvature.layout import Layout
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec, require_finite, require_operator
+from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.vectors import Vector
 from hessflat.utils.convolution import Loop
 
 
@@ -155,27 +157,27 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     numerics.require_key(key)
     num_probes = numerics.require_draws("num_probes", num_probes)
     numerics.require_probe(probe)
-    loop, op = loop_for(op, loop), linearize(op)
+    loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)
     sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
     with numerics.matmul_precision():
-        vectors = (numerics.draw_probe(key, op.size, op.dtype, probe, k) for k in range(num_probes))
-        samples = np.array([sample(op, vector) for vector in vectors], np.float64)
+        drawn = (vectors.draw(layout, key, probe, k) for k in range(num_probes))
+        samples = np.array([sample(op, layout, vector) for vector in drawn], np.float64)
     require_finite(samples)
     return samples
 
 
-def quadratic(vector: Array, product: Array) -> Array:
+def quadratic(vector: Vector, product: Vector) -> Array:
     """vᵀ B v, ‖B v‖² and s with A = s B, from v and A v.
 
     The scale s avoids underflow: curvature can be 1e-30, whose square is not representable in float32.
     """
-    largest = jnp.abs(product).max()
-    product = product / jnp.where(largest > 0, largest, 1)
-    return jnp.stack([jnp.vdot(vector, product), jnp.vdot(product, product), largest])
+    largest = vectors.size_of_largest(product)
+    product = jax.tree.map(lambda x: x / jnp.where(largest > 0, largest, 1), product)
+    return jnp.stack([vectors.dot(vector, product), vectors.dot(product, product), largest])
 
 
-def _sample(op: Operator, vector: Array, loop: Loop = "scan") -> Array:
-    return quadratic(vector, matvec(op, vector, loop))
+def _sample(op: Operator, layout: Layout, vector: Vector, loop: Loop = "scan") -> Array:
+    return quadratic(vector, matvec(op, layout, vector, loop))
 
 
-_sample_compiled = jax.jit(_sample)
+_sample_compiled = jax.jit(_sample, static_argnums=1)

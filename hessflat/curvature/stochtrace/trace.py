@@ -1,6 +1,7 @@
 """The trace of an operator from a given number of products, by one of three estimators."""
 
 import time
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,13 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
-from hessflat.curvature.numerics import Probe, accurate_dot
+from hessflat.curvature import numerics, vectors
+from hessflat.curvature.layout import Layout
+from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
-from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled, require_finite, require_operator
+from hessflat.curvature.operators.operator import (
+    Operator,
+    layout_of,
+    matvec,
+    matvec_compiled,
+    require_finite,
+    require_operator,
+)
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
+from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
@@ -115,12 +125,17 @@ def _require_probe(method: str, probe: str | None) -> None:
 class Sketch(NamedTuple):
     """A Ω = Q C for k random vectors Ω, uniform on the sphere of radius √P, with r ≤ k the numerical rank."""
 
-    basis: Array  # [r, P] Qᵀ
+    basis: Vector  # [r, P] Qᵀ
     coefficients: np.ndarray  # [r, k] C, float64; its rows are orthogonal, the largest first
     key: Array  # from which `probe_vector` draws Ω again
 
+    @property
+    def rank(self) -> int:
+        """The number r."""
+        return len(self.coefficients)
 
-def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
+
+def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> Sketch:
     """`count` products. Where A has fewer eigenvalues off zero, as far as rounding lets see, r is below `count`.
 
     Ω is not stored; for a moment three arrays [count, P] are.
@@ -130,42 +145,74 @@ def sketch(op: Operator, key: Array, count: int, loop: Loop) -> Sketch:
     """
     with processes.failing_together(processes.spans(op)):
         hardware.require_bytes(
-            3 * count * op.size * op.dtype.itemsize,
-            f"a sketch of {count:,} products of {op.size:,} numbers",
+            3 * count * layout.local_size * op.dtype.itemsize,
+            f"a sketch of {count:,} products of {layout.size:,} numbers",
             'take fewer products, or method="hutchinson", which stores two vectors',
         )
-    rows = jnp.stack([_product(op, probe_vector(op, key, number), loop) for number in range(count)])
-    scale = float(jnp.abs(rows).max())
+    products = [_product(op, layout, probe_vector(layout, key, number), loop) for number in range(count)]
+    rows = jax.tree.map(lambda *x: jnp.stack(x), *products)
+    scale = float(_size_of_largest(rows))
     require_finite(scale)
     if scale == 0:
-        return Sketch(rows[:0], np.zeros((0, count)), key)
-    basis, triangle = _qr(rows, scale)
+        return Sketch(jax.tree.map(lambda x: x[:0], rows), np.zeros((0, count)), key)
+    orthonormal, triangle = (
+        _qr(rows, scale) if isinstance(rows, Array) and layout.mesh is None else _gram_schmidt(layout, rows, scale)
+    )
     left, singular, right = np.linalg.svd(np.asarray(triangle, np.float64))
     rank = int((singular > _ROUNDINGS * float(jnp.finfo(op.dtype).eps) * singular[0]).sum())
     coefficients = scale * singular[:rank, None] * right[:rank]
-    return Sketch(_rotate(basis, numerics.on_device(left[:, :rank], op.dtype)), coefficients, key)
+    return Sketch(_rotate(orthonormal, numerics.on_device(left[:, :rank], op.dtype)), coefficients, key)
 
 
-def probe_vector(op: Operator, key: Array, number: int) -> Array:
+def probe_vector(layout: Layout, key: Array, number: int) -> Vector:
     """ω [P] of length √P, so that E[ω ωᵀ] = I."""
-    length = np.sqrt(np.asarray(op.size, op.dtype))
-    result: Array = numerics.draw_probe(key, op.size, op.dtype, "gaussian", number) * length
-    return result
+    length = np.sqrt(np.asarray(layout.size, layout.dtype))
+    return jax.tree.map(lambda x: x * length, vectors.draw(layout, key, "gaussian", number))
 
 
-def _product(op: Operator, vector: Array, loop: Loop) -> Array:
+def _product(op: Operator, layout: Layout, vector: Vector, loop: Loop) -> Vector:
     """A v [P], compiled by itself where the loop is, so that one program serves any number of vectors."""
-    return matvec_compiled(op, vector) if loop == "scan" else matvec(op, vector, loop)
+    return matvec_compiled(op, layout, vector) if loop == "scan" else matvec(op, layout, vector, loop)
+
+
+_size_of_largest = jax.jit(vectors.size_of_largest)
 
 
 @jax.jit
 def _qr(rows: Array, scale: Array) -> tuple[Array, Array]:
+    """Q [P, k] and R of `rows`ᵀ / scale."""
     return jnp.linalg.qr((rows / scale).T)
 
 
+def _gram_schmidt(layout: Layout, rows: Vector, scale: float) -> tuple[Vector, np.ndarray]:
+    """`_qr` of vectors that are spread over devices, as the transpose [k, P] of Q, with R."""
+    count = jax.tree.leaves(rows)[0].shape[0]
+    done, triangle = jax.tree.map(jnp.zeros_like, rows), np.zeros((count, count))
+    for number in range(count):
+        done, column = _next_row(layout, done, rows, scale, number)
+        triangle[:, number] = column
+    return jax.tree.map(jnp.transpose, done), triangle
+
+
+@partial(jax.jit, static_argnums=0)
+def _next_row(layout: Layout, done: Vector, rows: Vector, scale: Array, number: Array) -> tuple[Vector, Array]:
+    """The rows with one more, and its column of R; the third pass is for what is rounding alone after the second."""
+    vector = jax.tree.map(lambda x: x[number] / scale, rows)
+    column = jnp.zeros(jax.tree.leaves(rows)[0].shape[0], layout.dtype)
+    length = jnp.ones((), layout.dtype)
+    for _ in range(3):
+        along = vectors.dots(layout, done, vector)
+        vector = jax.tree.map(lambda x, q, c=along: x - c @ q, vector, done)
+        now = vectors.norm(vector)
+        vector = jax.tree.map(lambda x, n=now: x / jnp.where(n > 0, n, 1), vector)
+        column, length = column + length * along, length * now
+    done = jax.tree.map(lambda q, x: q.at[number].set(x), done, vector)
+    return done, column.at[number].set(length)
+
+
 @jax.jit
-def _rotate(basis: Array, rotation: Array) -> Array:
-    return rotation.T @ basis.T
+def _rotate(orthonormal: Vector, rotation: Array) -> Vector:
+    return jax.tree.map(lambda q: rotation.T @ q.T, orthonormal)
 
 
 def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TraceParts:
@@ -180,13 +227,14 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TracePar
     products, the standard error comes from that formula: of ten samples it is far steadier than their spread.
     """
     width = num_products // 3
-    sketch_key, rest_key = jax.random.split(key)
-    basis = sketch(op, sketch_key, width, loop).basis
-    inside = np.array([jnp.vdot(q, _product(op, q, loop)) for q in basis], np.float64)
+    layout, (sketch_key, rest_key) = layout_of(op), jax.random.split(key)
+    drawn = sketch(op, layout, sketch_key, width, loop)
+    rows = [jax.tree.map(lambda x, i=i: x[i], drawn.basis) for i in range(drawn.rank)]
+    inside = np.array([vectors.dot(q, _product(op, layout, q, loop)) for q in rows], np.float64)
     samples = []
     for number in range(num_products - 2 * width):
-        vector = _draw_outside(basis, numerics.draw_probe(rest_key, op.size, op.dtype, "gaussian", number))
-        samples.append(_quadratic_outside(basis, vector, _product(op, vector, loop)))
+        vector = _draw_outside(layout, drawn.basis, vectors.draw(layout, rest_key, "gaussian", number))
+        samples.append(_quadratic_outside(layout, drawn.basis, vector, _product(op, layout, vector, loop)))
     first, second, scale = np.array(samples, np.float64).T
     left = op.size - len(inside)
     trace, square = left * np.mean(scale * first), left * np.mean(scale**2 * second)
@@ -195,22 +243,23 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TracePar
     return TraceParts(np.append(inside, trace), error, len(inside) + num_products - width)
 
 
-@jax.jit
-def _draw_outside(basis: Array, vector: Array) -> Array:
+@partial(jax.jit, static_argnums=0)
+def _draw_outside(layout: Layout, basis: Vector, vector: Vector) -> Vector:
     """The part of a vector orthogonal to the rows of `basis`, with length 1."""
-    outside = _project(basis, vector)
-    result: Array = outside / jnp.linalg.norm(outside)
-    return result
+    outside = _project(layout, basis, vector)
+    length = vectors.plain_norm(outside)
+    return jax.tree.map(lambda x: x / length, outside)
 
 
-@jax.jit
-def _quadratic_outside(basis: Array, vector: Array, product: Array) -> Array:
-    return quadratic(vector, _project(basis, product))
+@partial(jax.jit, static_argnums=0)
+def _quadratic_outside(layout: Layout, basis: Vector, vector: Vector, product: Vector) -> Array:
+    return quadratic(vector, _project(layout, basis, product))
 
 
-def _project(basis: Array, vector: Array) -> Array:
+def _project(layout: Layout, basis: Vector, vector: Vector) -> Vector:
     for _ in range(2):  # once leaves rounding relative to the removed part, not to the remainder
-        vector = vector - accurate_dot(basis, vector) @ basis
+        along = vectors.dots(layout, basis, vector)
+        vector = jax.tree.map(lambda x, q, c=along: x - c @ q, vector, basis)
     return vector
 
 
@@ -228,12 +277,13 @@ def xtrace(op: Operator, key: Array, num_products: int, loop: Loop) -> TracePart
     c = E[Δ_ij Δ_ji] without bias: each estimate has mean Tr A given all vectors but its own, so that every other term
     of the covariance is zero.
     """
-    drawn = sketch(op, key, num_products // 2, loop)
+    layout = layout_of(op)
+    drawn = sketch(op, layout, key, num_products // 2, loop)
     rank, count = drawn.coefficients.shape
-    inside = np.array([accurate_dot(drawn.basis, _product(op, q, loop)) for q in drawn.basis], np.float64).reshape(
-        rank, rank
-    )
-    omega = np.array([accurate_dot(drawn.basis, probe_vector(op, key, number)) for number in range(count)], np.float64)
+    rows = [jax.tree.map(lambda x, i=i: x[i], drawn.basis) for i in range(rank)]
+    along = partial(vectors.dots, layout, drawn.basis)
+    inside = np.array([along(_product(op, layout, q, loop)) for q in rows], np.float64).reshape(rank, rank)
+    omega = np.array([along(probe_vector(layout, key, number)) for number in range(count)], np.float64)
     small = Small(inside, omega, drawn.coefficients.T, op.size)
     own = _own_directions(small.image)
     rest = _estimates(small, slice(None), own)
