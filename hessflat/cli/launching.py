@@ -13,7 +13,7 @@ from hessflat.launch import places, pool, queue, slurm
 from hessflat.launch.queue import STATUSES, Entry
 from hessflat.launch.slurm import Task
 from hessflat.runs.cost_model import run_cost
-from hessflat.runs.jobs import Job, levels, reserved
+from hessflat.runs.jobs import Job, levels, needs, reserved
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
@@ -61,16 +61,16 @@ def submit(jobs: Sequence[Job], root: Path, name: str, own: Mapping[str, str], s
     with reserved(jobs):
         costs = {job.folder: run_cost(job.config).total_seconds() for job in jobs}
         left = {job.folder for job in jobs if queue.state_of(job.folder).status not in ("done", "diverged", "running")}
-        waves = []
+        others, waves = needs(jobs), []
         for wave in ([job for job in wave if job.folder in left] for wave in levels(jobs)):
             parts = queue.split(wave, costs, min(len(wave), int(own["tasks"])))
             seconds = [sum(costs[job.folder] for job in part) for part in parts]
-            tasks = [queue.with_needs(part, jobs) for part in parts]
+            tasks = [queue.with_needs(part, jobs, others) for part in parts]
             waves.append([Task(*task) for task in zip(tasks, seconds, strict=True)])
         submitted = slurm.submit(run_task, [wave for wave in waves if wave], root / "slurm", name, options)
     for number, array in enumerate(submitted, 1):
         then = f", after array {submitted[number - 2].id}" if number > 1 else ""
-        print(f"array {array.id}: {_counted(array.tasks, 'task')} of at most {array.minutes} minutes{then}")
+        print(f"array {array.id}: {_counted(array.tasks, 'task')} of at most {array.limit}{then}")
     print(f"{_counted(len(left), 'run')} submitted, {len(jobs) - len(left)} finished or under way; see STATUS=1")
     if submitted:
         print(f"logs: {root / 'slurm'}; the same command again submits what is left")

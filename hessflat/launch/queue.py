@@ -127,12 +127,15 @@ def share(jobs: Sequence[Job], number: int, count: int) -> list[Job]:
     """
     costs = {job.folder: run_cost(job.config).total_seconds() for job in jobs}
     own = [job for wave in levels(jobs) for job in split(wave, costs, count)[number - 1]]
-    return with_needs(own, jobs)
+    return with_needs(own, jobs, needs(jobs))
 
 
-def with_needs(own: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
-    """Those of `jobs` that are `own`, or that these need, or that those need, in the order of `jobs`."""
-    others, wanted, new = needs(jobs), set[Path](), {job.folder for job in own}
+def with_needs(own: Sequence[Job], jobs: Sequence[Job], others: Mapping[Path, set[Path]]) -> list[Job]:
+    """Those of `jobs` that are `own`, or that these need, or that those need, in the order of `jobs`.
+
+    `others` are what each needs, by folder; see `jobs.needs`.
+    """
+    wanted, new = set[Path](), {job.folder for job in own}
     while new:
         wanted |= new
         new = {other for folder in new for other in others[folder]} - wanted

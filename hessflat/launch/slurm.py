@@ -43,7 +43,7 @@ class Submitted(NamedTuple):
 
     id: str
     tasks: int
-    minutes: int
+    limit: str  # of the time of a task
 
 
 def minutes(tasks: Sequence[Task]) -> int:
@@ -110,7 +110,8 @@ def submit(
             raise InputError(
                 f"SLURM takes no runs: {said}; see --slurm.NAME=VALUE, and submit from a cluster"
             ) from error
-        submitted.append(Submitted(jobs[0].job_id.partition("_")[0], len(tasks), minutes(tasks)))
+        limit = str(sbatch.get("time", f"{minutes(tasks)} minutes"))
+        submitted.append(Submitted(jobs[0].job_id.partition("_")[0], len(tasks), limit))
     return submitted
 
 

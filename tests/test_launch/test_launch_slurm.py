@@ -13,7 +13,7 @@ import one_node
 import pytest
 import runs
 
-from hessflat.cli import launching, sweep
+from hessflat.cli import experiment, launching, reproduce, sweep
 from hessflat.launch import slurm
 from hessflat.launch.slurm import Submitted, Task
 from hessflat.runs import run_folder
@@ -22,7 +22,7 @@ from hessflat.utils.errors import InputError
 
 LITTLE = [
     "--config.measure.spectra=never", "--config.measure.jacobian=never",
-    "--config.measure.performance=every 100 epochs", "--config.model.mlp.hidden=(5,)", "--config.train.epochs=6000",
+    "--config.measure.performance=every 100 epochs", "--config.model.mlp.hidden=(5,)", "--config.train.epochs=4000",
 ]  # fmt: skip
 SWEEP = """
 from hessflat.cli import app
@@ -103,7 +103,7 @@ def test_an_array_for_each_wave_of_what_is_left(tmp_path, monkeypatch, capsys):
 
     def submit(function, waves, folder, name, sbatch):
         sent.extend((function, waves, folder, name, sbatch))
-        return [Submitted(str(7 + number), len(tasks), 30) for number, tasks in enumerate(waves)]
+        return [Submitted(str(7 + number), len(tasks), "half an hour") for number, tasks in enumerate(waves)]
 
     monkeypatch.setattr(slurm, "submit", submit)
     run_folder.reserve(jobs[3].folder, {})
@@ -118,8 +118,29 @@ def test_an_array_for_each_wave_of_what_is_left(tmp_path, monkeypatch, capsys):
     assert sorted(map(len, folders)) == [2, 4]
     assert folders[0] | folders[1] == {job.folder for job in jobs}
     said = capsys.readouterr().out.splitlines()
-    assert said[1] == "array 8: 2 tasks of at most 30 minutes, after array 7"
+    assert said[1] == "array 8: 2 tasks of at most half an hour, after array 7"
     assert said[2] == "5 runs submitted, 1 finished or under way; see STATUS=1"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "name"),
+    [(experiment, ["--exp=s_decomposition s_spectrum"], "s_decomposition-s_spectrum"),
+     (reproduce, ["--exp=s_decomposition s_spectrum"], "reproduce-smoke")],
+)  # fmt: skip
+def test_experiments_go_there_too_each_run_once_and_say_how_far_they_are(
+    tmp_path, monkeypatch, capsys, command, arguments, name
+):
+    arguments = [*arguments, "--scale=smoke", f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"]
+    command.main([*arguments, "--status"])
+    assert re.search(r"^s_decomposition +1 +0 +0 +1( +0){4} +–$", capsys.readouterr().out, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+    sent = []
+    monkeypatch.setattr(slurm, "submit", lambda *all_of_it: sent.append(all_of_it) or [Submitted("7", 1, "an hour")])
+    command.main([*arguments, "--launch=slurm", "--slurm.partition=gpu"])
+    ((_, [[task]], folder, said, sbatch),) = sent
+    assert (len(task.jobs), folder, said, sbatch) == (1, tmp_path / "runs" / "slurm", name, {"partition": "gpu"})
+    assert "1 run submitted, 0 finished or under way" in capsys.readouterr().out
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +190,7 @@ def until(condition, otherwise, seconds=300):
 
 @pytest.mark.long
 @pytest.mark.skipif(bool(one_node.WITHOUT), reason=f"no {one_node.WITHOUT} here; .ci/install-slurm installs it")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a SLURM")
 def test_a_sweep_on_a_slurm_of_one_node(tmp_path):
     """Four runs on two processors: one task is cancelled, one put back by SLURM, one warned that its time is up."""
     path, root, beside = tmp_path / "four.py", tmp_path / "runs", tmp_path / "beside"
