@@ -106,6 +106,8 @@ def submit(
         except RuntimeError as error:
             for path in set(folder.glob("*")) - before:
                 path.unlink()
+            with contextlib.suppress(OSError):  # of others
+                folder.rmdir()
             said = " ".join(str(error).split())
             raise InputError(
                 f"SLURM takes no runs: {said}; see --slurm.NAME=VALUE, and submit from a cluster"
