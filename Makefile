@@ -26,7 +26,7 @@ override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -121,6 +121,10 @@ bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with w
 
 bench-large: setup ## a basis of 36.5 million parameters and 100 steps, each way of keeping it (15 GB free) [ARGS="--storage=half"]
 	@$(PY) -m benchmarks.large $(ARGS)
+
+bench-scale: setup ## what virtual devices and processes add to training, products and Lanczos, then docs/benchmarks-scaling.md
+	@$(PY) -m benchmarks.scaling.run $(ARGS)
+	@$(PY) -m benchmarks.scaling.document
 
 bench-train: setup ## training beside a plain JAX loop and PyTorch, then docs/benchmarks-training.md [ARGS="--only=mlp --repeats=3"]
 	@$(PY) -m benchmarks.training.run $(ARGS)

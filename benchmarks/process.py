@@ -34,7 +34,7 @@ class Process:
         self._send("hello")
 
     def loaded(self, limit: float) -> dict[str, Any]:
-        """What it says of itself once it has started."""
+        """The next thing that it says, at first of itself once it has started."""
         return self._receive(limit)
 
     def ask(self, command: str, limit: float) -> dict[str, Any]:
@@ -43,8 +43,12 @@ class Process:
         Raises:
             ContenderError: it raised, ended or took longer, and is then stopped.
         """
-        self._send(command)
+        self.tell(command)
         return self._receive(limit)
+
+    def tell(self, command: str) -> None:
+        """Give one command without waiting; `loaded` waits for the reply."""
+        self._send(command)
 
     def stop(self) -> None:
         if self._process.poll() is None:

@@ -125,11 +125,12 @@ def plan_for_topology(
     stores = reorthogonalise != "none" and storage != "host"
     with numerics.matmul_precision():
         ready = _linearized(placed, goal.chip)
-        arguments, lowered_steps = _lowered(ready, num_steps, stores, storage, reorthogonalise, goal)
+        state = _state(ready, num_steps, stores, storage)
+        lowered = _lowered(ready, state, num_steps, storage, reorthogonalise, goal.chip.platform)
         began = time.perf_counter()
-        compiled = lowered_steps.compile()
+        compiled = lowered.compile()
         compile_seconds = time.perf_counter() - began
-    blocks, steps = arguments[1].blocks, block_length(num_steps) if storage != "host" else 1
+    blocks, steps = state.blocks, block_length(num_steps) if storage != "host" else 1
     # Of the blocks of a basis only those that hold vectors are read; over a whole run, on average about half.
     share = (len(blocks) + 1) / (2 * len(blocks)) if blocks else 1.0
     program = programs.read(compiled.as_text(), share)
@@ -270,21 +271,51 @@ def _on_one_mesh(op: Operator, like: Operator) -> Operator:
     return result
 
 
-def _lowered(
-    op: Operator, num_steps: int, stores: bool, storage: Storage, reorthogonalise: Reorthogonalise, goal: Target
-) -> tuple[tuple[Any, ...], Any]:
-    """The arguments of one block of steps, as shapes, and the block lowered for the target."""
+def shapes_of(op: Operator) -> Operator:
+    """The operator with shapes in place of its arrays, where these lie."""
+
+    def shape(leaf: Any) -> Any:
+        where = getattr(leaf, "sharding", None)
+        return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=where)
+
+    result: Operator = jax.tree.map(shape, op)
+    return result
+
+
+def lowered_block(op: Operator, num_steps: int, platform: str, reorthogonalise: Reorthogonalise = "full") -> Any:
+    """A block of steps of `lanczos` for an operator of shapes, lowered for a platform."""
+    with numerics.matmul_precision():
+        state = _state(op, num_steps, reorthogonalise != "none", "device")
+        return _lowered(op, state, num_steps, "device", reorthogonalise, platform)
+
+
+def _state(op: Operator, num_steps: int, stores: bool, storage: Storage) -> recurrence.State:
+    """The recurrence before its first step, as shapes where it lies."""
     layout = operator.layout_of(op)
-    mesh = next(leaf.sharding.mesh for leaf in jax.tree.leaves(op) if _is_spread(leaf))
     state = jax.eval_shape(lambda: recurrence.initial_state(layout, vectors.zeros(layout), num_steps, stores, storage))
-    put = lambda leaf, spec: leaf.update(sharding=NamedSharding(mesh, spec))  # noqa: E731
-    state = jax.tree.map(put, state, recurrence.state_specs(layout, state))
-    platforms = (goal.chip.platform,)
+    if layout.mesh is None:
+        return state
+    put = lambda leaf, spec: leaf.update(sharding=NamedSharding(layout.mesh, spec))  # noqa: E731
+    result: recurrence.State = jax.tree.map(put, state, recurrence.state_specs(layout, state))
+    return result
+
+
+def _lowered(
+    op: Operator,
+    state: recurrence.State,
+    num_steps: int,
+    storage: Storage,
+    reorthogonalise: Reorthogonalise,
+    platform: str,
+) -> Any:
+    """One block of steps, or what a step does on the device where the basis is on the host."""
+    layout = operator.layout_of(op)
     if storage == "host" and reorthogonalise != "none":
-        return (op, state), recurrence.residual_compiled.trace(op, layout, state).lower(lowering_platforms=platforms)
-    number = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+        return recurrence.residual_compiled.trace(op, layout, state).lower(lowering_platforms=(platform,))
+    where = None if layout.mesh is None else NamedSharding(layout.mesh, PartitionSpec())
+    number = jax.ShapeDtypeStruct((), np.int32, sharding=where)
     traced = recurrence.scan_steps.trace(op, layout, state, number, block_length(num_steps), reorthogonalise)
-    return (op, state), traced.lower(lowering_platforms=platforms)
+    return traced.lower(lowering_platforms=(platform,))
 
 
 def _bytes_on_a_chip(leaf: Any) -> int:
