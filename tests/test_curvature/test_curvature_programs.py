@@ -139,6 +139,18 @@ def test_a_text_is_read_as_it_runs():
     }
 
 
+def test_a_loop_whose_length_is_in_its_condition_alone():
+    condition = """
+  %bound = s32[] constant(12)
+  %at = s32[] get-tuple-element(%s.1), index=0
+  ROOT %true = pred[] compare(%at, %bound), direction=LT
+"""
+    text = TEXT.replace("\n  ROOT %true = pred[] constant(true)\n", condition)
+    text = text.replace(', backend_config={"known_trip_count":{"n":"12"}}', "")
+    assert text != TEXT
+    assert programs.read(text, 0.5) == programs.read(TEXT, 0.5)
+
+
 def test_collectives_of_a_program_on_eight_devices():
     mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
     spread = jax.device_put(np.ones((64, 10), np.float32), NamedSharding(mesh, PartitionSpec("x")))

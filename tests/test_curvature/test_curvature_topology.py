@@ -115,6 +115,8 @@ def test_six_billion_sharded_parameters_with_fifty_vectors_fit_on_64_h100s():
 def test_a_plan_for_tpus():
     plan = plans("tpu")["tpu"]
     assert plan["num_chips"] == 8
-    assert 1 <= plan["flops"] / (2 * EXAMPLES / 8 * HIDDEN * (3 * 784 + 8 * 10)) < 1.1
+    # The compiler moves what does not depend on the vector, x W and h W, out of the loop of ten steps.
+    ratio = plan["flops"] / (2 * EXAMPLES / 8 * HIDDEN * (3 * 784 + 8 * 10))
+    assert 0.65 < ratio < 1.01
     assert plan["compute_seconds"] == pytest.approx(plan["flops"] / (197e12 / 6))
     assert plan["memory_bytes"] < GIB

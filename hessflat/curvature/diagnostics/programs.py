@@ -179,15 +179,8 @@ def _run(
         if one.opcode in _FREE or one.opcode.endswith(("-done", "-update")):
             continue
         if one.opcode == "while":
-            length = re.search(r'"known_trip_count":\{"n":"(\d+)"', one.attributes)
-            _run(
-                computations,
-                called["body"][0],
-                times * int(length[1]) if length else times,
-                share,
-                kernels,
-                collectives,
-            )
+            turns = _turns(one.attributes, computations[called["condition"][0]])
+            _run(computations, called["body"][0], times * turns, share, kernels, collectives)
         elif one.opcode == "conditional":
             branches = []
             for branch in called["branches"]:
@@ -208,6 +201,20 @@ def _run(
             collectives.append(Collective(base, groups[:1], times, moved))
         else:
             kernels.append(Kernel(times, *_cost(computations, computation, one, called)))
+
+
+def _turns(attributes: str, condition: _Computation) -> int:
+    """How often a loop runs: what the compiler says, or the number that it counts to from 0; once if neither is there.
+
+    The compiler for TPUs leaves the condition alone.
+    """
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes):
+        return int(known[1])
+    root = next(one for one in condition.values() if one.is_root)
+    numbers = [condition[name] for name in root.operands if name in condition and condition[name].opcode == "constant"]
+    if root.opcode == "compare" and "direction=LT" in root.attributes and numbers:
+        return int(numbers[0].operands[0])
+    return 1
 
 
 def _called(attributes: str) -> dict[str, list[str]]:
