@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 CHIPS = "chips"  # the axis of the mesh
 
@@ -47,34 +47,39 @@ def transformer(
     vocabulary: int = 50_304,
     length: int = 1024,
     examples: int = 8,
+    num_chips: int = 1,
 ) -> LargeModel:
     """A decoder as GPT-3 XL (Brown et al. 2020, table 2.1): 1.3 billion parameters by default.
 
     Layer norm before attention and before the perceptron, learnt positions, the embedding as the last layer's weights.
-    Layers are one loop over stacked parameters, and their activations are computed anew in backward passes.
+    Layers are one loop over stacked parameters, and their activations are computed anew in backward passes. On several
+    chips activations stay spread by examples, and it is weights that are brought together.
     """
+
+    def kept(x: Array) -> Array:
+        return x if num_chips == 1 else jax.lax.with_sharding_constraint(x, _by_first(num_chips))
 
     def norm(x: Array, scale: Array, bias: Array) -> Array:
         x = x - x.mean(axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale + bias
 
     def attention(x: Array, weights: Any) -> Array:
-        q, k, v = (jnp.einsum("bld,dhe->bhle", x, weights[name]) for name in ("q", "k", "v"))
+        q, k, v = (kept(jnp.einsum("bld,dhe->bhle", x, weights[name])) for name in ("q", "k", "v"))
         scores = jnp.einsum("bhle,bhme->bhlm", q, k) / (width // heads) ** 0.5
         causal = jnp.tril(jnp.ones((length, length), bool))
         shares = jax.nn.softmax(jnp.where(causal[None, None], scores, -1e9), axis=-1)
-        return jnp.einsum("bhlm,bhme,hed->bld", shares, v, weights["o"])
+        return kept(jnp.einsum("bhle,hed->bld", kept(jnp.einsum("bhlm,bhme->bhle", shares, v)), weights["o"]))
 
     @jax.checkpoint
     def layer(x: Array, weights: Any) -> tuple[Array, None]:
         x = x + attention(norm(x, weights["scale0"][None, None], weights["bias0"][None, None]), weights)
-        hidden = jax.nn.gelu(norm(x, weights["scale1"][None, None], weights["bias1"][None, None]) @ weights["in"])
-        return x + hidden @ weights["out"], None
+        hidden = kept(norm(x, weights["scale1"][None, None], weights["bias1"][None, None]) @ weights["in"])
+        return x + kept(jax.nn.gelu(hidden) @ weights["out"]), None
 
     def loss(params: Any, batch: Any) -> Array:
-        x = params["embedding"][batch["tokens"]] + params["positions"][None]
+        x = kept(params["embedding"][batch["tokens"]] + params["positions"][None])
         x, _ = jax.lax.scan(layer, x, params["layers"])
-        logits = norm(x, params["scale"][None, None], params["bias"][None, None]) @ params["embedding"].T
+        logits = kept(norm(x, params["scale"][None, None], params["bias"][None, None]) @ params["embedding"].T)
         chosen = jnp.take_along_axis(logits, batch["next"][..., None], axis=-1)[..., 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
@@ -91,7 +96,8 @@ def transformer(
         "bias": _shape(width),
     }
     tokens = jax.ShapeDtypeStruct((examples, length), jnp.int32)
-    return LargeModel(loss, params, {"tokens": tokens, "next": tokens})
+    model = LargeModel(loss, params, {"tokens": tokens, "next": tokens})
+    return model if num_chips == 1 else spread(model, num_chips)
 
 
 def spread(model: LargeModel, num_chips: int) -> LargeModel:
@@ -99,11 +105,10 @@ def spread(model: LargeModel, num_chips: int) -> LargeModel:
 
     So it is in fully sharded data parallelism (FSDP). The mesh has no devices: `cv.plan` puts those of its topology in.
     """
-    mesh = jax.sharding.AbstractMesh((num_chips,), (CHIPS,))
 
     def placed(leaf: Any, axis: int | None) -> Any:
         spec = PartitionSpec(*(CHIPS if i == axis else None for i in range(leaf.ndim)))
-        return leaf.update(sharding=NamedSharding(mesh, spec))
+        return leaf.update(sharding=NamedSharding(_mesh(num_chips), spec))
 
     def longest(leaf: Any) -> int | None:
         axes = [axis for axis, length in enumerate(leaf.shape) if length % num_chips == 0]
@@ -111,6 +116,15 @@ def spread(model: LargeModel, num_chips: int) -> LargeModel:
 
     params = jax.tree.map(lambda leaf: placed(leaf, longest(leaf)), model.params)
     return model._replace(params=params, batch=jax.tree.map(lambda leaf: placed(leaf, 0), model.batch))
+
+
+def _mesh(num_chips: int) -> AbstractMesh:
+    return AbstractMesh((num_chips,), (CHIPS,))
+
+
+def _by_first(num_chips: int) -> NamedSharding:
+    """Spread along the first axis."""
+    return NamedSharding(_mesh(num_chips), PartitionSpec(CHIPS))
 
 
 def _shape(*sides: int) -> jax.ShapeDtypeStruct:

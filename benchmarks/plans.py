@@ -55,9 +55,7 @@ def _network(problem_name: str, examples: int, each: int | None) -> Callable[[in
 
 def _transformer(chips: int) -> cv.Operator:
     """One sequence a chip in a pass; parameters spread over all chips."""
-    model = large_models.transformer(examples=256)
-    if chips > 1:
-        model = large_models.spread(model, chips)
+    model = large_models.transformer(examples=256, num_chips=chips)
     return cv.hessian(model.loss, model.params, cv.Batches(model.batch, chips))
 
 

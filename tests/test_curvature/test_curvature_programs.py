@@ -116,7 +116,7 @@ ENTRY %main (a: f32[64,32], b: f32[32,16], c: (s32[], f32[100,1000])) -> f32[64,
   %b = f32[32,16]{1,0} parameter(1)
   %c = (s32[], f32[100,1000]{1,0}) parameter(2)
   %loop = (s32[], f32[100,1000]{1,0}) while(%c), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
-  %g = f32[64,64]{1,0} all-gather-start(%a), replica_groups={{0,1},{2,3}}, dimensions={1}
+  %g = (f32[64,32]{1,0}, f32[64,64]{1,0}) all-gather-start(%a), replica_groups={{0,1},{2,3}}, dimensions={1}
   %done = f32[64,64]{1,0} all-gather-done(%g)
   ROOT %gemm = (f32[64,16]{1,0}, s8[100]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
 }
@@ -149,6 +149,21 @@ def test_a_loop_whose_length_is_in_its_condition_alone():
     text = text.replace(', backend_config={"known_trip_count":{"n":"12"}}', "")
     assert text != TEXT
     assert programs.read(text, 0.5) == programs.read(TEXT, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("written", "groups"),
+    [
+        ("{{0,1},{2,3}}", ((0, 1), (2, 3))),
+        ("[2,2]<=[4]", ((0, 1), (2, 3))),
+        ("[2,4]<=[4,2]T(1,0)", ((0, 2, 4, 6), (1, 3, 5, 7))),
+        ("mesh['a'=2,'b'=4] {'a'}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        ("mesh['a'=2,'b'=4] {'a','b'}", (tuple(range(8)),)),
+        ("{}", ()),
+    ],
+)
+def test_groups_of_devices(written, groups):
+    assert programs.groups_of(f"channel_id=1, replica_groups={written}, dimensions={{0}}") == groups
 
 
 def test_collectives_of_a_program_on_eight_devices():

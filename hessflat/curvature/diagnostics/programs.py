@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 Shape = tuple[str, tuple[int, ...]]  # type and dimensions
 
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
@@ -194,10 +196,11 @@ def _run(
             for inner in called.get("to_apply", []) + called.get("calls", []):
                 _run(computations, inner, times, share, kernels, collectives)
         elif base in _COLLECTIVES:
-            groups = _groups(one.attributes)
+            groups = groups_of(one.attributes)
             moved = _size(_of_operands(one, computation))
             if base == "all-gather":
-                moved *= len(groups[0]) if groups else 1
+                # What starts one gives its operands too.
+                moved = _size(one.shapes) - (moved if one.opcode.endswith("-start") else 0)
             collectives.append(Collective(base, groups[:1], times, moved))
         else:
             kernels.append(Kernel(times, *_cost(computations, computation, one, called)))
@@ -227,11 +230,21 @@ def _called(attributes: str) -> dict[str, list[str]]:
     return found
 
 
-def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
+def groups_of(attributes: str) -> tuple[tuple[int, ...], ...]:
     """The groups of devices of a collective; none where it says nothing, which is all of them."""
     explicit = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}", attributes)
     if explicit:
         return tuple(tuple(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", explicit[1]))
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    if mesh and "device_ids" not in attributes:
+        sides = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        chosen = re.findall(r"'([^']+)'", mesh[2])
+        if all(name in sides for name in chosen):
+            places = np.arange(math.prod(sides.values())).reshape(tuple(sides.values()))
+            axes = [list(sides).index(name) for name in chosen]
+            moved = np.moveaxis(places, axes, range(-len(axes), 0)) if axes else places[..., None]
+            width = math.prod(sides[name] for name in chosen)
+            return tuple(tuple(map(int, group)) for group in moved.reshape(-1, width))
     short = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if not short:
         return ()
