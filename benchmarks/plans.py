@@ -98,7 +98,7 @@ def measure(name: str, count: int, chip: str) -> dict[str, Any]:
     began = time.perf_counter()
     row: dict[str, Any] = {"network": name, "num_chips": count, "topology": topology}
     try:
-        plan = cv.plan(CASES[name].operator(count), STEPS, topology=topology)
+        plan: Any = cv.plan(CASES[name].operator(count), STEPS, topology=topology)
     except InputError as error:
         return row | {"error": str(error)}
     values = plan._asdict() | {"memory_bytes": plan.memory_bytes, "collective_bytes": plan.collective_bytes}

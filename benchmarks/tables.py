@@ -30,7 +30,13 @@ def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str
     for title, table in (("Products", products(results)), ("Re-orthogonalisation", basis(results))):
         if len(table) > 1:
             sections.append(f"{mark}{title}\n\n{render(table)}")
-    for title, table in (("The device", device(results)), ("Precision", precision(results))):
+    for title, table in (
+        ("The device", device(results)),
+        ("Precision", precision(results)),
+        ("Where the basis lies", storages(results)),
+        ("Spread over the machine", sharded(results)),
+        ("Plans beside what was measured", plans(results)),
+    ):
         if len(table) > 1:
             sections.append(f"{mark}{title}\n\n{render(table)}")
     if results["goals"]:
@@ -117,7 +123,7 @@ def device(results: dict[str, Any]) -> Table:
         together = f"{value['hessian_together'] / value['hessian']:.2f} of one"
         reading = value["bytes"] / max(value["reorthogonalisation"], 1e-12)
         rates = [f"{reading / 1e9:.3g} GB/s", f"{value['copy_rate'] / 1e9:.3g} GB/s"]
-        table.append([WORKLOADS[workload].title.removeprefix("The device with "), *cells, together, *rates])
+        table.append([_title(workload), *cells, together, *rates])
     return table
 
 
@@ -128,13 +134,65 @@ def precision(results: dict[str, Any]) -> Table:
         value = {name: part(results, workload, name) for name in _parts(results, workload)}
         if "largest_float64" not in value:
             continue
-        for name in ("default", "tensorfloat32", "highest"):
+        for name in ("default", "high", "highest"):
             top = abs(value[f"largest_{name}"] / value["largest_float64"] - 1)
             mass = abs(value[f"zero_mass_{name}"] - value["zero_mass_float64"])
             rate = f"{value[f'matmul_{name}'] / 1e12:.3g} TFLOP/s"
-            title = WORKLOADS[workload].title.removeprefix("The device with ")
+            title = _title(workload)
             table.append([title, name, rate, f"{_number(value[f'seconds_{name}'])} s", f"{top:.1e}", f"{mass:.1e}"])
     return table
+
+
+def storages(results: dict[str, Any]) -> Table:
+    """A run of Lanczos with its basis on the device, in half precision, in the host's memory."""
+    names = ("device", "half", "host")
+    table = [["", *names, *(f"loss of orthogonality, {name}" for name in names)]]
+    for workload in _device_workloads(results):
+        value = {name: part(results, workload, name) for name in _parts(results, workload)}
+        if "storage_host" in value:
+            seconds = [f"{_number(value[f'storage_{name}'])} s" for name in names]
+            losses = [f"{value[f'orthogonality_{name}']:.1e}" for name in names]
+            table.append([_title(workload), *seconds, *losses])
+    return table
+
+
+def sharded(results: dict[str, Any]) -> Table:
+    """Products with parameters and examples spread over the devices of the machine, beside those on one of them.
+
+    On a machine with one device it says what placing arrays on a mesh costs, and nothing of exchanges.
+    """
+    table = [["", "devices", "Hessian product", "on one device"]]
+    for workload in _device_workloads(results):
+        value = {name: part(results, workload, name) for name in _parts(results, workload)}
+        if "sharded" in value:
+            count = int(value["sharded_devices"])
+            said = f"{count}" if count > 1 else "1: the card is one, so nothing is exchanged"
+            times = [f"{1e3 * value[name]:.3g} ms" for name in ("sharded", "hessian")]
+            table.append([_title(workload), said, *times])
+    return table
+
+
+def plans(results: dict[str, Any]) -> Table:
+    """What `cv.plan(topology=…)` says of a Lanczos step on this chip, and what one took."""
+    table = [
+        ["", "memory beside the network, planned", "measured", "a step, planned", "measured", "measured to planned"]
+    ]
+    for workload in _device_workloads(results):
+        value = {name: part(results, workload, name) for name in _parts(results, workload)}
+        if "plan_step" in value:
+            steps = [value[f"{name}_step"] for name in ("plan", "measured")]
+            memory = [_bytes(_or_none(value.get(f"{name}_added_bytes", math.nan))) for name in ("plan", "measured")]
+            times = [f"{1e3 * seconds:.3g} ms" for seconds in steps]
+            table.append([_title(workload), *memory, *times, f"{steps[1] / steps[0]:.2f}"])
+    return table
+
+
+def _title(workload: str) -> str:
+    return WORKLOADS[workload].title.removeprefix("The device with ")
+
+
+def _or_none(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)
 
 
 def judged(results: dict[str, Any]) -> Table:

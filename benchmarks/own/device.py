@@ -1,4 +1,4 @@
-"""How much of an accelerator is used, and what its faster precisions do to the numbers."""
+"""How much of an accelerator is used, what its faster precisions do to the numbers, and where things lie on it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +11,14 @@ import numpy as np
 
 import hessflat.curvature as cv
 from benchmarks.contenders import Result
+from benchmarks.own import placement
 from benchmarks.own.basis import bytes_moved, diagonal, seconds_beyond_recurrence
 from benchmarks.own.products import Products
 from benchmarks.timing import seconds_per_call
 from hessflat.utils import compat
 
-PRECISIONS = ("default", "tensorfloat32", "highest")
+# As `measure.precision` has them; on a GPU the first two are the same.
+PRECISIONS = ("default", "high", "highest")
 _PROBES = 8
 
 
@@ -24,14 +26,35 @@ class Device(Products):
     """One run holds everything; each part is called once before it is timed."""
 
     def run(self) -> Result:
-        parts = {f"matmul_{name}": _with_precision(name, self.matmul_rate) for name in PRECISIONS}
+        parts = self.planned()  # first, while the peak of memory is its own
+        parts |= {f"matmul_{name}": _with_precision(name, self.matmul_rate) for name in PRECISIONS}
         parts["copy_rate"] = self.copy_rate()
         parts |= self.costs()
         parts |= self.basis()
+        parts |= placement.storages(self.operator("hessian"), self.key, self.steps)
+        parts |= self.sharded()
         # The largest network is there for its speed; float64 on it takes minutes.
         if self.problem.network != "wide_resnet":
             parts |= self.precisions()
         return Result([], 0, parts)
+
+    def planned(self) -> dict[str, float]:
+        """The plan for this chip beside a run on it; nothing on a machine that no plan is for."""
+        topology = placement.topology_of(jax.devices()[0])
+        return {} if topology is None else placement.planned(self.operator("hessian"), self.key, self.steps, topology)
+
+    def sharded(self) -> dict[str, float]:
+        """A product with the network spread over all devices of this machine, which may be one."""
+        whole, count = (self.params, self.batch), jax.device_count()
+        if len(self.batch["y"]) % count:
+            return {}
+        try:
+            self.params, self.batch = placement.spread(self.params, False), placement.spread(self.batch, True)
+            op, vector = cv.linearize(self.operator("hessian")), placement.spread(self.vector, False)
+            seconds = _warm_seconds(lambda: op(vector))
+        finally:
+            self.params, self.batch = whole
+        return {"sharded": seconds, "sharded_devices": float(count)}
 
     @property
     def is_small(self) -> bool:

@@ -237,14 +237,12 @@ def groups_of(attributes: str) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", explicit[1]))
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
     if mesh and "device_ids" not in attributes:
-        sides = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-        chosen = re.findall(r"'([^']+)'", mesh[2])
-        if all(name in sides for name in chosen):
-            places = np.arange(math.prod(sides.values())).reshape(tuple(sides.values()))
-            axes = [list(sides).index(name) for name in chosen]
-            moved = np.moveaxis(places, axes, range(-len(axes), 0)) if axes else places[..., None]
-            width = math.prod(sides[name] for name in chosen)
-            return tuple(tuple(map(int, group)) for group in moved.reshape(-1, width))
+        lengths = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        chosen = [name for name in re.findall(r"'([^']+)'", mesh[2]) if name in lengths]
+        places = np.arange(math.prod(lengths.values())).reshape(tuple(lengths.values()))
+        last = np.moveaxis(places, [list(lengths).index(name) for name in chosen], range(-len(chosen), 0))
+        width = math.prod(lengths[name] for name in chosen)
+        return tuple(tuple(map(int, group)) for group in last.reshape(-1, width))
     short = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if not short:
         return ()
