@@ -75,8 +75,9 @@ def test_a_basis_elsewhere_is_no_memory_of_a_chip(small):
     assert small["host"]["memory_bytes"] < small["eight"]["memory_bytes"]
     assert small["nodes"]["basis_bytes"] == small["nodes"]["host_bytes"] == 0
     assert small["nodes"]["num_chips"] == 64
-    (kind, groups, times, _), *_ = small["nodes"]["collectives"]
-    assert (kind, times, len(groups[0]) if groups else 64) == ("all-reduce", 1.0, 64)
+    sums = [one for one in small["nodes"]["collectives"] if one[0] == "all-reduce" and one[3] == 4 * size]
+    ((_, groups, times, _),) = sums
+    assert (times, len(groups[0]) if groups else 64) == (1.0, 64)
 
 
 @pytest.mark.slow
@@ -97,18 +98,24 @@ def test_a_wide_resnet_on_eight_h100s_takes_less_than_10_gib():
 def test_half_a_billion_sharded_parameters_with_a_hundred_vectors_fit_on_eight_h100s():
     plan = plans("half_a_billion")["half_a_billion"]
     assert plan["size"] > 0.541e9
-    assert plan["basis_bytes"] < 1.25 * 100 * plan["size"] * 4 / 8
+    assert plan["basis_bytes"] == pytest.approx(100 * plan["size"] * 4 / 8, rel=1e-4)
     assert plan["memory_bytes"] < 40 * GIB
+    require_that_sums_are_of_coefficients(plan, 100)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="vectors are whole on every chip")
 def test_six_billion_sharded_parameters_with_fifty_vectors_fit_on_64_h100s():
     plan = plans("six_billion")["six_billion"]
     assert plan["size"] > 6.45e9
     assert plan["memory_bytes"] < 80e9
-    largest = max(num_bytes for kind, _, _, num_bytes in plan["collectives"] if kind == "all-reduce")
-    assert largest < 4 * plan["size"] / 64
+    require_that_sums_are_of_coefficients(plan, 50)
+
+
+def require_that_sums_are_of_coefficients(plan, steps):
+    """Re-orthogonalisation sums one number for each row; what is gathered are single leaves, such as the largest."""
+    summed = [num_bytes for kind, _, _, num_bytes in plan["collectives"] if kind == "all-reduce"]
+    assert max(summed) <= 4 * steps
+    assert max(num_bytes for _, _, _, num_bytes in plan["collectives"]) < 0.2 * 4 * plan["size"]
 
 
 @pytest.mark.long

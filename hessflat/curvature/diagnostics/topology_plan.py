@@ -292,7 +292,8 @@ def lowered_block(op: Operator, num_steps: int, platform: str, reorthogonalise: 
 def _state(op: Operator, num_steps: int, stores: bool, storage: Storage) -> recurrence.State:
     """The recurrence before its first step, as shapes where it lies."""
     layout = operator.layout_of(op)
-    state = jax.eval_shape(lambda: recurrence.initial_state(layout, vectors.zeros(layout), num_steps, stores, storage))
+    start = lambda: recurrence.initial_state(layout, vectors.zeros(layout), num_steps, stores, storage)  # noqa: E731
+    state: recurrence.State = jax.eval_shape(start)
     if layout.mesh is None:
         return state
     put = lambda leaf, spec: leaf.update(sharding=NamedSharding(layout.mesh, spec))  # noqa: E731
