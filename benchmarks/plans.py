@@ -101,7 +101,11 @@ def measure(name: str, count: int, chip: str) -> dict[str, Any]:
         plan: Any = cv.plan(CASES[name].operator(count), STEPS, topology=topology)
     except InputError as error:
         return row | {"error": str(error)}
-    values = plan._asdict() | {"memory_bytes": plan.memory_bytes, "collective_bytes": plan.collective_bytes}
+    values = plan._asdict() | {
+        "text": str(plan),
+        "memory_bytes": plan.memory_bytes,
+        "collective_bytes": plan.collective_bytes,
+    }
     return row | values | {"seconds_here": time.perf_counter() - began}
 
 
@@ -154,7 +158,9 @@ def render(stored: list[dict[str, Any]]) -> str:
         title = CHIPS[found["chip"]].title
         parts.append(f"\n## {title}\n\nJAX {found['jax']}.\n\n{tables.as_markdown(table(found))}\n")
     networks = "\n".join(f"- {name}: {case.about}." for name, case in CASES.items())
-    return _PAGE.format(steps=STEPS, networks=networks, chips=tables.as_markdown(chips())) + "".join(parts)
+    examples = [row["text"] for found in stored for row in found["rows"] if row.get("topology") == "h100:8"]
+    fields = {"steps": STEPS, "networks": networks, "chips": tables.as_markdown(chips())}
+    return _PAGE.format(example=(examples or ["no plan is stored yet"])[0], **fields) + "".join(parts)
 
 
 _PAGE = """\
@@ -163,16 +169,30 @@ _PAGE = """\
 `cv.plan(op, …, topology="h100:8")` compiles the library's own block of Lanczos steps for accelerators that need not be
 there, and says what a chip holds, what chips exchange, and how long a step takes by a model:
 
-```python no-run
+```python
 import jax
 import jax.numpy as jnp
 
 import hessflat.curvature as cv
 
+
+def loss(params, batch):
+    logits = jnp.tanh(batch["x"] @ params["first"]) @ params["last"]
+    return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * batch["y"], axis=1))
+
+
 shape = jax.ShapeDtypeStruct
-params = {{"kernel": shape((784, 10), jnp.float32)}}
-data = {{"x": shape((8_000, 784), jnp.float32), "y": shape((8_000, 10), jnp.float32)}}
-print(cv.plan(cv.hessian(loss, params, data), num_steps=100, topology="h100:8"))
+params = {{"first": shape((784, 100), jnp.float32), "last": shape((100, 10), jnp.float32)}}
+data = {{"x": shape((10_240, 784), jnp.float32), "y": shape((10_240, 10), jnp.float32)}}
+op = cv.hessian(loss, params, data)
+print(op.size, cv.plan(op, num_steps=100).fits)  # on this machine
+# 79400 True
+```
+
+`print(cv.plan(op, num_steps=100, topology="h100:8"))` then says something like this, which is W1 below:
+
+```text
+{example}
 ```
 
 Shapes stand in place of arrays in every constructor of an operator; such an operator is for plans alone. Where they

@@ -34,7 +34,17 @@ EXECUTED = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("curvature", "data", "frameworks", "numerics", "pitfalls", "rank_bound", "tokens", "training")
+        for name in (
+            "curvature",
+            "data",
+            "frameworks",
+            "numerics",
+            "pitfalls",
+            "plans",
+            "rank_bound",
+            "tokens",
+            "training",
+        )
     ),
 ]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.py") if not path.stem.startswith("_"))
