@@ -32,7 +32,7 @@ SETTINGS = {
     "SchedulerParameters": "sched_interval=1,batch_sched_delay=0",
     "JobRequeue": "1",
     "ReturnToService": "2",
-    "KillWait": "20",
+    "KillWait": "60",
     "MinJobAge": "3600",
     "JobCompType": "jobcomp/filetxt",
 }

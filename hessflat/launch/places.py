@@ -38,7 +38,7 @@ def visible_gpus(environment: Mapping[str, str], devices: Iterable[str], has_cud
 
     Args:
         environment: of the process; `JAX_PLATFORMS` and `CUDA_VISIBLE_DEVICES` count.
-        devices: names in /dev; `nvidia0` is the first GPU.
+        devices: names in /dev; `nvidia0` and the like are GPUs, which CUDA counts from 0 whatever their numbers are.
         has_cuda: whether JAX has its plugin for CUDA.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
@@ -46,8 +46,8 @@ def visible_gpus(environment: Mapping[str, str], devices: Iterable[str], has_cud
         return ()
     if "CUDA_VISIBLE_DEVICES" in environment:
         return tuple(name.strip() for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip())
-    numbers = sorted(int(match[1]) for name in devices if (match := re.fullmatch(r"nvidia(\d+)", name)))
-    return tuple(map(str, numbers))
+    number = sum(re.fullmatch(r"nvidia\d+", name) is not None for name in devices)
+    return tuple(map(str, range(number)))
 
 
 def deal(count: int, cores: Sequence[int], gpus: Sequence[str], each: int) -> list[Place]:

@@ -12,16 +12,17 @@ from hessflat.launch.places import Place
 from hessflat.runs.jobs import make_jobs
 from hessflat.utils.progress import silent
 
-NODE = ["nvidia0", "nvidia10", "nvidia2", "nvidia1", "nvidiactl", "nvidia-uvm"]
+# A container that was given three of a node's GPUs.
+NODE = ["nvidia3", "nvidia10", "nvidia5", "nvidiactl", "nvidia-uvm"]
 
 
 @pytest.mark.parametrize(
     ("environment", "has_cuda", "expected"),
     [
-        ({}, True, ("0", "1", "2", "10")),
+        ({}, True, ("0", "1", "2")),
         ({}, False, ()),
         ({"JAX_PLATFORMS": "cpu"}, True, ()),
-        ({"JAX_PLATFORMS": "cuda,cpu"}, True, ("0", "1", "2", "10")),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, True, ("0", "1", "2")),
         ({"CUDA_VISIBLE_DEVICES": "3, 5"}, True, ("3", "5")),
         ({"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, True, ("GPU-8932f937",)),
         ({"CUDA_VISIBLE_DEVICES": ""}, True, ()),
