@@ -53,6 +53,10 @@ SHAPES = "this operator is made of shapes, for cv.plan alone; give arrays in the
 # Draws of one estimate, at most.
 _MOST_DRAWS = 1_000_000
 
+# Of inner products and combinations of vectors, whatever the precision of an operator's products: the memory bounds
+# them, and less would lose orthogonality.
+EXACT = jax.lax.Precision.HIGHEST
+
 # NumPy types that JAX has in every mode.
 _PLAIN = {
     np.dtype(t) for t in (bool, np.int8, np.int16, np.int32, np.uint8, np.uint16, np.uint32, np.float16, np.float32)
@@ -579,7 +583,7 @@ def accurate_dot(rows: Array, vector: Array, compensated: bool = True) -> Array:
 
 
 def _dot_at_once(rows: Array, vector: Array) -> Array:
-    return widened(rows) @ widened(vector)
+    return jnp.matmul(widened(rows), widened(vector), precision=EXACT)
 
 
 def _dot_in_pieces(rows: Array, vector: Array) -> Array:
@@ -587,9 +591,9 @@ def _dot_in_pieces(rows: Array, vector: Array) -> Array:
 
     def add(number: Array, total: Array) -> Array:
         pieces = (jax.lax.dynamic_slice_in_dim(x, number * _PIECE, _PIECE, x.ndim - 1) for x in (rows, vector))
-        return total + jnp.matmul(*map(widened, pieces))
+        return total + jnp.matmul(*map(widened, pieces), precision=EXACT)
 
-    rest = widened(rows[:, count * _PIECE :]) @ widened(vector[count * _PIECE :])
+    rest = _dot_at_once(rows[:, count * _PIECE :], vector[count * _PIECE :])
     result: Array = jax.lax.fori_loop(0, count, add, rest)
     return result
 
@@ -623,8 +627,8 @@ def gram(blocks: tuple[Array, ...]) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="terms")
 def _products_of_piece(blocks: tuple[Array, ...], start: int, skipped: int, terms: int) -> tuple[Array, Array]:
     rows = widened(jnp.concatenate([jax.lax.dynamic_slice_in_dim(s, start, terms, -1) for s in blocks], axis=-2))
-    rows = jnp.einsum("...mt,t->...mt", rows, jnp.arange(terms) >= skipped)
-    return rows @ jnp.matrix_transpose(rows), jnp.sum(rows**2, axis=-1)
+    rows = jnp.einsum("...mt,t->...mt", rows, jnp.arange(terms) >= skipped, precision=EXACT)
+    return jnp.matmul(rows, jnp.matrix_transpose(rows), precision=EXACT), jnp.sum(rows**2, axis=-1)
 
 
 def widened(x: Array) -> Array:

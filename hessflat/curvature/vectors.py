@@ -131,7 +131,10 @@ def _part_at(
 
 def dot(a: Vector, b: Vector, axes: tuple[str, ...] | None = None) -> Array:
     """The inner product of two vectors; inside `jax.shard_map`, with the mesh's `axes`, of which each has a part."""
-    return _summed([jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)], axes)
+    return _summed(
+        [jnp.vdot(x, y, precision=numerics.EXACT) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)],
+        axes,
+    )
 
 
 @partial(jax.jit, static_argnums=0, inline=True)

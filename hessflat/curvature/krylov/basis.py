@@ -242,7 +242,7 @@ def _set_row(block: Array, row: Array, vector: Array) -> Array:
 
 def _matmul(a: Array, b: Array) -> Array:
     """A product in single precision at least."""
-    return jnp.matmul(numerics.widened(a), numerics.widened(b))
+    return jnp.matmul(numerics.widened(a), numerics.widened(b), precision=numerics.EXACT)
 
 
 def _scale(layout: Layout, rows: Array) -> float:

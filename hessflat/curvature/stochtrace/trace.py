@@ -202,7 +202,7 @@ def _next_row(layout: Layout, done: Vector, rows: Vector, scale: Array, number: 
     length = jnp.ones((), layout.dtype)
     for _ in range(3):
         along = vectors.dots(layout, done, vector)
-        vector = jax.tree.map(lambda x, q, c=along: x - c @ q, vector, done)
+        vector = jax.tree.map(lambda x, q, c=along: x - jnp.matmul(c, q, precision=numerics.EXACT), vector, done)
         now = vectors.norm(vector)
         vector = jax.tree.map(lambda x, n=now: x / jnp.where(n > 0, n, 1), vector)
         column, length = column + length * along, length * now
@@ -212,7 +212,7 @@ def _next_row(layout: Layout, done: Vector, rows: Vector, scale: Array, number: 
 
 @jax.jit
 def _rotate(orthonormal: Vector, rotation: Array) -> Vector:
-    return jax.tree.map(lambda q: rotation.T @ q.T, orthonormal)
+    return jax.tree.map(lambda q: jnp.matmul(rotation.T, q.T, precision=numerics.EXACT), orthonormal)
 
 
 def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TraceParts:
@@ -259,7 +259,7 @@ def _quadratic_outside(layout: Layout, basis: Vector, vector: Vector, product: V
 def _project(layout: Layout, basis: Vector, vector: Vector) -> Vector:
     for _ in range(2):  # once leaves rounding relative to the removed part, not to the remainder
         along = vectors.dots(layout, basis, vector)
-        vector = jax.tree.map(lambda x, q, c=along: x - c @ q, vector, basis)
+        vector = jax.tree.map(lambda x, q, c=along: x - jnp.matmul(c, q, precision=numerics.EXACT), vector, basis)
     return vector
 
 
