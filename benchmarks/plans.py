@@ -158,7 +158,8 @@ def render(stored: list[dict[str, Any]]) -> str:
         title = CHIPS[found["chip"]].title
         parts.append(f"\n## {title}\n\nJAX {found['jax']}.\n\n{tables.as_markdown(table(found))}\n")
     networks = "\n".join(f"- {name}: {case.about}." for name, case in CASES.items())
-    examples = [row["text"] for found in stored for row in found["rows"] if row.get("topology") == "h100:8"]
+    rows = [row for found in stored for row in found["rows"]]
+    examples = [row["text"] for row in rows if (row["network"], row["topology"]) == ("W1", "h100:8")]
     fields = {"steps": STEPS, "networks": networks, "chips": tables.as_markdown(chips())}
     return _PAGE.format(example=(examples or ["no plan is stored yet"])[0], **fields) + "".join(parts)
 

@@ -162,7 +162,8 @@ def target(topology: str) -> Target:
         else:
             # Otherwise libtpu asks the cloud's server of metadata what machine this is, and waits.
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-            devices = compat.absent_devices("tpu", topology)
+            single = {"chips_per_host_bounds": (1, 1, 1)} if number == 1 else {}
+            devices = compat.absent_devices("tpu", topology, **single)
     except Exception as error:  # whatever the compiler has against it
         raise InputError(f"no topology {topology!r}: {in_one_line(error)}; take another size") from error
     if len(devices) != number:
