@@ -49,7 +49,7 @@ from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.streams import Stream
-from hessflat.curvature.operators.terms import Batches
+from hessflat.curvature.operators.terms import Batches, spread
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 
@@ -108,5 +108,6 @@ __all__ = [
     "spectrum",
     "spectrum_from_arrays",
     "spectrum_to_arrays",
+    "spread",
     "trace",
 ]

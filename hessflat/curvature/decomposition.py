@@ -99,8 +99,7 @@ def decompose(
     num_steps = numerics.require_count("num_steps", num_steps, least=0)
     num_probes = numerics.require_draws("num_probes", num_probes)
     trace_probes = numerics.require_draws("trace_probes", trace_probes, least=0)
-    (term,) = G.terms
-    R = dataclasses.replace(G, terms=(dataclasses.replace(term, product=residual_product),))
+    R = dataclasses.replace(G, terms=tuple(dataclasses.replace(term, product=residual_product) for term in G.terms))
     quadrature_key, moments_key = jax.random.split(key)
     spectra: tuple[Any, ...] = (None, None, None)
     if num_steps:
@@ -135,8 +134,8 @@ def _tridiagonals(
 ) -> list[Tridiagonals]:
     """The tridiagonal matrices of H, G and R, from the same probes."""
     began = time.perf_counter()
-    (term,) = G.terms
-    joint = Operator((dataclasses.replace(term, product=joint_product, params=(term.params,) * 3),), (1.0,))
+    terms = [dataclasses.replace(term, product=joint_product, params=(term.params,) * 3) for term in G.terms]
+    joint = dataclasses.replace(G, terms=tuple(terms))
     num_steps, layout = min(num_steps, G.size), operator.layout_of(G)
     with processes.failing_together(processes.spans(joint)):
         basis.require_memory(layout, 3 * num_steps, "device", hardware.platform(joint))

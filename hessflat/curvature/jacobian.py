@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
+from hessflat.curvature.layout import mesh_of
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
@@ -122,16 +124,48 @@ def jacobian_norms(
         method = "exact" if outputs <= _FEW_OUTPUTS else "iterative"
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with numerics.matmul_precision():
-        pieces = [x[i : i + size] for i in range(0, len(x), size)]
+        place, pieces, order = _pieces(x, size)
         norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
-        parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
-    values, bounds = (np.concatenate([hardware.on_host(part[i]) for part in parts]) for i in (0, 1))
-    frobenius = np.concatenate([hardware.on_host(part[3]) for part in parts]) if method == "exact" else None
+        parts = [norms(predict, softmax, outputs, params, piece, extra, place) for piece in pieces]
+    values, bounds = (np.concatenate([hardware.on_host(part[i]) for part in parts])[order] for i in (0, 1))
+    frobenius = np.concatenate([hardware.on_host(part[3]) for part in parts])[order] if method == "exact" else None
     if not np.isfinite(values).all():
         raise InputError("the Jacobian is not finite; look at the outputs at these parameters")
     products = max(part[2] for part in parts)
     cost = products, time.perf_counter() - began, numerics.precision_name(x)
     return JacobianNorms(values, bounds, method, *cost, frobenius)
+
+
+def _pieces(x: Array, size: int) -> tuple[NamedSharding | None, list[Array], np.ndarray]:
+    """Where the examples of a piece go, the pieces, and the places [N] of the examples among those of all pieces.
+
+    Of examples that are spread over devices a piece has as many of each device, so that none moves. Those that are
+    whole on every device are shared out piece by piece.
+    """
+    number, mesh = len(x), mesh_of("inputs", [x])
+    if mesh is None:
+        return None, [x[i : i + size] for i in range(0, number, size)], np.arange(number)
+    sharding: Any = x.sharding
+    axes = sharding.spec[0] if len(sharding.spec) else None
+    if axes is None:
+        place = NamedSharding(mesh, PartitionSpec(tuple(mesh.axis_names)))
+        return place, [x[i : i + size] for i in range(0, number, size)], np.arange(number)
+    place = NamedSharding(mesh, PartitionSpec(axes))
+    devices = number // place.shard_shape((number,))[0]
+    own, step = number // devices, max(size // devices, 1)
+    cuts = [(i, min(step, own - i)) for i in range(0, own, step)]
+    taken = [_of_each_device(x, place, devices, start, count) for start, count in cuts]
+    numbers = np.arange(number).reshape(devices, own)
+    order = np.argsort(np.concatenate([numbers[:, start : start + count].ravel() for start, count in cuts]))
+    return place, taken, order
+
+
+@partial(jax.jit, static_argnums=(1, 2, 4))
+def _of_each_device(x: Array, place: NamedSharding, devices: int, start: Array, count: int) -> Array:
+    by_device = x.reshape(devices, -1, *x.shape[1:])
+    piece = jax.lax.dynamic_slice_in_dim(by_device, start, count, 1).reshape(-1, *x.shape[1:])
+    result: Array = jax.lax.with_sharding_constraint(piece, place)
+    return result
 
 
 def _over_stream(norms: Callable[[Array], JacobianNorms], inputs: Stream, began: float) -> JacobianNorms:
@@ -165,12 +199,21 @@ def _softmax_product(outputs: Array, vectors: Array) -> Array:
 
 
 def _exact(
-    predict: Callable[..., Any], softmax: bool, outputs: int, params: Any, inputs: Array, extra: tuple[Any, ...]
-) -> tuple[Array, Array, int, Array]:
+    predict: Callable[..., Any],
+    softmax: bool,
+    outputs: int,
+    params: Any,
+    inputs: Array,
+    extra: tuple[Any, ...],
+    place: NamedSharding | None,
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
-    scales, eigenvalues, grams, ranges = _exact_norms(predict, softmax, params, inputs, extra)
-    values = scales * np.sqrt(np.maximum(_trusted(hardware.on_host(eigenvalues), grams), 0))
-    frobenius = scales * np.sqrt(hardware.on_host(jnp.trace(grams, axis1=1, axis2=2)))
+    on_host = map(hardware.on_host, _exact_norms(predict, softmax, params, inputs, extra, place))
+    scales, eigenvalues, grams, ranges = on_host
+    if place is not None:
+        eigenvalues = _largest_on_host(grams)
+    values = scales * np.sqrt(np.maximum(_trusted(eigenvalues, grams), 0))
+    frobenius = scales * np.sqrt(np.trace(grams, axis1=1, axis2=2))
     return values, _rounding(inputs.dtype, ranges) * values, outputs, frobenius
 
 
@@ -184,14 +227,22 @@ def _range(softmax: bool, outputs: Array) -> Array:
     return jnp.ptp(outputs, axis=-1).max() if softmax else jnp.zeros((), outputs.dtype)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 5))
 def _exact_norms(
-    predict: Callable[..., Any], softmax: bool, params: Any, inputs: Array, extra: tuple[Any, ...]
+    predict: Callable[..., Any],
+    softmax: bool,
+    params: Any,
+    inputs: Array,
+    extra: tuple[Any, ...],
+    place: NamedSharding | None,
 ) -> tuple[Array, Array, Array, Array]:
     """The largest entry of each J [n], and of J over it the largest eigenvalue of J Jᵀ [n] and J Jᵀ [n, C, C].
 
-    Last come the ranges of the outputs [n].
+    Last come the ranges of the outputs [n]. On several devices the eigenvalues are left out: on a CPU, LAPACK waits for
+    threads that the programs of the other devices hold.
     """
+    if place is not None:
+        inputs = jax.lax.with_sharding_constraint(inputs, place)
 
     def scaled(x: Array) -> tuple[Array, Array, Array, Array]:
         outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
@@ -204,21 +255,33 @@ def _exact_norms(
         largest = jnp.abs(columns).max()
         columns = columns / jnp.where(largest > 0, largest, 1)
         gram = columns.T @ columns
-        return largest, _largest_eigenvalue(gram), gram, _range(softmax, outputs)
+        eigenvalue = _largest_eigenvalue(gram) if place is None else jnp.zeros((), gram.dtype)
+        return largest, eigenvalue, gram, _range(softmax, outputs)
 
     result: tuple[Array, Array, Array, Array] = numerics.mapped(scaled)(inputs)
     return result
 
 
-def _trusted(eigenvalues: np.ndarray, grams: Array) -> np.ndarray:
+def _largest_on_host(grams: np.ndarray) -> np.ndarray:
+    """`_largest_eigenvalue` of each of `grams` [n, C, C], by NumPy."""
+    sizes = np.abs(grams)
+    negligible = np.finfo(grams.dtype).eps / grams.shape[-1] * sizes.max((1, 2), keepdims=True)
+    cleared = np.where(np.isfinite(grams) & (sizes >= negligible), grams, 0)
+    try:
+        return np.linalg.eigvalsh(cleared)[:, -1]
+    except np.linalg.LinAlgError:  # of one of them; which is told by double precision
+        return np.full(len(grams), np.nan, grams.dtype)
+
+
+def _trusted(eigenvalues: np.ndarray, grams: np.ndarray) -> np.ndarray:
     """Largest eigenvalues [n] of `grams` [n, C, C]; those that cannot be are computed in double precision."""
-    diagonal = hardware.on_host(jnp.diagonal(grams, axis1=1, axis2=2)).astype(np.float64)
+    diagonal = np.diagonal(grams, axis1=1, axis2=2).astype(np.float64)
     slack = 100 * float(jnp.finfo(grams.dtype).eps)
     inside = (eigenvalues >= (1 - slack) * diagonal.max(1)) & (eigenvalues <= (1 + slack) * diagonal.sum(1))
     doubtful = np.flatnonzero(~inside & np.isfinite(diagonal).all(1))
     result = eigenvalues.copy()
     for i in doubtful:
-        gram = hardware.on_host(grams[i]).astype(np.float64)
+        gram = grams[i].astype(np.float64)
         result[i] = np.linalg.eigvalsh(gram)[-1] if np.isfinite(gram).all() else np.nan
     return result
 
@@ -253,11 +316,12 @@ def _iterate(
     params: Any,
     inputs: Array,
     extra: tuple[Any, ...],
+    place: NamedSharding | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Norms [n], bounds [n] and the number of products for each."""
     eps = float(jnp.finfo(inputs.dtype).eps)
     limit = min(outputs, _MAX_STEPS)
-    state = _begin(inputs, outputs, limit)
+    state = _begin(inputs, outputs, limit, place)
     for steps in range(min(_BLOCK, limit), limit + _BLOCK, _BLOCK):
         state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)))
         values, residuals = _largest(hardware.on_host(state.alphas), hardware.on_host(state.betas), int(state.step))
@@ -275,8 +339,10 @@ def _ranges(predict: Callable[..., Any], params: Any, inputs: Array, extra: tupl
     return result
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _begin(inputs: Array, outputs: int, limit: int) -> _Bidiagonal:
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _begin(inputs: Array, outputs: int, limit: int, place: NamedSharding | None) -> _Bidiagonal:
+    if place is not None:
+        inputs = jax.lax.with_sharding_constraint(inputs, place)
     count, dtype = len(inputs), inputs.dtype
     start = jax.random.normal(jax.random.key(0), (outputs,), dtype)
     return _Bidiagonal(

@@ -112,8 +112,8 @@ def layout_for(params: Any, data: Any = ()) -> Layout:
         InputError: parameters, or parameters and data, on different meshes.
     """
     leaves, structure = jax.tree.flatten(params)
-    mesh = _mesh_of("params", leaves)
-    other = _mesh_of("data", jax.tree.leaves(data))
+    mesh = mesh_of("params", leaves)
+    other = mesh_of("data", jax.tree.leaves(data))
     if mesh is not None and other is not None and mesh != other:
         raise InputError(
             f"params and data must be on one mesh of devices, got {_shown(mesh)} and {_shown(other)}; put both on one"
@@ -172,7 +172,7 @@ def other_axes(axes: tuple[str, ...], spec: PartitionSpec) -> tuple[str, ...]:
     return tuple(axis for axis in axes if axis not in _axes(spec))
 
 
-def _mesh_of(what: str, leaves: list[Any]) -> Any:
+def mesh_of(what: str, leaves: list[Any]) -> Any:
     """The mesh of several devices that arrays or shapes lie on; None where there is none.
 
     Raises:

@@ -85,11 +85,17 @@ def gradient_covariance(
     """
     op = fisher(losses, params, data, state, per)
     require_operator(op)
-    (term,) = op.terms
-    gradient = _mean_gradient(term)
-    extra = () if term.state is None else (term.state,)
-    centred = (CentredLosses(term.functions[0]), half_mean_square)
-    return Operator((dataclasses.replace(term, functions=centred, state=(gradient, extra)),), (1.0,))
+    weighted = [
+        jax.tree.map(lambda g, c=c: c * g, _mean_gradient(t)) for c, t in zip(op.coefficients, op.terms, strict=True)
+    ]
+    gradient = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *weighted)
+
+    def centred(term: Term) -> Term:
+        extra = () if term.state is None else (term.state,)
+        functions = (CentredLosses(term.functions[0]), half_mean_square)
+        return dataclasses.replace(term, functions=functions, state=(gradient, extra))
+
+    return dataclasses.replace(op, terms=tuple(map(centred, op.terms)))
 
 
 def minibatch_products(

@@ -187,9 +187,14 @@ def operators_by_key(names: Iterable[str], protocol: Protocol, batch_stats: Any)
     return {f"{name}{suffix}": (name, mode) for name in names for suffix, mode in modes.items()}
 
 
-def curvature_operator(state: EvalState, name: str, mode: str) -> cv.Operator:
-    """An operator of `OPERATORS`, of the mean loss over the measured examples."""
+def curvature_operator(state: EvalState, name: str, mode: str, spread: bool = True) -> cv.Operator:
+    """An operator of `OPERATORS`, of the mean loss over the measured examples.
+
+    With `spread` these are over all devices also where they do not divide; its matrix is then a sum of two.
+    """
     batches = curvature_batches(state, mode)
+    if spread:
+        batches = cv.spread(batches)
     return OPERATORS[name].build(state.functions(mode), state.params, batches, state.curvature_state)
 
 

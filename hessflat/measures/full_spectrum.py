@@ -19,7 +19,7 @@ def full_spectrum(
     """Every eigenvalue of each of `measure.exact_operators`; zero mass is the share below noise."""
     measurement = Measurement({}, {})
     for key, (name, mode) in operators_by_key(exact_operators, state.protocol, state.batch_stats).items():
-        spectrum = cv.exact_spectrum(curvature_operator(state, name, mode), exact_float64)
+        spectrum = cv.exact_spectrum(curvature_operator(state, name, mode, spread=False), exact_float64)
         values, prefix = spectrum.values, f"{key}.exact"
         measurement.scalars.update(
             {

@@ -46,16 +46,13 @@ def make_mesh(num_devices: int) -> Mesh | None:
 
 
 def shard_batch(batch: Any, mesh: Mesh | None) -> Any:
-    """`batch`, inside a compiled function, with its examples over the devices; as it is where they do not divide."""
+    """`batch`, inside a compiled function, with its examples over the devices; where they do not divide, some have one
+    more.
+    """
     if mesh is None:
         return batch
-
-    def place(x: jax.Array) -> jax.Array:
-        spec = PartitionSpec(AXIS) if len(x) % mesh.size == 0 else PartitionSpec()
-        placed: jax.Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-        return placed
-
-    return jax.tree.map(place, batch)
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place), batch)
 
 
 def placement(num_devices: int) -> dict[str, int | str]:

@@ -12,12 +12,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature import jacobian, vectors
 from hessflat.curvature import layout as layout_module
-from hessflat.curvature import vectors
 from hessflat.curvature.krylov import lanczos as lanczos_module
 from hessflat.curvature.krylov.recurrence import initial_state, scan_steps
 from hessflat.curvature.layout import layout_for
 from hessflat.curvature.operators import operator
+from hessflat.curvature.operators.terms import UserFunction
 from hessflat.utils.errors import InputError
 
 pytestmark = pytest.mark.exact
@@ -267,3 +268,70 @@ def test_places_that_do_not_go_together(problem):
         cv.hessian(loss, params, {"x": spread["x"], "y": batch["y"]})
     with pytest.raises(InputError, match=r"params and data must be on one mesh .* got data=2x?.*"):
         cv.hessian(loss, placed("tensor", *problem)[0], spread)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [36, 5])
+def test_examples_that_do_not_divide_are_spread_too(problem, number):
+    """On each device at most 1.3 times an eighth of the operations, and the numbers of one device."""
+    params, batch = problem[0], jax.tree.map(lambda x: x[:number], problem[1])
+    mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    for build in (*KINDS.values(), lambda params, data: cv.gradient_covariance(losses, params, data)):
+        one, many = build(params, batch), build(params, cv.spread(batch, mesh))
+        vector = jnp.ones(one.size)
+        for op in (many, cv.linearize(many)):
+            assert_allclose(op(vector), one(vector), atol=2e-6)
+    one, many = cv.hessian(loss, params, batch), cv.hessian(loss, params, cv.spread(batch, mesh))
+    assert_allclose(cv.lanczos(many, KEY, 6).alphas, cv.lanczos(one, KEY, 6).alphas, atol=2e-6)
+    parts = [
+        cv.decompose(predict, criterion, params, data, KEY, 6, trace_probes=2)[:3]
+        for data in (batch, cv.spread(cv.Batches(batch, 16), mesh))
+    ]
+    for ours, theirs in zip(*parts, strict=True):
+        assert_allclose(ours.spectrum.nodes, theirs.spectrum.nodes, atol=1e-5)
+    if number == 36:
+        flops = [
+            operator.tree_matvec_compiled.lower(op, op.params).compile().cost_analysis()["flops"]
+            for op in (cv.linearize(one), cv.linearize(many))
+        ]
+        assert flops[1] <= 1.3 * flops[0] / 8
+
+
+def test_weights_of_examples_that_do_not_divide(problem):
+    params, batch = problem[0], jax.tree.map(lambda x: x[:37], problem[1])
+    batch |= {"m": jnp.linspace(0, 1, 37)}
+
+    def weighted_loss(params, batch):
+        return jnp.sum(batch["m"] * losses(params, batch)) / jnp.sum(batch["m"])
+
+    mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    one, many = (
+        cv.hessian(weighted_loss, params, data)
+        for data in (cv.Batches(batch, weights="m"), cv.spread(cv.Batches(batch, weights="m"), mesh))
+    )
+    assert len(many.terms) == 2
+    assert_allclose(many(jnp.ones(180)), one(jnp.ones(180)), atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [160, 36])
+def test_jacobians_of_examples_on_several_devices(problem, number):
+    params, inputs = problem[0], problem[1]["x"][:number]
+    mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    spread = jax.device_put(inputs, NamedSharding(mesh, P("x") if number == 160 else P()))
+    for method in ("exact", "iterative"):
+        for size in (None, 16):
+            one, many = (
+                cv.jacobian_norms(lambda p, x: predict(p, {"x": x}), params, x, True, size, method)
+                for x in (inputs, spread)
+            )
+            assert_allclose(many.values, one.values, rtol=1e-5)
+            assert_allclose(many.bounds, one.bounds, rtol=1e-2)
+    place, pieces, order = jacobian._pieces(spread, 16)
+    assert sorted(order) == list(range(number))
+    arguments = (UserFunction(lambda p, x: predict(p, {"x": x}), "", []), False, params)
+    flops = [
+        jacobian._exact_norms.lower(*arguments, x, (), where).compile().cost_analysis()["flops"]
+        for x, where in ((inputs[:16], None), (pieces[0], place))
+    ]
+    assert flops[1] <= 1.1 * flops[0] / 8

@@ -162,18 +162,34 @@ NORMALISED = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "extra"),
-    [(2, EVERYTHING), (8, EVERYTHING), (2, NORMALISED)],
-    ids=["everything on 2", "everything on 8", "batch norm on 2"],
+    [(2, EVERYTHING), (8, EVERYTHING), (2, NORMALISED), (8, {"train.batch_size": 12})],
+    ids=["everything on 2", "everything on 8", "batch norm on 2", "12 examples on 8"],
 )
 def test_a_run_is_the_same_on_several_devices(devices, extra):
     """Draws to the bit, sums to rounding; batch norm takes its statistics over the whole batch."""
     train, ends = images(32), []
     for number in (1, devices):
-        chosen = settings(**extra, **{"train.batch_size": 16}, devices=number)
+        chosen = settings(**{"train.batch_size": 16} | extra, devices=number)
         ends.append(run(make_trainer(chosen, 3, train), make_hyperparams(chosen), train, 6))
     assert len(jax.tree.leaves(ends[1].params)[0].sharding.device_set) == devices
     for a, b in zip(*(jax.tree.leaves(end) for end in ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.exact
+def test_a_batch_that_does_not_divide_is_shared_out():
+    """36 examples on 8 devices: at most 1.3 times an eighth of the operations on each."""
+    train, flops = images(36), []
+    for number in (1, 8):
+        chosen = settings(**{"train.batch_size": 36, "model.mlp.hidden": (100,)}, devices=number)
+        setup = make_setup(chosen, 3, train["inputs"].shape, train_step)
+        hyperparams = make_hyperparams(chosen)
+        state = init_state(setup, hyperparams)
+        arguments = hardware.replicate((state, hyperparams, train), setup.mesh)
+        step = jax.jit(partial(step_of_epoch, setup, 36))
+        program = step.lower(*arguments, jnp.arange(36), 0).compile()
+        flops.append(program.cost_analysis()["flops"])
+    assert flops[1] <= 1.3 * flops[0] / 8
 
 
 def test_too_many_devices_are_refused():

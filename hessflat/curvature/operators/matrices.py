@@ -28,6 +28,7 @@ from hessflat.curvature.operators.terms import (
     Term,
     as_batches,
     over,
+    shares,
     user_function,
 )
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
@@ -298,16 +299,31 @@ def single_term(
 ) -> Operator:
     params, batches, extra = _on_one_mesh(params, batches, extra)
     state = extra[0] if extra else None
-    weighted = batches.in_memory and isinstance(batches.arrays, Weighted)
-    spare = example_with_weight(batches.arrays) if weighted else None
     functions = tuple(map(user_function, functions))
-    partitioned = is_partitioned(params, state) or (batches.in_memory and batches.shares_statistics)
-    term = Term(
-        product, functions, returns, params, batches, None, state, spare, narrow=narrow, is_partitioned=partitioned
+    partitioned = is_partitioned(params, state) or (
+        batches.in_memory and (batches.shares_statistics or batches.is_uneven)
     )
+
+    def term_over(batches: Batches) -> Term:
+        weighted = batches.in_memory and isinstance(batches.arrays, Weighted)
+        spare = example_with_weight(batches.arrays) if weighted else None
+        return Term(product, functions, returns, params, batches, None, state, spare, None, narrow, partitioned)
+
+    term = term_over(batches)
     if product is not matvec_product:
         _require_mean(term)
+    if batches.in_memory and batches.is_uneven and _each_by_itself(term):
+        coefficients, parts = zip(*shares(batches), strict=True)
+        return Operator(
+            tuple(dataclasses.replace(term_over(part), is_partitioned=False) for part in parts), coefficients
+        )
     return Operator((term,), (1.0,))
+
+
+def _each_by_itself(term: Term) -> bool:
+    """Whether every device can compute with examples of its own."""
+    known = not numerics.any_traced(term) and not numerics.any_shapes(term)
+    return known and not is_partitioned(term.params, term.state) and not term.batches.shares_statistics
 
 
 def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple[Any, Batches, tuple[Any, ...]]:

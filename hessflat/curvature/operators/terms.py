@@ -16,11 +16,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.operators.weights import Returns, Weighted, evaluate, example_with_weight, weighted
+from hessflat.curvature.layout import mesh_of
+from hessflat.curvature.operators.weights import (
+    Returns,
+    Weighted,
+    evaluate,
+    example_with_weight,
+    normalised,
+    weighted,
+)
 from hessflat.utils import compat, convolution, hardware
 from hessflat.utils.convolution import Engine, Loop, engine_in_use
 from hessflat.utils.errors import InputError, shown
@@ -57,7 +66,7 @@ class Batches:
     for every batch size; a batch without weight contributes nothing.
 
     Arrays whose examples are spread over the devices of a mesh (`jax.device_put` with a `NamedSharding`) are not moved;
-    every device computes with its own examples.
+    every device computes with its own examples. `spread` does it for any number of examples.
 
     Args:
         arrays: pytree of arrays [N, ...].
@@ -98,11 +107,16 @@ class Batches:
         return result
 
     @property
+    def is_uneven(self) -> bool:
+        """Whether the examples are for several devices but do not divide; then they are whole on each."""
+        return self.devices is not None and self.num_examples % self.devices.pieces > 0
+
+    @property
     def shares_statistics(self) -> bool:
         """Whether examples on different devices share statistics."""
         if self.devices is None or self.statistics_batch is None:
             return False
-        return (self.num_examples // self.devices.pieces) % self.statistics_batch > 0
+        return self.is_uneven or (self.num_examples // self.devices.pieces) % self.statistics_batch > 0
 
     @property
     def unweighted(self) -> Any:
@@ -142,7 +156,7 @@ class Batches:
 
     def in_even_shares(self) -> "Batches":
         """The batches of examples that are spread, each with as many of every device."""
-        if self.devices is None or self.batch_size is None or self.statistics_batch is not None:
+        if self.devices is None or self.batch_size is None or self.statistics_batch is not None or self.is_uneven:
             return self
         pieces = self.devices.pieces
         return dataclasses.replace(self, batch_size=max(self.batch_size // pieces, 1) * pieces)
@@ -150,10 +164,16 @@ class Batches:
     def take_evenly(self, start: int | Array, size: int) -> Any:
         """`size` examples, as many of every device that they are spread over, so that none moves.
 
-        Where examples share statistics it is `take`, for which examples are together is part of the definition.
+        Where examples share statistics, or do not divide, they are those of `take`, shared out anew.
         """
-        if self.devices is None or self.statistics_batch is not None or size == self.num_examples:
+        if self.devices is None:
             return self.take(start, size)
+        if self.is_uneven or self.statistics_batch is not None:
+            # Inside a compiled function examples need not divide: some devices have one more.
+            place = NamedSharding(self.devices.mesh, PartitionSpec(self.devices.axes))
+            return jax.lax.with_sharding_constraint(self.take(start, size), place)
+        if size == self.num_examples:
+            return self.arrays
         pieces = self.devices.pieces
 
         def own(x: Array) -> Array:
@@ -204,11 +224,69 @@ def as_batches(data: Any) -> Batches:
             f"batch_size must be a multiple of statistics_batch, {statistics}, since statistics are taken over whole "
             f"batches of them; got {size}"
         )
-    devices = _common_devices(arrays)
+    devices = _common_devices(arrays) or batches.devices
     if batches.weights is not None:
         place = None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
         arrays = weighted(arrays, batches.weights, place)
     return Batches(arrays, size, statistics, None, devices)
+
+
+def spread(data: Any, mesh: Mesh | None = None) -> Batches:
+    """`data` with its examples over all devices of a mesh, whatever their number.
+
+    Where the number of devices divides them, each device holds its own examples. Otherwise each holds them all, and
+    computes with its share: operators of the data are a sum over what divides and over the rest, of which some devices
+    have one example and the others none. Where examples share statistics, XLA shares them out.
+
+    Args:
+        data: pytree of arrays [N, ...], or `Batches`.
+        mesh: the devices; None takes those that the arrays are whole on, and leaves arrays on one device there.
+
+    Raises:
+        InputError: a stream, or as `Batches`.
+    """
+    batches = as_batches(data)
+    if not batches.in_memory:
+        raise InputError("a stream cannot be spread over devices: spread the arrays of its batches")
+    if mesh is None:
+        mesh = mesh_of("data", jax.tree.leaves(batches.arrays))
+    if mesh is None or batches.devices is not None:
+        return batches
+    devices = Devices(mesh, tuple(mesh.axis_names))
+    place = NamedSharding(mesh, PartitionSpec(devices.axes))
+    spread = dataclasses.replace(batches, devices=devices)
+    if spread.is_uneven:
+        place = NamedSharding(mesh, PartitionSpec())
+    return dataclasses.replace(spread, arrays=jax.device_put(batches.arrays, place))
+
+
+def shares(batches: Batches) -> list[tuple[float, Batches]]:
+    """The examples that divide over the devices and the rest, each spread evenly, with their shares of the mean.
+
+    Of the rest each device has one example, or one that does not count.
+    """
+    devices, number = batches.devices, batches.num_examples
+    assert devices is not None
+    place = NamedSharding(devices.mesh, PartitionSpec(devices.axes))
+    whole = batches.arrays if isinstance(batches.arrays, Weighted) else None
+    weights = jnp.ones(number) if whole is None else whole.weights
+    main = number - number % devices.pieces
+    # The last example again and again, without weight, where the rest has ended.
+    rows = np.minimum(np.arange(main, main + devices.pieces), number - 1)
+    counted = jnp.where(jnp.arange(main, main + devices.pieces) < number, 1, 0).reshape(-1, *[1] * (weights.ndim - 1))
+    parts = []
+    if main:
+        first = jax.tree.map(lambda x: jax.device_put(x[:main], place), batches.arrays)
+        first = first if whole is None else normalised(first)
+        parts.append((float(weights[:main].sum()), dataclasses.replace(batches, arrays=first)))
+    last = jax.tree.map(lambda x: jax.device_put(x[rows], place), batches.unweighted)
+    rest = Weighted(last, jax.device_put(weights[rows] * counted, place))
+    if float(rest.weights.sum()) > 0:
+        parts.append(
+            (float(rest.weights.sum()), dataclasses.replace(batches, arrays=normalised(rest), batch_size=None))
+        )
+    total = sum(weight for weight, _ in parts)
+    return [(weight / total, part) for weight, part in parts]
 
 
 def _common_devices(arrays: Any) -> Devices | None:
@@ -356,8 +434,11 @@ def over(term: Term, part: Batches) -> Term:
 
 
 def batches_of_one_device(term: Term) -> Batches:
-    """The shapes of the batches on one device."""
-    batches, pieces = term.batches.like, term.batches.devices.pieces if term.batches.devices else 1
+    """The shapes of the batches on one device; where XLA partitions the product, those of all."""
+    batches = term.batches.like
+    if term.is_partitioned or term.batches.devices is None:
+        return dataclasses.replace(batches, devices=None)
+    pieces = term.batches.devices.pieces
     piece = lambda x: jax.ShapeDtypeStruct((x.shape[0] // pieces, *x.shape[1:]), x.dtype)  # noqa: E731
     return dataclasses.replace(batches.on_one_device(), arrays=jax.tree.map(piece, batches.arrays))
 
