@@ -190,11 +190,11 @@ def test_a_run_is_the_same_on_several_devices(devices, extra):
 @pytest.mark.exact
 def test_a_batch_that_does_not_divide_is_shared_out():
     """36 examples on 8 devices take at most 1.3 times the operations of 32 on each."""
-    flops = []
+    flops, wide = [], {"model.mlp.hidden": (100,)}
     for size in (32, 36):
         train = images(size)
-        setup = make_setup(settings(**{"train.batch_size": size}, devices=8), 3, train["inputs"].shape, train_step)
-        hyperparams = make_hyperparams(settings())
+        setup = make_setup(settings(**{"train.batch_size": size} | wide, devices=8), 3, train["inputs"].shape, train_step)
+        hyperparams = make_hyperparams(settings(**wide))
         arguments = hardware.replicate((init_state(setup, hyperparams), hyperparams, train), setup.mesh)
         step = jax.jit(partial(step_of_epoch, setup, size))
         flops.append(step.lower(*arguments, jnp.arange(size), 0).compile().cost_analysis()["flops"])
