@@ -86,7 +86,9 @@ def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
             print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)
         sys.exit(os.EX_TEMPFAIL)
     except Lost as error:
-        _end(error, f"error: {error}; the same command continues from the last checkpoint", os.EX_TEMPFAIL)
+        show_traceback()
+        processes.say_lost(error)
+        processes.leave(os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         # Nothing is waited for: worker processes end with this one, and their folders stay whole.

@@ -18,6 +18,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted
 from hessflat.curvature.stochtrace import estimates
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 # What the mean of the examples' forms may differ by from that of the operator, in units of the largest form.
@@ -78,7 +79,8 @@ def quadratic_forms(
     functions = user_function(predict), user_function(losses)
     with numerics.matmul_precision():
         parts = [_forms(*functions, params, vector, batches.take(start, size), extra) for start, size in batches.cuts]
-    forms = Forms(*(np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*parts, strict=True)))
+    columns = ([hardware.on_host(x) for x in column] for column in zip(*parts, strict=True))
+    forms = Forms(*(np.concatenate(column).astype(np.float64) for column in columns))
     if not all(np.isfinite(form).all() for form in forms):
         raise InputError("the derivatives of the loss of an example are not finite; look at the outputs there")
     return forms

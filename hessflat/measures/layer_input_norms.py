@@ -15,6 +15,7 @@ from scipy.sparse.linalg import svds
 from hessflat.measures.eval_state import EvalState, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import apply_by_layer
+from hessflat.utils import hardware
 
 # Of a matrix whose smaller side is above this, the largest singular value is found by iterating.
 _MOST_DENSE = 512
@@ -30,7 +31,7 @@ def layer_input_norms(state: EvalState) -> Measurement:
     scalars: Scalars = {}
     layers = _dense_layers(state.model.apply, state.params, state.batch_stats, inputs)
     for name, (matrix, kernel) in layers.items():
-        scalars[f"features.{name}.norm"] = spectral_norm(np.asarray(matrix).reshape(-1, matrix.shape[-1]))
+        scalars[f"features.{name}.norm"] = spectral_norm(hardware.on_host(matrix).reshape(-1, matrix.shape[-1]))
         scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(kernel)))
     return Measurement(scalars, {})
 

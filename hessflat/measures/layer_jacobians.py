@@ -21,6 +21,7 @@ from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, as_float64, curvature_data
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import Model, apply_by_layer
+from hessflat.utils import hardware
 
 # Between two layers: up to this many values of one of them every derivative is made, above it λ_max is iterated for.
 _FEW_VALUES = 512
@@ -52,7 +53,7 @@ def layer_jacobians(
         sides = _sides(model, functions.criterion, params, data, batch_stats)
         gauss_newton = cv.gauss_newton(functions.predict, functions.criterion, params, cv.Batches(data), batch_stats)
         expected = np.sort(cv.eigvalsh(gauss_newton, float64=True))[::-1]
-    grams, norms, between, whole = jax.tree.map(np.asarray, sides)
+    grams, norms, between, whole = jax.tree.map(hardware.on_host, sides)
     summed = np.sort(np.linalg.eigvalsh(sum(grams.values())))[::-1]
     count = min(len(summed), len(expected))
     scalars: Scalars = {

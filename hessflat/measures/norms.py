@@ -10,6 +10,7 @@ from hessflat.curvature import numerics
 from hessflat.measures.eval_state import EvalState, curvature_batches, evaluated
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.training.optimisation import are_classes
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 # Of the margins of all measured examples.
@@ -81,8 +82,9 @@ def _margin(state: EvalState) -> float:
     for start, size in batches.cuts:
         batch = batches.take(start, size)
         with numerics.matmul_precision():
-            outputs = np.asarray(evaluated(functions.predict, state.params, batch, state.batch_stats), np.float64)
-        rows, labels = np.arange(size), np.asarray(batch["targets"]).argmax(axis=1)
+            found = evaluated(functions.predict, state.params, batch, state.batch_stats)
+        outputs = hardware.on_host(found).astype(np.float64)
+        rows, labels = np.arange(size), hardware.on_host(batch["targets"]).argmax(axis=1)
         own = outputs[rows, labels]
         outputs[rows, labels] = -np.inf
         margins.append(own - outputs.max(axis=1))

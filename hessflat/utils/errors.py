@@ -30,7 +30,7 @@ class Stopped(BaseException):
 
 
 class Lost(BaseException):
-    """Another process of the same work has ended, so that this one cannot go on; no handler takes it for its own."""
+    """Another process of the same work has ended, and so must this one; no handler of errors takes it for one."""
 
 
 def in_one_line(error: BaseException) -> str:

@@ -11,16 +11,18 @@ import importlib.util
 import os
 import pickle
 import re
+import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 
-from hessflat.utils import compat
+from hessflat.utils import compat, last_words
 from hessflat.utils.errors import InputError, Lost, in_one_line
 
 Value = TypeVar("Value")
@@ -33,6 +35,7 @@ _FIRST, _PIECE = 2**8, 2**26
 _HERE, _ELSEWHERE = "raised here, and in every process", "raised in another process, which tells of it"
 # How the runtime begins to say that another process cannot be reached.
 _LOSS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
+_filter: subprocess.Popen[bytes] | None = None
 _alone = False  # while the writer runs by itself what the others do not
 
 
@@ -48,6 +51,7 @@ def start() -> None:
     arguments = found(os.environ)
     if arguments is None or jax.distributed.is_initialized():
         return
+    _filter_errors()
     # Signals are agreed upon by `any_of`; JAX would take the place of their handlers.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -57,6 +61,24 @@ def start() -> None:
             f"the processes cannot be joined ({in_one_line(error)}); see that every one of them is started, and that "
             "process 0 can be reached from the others"
         ) from error
+
+
+def _filter_errors() -> None:
+    """Send what C++ writes to standard error through `last_words`; Python writes there itself, but for `say_lost`."""
+    global _filter  # as long as this process
+    straight = os.dup(2)
+    command = [sys.executable, "-I", "-S", str(Path(last_words.__file__))]
+    _filter = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=straight)
+    assert _filter.stdin is not None, "asked for"
+    os.dup2(_filter.stdin.fileno(), 2)
+    _filter.stdin.close()
+    sys.stderr = os.fdopen(straight, "w", buffering=1)
+
+
+def say_lost(error: Lost) -> None:
+    """Say that another process has ended, unless JAX has said so."""
+    sys.stderr.flush()
+    os.write(2, f"{last_words.ENDED} ({error}); {last_words.CONTINUES}\n".encode())
 
 
 def found(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -217,7 +239,7 @@ def loss_named() -> Iterator[None]:
         yield
     except Exception as error:
         if are_several() and _LOSS.match(str(error)):
-            raise Lost(f"another process has ended, or cannot be reached ({in_one_line(error)})") from error
+            raise Lost(in_one_line(error)) from error
         raise
 
 
@@ -226,7 +248,7 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
-        time.sleep(1)  # an error of all of them is told by the others before they see that the first one is gone
+        time.sleep(3)  # with the first process JAX's service ends, and with that the others, if they have not already
     os._exit(status)
 
 
