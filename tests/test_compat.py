@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from hessflat.utils import compat
 
@@ -212,6 +213,13 @@ def unpromised_uses(path, own):
 
 
 @pytest.mark.slow
+def test_what_one_process_has_is_what_all_have():
+    array = np.arange(6, dtype=np.uint32)
+    assert_array_equal(compat.from_process(0, array), array)
+    assert_array_equal(compat.from_all_processes(array), array[None])
+    assert_array_equal(compat.from_all_processes(jnp.asarray(array)), array)
+
+
 def test_one_file_alone_uses_what_nobody_promises():
     own = own_private_names()
     uses = {path: list(unpromised_uses(path, own)) for path in FILES}

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hessflat.curvature import numerics
 from hessflat.curvature.layout import Layout, Leaf, other_axes
 from hessflat.curvature.numerics import Probe
-from hessflat.utils import hardware, processes
+from hessflat.utils import compat, hardware, processes
 
 # One array, or several where one would be too long.
 Vector = Any
@@ -253,9 +253,7 @@ def sum_over_processes(numbers: np.ndarray, together: bool) -> np.ndarray:
     """The sum of what every process has; these numbers where they are not `together`, as of `processes.spans`."""
     if not together:
         return numbers
-    from jax.experimental import multihost_utils
-
-    result: np.ndarray = np.asarray(multihost_utils.process_allgather(numbers)).sum(axis=0)
+    result: np.ndarray = compat.from_all_processes(numbers).sum(axis=0)
     return result
 
 

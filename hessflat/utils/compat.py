@@ -44,6 +44,20 @@ def setting(name: str) -> Any:
     return getattr(jax.config, name)
 
 
+def from_process(source: int, array: np.ndarray) -> np.ndarray:
+    """The array that process `source` has, in every process; each gives one of the same shape and type."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array, is_source=jax.process_index() == source))
+
+
+def from_all_processes(array: Any) -> np.ndarray:
+    """The NumPy arrays of all processes, stacked in their order; the whole of a JAX array that they hold in parts."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=isinstance(array, jax.Array)))
+
+
 def bind(equation: Any, inputs: Sequence[Any], params: Mapping[str, Any] | None = None) -> list[Any]:
     """The outputs of one equation of a jaxpr at `inputs`, with `params` in place of its own parameters if given.
 

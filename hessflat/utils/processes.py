@@ -296,17 +296,12 @@ def _pickled(error: Exception) -> bytes:
 
 def _gathered(flag: bool) -> list[bool]:
     """The flags of all processes, in their order."""
-    from jax.experimental import multihost_utils
-
     with loss_named():
-        return [bool(one) for one in multihost_utils.process_allgather(np.array([flag], np.uint32)).ravel()]
+        return [bool(one) for one in compat.from_all_processes(np.array([flag], np.uint32)).ravel()]
 
 
 def _sent(content: bytes, source: int) -> bytes:
     """The bytes of process `source`, in every process."""
-    from jax.experimental import multihost_utils
-
-    own = jax.process_index() == source
     content = len(content).to_bytes(8, "little") + content
     received, length, start = bytearray(), _FIRST, 0
     while start < length:
@@ -314,7 +309,7 @@ def _sent(content: bytes, source: int) -> bytes:
         # In few sizes, for each is a program of its own; in words, which all devices can add.
         piece = np.frombuffer(content[start : start + size].ljust(size, b"\0"), np.uint32)
         with loss_named():
-            received += multihost_utils.broadcast_one_to_all(piece, is_source=own).tobytes()
+            received += compat.from_process(source, piece).tobytes()
         if start == 0:
             length = 8 + int.from_bytes(received[:8], "little")
         start += size
