@@ -74,6 +74,7 @@ def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int
     return restored
 
 
+@by_writer
 def stored_config(folder: Path) -> RunConfig:
     """The configuration that a run folder belongs to; what is no part of it, such as its devices, is as by default."""
     stored = run_folder.read_config(folder)
@@ -98,7 +99,7 @@ def start_position(job: Job, trainer: Trainer) -> Position:
         return position
     folder, at = named
     if not at:
-        at = str(finished_manifest(folder, "train.init_from")["steps"])
+        at = str(processes.from_writer(partial(finished_manifest, folder, "train.init_from"))["steps"])
     other = dataclasses.replace(stored_config(folder), devices=job.config.devices)
     with reading(folder / "checkpoints") as manager:
         step = chosen_steps(at, steps(manager), folder)[-1]
