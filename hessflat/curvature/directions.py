@@ -5,7 +5,7 @@ Equinox it is known, of others it is said, and not read off the number of axes.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths, stacks_by_shape
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, shown
 
 Normalise = Literal["filter", "layer", "unit"]
@@ -135,17 +136,28 @@ def _known_output_axis(params: Any, path: Any) -> int:
 def _gaussian(
     key: Array, params: Any, normalise: Normalise, axes: tuple[tuple[int, ...] | None, ...]
 ) -> tuple[Any, float]:
-    """The direction and its norm. NumPy draws and scales it: a program for all leaves takes seconds to compile."""
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    """The direction and its norm. NumPy draws and scales it: a program for all leaves takes seconds to compile.
+
+    It does so leaf by leaf, so that the host never holds them all; a unit direction, whose norm comes first, is drawn
+    twice.
+    """
     leaves, structure = jax.tree.flatten(params)
-    noise = [generator.standard_normal(leaf.shape) for leaf in leaves]
-    if normalise != "unit":
-        noise = [_matched(d, np.asarray(w, np.float64), kept) for d, w, kept in zip(noise, leaves, axes, strict=True)]
-    norm = float(np.linalg.norm([np.linalg.norm(d) for d in noise]))
+    seed = np.asarray(jax.random.key_data(key)).tolist()
     if normalise == "unit":
-        noise, norm = [d / norm for d in noise], 1.0
-    vector = [_placed(d, leaf) for d, leaf in zip(noise, leaves, strict=True)]
-    return jax.tree.unflatten(structure, vector), norm
+        norm = float(np.linalg.norm([np.linalg.norm(d) for d in _drawn(seed, leaves)]))
+        vector = [_placed(d / norm, leaf) for d, leaf in zip(_drawn(seed, leaves), leaves, strict=True)]
+        return jax.tree.unflatten(structure, vector), 1.0
+    vector, norms = [], []
+    for noise, leaf, kept in zip(_drawn(seed, leaves), leaves, axes, strict=True):
+        direction = _matched(noise, hardware.on_host(leaf).astype(np.float64), kept)
+        norms.append(np.linalg.norm(direction))
+        vector.append(_placed(direction, leaf))
+    return jax.tree.unflatten(structure, vector), float(np.linalg.norm(norms))
+
+
+def _drawn(seed: list[int], leaves: Sequence[Array]) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return (generator.standard_normal(leaf.shape) for leaf in leaves)
 
 
 def _matched(direction: np.ndarray, weights: np.ndarray, kept: tuple[int, ...] | None) -> np.ndarray:
@@ -160,4 +172,7 @@ def _matched(direction: np.ndarray, weights: np.ndarray, kept: tuple[int, ...] |
 def _placed(direction: np.ndarray, like: Array) -> Array:
     """`direction` in the type of `like`, and spread over devices as it is."""
     array = direction.astype(like.dtype)
-    return jax.device_put(array, like.sharding) if isinstance(like.sharding, NamedSharding) else jnp.asarray(array)
+    if not isinstance(like.sharding, NamedSharding):
+        return jnp.asarray(array)
+    placed: Array = hardware.placed(array, like.sharding)
+    return placed

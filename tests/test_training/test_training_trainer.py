@@ -193,7 +193,9 @@ def test_a_batch_that_does_not_divide_is_shared_out():
     flops, wide = [], {"model.mlp.hidden": (100,)}
     for size in (32, 36):
         train = images(size)
-        setup = make_setup(settings(**{"train.batch_size": size} | wide, devices=8), 3, train["inputs"].shape, train_step)
+        setup = make_setup(
+            settings(**{"train.batch_size": size} | wide, devices=8), 3, train["inputs"].shape, train_step
+        )
         hyperparams = make_hyperparams(settings(**wide))
         arguments = hardware.replicate((init_state(setup, hyperparams), hyperparams, train), setup.mesh)
         step = jax.jit(partial(step_of_epoch, setup, size))
