@@ -9,6 +9,8 @@ So NumPy arrays are, each in files of its own, and shapes are asked for only whe
 process would grow by 0.3 MB a run.
 
 Of several processes the writer alone opens, reads and writes checkpoints; the others have from it what it reads.
+
+The module is long because what is saved and what is read back stand side by side.
 """
 
 import contextlib

@@ -5,6 +5,8 @@ checkpoint, metrics logged after it are cut off, and everything random is drawn 
 
 Where several processes run it together, all compute, and the writer alone reads and writes the run's files; what it
 finds there, and when blocks end, the others have from it.
+
+The module is long because what becomes of a run at a step, and who does it, is read in one place.
 """
 
 import contextlib

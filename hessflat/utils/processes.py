@@ -35,7 +35,7 @@ _FIRST, _PIECE = 2**8, 2**26
 _HERE, _ELSEWHERE = "raised here, and in every process", "raised in another process, which tells of it"
 # How the runtime begins to say that another process cannot be reached.
 _LOSS = re.compile("(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
-_filter: subprocess.Popen[bytes] | None = None
+_filter: subprocess.Popen[bytes] | None = None  # `last_words`
 _alone = False  # while the writer runs by itself what the others do not
 
 
@@ -65,7 +65,7 @@ def start() -> None:
 
 def _filter_errors() -> None:
     """Send what C++ writes to standard error through `last_words`; Python writes there itself, but for `say_lost`."""
-    global _filter  # as long as this process
+    global _filter  # it ends with this process, which has nothing more to do with it
     straight = os.dup(2)
     command = [sys.executable, "-I", "-S", str(Path(last_words.__file__))]
     _filter = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=straight)
@@ -88,7 +88,8 @@ def found(environment: Mapping[str, str]) -> dict[str, Any] | None:
         InputError: processes that nothing tells where to meet.
     """
     address = environment.get("JAX_COORDINATOR_ADDRESS")
-    if "JAX_NUM_PROCESSES" in environment:
+    launchers = ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    if "JAX_NUM_PROCESSES" in environment or (address and environment.keys().isdisjoint(launchers)):
         number, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         arguments = {"num_processes": number, "process_id": index, "cluster_detection_method": "deactivate"}
         where = "$JAX_NUM_PROCESSES"

@@ -206,6 +206,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_
         (OPEN_MPI | {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_LOCAL_DEVICE_IDS": "0"},
          {"num_processes": 4, "process_id": 3}),
         (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        (BY_HAND | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}, None),
         (SLURM, None),  # a login shell in an allocation, or its batch script
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "16"}, {}),
@@ -223,6 +224,7 @@ def test_several_processes_are_known_by_their_launcher(environment, expected):
     [
         (OPEN_MPI, "Open MPI started 4 processes, and .JAX_COORDINATOR_ADDRESS does not say where they meet; set it"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, "JAX_NUM_PROCESSES"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES must be a whole number .* got ''"),
         (BY_HAND | {"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID must be a whole number .* got 'one'"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID must be .* got ''"),
     ],
