@@ -199,7 +199,7 @@ def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Mom
     with numerics.matmul_precision():
         drawn = (vectors.draw(layout, key, "rademacher", k) for k in range(num_probes))
         samples = np.array([samples_of(G, R, layout, vector) for vector in drawn], np.float64)
-    cost = estimates.cost_since(began, num_probes)
+    cost = estimates.cost_since(began, num_probes, G)
     return tuple(moments_from_samples(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
 
 
@@ -215,4 +215,4 @@ def _exact(G: Operator, R: Operator) -> tuple[ExactSpectrum, ExactSpectrum, Exac
     require_dense(G, copies=3)
     began = time.perf_counter()
     g, r = np.array(G.to_dense(), np.float64), np.array(R.to_dense(), np.float64)
-    return tuple(solve_dense(matrix, G.dtype, began) for matrix in (g + r, g, r))  # type: ignore[return-value]
+    return tuple(solve_dense(matrix, G, began) for matrix in (g + r, g, r))  # type: ignore[return-value]

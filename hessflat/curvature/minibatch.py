@@ -133,7 +133,7 @@ def minibatch_products(
         difference = jax.tree.map(jnp.subtract, product, full)
         samples.append(vectors.inner_on_host(difference, difference) / size)
         rayleigh.append(vectors.inner_on_host(v, product) / square)
-    cost = estimates.cost_since(began, 1 + num_batches)
+    cost = estimates.cost_since(began, 1 + num_batches, op)
     variance = estimates.mean(np.array(samples), cost)
     return MinibatchProducts(
         variance.value,
@@ -174,7 +174,7 @@ def minibatch_sharpness(
         pairs.append((float(top_pair.values[0]), float(top_pair.residuals[0]), top_pair.num_products))
         rayleigh.append(vectors.inner_on_host(top, part(top)))
     values, residuals, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches)
+    cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches, op)
     mean, bias = (estimates.mean(samples, cost) for samples in (values, values - np.array(rayleigh)))
     return MinibatchSharpness(
         values,

@@ -523,8 +523,8 @@ def require_key(key: Array) -> None:
         raise InputError(f"key must be one random key such as jax.random.key(0), got {type(key).__name__}")
 
 
-def precision_name(*arrays: Tree) -> str:
-    """`precision_on` the platform on which `arrays` lie, such as an operator."""
+def precision_name(arrays: Tree) -> str:
+    """`precision_on` the platform on which `arrays` lie, such as an operator's."""
     return precision_on(hardware.platform(arrays))
 
 

@@ -98,7 +98,7 @@ def worst_case(
             losses = np.asarray(jax.device_get(values), np.float64)
             rises.append(losses.max() - losses[0])
             bases.append(losses)
-    return _rise(rises, bases, num_steps + 1, began)
+    return _rise(rises, bases, num_steps + 1, began, params)
 
 
 def average_case(
@@ -144,7 +144,7 @@ def average_case(
             losses = np.asarray(jax.device_get(values), np.float64)
             rises.append(losses[1:].mean() - losses[0])
             bases.append(losses)
-    return _rise(rises, bases, 1 + 2 * num_draws, began)
+    return _rise(rises, bases, 1 + 2 * num_draws, began, params)
 
 
 class Problem(NamedTuple):
@@ -240,7 +240,7 @@ def times(tree: Any, factor: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)
 
 
-def _rise(rises: list[float], losses: list[np.ndarray], evaluations: int, began: float) -> Rise:
+def _rise(rises: list[float], losses: list[np.ndarray], evaluations: int, began: float, params: Any) -> Rise:
     values, met = np.array(rises), np.array(losses)
     if not np.isfinite(met).all():
         raise InputError(
@@ -248,4 +248,4 @@ def _rise(rises: list[float], losses: list[np.ndarray], evaluations: int, began:
         )
     rounding = float(jnp.finfo(jnp.float32).eps) * np.abs(met).max()
     error = float(np.maximum(estimates.standard_error(values), rounding))  # nan stays
-    return Rise(values, float(values.mean()), error, *estimates.cost_since(began, evaluations))
+    return Rise(values, float(values.mean()), error, *estimates.cost_since(began, evaluations, params))

@@ -203,5 +203,5 @@ def subset_sharpness(
         subset_error(rayleigh, population),
         share * (float(np.mean(values)) - value) / (number / fold - 1),
         np.array(values),
-        *estimates.cost_since(began, products),
+        *estimates.cost_since(began, products, batches.arrays),
     )

@@ -106,7 +106,7 @@ def noise_tolerance(
         start * 2.0**powers,
         1 + 2 * num_draws * len(powers),
         time.perf_counter() - began,
-        numerics.precision_name(),
+        numerics.precision_name(params),
     )
 
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from hessflat.curvature.diagnostics import programs
 from hessflat.curvature.diagnostics.programs import Collective
 from hessflat.curvature.diagnostics.targets import CHIPS, parse
-from hessflat.curvature.diagnostics.topology_plan import seconds_of_exchange
+from hessflat.curvature.diagnostics.topology_plan import in_words, seconds_of_exchange
 from hessflat.utils.errors import InputError
 
 pytestmark = pytest.mark.exact
@@ -203,3 +203,13 @@ def test_topologies_that_are_none(topology, message):
     with pytest.raises(InputError, match=message) as caught:
         parse(topology)
     assert "\n" not in str(caught.value)
+
+
+def test_exchanges_in_words():
+    some = (
+        Collective("all-reduce", (), 2, 8.0),
+        Collective("all-reduce", (), 1, 4.0),
+        Collective("all-gather", (), 1, 9e6),
+    )
+    assert in_words(some) == "3 × all-reduce of 8 bytes at most, 20 bytes in all; 1 × all-gather of 9 MB"
+    assert in_words(()) == "none"

@@ -134,7 +134,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     # The notes on one term come together.
     for pair in itertools.zip_longest(differences, weights):
         notes |= {note: None for note in pair if isinstance(note, str)}
-    cost = estimates.cost_since(began, num_products)
+    cost = estimates.cost_since(began, num_products, op)
     return Check(repeat, asymmetry, _largest(differences), _largest(weights), tolerance, *cost, tuple(notes))
 
 

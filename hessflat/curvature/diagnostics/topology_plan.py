@@ -78,9 +78,6 @@ class TopologyPlan(NamedTuple):
 
     def __str__(self) -> str:
         text = hardware.text
-        exchanges = ", ".join(
-            f"{one.times:.3g} × {one.kind} of {text(one.num_bytes)}" for one in _merged(self.collectives)
-        )
         rows = {
             "chips": f"{self.num_chips} × {self.chip}",
             "parameters": f"{self.size:,}",
@@ -91,7 +88,7 @@ class TopologyPlan(NamedTuple):
             "  linearisation": text(self.residual_bytes),
             "  other arguments": text(self.argument_bytes - self.basis_bytes - self.residual_bytes),
             "  during a step": text(self.temporary_bytes),
-            "exchanges a step": exchanges or "none",
+            "exchanges a step": in_words(self.collectives),
             "a step, by the model": f"{self.step_seconds:.3g} s",
             "  operations": f"{self.flops:.3g}, {self.compute_seconds:.3g} s",
             "  memory": f"{text(self.moved_bytes)}, {self.memory_seconds:.3g} s",
@@ -182,12 +179,18 @@ def _advice(batches: Batches, storage: str, reorthogonalise: str, goal: Target) 
     return "take " + " or ".join(filter(None, choices))
 
 
-def _merged(collectives: tuple[Collective, ...]) -> list[Collective]:
-    """One for each kind and size, whatever the groups."""
-    counts: dict[tuple[str, float], float] = {}
-    for one in collectives:
-        counts[one.kind, one.num_bytes] = counts.get((one.kind, one.num_bytes), 0.0) + one.times
-    return [Collective(kind, (), count, size) for (kind, size), count in counts.items()]
+def in_words(collectives: tuple[Collective, ...]) -> str:
+    """Each kind with how often it runs, and its bytes."""
+    lines = []
+    for kind in dict.fromkeys(one.kind for one in collectives):
+        own = [one for one in collectives if one.kind == kind]
+        times, largest = sum(one.times for one in own), max(one.num_bytes for one in own)
+        total = sum(one.times * one.num_bytes for one in own)
+        size = f"of {hardware.text(largest)}"
+        if total < times * largest * 0.999:
+            size = f"of {hardware.text(largest)} at most, {hardware.text(total)} in all"
+        lines.append(f"{times:.3g} × {kind} {size}")
+    return "; ".join(lines) or "none"
 
 
 def _placed(op: Operator, goal: Target) -> Operator:

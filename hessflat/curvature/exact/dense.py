@@ -1,7 +1,7 @@
 """All eigenvalues of an operator, from its dense matrix or from the smaller Gram matrix of a Gauss-Newton matrix."""
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -96,7 +96,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
             values = _from_gram(op)
     if outputs is None or values is None:
         require_dense(op)
-        return solve_dense(np.array(op.to_dense(), np.float64), op.dtype, began)
+        return solve_dense(np.array(op.to_dense(), np.float64), op, began)
     floor = numerics.noise_floor(values, op.dtype, numerics.precision_name(op))
     return ExactSpectrum(values, "gram", floor, outputs, time.perf_counter() - began, numerics.precision_name(op))
 
@@ -106,11 +106,11 @@ def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
     return exact_spectrum(op, float64).values
 
 
-def solve_dense(matrix: np.ndarray, dtype: Any, began: float) -> ExactSpectrum:
-    """The spectrum of a float64 matrix [P, P] whose columns are products of type `dtype`; the matrix is overwritten."""
-    values = _solve(matrix)
-    floor = numerics.noise_floor(values, dtype, numerics.precision_name())
-    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, numerics.precision_name())
+def solve_dense(matrix: np.ndarray, op: Operator, began: float) -> ExactSpectrum:
+    """The spectrum of a float64 matrix [P, P] whose columns are products of `op`; the matrix is overwritten."""
+    values, precision = _solve(matrix), numerics.precision_name(op)
+    floor = numerics.noise_floor(values, op.dtype, precision)
+    return ExactSpectrum(values, "dense", floor, len(values), time.perf_counter() - began, precision)
 
 
 def require_dense(op: Operator, copies: int = 1) -> None:

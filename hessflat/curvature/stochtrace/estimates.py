@@ -6,7 +6,7 @@ with the three fields of `ProductCost`, as do all records of measurements.
 
 import time
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +51,12 @@ class RitzValue(NamedTuple):
     precision: str
 
 
-def cost_since(began: float, num_products: int) -> ProductCost:
-    """The cost of a measurement that started at `began`, a value of `time.perf_counter`, at the current precision."""
-    return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name())
+def cost_since(began: float, num_products: int, arrays: Any) -> ProductCost:
+    """The cost of a measurement that started at `began`, a value of `time.perf_counter`, at the current precision.
+
+    `arrays` are any that lie where it computed, such as an operator.
+    """
+    return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name(arrays))
 
 
 def mean(samples: np.ndarray, cost: ProductCost) -> Estimate:
@@ -124,7 +127,7 @@ def moments(
     """
     began = time.perf_counter()
     samples = quadratic_samples(op, key, num_probes, probe, loop)
-    return moments_from_samples(samples, op.size, cost_since(began, num_probes))
+    return moments_from_samples(samples, op.size, cost_since(began, num_probes, op))
 
 
 def frobenius(

@@ -86,7 +86,7 @@ def trace(
     require_finite(result.parts)
     rounding = float(jnp.finfo(op.dtype).eps) * np.abs(result.parts).sum()
     error = float(np.maximum(result.standard_error, rounding))  # nan stays
-    return Estimate(float(result.parts.sum()), error, *estimates.cost_since(began, result.num_products))
+    return Estimate(float(result.parts.sum()), error, *estimates.cost_since(began, result.num_products, op))
 
 
 class TraceParts(NamedTuple):
