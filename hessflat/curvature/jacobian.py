@@ -208,12 +208,13 @@ def _exact(
     place: NamedSharding | None,
 ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
-    on_host = map(hardware.on_host, _exact_norms(predict, softmax, params, inputs, extra, place))
-    scales, eigenvalues, grams, ranges = on_host
+    on_devices = _exact_norms(predict, softmax, params, inputs, extra, place)
+    traces = hardware.on_host(jnp.trace(on_devices[2], axis1=1, axis2=2))
+    scales, eigenvalues, grams, ranges = map(hardware.on_host, on_devices)
     if place is not None:
         eigenvalues = _largest_on_host(grams)
     values = scales * np.sqrt(np.maximum(_trusted(eigenvalues, grams), 0))
-    frobenius = scales * np.sqrt(np.trace(grams, axis1=1, axis2=2))
+    frobenius = scales * np.sqrt(traces)
     return values, _rounding(inputs.dtype, ranges) * values, outputs, frobenius
 
 

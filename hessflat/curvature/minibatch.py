@@ -130,8 +130,7 @@ def minibatch_products(
     samples, rayleigh = [], []
     for part in _parts(op, batch_key, batch_size, num_batches):
         product = part(v)
-        difference = jax.tree.map(jnp.subtract, product, full)
-        samples.append(vectors.inner_on_host(difference, difference) / size)
+        samples.append(vectors.squared_distance_on_host(product, full) / size)
         rayleigh.append(vectors.inner_on_host(v, product) / square)
     cost = estimates.cost_since(began, 1 + num_batches, op)
     variance = estimates.mean(np.array(samples), cost)

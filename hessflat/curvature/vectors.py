@@ -240,12 +240,22 @@ def from_host(layout: Layout, numbers: np.ndarray) -> Vector:
 
 
 def inner_on_host(a: Any, b: Any) -> float:
-    """The inner product of two trees that lie alike, in float64: every process adds what its devices hold."""
+    """The inner product of two trees that lie alike, in float64."""
+    return _sum_on_host(lambda x, y: float(np.vdot(x, y)), a, b)
+
+
+def squared_distance_on_host(a: Any, b: Any) -> float:
+    """‖a − b‖² of two trees that lie alike, in float64."""
+    return _sum_on_host(lambda x, y: float(np.sum((x - y) ** 2)), a, b)
+
+
+def _sum_on_host(function: Callable[[np.ndarray, np.ndarray], float], a: Any, b: Any) -> float:
+    """The sum of `function` over the shards of two trees: every process adds what its devices hold."""
     total = 0.0
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         for one, other in zip(x.addressable_shards, y.addressable_shards, strict=True):
             if one.replica_id == 0:
-                total += float(np.vdot(*(np.asarray(shard.data, np.float64) for shard in (one, other))))
+                total += function(*(np.asarray(shard.data, np.float64) for shard in (one, other)))
     return float(sum_over_processes(np.array(total), processes.spans(a)))
 
 
