@@ -203,8 +203,9 @@ so for what a configuration measures, whose data need not be there either.
 
 The compiler for H100s and H200s comes with `make compilers` (130 MB, no card and no CUDA needed), or with
 `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt` of JAX's own version; then set `JAX_PLATFORMS=cpu` where there
-is no card, or JAX says at every start that it found none. That for TPUs is `pip install libtpu`, of the version that
-JAX asks for; one process at a time can use it, and it takes three to fifty times as long.
+is no card, or JAX says at every start that it found none. That for TPUs is libtpu, of the version that JAX asks for:
+`.venv/bin/pip install --no-deps --target .venv/compilers 'libtpu==…'`, which the error line has in full. One process at
+a time can use it, and large networks take it minutes.
 
 ## What is compiled, and what is a model
 

@@ -61,3 +61,4 @@ def test_what_is_missing_to_compile_for_a_chip_is_one_line(monkeypatch):
         assert "pip install --no-deps" in line
         assert "\n" not in line
     assert jax.__version__ in targets.why_not_installed(targets.CHIPS["h100"])
+    assert "libtpu==" in targets.why_not_installed(targets.CHIPS["v5e"])

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from curvature_cases import criterion, examples, loss, losses, mlp_params, predict
+from curvature_cases import conv_loss, criterion, examples, loss, losses, mlp_params, predict
 
 import hessflat.curvature as cv
+from hessflat.curvature.diagnostics.topology_plan import lowered_block
 from hessflat.utils.errors import InputError
 
 
@@ -76,3 +77,30 @@ def test_a_plan_of_shapes_for_this_machine_is_that_of_arrays():
     for name in ("size", "num_examples", "batch_size", "basis_bytes", "residual_bytes", "product_bytes"):
         assert getattr(plans[0], name) == getattr(plans[1], name) > 0
     assert plans[1].product_seconds > 0
+
+
+def convolutional():
+    kernel = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 2, 4), jnp.float32),
+        "dense": jax.ShapeDtypeStruct((4, 3), jnp.float32),
+    }
+    images = {"x": jax.ShapeDtypeStruct((12, 6, 6, 2), jnp.float32), "y": jax.ShapeDtypeStruct((12,), jnp.int32)}
+    return cv.hessian(conv_loss, kernel, images)
+
+
+def long_vectors():
+    return cv.from_matvec(lambda v, a: a * v, *[jax.ShapeDtypeStruct((300_000,), jnp.float32)] * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [convolutional, long_vectors])
+def test_what_is_lowered_is_for_the_platform_and_not_for_the_host(make, monkeypatch):
+    """Convolutions, and sums of many terms, are others on CPUs; a host with a GPU, or none, changes nothing."""
+    texts = {}
+    for host in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda host=host: host)
+        jax.clear_caches()
+        texts |= {(host, platform): lowered_block(make(), 4, platform).as_text() for platform in ("cpu", "cuda")}
+    for platform in ("cpu", "cuda"):
+        assert texts["cpu", platform] == texts["gpu", platform]
+    assert texts["cpu", "cuda"] != texts["cpu", "cpu"]
