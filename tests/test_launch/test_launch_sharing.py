@@ -69,6 +69,26 @@ def test_what_another_holds_is_left_to_it_and_waited_for(jobs, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_is_a_moment_late_tries_again(jobs, monkeypatch, workers):
+    monkeypatch.setattr(pool, "_is_held", lambda chunk: False)  # as where another takes it just then
+    held, other = jobs[0].folder, jobs[1].folder
+    held.mkdir(parents=True)
+    finished = threading.Event()
+    thread = threading.Thread(target=lambda: (pool.run_all(jobs, silent(), workers), finished.set()), daemon=True)
+    with run_folder.locked(held):
+        thread.start()
+        deadline = time.monotonic() + 120
+        while run_folder.read_manifest(other).get("status") != "done":
+            assert time.monotonic() < deadline, "it never ran the other"
+            time.sleep(0.05)
+        assert not finished.wait(1.0), "it ended without the run that another holds"
+        assert not (held / "manifest.json").exists()
+    assert finished.wait(120), "it never took over what was left"
+    assert run_folder.is_finished(held)
+
+
+@pytest.mark.slow
 def test_one_that_waits_can_be_stopped(jobs, monkeypatch):
     jobs[0].folder.mkdir(parents=True)
     waited = []
