@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -132,6 +131,8 @@ def _tpu_workers(environment: Mapping[str, str]) -> int:
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     # JAX sets this variable where it is imported on a machine without chips.
     if hosts is None and "TPU_SKIP_MDS_QUERY" not in environment and importlib.util.find_spec("libtpu"):
+        import urllib.request  # on a TPU alone, for it takes a while
+
         address = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
         request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
