@@ -189,6 +189,17 @@ def effects(rows: Sequence[dict[str, Any]]) -> tables.Table:
     return table
 
 
+def worst(rows: Sequence[dict[str, Any]]) -> tables.Table:
+    """Of each matrix and precision, the largest errors over the networks."""
+    cells = effects(rows)[1:]
+    table = [["matrix", "products in", "λ_max off by at most", "mass at zero off by at most"]]
+    for matrix in MATRICES.values():
+        for level in LEVELS:
+            own = [cell for cell in cells if cell[1:3] == [matrix, level]]
+            table.append([matrix, level, *(max((cell[i] for cell in own), key=float) for i in (3, 4))])
+    return table
+
+
 def costs() -> tables.Table:
     """The speeds that vendors state, as multiples of that of the highest precision."""
     table = [["`measure.precision`", "on", "products in", "operations a second", "times those of `highest`"]]
@@ -203,9 +214,9 @@ def costs() -> tables.Table:
 
 def render(stored: dict[str, Any]) -> str:
     """The whole page."""
-    return _PAGE.format(
-        effects=tables.as_markdown(effects(stored["rows"])), costs=tables.as_markdown(costs()), jax=stored["jax"]
-    )
+    rows = stored["rows"]
+    parts = {"effects": effects(rows), "worst": worst(rows), "costs": costs()}
+    return _PAGE.format(jax=stored["jax"], **{name: tables.as_markdown(table) for name, table in parts.items()})
 
 
 _PAGE = """\
@@ -237,10 +248,12 @@ On a CPU, with the inputs of every product and convolution rounded by hand, to t
 the same probe and numbers of steps in float64 beside it. Rounding in a real tensor core may cut off instead, and adds
 in another order. `highest` is what a CPU and a GPU compute; six passes of bfloat16 come close. JAX {jax}.
 
-{effects}
+{worst}
 
-The mass at zero counts what lies within the noise floor, which grows with the rounding: part of its error is that it
-counts more.
+The mass at zero counts what lies within the noise floor, which grows with the rounding, and so more small eigenvalues,
+of which a Gauss-Newton matrix has many. For λ_max alone the faster levels may do.
+
+{effects}
 """
 
 

@@ -17,6 +17,9 @@ from hessflat.utils.errors import InputError, SettingError
 
 NEVER = "--config.measure.spectra=never"
 
+# What a measure that never looks at its state is given.
+STATE = SimpleNamespace(protocol=measures.Protocol())
+
 
 def failing(monkeypatch, name, error, at=None):
     """Let a measure raise, at the steps at which a call of that number comes, or always; gives the calls."""
@@ -54,20 +57,20 @@ def test_an_error_of_a_program_is_recorded_by_its_type_and_an_interrupt_never(mo
     settings = SimpleNamespace()
     with monkeypatch.context() as patch:
         failing(patch, "jacobian", KeyError("no such name"))
-        found = measures.measure(None, ["jacobian"], settings)
+        found = measures.measure(STATE, ["jacobian"], settings)
         assert found == measures.Measurement({}, {}, failed={"jacobian": "KeyError: 'no such name'"})
     for error in (KeyboardInterrupt(), SettingError("config.measure.x must be 1, got 2")):
         with monkeypatch.context() as patch:
             failing(patch, "jacobian", error)
             with pytest.raises(type(error)):
-                measures.measure(None, ["jacobian"], settings)
+                measures.measure(STATE, ["jacobian"], settings)
 
 
 def test_what_cannot_be_written_counts_as_failed(monkeypatch):
     original = measures.MEASURES["jacobian"]
     odd = original._replace(compute=lambda state: measures.Measurement({"x": object()}, {}))
     monkeypatch.setattr(measures, "MEASURES", {"jacobian": odd})
-    found = measures.measure(None, ["jacobian"], SimpleNamespace())
+    found = measures.measure(STATE, ["jacobian"], SimpleNamespace())
     assert found.failed["jacobian"].startswith("TypeError: Object of type object is not JSON serializable")
 
 

@@ -156,6 +156,8 @@ def target(topology: str) -> Target:
     if missing := why_not_installed(chip):
         raise InputError(missing)
     number = math.prod(sides)
+    # A compiler's own lines on programs that do not fit, which the plan says itself.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         if chip.platform == "cuda":
             # Slices × hosts × devices.
