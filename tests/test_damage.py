@@ -305,6 +305,23 @@ def test_a_run_killed_on_eight_devices_goes_on_on_four(tmp_path, monkeypatch):
     assert [line["step"] for line in runs.metrics(folder)] == [0, 1, 2, 5]
 
 
+@pytest.mark.slow
+def test_a_run_whose_parameters_are_spread_goes_on_where_they_are_whole(tmp_path, monkeypatch):
+    """And it has the numbers of one device, but for rounding; its folder has the same name."""
+    options = ["--config.train.batch_size=0", "--config.model.mlp.hidden=16", ALONE]
+    spread, one = (runs.tiny(*options, *more) for more in (["--config.devices=8", "--config.fsdp=true"], []))
+    run_until_killed([spread], tmp_path / "a", monkeypatch, loop, "record", 3)
+    state = restored(spread, runs.run_all([spread], tmp_path / "b")[0], 5)
+    kernels = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1]
+    assert all(leaf.size == 8 * leaf.addressable_shards[0].data.size for leaf in kernels)
+    (folder,), (alone,) = (runs.run_all([one], tmp_path / name) for name in "ac")
+    assert folder.name == alone.name
+    placement = run_folder.read_manifest(folder)["placement"]
+    assert [(step["devices"], step.get("fsdp", False)) for step in placement] == [(8, True), (1, False)]
+    for line, other in zip(runs.metrics(folder), runs.metrics(alone), strict=True):
+        assert {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in other.items()} == line
+
+
 def test_make_runs_nothing_that_the_name_of_a_run_holds(tmp_path):
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)

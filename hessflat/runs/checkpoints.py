@@ -56,7 +56,7 @@ class Position(NamedTuple):
 def initial_position(config: RunConfig, trainer: Trainer) -> Position:
     """Before the first step."""
     position = new_position(config, trainer.init(make_hyperparams(config)))
-    return hardware.replicate(position, hardware.make_mesh(config.devices))
+    return hardware.place_state(position, hardware.make_mesh(config.devices), config.fsdp)
 
 
 def new_position(config: RunConfig, state: TrainState) -> Position:
@@ -70,8 +70,9 @@ def stored_position(config: RunConfig, trainer: Trainer, manager: Any, step: int
     """What the checkpoint of `step` holds, which a run of `config` has left, on the devices of `config`."""
     state = jax.eval_shape(trainer.init, make_hyperparams(config))
     like = jax.eval_shape(partial(new_position, config), state)
-    sharding = hardware.everywhere(hardware.make_mesh(config.devices))
-    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+    where = hardware.shardings(like, hardware.make_mesh(config.devices), config.fsdp)
+    shape = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    placed = jax.tree.map(shape, like, where)
     restored: Position = restore(manager, step, placed)
     return restored
 
@@ -102,7 +103,7 @@ def start_position(job: Job, trainer: Trainer) -> Position:
     folder, at = named
     if not at:
         at = str(processes.from_writer(partial(finished_manifest, folder, "train.init_from"))["steps"])
-    other = dataclasses.replace(stored_config(folder), devices=job.config.devices)
+    other = dataclasses.replace(stored_config(folder), devices=job.config.devices, fsdp=job.config.fsdp)
     with reading(folder / "checkpoints") as manager:
         step = chosen_steps(at, steps(manager), folder)[-1]
         state = stored_position(other, compiled(other).trainer, manager, step).state
@@ -180,13 +181,18 @@ def open_all(jobs: Sequence[Job]) -> Iterator[list[Any]]:
             manager.close()
 
 
-@by_writer
 def save_position(config: RunConfig, stays: Collection[int], manager: Any, step: int, position: Position) -> None:
     """Save a position, and remove all but the last few checkpoints that are not in `stays`.
 
     Raises:
         DamagedError: a checkpoint was removed since it was saved.
     """
+    # All processes give what they hold, and one writes.
+    _write_position(config, stays, manager, step, jax.tree.map(hardware.on_host, position))
+
+
+@by_writer
+def _write_position(config: RunConfig, stays: Collection[int], manager: Any, step: int, position: Position) -> None:
     for saved in steps(manager):
         if not (Path(manager.directory) / str(saved)).is_dir():
             raise DamagedError(

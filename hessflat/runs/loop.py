@@ -361,7 +361,10 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
         started=old.get("started", run_folder.now()),
         finished=None,
         resumed_from=[*old.get("resumed_from", []), *([] if step is None else [step])],
-        placement=[*old.get("placement", []), {"from_step": step or 0, **hardware.placement(config.devices)}],
+        placement=[
+            *old.get("placement", []),
+            {"from_step": step or 0, **hardware.placement(config.devices, config.fsdp)},
+        ],
         digests=run_folder.digests_until(job.folder, step),
         failed_measures=[one for one in old.get("failed_measures", []) if step is not None and one["step"] <= step],
         data_checksum=dataset.checksum,

@@ -69,7 +69,7 @@ class RunConfig(TrainingConfig):
 
 # Settings that are no part of what a run is: where its numbers go and where it is placed may be others each time that
 # it is started.
-UNNAMED = ("writers", "devices")
+UNNAMED = ("writers", "devices", "fsdp")
 
 
 def base_config(scale: str) -> ConfigDict:

@@ -92,3 +92,8 @@ class TrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     devices: Annotated[int, at_least(0), "devices that a batch is spread over; 0 is all accelerators, or one CPU"] = 0
+    fsdp: Annotated[
+        bool,
+        anything,
+        "whether parameters, optimiser state and vectors are spread over the devices too",
+    ] = False

@@ -55,6 +55,7 @@ class Setup(NamedTuple):
     average_from: int  # the step after which iterates are averaged; 0: never
     compiled_out: tuple[str, ...]  # regularisers that are 0 in every run
     mesh: Mesh | None
+    fsdp: bool  # whether the state is spread over the devices too
 
 
 class Trainer(NamedTuple):
@@ -202,6 +203,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
         average_from=average_from,
         compiled_out=tuple(name for name, value in regularisers.items() if not value > 0),
         mesh=hardware.make_mesh(config.devices),
+        fsdp=config.fsdp,
     )
 
 
@@ -262,7 +264,7 @@ def step_of_epoch(
     left_out: dict[str, Any] = dict.fromkeys(setup.compiled_out)
     hyperparams = hyperparams._replace(**left_out)
     indices = jax.lax.dynamic_slice(order, (position * setup.batch_size,), (size,))
-    return setup.step(
+    state = setup.step(
         state,
         make_batch(setup, hyperparams, state.step, train, indices),
         hyperparams,
@@ -270,6 +272,7 @@ def step_of_epoch(
         optimiser=setup.optimiser(hyperparams),
         average_from=setup.average_from,
     )
+    return hardware.shard_state(state, setup.mesh, setup.fsdp)
 
 
 def train_steps_compiled(

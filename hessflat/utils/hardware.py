@@ -55,20 +55,54 @@ def shard_batch(batch: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place), batch)
 
 
-def placement(num_devices: int) -> dict[str, int | str]:
+def placement(num_devices: int, fsdp: bool) -> dict[str, int | str | bool]:
     """Where a run that asks for `num_devices` is placed: how many devices, of how many, of what platform.
 
     Where they are those of several processes, also of how many.
     """
     mesh, several = make_mesh(num_devices), jax.process_count()
     number = 1 if mesh is None else mesh.size
-    where: dict[str, int | str] = {"devices": number, "of": jax.device_count(), "platform": jax.default_backend()}
+    where: dict[str, int | str | bool] = {
+        "devices": number,
+        "of": jax.device_count(),
+        "platform": jax.default_backend(),
+    }
+    where |= {"fsdp": True} if fsdp and mesh is not None else {}
     return where | ({"processes": several} if several > 1 else {})
+
+
+def shardings(tree: Any, mesh: Mesh | None, fsdp: bool) -> Any:
+    """Where the leaves of a training state lie: whole on every device, or, with `fsdp`, spread over them.
+
+    A leaf is spread along its longest axis that the devices divide; one without is whole.
+    """
+
+    def of(leaf: Any) -> Sharding:
+        if mesh is None or not fsdp:
+            return everywhere(mesh)
+        axes = [i for i, length in enumerate(leaf.shape) if length and length % mesh.size == 0]
+        longest = max(axes, key=lambda i: leaf.shape[i], default=None)
+        spec = PartitionSpec() if longest is None else PartitionSpec(*[None] * longest, AXIS)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree.map(of, tree)
+
+
+def shard_state(state: Any, mesh: Mesh | None, fsdp: bool) -> Any:
+    """`state`, inside a compiled function, as `shardings` has it; as it is where it is whole."""
+    if mesh is None or not fsdp:
+        return state
+    return jax.lax.with_sharding_constraint(state, shardings(state, mesh, fsdp))
 
 
 def everywhere(mesh: Mesh | None) -> Sharding:
     """Where an array lies that is whole on every device of the mesh."""
     return SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def place_state(state: Any, mesh: Mesh | None, fsdp: bool) -> Any:
+    """A training state as `shardings` has it."""
+    return state if mesh is None else jax.tree.map(placed, state, shardings(state, mesh, fsdp))
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
