@@ -10,9 +10,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hessflat.curvature.diagnostics import programs
+from hessflat.curvature.diagnostics.hlo import groups_of
 from hessflat.curvature.diagnostics.programs import Collective
 from hessflat.curvature.diagnostics.targets import CHIPS, parse
-from hessflat.curvature.diagnostics.topology_plan import in_words, seconds_of_exchange
+from hessflat.curvature.diagnostics.time_model import seconds_of, seconds_of_exchange
+from hessflat.curvature.diagnostics.topology_plan import in_words
 from hessflat.utils.errors import InputError
 
 pytestmark = pytest.mark.exact
@@ -163,7 +165,7 @@ def test_a_loop_whose_length_is_in_its_condition_alone():
     ],
 )
 def test_groups_of_devices(written, groups):
-    assert programs.groups_of(f"channel_id=1, replica_groups={written}, dimensions={{0}}") == groups
+    assert groups_of(f"channel_id=1, replica_groups={written}, dimensions={{0}}") == groups
 
 
 def test_collectives_of_a_program_on_eight_devices():
@@ -203,6 +205,20 @@ def test_topologies_that_are_none(topology, message):
     with pytest.raises(InputError, match=message) as caught:
         parse(topology)
     assert "\n" not in str(caught.value)
+
+
+def test_seconds_of_a_program_are_those_of_its_kernels():
+    """One is bound by operations and one by the memory; a sum over eight chips comes after them."""
+    kernels = (programs.Kernel(2, 66.9e12, 3.35e9), programs.Kernel(1, 66.9e9, 3.35e12))
+    program = programs.Program(kernels, (Collective("all-reduce", (), 3, 450e9),))
+    found = seconds_of(program, CHIPS["h100"], "highest", 8)
+    assert found["compute_seconds"] == pytest.approx(2 * 1 + 1e-3)
+    assert found["memory_seconds"] == pytest.approx(2 * 1e-3 + 1)
+    assert found["network_seconds"] == pytest.approx(3 * 2 * 7 / 8)
+    assert found["latency_seconds"] == pytest.approx(3 * 2e-6 + 3 * 1e-5)
+    assert found["step_seconds"] == pytest.approx(2 + 1 + found["network_seconds"] + found["latency_seconds"])
+    faster = seconds_of(program, CHIPS["h100"], "tensorfloat32", 8)
+    assert faster["compute_seconds"] == pytest.approx(found["compute_seconds"] * 66.9 / 494.7)
 
 
 def test_exchanges_in_words():

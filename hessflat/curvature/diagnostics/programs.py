@@ -6,18 +6,14 @@ reads and writes; of an array that it takes a slice of, or replaces a slice of, 
 of products of matrices and of convolutions; others are bound by the memory.
 """
 
-import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from hessflat.curvature.diagnostics.hlo import Computation, Instruction, Shape, called_by, groups_of, parsed, size_of
 
-Shape = tuple[str, tuple[int, ...]]  # type and dimensions
-
-_BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
@@ -63,18 +59,6 @@ class Program(NamedTuple):
         return sum(kernel.times for kernel in self.kernels)
 
 
-class _Instruction(NamedTuple):
-    name: str
-    opcode: str
-    shapes: tuple[Shape, ...]
-    operands: tuple[str, ...]
-    attributes: str
-    is_root: bool
-
-
-_Computation = dict[str, _Instruction]
-
-
 def read(text: str, share_of_branches: float = 1.0) -> Program:
     """The program whose text is `compiled.as_text()`.
 
@@ -82,7 +66,7 @@ def read(text: str, share_of_branches: float = 1.0) -> Program:
         text: of one optimised module, with shapes as one device holds them.
         share_of_branches: how often of all times the costlier branch of a conditional is taken.
     """
-    computations, entry = _parsed(text)
+    computations, entry = parsed(text)
     kernels: list[Kernel] = []
     collectives: list[Collective] = []
     _run(computations, entry, 1.0, share_of_branches, kernels, collectives)
@@ -95,78 +79,8 @@ def read(text: str, share_of_branches: float = 1.0) -> Program:
     )
 
 
-def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
-    computations: dict[str, _Computation] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        if current is None:
-            header = re.match(r"\s*(ENTRY )?%?([\w.\-]+)(\s*\(.*\)\s*->.*)? \{\s*$", line)
-            if header and " = " not in line:
-                current = computations.setdefault(header[2], {})
-                entry = header[2] if header[1] else entry
-        elif line.strip() == "}":
-            current = None
-        elif instruction := _instruction(line):
-            current[instruction.name] = instruction
-    return computations, entry
-
-
-def _instruction(line: str) -> _Instruction | None:
-    line = re.sub(r"/\*.*?\*/", "", line)
-    start = re.match(r"\s*(ROOT )?%?([\w.\-]+) = ", line)
-    if not start:
-        return None
-    rest = line[start.end() :]
-    end = _closed(rest, 0) if rest.startswith("(") else rest.find(" ")
-    opcode = re.match(r"\s*([\w\-]+)\(", rest[end:])
-    if not opcode:
-        return None
-    opened = end + opcode.end() - 1
-    closed = _closed(rest, opened)
-    # With its type before the name, or without.
-    operands = tuple(part.split()[-1].removeprefix("%") for part in _parts(rest[opened + 1 : closed - 1]))
-    return _Instruction(start[2], opcode[1], _shapes(rest[:end]), operands, rest[closed:], bool(start[1]))
-
-
-def _closed(text: str, opened: int) -> int:
-    """Where the bracket at `opened` is closed, and one further."""
-    depth = 0
-    for i in range(opened, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
-        if not depth:
-            return i + 1
-    return len(text)
-
-
-def _parts(text: str) -> list[str]:
-    """What stands between the commas of a list, without those inside brackets."""
-    depth, parts = 0, [""]
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part for part in parts if part.strip()]
-
-
-def _shapes(text: str) -> tuple[Shape, ...]:
-    return tuple(
-        (kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", text)
-    )
-
-
-def _size(shapes: Iterable[Shape]) -> float:
-    total = 0.0
-    for kind, dims in shapes:
-        bits = re.search(r"\d+", kind)
-        width = _BYTES.get(kind, int(bits[0]) / 8 if bits else 0)
-        total += width * math.prod(dims)
-    return total
-
-
 def _run(
-    computations: Mapping[str, _Computation],
+    computations: Mapping[str, Computation],
     name: str,
     times: float,
     share: float,
@@ -176,7 +90,7 @@ def _run(
     """Add what `times` runs of one computation do."""
     computation = computations[name]
     for one in computation.values():
-        called = _called(one.attributes)
+        called = called_by(one.attributes)
         base = one.opcode.removesuffix("-start")
         if one.opcode in _FREE or one.opcode.endswith(("-done", "-update")):
             continue
@@ -197,16 +111,16 @@ def _run(
                 _run(computations, inner, times, share, kernels, collectives)
         elif base in _COLLECTIVES:
             groups = groups_of(one.attributes)
-            moved = _size(_of_operands(one, computation))
+            moved = size_of(_of_operands(one, computation))
             if base == "all-gather":
                 # What starts one gives its operands too.
-                moved = _size(one.shapes) - (moved if one.opcode.endswith("-start") else 0)
+                moved = size_of(one.shapes) - (moved if one.opcode.endswith("-start") else 0)
             collectives.append(Collective(base, groups[:1], times, moved))
         else:
             kernels.append(Kernel(times, *_cost(computations, computation, one, called)))
 
 
-def _turns(attributes: str, condition: _Computation) -> int:
+def _turns(attributes: str, condition: Computation) -> int:
     """How often a loop runs: what the compiler says, or the number that it counts to from 0; once if neither is there.
 
     The compiler for TPUs leaves the condition alone.
@@ -220,50 +134,14 @@ def _turns(attributes: str, condition: _Computation) -> int:
     return 1
 
 
-def _called(attributes: str) -> dict[str, list[str]]:
-    """The computations that an instruction names, by what it calls them."""
-    found = {key: [name] for key, name in re.findall(r"(body|condition|to_apply|calls)=%?([\w.\-]+)", attributes)}
-    branches = re.search(r"branch_computations=\{([^}]*)\}", attributes)
-    pair = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", attributes)
-    if branches or pair:
-        found["branches"] = re.findall(r"%?([\w.\-]+)", branches[1]) if branches else pair
-    return found
-
-
-def groups_of(attributes: str) -> tuple[tuple[int, ...], ...]:
-    """The groups of devices of a collective; none where it says nothing, which is all of them."""
-    explicit = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}", attributes)
-    if explicit:
-        return tuple(tuple(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", explicit[1]))
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
-    if mesh and "device_ids" not in attributes:
-        lengths = {name: int(length) for name, length in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-        chosen = [name for name in re.findall(r"'([^']+)'", mesh[2]) if name in lengths]
-        places = np.arange(math.prod(lengths.values())).reshape(tuple(lengths.values()))
-        last = np.moveaxis(places, [list(lengths).index(name) for name in chosen], range(-len(chosen), 0))
-        width = math.prod(lengths[name] for name in chosen)
-        return tuple(tuple(map(int, group)) for group in last.reshape(-1, width))
-    short = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
-    if not short:
-        return ()
-    (_, width), sides = (tuple(map(int, short[i].split(","))) for i in (1, 2))
-    order = tuple(map(int, short[3].split(","))) if short[3] else tuple(range(len(sides)))
-    strides = [math.prod(sides[i + 1 :]) for i in range(len(sides))]
-    numbers = [
-        sum(at * strides[axis] for at, axis in zip(place, order, strict=True))
-        for place in itertools.product(*(range(sides[axis]) for axis in order))
-    ]
-    return tuple(tuple(numbers[i : i + width]) for i in range(0, len(numbers), width))
-
-
-def _of_operands(one: _Instruction, computation: _Computation) -> list[Shape]:
+def _of_operands(one: Instruction, computation: Computation) -> list[Shape]:
     return [shape for name in one.operands if name in computation for shape in computation[name].shapes]
 
 
 def _cost(
-    computations: Mapping[str, _Computation],
-    computation: _Computation,
-    one: _Instruction,
+    computations: Mapping[str, Computation],
+    computation: Computation,
+    one: Instruction,
     called: Mapping[str, list[str]],
 ) -> tuple[float, float]:
     """Operations, and bytes read and written, of one kernel."""
@@ -271,14 +149,14 @@ def _cost(
         inner = computations[called["calls"][0]]
         return sum(_flops(part, inner) for part in inner.values()), _bytes_of_fusion(one, computation, inner)
     if one.opcode in _SLICES:
-        return 0.0, 2 * _size(one.shapes)
+        return 0.0, 2 * size_of(one.shapes)
     if one.opcode == "dynamic-update-slice":
-        return 0.0, 2 * _size(computation[one.operands[1]].shapes)
-    return _flops(one, computation), _size(one.shapes) + _size(_of_operands(one, computation))
+        return 0.0, 2 * size_of(computation[one.operands[1]].shapes)
+    return _flops(one, computation), size_of(one.shapes) + size_of(_of_operands(one, computation))
 
 
-def _bytes_of_fusion(one: _Instruction, computation: _Computation, inner: _Computation) -> float:
-    users: dict[str, list[_Instruction]] = {}
+def _bytes_of_fusion(one: Instruction, computation: Computation, inner: Computation) -> float:
+    users: dict[str, list[Instruction]] = {}
     for part in inner.values():
         for operand in part.operands:
             users.setdefault(operand, []).append(part)
@@ -289,7 +167,7 @@ def _bytes_of_fusion(one: _Instruction, computation: _Computation, inner: _Compu
             if user.opcode in _PASSING:
                 total += read_of(user.name, whole)
             elif user.opcode in _SLICES and user.operands[0] == name:
-                total += _size(user.shapes)
+                total += size_of(user.shapes)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
                 continue
             else:
@@ -305,15 +183,15 @@ def _bytes_of_fusion(one: _Instruction, computation: _Computation, inner: _Compu
             if source.opcode in (*_PASSING, "dynamic-update-slice"):
                 return written(source.name)
         if part.opcode == "dynamic-update-slice":
-            return _size(inner[part.operands[1]].shapes)
-        return _size(part.shapes)
+            return size_of(inner[part.operands[1]].shapes)
+        return size_of(part.shapes)
 
     parameters = {int(part.operands[0]): part for part in inner.values() if part.opcode == "parameter"}
-    total = sum(read_of(part.name, _size(part.shapes)) for part in parameters.values())
+    total = sum(read_of(part.name, size_of(part.shapes)) for part in parameters.values())
     return total + sum(written(part.name) for part in inner.values() if part.is_root)
 
 
-def _flops(one: _Instruction, computation: _Computation) -> float:
+def _flops(one: Instruction, computation: Computation) -> float:
     """Of a product of matrices or a convolution, two for each multiplication; of anything else none."""
     known = [computation[name] for name in one.operands if name in computation]
     operands = [each.shapes[0][1] for each in known if each.shapes]

@@ -1,10 +1,7 @@
 """The memory, exchanges and time of a measurement on accelerators that are not there, by compiling for them.
 
 What is compiled is the library's own block of Lanczos steps, for the shapes of an operator, so memory and exchanges are
-those that the compiler has settled. Time is a model, by the numbers of `targets.CHIPS`: each kernel takes the longer of
-its operations at the chip's speed and its bytes at the memory's, and the time of starting it; a collective takes its
-bytes at the network's speed, as rings of all links do, and a latency. Nothing overlaps. Real programs reach a part of
-the stated speeds, so the time is a lower bound of the work, and an upper one of exchanges that are hidden behind it.
+those that the compiler has settled. Time is a model (`time_model`).
 """
 
 import dataclasses
@@ -17,7 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics, vectors
-from hessflat.curvature.diagnostics import programs
+from hessflat.curvature.diagnostics import programs, time_model
 from hessflat.curvature.diagnostics.programs import Collective
 from hessflat.curvature.diagnostics.targets import Chip, Target, target
 from hessflat.curvature.krylov import basis, recurrence
@@ -137,7 +134,7 @@ def plan_for_topology(
     basis_bytes = sum(map(_bytes_on_a_chip, jax.tree.leaves(blocks)))
     before, after = (sum(map(_bytes_on_a_chip, jax.tree.leaves(tree))) for tree in (placed, ready))
     precision = numerics.precision_on(goal.chip.platform)
-    model = _model(program, goal.chip, precision, len(goal.devices))
+    model = time_model.seconds_of(program, goal.chip, precision, len(goal.devices))
     rows = num_steps if reorthogonalise != "none" else 0
     fits = argument_bytes + temporary_bytes < goal.chip.usable * goal.chip.memory_bytes
     batches = max((term.batches for term in op.terms), key=lambda b: b.num_examples)
@@ -328,41 +325,3 @@ def _bytes_on_a_chip(leaf: Any) -> int:
     shape = leaf.sharding.shard_shape(leaf.shape) if _is_spread(leaf) else leaf.shape
     count: int = math.prod(shape) * leaf.dtype.itemsize
     return count
-
-
-def _model(program: programs.Program, chip: Chip, precision: str, num_chips: int) -> dict[str, float]:
-    """Seconds of one run of a program, by what bounds it."""
-    # Of another precision, such as a dot algorithm, no speed is stated; that of the slowest bounds it from above.
-    rate = chip.flops.get(precision, min(chip.flops.values()))
-    kernels = program.kernels
-    network = sum(one.times * seconds_of_exchange(one, chip, num_chips) for one in program.collectives)
-    latency = program.num_kernels * chip.kernel_seconds
-    latency += sum(one.times for one in program.collectives) * chip.collective_seconds
-    work = sum(k.times * max(k.flops / rate, k.num_bytes / chip.memory_rate) for k in kernels)
-    return {
-        "compute_seconds": program.flops / rate,
-        "memory_seconds": program.num_bytes / chip.memory_rate,
-        "network_seconds": network,
-        "latency_seconds": latency,
-        "step_seconds": work + network + latency,
-    }
-
-
-def seconds_of_exchange(one: Collective, chip: Chip, num_chips: int) -> float:
-    """The time of one exchange without its latency, at the rate of its slowest link.
-
-    A ring of n devices sends (n − 1)/n of the bytes from each, and twice that for a sum (Thakur, Rabenseifner and Gropp
-    2005). Between nodes, the devices of a group that are on one node have a link each.
-    """
-    group = one.groups[0] if one.groups else tuple(range(num_chips))
-    if len(group) < 2:
-        return 0.0
-    rate = chip.network_rate
-    if chip.node:
-        nodes = [device // chip.node for device in group]
-        if len(set(nodes)) > 1:
-            rate = min(rate, chip.outer_rate * len(nodes) / len(set(nodes)))
-    if one.kind == "collective-permute":
-        return one.num_bytes / rate
-    share = (len(group) - 1) / len(group)
-    return (2 if one.kind == "all-reduce" else 1) * share * one.num_bytes / rate
