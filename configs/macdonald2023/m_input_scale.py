@@ -2,8 +2,8 @@
 
     make sweep CONFIG=m_input_scale:small
 
-smoke: seconds, 2 runs. small: digits of scikit-learn in place of CIFAR-10, layers of 50 units, 18 runs. paper: CIFAR-10
-after `make data DATASETS=cifar10`, layers of 200 units, 30 runs.
+smoke: seconds, 2 runs. small: digits of scikit-learn in place of CIFAR-10, layers of 50 units, 156 runs. paper:
+CIFAR-10 after `make data DATASETS=cifar10`, layers of 200 units, 30 runs.
 
 The paper does not give the following; these are our choices. A three-layer network has three layers of weights, so two
 hidden layers. Curvature and Jacobian norms are measured on the first 2,500 of the 5,000 training examples, as many as
@@ -17,6 +17,8 @@ from hessflat.runs.schema import base_config
 
 FACTORS = (0.5, 1.0, 1.5)
 ACTIVATIONS = ("relu", "tanh")
+# At scale small other seeds were the pilots: docs/numerics.md, power.
+SEEDS = {"small": tuple(range(10, 36)), "paper": (0, 1, 2, 3, 4)}
 
 
 def get_config(scale: str = "small") -> ConfigDict:
@@ -59,5 +61,4 @@ def get_sweep(scale: str = "small") -> list[Overrides]:
     """The overrides of each run: every activation with every factor; trials differ in the initial weights."""
     if scale == "smoke":
         return product({"data.input_scale": FACTORS[:2]})
-    seeds = range({"small": 3, "paper": 5}[scale])
-    return product({"model.mlp.activation": ACTIVATIONS, "data.input_scale": FACTORS, "seed": tuple(seeds)})
+    return product({"model.mlp.activation": ACTIVATIONS, "data.input_scale": FACTORS, "seed": SEEDS[scale]})
