@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-CHIPS = "chips"  # the axis of the mesh
+from hessflat.utils import hardware
 
 
 class LargeModel(NamedTuple):
@@ -105,26 +105,20 @@ def spread(model: LargeModel, num_chips: int) -> LargeModel:
 
     So it is in fully sharded data parallelism (FSDP). The mesh has no devices: `cv.plan` puts those of its topology in.
     """
-
-    def placed(leaf: Any, axis: int | None) -> Any:
-        spec = PartitionSpec(*(CHIPS if i == axis else None for i in range(leaf.ndim)))
-        return leaf.update(sharding=NamedSharding(_mesh(num_chips), spec))
-
-    def longest(leaf: Any) -> int | None:
-        axes = [axis for axis, length in enumerate(leaf.shape) if length % num_chips == 0]
-        return max(axes, key=lambda axis: leaf.shape[axis], default=None)
-
-    params = jax.tree.map(lambda leaf: placed(leaf, longest(leaf)), model.params)
-    return model._replace(params=params, batch=jax.tree.map(lambda leaf: placed(leaf, 0), model.batch))
+    mesh = _mesh(num_chips)
+    places = hardware.shardings(model.params, mesh, True)
+    params = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), model.params, places)
+    batch = jax.tree.map(lambda leaf: leaf.update(sharding=_by_first(num_chips)), model.batch)
+    return model._replace(params=params, batch=batch)
 
 
 def _mesh(num_chips: int) -> AbstractMesh:
-    return AbstractMesh((num_chips,), (CHIPS,))
+    return AbstractMesh((num_chips,), (hardware.AXIS,))
 
 
 def _by_first(num_chips: int) -> NamedSharding:
     """Spread along the first axis."""
-    return NamedSharding(_mesh(num_chips), PartitionSpec(CHIPS))
+    return NamedSharding(_mesh(num_chips), PartitionSpec(hardware.AXIS))
 
 
 def _shape(*sides: int) -> jax.ShapeDtypeStruct:

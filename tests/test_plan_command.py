@@ -40,6 +40,20 @@ def test_operators_are_those_that_a_run_measures(tmp_path, monkeypatch, settings
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+def test_parameters_are_spread_where_a_run_spreads_them():
+    chosen = schema.replace(runs.tiny(), {"fsdp": True})
+    for op in plan.operators(chosen, "h100:2").values():
+        (term,) = op.terms
+        assert term.batches.num_examples % 2 == 0
+        kernels = [leaf for leaf in jax.tree.leaves(term.params) if leaf.ndim == 2]
+        assert kernels
+        for leaf in kernels:
+            held = leaf.sharding.shard_shape(leaf.shape)
+            assert 2 * held[0] * held[1] == leaf.size
+    for op in plan.operators(schema.replace(chosen, {"fsdp": False}), "h100:2").values():
+        assert all(leaf.sharding is None for leaf in jax.tree.leaves(op.terms))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,7 @@ import hessflat.curvature as cv
 from benchmarks.timing import seconds_of
 from hessflat.curvature.diagnostics import targets
 from hessflat.curvature.krylov.basis import Storage
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 STORAGES = get_args(Storage)
@@ -33,16 +34,10 @@ def storages(op: cv.Operator, key: Any, steps: int) -> dict[str, float]:
 
 def spread(tree: Any, by_first: bool) -> Any:
     """Arrays over all devices of this machine: by their first axis, or each by the longest of its axes that divides."""
-    count = jax.device_count()
-    mesh = jax.make_mesh((count,), ("devices",), (AxisType.Auto,))
-
-    def place(x: Any) -> Any:
-        axes = [0] if by_first else [axis for axis, length in enumerate(x.shape) if length % count == 0]
-        chosen = max(axes, key=lambda axis: x.shape[axis], default=None)
-        spec = PartitionSpec(*("devices" if axis == chosen else None for axis in range(x.ndim)))
-        return jax.device_put(x, NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, tree)
+    mesh = jax.make_mesh((jax.device_count(),), (hardware.AXIS,), (AxisType.Auto,))
+    if by_first:
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(hardware.AXIS)))
+    return jax.device_put(tree, hardware.shardings(tree, mesh, True))
 
 
 def planned(op: cv.Operator, key: Any, steps: int, topology: str) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """What measuring a configuration takes, before anything is trained: `python -m hessflat plan --config=g_wrn:paper`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 import hessflat.curvature as cv
 from hessflat import models
@@ -14,6 +16,7 @@ from hessflat.measures.eval_state import OPERATORS, model_functions, operators_b
 from hessflat.runs import schema
 from hessflat.runs.cost_model import data_shape
 from hessflat.runs.schema import RunConfig
+from hessflat.utils import hardware
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,12 +42,13 @@ def main(argv: Sequence[str]) -> None:
 def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Operator]:
     """The matrices whose spectra a run measures, of shapes, by a title.
 
-    Of the measured examples as many are taken as divide over the chips of the topology.
+    Of the measured examples as many are taken as divide over the chips of the topology. With `config.fsdp` parameters
+    are spread over these too.
     """
     data, protocol = data_shape(config), config.measure
     model = models.build(config.model.name, data.num_classes, **dict(config.model.settings))
     number = min(protocol.examples or data.num_examples, data.num_examples)
-    chips = 1 if topology is None else len(targets.target(topology).devices)
+    chips = 1 if topology is None else math.prod(targets.parse(topology)[2])
     number -= number % chips
     example = jax.ShapeDtypeStruct((1, *data.shape), jnp.float32)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -52,6 +56,11 @@ def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Op
         "inputs": jax.ShapeDtypeStruct((number, *data.shape), jnp.float32),
         "targets": jax.ShapeDtypeStruct((number, data.num_classes), jnp.float32),
     }
+    if config.fsdp and chips > 1:
+        mesh = AbstractMesh((chips,), (hardware.AXIS,))
+        params = jax.tree.map(lambda leaf, at: leaf.update(sharding=at), params, hardware.shardings(params, mesh, True))
+        place = NamedSharding(mesh, PartitionSpec(hardware.AXIS))
+        arrays = {name: leaf.update(sharding=place) for name, leaf in arrays.items()}
     state = batch_stats if jax.tree.leaves(batch_stats) else None
     size = protocol.batch_size or None
     found = {}

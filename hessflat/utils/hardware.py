@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from hessflat.utils import compat, processes
 from hessflat.utils.errors import InputError
@@ -71,7 +71,7 @@ def placement(num_devices: int, fsdp: bool) -> dict[str, int | str | bool]:
     return where | ({"processes": several} if several > 1 else {})
 
 
-def shardings(tree: Any, mesh: Mesh | None, fsdp: bool) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh | None, fsdp: bool) -> Any:
     """Where the leaves of a training state lie: whole on every device, or, with `fsdp`, spread over them.
 
     A leaf is spread along its longest axis that the devices divide; one without is whole.
@@ -95,7 +95,7 @@ def shard_state(state: Any, mesh: Mesh | None, fsdp: bool) -> Any:
     return jax.lax.with_sharding_constraint(state, shardings(state, mesh, fsdp))
 
 
-def everywhere(mesh: Mesh | None) -> Sharding:
+def everywhere(mesh: Mesh | AbstractMesh | None) -> Sharding:
     """Where an array lies that is whole on every device of the mesh."""
     return SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
