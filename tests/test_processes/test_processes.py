@@ -27,7 +27,7 @@ SMALL = (
     "--config.measure.jacobian=never",
     "--config.checkpoint.minutes=1e-4",
 )
-SHORT = (*SMALL, "--config.train.epochs=2", "--config.measure.performance=every 10 steps")
+SHORT = (*SMALL, "--config.train.epochs=6", "--config.measure.performance=every 30 steps")
 LONG = (*SMALL, "--config.train.epochs=200", "--config.measure.performance=every 20 epochs")
 
 
