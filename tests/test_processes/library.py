@@ -27,6 +27,12 @@ other = jax.tree.map(lambda leaf: 1.1 * leaf, params)
 folder = Path(sys.argv[1] + "-folder")
 
 
+def flat(rows):
+    """Vectors [..., P] of a tree with leaves [..., *shape], which may lie on devices of several processes."""
+    leaves = [hardware.on_host(leaf) for leaf in jax.tree.leaves(rows)]
+    return np.concatenate([leaf.reshape(6, -1) for leaf in leaves], axis=1)
+
+
 SAMPLED = (jax.random.categorical, lambda outputs, label: jax.nn.log_softmax(outputs)[label])
 
 
@@ -39,7 +45,7 @@ CASES = {
     "none": lambda: cv.lanczos(hessian, key, 12, reorthogonalise="none").alphas,
     "half": lambda: cv.lanczos(hessian, key, 6, storage="half").alphas,
     "host": lambda: cv.lanczos(hessian, key, 12, storage="host").alphas,
-    "basis": lambda: cv.lanczos(hessian, key, 6, return_basis=True).basis,
+    "basis": lambda: flat(cv.lanczos(hessian, key, 6, return_basis=True).basis),
     "folder": lambda: cv.lanczos(hessian, key, 12, 2, folder=folder).alphas,
     "folder again": lambda: cv.lanczos(hessian, key, 12, 2, folder=folder).alphas,
     "folder host": lambda: cv.lanczos(hessian, key, 12, storage="host", folder=f"{folder}-host").alphas,
