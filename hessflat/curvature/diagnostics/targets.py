@@ -174,7 +174,13 @@ def target(topology: str) -> Target:
             single = {"chips_per_host_bounds": (1, 1, 1)} if number == 1 else {}
             devices = compat.absent_devices("tpu", topology, **single)
     except Exception as error:  # whatever the compiler has against it
-        raise InputError(f"no topology {topology!r}: {in_one_line(error)}; take another size") from error
+        reason = in_one_line(error)
+        if "lockfile" in reason:
+            raise InputError(
+                "another process compiles for TPUs, and one at a time can; wait for it, or, if there is none, remove "
+                "/tmp/libtpu_lockfile"
+            ) from error
+        raise InputError(f"no topology {topology!r}: {reason}; take another size") from error
     if len(devices) != number:
         raise InputError(f"topology {topology!r} has {len(devices)} devices to JAX, not {number}; take another size")
     return Target(topology, chip, tuple(devices))
