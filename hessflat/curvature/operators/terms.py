@@ -224,11 +224,11 @@ def as_batches(data: Any) -> Batches:
             f"batch_size must be a multiple of statistics_batch, {statistics}, since statistics are taken over whole "
             f"batches of them; got {size}"
         )
-    devices = _common_devices(arrays) or batches.devices
+    devices = _common_devices(arrays)
     if batches.weights is not None:
         place = None if devices is None else NamedSharding(devices.mesh, PartitionSpec(devices.axes))
         arrays = weighted(arrays, batches.weights, place)
-    return Batches(arrays, size, statistics, None, devices)
+    return Batches(arrays, size, statistics, None, devices or batches.devices)
 
 
 def spread(data: Any, mesh: Mesh | None = None) -> Batches:
@@ -257,7 +257,7 @@ def spread(data: Any, mesh: Mesh | None = None) -> Batches:
     spread = dataclasses.replace(batches, devices=devices)
     if spread.is_uneven:
         place = NamedSharding(mesh, PartitionSpec())
-    return dataclasses.replace(spread, arrays=jax.device_put(batches.arrays, place))
+    return dataclasses.replace(spread, arrays=hardware.placed(batches.arrays, place))
 
 
 def shares(batches: Batches) -> list[tuple[float, Batches]]:
@@ -269,18 +269,20 @@ def shares(batches: Batches) -> list[tuple[float, Batches]]:
     assert devices is not None
     place = NamedSharding(devices.mesh, PartitionSpec(devices.axes))
     whole = batches.arrays if isinstance(batches.arrays, Weighted) else None
-    weights = jnp.ones(number) if whole is None else whole.weights
+    weights: Any = np.ones(number, np.float32) if whole is None else whole.weights
     main = number - number % devices.pieces
     # The last example again and again, without weight, where the rest has ended.
     rows = np.minimum(np.arange(main, main + devices.pieces), number - 1)
-    counted = jnp.where(jnp.arange(main, main + devices.pieces) < number, 1, 0).reshape(-1, *[1] * (weights.ndim - 1))
+    counted = (
+        (np.arange(main, main + devices.pieces) < number).astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
+    )
     parts = []
     if main:
-        first = jax.tree.map(lambda x: jax.device_put(x[:main], place), batches.arrays)
+        first = hardware.placed(jax.tree.map(lambda x: x[:main], batches.arrays), place)
         first = first if whole is None else normalised(first)
         parts.append((float(weights[:main].sum()), dataclasses.replace(batches, arrays=first)))
-    last = jax.tree.map(lambda x: jax.device_put(x[rows], place), batches.unweighted)
-    rest = Weighted(last, jax.device_put(weights[rows] * counted, place))
+    last = jax.tree.map(lambda x: x[rows], batches.unweighted)
+    rest = hardware.placed(Weighted(last, weights[rows] * counted), place)
     if float(rest.weights.sum()) > 0:
         parts.append(
             (float(rest.weights.sum()), dataclasses.replace(batches, arrays=normalised(rest), batch_size=None))
