@@ -23,6 +23,9 @@ params, batch = hardware.replicate(mlp_params(6, 8, 4), mesh), hardware.shard_ex
 data, key = cv.Batches(batch, 32), jax.random.key(0)
 hessian = cv.hessian(loss, params, data)
 G = cv.gauss_newton(predict, criterion, params, data)
+fsdp = cv.hessian(loss, hardware.place_state(mlp_params(6, 8, 4), mesh, fsdp=True), data)
+fewer = hardware.replicate(examples(NUMBER - 3, 6, 4), mesh)
+uneven = cv.hessian(loss, params, cv.spread(fewer))
 other = jax.tree.map(lambda leaf: 1.1 * leaf, params)
 folder = Path(sys.argv[1] + "-folder")
 
@@ -83,6 +86,19 @@ CASES = {
     ),
     "check": lambda: cv.check(hessian, key).num_products,
     "plan": lambda: cv.plan(hessian, 12).num_products,
+    "fsdp lanczos": lambda: cv.lanczos(fsdp, key, 12).alphas,
+    "fsdp host": lambda: cv.lanczos(fsdp, key, 12, storage="host").alphas,
+    "fsdp folder": lambda: cv.lanczos(fsdp, key, 12, folder=f"{folder}-fsdp").alphas,
+    "fsdp folder again": lambda: cv.lanczos(fsdp, key, 12, folder=f"{folder}-fsdp").alphas,
+    "fsdp eigenpairs": lambda: cv.eigenpairs(fsdp, key, 2, "both").values,
+    "fsdp xtrace": lambda: cv.trace(fsdp, key, 40, method="xtrace").value,
+    "fsdp moments": lambda: cv.moments(fsdp, key, 4).trace.value,
+    "fsdp minibatch_products": lambda: cv.minibatch_products(fsdp, key, 16, 3).samples,
+    "fsdp minibatch_sharpness": lambda: cv.minibatch_sharpness(fsdp, key, 16, 2).values,
+    "uneven": lambda: cv.lanczos(uneven, key, 12).alphas,
+    "uneven jacobian_norms": lambda: (
+        cv.jacobian_norms(lambda params, x: predict(params, {"x": x}), params, fewer["x"]).values
+    ),
     "line": lambda: cv.line(loss, params, other, [0.0, 0.5, 1.0], data).values,
     "along": lambda: cv.along(loss, params, cv.random_direction(key, params).vector, [0.0, 0.5], data).values,
     "plane": lambda: cv.plane(loss, params, other, params, [0.0, 0.5], [0.0, 0.5], data).values,
