@@ -91,7 +91,11 @@ class TrainingConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stop: StopConfig = field(default_factory=StopConfig)
-    devices: Annotated[int, at_least(0), "devices that a batch is spread over; 0 is all accelerators, or one CPU"] = 0
+    devices: Annotated[
+        int,
+        at_least(0),
+        "devices that a batch is spread over; 0: all accelerators, or one CPU, and all of several processes",
+    ] = 0
     fsdp: Annotated[
         bool,
         anything,
