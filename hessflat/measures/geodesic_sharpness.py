@@ -18,6 +18,7 @@ from hessflat.measures.eval_state import EvalState, FlatnessExamples, evaluated,
 from hessflat.measures.m_sharpness import BatchSize, Steps, require_batches
 from hessflat.measures.measurement import Measure, Measurement
 from hessflat.models import apply_by_layer
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 # What outputs may differ by, relative to the largest, where a symmetry is said to hold.
@@ -88,10 +89,12 @@ def _product(state: EvalState) -> tuple[Any, Move, int] | None:
     pair = state.params[first][kernel], state.params[second][kernel]
     inputs = state.splits["train"]["inputs"][:2]
     with numerics.matmul_precision():
-        outputs = np.asarray(evaluated(state.functions().logits, state.params, inputs, state.batch_stats), np.float64)
+        outputs = hardware.on_host(
+            evaluated(state.functions().logits, state.params, inputs, state.batch_stats), np.float64
+        )
     if pair[0].shape[1] != pair[1].shape[0] or not _alike(inputs.reshape(len(inputs), -1) @ pair[0] @ pair[1], outputs):
         return None
-    factors = balanced(*map(np.asarray, pair))
+    factors = balanced(*map(hardware.on_host, pair))
     params = {
         name: {kernel: jnp.asarray(factor, pair[0].dtype)}
         for name, factor in zip((first, second), factors, strict=True)
@@ -118,7 +121,7 @@ def _rescaled_units(state: EvalState) -> int:
     generator, units = np.random.default_rng(0), 0
     with numerics.matmul_precision():
         found, layers = apply_by_layer(state.model.apply, state.params, state.batch_stats, inputs)
-        outputs = np.asarray(found, np.float64)
+        outputs = hardware.on_host(found, np.float64)
         for name, following in pairwise(layers):
             width = layers[name].outputs.shape[-1]
             factors = generator.uniform(0.5, 2.0, width)
@@ -143,7 +146,7 @@ def _with_layer(params: Any, name: str, change: Callable[[np.ndarray], np.ndarra
     if rest:
         inner = _with_layer(params[first], rest, change)
         return None if inner is None else {**params, first: inner}
-    own = {key: change(np.asarray(leaf)) for key, leaf in params[first].items()}
+    own = {key: change(hardware.on_host(leaf)) for key, leaf in params[first].items()}
     if all(leaf is None for leaf in own.values()):
         return None
     return {**params, first: {key: leaf if own[key] is None else own[key] for key, leaf in params[first].items()}}
@@ -161,7 +164,7 @@ def _over_inputs(factors: np.ndarray, leaf: np.ndarray) -> np.ndarray | None:
 
 
 def _alike(a: Any, b: np.ndarray) -> bool:
-    return bool(np.abs(np.asarray(a, np.float64) - b).max() <= _TOLERANCE * np.abs(b).max())
+    return bool(np.abs(hardware.on_host(a, np.float64) - b).max() <= _TOLERANCE * np.abs(b).max())
 
 
 MEASURE = Measure(

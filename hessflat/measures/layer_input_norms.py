@@ -32,7 +32,7 @@ def layer_input_norms(state: EvalState) -> Measurement:
     layers = _dense_layers(state.model.apply, state.params, state.batch_stats, inputs)
     for name, (matrix, kernel) in layers.items():
         scalars[f"features.{name}.norm"] = spectral_norm(hardware.on_host(matrix).reshape(-1, matrix.shape[-1]))
-        scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(np.asarray(kernel)))
+        scalars[f"kernel.{name}.norm"] = float(np.linalg.norm(hardware.on_host(kernel)))
     return Measurement(scalars, {})
 
 

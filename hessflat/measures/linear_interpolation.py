@@ -10,6 +10,7 @@ from hessflat.config import between, whole
 from hessflat.measures.eval_state import EvalState
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.measures.performance import losses_and_accuracies
+from hessflat.utils import hardware
 from hessflat.utils.errors import SettingError
 
 
@@ -72,7 +73,9 @@ def _between(first: Any, last: Any, alpha: float) -> Any:
 
 def _distance(first: Any, last: Any) -> float:
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True)
-    return float(np.sqrt(sum(np.sum((np.asarray(y, np.float64) - np.asarray(x, np.float64)) ** 2) for x, y in pairs)))
+    return float(
+        np.sqrt(sum(np.sum((hardware.on_host(y, np.float64) - hardware.on_host(x, np.float64)) ** 2) for x, y in pairs))
+    )
 
 
 MEASURE = Measure(

@@ -49,12 +49,14 @@ def norms(state: EvalState) -> Measurement:
 
 def _distance(params: Any, first: Any) -> float:
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(first), strict=True)
-    squares = [np.sum((np.asarray(w, np.float64) - np.asarray(start, np.float64)) ** 2) for w, start in pairs]
+    squares = [
+        np.sum((hardware.on_host(w, np.float64) - hardware.on_host(start, np.float64)) ** 2) for w, start in pairs
+    ]
     return float(np.sqrt(sum(squares)))
 
 
 def _spectral_product(params: Any) -> float:
-    kernels = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+    kernels = (hardware.on_host(leaf, np.float64) for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
     return float(np.prod([np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2) for kernel in kernels]))
 
 
@@ -66,7 +68,7 @@ def _path(state: EvalState) -> float | None:
 
     def outputs(params: Any, factor: float) -> np.ndarray:
         with numerics.matmul_precision():
-            found = np.asarray(evaluated(state.functions().logits, params, factor * ones, state.batch_stats))
+            found = hardware.on_host(evaluated(state.functions().logits, params, factor * ones, state.batch_stats))
         if not np.isfinite(found).all():
             raise InputError("the path norm is not finite in single precision")
         return found

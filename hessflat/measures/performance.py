@@ -17,6 +17,7 @@ from hessflat.measures.eval_state import EvalState, Splits, chunk_size
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import input_size, num_neurons, num_params
 from hessflat.training.optimisation import LOSSES, LossFunction, are_classes, make_targets
+from hessflat.utils import hardware
 
 Split = Mapping[str, jax.Array]
 
@@ -85,7 +86,7 @@ def losses_and_answers(
         else:
             totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
     return {
-        name: (float(loss) / len(right), np.asarray(right) if are_classes(splits[name]["labels"]) else None)
+        name: (float(loss) / len(right), hardware.on_host(right) if are_classes(splits[name]["labels"]) else None)
         for name, (loss, right) in totals.items()
     }
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from hessflat.measures.eval_state import EvalState, evaluated
 from hessflat.measures.measurement import Measure, Measurement
+from hessflat.utils import hardware
 
 
 def predictions(state: EvalState) -> Measurement:
@@ -15,7 +16,9 @@ def predictions(state: EvalState) -> Measurement:
     arrays = {}
     for name, split in state.splits.items():
         arrays[f"{name}_inputs"], arrays[f"{name}_labels"] = np.asarray(split["inputs"]), np.asarray(split["labels"])
-        arrays[f"{name}_outputs"] = np.asarray(evaluated(logits, state.params, split["inputs"], state.batch_stats))
+        arrays[f"{name}_outputs"] = hardware.on_host(
+            evaluated(logits, state.params, split["inputs"], state.batch_stats)
+        )
     return Measurement({}, {"predictions": arrays})
 
 

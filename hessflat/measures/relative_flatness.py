@@ -11,6 +11,7 @@ from hessflat.curvature.operators.operator import require_finite
 from hessflat.curvature.stochtrace import estimates
 from hessflat.measures.eval_state import EvalState, curvature_operator
 from hessflat.measures.measurement import Measure, Measurement, Scalars
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 
@@ -34,12 +35,12 @@ def relative_flatness(
         InputError: a model without weights of two axes or more.
     """
     op = cv.linearize(curvature_operator(state, "hessian", "eval"))
-    leaves = list(map(np.asarray, jax.tree.leaves(state.params)))
+    leaves = list(map(hardware.on_host, jax.tree.leaves(state.params)))
     kernels = [leaf.ndim > 1 for leaf in leaves]
     if not any(kernels):
         raise InputError("relative flatness is of layers, got no weights of two axes or more; set it to 'never'")
     if relative_probes >= op.size:
-        samples = _exact(np.asarray(op.to_dense(), np.float64), leaves)[None]
+        samples = _exact(hardware.on_host(op.to_dense(), np.float64), leaves)[None]
     else:
         generator, roots = np.random.default_rng(state.protocol.seed), list(map(_root, leaves))
         samples = np.array([_sample(op, generator, leaves, roots) for _ in range(relative_probes)])
@@ -60,7 +61,7 @@ def _rows(leaf: np.ndarray) -> np.ndarray:
 
 def _root(leaf: np.ndarray) -> np.ndarray:
     """R [r, outputs] with Rᵀ R = Wᵀ W; none for what has one axis or none."""
-    return np.asarray(np.linalg.qr(_rows(leaf), mode="r")) if leaf.ndim > 1 else np.zeros((0, 1))
+    return hardware.on_host(np.linalg.qr(_rows(leaf), mode="r")) if leaf.ndim > 1 else np.zeros((0, 1))
 
 
 def _sample(
@@ -75,7 +76,7 @@ def _sample(
     structure = jax.tree.structure(op.params)
     products = op(jax.tree.unflatten(structure, [v.astype(x.dtype) for v, x in zip(vectors, leaves, strict=True)]))
     pairs = zip(vectors, jax.tree.leaves(products), strict=True)
-    return [float(np.vdot(v, np.asarray(h, np.float64))) for v, h in pairs]
+    return [float(np.vdot(v, hardware.on_host(h, np.float64))) for v, h in pairs]
 
 
 def _exact(hessian: np.ndarray, leaves: list[np.ndarray]) -> np.ndarray:

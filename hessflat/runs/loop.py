@@ -208,10 +208,9 @@ def train_and_measure(jobs: Sequence[Job], last: int, shared: Compiled, reporter
         accounting.restored(start)
         active = list(range(len(jobs)))
 
-        @by_writer
         def save(step: int, runs: Sequence[int]) -> None:
             for run in runs:
-                run_folder.seal(jobs[run].folder)
+                processes.in_writer(partial(run_folder.seal, jobs[run].folder))
                 checkpoints.save_position(config, milestones.stored, managers[run], step, positions[run])
 
         at = start or 0

@@ -135,11 +135,11 @@ def placed(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(place, tree)
 
 
-def on_host(array: Any) -> np.ndarray:
+def on_host(array: Any, dtype: Any = None) -> np.ndarray:
     """The whole of `array`, also where parts of it lie on devices of other processes, which then ask for it too."""
     if processes.spans(array) and not array.is_fully_replicated:
-        return compat.from_all_processes(array)
-    return np.asarray(array)
+        array = compat.from_all_processes(array)
+    return np.asarray(array, dtype)
 
 
 def platform(tree: Any) -> str:

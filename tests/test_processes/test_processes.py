@@ -117,6 +117,16 @@ def test_two_processes_whose_clocks_differ_give_the_numbers_of_two_devices(tmp_p
 
 
 @pytest.mark.long
+def test_parameters_that_no_process_has_whole_give_the_same_numbers(tmp_path):
+    measured = (*SHORT, "--config.measure.sharpness=end", "--config.measure.norms=end")
+    assert ended(train(2, tmp_path / "two", *measured, "--config.fsdp=True")) == [[], []]
+    (alone,) = runs.run_all([runs.tiny(*measured, "--config.checkpoint.keep=end")], tmp_path / "one")
+    folder = folder_of(tmp_path / "two")
+    require_same(folder, alone, 1e-3)
+    assert run_folder.read_manifest(folder)["placement"][0]["fsdp"] is True
+
+
+@pytest.mark.long
 def test_a_run_of_one_process_is_measured_by_two(tmp_path):
     (alone,) = runs.run_all([runs.tiny(*SMALL, "--config.train.epochs=1")], tmp_path)
     twin = shutil.copytree(alone, tmp_path / "twin")
