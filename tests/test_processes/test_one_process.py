@@ -40,9 +40,8 @@ def test_of_the_end_of_a_process_one_line_is_left(content, expected):
 
 def test_the_filter_outlives_signals_and_ends_with_its_input():
     command = [sys.executable, "-I", "-S", last_words.__file__]
-    filter_process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    filter_process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     filter_process.stdin.write(OTHER)
-    filter_process.stdin.flush()
     assert filter_process.stderr.readline() == OTHER.splitlines(keepends=True)[0]  # it has begun
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         filter_process.send_signal(number)
