@@ -100,6 +100,8 @@ def _work(
 def _started() -> "subprocess.Popen[str]":
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment.pop("HESSFLAT_DEBUG", None)
+    # Several devices, of a number that divides few numbers of examples.
+    environment["JAX_NUM_CPU_DEVICES"] = "3"
     command = [sys.executable, "-m", "benchmarks.fuzz.child", str(MEMORY)]
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.DEVNULL, text=True, start_new_session=True)  # fmt: skip

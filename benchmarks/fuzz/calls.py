@@ -629,7 +629,9 @@ def minibatch(numbers: Numbers) -> Call:
 
     call = call_of(name, numbers, table, judge, one.said, x64=one.x64)
     zero = np.linalg.norm(one.matrix) < 1e-9 or "residual" in one.said
-    return call._replace(must=EITHER) if call.must != REFUSE and zero else call
+    # A mini-batch may hold nothing but examples without weight.
+    unweighted = one.problem.weights is not None
+    return call._replace(must=EITHER) if call.must != REFUSE and (zero or unweighted) else call
 
 
 def jacobian_norms(numbers: Numbers) -> Call:
@@ -917,6 +919,24 @@ def batches(numbers: Numbers) -> Call:
     return Call(f"Batches({one.name!r}:{variant}; {' '.join(words.split())})", make, judge, must)
 
 
+def spread(numbers: Numbers) -> Call:
+    """Examples over all devices of the process, whose number need not divide them, by the Hessian that they give."""
+    one, variant = operators.choose_problem(numbers, lambda one: one.name != "integers")
+    found = draw_matrix(numbers, "hessian", one, variant)
+    table = {"data": Argument((operators.data_of(one, numbers),), "data")}
+    values, must, words = drawn(numbers, table)
+
+    def make() -> Any:
+        mesh = jax.make_mesh((len(jax.devices()),), ("x",), (jax.sharding.AxisType.Auto,))
+        with jax.enable_x64(one.x64):
+            return cv.hessian(loss_of(one.functions), one.params, cv.spread(**values, mesh=mesh), one.state).to_dense()
+
+    def judge(result: Any) -> str:
+        return far(result, found.matrix, found.rounding, "matrix")
+
+    return Call(f"spread({one.name!r}:{variant}; {' '.join(words.split())})", make, judge, must)
+
+
 def sampled_fisher(numbers: Numbers) -> Call:
     """A likelihood of the user's own: with many labels, near the exact one."""
     one, variant = operators.choose_problem(numbers, lambda one: one.name in ("tanh", "logistic", "bfloat16"))
@@ -955,6 +975,7 @@ KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
     "gradient_covariance": (operator_call("gradient_covariance"), 50),
     "model_fisher of drawn labels": (sampled_fisher, 30),
     "Batches": (batches, 100),
+    "spread": (spread, 40),
     "from_matvec": (from_matvec, 50),
     "linearize": (linearize, 50),
     "restrict": (restrict, 70),

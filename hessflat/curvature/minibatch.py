@@ -272,6 +272,11 @@ def _chosen(term: Term, chosen: np.ndarray) -> Term:
     else:
         arrays = jax.tree.map(partial(_gathered, batches.devices.mesh, chosen), batches.arrays)
     if isinstance(arrays, Weighted):
+        if not float(arrays.weights.max()) > 0:
+            raise InputError(
+                f"a mini-batch of {len(chosen)} has drawn examples without weight alone; take a larger batch_size, or "
+                "leave those examples out of the data"
+            )
         arrays = normalised(arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(batches, arrays=arrays, devices=None))
 

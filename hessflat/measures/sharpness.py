@@ -23,6 +23,7 @@ def sharpness(state: EvalState) -> Measurement:
             rtol=state.protocol.rtol,
             start=before if bool(jnp.any(before != 0)) else None,
             show_progress=False,
+            trust_start=True,
         )
         scalars[f"{key}.lambda_max"] = float(pairs.values[0])
         scalars[f"{key}.lambda_max_bound"] = float(pairs.residuals[0])
