@@ -129,7 +129,7 @@ def eigenpairs(
         loop: "scan", "python" or None to choose.
         show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further products, instead of the bar.
-        trust_start: with a start, take a single pair as it is once its residual is small, for about half of the products
+        trust_start: with a start, take a single pair once its residual is small, for about half of the products
             where it is isolated and a quarter of them in a bulk. It is for a series of operators that change little,
             where the next call finds what this one has missed: from the eigenvector of the second eigenvalue the first
             was missed in 1 to 9 % of calls at the default `rtol`, and in most of them at 0.1.
