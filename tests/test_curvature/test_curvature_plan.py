@@ -78,3 +78,18 @@ def test_text_of_bytes():
         "2 MB",
         "14.6 GB",
     ]
+
+
+def test_a_basis_on_the_host_is_judged_by_the_memory_of_the_host(monkeypatch):
+    op = cv.hessian(loss, mlp_params(6, 16, 4), examples(40, 6, 4))
+    monkeypatch.setattr(hardware, "free_bytes", lambda: 120_000)  # for a product, and not for 180 vectors
+    assert not cv.plan(op, 180).fits
+    assert cv.plan(op, 180, storage="host").fits
+    monkeypatch.setattr(hardware, "free_bytes", lambda: 50_000)
+    with pytest.raises(InputError, match="a basis of 180 vectors of 180 numbers needs 130 kB and 50 kB are free"):
+        cv.lanczos(op, jax.random.key(0), 180)
+    assert cv.lanczos(op, jax.random.key(0), 180, storage="host").alphas.shape == (1, 180)
+    monkeypatch.setattr(hardware, "free_host_bytes", lambda: 50_000)
+    assert not cv.plan(op, 180, storage="host").fits
+    with pytest.raises(InputError, match="needs 130 kB and 50 kB are free"):
+        cv.lanczos(op, jax.random.key(0), 180, storage="host")

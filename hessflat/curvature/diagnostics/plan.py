@@ -113,8 +113,12 @@ def plan(
     began = time.perf_counter()
     product_bytes = _temporary_bytes(op)
     compile_seconds = time.perf_counter() - began
-    largest = _largest_batch(op, product_bytes, _SHARE * free - basis_bytes)
-    fits = basis_bytes + product_bytes < _SHARE * free
+    in_host = storage == "host" and reorthogonalise != "none"
+    beside = 0 if in_host else basis_bytes  # on the device, beside a product
+    largest = _largest_batch(op, product_bytes, _SHARE * free - beside)
+    fits = beside + product_bytes < _SHARE * free
+    if in_host and basis_bytes >= (room := _SHARE * hardware.free_host_bytes()):
+        fits, largest, free = False, 0, int(room / _SHARE)
     residuals, product_seconds, orthogonalise_seconds = 0, float("nan"), 0.0
     if product_bytes < _SHARE * free:
         ready = linearized_shapes(op)
