@@ -1,5 +1,6 @@
 """What every command does around its work: its flags, its configuration file, one line for bad input."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -7,7 +8,7 @@ import sys
 import traceback
 import warnings
 from asyncio.log import logger as asyncio_log
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -41,24 +42,21 @@ COMMANDS = (
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the command named first with the arguments after it, and end the process as `guarded` says."""
+    """Run the command named first with the arguments after it, and end the process with the status that it returns."""
     name, *rest = arguments or ["--help"]
-
-    def command() -> int | None:
+    if name in ("-h", "--help"):
+        print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
+        return
+    with guarded(name in STOPPABLE):
         require("command", name, one_of(COMMANDS))
         if name in TOGETHER:
             processes.start()
-        status: int | None = importlib.import_module(f"hessflat.cli.{name}").main(rest)
-        return status
-
-    if name in ("-h", "--help"):
-        print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
-    else:
-        guarded(command, name in STOPPABLE)
+        sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
 
 
-def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
-    """Do the work and end the process with the status that it returns; after one line, with 2 for an `InputError`.
+@contextlib.contextmanager
+def guarded(stoppable: bool) -> Iterator[None]:
+    """A context for all that a process does: after one line, it ends with 2 for an `InputError`.
 
     With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks work that is `stoppable` to stop ends
     with status 75, and so does the end of another process that does the same work.
@@ -74,8 +72,7 @@ def guarded(work: Callable[[], int | None], stoppable: bool) -> NoReturn:
         progress.stop_when_asked()
     try:
         with processes.loss_named():
-            status = work()
-        sys.exit(status)
+            yield
     except InputError as error:
         _end(error, f"error: {' '.join(str(error).split())}", 2)
     except OSError as error:

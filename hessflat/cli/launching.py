@@ -79,13 +79,10 @@ def submit(jobs: Sequence[Job], root: Path, name: str, own: Mapping[str, str], s
 def run_task(jobs: list[Job]) -> None:
     """What a task of SLURM does: run its jobs, as every other command does."""
     warned = threading.Event()
-
-    def work() -> None:
-        slurm.note_warning(warned)
-        run(jobs, "auto", False)
-
     try:
-        app.guarded(work, stoppable=True)
+        with app.guarded(stoppable=True):
+            slurm.note_warning(warned)
+            run(jobs, "auto", False)
     except SystemExit as ending:
         if ending.code == os.EX_TEMPFAIL and warned.is_set():
             slurm.requeue()

@@ -30,7 +30,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
 from hessflat.curvature.vectors import Vector
-from hessflat.utils import hardware, processes
+from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 
 
@@ -137,8 +137,7 @@ def _tridiagonals(
     terms = [dataclasses.replace(term, product=joint_product, params=(term.params,) * 3) for term in G.terms]
     joint = dataclasses.replace(G, terms=tuple(terms))
     num_steps, layout = min(num_steps, G.size), operator.layout_of(G)
-    with processes.failing_together(processes.spans(joint)):
-        basis.require_memory(layout, 3 * num_steps, "device", hardware.platform(joint))
+    basis.require_memory(layout, 3 * num_steps, "device", hardware.platform(joint))
     joint, length, each = linearize(joint), block_length(num_steps), []
     run = _run if joint.in_memory else _steps_from_python
     with numerics.matmul_precision():

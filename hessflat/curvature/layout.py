@@ -54,6 +54,11 @@ class Layout:
         return 1 if self.mesh is None else int(self.mesh.size)
 
     @property
+    def spans_processes(self) -> bool:
+        """Whether several processes have devices of the mesh."""
+        return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
+
+    @property
     def like(self) -> Any:
         """Shapes and types of vectors as trees."""
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self.leaves]

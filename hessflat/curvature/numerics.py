@@ -248,7 +248,7 @@ def require_like(what: str, tree: Tree, like: Tree) -> None:
         raise InputError(f"{what} must have the structure {_brief(like)}, got {_brief(tree)}")
     for (path, leaf), expected in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(like), strict=True):
         if not hasattr(leaf, "dtype") and math.isnan(number_of(leaf)):
-            raise InputError(f"{_name(what, path)} must be an array of shape {expected.shape}, got {shown(leaf)}")
+            raise InputError(f"{_name(what, path)} must have shape {expected.shape}, got {shown(leaf)}")
         if jnp.shape(leaf) != expected.shape:
             raise InputError(f"{_name(what, path)} must have shape {expected.shape}, got {jnp.shape(leaf)}")
     require_floating(what, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.result_type(leaf)), tree))

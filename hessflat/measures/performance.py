@@ -56,7 +56,7 @@ def answers(state: EvalState) -> Measurement:
     arrays = {}
     for name, one in right.items():
         if one is not None:
-            labels = np.ascontiguousarray(state.splits[name]["labels"], np.int32)
+            labels = np.ascontiguousarray(hardware.on_host(state.splits[name]["labels"]), np.int32)
             arrays[name], arrays[f"{name}_size"] = np.packbits(one), np.array(len(one))
             arrays[f"{name}_labels"] = np.array(zlib.crc32(labels.tobytes()))
     return Measurement({}, {"answers": arrays} if arrays else {})

@@ -99,5 +99,5 @@ class TrainingConfig:
     fsdp: Annotated[
         bool,
         anything,
-        "whether parameters, optimiser state and vectors are spread over the devices too",
+        "whether parameters, optimiser state, vectors and data are spread over the devices too",
     ] = False

@@ -176,12 +176,15 @@ def num_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
-def require_bytes(needed: int, what: str, instead: str, free: int | None = None) -> None:
-    """Refuse what does not fit into `free` bytes, by default those of the device.
+def require_bytes(needed: int, what: str, instead: str, free: int | None = None, together: bool = False) -> None:
+    """Refuse what does not fit into `free` bytes, by default those of the device; `together`, in all processes or none.
 
     Raises:
         InputError: `needed` bytes are not free; the line says `what` needs them and what to do `instead`.
     """
+    if together:
+        with processes.failing_together():
+            return require_bytes(needed, what, instead, free)
     free = free_bytes() if free is None else free
     if needed > free:
         raise InputError(f"{what} needs {text(needed)} and {text(free)} are free; {instead}")

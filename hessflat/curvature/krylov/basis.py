@@ -66,10 +66,11 @@ def require_memory(layout: Layout, num_rows: int, storage: Storage, platform: st
     what = f"a basis of {num_rows} vectors of {layout.size:,} numbers"
     needed = bytes_needed(layout, num_rows, storage)
     if storage == "host":
-        hardware.require_bytes(needed, what, instead, hardware.free_host_bytes())
+        hardware.require_bytes(needed, what, instead, hardware.free_host_bytes(), layout.spans_processes)
     else:
         # Devices of a CPU share one memory.
-        hardware.require_bytes(needed * (layout.num_devices if platform == "cpu" else 1), what, instead)
+        needed *= layout.num_devices if platform == "cpu" else 1
+        hardware.require_bytes(needed, what, instead, together=layout.spans_processes)
 
 
 def write_row(layout: Layout, blocks: Blocks, step: Array, vector: Vector) -> Blocks:

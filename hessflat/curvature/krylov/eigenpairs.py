@@ -39,7 +39,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.curvature.vectors import Vector
-from hessflat.utils import hardware, processes
+from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
 
@@ -144,8 +144,7 @@ def eigenpairs(
     wanted = _wanted(counts, which, rtol, op.size)
     num_vectors = _num_vectors(op, wanted, min(max_steps, _PRODUCTS) if is_default else max_steps, num_vectors)
     layout, trusted = operator.layout_of(op), numerics.require_flag("trust_start", trust_start) and start is not None
-    with processes.failing_together(processes.spans(op)):
-        basis.require_memory(layout, num_vectors + wanted.number, "device", hardware.platform(op))
+    basis.require_memory(layout, num_vectors + wanted.number, "device", hardware.platform(op))
     loop = loop_for(op, loop)
     warm_start = None if start is None else _sum_of(op, layout, start)
     op = linearize(op)

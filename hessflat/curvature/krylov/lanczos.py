@@ -131,8 +131,7 @@ def lanczos(
     layout = options.layout
     if options.stores_basis:
         rows = options.num_steps * (num_probes if together or return_basis else 1)
-        with processes.failing_together(processes.spans(op)):
-            basis.require_memory(layout, rows, storage, hardware.platform(op))
+        basis.require_memory(layout, rows, storage, hardware.platform(op))
     if folder is not None:
         if not isinstance(folder, str | Path) or "\0" in str(folder):
             raise InputError(f"folder must be the path of a folder, got {shown(folder)}")

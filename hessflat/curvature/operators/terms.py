@@ -126,22 +126,27 @@ class Batches:
     @property
     def size(self) -> int:
         """The number of examples in every full batch."""
-        size = self.num_examples if self.batch_size is None else min(self.batch_size, self.num_examples)
-        step = min(self.statistics_batch or 1, self.num_examples)
-        return size - size % step
+        return self._cut_up()[0]
 
     @property
     def count(self) -> int:
         """The number of full batches."""
-        return self.num_examples // self.size
+        return self._cut_up()[1]
 
     @property
     def rest(self) -> list[tuple[int, int]]:
         """Start and size of the remaining batches: whole batches of statistics, then a short one."""
-        start = self.count * self.size
-        left = self.num_examples - start
+        return self._cut_up()[2]
+
+    def _cut_up(self) -> tuple[int, int, list[tuple[int, int]]]:
+        """`size`, `count` and `rest`."""
+        number = int(jax.tree.leaves(self.arrays)[0].shape[0])
+        size = number if self.batch_size is None else min(self.batch_size, number)
+        size -= size % min(self.statistics_batch or 1, number)
+        start = number // size * size
+        left = number - start
         whole = left - left % (self.statistics_batch or 1)
-        return [(s, n) for s, n in ((start, whole), (start + whole, left - whole)) if n]
+        return size, number // size, [(s, n) for s, n in ((start, whole), (start + whole, left - whole)) if n]
 
     @property
     def cuts(self) -> list[tuple[int, int]]:

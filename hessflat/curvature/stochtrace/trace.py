@@ -25,7 +25,7 @@ from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
 from hessflat.curvature.vectors import Vector
-from hessflat.utils import hardware, processes
+from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
 
@@ -143,12 +143,12 @@ def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> 
     Raises:
         InputError: products that are not finite, or that do not fit into memory.
     """
-    with processes.failing_together(processes.spans(op)):
-        hardware.require_bytes(
-            3 * count * layout.local_size * op.dtype.itemsize,
-            f"a sketch of {count:,} products of {layout.size:,} numbers",
-            'take fewer products, or method="hutchinson", which stores two vectors',
-        )
+    hardware.require_bytes(
+        3 * count * layout.local_size * op.dtype.itemsize,
+        f"a sketch of {count:,} products of {layout.size:,} numbers",
+        'take fewer products, or method="hutchinson", which stores two vectors',
+        together=layout.spans_processes,
+    )
     products = [_product(op, layout, probe_vector(layout, key, number), loop) for number in range(count)]
     rows = jax.tree.map(lambda *x: jnp.stack(x), *products)
     scale = float(_size_of_largest(rows))
