@@ -38,7 +38,9 @@ def started(number, script, *arguments, **environment):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     several = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number)}
-    common = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"} | (several if number > 1 else {})
+    folders = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent)))  # configs, and what tests share
+    common = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": folders}
+    common |= several if number > 1 else {}
     return [
         subprocess.Popen(
             [sys.executable, str(HERE / script), *map(str, arguments)],
