@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.exact
 
 KEY = jax.random.key(0)
 P = PartitionSpec
+LONG = pytest.mark.long
 WAYS = ("replicated", "fsdp, data whole", "fsdp", "tensor")
 KINDS = {
     "H": lambda params, data: cv.hessian(loss, params, data),
@@ -96,8 +98,13 @@ def block_of_steps(op, num_steps=100):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [None, 40])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "batch_size"),
+    [
+        case if case in (("replicated", 40), ("fsdp", 40), ("tensor", None)) else pytest.param(*case, marks=LONG)
+        for case in product(WAYS, (None, 40))
+    ],
+)
 def test_products_are_those_of_one_device(problem, way, batch_size):
     vector = jax.tree.map(lambda x: np.float32(np.random.default_rng(x.size).normal(size=x.shape)), problem[0])
     for build in KINDS.values():
@@ -106,9 +113,9 @@ def test_products_are_those_of_one_device(problem, way, batch_size):
         many = build(params, cv.Batches(data, batch_size))
         for op in (many, cv.linearize(many)):
             results = [jax.tree.leaves(tree) for tree in (op(vector), one(vector), many.params)]
-            for product, expected, weights in zip(*results, strict=True):
-                assert_allclose(product, expected, atol=2e-6)
-                assert product.sharding.is_equivalent_to(weights.sharding, weights.ndim)
+            for found, expected, weights in zip(*results, strict=True):
+                assert_allclose(found, expected, atol=2e-6)
+                assert found.sharding.is_equivalent_to(weights.sharding, weights.ndim)
 
 
 def test_examples_that_are_spread_take_one_sum_a_product(problem):
@@ -120,7 +127,7 @@ def test_examples_that_are_spread_take_one_sum_a_product(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["replicated", "fsdp", *(pytest.param(w, marks=pytest.mark.long) for w in WAYS[1::2])])
+@pytest.mark.parametrize("way", ["fsdp", *(pytest.param(way, marks=LONG) for way in WAYS if way != "fsdp")])
 def test_measurements_are_those_of_one_device(problem, way):
     params, data = placed(way, *problem)
     one, many = cv.hessian(loss, *problem), cv.hessian(loss, params, cv.Batches(data, 80))
@@ -160,7 +167,7 @@ def test_measurements_are_those_of_one_device(problem, way):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["device", "half", "host"])
+@pytest.mark.parametrize("storage", ["device", *(pytest.param(one, marks=LONG) for one in ("half", "host"))])
 def test_a_recurrence_continues_on_other_devices(problem, storage, tmp_path, monkeypatch):
     monkeypatch.setattr(lanczos_module, "_SECONDS_BETWEEN_SAVES", -1.0)
     measure = lambda way, **options: cv.lanczos(  # noqa: E731
@@ -271,12 +278,13 @@ def test_places_that_do_not_go_together(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [36, 5])
+@pytest.mark.parametrize("number", [36, pytest.param(5, marks=LONG)])
 def test_examples_that_do_not_divide_are_spread_too(problem, number):
     """On each device at most 1.3 times an eighth of the operations, and the numbers of one device."""
     params, batch = problem[0], jax.tree.map(lambda x: x[:number], problem[1])
     mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
-    for build in (*KINDS.values(), lambda params, data: cv.gradient_covariance(losses, params, data)):
+    everything = (*KINDS.values(), lambda params, data: cv.gradient_covariance(losses, params, data))
+    for build in everything if number == 5 else everything[-2:]:
         one, many = build(params, batch), build(params, cv.spread(batch, mesh))
         vector = jnp.ones(one.size)
         for op in (many, cv.linearize(many)):
