@@ -82,7 +82,9 @@ def require_same(folder, other, rtol):
     for one, two in zip(ours, theirs, strict=True):
         assert one.keys() == two.keys()
         for name, value in one.items():
-            assert_allclose(value, two[name], rtol, 1e-7, err_msg=name)
+            # A residual is a difference, of which rounding is most.
+            least = 1e-4 if name.endswith("_bound") else 1e-7
+            assert_allclose(value, two[name], rtol, least, err_msg=name)
 
 
 def wait_for(condition, processes):
