@@ -125,8 +125,8 @@ def jacobian_norms(
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with numerics.matmul_precision():
         place, pieces, order = _pieces(x, size)
-        norms: Callable[..., Any] = _exact if method == "exact" else partial(_iterate, rtol)
-        parts = [norms(predict, softmax, outputs, params, piece, extra, place) for piece in pieces]
+        norms: Callable[..., Any] = partial(_exact, place) if method == "exact" else partial(_iterate, rtol)
+        parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
     values, bounds = (np.concatenate([hardware.on_host(part[i]) for part in parts])[order] for i in (0, 1))
     frobenius = np.concatenate([hardware.on_host(part[3]) for part in parts])[order] if method == "exact" else None
     if not np.isfinite(values).all():
@@ -140,7 +140,7 @@ def _pieces(x: Array, size: int) -> tuple[NamedSharding | None, list[Array], np.
     """Where the examples of a piece go, the pieces, and the places [N] of the examples among those of all pieces.
 
     Of examples that are spread over devices a piece has as many of each device, so that none moves. Those that are
-    whole on every device are shared out piece by piece.
+    whole on every device the exact method shares out piece by piece.
     """
     number, mesh = len(x), mesh_of("inputs", [x])
     if mesh is None:
@@ -199,13 +199,13 @@ def _softmax_product(outputs: Array, vectors: Array) -> Array:
 
 
 def _exact(
+    place: NamedSharding | None,
     predict: Callable[..., Any],
     softmax: bool,
     outputs: int,
     params: Any,
     inputs: Array,
     extra: tuple[Any, ...],
-    place: NamedSharding | None,
 ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     """Norms [n], their rounding [n], the number of products for each, and Frobenius norms [n]."""
     on_devices = _exact_norms(predict, softmax, params, inputs, extra, place)
@@ -317,12 +317,11 @@ def _iterate(
     params: Any,
     inputs: Array,
     extra: tuple[Any, ...],
-    place: NamedSharding | None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Norms [n], bounds [n] and the number of products for each."""
     eps = float(jnp.finfo(inputs.dtype).eps)
     limit = min(outputs, _MAX_STEPS)
-    state = _begin(inputs, outputs, limit, place)
+    state = _begin(inputs, outputs, limit)
     for steps in range(min(_BLOCK, limit), limit + _BLOCK, _BLOCK):
         state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)))
         values, residuals = _largest(hardware.on_host(state.alphas), hardware.on_host(state.betas), int(state.step))
@@ -340,10 +339,8 @@ def _ranges(predict: Callable[..., Any], params: Any, inputs: Array, extra: tupl
     return result
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _begin(inputs: Array, outputs: int, limit: int, place: NamedSharding | None) -> _Bidiagonal:
-    if place is not None:
-        inputs = jax.lax.with_sharding_constraint(inputs, place)
+@partial(jax.jit, static_argnums=(1, 2))
+def _begin(inputs: Array, outputs: int, limit: int) -> _Bidiagonal:
     count, dtype = len(inputs), inputs.dtype
     start = jax.random.normal(jax.random.key(0), (outputs,), dtype)
     return _Bidiagonal(

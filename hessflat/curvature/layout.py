@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
+from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
 # The most numbers that an array of a vector has on one device.
@@ -82,6 +83,12 @@ class Layout:
         return groups
 
     @property
+    def array_lengths(self) -> list[int]:
+        """How many numbers of each array of a vector a device holds."""
+        lengths = self.lengths
+        return [sum(lengths[number] for number in group) for group in self.arrays]
+
+    @property
     def local_size(self) -> int:
         """How many numbers of a vector a device holds."""
         return sum(self.lengths)
@@ -139,7 +146,7 @@ def on_mesh(array: Any, mesh: Mesh) -> Any:
     if isinstance(array.sharding, NamedSharding) and array.sharding.mesh == mesh:
         return array
     whole = NamedSharding(mesh, PartitionSpec())
-    return array.update(sharding=whole) if numerics.any_shapes(array) else jax.device_put(array, whole)
+    return array.update(sharding=whole) if numerics.any_shapes(array) else hardware.placed(array, whole)
 
 
 def _leaf(leaf: Any, mesh: Mesh | None) -> Leaf:

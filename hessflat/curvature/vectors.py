@@ -39,9 +39,9 @@ def from_tree(layout: Layout, tree: Any) -> Vector:
     """The vector of a tree like the parameters."""
     leaves = [jnp.asarray(x, layout.dtype) for x in jax.tree.leaves(tree)]
     if layout.mesh is None:
-        return _one_or_all([_joined([leaves[i] for i in group]) for group in layout.arrays])
+        return _one_or_all([numerics.ravel([leaves[i] for i in group]) for group in layout.arrays])
     specs = [leaf.entry for leaf in layout.leaves]
-    return _on_devices(layout, partial(_from_shards, layout), (specs,), _each_array(layout, layout.spec))(leaves)
+    return over_devices(layout, partial(_from_shards, layout), (specs,), _each_array(layout, layout.spec))(leaves)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
@@ -51,7 +51,7 @@ def to_tree(layout: Layout, vector: Vector) -> Any:
         parts = [part for array, group in _grouped(layout, vector) for part in _cut(layout, array, group)]
         return jax.tree.unflatten(layout.structure, parts)
     specs = [leaf.entry for leaf in layout.leaves]
-    shards = _on_devices(layout, partial(_to_shards, layout), (_each_array(layout, layout.spec),), specs)(vector)
+    shards = over_devices(layout, partial(_to_shards, layout), (_each_array(layout, layout.spec),), specs)(vector)
     placed = [
         jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, leaf.place)).astype(leaf.dtype)
         for x, leaf in zip(shards, layout.leaves, strict=True)
@@ -88,8 +88,8 @@ def zeros(layout: Layout, rows: int | None = None, dtype: Any = None) -> Vector:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _zeros(layout: Layout, rows: int | None, dtype: Any) -> Vector:
     arrays = []
-    for group in layout.arrays:
-        length = layout.num_devices * sum(layout.lengths[i] for i in group)
+    for each in layout.array_lengths:
+        length = layout.num_devices * each
         array = jnp.zeros((length,) if rows is None else (rows, length), dtype)
         if layout.mesh is not None:
             spec = layout.spec if rows is None else layout.rows_spec
@@ -113,10 +113,8 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
 
     if layout.mesh is None:
         return _one_or_all([numerics.on_device(of_device(0, group)) for group in layout.arrays])
-    arrays = []
-    for group in layout.arrays:
-        length = sum(layout.lengths[i] for i in group)
-        sharding = NamedSharding(layout.mesh, layout.spec)
+    arrays, sharding = [], NamedSharding(layout.mesh, layout.spec)
+    for group, length in zip(layout.arrays, layout.array_lengths, strict=True):
         part = partial(_part_at, of_device, group, length)
         arrays.append(jax.make_array_from_callback((layout.num_devices * length,), sharding, part))
     return _one_or_all(arrays)
@@ -225,12 +223,11 @@ def to_host(vector: Vector) -> np.ndarray:
 def from_host(layout: Layout, numbers: np.ndarray) -> Vector:
     """The inverse of `to_host`."""
     if layout.mesh is None:
-        cuts = np.cumsum([sum(layout.lengths[i] for i in group) for group in layout.arrays])[:-1]
+        cuts = np.cumsum(layout.array_lengths)[:-1]
         return _one_or_all([jnp.asarray(part) for part in np.split(numbers, cuts)])
     arrays, start = [], 0
     sharding = NamedSharding(layout.mesh, layout.spec)
-    for group in layout.arrays:
-        length = sum(layout.lengths[i] for i in group)
+    for length in layout.array_lengths:
         shape, shards = (layout.num_devices * length,), []
         for device in _by_position(sharding.addressable_devices_indices_map(shape)):
             shards.append(jax.device_put(numbers[start : start + length], device))
@@ -277,10 +274,8 @@ def _by_position(indices: Any) -> list[Any]:
 
 def over_devices(layout: Layout, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """`function` of the parts that a device holds, as `jax.shard_map` has it; itself on one device."""
-    return function if layout.mesh is None else _on_devices(layout, function, in_specs, out_specs)
-
-
-def _on_devices(layout: Layout, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    if layout.mesh is None:
+        return function
     result: Callable[..., Any] = jax.shard_map(
         function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
@@ -306,7 +301,7 @@ def _from_shards(layout: Layout, shards: list[Array]) -> Vector:
             # One device of those that have the same numbers holds them.
             flat = jnp.where(jax.lax.axis_index(repeated) == 0, flat, 0)
         parts.append(flat)
-    return _one_or_all([_joined([parts[i] for i in group]) for group in layout.arrays])
+    return _one_or_all([numerics.ravel([parts[i] for i in group]) for group in layout.arrays])
 
 
 def _to_shards(layout: Layout, vector: Vector) -> list[Array]:
@@ -314,11 +309,11 @@ def _to_shards(layout: Layout, vector: Vector) -> list[Array]:
     axes = layout.axes
     assert axes is not None
     assert layout.mesh is not None
-    shards = []
+    shards, lengths = [], layout.lengths
     for array, group in _grouped(layout, vector):
         start = 0
         for number in group:
-            leaf, length = layout.leaves[number], layout.lengths[number]
+            leaf, length = layout.leaves[number], lengths[number]
             part = jax.lax.slice_in_dim(array, start, start + length)
             start += length
             if leaf.part is None:
@@ -371,10 +366,6 @@ def _cut(layout: Layout, array: Array, group: list[int]) -> list[Array]:
 def _grouped(layout: Layout, vector: Vector) -> list[tuple[Array, list[int]]]:
     """The arrays of a vector with the leaves that each holds."""
     return list(zip(vector if isinstance(vector, tuple) else (vector,), layout.arrays, strict=True))
-
-
-def _joined(parts: list[Array]) -> Array:
-    return numerics.ravel(parts)
 
 
 def _one_or_all(arrays: list[Any]) -> Vector:

@@ -61,7 +61,7 @@ def _rows(leaf: np.ndarray) -> np.ndarray:
 
 def _root(leaf: np.ndarray) -> np.ndarray:
     """R [r, outputs] with Rᵀ R = Wᵀ W; none for what has one axis or none."""
-    return hardware.on_host(np.linalg.qr(_rows(leaf), mode="r")) if leaf.ndim > 1 else np.zeros((0, 1))
+    return np.asarray(np.linalg.qr(_rows(leaf), mode="r")) if leaf.ndim > 1 else np.zeros((0, 1))
 
 
 def _sample(

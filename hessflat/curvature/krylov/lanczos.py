@@ -24,7 +24,6 @@ from hessflat.curvature.krylov.checkpoint import Checkpoint, fixed_product, in_f
 from hessflat.curvature.krylov.recurrence import (
     Reorthogonalise,
     State,
-    combine,
     host_steps,
     initial_state,
     python_steps,
@@ -223,7 +222,7 @@ def _one_probe(
 
 def _returned(layout: Layout, state: State, num_steps: int) -> Any:
     """The basis as `Tridiagonals` has it."""
-    rows = combine(layout, state, np.eye(num_steps)) if layout.mesh else basis.all_rows(layout, state.blocks)
+    rows = basis.all_rows(layout, state.blocks)
     if layout.mesh is None and isinstance(rows, Array):
         return rows[:num_steps]
     return vectors.rows_to_tree(layout, jax.tree.map(lambda x: x[:num_steps], rows))

@@ -140,7 +140,7 @@ class Batches:
 
     def _cut_up(self) -> tuple[int, int, list[tuple[int, int]]]:
         """`size`, `count` and `rest`."""
-        number = int(jax.tree.leaves(self.arrays)[0].shape[0])
+        number = self.num_examples
         size = number if self.batch_size is None else min(self.batch_size, number)
         size -= size % min(self.statistics_batch or 1, number)
         start = number // size * size
