@@ -16,11 +16,14 @@ from flax import linen as nn
 from hessflat.config import builder_settings, one_of, require, require_settings
 from hessflat.models.layers import BatchNormLayer, Normalisation
 from hessflat.models.layerwise import Layer, apply_by_layer
+from hessflat.models.transformer import Transformer
 
 __all__ = [
     "MODELS",
+    "TOKEN_MODELS",
     "Layer",
     "Model",
+    "TokenParts",
     "apply_by_layer",
     "batch_norm_layer",
     "build",
@@ -42,10 +45,21 @@ _MODULES = (
     "preresnet",
     "wide_resnet",
     "coordinate_network",
+    "transformer",
 )
+# Those whose inputs are tokens, integers [n, T].
+TOKEN_MODELS = ("transformer",)
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     name: getattr(import_module(f"{__name__}.{name}"), name) for name in _MODULES
 }
+
+
+class TokenParts(NamedTuple):
+    """The ends of a model of tokens: logits [n, T, V] are `hidden(params, inputs) @ readout(params).T`."""
+
+    embed: Callable[[Any, jax.Array], jax.Array]  # (params, tokens [n, T]) -> [n, T, d], which the model takes as well
+    hidden: Callable[[Any, jax.Array], jax.Array]  # (params, inputs) -> [n, T, d], without dropout
+    readout: Callable[[Any], jax.Array]  # params -> [V, d]
 
 
 class Model(NamedTuple):
@@ -53,11 +67,13 @@ class Model(NamedTuple):
 
     `init(key, inputs) -> (params, batch_stats)`, `apply(params, batch_stats, inputs, train) -> (logits, batch_stats)`.
     `batch_stats` are the running averages of batch normalisation, an empty dict for models without it. With `train`
-    set, batch normalisation uses (and is differentiated through) the statistics of the inputs it is given.
+    set, batch normalisation uses (and is differentiated through) the statistics of the inputs it is given. A fifth
+    argument of `apply` is a key for dropout, without which there is none.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
-    apply: Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
+    apply: Callable[..., tuple[jax.Array, Any]]
+    tokens: TokenParts | None = None  # None for models of other inputs
 
 
 def build(name: str, num_classes: int, **settings: Any) -> Model:
@@ -86,14 +102,24 @@ def _as_model(module: nn.Module) -> Model:
         variables = module.init(key, inputs, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params: Any, batch_stats: Any, inputs: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+    def apply(
+        params: Any, batch_stats: Any, inputs: jax.Array, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
             return cast(jax.Array, module.apply(variables, inputs, train=False)), batch_stats
-        logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        rngs = None if key is None else {"dropout": key}
+        logits, changed = module.apply(variables, inputs, train=True, mutable=["batch_stats"], rngs=rngs)
         return logits, changed.get("batch_stats", {})
 
-    return Model(init, apply)
+    return Model(init, apply, _token_parts(module) if isinstance(module, Transformer) else None)
+
+
+def _token_parts(module: Transformer) -> TokenParts:
+    def part(method: str) -> Callable[..., jax.Array]:
+        return lambda params, *inputs: cast(jax.Array, module.apply({"params": params}, *inputs, method=method))
+
+    return TokenParts(part("embed"), part("hidden_states"), part("readout"))
 
 
 def num_params(params: Any) -> int:

@@ -37,7 +37,8 @@ def shapes(name, settings, inputs):
     keywords = ast.parse(f"dict({settings})", mode="eval").body.keywords
     shape, classes = inputs.split(", ")
     model = models.build(name, int(classes), **{word.arg: ast.literal_eval(word.value) for word in keywords})
-    example = jax.ShapeDtypeStruct((1, *map(int, shape.split("x"))), jnp.float32)
+    dtype = jnp.int32 if name in models.TOKEN_MODELS else jnp.float32
+    example = jax.ShapeDtypeStruct((1, *map(int, shape.split("x"))), dtype)
     return jax.eval_shape(model.init, jax.random.key(0), example)[0]
 
 
