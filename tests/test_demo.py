@@ -48,17 +48,17 @@ def test_the_demo_ends_in_three_sentences_and_a_figure(tmp_path, capsys):
     assert (tmp_path / "report" / "figures" / "demo.png").stat().st_size > 10_000
 
 
-def test_the_readme_says_what_the_stored_runs_say():
+def test_the_pages_say_what_the_stored_runs_say():
     records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
     noisy = [
         {record["claim"]: record for record in records if record["experiment"] == name}
         for name in demo.REGIMES["a fifth of the labels drawn anew"]
     ]
-    text = " ".join((ROOT / "README.md").read_text().split())
+    readme, findings = (" ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/findings.md"))
     for claim in ("accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"):
-        assert demo.each(noisy, claim) in text, claim
+        assert demo.each(noisy, claim) in readme, claim
     assert {own[claim]["verdict"] for own in noisy for claim in ("sharper-and-better", "adaptive-lambda-max")} == {
         "holds"
     }
     decided = sum(record["verdict"] in ("holds", "fails") for own in noisy for record in own.values())
-    assert f"Of the {sum(map(len, noisy))} claims {decided} are decided with them" in text
+    assert f"Of the {sum(map(len, noisy))} claims {decided} are decided with them" in findings

@@ -29,7 +29,8 @@ from hessflat.data.prepare import prepare
 from hessflat.runs import run_folder, schema
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = [
     ROOT / "README.md",
     *(
@@ -183,9 +184,10 @@ def test_settings_are_those_of_the_schema():
     assert (ROOT / "docs" / "settings.md").read_text() == wanted, "python tests/test_docs.py rewrites the page"
 
 
-def test_the_correlations_of_the_readme_are_those_of_the_stored_report():
-    shown = re.findall(r"[+-]\d\.\d\d\*? \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", (ROOT / "README.md").read_text())
-    assert len(shown) > 10
+@pytest.mark.parametrize("page", ["README.md", "docs/findings.md"])
+def test_the_correlations_of_a_page_are_those_of_the_stored_report(page):
+    shown = re.findall(r"[+-]\d\.\d\d\*? \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", (ROOT / page).read_text())
+    assert len(shown) >= 7
     report = (ROOT / "docs" / "results" / "report" / "report.md").read_text()
     assert [cell for cell in shown if f"| {cell}" not in report] == []
 
@@ -197,7 +199,7 @@ def test_the_commands_of_the_stored_report_are_for_every_machine():
     assert [command for command in commands if re.search(r"[ =]/", command)] == []
 
 
-def test_the_counts_of_the_readme_are_those_of_the_stored_report():
+def test_the_counts_of_verdicts_are_those_of_the_stored_report():
     records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
     verdicts = Counter(record["verdict"] for record in records)
     sizes = Counter(record["size"] for record in records)
@@ -205,7 +207,7 @@ def test_the_counts_of_the_readme_are_those_of_the_stored_report():
     experiments = {(record["experiment"], record["scale"]) for record in records if record["p_holm"] is not None}
     pilots, judged = (sum(map(bool, (record[key] for record in records))) for key in ("pilot", "seeds"))
     tested = sum(record["p_holm"] is not None for record in records)
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join((ROOT / "docs" / "verdicts.md").read_text().split())
     for said in (
         f"Of {len(records)} claims {verdicts['holds']} hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
         f"undecided, {verdicts['cannot decide']} cannot be decided, {verdicts['not applicable']} are not applicable "
@@ -213,7 +215,7 @@ def test_the_counts_of_the_readme_are_those_of_the_stored_report():
         f"At most {0.05 * len(experiments):.2g} of {len(experiments)} experiments are expected to have any false "
         f"decision; with each claim by itself {alone} would be decided, and {0.05 * tested:.2g} false decisions "
         "expected.",
-        "All" * (pilots == judged) + f"{pilots} of {judged}" * (pilots < judged) + " stored verdicts are pilots",
+        ("all" * (pilots == judged) or f"{pilots} of {judged}") + " stored verdicts are pilots",
         f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",
     ):
@@ -230,9 +232,8 @@ def test_make_targets_and_variables_exist(page):
         target, *_ = command.removeprefix("make ").split()
         assert target in targets, command
         assert set(re.findall(r"\b([A-Z]+)=", command)) <= variables, command
-    if page.name == "README.md":
-        shown = {command.split()[1] for command in commands}
-        assert {"demo", "test", "data", "train", "sweep", "measure", "experiment", "report"} <= shown
+    must = {"README.md": {"demo", "test"}, "runs.md": {"data", "train", "sweep", "measure", "experiment", "report"}}
+    assert must.get(page.name, set()) <= {command.split()[1] for command in commands}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -277,10 +278,31 @@ def test_every_config_says_its_command(path):
         assert said == (scale in app.scales_of(module)), f"{path.name} must say what scale {scale} is, where it has it"
 
 
-def test_every_experiment_is_named_in_the_readme():
+def test_the_first_page_is_short_and_its_table_counts_the_stored_verdicts():
     text = (ROOT / "README.md").read_text()
+    assert len(text.encode()) <= 8_000
+    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    for initial in "gsm":
+        own = [record for record in records if record["experiment"].startswith(initial)]
+        counts = Counter((record["scale"], record["verdict"]) for record in own)
+        (row,) = re.findall(rf"^\| .* \({initial.upper()}\) \| (.*) \|$", text, re.MULTILINE)
+        scales = [scale for scale in SCALES if any(record["scale"] == scale for record in own)]
+        words = (("holds", "hold"), ("fails", "fail"), ("undecided", "undecided"))
+        said = [
+            f"{scale}: "
+            + ", ".join(
+                f"{counts[scale, verdict]} {verdict if counts[scale, verdict] == 1 else plural}"
+                for verdict, plural in words
+            )
+            for scale in scales
+        ]
+        assert row == f"{len({record['experiment'] for record in own})}, `{initial}_*` | {'; '.join(said)}"
+
+
+def test_every_experiment_has_a_row():
+    text = (ROOT / "docs" / "experiments.md").read_text()
     for name in experiment.names():
-        assert f"`{name}`" in text, name
+        assert f"| `{name}` |" in text, name
 
 
 def test_the_citation_can_be_read():

@@ -1,4 +1,4 @@
-"""The README's recipes, followed in a copy of the project.
+"""The recipes of .github/CONTRIBUTING.md, followed in a copy of the project.
 
 Each ends with a finished run of what was added, whose `metrics.jsonl` has the numbers that it must give. All but a
 measure and an experiment are long.
@@ -21,7 +21,7 @@ import scipy.io
 
 ROOT = Path(__file__).parents[1]
 UNMEASURED = ("--config.measure.spectra=never", "--config.measure.jacobian=never")
-README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
 
 MEASURE = '''"""The sum of all weights."""
 
@@ -157,9 +157,11 @@ print("products", run_cost(stored_config(run.folder)).products[measure])
 
 
 def recipe(name):
-    """The paragraphs of the README that tell how to add something."""
-    start = README.index(f"{name}", README.index("## Adding things"))
-    return README[start : re.compile(r"\n\nAn? [\w -]*\*\*|\n\n\[docs|\n\n## ").search(README, start).start()]
+    """The paragraphs that tell how to add something."""
+    start = CONTRIBUTING.index(f"{name}", CONTRIBUTING.index("## Adding things"))
+    return CONTRIBUTING[
+        start : re.compile(r"\n\nAn? [\w -]*\*\*|\n\n\[docs|\n\n## ").search(CONTRIBUTING, start).start()
+    ]
 
 
 @pytest.fixture
@@ -334,13 +336,15 @@ def test_an_experiment_is_a_file_besides_its_configuration(project):
     assert len(folders) == 4
     assert all(last_metrics(folder)["hessian.lambda_max"] > 0 for folder in folders)
     # What the tests ask of an experiment and of a configuration.
-    assert "Its row in the table above, which the tests ask for" in steps
-    (project / "README.md").write_text(README)
+    assert "Its row in `docs/experiments.md`, which the tests ask for" in steps
+    shutil.copytree(ROOT / ".github", project / ".github")
+    (project / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "experiments.md", project / "docs")
     shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("CHANGELOG.md", "pyproject.toml"):
+    for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
         shutil.copy(ROOT / name, project)
-    asked = ["-m", "pytest", "-n0", "tests/test_docs.py", "-k", "every_experiment_is_named or (config_says and rates)"]
-    add_line(project / "README.md", "| experiment | question |\n| --- | --- |\n", "| `rates` | does it? |\n")
+    asked = ["-m", "pytest", "-n0", "tests/test_docs.py", "-k", "every_experiment_has_a_row or (config_says and rates)"]
+    add_line(project / "docs/experiments.md", "| experiment | question |\n| --- | --- |\n", "| `rates` | does it? |\n")
     assert "2 passed" in python(project, *asked, "-v")
 
 
