@@ -29,7 +29,7 @@ from benchmarks.command import number_of, run_as_command
 from benchmarks.tables import lined_up
 from hessflat import config
 from hessflat.cli import app
-from hessflat.report.figures.style import STYLE
+from hessflat.plot.style import STYLE
 from hessflat.runs import loop, schema
 from hessflat.runs.jobs import compiled, make_jobs
 from hessflat.runs.schema import RunConfig

@@ -16,8 +16,9 @@ from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, T
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
 from hessflat.analysis.statistics import Estimate, estimate, in_same_order
+from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
+from hessflat.report.figures.style import append_row, new_columns, new_figure
 
 L2 = "optim.l2"
 QUANTITY_NAMES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}

@@ -20,19 +20,9 @@ from hessflat.analysis.experiment import Drawing, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.spectra import exact_eigenvalues
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter, ordered_colours
 from hessflat.report import figures
-from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    append_row,
-    legend_below,
-    legend_of_axis,
-    letter,
-    new_columns,
-    new_figure,
-    ordered_colours,
-)
+from hessflat.report.figures.style import append_row, legend_below, legend_of_axis, new_columns, new_figure
 
 # On axes, the quantities that are drawn of the reparameterised weights.
 AXES = {

@@ -15,8 +15,9 @@ from hessflat.analysis.results import Run, finished, grouped
 from hessflat.analysis.spectra import zero_mass_history
 from hessflat.analysis.statistics import geometric_mean
 from hessflat.measures.performance import rank_bound
+from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, append_row, epoch_axis, letter, new_columns, new_figure
+from hessflat.report.figures.style import append_row, epoch_axis, new_columns, new_figure
 
 MODES = {"": "train", "_eval": "eval"}
 FAMILIES = {"vgg": "VGG", "preresnet": "PreResNet"}

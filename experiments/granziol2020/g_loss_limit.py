@@ -13,8 +13,9 @@ from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, T
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.statistics import exponential_r_squared, exponential_rate, power_law_exponent
+from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, append_row, legend_of_axis, letter, new_columns, new_figure
+from hessflat.report.figures.style import append_row, legend_of_axis, new_columns, new_figure
 
 SCALINGS = {"last": "last layer × t", "all": "all layers × t^(1/layers)"}
 LABELS = {"lambda_max": "λ_max(H)", "trace": "Tr H", "frobenius": "‖H‖_F"}

@@ -15,17 +15,9 @@ from hessflat.analysis.experiment import Drawing, Table
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
 from hessflat.analysis.statistics import power_law_exponent
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    append_row,
-    draw_mean_and_range,
-    letter,
-    new_columns,
-    new_figure,
-)
+from hessflat.report.figures.style import append_row, draw_mean_and_range, new_columns, new_figure
 
 # What is measured of J_T − J_V, in words and as the table has it.
 DIFFERENCES = {

@@ -13,17 +13,9 @@ from hessflat.analysis.experiment import Drawing, Table
 from hessflat.analysis.histories import stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    append_row,
-    legend_below,
-    letter,
-    new_columns,
-    new_figure,
-)
+from hessflat.report.figures.style import append_row, legend_below, new_columns, new_figure
 from hessflat.utils.errors import InputError
 
 

@@ -10,10 +10,7 @@ from hessflat.analysis.experiment import Evidence
 from hessflat.analysis.histories import first_crossing, growth_factor, stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
-from hessflat.report.figures.style import (
-    GREY,
-    ordered_colours,
-)
+from hessflat.plot.style import GREY, ordered_colours
 
 SMOOTHING = "train.label_smoothing"
 SHARPNESS = "hessian.lambda_max"

@@ -25,17 +25,9 @@ from hessflat.analysis.lipschitz_bounds import (
 )
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter, ordered_colours
 from hessflat.report import figures
-from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    append_row,
-    letter,
-    new_columns,
-    new_figure,
-    ordered_colours,
-)
+from hessflat.report.figures.style import append_row, new_columns, new_figure
 
 Recorder = Callable[[str, str, np.ndarray, np.ndarray], None]  # of a panel and a series, what is drawn
 

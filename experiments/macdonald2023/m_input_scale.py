@@ -12,8 +12,8 @@ from hessflat.analysis.experiment import Claim, Drawing, Evidence, Experiment, T
 from hessflat.analysis.histories import first_value, growth_factor, largest_value, stability_limit
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.plot.style import GREY, STYLE
 from hessflat.report import figures
-from hessflat.report.figures.style import GREY, STYLE
 from hessflat.utils.errors import InputError
 
 SCALE = "data.input_scale"

@@ -22,19 +22,16 @@ from hessflat.analysis.histories import at_common_steps, growth_factor, series, 
 from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, by_setting, finished, grouped
 from hessflat.analysis.statistics import estimate
+from hessflat.plot.style import PALETTE, STYLE, letter, ordered_colours
 from hessflat.report import figures
 from hessflat.report.figures.style import (
-    PALETTE,
-    STYLE,
     Panel,
     append_row,
     draw_mean_and_range,
     legend_below,
-    letter,
     metric_axis,
     new_columns,
     new_figure,
-    ordered_colours,
 )
 
 Series = tuple[np.ndarray, np.ndarray]

@@ -12,8 +12,9 @@ from hessflat.analysis.names import number
 from hessflat.analysis.results import Run, finished
 from hessflat.analysis.spectra import exact_eigenvalues
 from hessflat.data.sources import blob_centres
+from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
+from hessflat.report.figures.style import append_row, new_columns, new_figure
 
 
 def aspect_ratio(run: Run) -> float:

@@ -27,6 +27,7 @@ from hessflat.curvature.operators.matrices import (
     residual_product,
 )
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.records import plus_minus, record
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
 from hessflat.curvature.vectors import Vector
@@ -34,6 +35,7 @@ from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 
 
+@record("one of the three matrices", {"λ_max": "spectrum.largest", "trace": "moments.trace"})
 class Part(NamedTuple):
     """The results for one of the three matrices; None where not requested."""
 
@@ -42,6 +44,24 @@ class Part(NamedTuple):
     exact: ExactSpectrum | None
 
 
+def _of_part(part: str, name: str, self: Any) -> Any:
+    """`λ_max` or `trace` of one of the three matrices; None where it was not requested."""
+    measured: Part = getattr(self, part)
+    if name == "trace":
+        return next((one.trace for one in (measured.moments, measured.exact, measured.spectrum) if one), None)
+    if measured.spectrum is not None:
+        return measured.spectrum.largest
+    return None if measured.exact is None else plus_minus(measured.exact.values[-1], measured.exact.noise_floor)
+
+
+@record(
+    "the Hessian H and its terms, Gauss-Newton G and residual R = H − G",
+    {
+        f"{name}({symbol})": partial(_of_part, part, name)
+        for part, symbol in (("hessian", "H"), ("gauss_newton", "G"), ("residual", "R"))
+        for name in ("λ_max", "trace")
+    },
+)
 class Decomposition(NamedTuple):
     """The results for the Hessian and its two terms, from the same probes."""
 

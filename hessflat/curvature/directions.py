@@ -16,12 +16,14 @@ from jax.sharding import NamedSharding
 
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths, stacks_by_shape
+from hessflat.curvature.records import record
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, shown
 
 Normalise = Literal["filter", "layer", "unit"]
 
 
+@record(lambda self: f"a direction, normalised by {self.normalise}", {"norm": "norm"})
 class Direction(NamedTuple):
     """A direction and its scale."""
 

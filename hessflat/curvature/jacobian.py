@@ -20,6 +20,7 @@ from hessflat.curvature.layout import mesh_of
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
+from hessflat.curvature.records import plus_minus, record
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 from hessflat.utils.widening import WideFunction, to_float32
@@ -39,6 +40,14 @@ _BLOCK = 2
 _MAX_STEPS = 100
 
 
+@record(
+    lambda self: f"spectral norms of the Jacobians of {len(self.values):,} examples, {self.method}",
+    {
+        "mean": lambda self: plus_minus(self.mean, self.bounds.mean()),
+        "max": lambda self: plus_minus(self.max, self.bounds[self.values.argmax()]),
+        "min": lambda self: plus_minus(self.values.min(), self.bounds[self.values.argmin()]),
+    },
+)
 class JacobianNorms(NamedTuple):
     """The spectral norms ‖∂f(w, x_i)/∂x_i‖₂ of the examples."""
 

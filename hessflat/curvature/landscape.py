@@ -17,9 +17,14 @@ from hessflat.curvature import numerics
 from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
+from hessflat.curvature.records import record, span, spans
 from hessflat.utils.errors import InputError
 
 
+@record(
+    lambda self: f"values at {len(self.alphas)} points of a line, one unit of α is {self.distance:.4g} long",
+    {"α": lambda self: span(self.alphas), "values": lambda self: spans(self.values)},
+)
 class Line(NamedTuple):
     """Values at `alphas` along a line; the point at α is at the distance α · `distance` from the point at 0."""
 
@@ -31,6 +36,18 @@ class Line(NamedTuple):
     precision: str
 
 
+@record(
+    lambda self: (
+        f"values at {len(self.alphas)} × {len(self.betas)} points of a plane, "
+        f"one unit of α is {self.distances[0]:.4g} long, of β {self.distances[1]:.4g}"
+    ),
+    {
+        "α": lambda self: span(self.alphas),
+        "β": lambda self: span(self.betas),
+        "cos": "cosine",
+        "values": lambda self: spans(self.values),
+    },
+)
 class Plane(NamedTuple):
     """Values on the grid origin + α u + β v."""
 

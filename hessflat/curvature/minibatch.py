@@ -24,11 +24,20 @@ from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator, layout_of, require_operator
 from hessflat.curvature.operators.terms import Term, bound_functions, over
 from hessflat.curvature.operators.weights import Weighted, normalised, weighted_mean
+from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
 
 
+@record(
+    lambda self: f"products of {len(self.samples)} mini-batches",
+    {
+        "relative variance": "relative_variance ± standard_error",
+        "vᵀ H v": "full_rayleigh",
+        "of mini-batches": "rayleigh",
+    },
+)
 class MinibatchProducts(NamedTuple):
     """Products of k mini-batches with one vector v, relative to the product of all data."""
 
@@ -42,6 +51,14 @@ class MinibatchProducts(NamedTuple):
     precision: str
 
 
+@record(
+    lambda self: f"λ_max of {len(self.values)} mini-batches",
+    {
+        "mean": "mean ± standard_error",
+        "of all data": "full ± full_residual",
+        "bias": "bias ± bias_standard_error",
+    },
+)
 class MinibatchSharpness(NamedTuple):
     """λ_max of k mini-batches relative to that of all data.
 

@@ -19,8 +19,8 @@ from hessflat.analysis.power import ENOUGH, MOST_SEEDS, Power, power_of, stated_
 from hessflat.analysis.provenance import fixed_at, needs_of, pilot
 from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
+from hessflat.plot.style import as_png, as_svg
 from hessflat.report import figures
-from hessflat.report.figures.style import as_png, as_svg
 from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")

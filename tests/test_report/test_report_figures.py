@@ -6,6 +6,7 @@ from fabricated_runs import EPOCHS, sealed, write_run, write_sweep
 from matplotlib.collections import LineCollection
 
 from hessflat.analysis.results import load_run
+from hessflat.plot.style import as_png, as_svg
 from hessflat.report.figures import (
     CurvePanel,
     Panel,
@@ -20,7 +21,6 @@ from hessflat.report.figures import (
     spectra_by,
     spectra_over_training,
 )
-from hessflat.report.figures.style import as_png, as_svg
 from hessflat.report.sections import as_csv
 from hessflat.utils.errors import InputError
 

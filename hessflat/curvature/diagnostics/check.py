@@ -17,6 +17,7 @@ from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import loss_over, matvec_product
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
+from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError, shown
@@ -50,6 +51,16 @@ _NO_MEAN = (
 _RANDOM = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
 
 
+@record(
+    lambda self: "an operator that passes every test" + "".join(f"; {note}" for note in self.notes),
+    {
+        "repeat": "repeat",
+        "asymmetry": "asymmetry",
+        "differences": "finite_difference",
+        "weights of batches": "batch_weights",
+        "tolerance": "tolerance",
+    },
+)
 class Check(NamedTuple):
     """The relative errors of the tests, all within tolerance; None where a test was skipped, see `notes`."""
 

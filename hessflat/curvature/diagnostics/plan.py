@@ -21,6 +21,7 @@ from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearized_shapes
 from hessflat.curvature.operators.operator import Operator, tree_matvec, tree_matvec_compiled
 from hessflat.curvature.operators.terms import Batches, Term, loop_for
+from hessflat.curvature.records import record
 from hessflat.utils import hardware
 
 # The share of free memory that a plan may use.
@@ -30,6 +31,7 @@ _SHARE = 0.8
 _ROWS = 20
 
 
+@record("what measuring takes", {})
 class Plan(NamedTuple):
     """Bytes and seconds of Lanczos runs with k probes of m steps; `print` shows it as a table."""
 

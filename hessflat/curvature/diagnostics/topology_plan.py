@@ -25,6 +25,7 @@ from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearized_shapes
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches
+from hessflat.curvature.records import record
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError
 
@@ -32,6 +33,7 @@ from hessflat.utils.errors import InputError
 _AXIS = "examples"
 
 
+@record("what measuring takes", {})
 class TopologyPlan(NamedTuple):
     """Bytes and seconds of Lanczos runs with k probes of m steps, in turn; of each chip, where nothing else is said."""
 

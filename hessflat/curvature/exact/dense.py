@@ -10,6 +10,7 @@ import scipy.linalg
 from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
+from hessflat.curvature.records import plus_minus, record
 from hessflat.utils import hardware, processes
 from hessflat.utils.errors import InputError
 
@@ -17,6 +18,14 @@ from hessflat.utils.errors import InputError
 _LARGEST = 20_000
 
 
+@record(
+    lambda self: f"all {self.size:,} eigenvalues, {self.method}, of rank {self.rank:,}",
+    {
+        "λ_max": lambda self: plus_minus(self.values[-1], self.noise_floor),
+        "λ_min": lambda self: plus_minus(self.values[0], self.noise_floor),
+        "trace": "trace",
+    },
+)
 class ExactSpectrum(NamedTuple):
     """All eigenvalues of an operator, to the precision of its products."""
 

@@ -37,6 +37,7 @@ from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace.estimates import RitzValue
 from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware
@@ -63,6 +64,10 @@ _CHANCE = 0.01
 _PART = 0.25
 
 
+@record(
+    lambda self: f"{len(self.values)} eigenpairs, {np.count_nonzero(self.converged)} converged",
+    {"λ": "values ± residuals"},
+)
 class EigenPairs(NamedTuple):
     """Ritz pairs with ‖A x − θ x‖ = residual; some eigenvalue of A lies within `residuals` of each value."""
 

@@ -34,6 +34,7 @@ from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.records import record
 from hessflat.curvature.vectors import Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
@@ -44,6 +45,10 @@ _STEPS_BETWEEN_CHECKS = 12
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
+@record(
+    lambda self: f"{len(self.alphas)} tridiagonal matrices of {self.alphas.shape[1]} Lanczos steps",
+    {"steps": "num_valid", "loss of orthogonality": "orthogonality"},
+)
 class Tridiagonals(NamedTuple):
     """T = tridiag(betas, alphas, betas) for each of k probes with m steps; the leading `num_valid` rows are valid."""
 

@@ -12,11 +12,13 @@ from hessflat.curvature import numerics
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.records import record, span
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, ProductCost, RitzValue
 from hessflat.utils.errors import InputError, shown
 
 
+@record("the mass of a spectrum at zero, ± standard errors over probes", {"mass": "weight", "at λ": "value"})
 class ZeroMass(NamedTuple):
     """The share of eigenvalues at zero: the weight of the Ritz values nearest to zero."""
 
@@ -29,6 +31,10 @@ class ZeroMass(NamedTuple):
     precision: str
 
 
+@record(
+    lambda self: f"a spectral density at {self.grid.size} places, smoothed over {self.width:.3g}",
+    {"λ": lambda self: span(self.grid)},
+)
 class Density(NamedTuple):
     """A smoothed density on a grid, with its standard error over probes."""
 
@@ -41,6 +47,12 @@ class Density(NamedTuple):
     precision: str
 
 
+@record(
+    lambda self: (
+        f"a spectrum of {self.size:,} eigenvalues: {self.nodes.shape[1]} Lanczos steps × {len(self.nodes)} probes"
+    ),
+    {"λ_max": "largest", "λ_min": "smallest", "trace": "trace"},
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum:
     """Nodes and weights of k probes with m steps: Σ_i weights f(nodes), averaged over probes, estimates Tr f(A) / P.

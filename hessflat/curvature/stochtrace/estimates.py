@@ -19,6 +19,7 @@ from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.records import record
 from hessflat.curvature.vectors import Vector
 from hessflat.utils.convolution import Loop
 
@@ -31,6 +32,7 @@ class ProductCost(NamedTuple):
     precision: str  # of matrix products, as `numerics.precision_name` gives it
 
 
+@record("an estimate, ± its standard error over probes", {"value": "value ± standard_error"})
 class Estimate(NamedTuple):
     """A value and its standard error over probes; the standard error is nan for a single probe."""
 
@@ -41,6 +43,7 @@ class Estimate(NamedTuple):
     precision: str
 
 
+@record("an eigenvalue, ± its residual", {"λ": "value ± residual"})
 class RitzValue(NamedTuple):
     """An eigenvalue estimate: some eigenvalue of the operator lies within `residual` of `value`."""
 
@@ -95,6 +98,10 @@ def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: ProductC
     return Estimate(a**2 / b, float(standard_error(influence)), *cost)
 
 
+@record(
+    "moments of a spectrum, ± their standard errors over probes",
+    {"trace": "trace", "mean eigenvalue": "mean_eigenvalue", "‖A‖_F": "frobenius", "Σλ²/P": "second_moment"},
+)
 class Moments(NamedTuple):
     """The first two moments of the spectrum of an operator of size P, each with its standard error over probes."""
 

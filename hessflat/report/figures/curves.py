@@ -14,11 +14,9 @@ from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.histories import at_common_steps, series
 from hessflat.analysis.names import axis_name, number, setting_name
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter, ordered_colours
 from hessflat.report.figures.captions import band_words, context, diverged_words, listed, panel_words
 from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
     Panel,
     append_row,
     draw_mean_and_range,
@@ -26,11 +24,9 @@ from hessflat.report.figures.style import (
     grid_shape,
     grouped_runs,
     legend_below,
-    letter,
     metric_axis,
     new_columns,
     new_figure,
-    ordered_colours,
     setting_legend,
 )
 

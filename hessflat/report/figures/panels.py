@@ -11,21 +11,18 @@ from matplotlib.axes import Axes
 from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.names import setting_name
 from hessflat.analysis.results import Run, by_setting, finished
+from hessflat.plot.style import PALETTE, STYLE, letter, ordered_colours
 from hessflat.report.figures.captions import context, listed, lost_words, panel_words, seed_range
 from hessflat.report.figures.style import (
     LOST,
-    PALETTE,
-    STYLE,
     Panel,
     append_row,
     grid_shape,
     grouped_runs,
     legend_above,
-    letter,
     metric_axis,
     new_columns,
     new_figure,
-    ordered_colours,
     setting_axis,
     setting_legend,
 )

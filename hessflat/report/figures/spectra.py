@@ -23,23 +23,10 @@ from hessflat.analysis.names import (
     setting_name,
 )
 from hessflat.analysis.results import Run, finished
+from hessflat.plot.spectra import WEIGHT_FLOOR, draw_stems, rug
+from hessflat.plot.style import GREY, PALETTE, STYLE, letter, ordered_colours
 from hessflat.report.figures.captions import context, mode_words
-from hessflat.report.figures.style import (
-    GREY,
-    PALETTE,
-    STYLE,
-    append_row,
-    grid_shape,
-    grouped_runs,
-    legend_below,
-    letter,
-    new_columns,
-    new_figure,
-    ordered_colours,
-)
-
-# Weights can be as small as float64 allows; further down the log axis shows nothing new.
-WEIGHT_FLOOR = 1e-12
+from hessflat.report.figures.style import append_row, grid_shape, grouped_runs, legend_below, new_columns, new_figure
 
 # Where extreme eigenvalues of the panels differ by more, one axis would show some spectra as a line at zero.
 MOST_ON_ONE_AXIS = 20.0
@@ -98,9 +85,7 @@ def spectra_by(
             panel.set_xlim(low - margin, high + margin)
             if known.size:
                 _exact_spectrum(panel, known, np.linspace(low, high, 121), floor)
-            heights = np.maximum(weights, floor)
-            panel.vlines(nodes, floor, heights, color=PALETTE[0], linewidth=0.7, label="stems")
-            panel.plot(nodes, heights, "o", color=PALETTE[0], markersize=2.4, linestyle="none", label="Ritz values")
+            draw_stems(panel, nodes, weights, floor)
             panel.set_title(_spectrum_title(shown, by, operator, accuracy))
         panels[0].set_yscale("log")
         panels[0].set_ylim(floor, 3.0)
@@ -164,9 +149,7 @@ def spectra_over_training(run: Run, name: str, subject: str, operator: str = "he
             axis.set_xticks([-decade, -decade / 100, 0.0, decade / 100, decade])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
-            heights = np.maximum(weights, WEIGHT_FLOOR)
-            axis.vlines(nodes, WEIGHT_FLOOR, heights, color=PALETTE[0], linewidth=0.7)
-            axis.plot(nodes, heights, "o", color=PALETTE[0], markersize=2.4)
+            draw_stems(axis, nodes, weights, WEIGHT_FLOOR)
             axis.set_title(f"epoch {line['epoch']:g}")
             axis.set_xlabel(f"eigenvalue of ${operator_symbol(plain)}$")
             for value, weight in zip(nodes, weights, strict=True):
@@ -198,19 +181,7 @@ def _extend(data: dict[str, list[Any]], by: str, value: Any, seed: int, step: in
 def _exact_spectrum(panel: Axes, known: np.ndarray, edges: np.ndarray, floor: float) -> None:
     counts, _ = np.histogram(known, edges)
     panel.stairs(np.maximum(counts / known.size, floor), edges, baseline=floor, fill=True, color="#D9D9D9", zorder=0.5)
-    # Eigenvalues closer than the drawing resolves share a tick: thousands of equal ticks only make the file large.
-    cells = np.unique(np.round((known - edges[0]) / (edges[-1] - edges[0]) * 1000).astype(int))
-    ticks = edges[0] + cells / 1000 * (edges[-1] - edges[0])
-    panel.plot(
-        ticks,
-        np.full(ticks.size, 0.97),
-        "|",
-        color=PALETTE[1],
-        markersize=4,
-        markeredgewidth=0.5,
-        transform=panel.get_xaxis_transform(),
-        label="exact eigenvalues",
-    )
+    rug(panel, known, (edges[0], edges[-1]))
 
 
 def _spectrum_title(run: Run, by: str, operator: str, accuracy: str) -> str:
