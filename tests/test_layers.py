@@ -43,7 +43,7 @@ FLOORS = {
         {"layout"},
         {"vectors"},
         {"operators"},
-        {"jacobian", "exact", "landscape", "directions", "quotients"},
+        {"jacobian", "exact", "landscape", "directions", "quotients", "preconditioners"},
         {"stochtrace"},
         {"krylov"},
         {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling"},

@@ -48,8 +48,10 @@ from hessflat.curvature.operators.fishers import fisher, model_fisher
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.preconditioning import preconditioned
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import Batches, spread
+from hessflat.curvature.preconditioners import preconditioner
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 
@@ -101,6 +103,8 @@ __all__ = [
     "moments",
     "plan",
     "plane",
+    "preconditioned",
+    "preconditioner",
     "random_direction",
     "residual",
     "restrict",

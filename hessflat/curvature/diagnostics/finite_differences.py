@@ -49,7 +49,7 @@ class Errors(NamedTuple):
 
 
 def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
-    """The relative errors of products and gradients.
+    """The relative errors of products and gradients, in the coordinates of the parameters themselves.
 
     Args:
         terms: Hessian, Gauss-Newton or residual terms over the same parameters; their arrays are cast to float64 here.
@@ -172,7 +172,7 @@ def _in_float64(term: Term) -> Term:
         is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jax.device_put(np.asarray(leaf, np.float64)) if is_floating else numerics.gathered(leaf)
 
-    result: Term = dataclasses.replace(jax.tree.map(cast, term), narrow=False)
+    result: Term = dataclasses.replace(jax.tree.map(cast, term), narrow=False, scalings=())
     return result
 
 

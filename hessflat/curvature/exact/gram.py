@@ -18,7 +18,7 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product
 from hessflat.curvature.operators.operator import Operator, require_finite
-from hessflat.curvature.operators.terms import Term, bound_functions
+from hessflat.curvature.operators.terms import Term, bound_functions, scaled_back
 from hessflat.utils import convolution, hardware
 from hessflat.utils.convolution import canonical
 from hessflat.utils.errors import InputError
@@ -163,7 +163,11 @@ def _jacobian(term: Term, start: Any, size: int, count: int) -> Array:
     def rows(arrays: Any) -> Array:
         piece = _with(term, arrays)
         outputs, pull = jax.vjp(lambda p: _outputs(dataclasses.replace(piece, params=p)), term.params)
-        return _each_row(lambda row: numerics.ravel(pull(numerics.unravel(outputs, row))[0]), outputs)
+
+        def pulled(row: Array) -> Array:
+            return numerics.ravel(scaled_back(term, pull(numerics.unravel(outputs, row))[0]))
+
+        return _each_row(pulled, outputs)
 
     return _over_pieces(rows, term, start, size, count).reshape(-1, _count(term.params))
 

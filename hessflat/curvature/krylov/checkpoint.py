@@ -91,7 +91,10 @@ def measurement_id(op: Operator, *settings: Any) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
-        functions = [compat.fingerprint((term.product, term.functions), by_content=True)[0] for term in op.terms]
+        functions = [
+            compat.fingerprint((term.product, term.functions, *(s.function for s in term.scalings)), by_content=True)[0]
+            for term in op.terms
+        ]
     except TypeError as error:
         raise InputError(
             f"folder= cannot be used: a function reads an object of type {error} from outside, which nothing "

@@ -17,7 +17,7 @@ import numpy as np
 from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Term
+from hessflat.curvature.operators.terms import Scaling, Term, multiplied
 from hessflat.curvature.trees import Sliced
 from hessflat.utils.errors import InputError, nearest, shown
 
@@ -280,7 +280,20 @@ def _restricted(term: Term, layers: Mapping[str, tuple[int, ...] | None]) -> Ter
         inside = jax.tree.map(
             lambda leaf, at: leaf if at.numbers is None else leaf[jnp.array(at.numbers)], inside, places
         )
-    return dataclasses.replace(term, params=inside, rest=rest)
+    scalings = tuple(_restricted_scaling(scaling, inside, layers) for scaling in term.scalings)
+    return dataclasses.replace(term, params=inside, rest=rest, scalings=scalings)
+
+
+def _restricted_scaling(scaling: Scaling, inside: Any, layers: Mapping[str, tuple[int, ...] | None]) -> Scaling:
+    if scaling.function is not multiplied:
+        raise InputError("restrict the operator, then precondition it with a function for what is left, not before")
+
+    def chosen(path: Path, factors: Any) -> Any:
+        numbers = layers[leaf_name(path)]
+        return factors if numbers is None else factors[jnp.array(numbers)]
+
+    factors = jax.tree.map_with_path(chosen, trees.select(scaling.arrays[0], inside))
+    return dataclasses.replace(scaling, arrays=(factors,))
 
 
 @dataclasses.dataclass(frozen=True)

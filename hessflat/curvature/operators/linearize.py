@@ -239,7 +239,7 @@ def _depends_on_numbers(stages: Stages) -> bool:
 
 
 def _constants(term: Term) -> list[Array]:
-    return jax.tree.leaves((term.params, term.rest, term.state, term.spare))
+    return jax.tree.leaves((term.params, term.rest, term.state, term.spare, term.scalings))
 
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))

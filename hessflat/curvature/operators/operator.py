@@ -206,7 +206,11 @@ def _cast(term: Any, dtype: Any) -> Any:
     result = trees.cast(term, dtype)
     if not term.batches.in_memory:
         result = dataclasses.replace(result, batches=term.batches.astype(dtype))
-    return dataclasses.replace(result, narrow=False) if isinstance(term, Term) else result
+    if not isinstance(term, Term):
+        return result
+    # Vectors, and what they are multiplied by, are never narrow.
+    wide = trees.cast(term.scalings, jnp.promote_types(dtype, jnp.float32))
+    return dataclasses.replace(result, narrow=False, scalings=wide)
 
 
 def _in_single_precision(term: Term) -> Term:

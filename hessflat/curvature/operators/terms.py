@@ -343,12 +343,29 @@ def user_function(function: Callable[..., Any]) -> UserFunction:
     return UserFunction(function, *compat.fingerprint(function))
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["function"])
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """A symmetric map of vectors, `function(vector, *arrays)`: new coordinates, in which a matrix A is S A S."""
+
+    function: Callable[..., Any]
+    arrays: tuple[Any, ...]
+
+    def __call__(self, vector: Any) -> Any:
+        return jax.tree.map(lambda s, v: s.astype(v.dtype), self.function(vector, *self.arrays), vector)
+
+
+def multiplied(vector: Any, factors: Any) -> Any:
+    """A diagonal S, by a tree like the vectors."""
+    return jax.tree.map(jnp.multiply, vector, factors)
+
+
 Product = Callable[[tuple[Callable[..., Any], ...], Any, Any, Any], Any]
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "batches", "rest", "state", "spare"],
+    data_fields=["params", "batches", "rest", "state", "spare", "scalings"],
     meta_fields=["product", "functions", "returns", "engine", "narrow", "is_partitioned"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -368,11 +385,16 @@ class Term:
     # Whether no device can compute with its own examples alone, because parameters are spread over devices or examples
     # of several share statistics. XLA partitions the product then.
     is_partitioned: bool = False
+    scalings: tuple[Scaling, ...] = ()  # of vectors before the product, the outermost first, and of the product after
 
     def as_it_is_now(self) -> "Term":
         """The term with what its functions read from outside now."""
         functions = tuple(map(user_function, self.functions))
-        return self if functions == self.functions else dataclasses.replace(self, functions=functions)
+        roots = tuple(f if (f := s.function) is multiplied else user_function(f) for s in self.scalings)
+        if functions == self.functions and roots == tuple(s.function for s in self.scalings):
+            return self
+        scalings = tuple(dataclasses.replace(s, function=f) for s, f in zip(self.scalings, roots, strict=True))
+        return dataclasses.replace(self, functions=functions, scalings=scalings)
 
     def on_one_device(self) -> "Term":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
@@ -388,9 +410,20 @@ class Term:
 
 def term_product(term: Term, vector: Any) -> Any:
     """The product over all examples of the term at once."""
+    if term.scalings:
+        for scaling in term.scalings:
+            vector = scaling(vector)
+        return scaled_back(term, term_product(dataclasses.replace(term, scalings=()), vector))
     if term.narrow:
         return wide_product(term, vector)
     return term.product(bound_functions(term), term.params, term.batches.arrays, vector)
+
+
+def scaled_back(term: Term, product: Any) -> Any:
+    """The product of a term, or a row of its Jacobian, in the coordinates of its scalings."""
+    for scaling in reversed(term.scalings):
+        product = scaling(product)
+    return product
 
 
 def wide_product(term: Term, vector: Any) -> Any:
