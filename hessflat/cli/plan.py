@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from hessflat.measures.eval_state import OPERATORS, model_functions, operators_b
 from hessflat.runs import schema
 from hessflat.runs.cost_model import data_shape
 from hessflat.runs.schema import RunConfig
+from hessflat.training.optimisation import make_targets
 from hessflat.utils import hardware
 
 
@@ -50,12 +52,12 @@ def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Op
     number = min(protocol.examples or data.num_examples, data.num_examples)
     chips = 1 if topology is None else math.prod(targets.parse(topology)[2])
     number -= number % chips
-    example = jax.ShapeDtypeStruct((1, *data.shape), jnp.float32)
+    example, _ = data.arrays(1)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), example)
-    arrays = {
-        "inputs": jax.ShapeDtypeStruct((number, *data.shape), jnp.float32),
-        "targets": jax.ShapeDtypeStruct((number, data.num_classes), jnp.float32),
-    }
+    inputs, labels = data.arrays(number)
+    arrays = {"inputs": inputs, "targets": jax.eval_shape(partial(make_targets, num_classes=data.num_classes), labels)}
+    if data.tokens:
+        arrays["weights"] = jax.ShapeDtypeStruct(labels.shape, jnp.float32)
     if config.fsdp and chips > 1:
         mesh = AbstractMesh((chips,), (hardware.AXIS,))
         params = jax.tree.map(lambda leaf, at: leaf.update(sharding=at), params, hardware.shardings(params, mesh, True))
@@ -65,7 +67,7 @@ def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Op
     size = protocol.batch_size or None
     found = {}
     for name, mode in operators_by_key(protocol.operators, protocol, batch_stats).values():
-        batches = cv.Batches(arrays, size)
+        batches = cv.Batches(arrays, size, weights="weights" if data.tokens else None)
         if mode == "train":
             shared = min(protocol.batch_stats_size or number, number)
             batches = cv.Batches(arrays, None if size is None else max(shared, size - size % shared), shared)

@@ -49,6 +49,7 @@ from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.preconditioning import preconditioned
+from hessflat.curvature.operators.softmax import softmax_gauss_newton
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import Batches, spread
 from hessflat.curvature.preconditioners import preconditioner
@@ -109,6 +110,7 @@ __all__ = [
     "residual",
     "restrict",
     "sharpness",
+    "softmax_gauss_newton",
     "spectrum",
     "spectrum_from_arrays",
     "spectrum_to_arrays",

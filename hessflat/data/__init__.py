@@ -3,6 +3,17 @@
 from hessflat.data.cache import prepared_names
 from hessflat.data.loading import ORDERS, SCALINGS, DataOptions, Dataset, load
 from hessflat.data.published import PUBLISHED
-from hessflat.data.sources import SOURCES, Source
+from hessflat.data.sources import SOURCES, Source, are_tokens
 
-__all__ = ["ORDERS", "PUBLISHED", "SCALINGS", "SOURCES", "DataOptions", "Dataset", "Source", "load", "prepared_names"]
+__all__ = [
+    "ORDERS",
+    "PUBLISHED",
+    "SCALINGS",
+    "SOURCES",
+    "DataOptions",
+    "Dataset",
+    "Source",
+    "are_tokens",
+    "load",
+    "prepared_names",
+]

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from hessflat.config import Rule, at_least, below, between, builder_settings, one_of, positive, require, single
-from hessflat.data.sources import Source, Split, find_source
+from hessflat.data.sources import Source, Split, are_tokens, find_source
 from hessflat.utils.errors import InputError
 
 whole_number = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number of examples, 0 or more")
@@ -31,10 +31,11 @@ def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
     """A permutation `[n]` of the examples; every piece of it holds each class in its share, to within two.
 
     Example r of the n_c of a class (in random order) is placed at (r + 1/2) / n_c; ties are broken at random. Real
-    targets are all of one class.
+    targets are all of one class, and so are rows of tokens.
     """
     random = np.random.default_rng(seed)
-    classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
+    has_classes = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    classes = labels if has_classes else np.zeros(len(labels), np.int32)
     place = np.empty(len(labels))
     by_class = np.argsort(classes, kind="stable")
     for members in np.split(by_class, np.flatnonzero(np.diff(classes[by_class])) + 1):
@@ -189,7 +190,8 @@ class Dataset(NamedTuple):
     """What a run trains, selects and tests on, ready for the device.
 
     A split is `{"inputs": float32 [n, h, w, c] or [n, d], "labels": int32 [n]}`, or has real targets as labels,
-    float32 `[n, num_classes]`; validation may be empty, the other two are not. `checksum` (SHA-256) changes with the
+    float32 `[n, num_classes]`; validation may be empty, the other two are not. Of tokens it is
+    `{"inputs": int32 [n, T], "labels": int32 [n, T], "weights": float32 [n, T]}`. `checksum` (SHA-256) changes with the
     stored data, the splits and the scaling.
     """
 
@@ -244,6 +246,8 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     for key, setting in builder_settings(DataOptions).items():
         require(f"data.{key}", getattr(chosen, key), setting.rule)
     source, source_checksum = find_source(name, source_settings or {})
+    if are_tokens(source.train):
+        _require_for_tokens(name, chosen)
 
     available = len(source.train["labels"])
     counts = {
@@ -262,10 +266,13 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     train_inputs = source.train["inputs"][pieces["train"]]
     fixed_on = train_inputs if chosen.scaling_over == "split" else source.train["inputs"]
     affine = SCALINGS[chosen.scaling](fixed_on, source.max_value)
-    train = _split(train_inputs, source.train["labels"][pieces["train"]], affine, chosen.input_scale)
-    validation, test = (
-        _split(part["inputs"][rows], part["labels"][rows], affine, chosen.input_scale)
-        for part, rows in ((source.train, pieces["validation"]), (source.test or source.train, test_rows))
+    train, validation, test = (
+        _split({key: array[rows] for key, array in part.items()}, affine, chosen.input_scale)
+        for part, rows in (
+            (source.train, pieces["train"]),
+            (source.train, pieces["validation"]),
+            (source.test or source.train, test_rows),
+        )
     )
     checksum = hashlib.sha256(source_checksum.encode())
     for array in (pieces["train"], pieces["validation"], test_rows, *affine):
@@ -278,7 +285,8 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
         for split in (train, validation, test):
             checksum.update(split["labels"].tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
-    outputs = f"{source.num_classes} {'real targets' if train['labels'].ndim > 1 else 'classes'}"
+    is_real = np.issubdtype(train["labels"].dtype, np.floating)
+    outputs = f"{source.num_classes} {'real targets' if is_real else 'words' if are_tokens(train) else 'classes'}"
     description = (
         f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
         f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {chosen.scaling}"
@@ -317,6 +325,23 @@ def _test_rows(
     return np.arange(count) if count == len(labels) else ORDERS[order](labels, seed)[:count]
 
 
-def _split(inputs: np.ndarray, labels: np.ndarray, affine: Affine, factor: float) -> Split:
+def _split(part: Split, affine: Affine, factor: float) -> Split:
+    labels = part["labels"]
+    if are_tokens(part):
+        return {
+            "inputs": part["inputs"].astype(np.int32),
+            "labels": labels.astype(np.int32),
+            "weights": part["weights"].astype(np.float32),
+        }
     dtype = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
-    return {"inputs": apply(affine, inputs, factor), "labels": labels.astype(dtype)}
+    return {"inputs": apply(affine, part["inputs"], factor), "labels": labels.astype(dtype)}
+
+
+def _require_for_tokens(name: str, chosen: DataOptions) -> None:
+    """Refuse what would make other numbers of tokens, which are names."""
+    wanted = {"scaling": "raw", "input_scale": 1.0, "label_noise": 0.0}
+    for key, value in wanted.items():
+        if getattr(chosen, key) != value:
+            raise InputError(
+                f"data.{key} must be {value!r} for tokens, which {name!r} has, got {getattr(chosen, key)!r}"
+            )

@@ -12,6 +12,7 @@ import numpy as np
 from hessflat.config import at_least, below, builder_settings, finite, positive, require_settings
 from hessflat.data import cache
 from hessflat.data import generator as generators
+from hessflat.data import grammar as grammars
 from hessflat.utils import hardware
 from hessflat.utils.errors import InputError, nearest
 from hessflat.utils.files import checksum
@@ -24,7 +25,8 @@ class Source(NamedTuple):
 
     `train` and `test` are `{"inputs": [n, h, w, c] or [n, d], "labels": [n]}`, with labels below `num_classes`, or
     real targets `[n, num_classes]`; `test` is None where there is no test split of its own. `max_value` is the largest
-    value of a pixel, None where inputs are no pixels.
+    value of a pixel, None where inputs are no pixels. Of tokens, inputs and labels are integers `[n, T]`, and
+    "weights" `[n, T]` say how much each label counts.
     """
 
     train: Split
@@ -151,6 +153,21 @@ def generator(
     return Source(train, test, num_outputs, None, f"a cube of dimension {latent} pushed into {dimension} dimensions")
 
 
+def grammar(
+    *,
+    length: Annotated[int, at_least(16), "T, tokens of a row"] = 32,
+    num_examples: Annotated[int, at_least(2), "rows to train on"] = 2048,
+    test_examples: Annotated[int, at_least(1), "rows to test on"] = 512,
+    seed: Annotated[int, at_least(0), "seed of the sentences"] = 0,
+) -> Source:
+    """Rows of whole sentences of a probabilistic grammar, tokens int32 `[n, length]`; see `hessflat.data.grammar`."""
+    _require_room("grammar", 3 * (num_examples + test_examples) * length)
+    train, test = (
+        grammars.corpus(rows, length, (seed, at))._asdict() for at, rows in enumerate((num_examples, test_examples))
+    )
+    return Source(train, test, len(grammars.WORDS), None, f"rows of {length} tokens of a grammar")
+
+
 def _require_room(name: str, numbers: int) -> None:
     """Refuse a source of so many numbers where they do not fit into memory, in double precision and a copy of it."""
     hardware.require_bytes(24 * numbers, f"data set {name!r}", f"lower its sizes, config.data.{name}")
@@ -163,6 +180,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "scattered": scattered,
     "point": point,
     "generator": generator,
+    "grammar": grammar,
 }
 
 
@@ -189,12 +207,35 @@ def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
     _require_none(name, settings, {})
     arrays, facts = cache.read(path)
     train, test = (
-        {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels")} if f"{part}_inputs" in arrays else None
+        {key: arrays[f"{part}_{key}"] for key in ("inputs", "labels", "weights") if f"{part}_{key}" in arrays} or None
         for part in ("train", "test")
     )
     assert train is not None
     source = Source(train, test, facts["num_classes"], facts["max_value"], facts["description"])
     return _checked(name, source), facts["sha256"]
+
+
+def are_tokens(split: Mapping[str, Any]) -> bool:
+    """Whether labels are of tokens: integers `[n, T]`."""
+    labels = split["labels"]
+    return labels.ndim == 2 and np.issubdtype(labels.dtype, np.integer)
+
+
+def _require_tokens(what: str, arrays: Mapping[str, np.ndarray], vocabulary: int) -> None:
+    """Refuse tokens out of range, and weights that leave a row without any label that counts."""
+    inputs, labels, weights = arrays["inputs"], arrays["labels"], arrays.get("weights")
+    if weights is None or {inputs.shape, weights.shape} != {labels.shape}:
+        came = None if weights is None else weights.shape
+        raise InputError(
+            f"{what} of tokens must have inputs, labels and weights of one shape [n, T], got {inputs.shape}, "
+            f"{labels.shape} and {came}; mend the source"
+        )
+    if not np.issubdtype(inputs.dtype, np.integer) or (
+        inputs.size and not 0 <= inputs.min() <= inputs.max() < vocabulary
+    ):
+        raise InputError(f"{what} inputs must be integers from 0 to {vocabulary - 1}; mend the source")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights.sum(1) > 0).all()):
+        raise InputError(f"{what} weights must be finite, at least 0, and not 0 for a whole row; mend the source")
 
 
 def _require_none(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -210,7 +251,9 @@ def _checked(name: str, source: Source) -> Source:
         what = f"data set {name!r}, {part} split:"
         is_real = np.issubdtype(labels.dtype, np.floating)
         expected = (len(inputs), source.num_classes) if is_real else (len(inputs),)
-        if labels.shape != expected or inputs.ndim < 2:
+        if are_tokens(arrays):
+            _require_tokens(what, arrays, source.num_classes)
+        elif labels.shape != expected or inputs.ndim < 2:
             raise InputError(
                 f"{what} expected inputs [n, ...] with labels [n], or with real targets [n, {source.num_classes}], "
                 f"got {inputs.shape} with {labels.shape} ({labels.dtype}); mend the source"

@@ -110,6 +110,8 @@ def measure(state: EvalState, due: Collection[str], settings: Any) -> Measuremen
                     processes.failing_together(),
                     jax.default_matmul_precision(state.protocol.precision),
                 ):
+                    if state.has_tokens and not one.for_tokens:
+                        raise InputError(f"it is not for tokens; set config.measure.{name}='never'")
                     own = one.compute(state, **_taken(one.compute, settings))
                     json.dumps(own.scalars)  # what no line of metrics can hold
                     arrays = {

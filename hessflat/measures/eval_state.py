@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import hessflat.curvature as cv
 from hessflat.config import at_least, each, one_of, positive, whole
 from hessflat.models import Model
-from hessflat.training.optimisation import LOSSES, make_targets
+from hessflat.training.optimisation import LOSSES, make_targets, mean_over
 from hessflat.utils import hardware
 from hessflat.utils.errors import SettingError
 
@@ -31,7 +31,8 @@ class Functions(NamedTuple):
 
     A batch is `{"inputs": [n, ...], "targets": [n, C]}`; targets are real, or smoothed one-hot labels, for label
     smoothing is part of the measured loss. Weight decay, mixup and augmentation are not. `batch_stats` are the running
-    averages of batch norm, which eval mode uses; train mode takes the statistics of the batch.
+    averages of batch norm, which eval mode uses; train mode takes the statistics of the batch. Of tokens, targets are
+    `[n, T, V]`, "weights" `[n, T]` stand beside them, the mean is Σ m ℓ / Σ m, and there is no dropout.
     """
 
     logits: Callable[..., jax.Array]  # (params, inputs, batch_stats)
@@ -56,11 +57,11 @@ def model_functions(model: Model, loss: str, mode: str = "eval") -> Functions:
         return of_example(outputs, batch["targets"])
 
     def criterion(outputs: jax.Array, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
-        return jnp.mean(of_example(outputs, batch["targets"]))
+        return mean_over(of_example(outputs, batch["targets"]), batch.get("weights"))
 
     def mean_loss(params: Any, batch: Mapping[str, jax.Array], batch_stats: Any = None) -> jax.Array:
         outputs, _ = model.apply(params, batch_stats or {}, batch["inputs"], train)
-        return jnp.mean(of_example(outputs, batch["targets"]))
+        return mean_over(of_example(outputs, batch["targets"]), batch.get("weights"))
 
     return Functions(logits, predict, losses, criterion, mean_loss)
 
@@ -158,6 +159,11 @@ class EvalState(NamedTuple):
         return has_batch_norm(self.batch_stats)
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether inputs and labels are tokens, with weights beside them."""
+        return "weights" in self.splits["train"]
+
+    @property
     def curvature_state(self) -> Any:
         """The running averages of batch norm as `hessflat.curvature` takes them: None for a model without it."""
         return self.batch_stats if self.has_batch_norm else None
@@ -199,13 +205,15 @@ def curvature_operator(state: EvalState, name: str, mode: str, spread: bool = Tr
 
 
 def curvature_data(state: EvalState) -> dict[str, jax.Array]:
-    """The clean training examples that curvature is measured on, with their smoothed targets."""
+    """The clean training examples that curvature is measured on, with their smoothed targets; of tokens, weights."""
     count = state.protocol.examples or None
     available = len(state.splits["train"]["labels"])
     if count is not None and count > available:
         raise SettingError(f"config.measure.examples must be at most {available}, the training split, got {count}")
     targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
     data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
+    if state.has_tokens:
+        data["weights"] = state.splits["train"]["weights"][:count]
     return hardware.shard_examples(data, hardware.make_mesh(state.devices))
 
 
@@ -224,7 +232,7 @@ def curvature_batches(state: EvalState, mode: str) -> cv.Batches:
     """The measured examples as products take them; in train mode, cut where batch statistics are shared."""
     data, size = curvature_data(state), chunk_size(state)
     if mode == "eval" or not state.has_batch_norm:
-        return cv.Batches(data, size)
+        return cv.Batches(data, size, weights="weights" if state.has_tokens else None)
     number = len(data["targets"])
     shared = min(state.protocol.batch_stats_size or number, number)
     return cv.Batches(data, None if size is None else max(shared, size - size % shared), shared)

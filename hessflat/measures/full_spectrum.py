@@ -40,6 +40,7 @@ def full_spectrum(
 MEASURE = Measure(
     full_spectrum,
     # As many products as parameters, and the eigenvalues of a matrix of that size.
+    for_tokens=True,
     cost=lambda settings, num_params: 2 * num_params * len(settings.exact_operators),
     doc="every eigenvalue is computed",
     names={

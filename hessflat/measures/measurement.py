@@ -41,6 +41,8 @@ class Measure(NamedTuple):
     `cost(settings, num_params)` counts products of curvature with a vector over all measured examples, or what takes
     as long as them; it reads settings by attribute. `doc` completes "when ...", `due` is the default timetable.
 
+    With `for_tokens` it is also of models of tokens; one without fails there.
+
     `names` maps metrics to what tables and axes call them. In a key `<operator>` stands for any of `OPERATORS` and
     `<layer>` for any text; in the name the first is replaced by the operator's symbol, the second by that text.
     """
@@ -50,3 +52,4 @@ class Measure(NamedTuple):
     doc: str
     due: str = "never"
     names: Mapping[str, Name] = {}
+    for_tokens: bool = False

@@ -27,7 +27,7 @@ def performance(state: EvalState) -> Measurement:
 
     `gap_loss` is |train − test| as in *On progressive sharpening*, §6; `gap_accuracy` is train − test, signed. Of
     classes, `smoothed_<split>_loss` and `smoothed_gap_loss` are of the smoothed labels that the run is trained with,
-    as in B.3 there.
+    as in B.3 there. Of tokens, means are by their weights, and accuracy is the share of those that count.
     """
     scalars: Scalars = {}
     names = list(state.splits)
@@ -49,8 +49,11 @@ def answers(state: EvalState) -> Measurement:
     """Array file `answers`, of each split but the training one, and of classes alone.
 
     `<split>` has a bit for each example, eight to a byte, `<split>_size` their number. `<split>_labels` is the CRC-32
-    of the labels, by which runs know whether they were asked the same examples.
+    of the labels, by which runs know whether they were asked the same examples. Tokens of one row are no independent
+    examples, so of them nothing is stored.
     """
+    if state.has_tokens:
+        return Measurement({}, {})
     # Of all splits, so that the program is that of `performance`.
     right = {name: one for name, (_, one) in losses_and_answers(state, list(state.splits)).items() if name != "train"}
     arrays = {}
@@ -76,7 +79,10 @@ def losses_and_accuracies(
 def losses_and_answers(
     state: EvalState, names: Sequence[str], label_smoothing: float = 0.0
 ) -> dict[str, tuple[float, np.ndarray | None]]:
-    """Mean loss on the splits of these names, and which answers are right `[n]`; None for real targets."""
+    """Mean loss on the splits of these names, and which answers are right `[n]`; None for real targets.
+
+    Of tokens, the mean is by weights, and answers are those of all tokens that count, in a row.
+    """
     functions = (state.functions().logits, LOSSES[state.loss].function)
     arguments = (label_smoothing, state.params, state.batch_stats)
     splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
@@ -85,18 +91,24 @@ def losses_and_answers(
             totals = _totals_by_split(*functions, *arguments, splits)
         else:
             totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
-    return {
-        name: (float(loss) / len(right), hardware.on_host(right) if are_classes(splits[name]["labels"]) else None)
-        for name, (loss, right) in totals.items()
-    }
+    return {name: _of_split(splits[name], loss, right) for name, (loss, right) in totals.items()}
+
+
+def _of_split(split: Split, loss: Any, right: Any) -> tuple[float, np.ndarray | None]:
+    """The mean of a summed loss, and the answers."""
+    if "weights" in split:
+        weights = hardware.on_host(split["weights"])
+        return float(loss) / float(weights.sum(dtype=np.float64)), hardware.on_host(right)[weights > 0]
+    return float(loss) / len(right), hardware.on_host(right) if are_classes(split["labels"]) else None
 
 
 def _totals(
     logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed loss, and which answers are right `[n]`: none where labels are real targets."""
+    """Summed loss, by weights of tokens, and which answers are right `[n]`: none where labels are real targets."""
     outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
-    total = jnp.sum(loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing)))
+    losses = loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing))
+    total = jnp.sum(losses * split["weights"] if "weights" in split else losses)
     return total, jnp.argmax(outputs, axis=-1) == labels if are_classes(labels) else jnp.zeros(len(labels), bool)
 
 
@@ -135,15 +147,16 @@ def rank_bound(num_classes: int, neurons: int, inputs: int) -> int:
 
 
 def model_size(state: EvalState) -> Scalars:
-    """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least."""
+    """‖w‖₂, P, the rank bound from the model's own layers, and the zero mass 1 − rank/P that it promises at least.
+
+    The bound is for feed-forward networks: of tokens there is none.
+    """
     count = num_params(state.params)
+    sizes: Scalars = {"weight_norm": float(_norm(state.params)), "num_params": count}
+    if state.has_tokens:
+        return sizes
     rank = rank_bound(state.num_classes, num_neurons(state.params), input_size(state.splits["train"]["inputs"]))
-    return {
-        "weight_norm": float(_norm(state.params)),
-        "num_params": count,
-        "rank_bound": rank,
-        "zero_mass_bound": max(0.0, 1 - rank / count),
-    }
+    return sizes | {"rank_bound": rank, "zero_mass_bound": max(0.0, 1 - rank / count)}
 
 
 _norm = jax.jit(optax.tree.norm)
@@ -155,6 +168,7 @@ MEASURES = {
         cost=lambda settings, num_params: 1,
         doc="losses, accuracies and norms are measured",
         due="growth",
+        for_tokens=True,
         names={
             "train_loss": "training loss (nats)",
             "validation_loss": "validation loss (nats)",
@@ -176,5 +190,6 @@ MEASURES = {
         cost=lambda settings, num_params: 1,
         doc="which examples of validation and test are right is stored",
         due="end",
+        for_tokens=True,
     ),
 }

@@ -60,6 +60,7 @@ def _numbers(spectrum: cv.Spectrum, moments: cv.Moments, name: str) -> Scalars:
 
 MEASURE = Measure(
     spectra,
+    for_tokens=True,
     cost=lambda settings, num_params: (
         (settings.probes * settings.lanczos_steps + settings.trace_probes) * len(settings.operators)
     ),

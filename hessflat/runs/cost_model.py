@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessflat import models
-from hessflat.data import PUBLISHED
+from hessflat.data import PUBLISHED, are_tokens
 from hessflat.data.loading import split_size
 from hessflat.measures import MEASURES
 from hessflat.runs.jobs import Job, due_at, load_data
@@ -43,12 +43,23 @@ TYPICAL = Throughput(4e10, 1e-4)
 
 
 class DataShape(NamedTuple):
-    """Of the training split: its size, the shape of an example, outputs, and whether labels are classes."""
+    """Of the training split: its size, the shape of an example, outputs, and what labels are."""
 
     num_examples: int
     shape: tuple[int, ...]
     num_classes: int
     classes: bool
+    tokens: bool = False
+
+    def arrays(self, number: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Inputs and labels of so many examples."""
+        if self.tokens:
+            rows = jax.ShapeDtypeStruct((number, *self.shape), jnp.int32)
+            return rows, rows
+        labels = jax.ShapeDtypeStruct((number,), jnp.int32)
+        if not self.classes:
+            labels = jax.ShapeDtypeStruct((number, self.num_classes), jnp.float32)
+        return jax.ShapeDtypeStruct((number, *self.shape), jnp.float32), labels
 
 
 class RunCost(NamedTuple):
@@ -118,17 +129,15 @@ def _built_in(config: DataConfig) -> DataShape:
     dataset = load_data(config)
     labels = dataset.train["labels"]
     classes = bool(np.issubdtype(labels.dtype, np.integer))
-    return DataShape(len(labels), dataset.train["inputs"].shape[1:], dataset.num_classes, classes)
+    shape = dataset.train["inputs"].shape[1:]
+    return DataShape(len(labels), shape, dataset.num_classes, classes, are_tokens(dataset.train))
 
 
 @cache
 def gradient_cost(network: ModelConfig, loss_name: str, data: DataShape) -> tuple[int, float]:
     """P, and the floating-point operations of the gradient of one example's loss, both from shapes alone."""
     model = models.build(network.name, data.num_classes, **dict(network.settings))
-    inputs = jax.ShapeDtypeStruct((_EXAMPLES, *data.shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct(
-        (_EXAMPLES,) if data.classes else (_EXAMPLES, data.num_classes), jnp.int32 if data.classes else jnp.float32
-    )
+    inputs, labels = data.arrays(_EXAMPLES)
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
     if models.num_params(params) > MOST_PARAMS:
         raise SettingError(

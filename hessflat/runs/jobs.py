@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from hessflat import data
 from hessflat.config import changed, flatten, thaw
 from hessflat.measures import MEASURES, MOST_TIMES, timetable_steps
+from hessflat.models import TOKEN_MODELS
 from hessflat.runs import run_folder, writers
 from hessflat.runs.schema import DataConfig, RunConfig, defaults, freeze, from_plain, identity, plain, replace
 from hessflat.training.optimisation import LOSSES, are_classes
@@ -134,6 +135,8 @@ def compiled(config: RunConfig) -> Compiled:
     Raises:
         InputError: settings that do not go with the kind of labels that the data set has.
     """
+    if data.are_tokens(load_data(config.data).train):
+        _require(config, "which is of tokens", {"model.name": (config.model.name, TOKEN_MODELS)})
     shared = _compiled(static_config(config))
     if are_classes(shared.splits["train"]["labels"]):
         losses = tuple(name for name, loss in LOSSES.items() if loss.classes)

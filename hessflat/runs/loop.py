@@ -351,7 +351,8 @@ def _begin(job: Job, shared: Compiled, position: Position, step: int | None, tog
     """Write the manifest of a run that begins, or goes on from `step`, and drop what was written after."""
     old, config, dataset = run_folder.read_manifest(job.folder), job.config, shared.dataset
     normalised = has_batch_norm(position.state.batch_stats)
-    guess = float(loss_of_best_guess(config.train.loss, dataset.train["labels"], dataset.num_classes))
+    train = dataset.train
+    guess = float(loss_of_best_guess(config.train.loss, train["labels"], dataset.num_classes, train.get("weights")))
     run_folder.write_manifest(
         job.folder,
         **hardware.environment(),

@@ -2,7 +2,7 @@
 
 To add one: a function, and its entry in the mapping below it.
 
-A loss is a function of outputs and targets, both `[n, C]`, that gives `[n]`.
+A loss is a function of outputs and targets, both `[n, C]`, that gives `[n]`; of tokens, `[n, T, V]` and `[n, T]`.
 
 An optimiser is a function `(learning_rate, l2, mask, *, settings)`. `learning_rate` is an optax schedule of the step,
 `l2` a traced number, so a sweep over either compiles once; `mask` says which parameters `l2` is for. Gadam is `adamw`
@@ -80,16 +80,28 @@ LOSSES: Mapping[str, Loss] = {
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def loss_of_best_guess(name: str, labels: jax.Array, num_classes: int) -> jax.Array:
+def loss_of_best_guess(name: str, labels: jax.Array, num_classes: int, weights: jax.Array | None = None) -> jax.Array:
     """The least mean of a loss of `LOSSES` over `labels` that outputs can have which are the same for all examples.
 
     It is what training is compared with: a network that has learnt nothing is no better. NaN where the loss does not
-    say which outputs these are.
+    say which outputs these are. Of tokens with `weights`, cross-entropy's is the unigram entropy.
     """
-    loss, targets = LOSSES[name], make_targets(labels, num_classes)
+    loss = LOSSES[name]
     if loss.guess is None:
         return jnp.array(jnp.nan)
-    return jnp.mean(loss.function(jnp.broadcast_to(loss.guess(targets), targets.shape), targets))
+    if weights is None:
+        targets = make_targets(labels, num_classes)
+        return jnp.mean(loss.function(jnp.broadcast_to(loss.guess(targets), targets.shape), targets))
+    # One target a word, however many there are of it.
+    shares = jnp.bincount(labels.ravel(), weights.ravel(), length=num_classes) / weights.sum()
+    words = make_targets(jnp.arange(num_classes), num_classes)
+    guess = loss.guess(num_classes * shares[:, None] * words)
+    return jnp.sum(shares * loss.function(jnp.broadcast_to(guess, words.shape), words))
+
+
+def mean_over(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """The mean of losses `[n]`, or Σ m ℓ / Σ m of those of tokens, both `[n, T]`."""
+    return jnp.mean(losses) if weights is None else jnp.sum(weights * losses) / jnp.sum(weights)
 
 
 def losses_by_targets() -> str:
@@ -100,12 +112,15 @@ def losses_by_targets() -> str:
 
 
 def are_classes(labels: jax.Array) -> bool:
-    """Whether labels are classes `[n]`; they are real targets `[n, C]` otherwise."""
+    """Whether labels are classes `[n]`, or tokens `[n, T]`; they are real targets `[n, C]` otherwise."""
     return jnp.issubdtype(labels.dtype, jnp.integer)
 
 
 def make_targets(labels: jax.Array, num_classes: int, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
-    """(1 − α) one-hot + α / C of classes, α = `label_smoothing`, and real targets as they are: `[n, C]`."""
+    """(1 − α) one-hot + α / C of classes, α = `label_smoothing`, and real targets as they are: `[n, C]`.
+
+    Of tokens `[n, T]` they are `[n, T, C]`.
+    """
     if not are_classes(labels):
         return labels
     return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 
 from hessflat.models import Model
-from hessflat.training.optimisation import LossFunction
+from hessflat.training.optimisation import LossFunction, mean_over
 from hessflat.utils.convolution import canonical
 
 # JAX's names for what accelerators do to the factors of a product; sums are in float32.
@@ -29,7 +29,9 @@ class Batch(NamedTuple):
     """Examples of one step."""
 
     inputs: jax.Array  # [n, ...]
-    targets: jax.Array  # [n, C]
+    targets: jax.Array  # [n, C], or [n, T, V] of tokens
+    weights: jax.Array | None = None  # [n, T], how much each token counts
+    key: jax.Array | None = None  # of dropout, for models of tokens
 
 
 # (params, batch_stats, batch) -> (gradient of the mean loss, batch_stats)
@@ -89,7 +91,7 @@ def train_step(
 
     Args:
         state: before the step.
-        batch: inputs `[n, ...]` and targets `[n, C]`, augmented and mixed.
+        batch: inputs `[n, ...]` and targets `[n, C]`, augmented and mixed; of tokens also weights and a key.
         hyperparams: of the run; the learning rate and L2 are in `optimiser` already.
         gradient: of the mean loss of a batch; it also gives the batch-norm statistics after its forward pass.
         optimiser: turns the gradient into an update.
@@ -157,11 +159,12 @@ def mean_loss(
     model: Model, loss: LossFunction, precision: str, params: Any, batch_stats: Any, batch: Batch
 ) -> tuple[jax.Array, Any]:
     """The mean loss of a batch in train mode, and the batch-norm statistics after it."""
-    inputs, targets = batch
+    inputs, targets, weights, key = batch
     if precision == "bfloat16":
-        params, inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, inputs))
-    outputs, batch_stats = model.apply(params, batch_stats, inputs, True)
-    return jnp.mean(loss(outputs.astype(targets.dtype), targets)), batch_stats
+        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+        inputs = inputs if jnp.issubdtype(inputs.dtype, jnp.integer) else inputs.astype(jnp.bfloat16)
+    outputs, batch_stats = model.apply(params, batch_stats, inputs, True, *(() if key is None else (key,)))
+    return mean_over(loss(outputs.astype(targets.dtype), targets), weights), batch_stats
 
 
 def batch_gradient(
@@ -177,7 +180,7 @@ def ghost_batch_gradient(gradient: Gradient, size: int, params: Any, batch_stats
     """The mean of the gradients of ghost batches of `size` examples, so that a batch of any size fits in memory.
 
     Each has batch-norm statistics of its own, and the running ones are updated by one after another. `size` divides
-    the batch.
+    the batch, which has no weights.
     """
     count = len(batch.inputs) // size
     parts = jax.tree.map(lambda x: x.reshape(count, size, *x.shape[1:]), batch)

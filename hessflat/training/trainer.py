@@ -44,6 +44,7 @@ class Setup(NamedTuple):
     model: models.Model
     num_classes: int
     input_shape: tuple[int, ...]  # of one example
+    input_dtype: Any
     num_examples: int
     batch_size: int
     last_batch_size: int  # of an epoch
@@ -119,7 +120,7 @@ def make_trainer(
         step: one update; see `train_step`.
         loop: how steps follow one another; None takes what is fast on this device.
     """
-    setup = make_setup(config, num_classes, train["inputs"].shape, step)
+    setup = make_setup(config, num_classes, train["inputs"].shape, step, train["inputs"].dtype)
     hyperparams = make_hyperparams(config)
     state = jax.eval_shape(partial(init_state, setup), hyperparams)
     hardware.require_bytes(hardware.num_bytes(state), "the network with its optimiser", "make config.model narrower")
@@ -162,8 +163,10 @@ def steps_of_run(config: TrainingConfig, steps_per_epoch: int) -> int:
     return num_steps
 
 
-def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...], step: Step) -> Setup:
-    """What the trainer of a configuration compiles in, for training inputs of `shape` `[N, ...]`.
+def make_setup(
+    config: TrainingConfig, num_classes: int, shape: tuple[int, ...], step: Step, dtype: Any = jnp.float32
+) -> Setup:
+    """What the trainer of a configuration compiles in, for training inputs of `shape` `[N, ...]`, integers of tokens.
 
     Raises:
         InputError: settings that are inconsistent with each other or with the data.
@@ -184,6 +187,10 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
             f"config.train.augment is for images [n, h, w, c]; this data set has inputs of shape {tuple(shape[1:])}; "
             "set it to 0"
         )
+    if jnp.issubdtype(dtype, jnp.integer):
+        for name, value in (("mixup", config.train.mixup), ("ghost_batch_size", config.train.ghost_batch_size)):
+            if value:
+                raise InputError(f"config.train.{name} must be 0 for tokens, got {value:g}")
     regularisers = {"sam_radius": config.optim.sam_radius, "mixup": config.train.mixup, "augment": config.train.augment}
     last_batch_size = num_examples - (steps_per_epoch - 1) * batch_size
     ghost_batch_size = _ghost_batch_size(config, batch_size, last_batch_size)
@@ -192,6 +199,7 @@ def make_setup(config: TrainingConfig, num_classes: int, shape: tuple[int, ...],
         model=model,
         num_classes=num_classes,
         input_shape=tuple(shape[1:]),
+        input_dtype=jnp.dtype(dtype),
         num_examples=num_examples,
         batch_size=batch_size,
         last_batch_size=last_batch_size,
@@ -223,7 +231,7 @@ def make_optimiser(
 
 def init_state(setup: Setup, hyperparams: Hyperparams) -> TrainState:
     """The state before the first step."""
-    example = jnp.zeros((1, *setup.input_shape), jnp.float32)
+    example = jnp.zeros((1, *setup.input_shape), setup.input_dtype)
     params, batch_stats = setup.model.init(jax.random.key(hyperparams.seed), example)
     average = params if setup.average_from else {}
     return TrainState(jnp.int32(0), params, batch_stats, setup.optimiser(hyperparams).init(params), average)
@@ -242,13 +250,16 @@ def make_batch(setup: Setup, hyperparams: Hyperparams, step: jax.Array, train: S
     # Epochs take the streams from 1 on.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyperparams.seed), 0), step)
     augment_key, mixup_key = jax.random.split(key)
-    inputs, labels = hardware.shard_batch((train["inputs"][indices], train["labels"][indices]), setup.mesh)
-    targets = make_targets(labels, setup.num_classes, hyperparams.label_smoothing)
+    taken = hardware.shard_batch({name: array[indices] for name, array in train.items()}, setup.mesh)
+    inputs = taken["inputs"]
+    targets = make_targets(taken["labels"], setup.num_classes, hyperparams.label_smoothing)
     if hyperparams.augment is not None:
         inputs = augment(augment_key, inputs, hyperparams.augment)
     if hyperparams.mixup is not None:
         inputs, targets = mixup(mixup_key, inputs, targets, hyperparams.mixup)
-    return Batch(inputs, targets)
+    if setup.model.tokens is None:
+        return Batch(inputs, targets, taken.get("weights"))
+    return Batch(inputs, targets, taken.get("weights"), jax.random.fold_in(key, 2))
 
 
 def step_of_epoch(
