@@ -36,6 +36,7 @@ EXECUTED = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
+            "blocks",
             "curvature",
             "data",
             "frameworks",

@@ -24,6 +24,7 @@ from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
+from hessflat.curvature.krylov.block_spectra import BlockSpectra, Heterogeneity, block_spectra, heterogeneity
 from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs, sharpness
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.krylov.quadrature import (
@@ -53,11 +54,13 @@ from hessflat.curvature.operators.softmax import softmax_gauss_newton
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import Batches, spread
 from hessflat.curvature.preconditioners import preconditioner
+from hessflat.curvature.stochtrace.block_diagonal import block_diagonal_error
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 
 __all__ = [
     "Batches",
+    "BlockSpectra",
     "Check",
     "Decomposition",
     "Density",
@@ -65,6 +68,7 @@ __all__ = [
     "EigenPairs",
     "Estimate",
     "ExactSpectrum",
+    "Heterogeneity",
     "JacobianNorms",
     "Line",
     "MinibatchProducts",
@@ -80,6 +84,8 @@ __all__ = [
     "Tridiagonals",
     "ZeroMass",
     "along",
+    "block_diagonal_error",
+    "block_spectra",
     "blocks",
     "check",
     "decompose",
@@ -93,6 +99,7 @@ __all__ = [
     "gauss_newton",
     "gradient_covariance",
     "hessian",
+    "heterogeneity",
     "jacobian_norms",
     "lanczos",
     "line",

@@ -45,6 +45,9 @@ _STEPS_BETWEEN_CHECKS = 12
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
+Until = Callable[[np.ndarray, np.ndarray], bool]
+
+
 @record(
     lambda self: f"{len(self.alphas)} tridiagonal matrices of {self.alphas.shape[1]} Lanczos steps",
     {"steps": "num_valid", "loss of orthogonality": "orthogonality"},
@@ -82,6 +85,7 @@ def lanczos(
     show_progress: bool = True,
     on_steps: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    until: Until | None = None,
 ) -> Tridiagonals:
     """Lanczos tridiagonalisation from `num_probes` random unit vectors, one product a step.
 
@@ -111,6 +115,8 @@ def lanczos(
         show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further steps, instead of the bar.
         checkpoint: functions that store and restore the recurrence, instead of `folder`.
+        until: `until(alphas, betas)` of the j steps so far of the first probe, called every dozen steps or so. Where it
+            is true, every probe ends after as many steps; probes are then one after the other.
 
     Raises:
         InputError: counts below 1, unknown options, a basis that does not fit into memory, a folder of another
@@ -132,6 +138,9 @@ def lanczos(
     )
     if together is not None:
         together = numerics.require_flag("together", together)
+    if until is not None:
+        numerics.require_function("until", until)
+        together = False
     layout = options.layout
     if options.stores_basis:
         rows = options.num_steps * (num_probes if together or return_basis else 1)
@@ -156,7 +165,10 @@ def lanczos(
             starts = jax.tree.map(lambda *x: jnp.stack(x), *drawn)
             result = _side_by_side(op, starts, num_probes, options, on_steps)
         else:
-            each = [_one_probe(op, k, vector, options, on_steps, checkpoint) for k, vector in enumerate(drawn)]
+            each: list[tuple[Any, ...]] = []
+            for k, vector in enumerate(drawn):
+                ends = until if k == 0 else _after(len(each[0][0]))
+                each.append(_one_probe(op, k, vector, options, on_steps, checkpoint, ends))
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
@@ -185,6 +197,7 @@ def _one_probe(
     options: _Options,
     on_steps: Callable[[int], None],
     checkpoint: Checkpoint | None,
+    until: Until | None,
 ) -> tuple[Any, ...]:
     """α, β, the number of valid steps, the loss of orthogonality, and the basis or None, from one vector [P]."""
     num_steps, storage, layout = options.num_steps, options.storage, options.layout
@@ -198,7 +211,7 @@ def _one_probe(
     on_steps(done)
     length = block_length(num_steps)
     run = scan_steps if options.loop == "scan" else python_steps
-    while done < num_steps:
+    while done < num_steps and not _ended(until, state, done):
         if rows is not None:
             state = host_steps(op, layout, state, rows, done, length, options.loop)
         else:
@@ -210,19 +223,33 @@ def _one_probe(
         if checkpoint is not None and processes.agreed(due, processes.spans(op)):
             checkpoint.save(probe, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
+    on_steps(num_steps - done)
     loss: Any = np.nan
-    kept: Any = rows
+    kept: Any = None if rows is None else rows[:done]
     if rows is not None:
         products = vectors.sum_over_processes(rows @ rows.T, processes.spans(state))
         loss = np.abs(products - np.diag(np.arange(len(rows)) < state.num_valid)).max()
         if options.return_basis and layout.mesh is not None:
-            each = [vectors.from_host(layout, row) for row in rows]
+            each = [vectors.from_host(layout, row) for row in rows[:done]]
             kept = vectors.rows_to_tree(layout, jax.tree.map(lambda *x: jnp.stack(x), *each))
     elif options.stores_basis:
         loss = basis.orthogonality_loss(layout, state.blocks, state.num_valid)
-        kept = _returned(layout, state, num_steps) if options.return_basis else None
-    numbers = map(np.asarray, (state.alphas, state.betas, state.num_valid, loss))
+        kept = _returned(layout, state, done) if options.return_basis else None
+    numbers = map(np.asarray, (state.alphas[:done], state.betas[:done], state.num_valid, loss))
     return *numbers, kept if options.return_basis else None
+
+
+def _ended(until: Until | None, state: State, done: int) -> bool:
+    """Whether a recurrence ends after `done` steps."""
+    if until is None or not done:
+        return False
+    alphas, betas = (np.asarray(x[:done], np.float64) for x in (state.alphas, state.betas))
+    require_finite(alphas, betas)
+    return bool(until(alphas, betas))
+
+
+def _after(num_steps: int) -> Until:
+    return lambda alphas, betas: len(alphas) >= num_steps
 
 
 def _returned(layout: Layout, state: State, num_steps: int) -> Any:

@@ -170,10 +170,15 @@ class Spectrum:
         if width is None:
             width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
         width, grid = numerics.require_number("width", width, above=0), numerics.require_positions("grid", grid)
+        each = self.densities_by_probe(grid, width)
+        return Density(grid, each.mean(axis=0), estimates.standard_error(each.T), float(width), *self._cost)
+
+    def densities_by_probe(self, grid: np.ndarray, width: float) -> np.ndarray:
+        """[k, g] The smoothed density of each probe, as `density` averages them."""
         offsets = (grid[:, None, None] - self.nodes[None]) / width
         bumps = np.exp(-0.5 * offsets**2) / (width * np.sqrt(2 * np.pi))
-        each = np.einsum("gkm,km->gk", bumps, self.weights)
-        return Density(grid, each.mean(axis=1), estimates.standard_error(each), float(width), *self._cost)
+        result: np.ndarray = np.einsum("gkm,km->kg", bumps, self.weights)
+        return result
 
     @property
     def _cost(self) -> ProductCost:
@@ -267,12 +272,8 @@ def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
     """Nodes, weights and residuals from tridiagonal matrices, for an operator of that size and floating type."""
     nodes, weights, residuals = np.zeros((3, *result.alphas.shape))
     for k, valid in enumerate(result.num_valid):
-        alphas, betas = (np.asarray(x[k, :valid], np.float64) for x in (result.alphas, result.betas))
-        # Divide and conquer: other LAPACK drivers fail on the close eigenvalues of a basis that is not orthogonal.
-        values, vectors = eigh_tridiagonal(alphas, betas[:-1], check_finite=False, lapack_driver="stevd")
-        nodes[k, :valid], weights[k, :valid] = values, vectors[0] ** 2
-        # Some eigenvalue of the operator lies within this distance (Parlett 1980, ch. 4).
-        residuals[k, :valid] = np.abs(betas[-1] * vectors[-1])
+        rule = gauss_rule(result.alphas[k, :valid], result.betas[k, :valid])
+        nodes[k, :valid], weights[k, :valid], residuals[k, :valid] = rule
     return Spectrum(
         nodes,
         weights,
@@ -285,6 +286,15 @@ def quadrature(result: Tridiagonals, size: int, dtype: Any) -> Spectrum:
         precision=result.precision,
         dtype=str(dtype),
     )
+
+
+def gauss_rule(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, weights and residuals [m] of one probe, from its m coefficients."""
+    alphas, betas = np.asarray(alphas, np.float64), np.asarray(betas, np.float64)
+    # Divide and conquer: other LAPACK drivers fail on the close eigenvalues of a basis that is not orthogonal.
+    values, vectors = eigh_tridiagonal(alphas, betas[:-1], check_finite=False, lapack_driver="stevd")
+    # Some eigenvalue of the operator lies within the residual (Parlett 1980, ch. 4).
+    return values, vectors[0] ** 2, np.abs(betas[-1] * vectors[-1])
 
 
 def spectrum_to_arrays(spectrum: Spectrum) -> dict[str, np.ndarray]:

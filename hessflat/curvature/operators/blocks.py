@@ -111,6 +111,17 @@ def blocks(
     return {name: _chosen(op, chosen, stacks) for name, chosen in groups.items()}
 
 
+def part_of(block: Operator, tree: Any) -> Any:
+    """What `block`, one of `blocks` or `restrict`, has of a tree like the parameters: one of its vectors."""
+
+    def part(own: Any, fixed: Any, whole: Any) -> Any:
+        if own is None:
+            return None
+        return whole[fixed.numbers] if isinstance(fixed, Sliced) else whole
+
+    return jax.tree.map(part, block.params, block.terms[0].rest, tree, is_leaf=lambda x: x is None)
+
+
 # A leaf by its path, and the number along its stack axis where it has one.
 Unit = tuple[str, int | None]
 

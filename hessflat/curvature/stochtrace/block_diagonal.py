@@ -1,0 +1,119 @@
+"""What a block-diagonal approximation of a curvature matrix leaves out."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from hessflat.curvature import numerics, vectors
+from hessflat.curvature.operators.blocks import Names, blocks, part_of
+from hessflat.curvature.operators.linearize import linearize
+from hessflat.curvature.operators.operator import (
+    Operator,
+    layout_of,
+    require_finite,
+    require_operator,
+    tree_matvec,
+    tree_matvec_compiled,
+)
+from hessflat.curvature.operators.terms import loop_for
+from hessflat.curvature.stochtrace import estimates
+from hessflat.curvature.stochtrace.estimates import Estimate, cost_since
+from hessflat.utils.errors import InputError
+
+
+def block_diagonal_error(
+    op: Operator,
+    key: Array,
+    by: int | str | Sequence[str] | Mapping[str, Names] | Callable[[str], str | None] | None = None,
+    stacked: Names = (),
+    num_probes: int = 10,
+) -> Estimate:
+    """‖A − D‖_F / ‖A‖_F, with D the diagonal blocks of A: 0 where blocks do not interact, near 1 where D is nothing.
+
+    For random signs z, ‖(A − D) z‖² and ‖A z‖² have the two squared norms as their means; the error of the root of
+    their ratio is by the delta method. Each probe takes a product with A and one with each block.
+
+    Args:
+        op: an operator of one of the curvature matrices, or of several.
+        key: a JAX random key.
+        by: the blocks, as in `cv.blocks`; together they must hold every parameter once.
+        stacked: as in `cv.blocks`.
+        num_probes: the number of random vectors.
+
+    Raises:
+        InputError: as `cv.blocks`; blocks that are no partition of the parameters.
+    """
+    began = time.perf_counter()
+    require_operator(op)
+    numerics.require_key(key)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    op = op.as_it_is_now()
+    parts = blocks(op, by, stacked)
+    _require_partition(op, parts)
+    layout = layout_of(op)
+    probes = [vectors.to_tree(layout, vectors.draw(layout, key, "rademacher", k)) for k in range(num_probes)]
+    with numerics.matmul_precision():
+        products = _products(op, probes)
+        scale = max(float(_largest(product)) for product in products) or 1.0
+        whole = np.array([_square(product, scale) for product in products], np.float64)
+        outside = np.zeros(num_probes)
+        for block in parts.values():
+            inside = _products(block, [part_of(block, z) for z in probes])
+            pairs = zip(products, inside, strict=True)
+            outside += [float(_square_of_difference(part_of(block, a), b, scale)) for a, b in pairs]
+    require_finite(whole, outside)
+    return _root_of_ratio(outside, whole, cost_since(began, num_probes * (1 + len(parts)), op))
+
+
+def _products(op: Operator, probes: list[Any]) -> list[Any]:
+    """One program for all probes; what the linearisation stores goes with the last."""
+    loop, layout = loop_for(op), layout_of(op)
+    op, product = linearize(op), tree_matvec_compiled if loop == "scan" else tree_matvec
+    return [product(op, probe, loop, layout) for probe in probes]
+
+
+def _require_partition(op: Operator, parts: Mapping[str, Operator]) -> None:
+    marks = jax.tree.map(lambda leaf: np.arange(leaf.size).reshape(leaf.shape), op.params)
+    sizes = np.cumsum([0, *(leaf.size for leaf in jax.tree.leaves(marks))])
+    offsets = jax.tree.unflatten(jax.tree.structure(marks), list(map(int, sizes[:-1])))
+    marks = jax.tree.map(lambda leaf, start: leaf + start, marks, offsets)
+    held = np.zeros(op.size, int)
+    for block in parts.values():
+        for leaf in jax.tree.leaves(part_of(block, marks)):
+            held[np.asarray(leaf).ravel()] += 1
+    if (held != 1).any():
+        missing, twice = int((held == 0).sum()), int((held > 1).sum())
+        raise InputError(
+            f"blocks must hold each of the {op.size:,} parameters once, got {missing:,} in none and {twice:,} in "
+            "several; name the rest in a block of its own, or restrict the operator first"
+        )
+
+
+def _root_of_ratio(a: np.ndarray, b: np.ndarray, cost: estimates.ProductCost) -> Estimate:
+    """√(mean a / mean b) of paired samples [k], its error by the delta method; 0 where every a is 0."""
+    if not a.any():
+        return Estimate(0.0, 0.0, *cost)
+    ratio = a.mean() / b.mean()
+    error = estimates.standard_error(a - ratio * b) / b.mean()
+    return estimates.square_root(Estimate(float(ratio), float(error), *cost))
+
+
+@jax.jit
+def _largest(tree: Any) -> Array:
+    return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
+
+
+@jax.jit
+def _square(tree: Any, scale: Array) -> Array:
+    return jnp.stack([jnp.sum(jnp.square(leaf / scale)) for leaf in jax.tree.leaves(tree)]).sum()
+
+
+@jax.jit
+def _square_of_difference(a: Any, b: Any, scale: Array) -> Array:
+    result: Array = _square(jax.tree.map(jnp.subtract, a, b), scale)
+    return result
