@@ -16,13 +16,26 @@ True
 1.0
 """
 
+from hessflat.curvature import edges
 from hessflat.curvature.decomposition import Decomposition, decompose
 from hessflat.curvature.diagnostics.check import Check, check
 from hessflat.curvature.diagnostics.plan import Plan, plan
 from hessflat.curvature.diagnostics.topology_plan import TopologyPlan
+from hessflat.curvature.directional import (
+    CriticalSharpness,
+    DirectionalSharpness,
+    critical_sharpness,
+    directional_sharpness,
+)
 from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
+from hessflat.curvature.gradient_noise import (
+    BatchSharpness,
+    GradientNoiseScale,
+    batch_sharpness,
+    gradient_noise_scale,
+)
 from hessflat.curvature.jacobian import JacobianNorms, jacobian_norms
 from hessflat.curvature.krylov.block_spectra import BlockSpectra, Heterogeneity, block_spectra, heterogeneity
 from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs, sharpness
@@ -46,6 +59,7 @@ from hessflat.curvature.minibatch import (
 )
 from hessflat.curvature.operators.blocks import blocks, restrict
 from hessflat.curvature.operators.fishers import fisher, model_fisher
+from hessflat.curvature.operators.gradients import gradient
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import from_matvec, gauss_newton, hessian, residual
 from hessflat.curvature.operators.operator import Operator
@@ -59,15 +73,19 @@ from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue
 from hessflat.curvature.stochtrace.trace import trace
 
 __all__ = [
+    "BatchSharpness",
     "Batches",
     "BlockSpectra",
     "Check",
+    "CriticalSharpness",
     "Decomposition",
     "Density",
     "Direction",
+    "DirectionalSharpness",
     "EigenPairs",
     "Estimate",
     "ExactSpectrum",
+    "GradientNoiseScale",
     "Heterogeneity",
     "JacobianNorms",
     "Line",
@@ -84,11 +102,15 @@ __all__ = [
     "Tridiagonals",
     "ZeroMass",
     "along",
+    "batch_sharpness",
     "block_diagonal_error",
     "block_spectra",
     "blocks",
     "check",
+    "critical_sharpness",
     "decompose",
+    "directional_sharpness",
+    "edges",
     "eigenpairs",
     "eigvalsh",
     "exact_spectrum",
@@ -97,7 +119,9 @@ __all__ = [
     "from_matvec",
     "functionals",
     "gauss_newton",
+    "gradient",
     "gradient_covariance",
+    "gradient_noise_scale",
     "hessian",
     "heterogeneity",
     "jacobian_norms",

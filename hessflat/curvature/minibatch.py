@@ -133,7 +133,7 @@ def minibatch_products(
             shape, or one whose product is zero.
     """
     began = time.perf_counter()
-    vector_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
+    vector_key, batch_key, batch_size, num_batches = require_draws_of(op, key, batch_size, num_batches)
     layout = layout_of(op)
     if vector is None:
         v = vectors.to_tree(layout, vectors.draw(layout, vector_key, "gaussian"))
@@ -145,7 +145,7 @@ def minibatch_products(
         raise InputError("the product of the operator with vector must be finite and not zero; take another vector")
     square = vectors.inner_on_host(v, v)
     samples, rayleigh = [], []
-    for part in _parts(op, batch_key, batch_size, num_batches):
+    for part in drawn(op, batch_key, batch_size, num_batches):
         product = part(v)
         samples.append(vectors.squared_distance_on_host(product, full) / size)
         rayleigh.append(vectors.inner_on_host(v, product) / square)
@@ -181,11 +181,11 @@ def minibatch_sharpness(
             finite.
     """
     began = time.perf_counter()
-    start_key, batch_key, batch_size, num_batches = _keys(op, key, batch_size, num_batches)
+    start_key, batch_key, batch_size, num_batches = require_draws_of(op, key, batch_size, num_batches)
     full = eigenpairs(op, start_key, 1, "largest", rtol, max_steps, show_progress=False)
     top = jax.tree.map(lambda leaf: leaf[0], full.vectors)
     pairs, rayleigh = [], []
-    for part in _parts(op, batch_key, batch_size, num_batches):
+    for part in drawn(op, batch_key, batch_size, num_batches):
         top_pair = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
         pairs.append((float(top_pair.values[0]), float(top_pair.residuals[0]), top_pair.num_products))
         rayleigh.append(vectors.inner_on_host(top, part(top)))
@@ -245,7 +245,12 @@ def _over(term: Term, arrays: Any) -> Term:
     return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays))
 
 
-def _keys(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array, int, int]:
+def require_draws_of(op: Operator, key: Array, batch_size: int, num_batches: int) -> tuple[Array, Array, int, int]:
+    """Two keys and the checked counts of mini-batches of an operator.
+
+    Raises:
+        InputError: counts out of range, an operator without examples, over several data sets or over a stream.
+    """
     require_operator(op)
     numerics.require_key(key)
     num_batches = numerics.require_draws("num_batches", num_batches)
@@ -272,7 +277,7 @@ def _has_examples(term: Any) -> bool:
     return term.product is not matvec_product
 
 
-def _parts(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:
+def drawn(op: Operator, key: Array, batch_size: int, num_batches: int) -> Any:
     """The operators of the mini-batches, one after the other."""
     (number,) = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     for one in jax.random.split(key, num_batches):
