@@ -26,7 +26,7 @@ override RUN := $(value RUN)
 export RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -87,8 +87,11 @@ experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small
 reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]
 	@$(PY) -m hessflat reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(RUNNING)
 
-report: setup ## redraw every figure and verdict from what is stored, without training
-	@$(PY) -m hessflat report $(ARGS)
+report: setup ## redraw every figure and verdict from what is stored, without training [FROM=docs/results, a folder of archives]
+	@$(PY) -m hessflat report $(if $(FROM),--from="$(FROM)") $(ARGS)
+
+archive: setup ## pack finished runs for keeping, a file for each experiment and scale: [ARGS="--root=runs --out=results"]
+	@$(PY) -m hessflat archive $(ARGS)
 
 plan: setup $(if $(TOPOLOGY),compilers) ## what measuring takes: CONFIG=g_wrn:paper [TOPOLOGY=h100:8, on accelerators that need not be there]
 	@PYTHONPATH=$(COMPILERS) $(PY) -m hessflat plan --config="$(CONFIG)" $(if $(TOPOLOGY),--topology="$(TOPOLOGY)") $(ARGS)

@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(items):
 MAPS = 8_000
 
 
+@pytest.fixture(scope="session")
+def stored_runs():
+    """The folder of every run that the repository keeps, out of its archives."""
+    from hessflat.runs.archive import unpacked  # the flags above come before JAX's backend
+
+    with unpacked(Path(__file__).parents[1] / "docs" / "results") as root:
+        yield root
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """A file of tests starts with few maps; what an earlier file compiled stays as long as they are few."""

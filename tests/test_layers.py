@@ -52,7 +52,7 @@ FLOORS = {
     "runs": (
         {"writers"},
         {"run_folder", "schema", "checkpoint_errors"},
-        {"jobs"},
+        {"jobs", "archive"},
         {"checkpoints", "cost_model"},
         {"mending"},
         {"loop"},
@@ -60,7 +60,7 @@ FLOORS = {
     "launch": ({"places", "queue", "slurm"}, {"pool"}),
     "cli": (
         {"app"},
-        {"data", "doctor", "settings", "train", "measure", "plan", "launching"},
+        {"archive", "data", "doctor", "settings", "train", "measure", "plan", "launching"},
         {"sweep"},
         {"experiment"},
         {"demo", "reproduce", "report"},

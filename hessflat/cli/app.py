@@ -34,6 +34,7 @@ COMMANDS = (
     "reproduce",
     "demo",
     "report",
+    "archive",
     "data",
     "settings",
     "plan",

@@ -173,9 +173,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, **changes: Any) -> None:
     """Merge `changes` into the manifest."""
-    manifest = {"format": FORMAT} | read_manifest(folder) | changes
-    manifest["digest"] = _digest(manifest)
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_atomically(folder / "manifest.json", with_digest({"format": FORMAT} | read_manifest(folder) | changes))
+
+
+def with_digest(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, its own digest with it."""
+    return json.dumps({**manifest, "digest": _digest(manifest)}, indent=1, sort_keys=True) + "\n"
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

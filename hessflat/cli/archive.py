@@ -1,0 +1,25 @@
+"""Pack finished runs for keeping: `python -m hessflat archive --root=runs --out=results`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hessflat.cli import app
+from hessflat.runs.archive import finished_below, pack
+from hessflat.utils.errors import InputError
+
+
+def main(argv: Sequence[str]) -> None:
+    """One archive for each experiment and scale; `make report FROM=results` draws from them."""
+    own, settings = app.parse_flags(argv, {"root": "runs", "out": "results", "exp": ""})
+    if settings:
+        raise InputError(f"an archive takes no settings, got {settings[0]}; it holds what is stored")
+    root, named = Path(own["root"]), own["exp"].replace(",", " ").split()
+    groups = {
+        name: folders for name, folders in finished_below(root).items() if not named or folders[0].parent.name in named
+    }
+    if not groups:
+        raise InputError(f"no finished run{' of ' + own['exp'] if named else ''} in {root}")
+    for name, folders in groups.items():
+        path = Path(own["out"]) / name
+        pack(folders, path)
+        print(f"{path}: {len(folders)} runs, {path.stat().st_size / 1e6:.2f} MB", flush=True)
