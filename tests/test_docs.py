@@ -45,6 +45,7 @@ EXECUTED = [
             "plans",
             "rank_bound",
             "tokens",
+            "tracking",
             "training",
         )
     ),

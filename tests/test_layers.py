@@ -47,7 +47,7 @@ FLOORS = {
         {"stochtrace"},
         {"krylov"},
         {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling", "directional"},
-        {"tolerance", "gradient_noise"},
+        {"tolerance", "gradient_noise", "tracking"},
     ),
     "runs": (
         {"writers"},

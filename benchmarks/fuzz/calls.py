@@ -3,10 +3,13 @@
 The module is long because every function has a draw and a comparison of its own, each of which can be read by itself.
 """
 
+import json
 import math
 import random
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +23,7 @@ from benchmarks.fuzz.operators import Drawn, draw_matrix, draw_operator, loss_of
 from benchmarks.fuzz.outcomes import EITHER, REFUSE, RETURN, Call
 from benchmarks.fuzz.problems import Problem, Truth, doubled, flat, same_form, shaped, truth
 from benchmarks.fuzz.spoiled import NAN, Argument, Lazy, drawn, gives_nan, made
+from hessflat.curvature import trees
 
 Numbers = random.Random
 _TAIL = 16.0  # e⁻¹⁶ is the chance that what is random is called wrong
@@ -402,6 +406,54 @@ def sharpness(numbers: Numbers) -> Call:
         return far(result.value, largest, 3 * result.residual + one.rounding + 3 * rtol * abs(largest), "λ_max")
 
     return call_of("sharpness", numbers, table, judge, one.said, x64=one.x64)
+
+
+def tracker(numbers: Numbers) -> Call:
+    """A first measurement, which begins at random: near each value there is an eigenvalue."""
+    one = draw_operator(numbers)
+    while "linearized" in one.said or "gradient_covariance" in one.said:
+        one = draw_operator(numbers)
+    table = {
+        "op": _operator(one),
+        "every": Argument((1, 20, np.int64(5)), "count"),
+        "k": Argument((1, 1, min(one.size, 2)), "count"),
+        "num_steps": Argument((None, 6, np.int16(9)), "count or none"),
+        "rtol": Argument((0.02, 0, np.float32(1e-3)), "number"),
+        "trace_probes": Argument((2, 3), "count"),
+    }
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        term = values["op"].terms[0]
+        params = term.params if term.rest is None else trees.merge(term.params, term.rest)
+        with jax.enable_x64(one.x64):
+            _, metrics = result.update(result.init(params, jax.random.key(1)), params, 0)
+        value, residual = float(metrics["lambda_max"]), float(metrics["lambda_max_residual"])
+        nearest = np.abs(np.linalg.eigvalsh(one.matrix) - value).min()
+        return "" if nearest <= 2 * residual + one.rounding else f"λ_max is {nearest:g} from the next eigenvalue"
+
+    return call_of("tracker", numbers, table, judge, one.said, x64=one.x64)
+
+
+def logs(numbers: Numbers) -> Call:
+    """Lines of JSON hold what is finite."""
+    kind = numbers.choice((float, np.float32, jnp.asarray))
+    values = [numbers.choice((1.5, NAN, -2.0, float("inf"))) for _ in range(3)]
+
+    def write() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "lines.jsonl"
+            log = cv.logs.jsonl(path)
+            log.write(kind(3), dict(zip("abc", map(kind, values), strict=True)))
+            log.close()
+            return path.read_text()
+
+    finite = {name: value for name, value in zip("abc", values, strict=True) if math.isfinite(value)}
+    right = [{"step": 3, **finite}] if finite else []
+
+    def judge(text: Any) -> str:
+        return "" if [json.loads(line) for line in text.splitlines()] == right else f"{text!r} is not {right}"
+
+    return Call(f"logs.jsonl({values})", write, judge, RETURN)
 
 
 def _recurrence(one: Drawn) -> dict[str, Argument]:
@@ -986,6 +1038,8 @@ KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
     "moments": (moments, 70),
     "eigenpairs": (eigenpairs, 120),
     "sharpness": (sharpness, 80),
+    "tracker": (tracker, 60),
+    "logs": (logs, 20),
     "lanczos": (lanczos, 90),
     "spectrum": (spectrum, 80),
     "spectrum_from_arrays": (stored, 40),

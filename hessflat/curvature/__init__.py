@@ -71,6 +71,8 @@ from hessflat.curvature.preconditioners import preconditioner
 from hessflat.curvature.stochtrace.block_diagonal import block_diagonal_error
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
+from hessflat.curvature.tracking.tracker import Tracker, TrackerState, tracker
+from hessflat.utils import logs
 
 __all__ = [
     "BatchSharpness",
@@ -99,6 +101,8 @@ __all__ = [
     "Spectrum",
     "Stream",
     "TopologyPlan",
+    "Tracker",
+    "TrackerState",
     "Tridiagonals",
     "ZeroMass",
     "along",
@@ -129,6 +133,7 @@ __all__ = [
     "line",
     "linearize",
     "log_determinant",
+    "logs",
     "minibatch_products",
     "minibatch_sharpness",
     "model_fisher",
@@ -147,4 +152,5 @@ __all__ = [
     "spectrum_to_arrays",
     "spread",
     "trace",
+    "tracker",
 ]

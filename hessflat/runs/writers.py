@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,7 @@ from typing import Any, NamedTuple
 
 from hessflat.config import listed
 from hessflat.utils.errors import InputError, in_one_line
-
-
-class Writer(NamedTuple):
-    """Where numbers go: `write(step, numbers)`, at steps that never decrease, and `close()` at the end of the run."""
-
-    write: Callable[[int, Mapping[str, float]], None]
-    close: Callable[[], None]
+from hessflat.utils.logs import Writer, event_file
 
 
 class Registered(NamedTuple):
@@ -44,26 +37,8 @@ Mirror = Callable[[Mapping[str, Any], str], None]  # takes a line and what stand
 
 def tensorboard(folder: Path, settings: Mapping[str, Any], start: int | None) -> Writer:
     """Scalars in `folder/tensorboard/`, on the disk after each line; what is written again hides what was there."""
-    from tensorboardX.proto import event_pb2, summary_pb2
-    from tensorboardX.record_writer import RecordWriter
-
     (folder / "tensorboard").mkdir(exist_ok=True)
-    # Not its SummaryWriter: a full disk ends the thread that this writes from, and then it waits for ever. The time
-    # sorts the files of a run that is continued; TensorBoard reads them in the order of their names.
-    file = RecordWriter(str(folder / "tensorboard" / f"events.out.tfevents.{time.time_ns()}"))
-
-    def add(**content: Any) -> None:
-        file.write(event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
-
-    def write(step: int, numbers: Mapping[str, float]) -> None:
-        values = [summary_pb2.Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
-        add(step=step, summary=summary_pb2.Summary(value=values))
-        file.flush()
-
-    add(file_version="brain.Event:2")
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    add(step=0 if start is None else start + 1, session_log=log)  # hides this step and later ones of older files
-    return Writer(write, file.close)
+    return event_file(folder / "tensorboard", 0 if start is None else start + 1)
 
 
 def wandb(folder: Path, settings: Mapping[str, Any], start: int | None) -> Writer:

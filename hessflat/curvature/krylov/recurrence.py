@@ -225,7 +225,7 @@ def combine(layout: Layout, state: State, coefficients: np.ndarray) -> Vector:
     """The combinations [k, P] of the first m rows of the basis with `coefficients` [m, k]."""
     rows = np.zeros((coefficients.shape[1], len(state.alphas)))
     rows[:, : len(coefficients)] = coefficients.T
-    return _combine(layout, state.blocks, numerics.on_device(rows, state.alphas.dtype))
+    return combine_on_devices(layout, state.blocks, numerics.on_device(rows, state.alphas.dtype))
 
 
 def log_missed(limits: Limits, ritz: np.ndarray, betas: np.ndarray, kept: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -322,7 +322,8 @@ _normalise_compiled = jax.jit(_normalise_on_devices, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
-def _combine(layout: Layout, blocks: Blocks, coefficients: Array) -> Vector:
+def combine_on_devices(layout: Layout, blocks: Blocks, coefficients: Array) -> Vector:
+    """The combinations [k, P] of the basis with `coefficients` [k, m], which may be within a program."""
     specs = (basis.specs(layout, blocks), PartitionSpec())
     out = jax.tree.map(lambda _: layout.rows_spec, blocks[0])
     return vectors.over_devices(layout, partial(basis.combine, layout), specs, out)(blocks, coefficients)

@@ -138,6 +138,14 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     return _with_linearized_terms(op, limit)
 
 
+def linearize_within(op: Operator) -> Operator:
+    """`linearize` as a part of a compiled function, whose program then computes with each vector only what is left.
+
+    The residuals may take a quarter of the memory that is free when the function is traced.
+    """
+    return _with_linearized_terms(op, processes.agreed(hardware.free_bytes() // 4, processes.spans(op)))
+
+
 def linearized_shapes(op: Operator, limit: int | None = None, loop: Loop | None = None) -> Operator:
     """What `linearize(op)` gives, with shapes in the place of what it would compute, where time depends on no more.
 
