@@ -16,14 +16,20 @@ DATASETS ?= mnist
 FROM     ?=
 ARGS     ?=
 RUN      ?=
+CHECKPOINTS ?=
+LOSS     ?=
+DATA     ?=
 DRY      ?=
 LAUNCH   ?=
 STATUS   ?=
 TOPOLOGY ?=
 
-# The shell takes RUN as it stands from the environment, and so never runs what a name may hold.
+# The shell takes these as they stand from the environment, and so never runs what a name may hold.
 override RUN := $(value RUN)
-export RUN
+override CHECKPOINTS := $(value CHECKPOINTS)
+override LOSS := $(value LOSS)
+override DATA := $(value DATA)
+export RUN CHECKPOINTS LOSS DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
@@ -78,8 +84,8 @@ RUNNING = $(if $(LAUNCH),--launch="$(LAUNCH)") $(if $(STATUS),--status="$(STATUS
 sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [ARGS=…, LAUNCH=slurm submits, STATUS=1 says how far]
 	@$(PY) -m hessflat sweep --config="$(CONFIG)" $(RUNNING)
 
-measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--config.measure.probes=8 --steps=last"]
-	@$(PY) -m hessflat measure --run="$$RUN" $(ARGS)
+measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--steps=last"], or any model's: CHECKPOINTS=folder LOSS=module:function DATA=module:object
+	@$(PY) -m hessflat measure $(if $(CHECKPOINTS),--checkpoints="$$CHECKPOINTS" --loss="$$LOSS" --data="$$DATA",--run="$$RUN") $(ARGS)
 
 experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
 	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(RUNNING)

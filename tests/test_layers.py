@@ -50,7 +50,7 @@ FLOORS = {
         {"tolerance", "gradient_noise", "tracking"},
     ),
     "runs": (
-        {"writers"},
+        {"writers", "foreign"},
         {"run_folder", "schema", "checkpoint_errors"},
         {"jobs", "archive"},
         {"checkpoints", "cost_model"},
@@ -60,6 +60,7 @@ FLOORS = {
     "launch": ({"places", "queue", "slurm"}, {"pool"}),
     "cli": (
         {"app"},
+        {"checkpoints"},
         {"archive", "data", "doctor", "settings", "train", "measure", "plan", "launching"},
         {"sweep"},
         {"experiment"},

@@ -1,4 +1,7 @@
-"""Measure a run's checkpoints again with other settings, without training: `python -m hessflat measure --run=…`."""
+"""Measure a run's checkpoints again with other settings, without training: `python -m hessflat measure --run=…`.
+
+With `--checkpoints=FOLDER --loss=module:function --data=module:object` it is a folder of checkpoints of any model.
+"""
 
 import json
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from hessflat import config, measures
 from hessflat.cli import app
+from hessflat.cli import checkpoints as foreign_checkpoints
 from hessflat.runs import checkpoints, loop, run_folder, schema
 from hessflat.runs.jobs import Job, compiled, due_at_end
 from hessflat.runs.schema import RunConfig
@@ -17,7 +21,15 @@ from hessflat.utils.files import write_atomically
 from hessflat.utils.processes import by_writer
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
+    """Measure the checkpoints of a run, or with `--checkpoints=` those of any model, and return the exit status."""
+    if any(argument.startswith("--checkpoints") for argument in argv):
+        return foreign_checkpoints.main(argv)
+    measure_run(argv)
+    return 0
+
+
+def measure_run(argv: Sequence[str]) -> None:
     """`--config.measure.NAME=VALUE` changes how, or what: all is measured whose timetable is not `never`.
 
     `--steps=all`, `last` or `0,100` says which checkpoints. The run may still be running. Results go to

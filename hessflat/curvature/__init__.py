@@ -30,6 +30,7 @@ from hessflat.curvature.directional import (
 from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
+from hessflat.curvature.exact.tails import Outliers, PowerLaw, outliers, power_law
 from hessflat.curvature.gradient_noise import (
     BatchSharpness,
     GradientNoiseScale,
@@ -95,8 +96,10 @@ __all__ = [
     "MinibatchSharpness",
     "Moments",
     "Operator",
+    "Outliers",
     "Plan",
     "Plane",
+    "PowerLaw",
     "RitzValue",
     "Spectrum",
     "Stream",
@@ -138,8 +141,10 @@ __all__ = [
     "minibatch_sharpness",
     "model_fisher",
     "moments",
+    "outliers",
     "plan",
     "plane",
+    "power_law",
     "preconditioned",
     "preconditioner",
     "random_direction",

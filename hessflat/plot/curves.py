@@ -14,7 +14,7 @@ from hessflat.utils.errors import InputError, nearest, shown
 
 # What an error of a number is called in a line of measurements: `lambda_max` and `lambda_max_residual`.
 ERRORS = ("_standard_error", "_residual", "_error", "_se", "_bound")
-_SYMBOLS = {"lambda_max": r"$\lambda_{\max}$", "lambda_min": r"$\lambda_{\min}$"}
+_SYMBOLS = {"lambda_max": r"$\lambda_{\max}$", "lambda_min": r"$\lambda_{\min}$", "num_outliers": "number of outliers"}
 
 
 def tracked(

@@ -80,7 +80,7 @@ def density(
         if np.isfinite(curve.error).all():
             low, high = (np.maximum(curve.mean + sign * curve.error, floor) for sign in (-1, 1))
             ax.fill_between(curve.grid, low, high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(curve.grid, np.maximum(curve.mean, floor), color=colour, label=label or None)
+        ax.plot(curve.grid, np.maximum(curve.mean, np.finfo(float).tiny), color=colour, label=label or None)
         for known in (record, exact):
             if isinstance(known, ExactSpectrum):
                 rug(ax, known.values)

@@ -81,12 +81,26 @@ def page(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables:
         f"<h3>{POWER}</h3>\n{as_html(power_table(records))}",
         *(_section(section) for section in sections),
     ]
+    return document("Report: claims and figures", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page with its title and style, of parts that are HTML."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Report: claims and figures</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n"
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n"
         "</body>\n</html>\n"
+    )
+
+
+def figure(svg: bytes, caption: str, more: str = "") -> str:
+    """A figure as an image rather than inline, since the element names of one SVG could meet those of the next."""
+    image, text = base64.b64encode(svg).decode(), _text(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{image}">\n'
+        f"<figcaption>{text}{more}</figcaption></figure>"
     )
 
 
@@ -157,7 +171,7 @@ def _section(section: Section) -> str:
         _absent(stored),
         *(f'<p class="fails">{_text(line)}</p>' for line in section.problems),
         *(_claim(record) for record in section.records),
-        _part(stored, "figures", *(_figure(figure) for figure in section.figures)),
+        _part(stored, "figures", *map(_figure, section.figures)),
         _part(stored, "numbers", *(as_html(table) for table in section.tables)),
         _part(stored, "provenance", _provenance(stored)),
     ]
@@ -191,14 +205,9 @@ def _claim(record: Record) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _figure(figure: RenderedFigure) -> str:
-    # As an image rather than inline: the element names of one SVG cannot meet those of the next.
-    image = base64.b64encode(figure.svg).decode()
-    caption = _text(figure.caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{image}">\n'
-        f'<figcaption>{caption} <a href="figures/{_text(figure.stem)}.csv">Numbers (CSV)</a></figcaption></figure>'
-    )
+def _figure(drawn: RenderedFigure) -> str:
+    link = f' <a href="figures/{_text(drawn.stem)}.csv">Numbers (CSV)</a>'
+    return figure(drawn.svg, drawn.caption, link)
 
 
 def _provenance(stored: StoredExperiment) -> str:
