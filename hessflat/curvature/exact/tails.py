@@ -41,6 +41,7 @@ class PowerLaw(NamedTuple):
         return 1 / (self.exponent - 1)
 
 
+@record("outliers of a spectrum", {"number": "number", "ratio of the gap": "ratio", "smallest": "smallest"})
 class Outliers(NamedTuple):
     """The largest eigenvalues, above the largest ratio of neighbours."""
 
