@@ -32,7 +32,7 @@ override DATA := $(value DATA)
 export RUN CHECKPOINTS LOSS DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint data train measure sweep experiment reproduce report archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint dist data train measure sweep experiment reproduce report archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -71,6 +71,17 @@ lint: setup ## style, formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+# Built and checked by tools of their own environment, then installed into an empty one, where the library is used.
+dist: ## the sdist and the wheel in dist/, checked, and the README's example run from the wheel
+	@rm -rf dist build && $(PYTHON) -m venv --clear $(VENV)-dist
+	@$(VENV)-dist/bin/pip install --quiet --disable-pip-version-check build twine
+	@$(VENV)-dist/bin/python -m build --outdir dist . > /dev/null
+	@$(VENV)-dist/bin/twine check --strict dist/*
+	@$(PYTHON) -m venv --clear $(VENV)-dist && $(VENV)-dist/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	@sed -n '/^```python/,/^```$$/{/^```/d;p}' README.md > dist/example.py
+	@cd dist && ../$(VENV)-dist/bin/python example.py && rm example.py
+	@rm -rf $(VENV)-dist build
 
 data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=folder of archives]
 	@$(PY) -m hessflat data prepare $(DATASETS) $(if $(FROM),--from "$(FROM)") $(ARGS)

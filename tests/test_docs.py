@@ -307,6 +307,25 @@ def test_every_experiment_has_a_row():
         assert f"| `{name}` |" in text, name
 
 
+def test_workflows_run_make_targets_and_files_of_the_project():
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    run = [
+        step["run"].split()
+        for path in workflows
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    assert {command for first, command, *_ in run if first == "make"} <= targets
+    assert {"lint", "test", "test-long", "dist"} <= {command for first, command, *_ in run if first == "make"}
+    for path in (".ci/install-slurm", "Makefile"):
+        assert (ROOT / path).exists()
+    assert {first for first, *_ in run} == {"make", "sudo", ".venv/bin/python"}
+    for path in (*(ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"), ROOT / ".pre-commit-config.yaml"):
+        assert yaml.safe_load(path.read_text())
+
+
 def test_the_citation_can_be_read():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version", "license", "references"} <= set(cited)
