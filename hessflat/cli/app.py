@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -42,17 +43,58 @@ COMMANDS = (
 )
 
 
+HELP = ("-h", "--help")
+
+
+class HelpAsked(Exception):  # noqa: N818, for it is no error
+    """A command line that asks for help, with the command's flags and their defaults."""
+
+    def __init__(self, defaults: Mapping[str, str | None]) -> None:
+        super().__init__()
+        self.defaults = defaults
+
+
+def main() -> None:
+    """The console script."""
+    run(sys.argv[1:])
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run the command named first with the arguments after it, and end the process with the status that it returns."""
     name, *rest = arguments or ["--help"]
-    if name in ("-h", "--help"):
-        print(f"usage: python -m hessflat COMMAND --name=value\ncommands: {', '.join(COMMANDS)}")
+    if name in HELP:
+        print(_commands())
         return
     with guarded(name in STOPPABLE):
         require("command", name, one_of(COMMANDS))
-        if name in TOGETHER:
+        module = importlib.import_module(f"hessflat.cli.{name}")
+        if name in TOGETHER and not any(argument in HELP for argument in rest):
             processes.start()
-        sys.exit(importlib.import_module(f"hessflat.cli.{name}").main(rest))
+        try:
+            status = module.main(rest)
+        except HelpAsked as asked:
+            status = 0
+            print(_help(name, module, asked.defaults))
+        sys.exit(status)
+
+
+def _commands() -> str:
+    """Every command in a line."""
+    docs = {name: importlib.import_module(f"hessflat.cli.{name}").__doc__ or "" for name in COMMANDS}
+    lines = [f"  {name:11} {doc.splitlines()[0].partition(': `')[0].rstrip('.')}" for name, doc in docs.items()]
+    return "\n".join(["usage: hessflat COMMAND --name=value", *lines, "hessflat COMMAND --help says more of one."])
+
+
+def _help(name: str, module: ModuleType, defaults: Mapping[str, str | None]) -> str:
+    """What a command does, an example, its flags and their defaults."""
+    flags_of = [f"  --{flag}={'…   must be given' if value is None else value}" for flag, value in defaults.items()]
+    parts = [
+        f"usage: hessflat {name}" + " [--name=value …]" * bool(defaults),
+        inspect.cleandoc(module.__doc__ or ""),
+        inspect.getdoc(module.main) or "",
+        "\n".join(["flags and their defaults:", *flags_of]) if defaults else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 @contextlib.contextmanager
@@ -121,6 +163,8 @@ def keep_compiled_code() -> None:
 def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
     """The values of a command's own flags by name, and the `--config.name=value` arguments as they are.
 
+    Raises `HelpAsked` where `--help` is among the arguments.
+
     Args:
         argv: what stands after the command.
         defaults: the command's flags; None marks one that must be given.
@@ -128,6 +172,8 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
     Raises:
         InputError: an unknown flag, with the nearest right one, a flag that is given twice, one that is missing.
     """
+    if any(argument in HELP for argument in argv):
+        raise HelpAsked(defaults)
     names = [argument.partition("=")[0] for argument in argv]
     for name in names:
         if names.count(name) > 1:

@@ -10,14 +10,16 @@ import numpy as np
 
 import hessflat.curvature as cv
 from hessflat import data
+from hessflat.cli import app
 from hessflat.utils import compat, hardware
 from hessflat.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """Print a line for each thing looked at; a wrong product ends with status 2."""
-    if argv:
-        raise InputError(f"doctor takes no arguments, got {argv[0]!r}")
+    _, given = app.parse_flags(argv, {})
+    if given:
+        raise InputError(f"doctor takes no arguments, got {given[0]!r}")
     here = hardware.environment()
     lines = {
         "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),

@@ -26,7 +26,7 @@ def sweep_configs(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Like `hessflat.train`, for all of them. Finished runs are skipped, an interrupted one is continued.
+    """Like `train`, for all of them. Finished runs are skipped, an interrupted one is continued.
 
     Started several times on one folder, on this machine or on others, the commands share the runs: each takes what
     nobody holds, and all end when everything is finished. `--share=i/n`, i from 1 to n, runs a part of the sweep, about

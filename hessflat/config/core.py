@@ -289,6 +289,27 @@ def _group(name: str, config: ConfigDict) -> str:
     return f"config.{name} is a group of settings; {nearest(name + '.', flatten(config))}"
 
 
+# What other projects call settings.
+MEANINGS = {
+    "learning_rate": "optim.lr",
+    "step_size": "optim.lr",
+    "weight_decay": "optim.l2",
+    "wd": "optim.l2",
+    "optimizer": "optim.name",
+    "optimiser": "optim.name",
+    "rho": "optim.sam_radius",
+    "bs": "train.batch_size",
+    "num_epochs": "train.epochs",
+    "max_epochs": "train.epochs",
+    "criterion": "train.loss",
+    "smoothing": "train.label_smoothing",
+    "dataset": "data.name",
+    "arch": "model.name",
+    "network": "model.name",
+    "scheduler": "schedule.name",
+}
+
+
 def get(config: ConfigDict, name: str) -> Any:
     """A value by dotted name; an unknown name gets the nearest right one."""
     if not isinstance(name, str):
@@ -296,7 +317,9 @@ def get(config: ConfigDict, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         if not isinstance(value, ConfigDict) or part not in value:
-            raise InputError(f"unknown setting config.{name}; {nearest(name, flatten(config))}")
+            meant = MEANINGS.get(name.rpartition(".")[2].lower())
+            hint = f"did you mean {meant!r}?" if meant in flatten(config) else nearest(name, flatten(config))
+            raise InputError(f"unknown setting config.{name}; {hint}")
         value = value[part]
     return value
 
