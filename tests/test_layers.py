@@ -46,7 +46,7 @@ FLOORS = {
         {"jacobian", "exact", "landscape", "directions", "quotients", "preconditioners", "edges"},
         {"stochtrace"},
         {"krylov"},
-        {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling", "directional"},
+        {"minibatch", "decomposition", "diagnostics", "perturbations", "sampling", "directional", "subspaces"},
         {"tolerance", "gradient_noise", "tracking"},
     ),
     "runs": (

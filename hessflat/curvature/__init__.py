@@ -72,6 +72,13 @@ from hessflat.curvature.preconditioners import preconditioner
 from hessflat.curvature.stochtrace.block_diagonal import block_diagonal_error
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
+from hessflat.curvature.subspaces import (
+    Share,
+    SharpnessGradient,
+    sharpness_gradient,
+    subspace_overlap,
+    subspace_share,
+)
 from hessflat.curvature.tracking.tracker import Tracker, TrackerState, tracker
 from hessflat.utils import logs
 
@@ -101,6 +108,8 @@ __all__ = [
     "Plane",
     "PowerLaw",
     "RitzValue",
+    "Share",
+    "SharpnessGradient",
     "Spectrum",
     "Stream",
     "TopologyPlan",
@@ -151,11 +160,14 @@ __all__ = [
     "residual",
     "restrict",
     "sharpness",
+    "sharpness_gradient",
     "softmax_gauss_newton",
     "spectrum",
     "spectrum_from_arrays",
     "spectrum_to_arrays",
     "spread",
+    "subspace_overlap",
+    "subspace_share",
     "trace",
     "tracker",
 ]
