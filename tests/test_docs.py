@@ -40,6 +40,7 @@ EXECUTED = [
             "curvature",
             "data",
             "frameworks",
+            "linear_algebra",
             "numerics",
             "pitfalls",
             "plans",

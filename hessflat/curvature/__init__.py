@@ -30,6 +30,8 @@ from hessflat.curvature.directional import (
 from hessflat.curvature.directions import Direction, random_direction
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
+from hessflat.curvature.exact.kronecker import KroneckerFactors, kfac
+from hessflat.curvature.exact.ntk import TangentKernel, ntk
 from hessflat.curvature.exact.tails import Outliers, PowerLaw, outliers, power_law
 from hessflat.curvature.gradient_noise import (
     BatchSharpness,
@@ -50,6 +52,7 @@ from hessflat.curvature.krylov.quadrature import (
     spectrum_from_arrays,
     spectrum_to_arrays,
 )
+from hessflat.curvature.krylov.solve import Nystrom, Solution, nystrom, solve
 from hessflat.curvature.landscape import Line, Plane, along, line, plane
 from hessflat.curvature.minibatch import (
     MinibatchProducts,
@@ -69,7 +72,8 @@ from hessflat.curvature.operators.softmax import softmax_gauss_newton
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import Batches, spread
 from hessflat.curvature.preconditioners import preconditioner
-from hessflat.curvature.stochtrace.block_diagonal import block_diagonal_error
+from hessflat.curvature.stochtrace.diagonal import Diagonal, diagonal
+from hessflat.curvature.stochtrace.distances import block_diagonal_error, relative_distance
 from hessflat.curvature.stochtrace.estimates import Estimate, Moments, RitzValue, frobenius, moments
 from hessflat.curvature.stochtrace.trace import trace
 from hessflat.curvature.subspaces import (
@@ -90,6 +94,7 @@ __all__ = [
     "CriticalSharpness",
     "Decomposition",
     "Density",
+    "Diagonal",
     "Direction",
     "DirectionalSharpness",
     "EigenPairs",
@@ -98,10 +103,12 @@ __all__ = [
     "GradientNoiseScale",
     "Heterogeneity",
     "JacobianNorms",
+    "KroneckerFactors",
     "Line",
     "MinibatchProducts",
     "MinibatchSharpness",
     "Moments",
+    "Nystrom",
     "Operator",
     "Outliers",
     "Plan",
@@ -110,8 +117,10 @@ __all__ = [
     "RitzValue",
     "Share",
     "SharpnessGradient",
+    "Solution",
     "Spectrum",
     "Stream",
+    "TangentKernel",
     "TopologyPlan",
     "Tracker",
     "TrackerState",
@@ -125,6 +134,7 @@ __all__ = [
     "check",
     "critical_sharpness",
     "decompose",
+    "diagonal",
     "directional_sharpness",
     "edges",
     "eigenpairs",
@@ -141,6 +151,7 @@ __all__ = [
     "hessian",
     "heterogeneity",
     "jacobian_norms",
+    "kfac",
     "lanczos",
     "line",
     "linearize",
@@ -150,6 +161,8 @@ __all__ = [
     "minibatch_sharpness",
     "model_fisher",
     "moments",
+    "ntk",
+    "nystrom",
     "outliers",
     "plan",
     "plane",
@@ -157,11 +170,13 @@ __all__ = [
     "preconditioned",
     "preconditioner",
     "random_direction",
+    "relative_distance",
     "residual",
     "restrict",
     "sharpness",
     "sharpness_gradient",
     "softmax_gauss_newton",
+    "solve",
     "spectrum",
     "spectrum_from_arrays",
     "spectrum_to_arrays",

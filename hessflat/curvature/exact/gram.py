@@ -25,7 +25,7 @@ from hessflat.utils.errors import InputError
 
 # Bytes of a part of J (two are stored at most), of the rows that a device computes at once, and of float64 copies.
 _BLOCK_BYTES = 3 << 30
-_DEVICE_BYTES = 1 << 25
+DEVICE_BYTES = 1 << 25
 _COPY_BYTES = 1 << 27
 
 # Rows of J side by side in one pass, and examples that are tested for dependence on their batch.
@@ -53,7 +53,7 @@ def num_outputs(op: Operator) -> int | None:
     if term.narrow or not term.batches.in_memory:
         return None
     whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
-    return _count(numerics.output_shapes("predict(params, batch)", _outputs, whole))
+    return count_of(numerics.output_shapes("predict(params, batch)", outputs_of, whole))
 
 
 def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
@@ -61,15 +61,10 @@ def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
 
     The non-zero eigenvalues of Jᵀ D J are those of diag(σ) M. None where examples turn out to affect one another.
     """
-    vector = numerics.draw_probe(jax.random.key(0), _count(term.params), numerics.common_dtype(term.params), "gaussian")
-    whole, allowed = _product_and_rounding(term, vector)
-    term = _on_one_device(term)
-    parts = _parts(term)
-    blocks = [list(_curvatures(term, part)) for part in parts]
-    product = np.zeros(vector.size)
-    result = _gram(term, parts, blocks, np.asarray(vector, np.float64), product)
-    if np.linalg.norm(product - whole) > allowed:
+    found = _checked_gram(term)
+    if found is None:
         return None
+    result, blocks = found
     halves = [_split(block) for part in blocks for block in part]
     ends = np.cumsum([len(signs) for _, signs in halves])
     for end, (factor, signs) in zip(ends, halves, strict=True):
@@ -77,6 +72,70 @@ def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
         result[rows] = factor.T @ result[rows]
         result[:, rows] = result[:, rows] @ factor
     return result, np.concatenate([signs for _, signs in halves])
+
+
+def kernel(term: Term) -> np.ndarray | None:
+    """J Jᵀ [N C, N C], float64. None where examples turn out to affect one another."""
+    found = _checked_gram(term)
+    return None if found is None else found[0]
+
+
+def diagonal(term: Term) -> np.ndarray | None:
+    """The diagonal [P] of Jᵀ D J, float64: of every example the squares of its C rows of S^T J, with D = S σ Sᵀ.
+
+    None where examples turn out to affect one another.
+    """
+    vector = _test_vector(term)
+    whole, allowed = _product_and_rounding(term, vector)
+    term = on_one_device(term)
+    diagonal, product = np.zeros(vector.size), np.zeros(vector.size)
+    for part in _parts(term):
+        for first in range(0, part.number, together := _together(term, part, rows=2)):
+            count = min(together, part.number - first)
+            sums = _squares(term, vector, part.start + first * part.size, part.size, count)
+            squares, along = (np.asarray(x, np.float64) * (part.size / term.batches.num_examples) for x in sums)
+            diagonal, product = diagonal + squares, product + along
+    require_finite(diagonal)
+    return None if np.linalg.norm(product - whole) > allowed else diagonal
+
+
+@partial(jax.jit, static_argnames=("size", "count"))
+def _squares(term: Term, vector: Array, start: Any, size: int, count: int) -> tuple[Array, Array]:
+    """Σ σ (row)² and Σ σ (row · v) row, [P] each, over the rows of some pieces, without the weights of pieces."""
+
+    def piece(arrays: Any) -> Array:
+        own = with_arrays(term, arrays)
+        outputs, pull = jax.vjp(lambda p: outputs_of(dataclasses.replace(own, params=p)), term.params)
+        block = curvature_of(own, arrays)
+        values, roots = jnp.linalg.eigh((block + block.T) / 2)
+
+        def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+            value, root = pair
+            row = numerics.ravel(scaled_back(term, pull(numerics.unravel(outputs, root))[0]))
+            return total + value * jnp.stack([row**2, jnp.vdot(row, vector, precision=numerics.EXACT) * row]), None
+
+        total: Array = jax.lax.scan(add, jnp.zeros((2, vector.size), vector.dtype), (values, roots.T))[0]
+        return total
+
+    sums = _over_pieces(piece, term, start, size, count).sum(axis=0)
+    return sums[0], sums[1]
+
+
+def _test_vector(term: Term) -> Array:
+    size, dtype = count_of(term.params), jnp.promote_types(numerics.common_dtype(term.params), jnp.float32)
+    return numerics.draw_probe(jax.random.key(0), size, dtype, "gaussian")
+
+
+def _checked_gram(term: Term) -> tuple[np.ndarray, list[list[np.ndarray]]] | None:
+    """J Jᵀ, and D block by block."""
+    vector = _test_vector(term)
+    whole, allowed = _product_and_rounding(term, vector)
+    term = on_one_device(term)
+    parts = _parts(term)
+    blocks = [list(_curvatures(term, part)) for part in parts]
+    product = np.zeros(vector.size)
+    result = _gram(term, parts, blocks, np.asarray(vector, np.float64), product)
+    return None if np.linalg.norm(product - whole) > allowed else (result, blocks)
 
 
 def _product_and_rounding(term: Term, vector: Array) -> tuple[np.ndarray, float]:
@@ -139,7 +198,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
 
 def _rows(term: Term, part: _Part) -> np.ndarray:
     """The rows of J that belong to a part: [r, P]."""
-    size = _count(term.params)
+    size = count_of(term.params)
     result = np.empty((part.number * part.rows, size), numerics.common_dtype(term.params))
     for first in range(0, part.number, together := _together(term, part)):
         count = min(together, part.number - first)
@@ -148,28 +207,31 @@ def _rows(term: Term, part: _Part) -> np.ndarray:
     return result
 
 
-def _together(term: Term, part: _Part) -> int:
-    """How many pieces a device does at once: one where XLA is slow for several, else what memory allows."""
+def _together(term: Term, part: _Part, rows: int | None = None) -> int:
+    """How many pieces a device does at once: one where XLA is slow for several, else what memory allows.
+
+    `rows` are those of length P that it holds of each, by default all.
+    """
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(term)]
     piece = jax.tree.unflatten(jax.tree.structure(term), shapes)
     two = lambda term: _jacobian(term, 0, part.size, 2)  # noqa: E731
     if part.number > 1 and convolution.choose_loop(two, piece, platform=hardware.platform(term)) == "python":
         return 1
-    return max(1, _DEVICE_BYTES // (part.rows * hardware.num_bytes(term.params)))
+    return max(1, DEVICE_BYTES // ((rows or part.rows) * hardware.num_bytes(term.params)))
 
 
 @partial(jax.jit, static_argnames=("size", "count"))
 def _jacobian(term: Term, start: Any, size: int, count: int) -> Array:
     def rows(arrays: Any) -> Array:
-        piece = _with(term, arrays)
-        outputs, pull = jax.vjp(lambda p: _outputs(dataclasses.replace(piece, params=p)), term.params)
+        piece = with_arrays(term, arrays)
+        outputs, pull = jax.vjp(lambda p: outputs_of(dataclasses.replace(piece, params=p)), term.params)
 
         def pulled(row: Array) -> Array:
             return numerics.ravel(scaled_back(term, pull(numerics.unravel(outputs, row))[0]))
 
         return _each_row(pulled, outputs)
 
-    return _over_pieces(rows, term, start, size, count).reshape(-1, _count(term.params))
+    return _over_pieces(rows, term, start, size, count).reshape(-1, count_of(term.params))
 
 
 def _curvatures(term: Term, part: _Part) -> Iterator[np.ndarray]:
@@ -184,21 +246,24 @@ def _curvatures(term: Term, part: _Part) -> Iterator[np.ndarray]:
 @partial(jax.jit, static_argnames=("size", "count"))
 def _curvature(term: Term, start: Any, size: int, count: int) -> Array:
     def block(arrays: Any) -> Array:
-        piece = _with(term, arrays)
-        outputs, gradient = _outputs(piece), jax.grad(bound_functions(piece)[1])
-
-        def row(direction: Array) -> Array:
-            along = numerics.unravel(outputs, direction)
-            return numerics.ravel(jax.jvp(lambda f: gradient(f, arrays), (outputs,), (along,))[1])
-
-        return _each_row(row, outputs)
+        return curvature_of(with_arrays(term, arrays), arrays)
 
     return _over_pieces(block, term, start, size, count)
 
 
+def curvature_of(piece: Term, arrays: Any) -> Array:
+    outputs, gradient = outputs_of(piece), jax.grad(bound_functions(piece)[1])
+
+    def row(direction: Array) -> Array:
+        along = numerics.unravel(outputs, direction)
+        return numerics.ravel(jax.jvp(lambda f: gradient(f, arrays), (outputs,), (along,))[1])
+
+    return _each_row(row, outputs)
+
+
 def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     """`function` of every unit vector over the outputs; a few side by side."""
-    unit = jnp.eye(_count(outputs), dtype=numerics.common_dtype(outputs))
+    unit = jnp.eye(count_of(outputs), dtype=numerics.common_dtype(outputs))
     few = len(unit) <= _ROWS
     try:
         result: Array = numerics.mapped(function)(unit) if few else jax.lax.map(function, unit, batch_size=_ROWS)
@@ -231,21 +296,21 @@ def _parts(term: Term) -> list[_Part]:
     """The data in pieces that go through the network each on its own, as many to a part as a block has room for."""
     batches, width = term.batches, hardware.num_bytes(term.params)
     total = batches.num_examples
-    size = min(batches.statistics_batch or (1 if _is_separate(term) else batches.size), total)
+    size = min(batches.statistics_batch or (1 if is_separate(term) else batches.size), total)
     whole = total - total % size
     parts = []
     for begin, end, length in ((0, whole, size), (whole, total, total - whole)):
         if begin == end:
             continue
-        piece = _with(term, _shapes(batches.arrays, length))
-        rows = _count(numerics.output_shapes("predict(params, batch)", _outputs, piece))
+        piece = with_arrays(term, shapes(batches.arrays, length))
+        rows = count_of(numerics.output_shapes("predict(params, batch)", outputs_of, piece))
         step = length * max(1, _BLOCK_BYTES // (rows * width))
         starts = range(begin, end, step)
         parts += [_Part(start, length, (min(start + step, end) - start) // length, rows) for start in starts]
     return parts
 
 
-def _is_separate(term: Term) -> bool:
+def is_separate(term: Term) -> bool:
     """Whether outputs, and the criterion's gradient in them, are for an example alone what they are in its batch."""
     arrays = term.batches.take(0, term.batches.size)
     size, checked = term.batches.size, min(_CHECKED, term.batches.size)
@@ -267,30 +332,30 @@ def _is_separate(term: Term) -> bool:
 
 @jax.jit
 def _sides(term: Term, arrays: Any) -> tuple[Any, Any]:
-    piece = _with(term, arrays)
-    outputs = _outputs(piece)
+    piece = with_arrays(term, arrays)
+    outputs = outputs_of(piece)
     return outputs, jax.grad(bound_functions(piece)[1])(outputs, arrays)
 
 
-def _outputs(term: Term) -> Any:
+def outputs_of(term: Term) -> Any:
     return bound_functions(term)[0](term.params, term.batches.arrays)
 
 
-def _with(term: Term, arrays: Any) -> Term:
+def with_arrays(term: Term, arrays: Any) -> Term:
     """The term over these examples."""
     return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, batch_size=None))
 
 
-def _on_one_device(term: Term) -> Term:
+def on_one_device(term: Term) -> Term:
     if term.batches.devices is None:
         return term
     arrays = jax.tree.map(numerics.gathered, term.batches.arrays)
     return dataclasses.replace(term, batches=dataclasses.replace(term.batches, arrays=arrays, devices=None))
 
 
-def _shapes(arrays: Any, size: int) -> Any:
+def shapes(arrays: Any, size: int) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), arrays)
 
 
-def _count(tree: Any) -> int:
+def count_of(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

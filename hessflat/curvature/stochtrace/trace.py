@@ -123,7 +123,7 @@ def _require_probe(method: str, probe: str | None) -> None:
 
 
 class Sketch(NamedTuple):
-    """A Ω = Q C for k random vectors Ω, uniform on the sphere of radius √P, with r ≤ k the numerical rank."""
+    """A Ω = Q C for k random vectors Ω of length √P, by default uniform, with r ≤ k the numerical rank."""
 
     basis: Vector  # [r, P] Qᵀ
     coefficients: np.ndarray  # [r, k] C, float64; its rows are orthogonal, the largest first
@@ -135,7 +135,7 @@ class Sketch(NamedTuple):
         return len(self.coefficients)
 
 
-def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> Sketch:
+def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop, probe: Probe = "gaussian") -> Sketch:
     """`count` products. Where A has fewer eigenvalues off zero, as far as rounding lets see, r is below `count`.
 
     Ω is not stored; for a moment three arrays [count, P] are.
@@ -149,7 +149,7 @@ def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> 
         'take fewer products, or method="hutchinson", which stores two vectors',
         together=layout.spans_processes,
     )
-    products = [_product(op, layout, probe_vector(layout, key, number), loop) for number in range(count)]
+    products = [product_with(op, layout, probe_vector(layout, key, number, probe), loop) for number in range(count)]
     rows = jax.tree.map(lambda *x: jnp.stack(x), *products)
     scale = float(_size_of_largest(rows))
     require_finite(scale)
@@ -164,13 +164,13 @@ def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> 
     return Sketch(_rotate(orthonormal, numerics.on_device(left[:, :rank], op.dtype)), coefficients, key)
 
 
-def probe_vector(layout: Layout, key: Array, number: int) -> Vector:
+def probe_vector(layout: Layout, key: Array, number: int, probe: Probe = "gaussian") -> Vector:
     """ω [P] of length √P, so that E[ω ωᵀ] = I."""
     length = np.sqrt(np.asarray(layout.size, layout.dtype))
-    return jax.tree.map(lambda x: x * length, vectors.draw(layout, key, "gaussian", number))
+    return jax.tree.map(lambda x: x * length, vectors.draw(layout, key, probe, number))
 
 
-def _product(op: Operator, layout: Layout, vector: Vector, loop: Loop) -> Vector:
+def product_with(op: Operator, layout: Layout, vector: Vector, loop: Loop) -> Vector:
     """A v [P], compiled by itself where the loop is, so that one program serves any number of vectors."""
     return matvec_compiled(op, layout, vector) if loop == "scan" else matvec(op, layout, vector, loop)
 
@@ -230,11 +230,11 @@ def hutchpp(op: Operator, key: Array, num_products: int, loop: Loop) -> TracePar
     layout, (sketch_key, rest_key) = layout_of(op), jax.random.split(key)
     drawn = sketch(op, layout, sketch_key, width, loop)
     rows = [jax.tree.map(lambda x, i=i: x[i], drawn.basis) for i in range(drawn.rank)]
-    inside = np.array([vectors.dot(q, _product(op, layout, q, loop)) for q in rows], np.float64)
+    inside = np.array([vectors.dot(q, product_with(op, layout, q, loop)) for q in rows], np.float64)
     samples = []
     for number in range(num_products - 2 * width):
         vector = _draw_outside(layout, drawn.basis, vectors.draw(layout, rest_key, "gaussian", number))
-        samples.append(_quadratic_outside(layout, drawn.basis, vector, _product(op, layout, vector, loop)))
+        samples.append(_quadratic_outside(layout, drawn.basis, vector, product_with(op, layout, vector, loop)))
     first, second, scale = np.array(samples, np.float64).T
     left = op.size - len(inside)
     trace, square = left * np.mean(scale * first), left * np.mean(scale**2 * second)
@@ -282,10 +282,10 @@ def xtrace(op: Operator, key: Array, num_products: int, loop: Loop) -> TracePart
     rank, count = drawn.coefficients.shape
     rows = [jax.tree.map(lambda x, i=i: x[i], drawn.basis) for i in range(rank)]
     along = partial(vectors.dots, layout, drawn.basis)
-    inside = np.array([along(_product(op, layout, q, loop)) for q in rows], np.float64).reshape(rank, rank)
+    inside = np.array([along(product_with(op, layout, q, loop)) for q in rows], np.float64).reshape(rank, rank)
     omega = np.array([along(probe_vector(layout, key, number)) for number in range(count)], np.float64)
     small = Small(inside, omega, drawn.coefficients.T, op.size)
-    own = _own_directions(small.image)
+    own = own_directions(small.image)
     rest = _estimates(small, slice(None), own)
     variance = estimates.standard_error(rest) ** 2 + _covariance(small, own, rest)
     error = float(np.sqrt(variance))
@@ -301,7 +301,7 @@ class Small(NamedTuple):
     size: int  # P
 
 
-def _own_directions(image: np.ndarray) -> np.ndarray:
+def own_directions(image: np.ndarray) -> np.ndarray:
     """What Q has and Q_i has not: one unit vector for each i [k, 1, r], none where the others span all [k, 0, r].
 
     They are the normalised rows of the pseudo-inverse of `image`, whose columns are orthogonal.

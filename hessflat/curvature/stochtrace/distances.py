@@ -1,4 +1,4 @@
-"""What a block-diagonal approximation of a curvature matrix leaves out."""
+"""How far two matrices are apart, and what a block-diagonal approximation of one leaves out."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +70,40 @@ def block_diagonal_error(
     return _root_of_ratio(outside, whole, cost_since(began, num_probes * (1 + len(parts)), op))
 
 
+def relative_distance(a: Operator, b: Operator, key: Array, num_probes: int = 10) -> Estimate:
+    """‖A − B‖_F / ‖A‖_F, as of a matrix and its approximation.
+
+    For random signs z, ‖(A − B) z‖² and ‖A z‖² have the two squared norms as their means; the error of the root of
+    their ratio is by the delta method.
+
+    Args:
+        a: a symmetric operator.
+        b: another, on the same parameters.
+        key: a JAX random key.
+        num_probes: the number of random vectors, each with a product of both.
+
+    Raises:
+        InputError: operators on different trees, or products that are not finite.
+    """
+    began = time.perf_counter()
+    require_operator(a)
+    require_operator(b)
+    numerics.require_key(key)
+    numerics.require_like("the params of the second operator", b.params, a.params)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    a, b = a.as_it_is_now(), b.as_it_is_now()
+    layout = layout_of(a)
+    probes = [vectors.to_tree(layout, vectors.draw(layout, key, "rademacher", k)) for k in range(num_probes)]
+    with numerics.matmul_precision():
+        products, others = _products(a, probes), _products(b, probes)
+        scale = max(float(_largest(product)) for product in products) or 1.0
+        whole = np.array([_square(product, scale) for product in products], np.float64)
+        pairs = zip(products, others, strict=True)
+        apart = np.array([_square_of_difference(x, y, scale) for x, y in pairs], np.float64)
+    require_finite(whole, apart)
+    return _root_of_ratio(apart, whole, cost_since(began, 2 * num_probes, a))
+
+
 def _products(op: Operator, probes: list[Any]) -> list[Any]:
     """One program for all probes; what the linearisation stores goes with the last."""
     loop, layout = loop_for(op), layout_of(op)
@@ -98,6 +132,8 @@ def _root_of_ratio(a: np.ndarray, b: np.ndarray, cost: estimates.ProductCost) ->
     """√(mean a / mean b) of paired samples [k], its error by the delta method; 0 where every a is 0."""
     if not a.any():
         return Estimate(0.0, 0.0, *cost)
+    if not b.any():
+        raise InputError("a matrix of zeros has no relative distance to another")
     ratio = a.mean() / b.mean()
     error = estimates.standard_error(a - ratio * b) / b.mean()
     return estimates.square_root(Estimate(float(ratio), float(error), *cost))
