@@ -28,7 +28,10 @@ from hessflat.utils.errors import InputError
 
 Kind = Literal["kfac", "ekfac"]
 Sharing = Literal["expand", "reduce"]
-_HOW = "K-FAC takes one Gauss-Newton or Fisher matrix over arrays in memory whose examples do not affect one another"
+_HOW = (
+    "K-FAC takes one Gauss-Newton or Fisher matrix over arrays in memory whose examples do not affect one another, "
+    "with parameters that are whole on every device"
+)
 
 
 class Factors(NamedTuple):
