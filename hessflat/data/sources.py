@@ -156,8 +156,8 @@ def generator(
 def grammar(
     *,
     length: Annotated[int, at_least(16), "T, tokens of a row"] = 32,
-    num_examples: Annotated[int, at_least(2), "rows to train on"] = 2048,
-    test_examples: Annotated[int, at_least(1), "rows to test on"] = 512,
+    num_examples: Annotated[int, at_least(2), "rows to train on"] = 1024,
+    test_examples: Annotated[int, at_least(1), "rows to test on"] = 256,
     seed: Annotated[int, at_least(0), "seed of the sentences"] = 0,
 ) -> Source:
     """Rows of whole sentences of a probabilistic grammar, tokens int32 `[n, length]`; see `hessflat.data.grammar`."""

@@ -39,6 +39,7 @@ _MODULES = (
     "performance",
     "outputs",
     "spectra",
+    "block_spectra",
     "sharpness",
     "scaled_sharpness",
     "sampling_error",
