@@ -15,8 +15,9 @@ from hessflat.analysis.evidence import Evidence
 from hessflat.analysis.experiment import Claim, Drawing, Experiment, Table, Tuned
 from hessflat.analysis.results import Run, finished, finite_final, grouped
 from hessflat.analysis.tables import table_by_group
+from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import PALETTE, STYLE, append_row, letter, new_columns, new_figure
+from hessflat.report.figures.style import append_row, new_columns, new_figure
 
 # The groups of Wang et al., from the flattest to the sharpest, and the blocks of each.
 GROUPS = {"Emb": ("embedding",), "QK": ("q", "k"), "FFN": ("mlp",), "VO": ("v", "o"), "Norm": ("norm",)}
@@ -99,8 +100,9 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         axes[1].set_ylabel("mean Jensen-Shannon distance")
     letter(axes)
     caption = (
-        "(a) Sharpness of the blocks of the transformer, the mean eigenvalue of their Gauss-Newton matrices; a point is "
-        "a seed, lines are geometric means. (b) Mean distance between the Hessian spectra of blocks, one point a seed. "
+        "(a) Sharpness of the blocks of the transformer, the mean eigenvalue of their Gauss-Newton matrices; a point "
+        "is a seed, lines are geometric means. (b) Mean distance between the Hessian spectra of blocks; a point is a "
+        "seed. "
         f"{figures.context(runs)}"
     )
     return [Drawing("blocks", caption, figure, data)]
@@ -184,5 +186,5 @@ EXPERIMENT = Experiment(
         "all layers (of the convolutional network, one for each layer); Wang et al. train with AdamW, for longer, and "
         "on text."
     ),
-    tuned=(Tuned("small", (0, 1), "learning rates, and how long is trained"),),
+    tuned=(Tuned("small", (0,), "learning rates, and how long is trained,"),),
 )
