@@ -40,6 +40,7 @@ EXECUTED = [
             "curvature",
             "data",
             "frameworks",
+            "language_models",
             "linear_algebra",
             "numerics",
             "pitfalls",

@@ -286,7 +286,7 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
             checksum.update(split["labels"].tobytes())
     shape = "x".join(map(str, train["inputs"].shape[1:]))
     is_real = np.issubdtype(train["labels"].dtype, np.floating)
-    outputs = f"{source.num_classes} {'real targets' if is_real else 'words' if are_tokens(train) else 'classes'}"
+    outputs = f"{source.num_classes} {'real targets' if is_real else 'tokens' if are_tokens(train) else 'classes'}"
     description = (
         f"{source.description}: {len(train['labels'])} training, {len(validation['labels'])} validation and "
         f"{len(test['labels'])} test examples of {shape}, {outputs}, scaling {chosen.scaling}"

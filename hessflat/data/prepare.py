@@ -1,4 +1,4 @@
-"""Any image-classification data set of the TFDS catalogue into the cache, once, before runs.
+"""Any image-classification data set, or text, of the TFDS catalogue into the cache, once, before runs.
 
 In a Python without TensorFlow, TFDS 4.9
 
@@ -38,7 +38,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from hessflat.data import cache
+from hessflat.data import cache, texts
 from hessflat.data.published import PUBLISHED, Columns, Layout, Published, find, unpack, with_digests
 from hessflat.data.sources import SOURCES
 from hessflat.utils.errors import InputError
@@ -86,7 +86,8 @@ def prepare(
     splits = " and ".join(f"{count} {split}" for split, count in facts["splits"].items())
     shape = "x".join(map(str, arrays["train_inputs"].shape[1:]))
     seconds = time.monotonic() - began
-    report(f"{name}: {splits} images of {shape} in {path.with_suffix('.npz')} ({seconds:.1f} s)")
+    kind = "rows" if "train_weights" in arrays else "images"
+    report(f"{name}: {splits} {kind} of {shape} in {path.with_suffix('.npz')} ({seconds:.1f} s)")
     return path
 
 
@@ -196,7 +197,8 @@ def _with_tensorflow(stock: Any, name: str, files: Path | None, folder: Path, sc
         raise missing from None
     except (ValueError, KeyError) as error:
         raise InputError(f"TFDS knows no {name!r}: {_first_line(error)}; see {CATALOGUE}/{stock.name}") from None
-    _image_and_label(builder.info, name)
+    if not _has_text(builder.info):
+        _image_and_label(builder.info, name)
     if importlib.util.find_spec("tensorflow") is None:
         raise missing
     sizes = {path.stat().st_size for path in files.glob("*") if path.is_file()} if files else set()
@@ -204,6 +206,14 @@ def _with_tensorflow(stock: Any, name: str, files: Path | None, folder: Path, sc
         _require_reachable(next(iter(stock.url_infos)), name)
     _run(builder, name, folder, folder / "downloads", files)
     return builder
+
+
+def _has_text(info: Any) -> bool:
+    """Whether examples are texts, which are read one after the other, as of `tiny_shakespeare`."""
+    import tensorflow_datasets as tfds
+
+    features = info.features
+    return isinstance(features, tfds.features.FeaturesDict) and isinstance(features.get("text"), tfds.features.Text)
 
 
 def _image_and_label(info: Any, name: str) -> tuple[str, str]:
@@ -251,10 +261,12 @@ def _read_back(
     import tensorflow_datasets as tfds
 
     info = builder.info
-    image, label = _image_and_label(info, name)
     if "train" not in info.splits:
         raise InputError(f"data set {name!r} has no train split, only {', '.join(info.splits)}; choose another")
     held_out = next((split for split in ("test", "validation") if split in info.splits), None)
+    if _has_text(info):
+        return _text_read_back(builder, name, held_out, progress)
+    image, label = _image_and_label(info, name)
     logging.getLogger("absl").setLevel(logging.ERROR)  # one warning, that OpenCV would be faster
     arrays = {}
     for part, split in (("train", "train"), ("test", held_out)):
@@ -274,6 +286,38 @@ def _read_back(
         "max_value": 255.0,
         "splits": {split: len(arrays[f"{part}_labels"]) for part, split in _parts(arrays, held_out)},
         "order": "as published" if originals else "as stored by TFDS",
+        "features": {key: repr(feature) for key, feature in info.features.items()},
+        "tfds_version": tfds.__version__,
+    }
+    return arrays, facts
+
+
+def _text_read_back(
+    builder: Any, name: str, held_out: str | None, progress: Progress
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Rows of characters, numbered by those of the training split, with the facts that go beside them."""
+    import tensorflow_datasets as tfds
+
+    info, arrays, alphabet = builder.info, {}, ""
+    for part, split in (("train", "train"), ("test", held_out)):
+        if split is None:
+            continue
+        columns = _columns(builder.as_data_source(split=split), ["text"], f"reading {split}", progress)
+        pieces = (text.decode() if isinstance(text, bytes) else str(text) for text in columns["text"])
+        text = "\n".join(pieces)
+        alphabet = alphabet or "".join(sorted(set(text)))
+        rows = texts.rows(text, alphabet)
+        counted = rows["weights"].sum(axis=1) > 0
+        arrays |= {f"{part}_{key}": array[counted] for key, array in rows.items()}
+    facts = {
+        "name": name,
+        "version": str(info.version),
+        "description": f"{name} {info.version} of TFDS, characters",
+        "num_classes": len(alphabet) + 1,
+        "max_value": None,
+        "splits": {split: len(arrays[f"{part}_labels"]) for part, split in _parts(arrays, held_out)},
+        "order": "as stored by TFDS",
+        "alphabet": alphabet,
         "features": {key: repr(feature) for key, feature in info.features.items()},
         "tfds_version": tfds.__version__,
     }

@@ -88,7 +88,7 @@ def test_rows_are_words_and_what_precedes_them():
     data = load("grammar", {"num_examples": 40, "test_examples": 10}, scaling="raw", validation_fraction=0.0)
     again = load("grammar", {"num_examples": 40, "test_examples": 10}, scaling="raw", validation_fraction=0.0)
     assert data.checksum == again.checksum
-    assert "40 training, 0 validation and 10 test examples of 32, 58 words" in data.description
+    assert "40 training, 0 validation and 10 test examples of 32, 58 tokens" in data.description
     for part, rows in ((data.train, 40), (data.test, 10)):
         assert part["inputs"].shape == part["labels"].shape == part["weights"].shape == (rows, 32)
         assert {part["inputs"].dtype, part["labels"].dtype} == {np.dtype(np.int32)}

@@ -6,16 +6,19 @@ import pickle
 import tarfile
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from original_files import known, mnist_files, write
 from PIL import Image
+from rich.progress import Progress
 
 from hessflat.cli.data import main
+from hessflat.data import cache as stored
 from hessflat.data import load, prepared_names
-from hessflat.data.prepare import prepare
+from hessflat.data.prepare import _read_back, prepare
 from hessflat.data.published import PUBLISHED, with_digests
 from hessflat.utils.errors import InputError
 
@@ -191,3 +194,30 @@ def test_command_prepares_what_it_can(tmp_path, capsys):
     assert main(["list"]) == 0
     assert "no data set is prepared in" in capsys.readouterr().out
     assert prepared_names() == []
+
+
+def test_a_text_becomes_rows_of_characters(cache):
+    """Of a builder as TFDS gives one, whose own preparation would need TensorFlow and the network."""
+
+    class Texts(list):
+        def __getitems__(self, rows):
+            return [self[row] for row in rows]
+
+    splits = {"train": Texts([{"text": b"to be, or not to be: " * 20}]), "test": Texts([{"text": b"to see!"}])}
+    info = SimpleNamespace(
+        features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        splits=splits,
+        supervised_keys=None,
+        version="1.0.0",
+    )
+    builder = SimpleNamespace(info=info, as_data_source=lambda split: splits[split])
+    arrays, facts = _read_back(builder, "play", {}, Progress(disable=True))
+    stored.write(arrays, facts)
+    data = load("play", scaling="raw", validation_fraction=0.0)
+    assert data.num_classes == len(set("to be, or not to be: ")) + 1
+    assert data.train["inputs"].shape == (7, 64)
+    assert data.train["weights"].sum() == 420
+    letters = dict(enumerate(facts["alphabet"], 1))
+    counted = data.test["weights"][0] > 0
+    assert "".join(letters[number] for number in data.test["labels"][0][counted]) == "to ee"
+    assert "test examples of 64, 12 tokens" in data.description
