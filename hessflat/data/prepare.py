@@ -212,8 +212,7 @@ def _has_text(info: Any) -> bool:
     """Whether examples are texts, which are read one after the other, as of `tiny_shakespeare`."""
     import tensorflow_datasets as tfds
 
-    features = info.features
-    return isinstance(features, tfds.features.FeaturesDict) and isinstance(features.get("text"), tfds.features.Text)
+    return "text" in info.features.keys() and isinstance(info.features["text"], tfds.features.Text)  # noqa: SIM118
 
 
 def _image_and_label(info: Any, name: str) -> tuple[str, str]:
@@ -298,7 +297,8 @@ def _text_read_back(
     """Rows of characters, numbered by those of the training split, with the facts that go beside them."""
     import tensorflow_datasets as tfds
 
-    info, arrays, alphabet = builder.info, {}, ""
+    info, alphabet = builder.info, ""
+    arrays: dict[str, np.ndarray] = {}
     for part, split in (("train", "train"), ("test", held_out)):
         if split is None:
             continue

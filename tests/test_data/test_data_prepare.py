@@ -220,4 +220,4 @@ def test_a_text_becomes_rows_of_characters(cache):
     letters = dict(enumerate(facts["alphabet"], 1))
     counted = data.test["weights"][0] > 0
     assert "".join(letters[number] for number in data.test["labels"][0][counted]) == "to ee"
-    assert "test examples of 64, 12 tokens" in data.description
+    assert "test examples of 64, 10 tokens" in data.description

@@ -11,12 +11,13 @@ from hessflat.measures.block_spectra import kind
 from hessflat.measures.eval_state import curvature_operator
 
 
+@pytest.mark.slow
 def test_layers_have_the_largest_eigenvalues_and_traces_of_their_dense_blocks():
     model = models.build("mlp", 3, hidden=(4,))
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(20, 5)).astype(np.float32)
     split = {"inputs": inputs, "labels": rng.integers(3, size=20).astype(np.int32)}
-    params, _ = model.init(jax.random.key(0), inputs)
+    params, _ = jax.jit(model.init)(jax.random.key(0), inputs)
     state = eval_state(model, params, {}, {"train": split, "test": split}, operators=("gauss_newton",))
     found = measured(state, "block_spectra", block_steps=24)
     op = curvature_operator(state, "gauss_newton", "eval")
