@@ -83,7 +83,8 @@ from hessflat.curvature.subspaces import (
     subspace_overlap,
     subspace_share,
 )
-from hessflat.curvature.tracking.tracker import Tracker, TrackerState, tracker
+from hessflat.curvature.tracking.measure import TrackerState
+from hessflat.curvature.tracking.tracker import Tracker, tracker
 from hessflat.utils import logs
 
 __all__ = [

@@ -352,3 +352,24 @@ def test_tensorboard_shows_what_was_measured(tmp_path):
         shown |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
         content = content[16 + length :]
     assert shown == {(3, "lambda_max"): 0.5}
+
+
+@pytest.mark.slow
+def test_the_critical_sharpness_of_gradient_descent_is_that_along_the_gradient():
+    curvatures = jnp.array([4.0, 1.0, 0.5])
+
+    def bowl(w, batch):
+        return 0.5 * jnp.sum(curvatures * w**2) + 0 * jnp.mean(batch)
+
+    op = cv.hessian(bowl, jnp.ones(3), jnp.ones(4))
+    tracker, rate = cv.tracker(op, 1, ("lambda_max", "critical_sharpness")), 0.1
+    state, w = tracker.init(jnp.ones(3), KEY), jnp.ones(3)
+    for step in range(4):
+        g = curvatures * w
+        state, metrics = tracker.update(state, w, step, updates=-rate * g, learning_rate=rate)
+        right = float((g * curvatures * g).sum() / (g * g).sum())
+        assert float(metrics["critical_sharpness"]) == pytest.approx(right, rel=1e-3)
+        assert float(metrics["critical_sharpness_lower"]) <= right <= float(metrics["critical_sharpness_upper"])
+        w = w - rate * g
+    with pytest.raises(InputError, match="belong together"):
+        tracker.update(state, w, 4)
