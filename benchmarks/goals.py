@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from benchmarks.contenders import OURS
 from benchmarks.results import is_ranked, median, part, rows_of
 
-AHEAD = ("W1", "W2", "W5", "W6a", "W6b")
+AHEAD = ("W1", "W2", "W5", "W6a", "W6b", "W9")
 CONVOLUTIONS = ("W3", "W4")
 FIRST_CALLS = ("W1", "W2", "W3", "W4")
 WITHIN = 1.1  # of the fastest PyTorch peer
@@ -21,6 +21,7 @@ PRODUCTS = {
 REORTHOGONALISATION_SHARE, REORTHOGONALISATION_OVER_READING = 0.15, 1.5
 EXACT_SECONDS = 8.0
 PRODUCTS_OVER_POWER_ITERATION = 0.5
+BLOCKS_OVER_WHOLE = 1.5
 
 
 class Goal(NamedTuple):
@@ -39,6 +40,7 @@ def judge(results: dict[str, Any]) -> list[Goal]:
         *(_ahead_of_curvlinops(results, workload) for workload in CONVOLUTIONS),
         *(_first_call(results, workload) for workload in FIRST_CALLS),
         *(_product(results, *which, limit) for which, limit in PRODUCTS.items()),
+        _blocks(results),
         _share(results),
         _over_reading(results),
         _exact(results),
@@ -79,6 +81,12 @@ def _product(results: dict[str, Any], workload: str, matrix: str, limit: float) 
     name = matrix.replace("gauss_newton", "Gauss-Newton").replace("hessian", "Hessian")
     claim = f"W{workload[-1]}: {name} product ≤ {limit:g} gradients"
     return _at_most(claim, part(results, workload, matrix) / part(results, workload, "gradient"), limit)
+
+
+def _blocks(results: dict[str, Any]) -> Goal:
+    claim = f"the spectra of all layers' blocks ≤ {BLOCKS_OVER_WHOLE:g} times one of the whole matrix, with equal steps"
+    blocks, whole = (part(results, "block_cost", name) for name in ("blocks", "whole"))
+    return _at_most(claim, blocks / whole, BLOCKS_OVER_WHOLE)
 
 
 def _share(results: dict[str, Any]) -> Goal:

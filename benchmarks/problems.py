@@ -48,6 +48,14 @@ class Problem:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     @property
+    def layers(self) -> dict[str, list[str]]:
+        """The parameters of each layer."""
+        found: dict[str, list[str]] = {}
+        for name in self.shapes:
+            found.setdefault(name.rpartition("_")[0], []).append(name)
+        return found
+
+    @property
     def _traced(self) -> ShapeLayers:
         layers = ShapeLayers()
         NETWORKS[self.network](layers, self.input_shape, **self.options)
@@ -76,6 +84,7 @@ FULL = {
         "resnet", {"widths": (64, 128, 256, 512), "blocks": 2, "num_classes": 10}, (32, 32, 3), 10, 128, 8, 32
     ),
     "small": Problem("mlp", {"sizes": (30, 30, 10)}, (100,), 10, 1_000, 200, 100),
+    "deep": Problem("mlp", {"sizes": (100, 100, 100, 10)}, (784,), 10, 5_000, 200, 100),
     "million": Problem("mlp", {"sizes": (1258, 10)}, (784,), 10, 10_000, 30, 100),
     "wide": Problem(
         "wide_resnet", {"widths": (160, 320, 640), "blocks": 4, "num_classes": 10}, (32, 32, 3), 10, 128, 8, 32
@@ -86,6 +95,7 @@ SMOKE = {
     "conv": Problem("vgg", {"channels": (4, 8), "hidden": 8, "num_classes": 4}, (8, 8, 3), 4, 24, 20, 8),
     "residual": Problem("resnet", {"widths": (4, 8), "blocks": 1, "num_classes": 4}, (8, 8, 3), 4, 16, 10, 8),
     "small": Problem("mlp", {"sizes": (5, 5, 3)}, (10,), 3, 40, 50, 20),
+    "deep": Problem("mlp", {"sizes": (8, 8, 4)}, (20,), 4, 60, 50, 20),
     "million": Problem("mlp", {"sizes": (16, 4)}, (20,), 4, 60, 10, 20),
     "wide": Problem("wide_resnet", {"widths": (8, 16), "blocks": 1, "num_classes": 4}, (8, 8, 3), 4, 16, 10, 8),
 }

@@ -30,7 +30,7 @@ from benchmarks.results import RESULTS, write
 from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, timetable_steps
 from hessflat.utils.errors import require_known
 
-_COMPARED = ("lanczos", "exact", "largest")
+_COMPARED = ("lanczos", "exact", "largest", "blocks")
 
 
 class Options(NamedTuple):

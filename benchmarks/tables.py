@@ -9,7 +9,7 @@ from benchmarks.results import is_ranked, median, part, rows_of
 from benchmarks.workloads import WORKLOADS
 
 Table = list[list[str]]  # the heading first
-_COMPARED = ("lanczos", "exact", "largest")
+_COMPARED = ("lanczos", "exact", "largest", "blocks")
 
 
 def text(results: dict[str, Any]) -> str:
@@ -27,7 +27,11 @@ def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str
         if workload.task in _COMPARED and rows_of(results, workload.id):
             title = f"{mark}{workload.id}. {workload.title}"
             sections.append(f"{title}\n\n{render(contenders(results, workload.id))}{_remarks(results, workload.id)}")
-    for title, table in (("Products", products(results)), ("Re-orthogonalisation", basis(results))):
+    for title, table in (
+        ("Products", products(results)),
+        ("Blocks", blocks(results)),
+        ("Re-orthogonalisation", basis(results)),
+    ):
         if len(table) > 1:
             sections.append(f"{mark}{title}\n\n{render(table)}")
     for title, table in (
@@ -88,6 +92,19 @@ def products(results: dict[str, Any]) -> Table:
         ratios = [_number(hessian / gradient), _number(gauss_newton / gradient)]
         times = [f"{_number(1e3 * seconds)} ms" for seconds in (gradient, hessian, gauss_newton)]
         table.append([workload.title.partition(", ")[2], times[0], times[1], ratios[0], times[2], ratios[1]])
+    return table
+
+
+def blocks(results: dict[str, Any]) -> Table:
+    """Each sample is of both, one after the other; in the first row all take the same steps."""
+    whole = part(results, "block_cost", "whole")
+    if math.isnan(whole):
+        return [[]]
+    steps = rows_of(results, "block_cost")[0]["steps"]
+    table = [["", "seconds", "to the whole matrix"], [f"the whole matrix, {steps} steps", _number(whole), ""]]
+    for name, title in (("blocks", "all blocks, as many steps each"), ("settled", "all blocks, until each is settled")):
+        seconds = part(results, "block_cost", name)
+        table.append([title, _number(seconds), f"{seconds / whole:.2f}"])
     return table
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from benchmarks.problems import SCALES, Problem
 
-Task = Literal["lanczos", "exact", "largest", "products", "basis", "device"]
+Task = Literal["lanczos", "exact", "largest", "blocks", "products", "basis", "block_cost", "device"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,23 @@ _ALL = [
     Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact"),
     Workload("W6a", "λ_max of W1 to a relative 1e-3", "dense", "largest", cost=0.3),
     Workload("W6b", "λ_max of W3 to a relative 1e-3", "conv", "largest", most_repeats=3, cost=4),
+    Workload(
+        "W9",
+        "Every layer's block of the Hessian of an MLP 784-100-100-100-10, 5,000 examples, 50 Lanczos steps each",
+        "deep",
+        "blocks",
+        steps=50,
+    ),
     Workload("products1", "Products over gradients, the network of W1", "dense", "products", cost=0.3),
     Workload("products3", "Products over gradients, the network of W3", "conv", "products", cost=0.2),
     Workload("products4", "Products over gradients, the network of W4", "residual", "products", most_repeats=5, cost=1),
+    Workload(
+        "block_cost",
+        "Every layer's block beside the whole matrix, 100 Lanczos steps at most, the network of W9",
+        "deep",
+        "block_cost",
+        steps=100,
+    ),
     Workload(
         "basis",
         "Re-orthogonalisation: 100 Lanczos steps, MLP of a million parameters, 10,000 examples",

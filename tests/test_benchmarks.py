@@ -87,6 +87,7 @@ def test_networks_have_the_sizes_they_are_quoted_with():
         "conv": 486_090,
         "residual": 11_173_962,
         "small": 4_270,
+        "deep": 99_710,
         "million": 1_000_120,
         "wide": 36_479_194,
     }
@@ -97,10 +98,18 @@ def test_workloads_are_chosen_by_how_they_begin():
     assert all(any(entry.takes(workload) for entry in ENTRIES) for workload in WORKLOADS.values())
 
 
-@pytest.mark.parametrize("argument", ["--only=W9", "--peers=nobody", "--repeats=0", "--scale=huge", "--config.a=1"])
+@pytest.mark.parametrize("argument", ["--only=W99", "--peers=nobody", "--repeats=0", "--scale=huge", "--config.a=1"])
 def test_wrong_arguments_are_refused_in_one_line(argument):
     with pytest.raises(InputError):
         run.parse([argument])
+
+
+def test_blocks_are_judged_beside_the_whole_matrix():
+    parts = {"whole": [2.0, 4.0], "blocks": [3.0, 6.0], "settled": [1.5]}
+    row = {"workload": "block_cost", "contender": f"{OURS} blocks", "steps": 100, "parts": parts}
+    assert tables.blocks({"rows": [row]})[-1] == ["all blocks, until each is settled", "1.5", "0.50"]
+    (goal,) = (goal for goal in goals.judge({"rows": [row]}) if "blocks" in goal.claim)
+    assert (goal.met, goal.found) == (True, "1.5")
 
 
 @pytest.mark.slow

@@ -32,7 +32,21 @@ class JaxByHand(JaxSetting):
             return jax.hessian(lambda p: self.loss(unravel(p), batch, statistics))(flat)
 
         self._product, self._dense = jax.jit(product), jax.jit(dense)
+        self._of_layer = {layer: self._block_product(names) for layer, names in self.problem.layers.items()}
         self.num_products = 0
+
+    def _block_product(self, names):
+        """The product with the block of one layer, whose parameters alone are differentiated."""
+        _, unravel = ravel_pytree({name: self.params[name] for name in names})
+
+        def product(params, batch, vector):
+            def loss(own, batch, _):
+                return self.loss(params | own, batch, None)
+
+            own = {name: params[name] for name in names}
+            return ravel_pytree(hessian_product(loss, own, batch, None, unravel(vector)))[0]
+
+        return jax.jit(product)
 
     @staticmethod
     def reduced(problem: Problem, workload: Workload) -> tuple[int, int] | None:
@@ -54,9 +68,22 @@ class JaxByHand(JaxSetting):
             return Result(np.linalg.eigvalsh(np.asarray(matrix)).tolist(), self.problem.size)
         if self.workload.task == "largest":
             return Result([self.largest()], self.num_products)
+        if self.workload.task == "blocks":
+            return Result([self.block(layer) for layer in self.problem.layers], self.num_products)
         basis = np.zeros((self.steps, self.problem.size), np.float32)
         values = reference.ritz_values(*reference.lanczos(self.product, basis, self.start()))
         return Result([float(values[-1])], self.num_products)
+
+    def block(self, layer: str) -> float:
+        """The largest Ritz value of a layer's block."""
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            self.num_products += 1
+            return np.asarray(self._of_layer[layer](self.params, self.batch, jnp.asarray(vector, jnp.float32)))
+
+        size = sum(self.params[name].size for name in self.problem.layers[layer])
+        basis = np.zeros((min(self.steps, size), size), np.float32)
+        return float(reference.ritz_values(*reference.lanczos(product, basis, self.start()[:size]))[-1])
 
     def largest(self) -> float:
         shape = (self.problem.size, self.problem.size)

@@ -35,8 +35,14 @@ class Ours(JaxSetting):
         if self.workload.task == "largest":
             pairs = cv.eigenpairs(op, self.key, k=1, rtol=RTOL)
             return Result([float(pairs.values[0])], pairs.num_products)
+        if self.workload.task == "blocks":
+            found = self.block_spectra(op, tolerance=0)
+            return Result([top.value for top in found.sharpness.values()], found.num_products)
         spectrum = cv.spectrum(op, self.key, num_steps=self.steps)
         return Result([spectrum.largest.value], spectrum.num_products)
+
+    def block_spectra(self, op: cv.Operator, **options: Any) -> cv.BlockSpectra:
+        return cv.block_spectra(op, self.key, self.problem.layers, num_steps=self.steps, num_probes=1, **options)
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         op = self.operator(self.workload.matrix)

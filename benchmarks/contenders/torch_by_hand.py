@@ -28,11 +28,26 @@ class TorchByHand(TorchSetting):
     def run(self) -> Result:
         if self.workload.task == "exact":
             return Result(self.exact().tolist(), self.problem.size)
+        if self.workload.task == "blocks":
+            return self.blocks()
         search = self.workload.task == "largest"
         steps = min(_MOST_STEPS, self.problem.size) if search else self.steps
         basis = torch.empty((steps, self.problem.size), device=self.device)
         tridiagonal = reference.lanczos(self.matvec(), basis, self.random_vector(), RTOL if search else None)
         return Result([float(reference.ritz_values(*tridiagonal)[-1])], len(tridiagonal[0]))
+
+    def blocks(self) -> Result:
+        """Layer by layer, with products that differentiate its parameters alone."""
+        whole, values, count = self.params, [], 0
+        for names in self.problem.layers.values():
+            self.params = [self.network.get_parameter(name) for name in names]
+            size = sum(p.numel() for p in self.params)
+            basis = torch.empty((min(self.steps, size), size), device=self.device)
+            tridiagonal = reference.lanczos(self.matvec(), basis, self.random_vector()[:size])
+            values.append(float(reference.ritz_values(*tridiagonal)[-1]))
+            count += len(tridiagonal[0])
+        self.params = whole
+        return Result(values, count)
 
     def exact(self) -> np.ndarray:
         gradient = flatten(torch.autograd.grad(self.loss(), self.params, create_graph=True))
