@@ -40,8 +40,8 @@ FLOORS = {
     "curvature": (
         {"leaves", "records"},
         {"numerics", "trees"},
-        {"layout"},
         {"vectors"},
+        {"host"},
         {"operators"},
         {"jacobian", "exact", "landscape", "directions", "quotients", "preconditioners", "edges"},
         {"stochtrace"},

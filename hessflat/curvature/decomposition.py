@@ -17,7 +17,6 @@ from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, step_callback
 from hessflat.curvature.krylov.quadrature import Spectrum, quadrature
 from hessflat.curvature.krylov.recurrence import State, initial_state, lanczos_step
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.matrices import (
@@ -30,7 +29,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.records import plus_minus, record
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Moments, moments_from_samples, quadratic
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 

@@ -16,7 +16,6 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
-from hessflat.curvature.layout import mesh_of
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
@@ -151,7 +150,7 @@ def _pieces(x: Array, size: int) -> tuple[NamedSharding | None, list[Array], np.
     Of examples that are spread over devices a piece has as many of each device, so that none moves. Those that are
     whole on every device the exact method shares out piece by piece.
     """
-    number, mesh = len(x), mesh_of("inputs", [x])
+    number, mesh = len(x), hardware.mesh_of("inputs", [x])
     if mesh is None:
         return None, [x[i : i + size] for i in range(0, number, size)], np.arange(number)
     sharding: Any = x.sharding

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
@@ -140,15 +140,15 @@ def minibatch_products(
     else:
         v = _as_tree(op, vector)
     full = op(v)
-    size = vectors.inner_on_host(full, full)
+    size = host.inner(full, full)
     if not (np.isfinite(size) and size > 0):
         raise InputError("the product of the operator with vector must be finite and not zero; take another vector")
-    square = vectors.inner_on_host(v, v)
+    square = host.inner(v, v)
     samples, rayleigh = [], []
     for part in drawn(op, batch_key, batch_size, num_batches):
         product = part(v)
-        samples.append(vectors.squared_distance_on_host(product, full) / size)
-        rayleigh.append(vectors.inner_on_host(v, product) / square)
+        samples.append(host.squared_distance(product, full) / size)
+        rayleigh.append(host.inner(v, product) / square)
     cost = estimates.cost_since(began, 1 + num_batches, op)
     variance = estimates.mean(np.array(samples), cost)
     return MinibatchProducts(
@@ -156,7 +156,7 @@ def minibatch_products(
         variance.standard_error,
         np.array(samples),
         np.array(rayleigh),
-        vectors.inner_on_host(v, full) / square,
+        host.inner(v, full) / square,
         *cost,
     )
 
@@ -188,7 +188,7 @@ def minibatch_sharpness(
     for part in drawn(op, batch_key, batch_size, num_batches):
         top_pair = eigenpairs(part, start_key, 1, "largest", rtol, max_steps, start=top, show_progress=False)
         pairs.append((float(top_pair.values[0]), float(top_pair.residuals[0]), top_pair.num_products))
-        rayleigh.append(vectors.inner_on_host(top, part(top)))
+        rayleigh.append(host.inner(top, part(top)))
     values, residuals, counts = (np.array(column) for column in zip(*pairs, strict=True))
     cost = estimates.cost_since(began, full.num_products + int(counts.sum()) + num_batches, op)
     mean, bias = (estimates.mean(samples, cost) for samples in (values, values - np.array(rayleigh)))

@@ -1,4 +1,4 @@
-"""Vectors of a measurement: how a tree like the parameters becomes one, what is computed with them, and their probes.
+"""Vectors of a measurement: where they lie, how a tree like the parameters becomes one, what is computed with them.
 
 On one device a vector is one array [P], the leaves of the tree one after the other. On the devices of a mesh it is one
 array too, of which each device holds a part [n]: the numbers that are its own, those of its shards of the leaves. Every
@@ -7,30 +7,149 @@ of vectors, and a basis of them, move nothing between devices but the few number
 tree is the product alone: there a leaf goes where that leaf of the parameters lies, leaf by leaf.
 
 An array on one device has fewer than 2³¹ numbers, which XLA's indices can count. A longer vector is a tuple of arrays.
+
+The module is long because a vector is one idea: its layout, its trees and its arithmetic are read together.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics
-from hessflat.curvature.layout import Layout, Leaf, other_axes
 from hessflat.curvature.numerics import Probe
-from hessflat.utils import compat, hardware, processes
+from hessflat.utils import hardware
 
 # One array, or several where one would be too long.
 Vector = Any
 
+# The most numbers that an array of a vector has on one device.
+_LONGEST = 2**30
+
 # Numbers that are drawn at once.
 _DRAWN = 2**22
+
+
+class Leaf(NamedTuple):
+    """A leaf of the tree, and its numbers in a vector."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    place: PartitionSpec  # of the leaf of the parameters
+    part: PartitionSpec | None  # by which devices share its numbers; None where they are cut into equal runs, flat
+    length: int  # how many of its numbers a device holds
+
+    @property
+    def entry(self) -> PartitionSpec:
+        """The partition in which the leaf is made a part of vectors, and comes from them."""
+        return PartitionSpec() if self.part is None else self.part
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the numbers of a vector lie. It is static: compiled programs are known by it."""
+
+    structure: Any
+    leaves: tuple[Leaf, ...]
+    arrays: tuple[tuple[int, ...], ...]  # the leaves that each array of a vector holds, by their numbers
+    dtype: Any  # of vectors
+    mesh: Mesh | None  # None on one device
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return sum(math.prod(leaf.shape) for leaf in self.leaves)
+
+    @property
+    def axes(self) -> tuple[str, ...] | None:
+        """The axes of the mesh, over all of which vectors are spread; None on one device."""
+        return None if self.mesh is None else tuple(self.mesh.axis_names)
+
+    @property
+    def num_devices(self) -> int:
+        """The number of devices."""
+        return 1 if self.mesh is None else int(self.mesh.size)
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether several processes have devices of the mesh."""
+        return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many numbers of each array of a vector a device holds."""
+        return [sum(self.leaves[number].length for number in group) for group in self.arrays]
+
+    @property
+    def like(self) -> Any:
+        """Shapes and types of vectors as trees."""
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self.leaves]
+        return jax.tree.unflatten(self.structure, shapes)
+
+
+def layout_for(params: Any, data: Any = ()) -> Layout:
+    """The layout of vectors for `params`, measured over the arrays of `data`.
+
+    The mesh is that of the parameters where any of them is spread or repeated over devices, else that of the data. A
+    leaf that is spread over some axes of it is shared over the others too, along axes of the leaf that divide. A leaf
+    that is whole on every device is cut into one run a device.
+
+    Raises:
+        InputError: parameters, or parameters and data, on different meshes.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    mesh = hardware.mesh_of("params and data", (leaves, data))
+    dtype = jnp.promote_types(numerics.common_dtype(params), jnp.float32)
+    parts = tuple(_leaf(leaf, mesh) for leaf in leaves)
+    groups: list[tuple[int, ...]] = [()]
+    for number, part in enumerate(parts):
+        if groups[-1] and sum(parts[i].length for i in groups[-1]) + part.length > _LONGEST:
+            groups.append(())
+        groups[-1] = (*groups[-1], number)
+    return Layout(structure, parts, tuple(groups), jnp.dtype(dtype), mesh)
+
+
+def _leaf(leaf: Any, mesh: Mesh | None) -> Leaf:
+    wide, size = jnp.promote_types(leaf.dtype, jnp.float32), math.prod(leaf.shape)
+    sharding = getattr(leaf, "sharding", None)
+    if mesh is None or not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
+        return Leaf(leaf.shape, wide, PartitionSpec(), None, size if mesh is None else math.ceil(size / mesh.size))
+    place = PartitionSpec(*sharding.spec, *[None] * (len(leaf.shape) - len(sharding.spec)))
+    part = _shared(leaf.shape, place, mesh)
+    return Leaf(leaf.shape, wide, place, part, size // math.prod(int(mesh.shape[axis]) for axis in _axes(part)))
+
+
+def _shared(shape: tuple[int, ...], place: PartitionSpec, mesh: Mesh) -> PartitionSpec:
+    """`place`, and over the axes of the mesh that it does not have as well, as far as the shape divides."""
+    parts = [_tuple(one) for one in place]
+    for axis in _other_axes(tuple(mesh.axis_names), place):
+        for i, (length, axes) in enumerate(zip(shape, parts, strict=True)):
+            if length % (mesh.shape[axis] * math.prod(mesh.shape[name] for name in axes)) == 0:
+                parts[i] = (*axes, axis)
+                break
+    return PartitionSpec(*(axes or None for axes in parts))
+
+
+def _tuple(axes: Any) -> tuple[str, ...]:
+    if axes is None:
+        return ()
+    return axes if isinstance(axes, tuple) else (axes,)
+
+
+def _axes(spec: PartitionSpec) -> tuple[str, ...]:
+    return tuple(axis for one in spec for axis in _tuple(one))
+
+
+def _other_axes(axes: tuple[str, ...], spec: PartitionSpec) -> tuple[str, ...]:
+    """The axes of the mesh that a partition does not have."""
+    return tuple(axis for axis in axes if axis not in _axes(spec))
 
 
 # Within a compiled function both are part of it; by themselves each is one program.
@@ -39,19 +158,21 @@ def from_tree(layout: Layout, tree: Any) -> Vector:
     """The vector of a tree like the parameters."""
     leaves = [jnp.asarray(x, layout.dtype) for x in jax.tree.leaves(tree)]
     if layout.mesh is None:
-        return _one_or_all([numerics.ravel([leaves[i] for i in group]) for group in layout.arrays])
-    specs = [leaf.entry for leaf in layout.leaves]
-    return over_devices(layout, partial(_from_shards, layout), (specs,), _each_array(layout, layout.spec))(leaves)
+        return one_or_all([numerics.ravel([leaves[i] for i in group]) for group in layout.arrays])
+    entries = [leaf.entry for leaf in layout.leaves]
+    spread = one_or_all([PartitionSpec(layout.axes) for _ in layout.arrays])
+    return over_devices(layout, partial(_from_shards, layout), (entries,), spread)(leaves)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def to_tree(layout: Layout, vector: Vector) -> Any:
     """The tree of a vector, each leaf where that leaf of the parameters lies."""
     if layout.mesh is None:
-        parts = [part for array, group in _grouped(layout, vector) for part in _cut(layout, array, group)]
-        return jax.tree.unflatten(layout.structure, parts)
-    specs = [leaf.entry for leaf in layout.leaves]
-    shards = over_devices(layout, partial(_to_shards, layout), (_each_array(layout, layout.spec),), specs)(vector)
+        like = jax.tree.leaves(layout.like)
+        parts = [numerics.unravel([like[i] for i in group], array) for array, group in _grouped(layout, vector)]
+        return jax.tree.unflatten(layout.structure, [leaf for part in parts for leaf in part])
+    entries = [leaf.entry for leaf in layout.leaves]
+    shards = over_devices(layout, partial(_to_shards, layout), (specs(layout, vector),), entries)(vector)
     placed = [
         jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, leaf.place)).astype(leaf.dtype)
         for x, leaf in zip(shards, layout.leaves, strict=True)
@@ -80,22 +201,15 @@ def placed(layout: Layout, tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, jax.tree.unflatten(layout.structure, where))
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def zeros(layout: Layout, rows: int | None = None, dtype: Any = None) -> Vector:
     """A zero vector, or the arrays [rows, n] of several."""
-    return _zeros(layout, rows, jnp.dtype(layout.dtype if dtype is None else dtype))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(layout: Layout, rows: int | None, dtype: Any) -> Vector:
-    arrays = []
-    for each in layout.array_lengths:
-        length = layout.num_devices * each
-        array = jnp.zeros((length,) if rows is None else (rows, length), dtype)
-        if layout.mesh is not None:
-            spec = layout.spec if rows is None else layout.rows_spec
-            array = jax.lax.with_sharding_constraint(array, NamedSharding(layout.mesh, spec))
-        arrays.append(array)
-    return _one_or_all(arrays)
+    first = () if rows is None else (rows,)
+    arrays = [jnp.zeros((*first, layout.num_devices * length), dtype or layout.dtype) for length in layout.lengths]
+    if layout.mesh is not None:
+        place = [NamedSharding(layout.mesh, spec) for spec in specs(layout, arrays)]
+        arrays = jax.lax.with_sharding_constraint(arrays, place)
+    return one_or_all(arrays)
 
 
 def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
@@ -108,20 +222,20 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
     numbers = numerics.probe_numbers(key, layout.size, layout.dtype, probe, number)
     offsets = np.cumsum([0, *(math.prod(leaf.shape) for leaf in layout.leaves)])
 
-    def of_device(position: int, group: list[int]) -> np.ndarray:
+    def of_device(position: int, group: tuple[int, ...]) -> np.ndarray:
         return np.concatenate([_drawn(layout, layout.leaves[i], int(offsets[i]), position, numbers) for i in group])
 
     if layout.mesh is None:
-        return _one_or_all([numerics.on_device(of_device(0, group)) for group in layout.arrays])
-    arrays, sharding = [], NamedSharding(layout.mesh, layout.spec)
-    for group, length in zip(layout.arrays, layout.array_lengths, strict=True):
+        return one_or_all([numerics.on_device(of_device(0, group)) for group in layout.arrays])
+    arrays, sharding = [], NamedSharding(layout.mesh, PartitionSpec(layout.axes))
+    for group, length in zip(layout.arrays, layout.lengths, strict=True):
         part = partial(_part_at, of_device, group, length)
         arrays.append(jax.make_array_from_callback((layout.num_devices * length,), sharding, part))
-    return _one_or_all(arrays)
+    return one_or_all(arrays)
 
 
 def _part_at(
-    of_device: Callable[[int, list[int]], np.ndarray], group: list[int], length: int, index: Any
+    of_device: Callable[[int, tuple[int, ...]], np.ndarray], group: tuple[int, ...], length: int, index: Any
 ) -> np.ndarray:
     """What `of_device` gives for the device that holds `index` of an array with `length` numbers a device."""
     return of_device((index[0].start or 0) // length, group)
@@ -143,8 +257,8 @@ def dots(layout: Layout, rows: Vector, vector: Vector) -> Array:
         pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
         return _summed([numerics.accurate_dot(q, x) for q, x in pairs], layout.axes)
 
-    by_row = jax.tree.map(lambda _: layout.rows_spec, rows)
-    result: Array = over_devices(layout, local, (by_row, specs(layout, vector)), PartitionSpec())(rows, vector)
+    over = over_devices(layout, local, (specs(layout, rows), specs(layout, vector)), PartitionSpec())
+    result: Array = over(rows, vector)
     return result
 
 
@@ -180,96 +294,11 @@ def size_of_largest(x: Vector, axes: tuple[str, ...] | None = None) -> Array:
     return total if axes is None else jax.lax.pmax(total, axes)
 
 
-def specs(layout: Layout, vector: Vector) -> Any:
-    """The partition of each array of a vector over devices."""
-    return jax.tree.map(lambda _: layout.spec, vector)
-
-
-def to_flat(layout: Layout, vector: Vector) -> np.ndarray:
-    """The numbers [P] of a vector on the host, in the order of the tree, in the vector's own type."""
-    kept = dataclasses.replace(layout, leaves=_all_of(layout, jax.tree.leaves(vector)[0].dtype))
-    return flat_on_host(to_tree(kept, vector))
-
-
-def from_flat(layout: Layout, numbers: np.ndarray) -> Vector:
-    """The inverse of `to_flat`."""
+def specs(layout: Layout, arrays: Any) -> Any:
+    """The partition of each array [..., n] of vectors, and of rows of them, over devices."""
     if layout.mesh is None:
-        return from_host(layout, numbers)
-    kept = dataclasses.replace(layout, leaves=_all_of(layout, numbers.dtype), dtype=numbers.dtype)
-    leaves = jax.tree.leaves(numerics.unravel_on_host(kept.like, numbers))
-    placed = [
-        jax.make_array_from_callback(leaf.shape, NamedSharding(layout.mesh, leaf.entry), x.__getitem__)
-        for leaf, x in zip(kept.leaves, leaves, strict=True)
-    ]
-    return from_tree(kept, jax.tree.unflatten(layout.structure, placed))
-
-
-def flat_on_host(tree: Any) -> np.ndarray:
-    """The leaves of a tree like the parameters one after the other, on the host of every process: [P]."""
-    return np.concatenate([np.ravel(hardware.on_host(leaf)) for leaf in jax.tree.leaves(tree)])
-
-
-def _all_of(layout: Layout, dtype: Any) -> tuple[Leaf, ...]:
-    return tuple(leaf._replace(dtype=jnp.dtype(dtype)) for leaf in layout.leaves)
-
-
-def to_host(vector: Vector) -> np.ndarray:
-    """A copy [n] of what the devices of this process hold of a vector."""
-    arrays = jax.tree.leaves(vector)
-    parts = [np.asarray(shard.data) for array in arrays for shard in _own_shards(array)]
-    return np.array(parts[0]) if len(parts) == 1 else np.concatenate(parts)
-
-
-def from_host(layout: Layout, numbers: np.ndarray) -> Vector:
-    """The inverse of `to_host`."""
-    if layout.mesh is None:
-        cuts = np.cumsum(layout.array_lengths)[:-1]
-        return _one_or_all([jnp.asarray(part) for part in np.split(numbers, cuts)])
-    arrays, start = [], 0
-    sharding = NamedSharding(layout.mesh, layout.spec)
-    for length in layout.array_lengths:
-        shape, shards = (layout.num_devices * length,), []
-        for device in _by_position(sharding.addressable_devices_indices_map(shape)):
-            shards.append(jax.device_put(numbers[start : start + length], device))
-            start += length
-        arrays.append(jax.make_array_from_single_device_arrays(shape, sharding, shards))
-    return _one_or_all(arrays)
-
-
-def inner_on_host(a: Any, b: Any) -> float:
-    """The inner product of two trees that lie alike, in float64."""
-    return _sum_on_host(lambda x, y: float(np.vdot(x, y)), a, b)
-
-
-def squared_distance_on_host(a: Any, b: Any) -> float:
-    """‖a − b‖² of two trees that lie alike, in float64."""
-    return _sum_on_host(lambda x, y: float(np.sum((x - y) ** 2)), a, b)
-
-
-def _sum_on_host(function: Callable[[np.ndarray, np.ndarray], float], a: Any, b: Any) -> float:
-    """The sum of `function` over the shards of two trees: every process adds what its devices hold."""
-    total = 0.0
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        for one, other in zip(x.addressable_shards, y.addressable_shards, strict=True):
-            if one.replica_id == 0:
-                total += function(*(np.asarray(shard.data, np.float64) for shard in (one, other)))
-    return float(sum_over_processes(np.array(total), processes.spans(a)))
-
-
-def sum_over_processes(numbers: np.ndarray, together: bool) -> np.ndarray:
-    """The sum of what every process has; these numbers where they are not `together`, as of `processes.spans`."""
-    if not together:
-        return numbers
-    result: np.ndarray = compat.from_all_processes(numbers).sum(axis=0)
-    return result
-
-
-def _own_shards(array: Array) -> list[Any]:
-    return sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-
-
-def _by_position(indices: Any) -> list[Any]:
-    return sorted(indices, key=lambda device: indices[device][0].start or 0)
+        return jax.tree.map(lambda _: PartitionSpec(), arrays)
+    return jax.tree.map(lambda x: PartitionSpec(*[None] * (x.ndim - 1), layout.axes), arrays)
 
 
 def over_devices(layout: Layout, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -292,16 +321,16 @@ def _from_shards(layout: Layout, shards: list[Array]) -> Vector:
     axes = layout.axes
     assert axes is not None
     parts = []
-    for leaf, shard, length in zip(layout.leaves, shards, layout.lengths, strict=True):
+    for leaf, shard in zip(layout.leaves, shards, strict=True):
         flat = shard.reshape(-1)
         if leaf.part is None:
-            flat = jnp.pad(flat, (0, length * layout.num_devices - len(flat)))
-            flat = jax.lax.dynamic_slice_in_dim(flat, jax.lax.axis_index(axes) * length, length)
-        elif repeated := other_axes(axes, leaf.part):
+            flat = jnp.pad(flat, (0, leaf.length * layout.num_devices - len(flat)))
+            flat = jax.lax.dynamic_slice_in_dim(flat, jax.lax.axis_index(axes) * leaf.length, leaf.length)
+        elif repeated := _other_axes(axes, leaf.part):
             # One device of those that have the same numbers holds them.
             flat = jnp.where(jax.lax.axis_index(repeated) == 0, flat, 0)
         parts.append(flat)
-    return _one_or_all([numerics.ravel([parts[i] for i in group]) for group in layout.arrays])
+    return one_or_all([numerics.ravel([parts[i] for i in group]) for group in layout.arrays])
 
 
 def _to_shards(layout: Layout, vector: Vector) -> list[Array]:
@@ -309,17 +338,17 @@ def _to_shards(layout: Layout, vector: Vector) -> list[Array]:
     axes = layout.axes
     assert axes is not None
     assert layout.mesh is not None
-    shards, lengths = [], layout.lengths
+    shards = []
     for array, group in _grouped(layout, vector):
         start = 0
         for number in group:
-            leaf, length = layout.leaves[number], lengths[number]
-            part = jax.lax.slice_in_dim(array, start, start + length)
-            start += length
+            leaf = layout.leaves[number]
+            part = jax.lax.slice_in_dim(array, start, start + leaf.length)
+            start += leaf.length
             if leaf.part is None:
                 part = jax.lax.all_gather(part, axes, tiled=True)[: math.prod(leaf.shape)].reshape(leaf.shape)
             else:
-                if repeated := other_axes(axes, leaf.part):
+                if repeated := _other_axes(axes, leaf.part):
                     part = jax.lax.psum(part, repeated)
                 part = part.reshape(NamedSharding(layout.mesh, leaf.part).shard_shape(leaf.shape))
             shards.append(part)
@@ -330,16 +359,15 @@ def _drawn(layout: Layout, leaf: Leaf, offset: int, position: int, numbers: Call
     """What the device at `position` holds of a leaf, whose first number in the tree is `offset`."""
     size = math.prod(leaf.shape)
     if layout.mesh is None or leaf.part is None:
-        length = layout.length_of(leaf)
-        start, stop = min(position * length, size), min((position + 1) * length, size)
+        start, stop = (min(at * leaf.length, size) for at in (position, position + 1))
         drawn = [numbers(offset + a, offset + b) for a, b in _runs(start, stop, _DRAWN)]
-        return np.concatenate([*drawn, np.zeros(length - (stop - start), layout.dtype)])
+        return np.concatenate([*drawn, np.zeros(leaf.length - (stop - start), layout.dtype)])
     axes = layout.axes
     assert axes is not None
     place = np.unravel_index(position, layout.mesh.devices.shape)
     where = dict(zip(axes, place, strict=True))
-    if any(where[axis] for axis in other_axes(axes, leaf.part)):
-        return np.zeros(layout.length_of(leaf), layout.dtype)
+    if any(where[axis] for axis in _other_axes(axes, leaf.part)):
+        return np.zeros(leaf.length, layout.dtype)
     device = layout.mesh.devices[place]
     index = NamedSharding(layout.mesh, leaf.part).devices_indices_map(leaf.shape)[device]
     first, *rest = (slice(*one.indices(length)) for one, length in zip(index, leaf.shape, strict=True))
@@ -356,22 +384,11 @@ def _runs(start: int, stop: int, length: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + length, stop)
 
 
-def _cut(layout: Layout, array: Array, group: list[int]) -> list[Array]:
-    leaves = [layout.leaves[i] for i in group]
-    like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    result: list[Array] = numerics.unravel(like, array)
-    return result
-
-
-def _grouped(layout: Layout, vector: Vector) -> list[tuple[Array, list[int]]]:
+def _grouped(layout: Layout, vector: Vector) -> list[tuple[Array, tuple[int, ...]]]:
     """The arrays of a vector with the leaves that each holds."""
     return list(zip(vector if isinstance(vector, tuple) else (vector,), layout.arrays, strict=True))
 
 
-def _one_or_all(arrays: list[Any]) -> Vector:
+def one_or_all(arrays: list[Any]) -> Vector:
+    """The vector of its arrays."""
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
-
-
-def _each_array(layout: Layout, spec: PartitionSpec) -> Any:
-    """`spec` for each array of a vector."""
-    return _one_or_all([spec for _ in layout.arrays])

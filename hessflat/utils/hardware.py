@@ -135,6 +135,36 @@ def placed(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(place, tree)
 
 
+def mesh_of(what: str, tree: Any) -> Mesh | None:
+    """The mesh of several devices that the arrays or shapes of `tree` lie on; None where there is none.
+
+    Raises:
+        InputError: several.
+    """
+    meshes = {one.mesh for one in _shardings(tree) if isinstance(one, NamedSharding) and one.mesh.size > 1}
+    if len(meshes) > 1:
+        shown = ("x".join(f"{name}={size}" for name, size in mesh.shape.items()) for mesh in meshes)
+        raise InputError(f"{what} must be on one mesh of devices, got {', '.join(sorted(shown))}; put all on one")
+    return meshes.pop() if meshes else None  # type: ignore[return-value]
+
+
+def is_partitioned(tree: Any) -> bool:
+    """Whether any array of `tree` is spread over devices, so that none of them has it whole."""
+    return any(sharding is not None and not sharding.is_fully_replicated for sharding in _shardings(tree))
+
+
+def on_mesh(array: Any, mesh: Mesh) -> Any:
+    """An array, or the shape of one, on the devices of `mesh`: as it lies, or whole on each if it is elsewhere."""
+    if isinstance(array.sharding, NamedSharding) and array.sharding.mesh == mesh:
+        return array
+    whole = everywhere(mesh)
+    return array.update(sharding=whole) if isinstance(array, jax.ShapeDtypeStruct) else placed(array, whole)
+
+
+def _shardings(tree: Any) -> list[Any]:
+    return [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree) if not compat.is_traced(leaf)]
+
+
 def on_host(array: Any, dtype: Any = None) -> np.ndarray:
     """The whole of `array`, also where parts of it lie on devices of other processes, which then ask for it too."""
     if processes.spans(array) and not array.is_fully_replicated:

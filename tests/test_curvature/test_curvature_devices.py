@@ -13,13 +13,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import jacobian, vectors
-from hessflat.curvature import layout as layout_module
+from hessflat.curvature import host, jacobian, vectors
 from hessflat.curvature.krylov import lanczos as lanczos_module
 from hessflat.curvature.krylov.recurrence import initial_state, scan_steps
-from hessflat.curvature.layout import layout_for
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.terms import UserFunction
+from hessflat.curvature.vectors import layout_for
 from hessflat.utils.errors import InputError
 
 pytestmark = pytest.mark.exact
@@ -214,7 +213,7 @@ def test_a_step_exchanges_leaves_and_coefficients(network, way):
     memory, own = compiled.memory_analysis(), gradient.memory_analysis()
     arguments = sum(x.nbytes // len(x.sharding.device_set) for x in jax.tree.leaves(op.terms[0].batches.arrays))
     params = sum(math.prod(x.sharding.shard_shape(x.shape)) * 4 for x in jax.tree.leaves(op.params))
-    assert layout.local_size <= op.size / 8 + 8 * len(layout.leaves)
+    assert sum(layout.lengths) <= op.size / 8 + 8 * len(layout.leaves)
     spare = 3 * (own.temp_size_in_bytes + own.output_size_in_bytes) + 4 * params + 2 * arguments
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes <= bytes_of_vectors + spare
 
@@ -226,20 +225,18 @@ def test_probes_have_the_same_bits_on_any_devices(size):
     for probe in ("rademacher", "gaussian"):
         one = layout_for(params)
         for number in (0, 3):
-            expected = vectors.to_flat(one, vectors.draw(one, KEY, probe, number))
+            expected = host.to_flat(one, vectors.draw(one, KEY, probe, number))
             assert_allclose(np.linalg.norm(np.float64(expected)), 1, rtol=1e-6)
             for way in WAYS:
                 layout = layout_for(*placed(way, params, data))
-                np.testing.assert_array_equal(
-                    vectors.to_flat(layout, vectors.draw(layout, KEY, probe, number)), expected
-                )
+                np.testing.assert_array_equal(host.to_flat(layout, vectors.draw(layout, KEY, probe, number)), expected)
 
 
 def test_a_vector_too_long_for_one_array_is_several(problem, monkeypatch):
     """XLA counts the numbers of an array in 32 bits; here an array may have a hundred."""
     op = cv.hessian(loss, *problem)
     one = cv.lanczos(op, KEY, 12), cv.eigenpairs(op, KEY, 2), cv.trace(op, KEY, 21, "xtrace")
-    monkeypatch.setattr(layout_module, "_LONGEST", 100)
+    monkeypatch.setattr(vectors, "_LONGEST", 100)
     layout = operator.layout_of(op)
     assert len(layout.arrays) == 2
     jax.clear_caches()

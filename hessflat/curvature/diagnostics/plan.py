@@ -208,7 +208,7 @@ def _seconds_for_a_row(op: Operator) -> float:
     blocks, vector = basis.allocate(layout, _ROWS, "device"), vectors.draw(layout, jax.random.key(0), "rademacher")
     spec = vectors.specs(layout, vector)
     local = lambda blocks, v: basis.orthogonalise(layout, blocks, _ROWS, v)  # noqa: E731
-    orthogonalise = jax.jit(vectors.over_devices(layout, local, (basis.specs(layout, blocks), spec), spec))
+    orthogonalise = jax.jit(vectors.over_devices(layout, local, (vectors.specs(layout, blocks), spec), spec))
     return _time(lambda v: orthogonalise(blocks, v), vector) / _ROWS
 
 

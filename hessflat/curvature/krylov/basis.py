@@ -17,8 +17,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics, vectors
-from hessflat.curvature.layout import Layout
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import hardware
 
 Storage = Literal["device", "half", "host"]
@@ -28,28 +27,19 @@ Blocks = tuple[Any, ...]  # of rows, each an array [r, n], or several where a ve
 _ROWS = 20
 
 
+# One program for all blocks.
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def allocate(layout: Layout, num_rows: int, storage: Storage) -> Blocks:
     """Zeros for `num_rows` vectors."""
     dtype = jnp.dtype(jnp.float16) if storage == "half" else layout.dtype
-    blocks: Blocks = _zeros(layout, tuple(min(_ROWS, num_rows - start) for start in range(0, num_rows, _ROWS)), dtype)
-    return blocks
-
-
-# One program for all blocks.
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(layout: Layout, rows: tuple[int, ...], dtype: jnp.dtype) -> Blocks:
-    return tuple(vectors.zeros(layout, count, dtype) for count in rows)
-
-
-def specs(layout: Layout, blocks: Blocks) -> Any:
-    """The partition of each array over devices."""
-    return jax.tree.map(lambda _: layout.rows_spec, blocks)
+    starts = range(0, num_rows, _ROWS)
+    return tuple(vectors.zeros(layout, min(_ROWS, num_rows - start), dtype) for start in starts)
 
 
 def bytes_needed(layout: Layout, num_rows: int, storage: Storage) -> int:
     """The memory of `num_rows` vectors, in bytes on each device; with "host", in the host's memory in all."""
     itemsize = 2 if storage == "half" else int(jnp.dtype(layout.dtype).itemsize)
-    return num_rows * layout.local_size * itemsize * (layout.num_devices if storage == "host" else 1)
+    return num_rows * sum(layout.lengths) * itemsize * (layout.num_devices if storage == "host" else 1)
 
 
 def require_memory(layout: Layout, num_rows: int, storage: Storage, platform: str) -> None:
@@ -175,7 +165,7 @@ def _gram_over_devices(layout: Layout, blocks: Blocks) -> Array:
         total: Array = jax.lax.psum(jnp.block(pairs), axes)
         return total
 
-    result: Array = vectors.over_devices(layout, local, (specs(layout, blocks),), PartitionSpec())(blocks)
+    result: Array = vectors.over_devices(layout, local, (vectors.specs(layout, blocks),), PartitionSpec())(blocks)
     return result
 
 

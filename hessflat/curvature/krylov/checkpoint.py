@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, vectors
-from hessflat.curvature.layout import Layout
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.vectors import Layout
 from hessflat.utils import compat, files, hardware, processes
 from hessflat.utils.errors import InputError
 
@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
     """Functions that store the recurrence of each probe and restore it; `in_folder` makes them for files.
 
     A state is `krylov.recurrence.State`: a tuple of arrays whose `blocks` hold the basis. With `storage="host"` the
-    basis is `rows` [m, n] instead, as `vectors.to_host` gives them, and `blocks` is empty.
+    basis is `rows` [m, n] instead, as `host.part_of` gives them, and `blocks` is empty.
     """
 
     # load(probe, empty state, rows or None) -> the stored state and the number of its next step; the empty state and 0
@@ -80,7 +80,7 @@ def in_folder(folder: Path, identity: str, product: np.ndarray, layout: Layout, 
 def fixed_product(op: Operator, layout: Layout) -> np.ndarray:
     """The product with a random vector that is always the same, [P]: what no hash sees, such as a new JAX, it sees."""
     vector = vectors.to_tree(layout, vectors.draw(layout, jax.random.key(0), "gaussian"))
-    return vectors.flat_on_host(op(vector))
+    return host.flat(op(vector))
 
 
 def measurement_id(op: Operator, *settings: Any) -> str:
@@ -123,7 +123,7 @@ def _read(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
             arrays = dict(file)
         owner, step, product = str(arrays.pop("identity")), int(arrays.pop("step")), arrays.pop("product")
         fields = {name: jnp.asarray(arrays[name]) for name in empty._fields if name not in ("blocks", *_VECTORS)}
-        fields |= {name: vectors.from_flat(stored.layout, arrays[name]) for name in _VECTORS}
+        fields |= {name: host.from_flat(stored.layout, arrays[name]) for name in _VECTORS}
     except Exception as error:
         raise InputError(f"{stored.state} is damaged ({error}); delete it to begin again") from error
     # Another processor rounds otherwise; another function is further off, or the hash tells.
@@ -135,12 +135,12 @@ def _read(stored: _Files, empty: Any, rows: np.ndarray | None) -> tuple[Any, int
     layout = stored.layout
     if rows is not None:
         for number in range(step):
-            rows[number] = vectors.to_host(vectors.from_flat(layout, _read_row(stored, number, rows.dtype)))
+            rows[number] = host.part_of(host.from_flat(layout, _read_row(stored, number, rows.dtype)))
     blocks, start = [], 0
     for block in empty.blocks:
         first, *_ = jax.tree.leaves(block)
         for number in range(start, min(step, start + len(first))):
-            row = vectors.from_flat(layout, _read_row(stored, number, first.dtype))
+            row = host.from_flat(layout, _read_row(stored, number, first.dtype))
             block = _with_row(block, number - start, row)
         blocks.append(block)
         start += len(first)
@@ -163,7 +163,7 @@ def _save(stored: _Files, state: Any, rows: np.ndarray | None, step: int, num_sa
     if step > num_saved and start:
         write(partial(_on_disk, stored.rows))
     arrays = {name: np.asarray(value) for name, value in state._asdict().items() if name not in ("blocks", *_VECTORS)}
-    arrays |= {name: vectors.to_flat(stored.layout, getattr(state, name)) for name in _VECTORS}
+    arrays |= {name: host.to_flat(stored.layout, getattr(state, name)) for name in _VECTORS}
     whose = {"identity": np.array(stored.identity), "product": stored.product}
     write(partial(files.write_arrays, stored.state, arrays | whose | {"step": np.array(step)}))
 
@@ -185,8 +185,8 @@ def _on_disk(path: Path) -> None:
 def _row_of(layout: Layout, block: Any, number: int) -> np.ndarray:
     """A vector [P] of a block in device memory, or of rows in the host's."""
     if isinstance(block, np.ndarray):
-        return vectors.to_flat(layout, vectors.from_host(layout, block[number]))
-    return vectors.to_flat(layout, jax.tree.map(lambda rows: rows[number], block))
+        return host.to_flat(layout, host.from_part(layout, block[number]))
+    return host.to_flat(layout, jax.tree.map(lambda rows: rows[number], block))
 
 
 def _read_row(stored: _Files, number: int, dtype: Any) -> np.ndarray:

@@ -12,9 +12,8 @@ from jax import Array
 
 from hessflat.curvature import vectors
 from hessflat.curvature.krylov.recurrence import Limits, State, combine
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec, matvec_compiled
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.convolution import Loop
 
 # A Ritz vector has a component along a missed eigenvector, of at most its residual r over the distance d of the two

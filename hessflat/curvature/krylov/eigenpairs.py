@@ -32,14 +32,13 @@ from hessflat.curvature.krylov.recurrence import (
     restart_from,
     scan_steps,
 )
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace.estimates import RitzValue
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown

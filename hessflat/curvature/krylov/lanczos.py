@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.checkpoint import Checkpoint, fixed_product, in_folder, measurement_id
@@ -29,13 +29,12 @@ from hessflat.curvature.krylov.recurrence import (
     python_steps,
     scan_steps,
 )
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import hardware, processes
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError, shown
@@ -203,7 +202,7 @@ def _one_probe(
     num_steps, storage, layout = options.num_steps, options.storage, options.layout
     in_host = options.stores_basis and storage == "host"
     state = initial_state(layout, vector, num_steps, options.stores_basis and not in_host, storage)
-    rows = np.zeros((num_steps, len(vectors.to_host(vector))), op.dtype) if in_host else None
+    rows = np.zeros((num_steps, len(host.part_of(vector))), op.dtype) if in_host else None
     done, num_saved, last_saved = 0, 0, time.monotonic()
     if checkpoint is not None:
         state, done = checkpoint.load(probe, state, rows)
@@ -227,10 +226,10 @@ def _one_probe(
     loss: Any = np.nan
     kept: Any = None if rows is None else rows[:done]
     if rows is not None:
-        products = vectors.sum_over_processes(rows @ rows.T, processes.spans(state))
+        products = host.sum_over_processes(rows @ rows.T, processes.spans(state))
         loss = np.abs(products - np.diag(np.arange(len(rows)) < state.num_valid)).max()
         if options.return_basis and layout.mesh is not None:
-            each = [vectors.from_host(layout, row) for row in rows[:done]]
+            each = [host.from_part(layout, row) for row in rows[:done]]
             kept = vectors.rows_to_tree(layout, jax.tree.map(lambda *x: jnp.stack(x), *each))
     elif options.stores_basis:
         loss = basis.orthogonality_loss(layout, state.blocks, state.num_valid)

@@ -15,12 +15,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import processes
 from hessflat.utils.convolution import Loop
 
@@ -88,7 +87,7 @@ def state_specs(layout: Layout, state: State) -> State:
     """The partition of each field over devices: vectors and the basis are spread, numbers are everywhere."""
     everywhere: Any = PartitionSpec()
     return State(*[everywhere] * len(State._fields))._replace(
-        blocks=basis.specs(layout, state.blocks),
+        blocks=vectors.specs(layout, state.blocks),
         vector=vectors.specs(layout, state.vector),
         previous=vectors.specs(layout, state.previous),
     )
@@ -163,15 +162,15 @@ def host_steps(
 ) -> State:
     """`scan_steps` for one probe with its basis in the host's memory: `rows` [m, P], which is filled in place."""
     for step in range(first, first + num_steps):
-        rows[step] = vectors.to_host(state.vector)
+        rows[step] = host.part_of(state.vector)
         if loop == "scan":
             alpha, rest = residual_compiled(op, layout, state)
         else:
             alpha, rest = _residual_of(layout, state, matvec(op, layout, state.vector, loop))
-        vector, filled = vectors.to_host(rest), rows[: step + 1]
+        vector, filled = host.part_of(rest), rows[: step + 1]
         for _ in range(2):
-            vector -= vectors.sum_over_processes(filled @ vector, processes.spans(state)) @ filled
-        state = _normalise_compiled(layout, state, step, alpha, vectors.from_host(layout, vector))
+            vector -= host.sum_over_processes(filled @ vector, processes.spans(state)) @ filled
+        state = _normalise_compiled(layout, state, step, alpha, host.from_part(layout, vector))
     return state
 
 
@@ -183,7 +182,7 @@ def restart_from(layout: Layout, state: State, coefficients: Array) -> State:
         # Re-orthogonalisation reads whole blocks, so the rest of the old basis must be cleared.
         return basis.replaced_by(layout, blocks, basis.combine(layout, blocks, coefficients))
 
-    specs = basis.specs(layout, state.blocks)
+    specs = vectors.specs(layout, state.blocks)
     blocks = vectors.over_devices(layout, local, (specs, PartitionSpec()), specs)(state.blocks, coefficients)
     # Re-orthogonalisation removes the components of the next product along these vectors.
     return state._replace(
@@ -204,7 +203,7 @@ def continue_from(layout: Layout, state: State, vector: Vector) -> State:
         return jax.tree.map(lambda x: x / length, vector)
 
     spec = vectors.specs(layout, vector)
-    begin = vectors.over_devices(layout, local, (basis.specs(layout, state.blocks), PartitionSpec(), spec), spec)
+    begin = vectors.over_devices(layout, local, (vectors.specs(layout, state.blocks), PartitionSpec(), spec), spec)
     last = jnp.where(state.num_valid > 0, state.num_valid - 1, 0)
     vector = begin(state.blocks, state.num_valid, vector)
     return state._replace(vector=vector, betas=state.betas.at[last].set(0))
@@ -324,6 +323,6 @@ _normalise_compiled = jax.jit(_normalise_on_devices, static_argnums=0)
 @partial(jax.jit, static_argnums=0)
 def combine_on_devices(layout: Layout, blocks: Blocks, coefficients: Array) -> Vector:
     """The combinations [k, P] of the basis with `coefficients` [k, m], which may be within a program."""
-    specs = (basis.specs(layout, blocks), PartitionSpec())
-    out = jax.tree.map(lambda _: layout.rows_spec, blocks[0])
+    specs = (vectors.specs(layout, blocks), PartitionSpec())
+    out = vectors.specs(layout, blocks[0])
     return vectors.over_devices(layout, partial(basis.combine, layout), specs, out)(blocks, coefficients)

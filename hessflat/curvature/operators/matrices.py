@@ -20,7 +20,6 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.layout import is_partitioned, layout_for, on_mesh
 from hessflat.curvature.operators.operator import Operator, value_over
 from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import (
@@ -32,7 +31,7 @@ from hessflat.curvature.operators.terms import (
     user_function,
 )
 from hessflat.curvature.operators.weights import Returns, Weighted, example_with_weight
-from hessflat.utils import compat
+from hessflat.utils import compat, hardware
 from hessflat.utils.convolution import equations_of
 from hessflat.utils.errors import InputError
 
@@ -300,7 +299,7 @@ def single_term(
     params, batches, extra = _on_one_mesh(params, batches, extra)
     state = extra[0] if extra else None
     functions = tuple(map(user_function, functions))
-    partitioned = is_partitioned(params, state) or (
+    partitioned = hardware.is_partitioned((params, state)) or (
         batches.in_memory and (batches.shares_statistics or batches.is_uneven)
     )
 
@@ -323,7 +322,7 @@ def single_term(
 def _each_by_itself(term: Term) -> bool:
     """Whether every device can compute with examples of its own."""
     known = not numerics.any_traced(term) and not numerics.any_shapes(term)
-    return known and not is_partitioned(term.params, term.state) and not term.batches.shares_statistics
+    return known and not hardware.is_partitioned((term.params, term.state)) and not term.batches.shares_statistics
 
 
 def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple[Any, Batches, tuple[Any, ...]]:
@@ -331,10 +330,10 @@ def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple
     arrays = batches.arrays if batches.in_memory else ()
     if numerics.any_traced((params, arrays, extra)):
         return params, batches, extra
-    mesh = layout_for(params, (arrays, extra)).mesh
+    mesh = hardware.mesh_of("params and data", (params, arrays, extra))
     if mesh is None:
         return params, batches, extra
-    place = partial(jax.tree.map, lambda x: on_mesh(x, mesh))
+    place = partial(jax.tree.map, lambda x: hardware.on_mesh(x, mesh))
     if batches.in_memory:
         batches = dataclasses.replace(batches, arrays=place(arrays))
     return place(params), batches, place(extra)

@@ -18,7 +18,6 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from hessflat.curvature import numerics, trees, vectors
-from hessflat.curvature.layout import Layout, layout_for
 from hessflat.curvature.operators.linearize import (
     LinearizedTerm,
     add_linearized,
@@ -35,7 +34,7 @@ from hessflat.curvature.operators.terms import (
     term_product,
     traced_product,
 )
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector, layout_for
 from hessflat.utils.convolution import Loop, canonical, is_narrow, narrow_types
 from hessflat.utils.errors import InputError, in_one_line
 from hessflat.utils.widening import WideFunction

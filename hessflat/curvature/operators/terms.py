@@ -21,7 +21,6 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hessflat.curvature import numerics, trees
-from hessflat.curvature.layout import mesh_of
 from hessflat.curvature.operators.weights import (
     Returns,
     Weighted,
@@ -254,7 +253,7 @@ def spread(data: Any, mesh: Mesh | None = None) -> Batches:
     if not batches.in_memory:
         raise InputError("a stream cannot be spread over devices: spread the arrays of its batches")
     if mesh is None:
-        mesh = mesh_of("data", jax.tree.leaves(batches.arrays))
+        mesh = hardware.mesh_of("data", batches.arrays)
     if mesh is None or batches.devices is not None:
         return batches
     devices = Devices(mesh, tuple(mesh.axis_names))

@@ -14,13 +14,12 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, vectors
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.convolution import Loop
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, vectors
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import (
@@ -24,7 +23,7 @@ from hessflat.curvature.operators.operator import (
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.stochtrace import estimates
 from hessflat.curvature.stochtrace.estimates import Estimate, quadratic, quadratic_samples
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils import hardware
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
@@ -144,7 +143,7 @@ def sketch(op: Operator, layout: Layout, key: Array, count: int, loop: Loop, pro
         InputError: products that are not finite, or that do not fit into memory.
     """
     hardware.require_bytes(
-        3 * count * layout.local_size * op.dtype.itemsize,
+        3 * count * sum(layout.lengths) * op.dtype.itemsize,
         f"a sketch of {count:,} products of {layout.size:,} numbers",
         'take fewer products, or method="hutchinson", which stores two vectors',
         together=layout.spans_processes,
