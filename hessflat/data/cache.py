@@ -16,8 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from hessflat.utils import processes
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import checksum
+
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def folder() -> Path:
@@ -37,13 +40,14 @@ def find(name: str, cache: Path | None = None) -> Path | None:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the facts behind the JSON file at `path`, checked against their checksum."""
+    """The arrays and the facts behind the JSON file at `path`, checked against their checksum.
+
+    Arrays are mapped: the disk is read where they are. Of several processes the one that writes checks them for all.
+    """
     try:
         facts = json.loads(path.read_text())
-        # Opened here, because NumPy leaves a file open that turns out to be no archive.
-        with path.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        intact = checksum(arrays) == facts["sha256"]
+        arrays = _mapped(path.with_suffix(".npz"))
+        intact = not processes.is_writer() or checksum(arrays) == facts["sha256"]
         name = facts["name"]
     except PermissionError as error:
         raise InputError(f"cannot read {error.filename}: permission denied; check its owner and mode") from None
@@ -54,6 +58,27 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f'cached data set {name!r} at {path.with_suffix(".npz")} is damaged; run again: make data DATASETS="{name}"'
         )
     return arrays, facts
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an archive of NumPy's that is not compressed, of which nothing is read yet."""
+    arrays = {}
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as header:
+                shape, in_columns, dtype = _READ_HEADER[np.lib.format.read_magic(header)](header)
+                length = header.tell()
+            if member.compress_type != zipfile.ZIP_STORED or dtype.hasobject:
+                raise ValueError(f"{member.filename} is not stored as numbers are")
+            # In the file each member has a header of 30 bytes, its name, and more of a length that is said there.
+            file.seek(member.header_offset + 26)
+            names = np.frombuffer(file.read(4), "<u2").sum(dtype=int)
+            offset, order = member.header_offset + 30 + int(names) + length, "F" if in_columns else "C"
+            # Nothing cannot be mapped.
+            empty = 0 in shape
+            array = np.zeros(shape, dtype) if empty else np.memmap(path, dtype, "r", offset, shape, order)
+            arrays[member.filename.removesuffix(".npy")] = np.asarray(array)
+    return arrays
 
 
 def write(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], cache: Path | None = None) -> Path:

@@ -22,6 +22,7 @@ import numpy as np
 
 from hessflat.config import Rule, at_least, below, between, builder_settings, one_of, positive, require, single
 from hessflat.data.sources import Source, Split, are_tokens, find_source
+from hessflat.utils import processes
 from hessflat.utils.errors import InputError
 
 whole_number = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number of examples, 0 or more")
@@ -99,38 +100,75 @@ BLOCK = 256  # examples that are summed at once
 Affine = tuple[np.ndarray | np.float32, np.ndarray | np.float32]
 
 
-def raw(train: np.ndarray, max_value: float | None) -> Affine:
+@dataclass(frozen=True)
+class Rows:
+    """Examples of a stored array, in any order, that are read where they are asked for: `rows[a:b]`.
+
+    With an affine map and a factor they are scaled, as `apply` has it. So each of several processes reads the examples
+    of its own devices.
+    """
+
+    stored: np.ndarray  # [N, ...]
+    positions: np.ndarray  # [n]
+    affine: Affine | None = None
+    factor: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.positions), *self.stored.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        return self.stored.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.stored.dtype if self.affine is None else np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        taken = self.stored[self.positions[first]]
+        return (taken if self.affine is None else apply(self.affine, taken, self.factor))[:, *others]
+
+
+Examples = Rows | np.ndarray
+
+
+def raw(train: Examples, max_value: float | None) -> Affine:
     """As stored, in float32."""
     return np.float32(0), np.float32(1)
 
 
-def unit(train: np.ndarray, max_value: float | None) -> Affine:
+def unit(train: Examples, max_value: float | None) -> Affine:
     """Pixels to [0, 1]."""
     return np.float32(0), np.float32(_known("unit", max_value))
 
 
-def symmetric(train: np.ndarray, max_value: float | None) -> Affine:
+def symmetric(train: Examples, max_value: float | None) -> Affine:
     """Pixels to [-1, 1]."""
     half = np.float32(_known("symmetric", max_value) / 2)
     return half, half
 
 
-def standardised(train: np.ndarray, max_value: float | None) -> Affine:
+def standardised(train: Examples, max_value: float | None) -> Affine:
     """Mean 0 and variance 1 in each channel (last axis) over the training examples."""
-    return _moments(train, tuple(range(train.ndim - 1)))
+    return _moments(train, tuple(range(train.ndim - 1)), train.shape[1:])
 
 
-def pixelwise(train: np.ndarray, max_value: float | None) -> Affine:
+def pixelwise(train: Examples, max_value: float | None) -> Affine:
     """Mean 0, variance 1 in each component over the training examples; components that never vary become 0."""
-    return _moments(train, (0,))
+    return _moments(train, (0,), train.shape[1:])
 
 
-def overall(train: np.ndarray, max_value: float | None) -> Affine:
+def overall(train: Examples, max_value: float | None) -> Affine:
     """Mean 0, variance 1 over all components of the training examples together."""
-    return _moments(train.reshape(len(train), -1, 1), (0, 1))
+    return _moments(train, (0, 1), (-1, 1))
 
 
-SCALINGS: dict[str, Callable[[np.ndarray, float | None], Affine]] = {
+SCALINGS: dict[str, Callable[[Examples, float | None], Affine]] = {
     "raw": raw,
     "unit": unit,
     "symmetric": symmetric,
@@ -161,16 +199,16 @@ def _known(name: str, max_value: float | None) -> float:
     return max_value
 
 
-def _moments(train: np.ndarray, axes: tuple[int, ...]) -> Affine:
-    """Mean and standard deviation over `axes`, of which the first is examples; 1 where the deviation is 0.
+def _moments(train: Examples, axes: tuple[int, ...], shape: tuple[int, ...]) -> Affine:
+    """Mean and standard deviation over `axes` of examples of `shape`, the first axis is theirs; 1 where it is 0.
 
     Sums are taken in float64, of differences from the first example: a component that never varies then has a
     deviation of exactly 0. Blocks keep the float64 copies small.
     """
-    origin = train[0].astype(np.float64)
+    origin = train[:1].astype(np.float64).reshape(shape)
     total, total_of_squares = np.zeros_like(origin), np.zeros_like(origin)
     for start in range(0, len(train), BLOCK):
-        difference = train[start : start + BLOCK] - origin
+        difference = train[start : start + BLOCK].reshape(-1, *origin.shape) - origin
         total += difference.sum(0)
         total_of_squares += np.square(difference, out=difference).sum(0)
     mean = total / len(train)
@@ -263,11 +301,10 @@ def load(name: str, source_settings: Mapping[str, Any] | None = None, **options:
     # Labels are drawn anew after the split, which is stratified by the right ones.
     source = _with_noise(name, source, chosen) if chosen.label_noise else source
 
-    train_inputs = source.train["inputs"][pieces["train"]]
-    fixed_on = train_inputs if chosen.scaling_over == "split" else source.train["inputs"]
-    affine = SCALINGS[chosen.scaling](fixed_on, source.max_value)
+    fixed_on = pieces["train"] if chosen.scaling_over == "split" else np.arange(available)
+    affine = SCALINGS[chosen.scaling](Rows(source.train["inputs"], fixed_on), source.max_value)
     train, validation, test = (
-        _split({key: array[rows] for key, array in part.items()}, affine, chosen.input_scale)
+        _split(part, rows, affine, chosen.input_scale)
         for part, rows in (
             (source.train, pieces["train"]),
             (source.train, pieces["validation"]),
@@ -325,16 +362,18 @@ def _test_rows(
     return np.arange(count) if count == len(labels) else ORDERS[order](labels, seed)[:count]
 
 
-def _split(part: Split, affine: Affine, factor: float) -> Split:
-    labels = part["labels"]
+def _split(part: Split, rows: np.ndarray, affine: Affine, factor: float) -> Split:
+    """These examples of a stored split; where there are several processes, inputs are read by those that need them."""
+    labels = part["labels"][rows]
     if are_tokens(part):
         return {
-            "inputs": part["inputs"].astype(np.int32),
+            "inputs": part["inputs"][rows].astype(np.int32),
             "labels": labels.astype(np.int32),
-            "weights": part["weights"].astype(np.float32),
+            "weights": part["weights"][rows].astype(np.float32),
         }
+    inputs = Rows(part["inputs"], rows, affine, factor)
     dtype = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
-    return {"inputs": apply(affine, part["inputs"], factor), "labels": labels.astype(dtype)}
+    return {"inputs": inputs if processes.are_several() else inputs[:], "labels": labels.astype(dtype)}
 
 
 def _require_for_tokens(name: str, chosen: DataOptions) -> None:

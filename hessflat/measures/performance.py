@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from hessflat.measures.eval_state import EvalState, Splits, chunk_size
+from hessflat.measures.eval_state import EvalState, chunk_size
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import input_size, num_neurons, num_params
 from hessflat.training.optimisation import LOSSES, LossFunction, are_classes, make_targets
@@ -83,7 +84,7 @@ def losses_and_answers(
 
     Of tokens, the mean is by weights, and answers are those of all tokens that count, in a row.
     """
-    functions = (state.functions().logits, LOSSES[state.loss].function)
+    functions = (state.functions().logits, LOSSES[state.loss].function, hardware.make_mesh(state.devices))
     arguments = (label_smoothing, state.params, state.batch_stats)
     splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
     with jax.default_matmul_precision(state.protocol.precision):
@@ -103,34 +104,50 @@ def _of_split(split: Split, loss: Any, right: Any) -> tuple[float, np.ndarray | 
 
 
 def _totals(
-    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split
+    logits: Callable,
+    loss: LossFunction,
+    mesh: Mesh | None,
+    label_smoothing: float,
+    params: Any,
+    batch_stats: Any,
+    split: Split,
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed loss, by weights of tokens, and which answers are right `[n]`: none where labels are real targets."""
+    """Summed loss, by weights of tokens, and which answers are right `[n]`: none where labels are real targets.
+
+    The devices share the examples whatever their number, and each has all answers.
+    """
+    split = hardware.shard_batch(split, mesh)
     outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
     losses = loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing))
     total = jnp.sum(losses * split["weights"] if "weights" in split else losses)
-    return total, jnp.argmax(outputs, axis=-1) == labels if are_classes(labels) else jnp.zeros(len(labels), bool)
+    right = jnp.argmax(outputs, axis=-1) == labels if are_classes(labels) else jnp.zeros(len(labels), bool)
+    return total, right if mesh is None else jax.lax.with_sharding_constraint(right, hardware.everywhere(mesh))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _totals_by_split(
-    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, splits: Splits
-) -> dict:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _totals_by_split(logits: Callable, loss: LossFunction, mesh: Mesh | None, *arguments: Any) -> dict:
     """One program for every split: a network is not compiled for each of their sizes."""
-    arguments = (label_smoothing, params, batch_stats)
-    return {name: _totals(logits, loss, *arguments, split) for name, split in splits.items()}
+    *others, splits = arguments
+    return {name: _totals(logits, loss, mesh, *others, split) for name, split in splits.items()}
 
 
-_totals_compiled = jax.jit(_totals, static_argnums=(0, 1))
+_totals_compiled = jax.jit(_totals, static_argnums=(0, 1, 2))
 
 
 def _in_chunks(
-    logits: Callable, loss: LossFunction, label_smoothing: float, params: Any, batch_stats: Any, split: Split, size: int
+    logits: Callable,
+    loss: LossFunction,
+    mesh: Mesh | None,
+    label_smoothing: float,
+    params: Any,
+    batch_stats: Any,
+    split: Split,
+    size: int,
 ) -> tuple[float, np.ndarray]:
     starts = range(0, len(split["labels"]), size)
     chunks = ({key: value[start : start + size] for key, value in split.items()} for start in starts)
     arguments = (label_smoothing, params, batch_stats)
-    totals = (_totals_compiled(logits, loss, *arguments, chunk) for chunk in chunks)
+    totals = (_totals_compiled(logits, loss, mesh, *arguments, chunk) for chunk in chunks)
     losses, right = zip(*totals, strict=True)
     return float(sum(losses)), np.concatenate(right)
 

@@ -161,22 +161,22 @@ def load_data(config: DataConfig) -> data.Dataset:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(config: RunConfig) -> Compiled:
-    dataset, splits = load_data(config.data), _device_splits(config.data, config.devices, config.fsdp)
+    dataset, splits = load_data(config.data), _device_splits(config.data, config.devices)
     return Compiled(make_trainer(config, dataset.num_classes, splits["train"]), dataset, splits)
 
 
 @functools.lru_cache(maxsize=8)
-def _device_splits(config: DataConfig, devices: int, fsdp: bool) -> Splits:
-    """The splits that hold examples: on every device, or, with `fsdp`, each spread over them if they divide it."""
+def _device_splits(config: DataConfig, devices: int) -> Splits:
+    """The splits that hold examples: each spread over the devices if they divide it, and else whole on each."""
     dataset, mesh = load_data(config), hardware.make_mesh(devices)
     splits = {
         name: split
         for name, split in {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}.items()
         if len(split["labels"])
     }
-    if fsdp and mesh is not None:
-        return {name: hardware.shard_examples(split, mesh) for name, split in splits.items()}
-    return hardware.replicate(jax.tree.map(jnp.asarray, splits), mesh)
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, splits)
+    return {name: hardware.shard_examples(split, mesh) for name, split in splits.items()}
 
 
 def _require(config: RunConfig, because: str, settings: Mapping[str, tuple[Any, tuple]]) -> None:

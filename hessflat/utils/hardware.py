@@ -129,7 +129,7 @@ def placed(tree: Any, sharding: Sharding) -> Any:
             moved: jax.Array = jax.device_put(leaf, sharding)
             return moved
         # Not `jax.device_put`, which first sends an array around, to see that it is the same everywhere.
-        host = np.asarray(leaf)
+        host = np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(place, tree)

@@ -1,11 +1,16 @@
 """Losses of clean examples, with and without the smoothing of labels, beside their formula in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from measured import eval_state, measured
 
 from hessflat import models
+from hessflat.measures import performance
+from hessflat.measures.eval_state import model_functions
+from hessflat.training.optimisation import LOSSES
+from hessflat.utils import hardware
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
@@ -32,3 +37,22 @@ def test_losses_with_and_without_smoothed_labels(smoothing, batch_size):
         assert found[f"smoothed_{name}_loss"] == pytest.approx(smoothed[name], rel=1e-5)
     assert found["gap_loss"] == pytest.approx(abs(plain["train"] - plain["test"]), rel=1e-4)
     assert found["smoothed_gap_loss"] == pytest.approx(abs(smoothed["train"] - smoothed["test"]), rel=1e-4)
+
+
+@pytest.mark.exact
+def test_examples_that_do_not_divide_are_shared_out():
+    """36 examples on 8 devices take at most 1.3 / 8 of the operations of one, and give the same."""
+    model, labels = models.build("mlp", 3, hidden=(64,)), jnp.arange(36) % 3
+    split = {"inputs": jax.random.normal(jax.random.key(0), (36, 8)), "labels": labels}
+    params, statistics = model.init(jax.random.key(1), split["inputs"][:1])
+    functions = (model_functions(model, "cross_entropy").logits, LOSSES["cross_entropy"].function)
+    totals, flops = [], []
+    for devices in (1, 8):
+        mesh = hardware.make_mesh(devices)
+        arguments = hardware.replicate((0.0, params, statistics, {"train": split}), mesh)
+        compiled = performance._totals_by_split.lower(*functions, mesh, *arguments).compile()
+        flops.append(compiled.cost_analysis()["flops"])
+        totals.append(performance._totals_by_split(*functions, mesh, *arguments)["train"])
+    assert flops[1] <= 1.3 * flops[0] / 8
+    assert totals[1][0] == pytest.approx(float(totals[0][0]), rel=1e-5)
+    np.testing.assert_array_equal(*(right for _, right in totals))
