@@ -4,6 +4,7 @@ Of a vector over several processes each has the part of its devices, and of what
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,14 +80,19 @@ def squared_distance(a: Any, b: Any) -> float:
     return _sum_of(lambda x, y: float(np.sum((x - y) ** 2)), a, b)
 
 
-def _sum_of(function: Callable[[np.ndarray, np.ndarray], float], a: Any, b: Any) -> float:
-    """The sum of `function` over the shards of two trees: every process adds what its devices hold."""
+def norm(combine: Callable[..., np.ndarray], *trees: Any) -> float:
+    """The norm of what `combine` makes of the numbers of trees that lie alike, in float64."""
+    return math.sqrt(_sum_of(lambda *parts: float(np.sum(combine(*parts) ** 2)), *trees))
+
+
+def _sum_of(function: Callable[..., float], *trees: Any) -> float:
+    """The sum of `function` over the shards of trees, one at a time: every process adds what its devices hold."""
     total = 0.0
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        for one, other in zip(x.addressable_shards, y.addressable_shards, strict=True):
-            if one.replica_id == 0:
-                total += function(*(np.asarray(shard.data, np.float64) for shard in (one, other)))
-    return float(sum_over_processes(np.array(total), processes.spans(a)))
+    for leaves in zip(*map(jax.tree.leaves, trees), strict=True):
+        for shards in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
+            if shards[0].replica_id == 0:
+                total += function(*(np.asarray(shard.data, np.float64) for shard in shards))
+    return float(sum_over_processes(np.array(total), processes.spans(trees)))
 
 
 def sum_over_processes(numbers: np.ndarray, together: bool) -> np.ndarray:

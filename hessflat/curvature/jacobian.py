@@ -133,7 +133,7 @@ def jacobian_norms(
     # The loop over batches is driven from Python: there are few, and one compiled batch serves them all.
     with numerics.matmul_precision():
         place, pieces, order = _pieces(x, size)
-        norms: Callable[..., Any] = partial(_exact, place) if method == "exact" else partial(_iterate, rtol)
+        norms: Callable[..., Any] = partial(_exact, place) if method == "exact" else partial(_iterate, rtol, place)
         parts = [norms(predict, softmax, outputs, params, piece, extra) for piece in pieces]
     values, bounds = (np.concatenate([hardware.on_host(part[i]) for part in parts])[order] for i in (0, 1))
     frobenius = np.concatenate([hardware.on_host(part[3]) for part in parts])[order] if method == "exact" else None
@@ -148,7 +148,7 @@ def _pieces(x: Array, size: int) -> tuple[NamedSharding | None, list[Array], np.
     """Where the examples of a piece go, the pieces, and the places [N] of the examples among those of all pieces.
 
     Of examples that are spread over devices a piece has as many of each device, so that none moves. Those that are
-    whole on every device the exact method shares out piece by piece.
+    whole on every device are shared out piece by piece.
     """
     number, mesh = len(x), hardware.mesh_of("inputs", [x])
     if mesh is None:
@@ -319,6 +319,7 @@ class _Bidiagonal(NamedTuple):
 
 def _iterate(
     rtol: float,
+    place: NamedSharding | None,
     predict: Callable[..., Any],
     softmax: bool,
     outputs: int,
@@ -329,9 +330,9 @@ def _iterate(
     """Norms [n], bounds [n] and the number of products for each."""
     eps = float(jnp.finfo(inputs.dtype).eps)
     limit = min(outputs, _MAX_STEPS)
-    state = _begin(inputs, outputs, limit)
+    state = _begin(inputs, outputs, limit, place)
     for steps in range(min(_BLOCK, limit), limit + _BLOCK, _BLOCK):
-        state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)))
+        state = _advance(predict, softmax, params, inputs, extra, state, min(_BLOCK, limit - int(state.step)), place)
         values, residuals = _largest(hardware.on_host(state.alphas), hardware.on_host(state.betas), int(state.step))
         bounds = residuals / np.sqrt(2)
         if steps >= limit or not (bounds > max(rtol, eps) * values).any():
@@ -347,11 +348,11 @@ def _ranges(predict: Callable[..., Any], params: Any, inputs: Array, extra: tupl
     return result
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _begin(inputs: Array, outputs: int, limit: int) -> _Bidiagonal:
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _begin(inputs: Array, outputs: int, limit: int, place: NamedSharding | None) -> _Bidiagonal:
     count, dtype = len(inputs), inputs.dtype
     start = jax.random.normal(jax.random.key(0), (outputs,), dtype)
-    return _Bidiagonal(
+    state = _Bidiagonal(
         basis=jnp.zeros((count, limit, outputs), dtype),
         left=jnp.broadcast_to((start / jnp.linalg.norm(start))[None], (count, outputs)),
         right=jnp.zeros_like(inputs),
@@ -359,10 +360,11 @@ def _begin(inputs: Array, outputs: int, limit: int) -> _Bidiagonal:
         betas=jnp.zeros((count, limit), dtype),
         step=jnp.zeros((), jnp.int32),
     )
+    return _shared(state, place)
 
 
 # Steps are unrolled: XLA's CPU compiler runs the gradients of convolutions slowly inside loops.
-@partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1, 6, 7), donate_argnums=5)
 def _advance(
     predict: Callable[..., Any],
     softmax: bool,
@@ -371,7 +373,10 @@ def _advance(
     extra: tuple[Any, ...],
     state: _Bidiagonal,
     num_steps: int,
+    place: NamedSharding | None,
 ) -> _Bidiagonal:
+    if place is not None:
+        inputs = jax.lax.with_sharding_constraint(inputs, place)
     outputs, push, pull = linearised(numerics.mapped(lambda x: predict(params, x[None], *extra)[0]), inputs)
 
     def soften(vectors: Array) -> Array:
@@ -383,7 +388,17 @@ def _advance(
             lambda u: pull(soften(u.reshape(outputs.shape))),
             state,
         )
-    return state
+    return _shared(state, place)
+
+
+def _shared(state: _Bidiagonal, place: NamedSharding | None) -> _Bidiagonal:
+    """The state with its examples where `place` has them if they divide, and else whole on every device."""
+    if place is None:
+        return state
+    whole = NamedSharding(place.mesh, PartitionSpec())
+    where: Any = whole if len(state.left) % place.mesh.size else place
+    result: _Bidiagonal = jax.lax.with_sharding_constraint(state, _Bidiagonal(*[where] * 5, step=whole))
+    return result
 
 
 def _step(push: Callable[..., Any], pull: Callable[..., Any], state: _Bidiagonal) -> _Bidiagonal:

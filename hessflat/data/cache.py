@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -73,7 +73,8 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
             # In the file each member has a header of 30 bytes, its name, and more of a length that is said there.
             file.seek(member.header_offset + 26)
             names = np.frombuffer(file.read(4), "<u2").sum(dtype=int)
-            offset, order = member.header_offset + 30 + int(names) + length, "F" if in_columns else "C"
+            offset = member.header_offset + 30 + int(names) + length
+            order: Literal["C", "F"] = "F" if in_columns else "C"
             # Nothing cannot be mapped.
             empty = 0 in shape
             array = np.zeros(shape, dtype) if empty else np.memmap(path, dtype, "r", offset, shape, order)

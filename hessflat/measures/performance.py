@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from hessflat.measures.eval_state import EvalState, chunk_size
+from hessflat.measures.eval_state import EvalState, Splits, chunk_size
 from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.models import input_size, num_neurons, num_params
 from hessflat.training.optimisation import LOSSES, LossFunction, are_classes, make_targets
@@ -125,10 +125,18 @@ def _totals(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _totals_by_split(logits: Callable, loss: LossFunction, mesh: Mesh | None, *arguments: Any) -> dict:
+def _totals_by_split(
+    logits: Callable,
+    loss: LossFunction,
+    mesh: Mesh | None,
+    label_smoothing: float,
+    params: Any,
+    batch_stats: Any,
+    splits: Splits,
+) -> dict:
     """One program for every split: a network is not compiled for each of their sizes."""
-    *others, splits = arguments
-    return {name: _totals(logits, loss, mesh, *others, split) for name, split in splits.items()}
+    arguments = (label_smoothing, params, batch_stats)
+    return {name: _totals(logits, loss, mesh, *arguments, split) for name, split in splits.items()}
 
 
 _totals_compiled = jax.jit(_totals, static_argnums=(0, 1, 2))

@@ -14,9 +14,10 @@ from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
 from hessflat.curvature import host, jacobian, vectors
+from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov import lanczos as lanczos_module
 from hessflat.curvature.krylov.recurrence import initial_state, scan_steps
-from hessflat.curvature.operators import operator
+from hessflat.curvature.operators import linearize, operator
 from hessflat.curvature.operators.terms import UserFunction
 from hessflat.curvature.vectors import layout_for
 from hessflat.utils.errors import InputError
@@ -340,3 +341,43 @@ def test_jacobians_of_examples_on_several_devices(problem, number):
         for x, where in ((inputs[:16], None), (pieces[0], place))
     ]
     assert flops[1] <= 1.1 * flops[0] / 8
+    flops = []
+    for x, where in ((inputs[:16], None), (pieces[0], place)):
+        state = jacobian._begin(x, 4, 4, where)
+        flops.append(jacobian._advance.lower(*arguments, x, (), state, 2, where).compile().cost_analysis()["flops"])
+    assert flops[1] <= 1.2 * flops[0] / 8
+
+
+def test_the_memory_that_a_device_has_limits_a_linearisation(problem):
+    """Residuals of spread examples take an eighth on each of eight devices."""
+    params, data = problem
+    op = cv.hessian(loss, *placed("replicated", params, jax.tree.map(lambda x: x[:160], data)))
+    small, (term,) = linearize._bytes_on_a_device, cv.linearize(op).terms
+    computed = term.constants, term.residuals, term.residuals_per_batch, term.remainders
+    own = small(term.batches, computed)
+    assert own == sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(computed))
+    assert isinstance(cv.linearize(op, limit=own).terms[0], linearize.LinearizedTerm)
+    assert not isinstance(cv.linearize(op, limit=own - 1).terms[0], linearize.LinearizedTerm)
+
+
+def test_the_gram_matrix_over_devices_is_summed_as_on_one():
+    """A hundred thousand numbers a row, of which single precision alone would lose digits."""
+    rows = np.random.default_rng(0).standard_normal((3, 100_000)).astype(np.float32)
+    rows[2] = rows[0] + 1e-3 * rows[1]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    params, mesh = jnp.zeros(rows.shape[1]), jax.make_mesh((8,), ("x",), (AxisType.Auto,))
+    layout = layout_for(jax.device_put(params, NamedSharding(mesh, P("x"))))
+    block = jax.device_put(rows, NamedSharding(mesh, P(None, "x")))
+    parts = basis._gram_over_devices(layout, (block[:2], block[2:]))
+    exact = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    assert_allclose(sum(np.asarray(part, np.float64).sum(axis=0) for part in parts), exact, atol=2e-8)
+
+
+@pytest.mark.slow
+def test_an_operator_is_checked_where_it_lies(problem):
+    one, many = (
+        cv.check(cv.gauss_newton(predict, criterion, *where), KEY) for where in (problem, placed("tensor", *problem))
+    )
+    assert max(many.repeat, many.asymmetry, many.batch_weights) < 1e-5
+    assert_allclose(many.finite_difference, one.finite_difference, atol=1e-7)
+    assert many.notes == one.notes

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import loss_over, matvec_product
-from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
+from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
 from hessflat.curvature.operators.softmax import SoftmaxProduct
 from hessflat.curvature.operators.terms import Term, over, shapes_of_product, traced_product
 from hessflat.curvature.records import record
@@ -116,7 +116,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     if tolerance is not None and not 0 < numerics.number_of(tolerance) < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, or None, got {shown(tolerance)}")
     tolerance = _default_tolerance(op) if tolerance is None else float(tolerance)
-    v, w = (np.asarray(numerics.draw_probe(key, op.size, op.dtype, "gaussian", number)) for number in (0, 1))
+    layout = layout_of(op)
+    v, w = (vectors.to_tree(layout, vectors.draw(layout, key, "gaussian", number)) for number in (0, 1))
     av, repeat, asymmetry = _require_symmetric(op, v, w, tolerance)
     num_products = 3
     notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
@@ -143,7 +144,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
             continue
         only = _alone(some, number)
         is_all = op.in_memory and (op.coefficients, op.shift) == (only.coefficients, only.shift)
-        weights.append(_weights(only, number, v, av if is_all else _product(only, v), key, tolerance, asymmetry))
+        weights.append(_weights(only, number, v, av if is_all else only(v), key, tolerance, asymmetry))
         num_products += 2 if is_all else 3
     # The notes on one term come together.
     for pair in itertools.zip_longest(differences, weights):
@@ -174,13 +175,9 @@ def _default_tolerance(op: Operator) -> float:
     return min(max(1e3 * own, 50 * products if products > own else 0.0), _LARGEST_TOLERANCE)
 
 
-def _product(op: Operator, vector: np.ndarray) -> np.ndarray:
-    """The product with a vector [P], by the program of the operator for trees, which compiles faster."""
-    return numerics.ravel_on_host(op(numerics.unravel_on_host(op.vector_like, vector)))
-
-
-def _size(x: np.ndarray) -> float:
-    return float(np.linalg.norm(x))
+def _size(x: Any) -> float:
+    """The norm of a tree like the parameters."""
+    return host.norm(np.positive, x)
 
 
 def _alone(op: Operator, number: int) -> Operator:
@@ -188,12 +185,12 @@ def _alone(op: Operator, number: int) -> Operator:
     return dataclasses.replace(op, coefficients=tuple(float(i == number) for i in range(len(op.terms))), shift=0.0)
 
 
-def _require_symmetric(op: Operator, v: np.ndarray, w: np.ndarray, tolerance: float) -> tuple[np.ndarray, float, float]:
+def _require_symmetric(op: Operator, v: Any, w: Any, tolerance: float) -> tuple[Any, float, float]:
     """A v, and the errors of repetition and symmetry."""
-    av, again, aw = (_product(op, x) for x in (v, v, w))
-    require_finite(av, again, aw)
+    av, again, aw = op(v), op(v), op(w)
+    require_finite(*map(_size, (av, again, aw)))
     scale = _size(av) + _size(aw) or 1.0
-    repeat = _size(av - again) / scale
+    repeat = host.norm(np.subtract, av, again) / scale
     if repeat > tolerance:
         raise InputError(
             f"the operator must be deterministic: the same product came out {repeat:.1e} (relative) apart; "
@@ -202,10 +199,10 @@ def _require_symmetric(op: Operator, v: np.ndarray, w: np.ndarray, tolerance: fl
     asymmetry = _asymmetry(op, v, w, av, aw)
     if asymmetry > tolerance and len(op.terms) > 1:
         # Terms that cancel leave the rounding of each.
-        parts = sum(abs(c) * _size(_product(_alone(op, i), v)) for i, c in enumerate(op.coefficients))
+        parts = sum(abs(c) * _size(_alone(op, i)(v)) for i, c in enumerate(op.coefficients))
         asymmetry *= scale / max(scale, 2 * parts)
     if asymmetry > tolerance:
-        if _is_rounding(op, lambda wide: _asymmetry(wide, v, w, _product(wide, v), _product(wide, w))):
+        if _is_rounding(op, lambda wide: _asymmetry(wide, v, w, wide(v), wide(w))):
             raise InputError(_ROUNDING.format(op.dtype, f"v·Aw and w·Av are {asymmetry:.1e}"))
         raise InputError(
             f"the operator must be symmetric: v·Aw and w·Av are {asymmetry:.1e} (relative) apart, "
@@ -214,9 +211,9 @@ def _require_symmetric(op: Operator, v: np.ndarray, w: np.ndarray, tolerance: fl
     return av, repeat, asymmetry
 
 
-def _asymmetry(op: Operator, v: np.ndarray, w: np.ndarray, av: np.ndarray, aw: np.ndarray) -> float:
+def _asymmetry(op: Operator, v: Any, w: Any, av: Any, aw: Any) -> float:
     # Rounding, and what a map is wrong by, have nothing to do with v, and so only 1/√P of their size lies along it.
-    difference = abs(float(v @ aw - w @ av)) * math.sqrt(op.size)
+    difference = abs(host.inner(v, aw) - host.inner(w, av)) * math.sqrt(op.size)
     return difference / (_size(av) + _size(aw) or 1.0)
 
 
@@ -232,12 +229,12 @@ def _is_rounding(op: Operator, error_of: Callable[[Operator], float]) -> bool:
         return error_of(wide) <= _SMALL_IN_FLOAT64
 
 
-def _differences(terms: list[Term], v: np.ndarray, tolerance: float) -> tuple[list[float | str], int]:
+def _differences(terms: list[Term], v: Any, tolerance: float) -> tuple[list[float | str], int]:
     """The relative error of the products of each term against differences, or why not; and the number of products."""
     generator = np.random.default_rng(0)
     some = [_some_examples(term, generator) for term in terms]
     with jax.enable_x64(True), numerics.matmul_precision():
-        found = finite_differences.relative_errors(some, v.astype(np.float64))
+        found = finite_differences.relative_errors(some, v)
     for result in found.each:
         if not isinstance(result, str) and result[0] > max(tolerance, finite_differences.TOLERANCE):
             raise InputError(
@@ -249,14 +246,14 @@ def _differences(terms: list[Term], v: np.ndarray, tolerance: float) -> tuple[li
 
 
 def _weights(
-    op: Operator, number: int, v: np.ndarray, whole: np.ndarray, key: Array, tolerance: float, asymmetry: float
+    op: Operator, number: int, v: Any, whole: Any, key: Array, tolerance: float, asymmetry: float
 ) -> float | str:
     """How far products over two draws of the data are from twice the product over all, or why it is not known.
 
     Args:
         op: all terms, of which all but the one with this `number` have a coefficient of 0: one program serves all.
         number: of the term.
-        v: a unit vector [P].
+        v: a unit vector, as a tree.
         whole: the product of `op` with it.
         key: for the draws.
         tolerance: relative to the sizes of the products.
@@ -267,12 +264,13 @@ def _weights(
     function = "criterion" if len(term.functions) > 1 else "loss"
     draws = _two_draws(num_examples, unit, key)
 
-    def error_of(op: Operator, whole: np.ndarray) -> float:
+    def error_of(op: Operator, whole: Any) -> float:
         drawn = []
         for positions in draws:
             terms = (_at(other, positions) if i == number else other for i, other in enumerate(op.terms))
-            drawn.append(_product(dataclasses.replace(op, terms=tuple(terms)), v))
-        return _size(2 * whole - sum(drawn)) / (sum(map(_size, drawn)) or 1.0)
+            drawn.append(dataclasses.replace(op, terms=tuple(terms))(v))
+        apart = host.norm(lambda whole, *drawn: 2 * whole - sum(drawn), whole, *drawn)
+        return apart / (sum(map(_size, drawn)) or 1.0)
 
     error = error_of(op, whole)
     is_one_batch = len(term.batches.cuts) == 1 and term.batches.devices is None
@@ -282,7 +280,7 @@ def _weights(
                 f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean "
                 "over examples; take it without, or draw for each example from a key of its own"
             )
-        elif error <= _ROUNDING_FACTOR * asymmetry and _is_rounding(op, lambda wide: error_of(wide, _product(wide, v))):
+        elif error <= _ROUNDING_FACTOR * asymmetry and _is_rounding(op, lambda wide: error_of(wide, wide(v))):
             fault = _ROUNDING.format(op.dtype, f"those over two draws of the data are {error:.1e}")
         elif is_one_batch:
             fault = _NO_MEAN.format(function)

@@ -5,13 +5,13 @@ kinks of ReLU, narrow ones drown in rounding, and a derivative that is wrong is 
 near the parameters and not at them: exactly there may be a kink, of ReLU for rows of zeros and biases that are zero, of
 an L1 norm at weights that are zero, where a derivative is a convention and no limit of differences.
 
-One program evaluates all terms, so that there is one to compile. Vectors are added and compared by NumPy.
+One program evaluates all terms, so that there is one to compile. Vectors are trees that lie where the parameters lie.
+On one CPU they are NumPy's, with nothing to compile to add them.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics
+from hessflat.curvature import host, vectors
 from hessflat.curvature.operators.matrices import gauss_newton_product, hessian_product
 from hessflat.curvature.operators.terms import Term, bound_functions, term_product
+from hessflat.curvature.vectors import layout_for
 from hessflat.utils import compat, hardware
 from hessflat.utils.convolution import canonical, equations_of
 
@@ -48,16 +49,16 @@ class Errors(NamedTuple):
     num_products: int  # evaluations of the functions with a product
 
 
-def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
+def relative_errors(terms: Sequence[Term], vector: Any) -> Errors:
     """The relative errors of products and gradients, in the coordinates of the parameters themselves.
 
     Args:
         terms: Hessian, Gauss-Newton or residual terms over the same parameters; their arrays are cast to float64 here.
-        vector: [P] unit direction.
+        vector: a unit direction, a tree like the parameters.
     """
     terms = [_nearby(_in_float64(term)) for term in terms]
     try:
-        return _of_all(terms, vector)
+        return _of_all(terms, _in_float64(vector))
     except Exception as error:  # any error of the user's function: not to run in float64 is no fault
         if len(terms) == 1:
             line = (str(error).strip() or "no message").splitlines()[0]
@@ -66,33 +67,34 @@ def relative_errors(terms: Sequence[Term], vector: np.ndarray) -> Errors:
     return Errors([each for errors in apart for each in errors.each], sum(errors.num_products for errors in apart))
 
 
-def _of_all(terms: list[Term], vector: np.ndarray) -> Errors:
-    here = [numerics.ravel_on_host(term.params) for term in terms]
-    compiled = _evaluate_compiled_on_cpu if hardware.platform(terms) == "cpu" else _evaluate_compiled
-    as_tree = partial(numerics.unravel_on_host, terms[0].params)
-    lengths, count = [1 + float(np.linalg.norm(x)) for x in here], 0
+def _of_all(terms: list[Term], vector: Any) -> Errors:
+    here = [term.params for term in terms]
+    compiled = _evaluate_compiled_on_cpu if hardware.platform(vector) == "cpu" else _evaluate_compiled
+    lengths, count = [1 + _norm(x) for x in here], 0
 
-    def evaluate(points: Sequence[np.ndarray], vectors: Sequence[np.ndarray]) -> list[_Evaluated]:
+    def evaluate(points: Sequence[Any], vectors: Sequence[Any]) -> list[_Evaluated]:
         nonlocal count
         count += 1
-        results = compiled(tuple(terms), *(tuple(map(as_tree, x)) for x in (points, vectors)))
-        flat = numerics.ravel_on_host
-        return [_Evaluated(float(value), flat(out), flat(product), out) for value, out, product in results]
+        results = compiled(tuple(terms), tuple(points), tuple(vectors))
+        return [_Evaluated(float(value), _as_here(out), _as_here(product)) for value, out, product in results]
 
     first = evaluate(here, [vector] * len(terms))
     is_scalar = [not _is_gauss_newton(term) for term in terms]
     # The direction of a scalar holds a part of the gradient, along which differences of the function are large.
-    along = [_unit(vector + _unit(at.out)) if scalar else vector for at, scalar in zip(first, is_scalar, strict=True)]
+    along = [
+        _unit(_moved(vector, 1, _unit(at.out))) if scalar else vector
+        for at, scalar in zip(first, is_scalar, strict=True)
+    ]
     again = evaluate(here, along) if any(is_scalar) else first
     best = [dict[str, float]() for _ in terms]
     for width in _STEPS:
         steps = [width * length for length in lengths]
         up, down = (
-            evaluate([x + sign * step * d for x, step, d in zip(here, steps, along, strict=True)], along)
+            evaluate([_moved(x, sign * step, d) for x, step, d in zip(here, steps, along, strict=True)], along)
             for sign in (1, -1)
         )
         for i, term in enumerate(terms):
-            change = _Change(up[i].value - down[i].value, up[i].out - down[i].out, 2 * steps[i])
+            change = _Change(up[i].value - down[i].value, _moved(up[i].out, -1, down[i].out), 2 * steps[i])
             at = first[i]._replace(product=again[i].product)
             if is_scalar[i]:
                 errors = _of_scalar(at, along[i], change, lengths[i])
@@ -108,53 +110,52 @@ class _Evaluated(NamedTuple):
     """A term at one point."""
 
     value: float  # of the scalar whose second derivative is the product; of the criterion for a Gauss-Newton term
-    out: np.ndarray  # the gradient of that scalar, [P]; for a Gauss-Newton term the outputs, flat
-    product: np.ndarray  # [P]
-    like: Any  # the tree that `out` is flat of
+    out: Any  # the gradient of that scalar, like the parameters; for a Gauss-Newton term the outputs
+    product: Any  # like the parameters
 
 
 class _Change(NamedTuple):
     """What changes between two points that are `step` apart."""
 
     value: float
-    out: np.ndarray
+    out: Any
     step: float
 
 
-def _of_scalar(at: _Evaluated, along: np.ndarray, change: _Change, length: float) -> dict[str, float]:
+def _of_scalar(at: _Evaluated, along: Any, change: _Change, length: float) -> dict[str, float]:
     """The gradient against differences of its function, and the product against those of the gradient."""
-    slope, size = float(at.out @ along), float(np.linalg.norm(at.out))
+    slope, size = _inner(at.out, along), _norm(at.out)
     return {
         "the gradient": _apart(change.value / change.step, slope, _NEGLIGIBLE * abs(at.value) / length),
-        "the product": _apart(change.out / change.step, at.product, _NEGLIGIBLE * size / length),
+        "the product": _trees_apart(_times(1 / change.step, change.out), at.product, _NEGLIGIBLE * size / length),
     }
 
 
-def _of_outputs(term: Term, at: _Evaluated, along: np.ndarray, change: _Change, width: float) -> dict[str, float]:
+def _of_outputs(term: Term, at: _Evaluated, along: Any, change: _Change, width: float) -> dict[str, float]:
     """V·G v against differences of the outputs, and of the criterion's gradient along those; and that gradient."""
-    reach = 1 + float(np.linalg.norm(at.out))
+    reach = 1 + _norm(at.out)
 
-    def criterion(outputs: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _criterion(term, numerics.unravel_on_host(at.like, outputs))
-        return float(value), numerics.ravel_on_host(gradient)
+    def criterion(outputs: Any) -> tuple[float, Any]:
+        value, gradient = _criterion(term, outputs)
+        return float(value), _as_here(gradient)
 
     value, gradient = criterion(at.out)
-    size = float(np.linalg.norm(gradient))
-    velocity = change.out / change.step
-    speed = float(np.linalg.norm(velocity))
-    form = float(along @ at.product)
+    size = _norm(gradient)
+    velocity = _times(1 / change.step, change.out)
+    speed = _norm(velocity)
+    form = _inner(along, at.product)
     step = width * reach
-    (up, _), (down, _) = (criterion(at.out + sign * step * _unit(gradient)) for sign in (1, -1))
+    (up, _), (down, _) = (criterion(_moved(at.out, sign * step, _unit(gradient))) for sign in (1, -1))
     errors = {
         "the criterion's gradient": _apart((up - down) / (2 * step), size, _NEGLIGIBLE * abs(value) / reach),
         "the product": _apart(0.0, form, 0.0),
     }
     if speed:
-        (_, ahead), (_, behind) = (criterion(at.out + sign * step * velocity / speed) for sign in (1, -1))
-        bent = (ahead - behind) * (speed / (2 * step))
+        (_, ahead), (_, behind) = (criterion(_moved(at.out, sign * step / speed, velocity)) for sign in (1, -1))
+        bent = _times(speed / (2 * step), _moved(ahead, -1, behind))
         # Terms of both signs may cancel, as may all of them for a criterion that is linear.
-        floor = max(1e-3 * float(np.linalg.norm(bent)), _NEGLIGIBLE * speed * size / reach) * speed
-        errors["the product"] = _apart(float(velocity @ bent), form, floor)
+        floor = max(1e-3 * _norm(bent), _NEGLIGIBLE * speed * size / reach) * speed
+        errors["the product"] = _apart(_inner(velocity, bent), form, floor)
     return errors
 
 
@@ -167,20 +168,24 @@ def _verdict(term: Term, errors: dict[str, float]) -> tuple[float, str] | str:
     return worst, what
 
 
-def _in_float64(term: Term) -> Term:
-    def cast(leaf: Array) -> Array:
-        is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jax.device_put(np.asarray(leaf, np.float64)) if is_floating else numerics.gathered(leaf)
+def _in_float64(tree: Any) -> Any:
+    """Trees and terms with what is floating in float64, where it lies."""
+    tree = jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+    return dataclasses.replace(tree, narrow=False, scalings=()) if isinstance(tree, Term) else _as_here(tree)
 
-    result: Term = dataclasses.replace(jax.tree.map(cast, term), narrow=False, scalings=())
-    return result
+
+def _as_here(tree: Any) -> Any:
+    """A tree as vectors are added: as it lies, or as NumPy's on one CPU."""
+    if hardware.platform(tree) != "cpu" or hardware.mesh_of("params", tree) is not None:
+        return tree
+    return jax.tree.map(np.asarray, tree)
 
 
 def _nearby(term: Term) -> Term:
-    flat = numerics.ravel_on_host(term.params)
-    noise = np.random.default_rng(0).standard_normal(flat.size)
-    length = _NEARBY * (1 + float(np.linalg.norm(flat))) / math.sqrt(flat.size)
-    return dataclasses.replace(term, params=numerics.unravel_on_host(term.params, flat + length * noise))
+    layout = layout_for(term.params)
+    noise = vectors.to_tree(layout, vectors.draw(layout, jax.random.key(0), "gaussian"))
+    here = _as_here(term.params)
+    return dataclasses.replace(term, params=_moved(here, _NEARBY * (1 + _norm(here)), _as_here(noise)))
 
 
 def _is_gauss_newton(term: Term) -> bool:
@@ -224,16 +229,41 @@ def _vdot(a: Any, b: Any) -> Array:
     return sum(map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)), jnp.zeros(()))
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    size = np.linalg.norm(x)
-    result: np.ndarray = x / size if size > 0 else x
-    return result
+def _inner(a: Any, b: Any) -> float:
+    if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((a, b))):
+        return float(sum(np.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)))
+    return host.inner(a, b)
 
 
-def _apart(a: Any, b: Any, negligible: float) -> float:
-    """‖a − b‖ relative to the larger of the two, or to what is negligible where both are less; inf for no number."""
-    scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), negligible)
-    error = float(np.linalg.norm(np.subtract(a, b))) / scale if scale else 0.0
+def _norm(x: Any) -> float:
+    return math.sqrt(_inner(x, x))
+
+
+def _times(factor: float, x: Any) -> Any:
+    return jax.tree.map(lambda leaf: factor * leaf, x)
+
+
+def _moved(x: Any, step: float, direction: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + step * b, x, direction)
+
+
+def _unit(x: Any) -> Any:
+    size = _norm(x)
+    return _times(1 / size, x) if size > 0 else x
+
+
+def _apart(a: float, b: float, negligible: float) -> float:
+    """|a − b| relative to the larger of the two, or to what is negligible where both are less; inf for no number."""
+    return _relative(abs(a - b), max(abs(a), abs(b), negligible))
+
+
+def _trees_apart(a: Any, b: Any, negligible: float) -> float:
+    """`_apart` of vectors, by their norms."""
+    return _relative(_norm(_moved(a, -1, b)), max(_norm(a), _norm(b), negligible))
+
+
+def _relative(error: float, scale: float) -> float:
+    error = error / scale if scale else 0.0
     return error if math.isfinite(error) else math.inf
 
 

@@ -146,8 +146,7 @@ def orthogonality_loss(layout: Layout, blocks: Blocks, num_rows: Array) -> np.nd
     if layout.mesh is None:
         products = sum(numerics.gram(rows) for rows in arrays)
     else:
-        over_devices = partial(_gram_over_devices, layout)
-        products = np.asarray((over_devices if arrays[0][0].ndim == 2 else jax.vmap(over_devices))(blocks), np.float64)
+        products = sum(hardware.on_host(part, np.float64).sum(axis=0) for part in _gram_over_devices(layout, blocks))
     scales = np.concatenate([np.full(rows.shape[-2], _scale(layout, rows)) for rows in arrays[0]])
     in_use = np.arange(len(scales)) < np.asarray(num_rows)[..., None]
     error = np.abs(products / np.outer(scales, scales) - np.eye(len(scales)) * in_use[..., None])
@@ -155,17 +154,16 @@ def orthogonality_loss(layout: Layout, blocks: Blocks, num_rows: Array) -> np.nd
 
 
 @partial(jax.jit, static_argnums=0)
-def _gram_over_devices(layout: Layout, blocks: Blocks) -> Array:
-    """Q Qᵀ [m, m]; block by block, because a product of all rows would copy them."""
-    axes = layout.axes
-    assert axes is not None
+def _gram_over_devices(layout: Layout, blocks: Blocks) -> list[Array]:
+    """Parts [D, m, m], of every device its own, whose sum in double precision is Q Qᵀ."""
 
-    def local(blocks: Blocks) -> Array:
-        pairs = [[sum(_matmul(a, b.T) for a, b in _together(x, y)) for y in blocks] for x in blocks]
-        total: Array = jax.lax.psum(jnp.block(pairs), axes)
-        return total
+    def local(blocks: Blocks) -> list[Array]:
+        arrays = zip(*map(jax.tree.leaves, blocks), strict=True)
+        return [part[None] for rows in arrays for part in numerics.gram_in_two(rows)]
 
-    result: Array = vectors.over_devices(layout, local, (vectors.specs(layout, blocks),), PartitionSpec())(blocks)
+    count, whole = 2 * len(layout.arrays), PartitionSpec(layout.axes)
+    over = vectors.over_devices(layout, local, (vectors.specs(layout, blocks),), [whole] * count)
+    result: list[Array] = over(blocks)
     return result
 
 

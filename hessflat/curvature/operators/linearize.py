@@ -114,11 +114,13 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
 
     The residuals take the memory of the activations of every batch. A term is returned unchanged where they would take
     more than `limit` bytes, inside a transformation, where batches are driven from Python, for shapes in place of
-    arrays, and where XLA partitions the product because parameters are spread over devices.
+    arrays, and where XLA partitions the product because parameters are spread over devices: residuals would lie where
+    XLA leaves them, perhaps whole on every device, and nothing would bound them.
 
     Args:
         op: a sum of curvature matrices; linearised terms are unchanged.
-        limit: the maximum number of bytes of the residuals of all terms; by default a quarter of the free memory.
+        limit: the maximum number of bytes of the residuals of all terms on one device; by default a quarter of its free
+            memory.
         engine: "jaxpr" evaluates products by interpreting their jaxprs, for this operator and all operators made of it.
             "plain" leaves them to JAX and linearises nothing; it serves as a check. None is the operator's engine,
             initially the environment variable `HESSFLAT_LINEARIZE`, or else "jaxpr".
@@ -134,7 +136,7 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     if numerics.any_traced(op) or numerics.any_shapes(op) or loop_for(op) == "python":
         return op
     if limit is None:
-        limit = processes.agreed(hardware.free_bytes() // 4, processes.spans(op))
+        limit = processes.agreed(_default_limit(op), processes.spans(op))
     return _with_linearized_terms(op, limit)
 
 
@@ -154,7 +156,7 @@ def linearized_shapes(op: Operator, limit: int | None = None, loop: Loop | None 
     """
     if loop_for(op, loop) == "python":
         return op
-    return _with_linearized_terms(op, hardware.free_bytes() // 4 if limit is None else limit, shapes_only=True)
+    return _with_linearized_terms(op, _default_limit(op) if limit is None else limit, shapes_only=True)
 
 
 def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: Any) -> Any:
@@ -213,7 +215,9 @@ def _with_linearized_terms(op: Operator, limit: int, shapes_only: bool = False) 
         terms = []
         for term in op.terms:
             linearized = _linearize_term(term, limit, shapes_only)
-            limit -= hardware.num_bytes(linearized) - hardware.num_bytes(term)
+            if isinstance(linearized, LinearizedTerm) and linearized is not term:
+                computed = linearized.constants, linearized.residuals, linearized.residuals_per_batch
+                limit -= _bytes_on_a_device(linearized.batches, (*computed, linearized.remainders))
             terms.append(linearized)
     return dataclasses.replace(op, terms=tuple(terms))
 
@@ -229,13 +233,28 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool =
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
     shapes = jax.eval_shape(run, term)
-    if hardware.num_bytes(shapes) > limit:
+    if _bytes_on_a_device(term.batches, shapes) > limit:
         return term
     if numerics.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
         constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
     else:
         constants, residuals, per_batch, of_rest = run(term)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
+
+
+def _bytes_on_a_device(batches: Batches, computed: Any) -> int:
+    """Bytes of what `_run` gives that one device holds."""
+    constants, residuals, per_batch, remainders = computed
+    pieces = batches.devices.pieces if batches.devices is not None else 1
+    whole = (constants, residuals, [once for once, _ in remainders])
+    return hardware.num_bytes(whole) + hardware.num_bytes((per_batch, [each for _, each in remainders])) // pieces
+
+
+def _default_limit(op: Any) -> int:
+    """A quarter of the free memory of a device; the devices of a CPU share one."""
+    mesh = hardware.mesh_of("params and data", op)
+    sharing = 1 if mesh is None or hardware.platform(op) != "cpu" else int(mesh.size)
+    return hardware.free_bytes() // 4 // sharing
 
 
 def _depends_on_numbers(stages: Stages) -> bool:
