@@ -396,8 +396,9 @@ def _shared(state: _Bidiagonal, place: NamedSharding | None) -> _Bidiagonal:
     if place is None:
         return state
     whole = NamedSharding(place.mesh, PartitionSpec())
-    where: Any = whole if len(state.left) % place.mesh.size else place
-    result: _Bidiagonal = jax.lax.with_sharding_constraint(state, _Bidiagonal(*[where] * 5, step=whole))
+    where = whole if len(state.left) % place.mesh.size else place
+    places: Any = jax.tree.map(lambda _: where, state)
+    result: _Bidiagonal = jax.lax.with_sharding_constraint(state, places._replace(step=whole))
     return result
 
 

@@ -1,5 +1,6 @@
 """Several processes that run one command together: the same numbers, one writer, one end."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import one_node
 import pytest
 import runs
 from numpy.testing import assert_allclose
@@ -214,6 +216,44 @@ def test_the_library_gives_the_numbers_of_one_process(tmp_path):
             size = max(map(abs, expected))
             assert_allclose(found[name], expected, rtol=1e-3, atol=1e-4 * size, err_msg=name)
         assert two[0][name] == two[1][name]
+
+
+LAUNCHERS = [
+    pytest.param(
+        ["srun", "-n2"],
+        id="srun",
+        marks=pytest.mark.skipif(bool(one_node.WITHOUT), reason=f"no {one_node.WITHOUT} here; see .ci/install-slurm"),
+    ),
+    pytest.param(
+        ["mpirun", "-n", "2", "--allow-run-as-root", "--oversubscribe"],
+        id="mpirun",
+        marks=pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun here; Debian's openmpi-bin has it"),
+    ),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_tasks_of_a_launcher_are_one_run(tmp_path, launcher):
+    """The numbers of one process with two devices, by what SLURM and Open MPI themselves tell their tasks."""
+    folders = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent)))
+    own = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": folders}
+    command = [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", f"--root={tmp_path / 'two'}", *SHORT]
+    slurm = one_node.cluster(tmp_path / "slurm") if launcher[0] == "srun" else contextlib.nullcontext(dict(os.environ))
+    with slurm as environment:
+        done = subprocess.run(
+            [*launcher, *command],
+            env=environment | own,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            cwd=HERE.parents[1],
+        )
+    assert done.returncode == 0, done.stderr
+    chosen = schema.freeze(app.from_command_line("g_mlp:smoke", [*SHORT, "--config.devices=2"]))
+    (alone,) = runs.run_all([chosen], tmp_path / "one")
+    require_same(folder_of(tmp_path / "two"), alone, 1e-6)
+    assert run_folder.read_manifest(folder_of(tmp_path / "two"))["placement"][0]["processes"] == 2
 
 
 BY_HAND = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
