@@ -139,7 +139,20 @@ def _totals_by_split(
     return {name: _totals(logits, loss, mesh, *arguments, split) for name, split in splits.items()}
 
 
-_totals_compiled = jax.jit(_totals, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 8))
+def _totals_of_chunk(
+    logits: Callable,
+    loss: LossFunction,
+    mesh: Mesh | None,
+    label_smoothing: float,
+    params: Any,
+    batch_stats: Any,
+    split: Split,
+    start: int,
+    size: int,
+) -> tuple[jax.Array, jax.Array]:
+    chunk = {key: jax.lax.dynamic_slice_in_dim(value, start, size) for key, value in split.items()}
+    return _totals(logits, loss, mesh, label_smoothing, params, batch_stats, chunk)
 
 
 def _in_chunks(
@@ -152,10 +165,11 @@ def _in_chunks(
     split: Split,
     size: int,
 ) -> tuple[float, np.ndarray]:
-    starts = range(0, len(split["labels"]), size)
-    chunks = ({key: value[start : start + size] for key, value in split.items()} for start in starts)
-    arguments = (label_smoothing, params, batch_stats)
-    totals = (_totals_compiled(logits, loss, mesh, *arguments, chunk) for chunk in chunks)
+    number, totals = len(split["labels"]), []
+    for start in range(0, number, size):
+        arguments = (label_smoothing, params, batch_stats, split, start, min(size, number - start))
+        # On CPUs two programs that sum over devices can wait for each other for ever.
+        totals.append(jax.block_until_ready(_totals_of_chunk(logits, loss, mesh, *arguments)))
     losses, right = zip(*totals, strict=True)
     return float(sum(losses)), np.concatenate(right)
 
