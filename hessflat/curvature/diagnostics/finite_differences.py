@@ -170,7 +170,15 @@ def _verdict(term: Term, errors: dict[str, float]) -> tuple[float, str] | str:
 
 def _in_float64(tree: Any) -> Any:
     """Trees and terms with what is floating in float64, where it lies."""
-    tree = jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    def cast(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        # NumPy compiles no program for every shape.
+        whole = hardware.mesh_of("params", leaf) is None
+        return jax.device_put(np.asarray(leaf, np.float64)) if whole else leaf.astype(np.float64)
+
+    tree = jax.tree.map(cast, tree)
     return dataclasses.replace(tree, narrow=False, scalings=()) if isinstance(tree, Term) else _as_here(tree)
 
 
@@ -182,10 +190,13 @@ def _as_here(tree: Any) -> Any:
 
 
 def _nearby(term: Term) -> Term:
-    layout = layout_for(term.params)
-    noise = vectors.to_tree(layout, vectors.draw(layout, jax.random.key(0), "gaussian"))
-    here = _as_here(term.params)
-    return dataclasses.replace(term, params=_moved(here, _NEARBY * (1 + _norm(here)), _as_here(noise)))
+    here, layout = _as_here(term.params), layout_for(term.params)
+    if layout.mesh is None:
+        generator = np.random.default_rng(0)
+        noise = _unit(jax.tree.map(lambda x: generator.standard_normal(x.shape), here))
+    else:
+        noise = vectors.to_tree(layout, vectors.draw(layout, jax.random.key(0), "gaussian"))
+    return dataclasses.replace(term, params=_moved(here, _NEARBY * (1 + _norm(here)), noise))
 
 
 def _is_gauss_newton(term: Term) -> bool:
