@@ -70,7 +70,7 @@ def test_thirty_products_and_two_programs_are_enough(name):
     found, names = compiled_by(lambda: cv.check(op, KEY))
     assert found.num_products <= 30
     assert len(large(names)) <= 2, names
-    assert len(names) <= 4 + 4 * len(op.terms), names
+    assert len(names) <= 5 + 4 * len(op.terms), names  # one of them makes a tree of a drawn vector
     assert found.asymmetry < found.tolerance
 
 
