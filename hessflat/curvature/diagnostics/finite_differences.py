@@ -241,9 +241,9 @@ def _vdot(a: Any, b: Any) -> Array:
 
 
 def _inner(a: Any, b: Any) -> float:
-    if all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((a, b))):
-        return float(sum(np.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)))
-    return host.inner(a, b)
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((a, b))):
+        return host.inner(a, b)
+    return float(sum(np.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)))
 
 
 def _norm(x: Any) -> float:
