@@ -121,6 +121,10 @@ def locked(jobs: Sequence[Job]) -> Iterator[None]:
         yield
 
 
+# A split of at most so many bytes is whole on each device, so that taking a batch of it exchanges nothing.
+_WHOLE = 2**26
+
+
 class Compiled(NamedTuple):
     """What the runs of a group share."""
 
@@ -161,13 +165,16 @@ def load_data(config: DataConfig) -> data.Dataset:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(config: RunConfig) -> Compiled:
-    dataset, splits = load_data(config.data), _device_splits(config.data, config.devices)
+    dataset, splits = load_data(config.data), _device_splits(config.data, config.devices, config.fsdp)
     return Compiled(make_trainer(config, dataset.num_classes, splits["train"]), dataset, splits)
 
 
 @functools.lru_cache(maxsize=8)
-def _device_splits(config: DataConfig, devices: int) -> Splits:
-    """The splits that hold examples: each spread over the devices if they divide it, and else whole on each."""
+def _device_splits(config: DataConfig, devices: int, fsdp: bool) -> Splits:
+    """The splits that hold examples, on the devices; with `fsdp`, and where they are large, spread over them.
+
+    A split that the devices do not divide is whole on each.
+    """
     dataset, mesh = load_data(config), hardware.make_mesh(devices)
     splits = {
         name: split
@@ -176,7 +183,12 @@ def _device_splits(config: DataConfig, devices: int) -> Splits:
     }
     if mesh is None:
         return jax.tree.map(jnp.asarray, splits)
-    return {name: hardware.shard_examples(split, mesh) for name, split in splits.items()}
+
+    def placed(split: Any) -> Any:
+        spreads = fsdp or hardware.num_bytes(split) > _WHOLE
+        return hardware.shard_examples(split, mesh) if spreads else hardware.replicate(split, mesh)
+
+    return {name: placed(split) for name, split in splits.items()}
 
 
 def _require(config: RunConfig, because: str, settings: Mapping[str, tuple[Any, tuple]]) -> None:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import runs
 
 from hessflat.data import cache, load
 from hessflat.data.loading import Rows
+from hessflat.runs import jobs
 from hessflat.utils import processes
 
 OPTIONS = {"validation_size": 6, "test_size": 5, "label_noise": 0.2}
@@ -63,3 +65,13 @@ def test_what_is_compressed_or_cut_short_is_damaged(stored):
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="is damaged"):
         cache.read(path)
+
+
+def test_large_splits_are_spread_where_they_divide(monkeypatch):
+    config = runs.tiny("--config.data.train_size=128", "--config.data.validation_size=36").data
+    for limit, expected in ((jobs._WHOLE, []), (0, ["train"])):
+        monkeypatch.setattr(jobs, "_WHOLE", limit)
+        splits = jobs._device_splits.__wrapped__(config, 8, False)
+        spread = [name for name, split in splits.items() if not split["inputs"].sharding.is_fully_replicated]
+        assert spread == expected
+        assert all(len(split["inputs"].sharding.device_set) == 8 for split in splits.values())
