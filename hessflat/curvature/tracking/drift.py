@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessflat.curvature import vectors
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec
+from hessflat.curvature.vectors import Layout
 
 
 class Trace(NamedTuple):

@@ -15,9 +15,8 @@ from jax import Array
 
 from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov.recurrence import State, combine_on_devices, initial_state, lanczos_step
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 
 THOROUGH = 10  # every so many calls
 _NEXT, _RANDOM = 0.5, 0.1  # of the next Ritz vector and of a random one, beside one for each that is asked for

@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessflat.curvature import vectors
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.operator import Operator, matvec
 from hessflat.curvature.tracking import moved
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.errors import InputError
 
 GROUPS = 8
