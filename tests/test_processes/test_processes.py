@@ -59,7 +59,7 @@ def train(number, root, *arguments, **environment):
     return started(number, "child.py", "train", "--config=g_mlp:smoke", f"--root={root}", *arguments, **environment)
 
 
-def ended(started, status=0, seconds=200):
+def ended(started, status=0, seconds=600):
     """What each process printed as lines on standard error, but for those on its progress."""
     deadline, said = time.monotonic() + seconds, []
     try:
@@ -89,7 +89,7 @@ def require_same(folder, other, rtol, rtol_of_bounds=None):
 
 
 def wait_for(condition, processes):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes), ended(processes, None)
