@@ -11,14 +11,13 @@ import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, vectors
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace.estimates import cost_since
 from hessflat.curvature.stochtrace.trace import probe_vector, product_with, sketch
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
 

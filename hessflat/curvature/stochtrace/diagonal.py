@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.exact import gram
 from hessflat.curvature.exact.dense import require_dense
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace.estimates import cost_since
 from hessflat.curvature.stochtrace.trace import own_directions, probe_vector, product_with, sketch
-from hessflat.curvature.vectors import Vector
+from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.convolution import Loop
 from hessflat.utils.errors import InputError
 
@@ -107,7 +106,7 @@ def _exact(op: Operator, began: float) -> Diagonal:
         total, rows = np.diagonal(np.asarray(op.to_dense(), np.float64)), op.size
         require_finite(total)
     layout = layout_of(op)
-    values = vectors.to_tree(layout, vectors.from_flat(layout, np.asarray(total, layout.dtype)))
+    values = vectors.to_tree(layout, host.from_flat(layout, np.asarray(total, layout.dtype)))
     return Diagonal(values, jax.tree.map(jnp.zeros_like, values), *cost_since(began, rows, op))
 
 
