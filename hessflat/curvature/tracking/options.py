@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from hessflat.curvature import numerics
-from hessflat.curvature.layout import Layout
 from hessflat.curvature.minibatch import CentredLosses
 from hessflat.curvature.operators.gradients import require_loss
 from hessflat.curvature.operators.operator import Operator, layout_of, require_operator
 from hessflat.curvature.operators.terms import Term
 from hessflat.curvature.tracking import moved, ritz, subset
+from hessflat.curvature.vectors import Layout
 from hessflat.utils.errors import InputError, require_known, shown
 
 QUANTITIES = ("lambda_max", "preconditioned_lambda_max", "trace", "critical_sharpness")
