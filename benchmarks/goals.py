@@ -22,6 +22,8 @@ REORTHOGONALISATION_SHARE, REORTHOGONALISATION_OVER_READING = 0.15, 1.5
 EXACT_SECONDS = 8.0
 PRODUCTS_OVER_POWER_ITERATION = 0.5
 BLOCKS_OVER_WHOLE = 1.5
+TRACKING = {"W8a": 0.55, "W8b": 0.12}  # over training, with all examples
+TRACKING_A_PART, TRACKING_ERROR = 0.10, 2e-3
 
 
 class Goal(NamedTuple):
@@ -45,6 +47,7 @@ def judge(results: dict[str, Any]) -> list[Goal]:
         _over_reading(results),
         _exact(results),
         *(_fewer_products(results, workload) for workload in ("W6a", "W6b")),
+        *(goal for workload, limit in TRACKING.items() for goal in _tracking(results, workload, limit)),
     ]
 
 
@@ -118,6 +121,26 @@ def _fewer_products(results: dict[str, Any], workload: str) -> Goal:
     mine, theirs, oracle = ours["num_products"], power["num_products"], median(power["parts"]["oracle"])
     found = f"{mine} against {theirs} with the same stopping rule, {oracle:.0f} if it knew the answer"
     return Goal(claim, mine <= PRODUCTS_OVER_POWER_ITERATION * theirs, found)
+
+
+def _tracking(results: dict[str, Any], workload: str, limit: float) -> list[Goal]:
+    train, whole, some, error, told = (
+        part(results, workload, name)
+        for name in ("train", "tracker seconds", "tracker, part seconds", "tracker error", "told")
+    )
+    some_goal = _at_most(
+        f"{workload}: tracking with a part of the examples ≤ {TRACKING_A_PART:.0%} over training",
+        some / train,
+        TRACKING_A_PART,
+        percent=True,
+    )
+    if some_goal.met is not None:
+        some_goal = some_goal._replace(found=f"{some_goal.found}, its own error told as {told:.0%}")
+    return [
+        _at_most(f"{workload}: tracking ≤ {limit:.0%} over training", whole / train, limit, percent=True),
+        _at_most(f"{workload}: its median error ≤ {TRACKING_ERROR:g}", error, TRACKING_ERROR),
+        some_goal,
+    ]
 
 
 def _at_most(claim: str, value: float, limit: float, percent: bool = False) -> Goal:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from benchmarks import layouts
+from benchmarks import language, layouts
 from benchmarks.jax_layers import JaxLayers, cross_entropy
 from benchmarks.networks import NETWORKS
 from benchmarks.problems import Arrays, Problem
@@ -21,10 +21,12 @@ def criterion(logits: Array, batch: dict[str, Array], statistics: Any = None) ->
 
 def functions_of(problem: Problem) -> tuple[Callable, Callable]:
     """`predict(params, batch, statistics)` -> logits [N, C]; `loss`, of the same arguments -> their mean loss."""
-    network, options = NETWORKS[problem.network], problem.options
+    options = problem.options
 
     def predict(params: Any, batch: Any, statistics: Any = None) -> Array:
-        return network(JaxLayers(params, statistics), batch["x"], **options)
+        if problem.network == "transformer":
+            return language.logits(params, batch["x"], options)
+        return NETWORKS[problem.network](JaxLayers(params, statistics), batch["x"], **options)
 
     def loss(params: Any, batch: Any, statistics: Any = None) -> Array:
         return cross_entropy(predict(params, batch, statistics), batch["y"])
@@ -38,11 +40,13 @@ def hessian_product(loss: Callable, params: Any, batch: Any, statistics: Any, ve
 
 
 def gauss_newton_product(predict: Callable, params: Any, batch: Any, statistics: Any, vector: Any) -> Any:
-    """Jᵀ (diag p − p pᵀ) J v / N: one linearisation of the network and its transpose."""
+    """Jᵀ (diag p − p pᵀ) J v over the examples or tokens that count: one linearisation and its transpose."""
     logits, push = jax.linearize(lambda p: predict(p, batch, statistics), params)
     outwards = push(vector)
     p = jax.nn.softmax(logits)
-    curved = p * (outwards - jnp.sum(p * outwards, axis=1, keepdims=True)) / logits.shape[0]
+    counts = batch["y"] >= 0
+    shares = (counts / jnp.sum(counts))[..., None]
+    curved = shares * p * (outwards - jnp.sum(p * outwards, axis=-1, keepdims=True))
     return jax.linear_transpose(push, params)(curved)[0]
 
 

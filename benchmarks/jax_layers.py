@@ -50,6 +50,8 @@ class JaxLayers:
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """The mean over examples; `logits` [N, C], `labels` [N]."""
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
+    """The mean over examples, or over the tokens whose label is not negative; `logits` [..., C], `labels` [...]."""
+    counts = labels >= 0
+    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jnp.sum(jnp.where(counts, losses, 0)) / jnp.sum(counts)

@@ -8,7 +8,6 @@ few steps of SGD, so that the curvature has outliers and a bulk as that of train
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ class Problem:
 
     network: str
     options: dict[str, Any]
-    input_shape: tuple[int, ...]  # (features,) or (height, width, channels)
+    input_shape: tuple[int, ...]  # (features,), (height, width, channels), or (tokens,) of a transformer
     num_classes: int
     num_examples: int
     sgd_steps: int
@@ -35,12 +34,16 @@ class Problem:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters by name, sorted; kernels are [in, out] or [height, width, in, out]."""
+        if self.network == "transformer":
+            from benchmarks import language
+
+            return dict(sorted(language.shapes(self.options, self.input_shape[0]).items()))
         return dict(sorted(self._traced.shapes.items()))
 
     @property
     def norms(self) -> dict[str, int]:
         """Batch norms and their channels."""
-        return self._traced.norms
+        return {} if self.network == "transformer" else self._traced.norms
 
     @property
     def size(self) -> int:
@@ -65,8 +68,8 @@ class Problem:
 class Arrays(NamedTuple):
     """What a problem holds, float32 in JAX's layouts."""
 
-    x: np.ndarray  # [N, features] or [N, height, width, channels]
-    y: np.ndarray  # [N] int32
+    x: np.ndarray  # [N, features] or [N, height, width, channels]; tokens [N, T] int32
+    y: np.ndarray  # [N] int32; of tokens [N, T], −1 where they are padding
     params: dict[str, np.ndarray]
     statistics: dict[str, np.ndarray]  # of batch norm: mean and variance
 
@@ -86,6 +89,19 @@ FULL = {
     "small": Problem("mlp", {"sizes": (30, 30, 10)}, (100,), 10, 1_000, 200, 100),
     "deep": Problem("mlp", {"sizes": (100, 100, 100, 10)}, (784,), 10, 5_000, 200, 100),
     "million": Problem("mlp", {"sizes": (1258, 10)}, (784,), 10, 10_000, 30, 100),
+    "digits": Problem("mlp", {"sizes": (32, 32, 10)}, (64,), 10, 500, 0, 100),
+    "sentences": Problem(
+        "transformer", {"vocabulary": 32, "layers": 2, "width": 16, "heads": 2, "max_length": 16}, (16,), 32, 256, 0, 64
+    ),
+    "language": Problem(
+        "transformer",
+        {"vocabulary": 256, "layers": 4, "width": 64, "heads": 4, "max_length": 64},
+        (64,),
+        256,
+        256,
+        100,
+        32,
+    ),
     "wide": Problem(
         "wide_resnet", {"widths": (160, 320, 640), "blocks": 4, "num_classes": 10}, (32, 32, 3), 10, 128, 8, 32
     ),
@@ -97,6 +113,13 @@ SMOKE = {
     "small": Problem("mlp", {"sizes": (5, 5, 3)}, (10,), 3, 40, 50, 20),
     "deep": Problem("mlp", {"sizes": (8, 8, 4)}, (20,), 4, 60, 50, 20),
     "million": Problem("mlp", {"sizes": (16, 4)}, (20,), 4, 60, 10, 20),
+    "digits": Problem("mlp", {"sizes": (5, 5, 3)}, (10,), 3, 40, 0, 20),
+    "sentences": Problem(
+        "transformer", {"vocabulary": 8, "layers": 1, "width": 4, "heads": 2, "max_length": 4}, (4,), 8, 24, 0, 8
+    ),
+    "language": Problem(
+        "transformer", {"vocabulary": 8, "layers": 1, "width": 4, "heads": 2, "max_length": 4}, (4,), 8, 24, 10, 8
+    ),
     "wide": Problem("wide_resnet", {"widths": (8, 16), "blocks": 1, "num_classes": 4}, (8, 8, 3), 4, 16, 10, 8),
 }
 SCALES = {"full": FULL, "smoke": SMOKE}
@@ -132,7 +155,11 @@ def load(path: Path) -> Arrays:
 
 
 def _examples(rng: np.random.Generator, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, ...] of mean 0 and variance about 1, and labels [N]."""
+    """Images [N, ...] of mean 0 and variance about 1, and labels [N]; or sequences of tokens."""
+    if problem.network == "transformer":
+        from benchmarks import language
+
+        return language.examples(rng, problem.num_classes, problem.input_shape[0], problem.num_examples)
     shape, count = problem.input_shape, problem.num_examples
     labels = rng.integers(problem.num_classes, size=count)
     axes = tuple(range(1, 1 + min(len(shape), 2)))
@@ -152,7 +179,11 @@ def _examples(rng: np.random.Generator, problem: Problem) -> tuple[np.ndarray, n
 
 
 def _initial(rng: np.random.Generator, problem: Problem) -> dict[str, np.ndarray]:
-    """He et al. (2015); batch norm starts as the identity."""
+    """He et al. (2015); batch norm starts as the identity. A transformer has those of its own."""
+    if problem.network == "transformer":
+        from benchmarks import language
+
+        return language.initial(problem.options, problem.input_shape[0], int(rng.integers(2**31)))
     params = {}
     for name, shape in problem.shapes.items():
         if name.endswith("_kernel"):
@@ -167,12 +198,13 @@ def _train(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     import jax
 
+    from benchmarks import language
     from benchmarks.jax_layers import JaxLayers, cross_entropy
 
-    network = partial(NETWORKS[problem.network], **problem.options)
-
     def loss(params: Any, x: Any, y: Any) -> Any:
-        return cross_entropy(network(JaxLayers(params, None), x), y)
+        if problem.network == "transformer":
+            return cross_entropy(language.logits(params, x, problem.options), y)
+        return cross_entropy(NETWORKS[problem.network](JaxLayers(params, None), x, **problem.options), y)
 
     @jax.jit
     def step(params: Any, velocity: Any, x: Any, y: Any) -> Any:
@@ -183,7 +215,7 @@ def _train(
     @jax.jit
     def statistics_of(params: Any, x: Any) -> Any:
         layers = JaxLayers(params, None)
-        network(layers, x)
+        NETWORKS[problem.network](layers, x, **problem.options)
         return layers.noted
 
     trained: Any = params

@@ -34,6 +34,10 @@ def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str
     ):
         if len(table) > 1:
             sections.append(f"{mark}{title}\n\n{render(table)}")
+    for workload in WORKLOADS.values():
+        if workload.task == "tracking" and _parts(results, workload.id):
+            title = f"{mark}{workload.id}. {workload.title}"
+            sections.append(f"{title}\n\n{render(tracking(results, workload.id))}")
     for title, table in (
         ("The device", device(results)),
         ("Precision", precision(results)),
@@ -124,6 +128,28 @@ def basis(results: dict[str, Any]) -> Table:
         ["the memory's read rate", f"{rate / 1e9:.3g} GB/s"],
         ["re-orthogonalisation over four readings of the filled rows", _number(alone * rate / moved)],
     ]
+
+
+def tracking(results: dict[str, Any], workload: str) -> Table:
+    """What each way adds to training, and how far its values are from converged ones; the cheapest first."""
+    value = {name: part(results, workload, name) for name in _parts(results, workload)}
+    ways = [name.removesuffix(" seconds") for name in value if name.endswith(" seconds")]
+    table = [["", "a measurement", "over training", "processor time", "error, median", "largest", "products"]]
+    for way in sorted(ways, key=lambda way: value[f"{way} seconds"]):
+        said = f"{way}, {value['part']:.0f} examples" if way == "tracker, part" else way
+        table.append(
+            [
+                f"**{said}**" if way.startswith("tracker") else said,
+                f"{_number(1e3 * value[f'{way} seconds'])} ms",
+                f"{value[f'{way} seconds'] / value['train']:.0%}",
+                f"{value[f'{way} busy'] / value['train busy']:.0%}",
+                f"{value[f'{way} error']:.1e}",
+                f"{value[f'{way} largest error']:.1e}",
+                _number(value[f"{way} products"]),
+            ]
+        )
+    table.append(["20 steps of training", f"{_number(1e3 * value['train'])} ms", *[""] * 5])
+    return table
 
 
 def device(results: dict[str, Any]) -> Table:

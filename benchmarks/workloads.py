@@ -5,7 +5,7 @@ from typing import Literal
 
 from benchmarks.problems import SCALES, Problem
 
-Task = Literal["lanczos", "exact", "largest", "blocks", "products", "basis", "block_cost", "device"]
+Task = Literal["lanczos", "exact", "largest", "blocks", "products", "basis", "block_cost", "device", "tracking"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,45 @@ _ALL = [
     Workload("W5", "Every eigenvalue of the Hessian of an MLP 100-30-30-10, 1,000 examples", "small", "exact"),
     Workload("W6a", "λ_max of W1 to a relative 1e-3", "dense", "largest", cost=0.3),
     Workload("W6b", "λ_max of W3 to a relative 1e-3", "conv", "largest", most_repeats=3, cost=4),
+    Workload(
+        "W7a",
+        "Hessian of a transformer of 0.2M parameters, 256 sequences of 64 tokens with masks, 20 Lanczos steps",
+        "language",
+        "lanczos",
+        steps=20,
+        most_repeats=2,
+        cost=6,
+        values_tolerance=0.05,  # twenty steps from starts that libraries draw themselves may not converge
+    ),
+    Workload(
+        "W7b",
+        "Gauss-Newton matrix of the same transformer, 20 Lanczos steps",
+        "language",
+        "lanczos",
+        "gauss_newton",
+        steps=20,
+        most_repeats=2,
+        cost=6,
+        values_tolerance=0.05,
+    ),
+    Workload(
+        "W8a",
+        "λ_max at every 20th step in batches of 128, an MLP 64-32-32-10, 500 examples",
+        "digits",
+        "tracking",
+        steps=40,
+        most_repeats=0,
+        cost=1,
+    ),
+    Workload(
+        "W8b",
+        "λ_max at every 20th step in batches of 128, a transformer of 7 thousand parameters, 256 sequences of 16",
+        "sentences",
+        "tracking",
+        steps=40,
+        most_repeats=0,
+        cost=2,
+    ),
     Workload(
         "W9",
         "Every layer's block of the Hessian of an MLP 784-100-100-100-10, 5,000 examples, 50 Lanczos steps each",

@@ -88,6 +88,9 @@ def test_networks_have_the_sizes_they_are_quoted_with():
         "residual": 11_173_962,
         "small": 4_270,
         "deep": 99_710,
+        "digits": 3_466,
+        "sentences": 7_072,
+        "language": 218_240,
         "million": 1_000_120,
         "wide": 36_479_194,
     }

@@ -26,6 +26,10 @@ class Result(NamedTuple):
     parts: dict[str, float] = {}  # noqa: RUF012 (what else it measured)
 
 
+OURS = "hessflat"
+_JAX, _TORCH = "JAX", "PyTorch"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A contender by name: where it is, what must be installed, what it can do."""
@@ -41,7 +45,8 @@ class Entry:
     note: str = ""
 
     def takes(self, workload: Workload) -> bool:
-        return workload.task in self.does and workload.matrix in self.matrices
+        able = workload.task in self.does and workload.matrix in self.matrices
+        return able and (workload.problem != "language" or self.framework == _JAX)
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""
@@ -51,8 +56,6 @@ class Entry:
         return getattr(importlib.import_module(f"benchmarks.{self.module}"), self.class_name)
 
 
-OURS = "hessflat"
-_JAX, _TORCH = "JAX", "PyTorch"
 _EVERYTHING = frozenset({"lanczos", "exact", "largest", "blocks"})
 _SEARCH = frozenset({"lanczos", "largest"})
 
@@ -141,6 +144,7 @@ ENTRIES = [
     Entry(f"{OURS} products", "own.products", "Products", (), _JAX, frozenset({"products"})),
     Entry(f"{OURS} basis", "own.basis", "Basis", (), _JAX, frozenset({"basis"})),
     Entry(f"{OURS} blocks", "own.blocks", "Blocks", (), _JAX, frozenset({"block_cost"})),
+    Entry(f"{OURS} tracking", "own.tracking", "Tracking", (), _JAX, frozenset({"tracking"})),
     Entry(f"{OURS} device", "own.device", "Device", (), _JAX, frozenset({"device"})),
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

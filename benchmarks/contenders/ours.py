@@ -23,9 +23,12 @@ class Ours(JaxSetting):
 
     def operator(self, matrix: str) -> cv.Operator:
         state: dict[str, Any] = {} if self.statistics is None else {"state": self.statistics}
+        data = self.batch
+        if self.problem.network == "transformer":
+            data = cv.Batches(data, weights=(data["y"] >= 0).astype(float))
         if matrix == "hessian":
-            return cv.hessian(self.loss, self.params, self.batch, **state)
-        return cv.gauss_newton(self.predict, criterion, self.params, self.batch, **state)
+            return cv.hessian(self.loss, self.params, data, **state)
+        return cv.gauss_newton(self.predict, criterion, self.params, data, **state)
 
     def run(self) -> Result:
         op = self.operator(self.workload.matrix)
