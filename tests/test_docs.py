@@ -39,6 +39,7 @@ EXECUTED = [
             "blocks",
             "curvature",
             "data",
+            "edges",
             "frameworks",
             "language_models",
             "linear_algebra",

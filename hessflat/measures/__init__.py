@@ -51,6 +51,7 @@ _MODULES = (
     "norms",
     "full_spectrum",
     "spectrum_edges",
+    "stability_edge",
     "jacobian",
     "pair_slopes",
     "layer_input_norms",

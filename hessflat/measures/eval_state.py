@@ -149,6 +149,9 @@ class EvalState(NamedTuple):
     devices: int  # that examples are spread over, as `config.devices`
     first_params: Callable[[], Any]  # makes the weights that the run started from, for the measures that compare
     data: Mapping[str, Any] = MappingProxyType({})  # the settings of the data set, for measures that draw more of it
+    opt_state: Any = None  # of Optax
+    # Settings of the optimiser, its `name`, `lr`, `sam_radius`, `schedule` and `batch_size`, and the `step`, an array.
+    optimiser: Mapping[str, Any] = MappingProxyType({})
 
     def functions(self, mode: str = "eval") -> Functions:
         """The functions of the model with batch norm in `mode`, the same objects each time."""

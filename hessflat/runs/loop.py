@@ -335,6 +335,14 @@ def make_eval_state(
         config.devices,
         first_params,
         plain(config.data),
+        position.state.opt_state,
+        {
+            **dict(config.optim.settings),
+            **{name: getattr(config.optim, name) for name in ("name", "lr", "sam_radius")},
+            "schedule": config.schedule.name,
+            "batch_size": config.train.batch_size,
+            "step": position.state.step,
+        },
     )
 
 

@@ -1,0 +1,85 @@
+"""The edge of stability of gradient descent, momentum, Adam, SAM and SGD, each at two learning rates.
+
+    make sweep CONFIG=e_edges:small
+
+smoke: seconds, 5 runs. small: 500 of scikit-learn's digits and a perceptron 64-32-32-10 with tanh, 27 runs. medium:
+5,000 images of CIFAR-10 and a perceptron 3072-200-200-10, 27 runs, after `make data DATASETS=cifar10`. paper: as
+medium, for four times as many steps.
+"""
+
+from ml_collections import ConfigDict
+
+from hessflat.config import Overrides, override, product
+from hessflat.runs.schema import base_config
+
+SCALES = ("smoke", "small", "medium", "paper")
+SEEDS = {"smoke": (0,), "small": (10, 11, 12), "medium": (10, 11, 12), "paper": (10, 11, 12)}
+# Of momentum, whose rates were chosen again after it had diverged with β = 0.9 on the others.
+LATER = {"momentum": (13, 14, 15)}
+BATCH = 16
+
+# What is trained, and how many steps a run takes at `small`, by the name that figures have for it. The squared error is
+# a mean over ten outputs: with half their sum in its place, all rates but Adam's would be a fifth of these.
+GD = {"optim.name": "sgd", "optim.sgd.momentum": 0.0}
+METHODS: dict[str, list[Overrides]] = {
+    "GD": [GD | {"optim.lr": rate, "train.steps": steps} for rate, steps in ((1.5, 8000), (2.0, 8000))],
+    "momentum": [
+        {"optim.name": "sgd", "optim.sgd.momentum": 0.5, "optim.lr": rate, "train.steps": 8000} for rate in (2.0, 2.5)
+    ],
+    "Adam": [
+        {"optim.name": "adam", "optim.adam.eps": 1e-7, "optim.lr": rate, "train.steps": steps}
+        for rate, steps in ((7e-4, 8000), (1e-3, 6000))
+    ],
+    "SAM": [
+        GD | {"optim.sam_radius": radius, "optim.lr": rate, "train.steps": steps}
+        for radius, rate, steps in ((0.1, 0.5, 12_000), (0.05, 1.0, 8000))
+    ],
+    "SGD": [GD | {"optim.lr": 2.0, "train.batch_size": BATCH, "train.steps": 12_000}],
+}
+# A run is measured so many times, at equal distances.
+TIMES = 60
+# Steps at a scale over those at `small`.
+LONGER = {"smoke": 0.02, "small": 1, "medium": 2, "paper": 8}
+
+
+def get_config(scale: str = "small") -> ConfigDict:
+    """The configuration of gradient descent on all examples."""
+    settings: Overrides = {
+        "experiment": "e_edges",
+        "data.scaling": "unit",
+        "data.validation_fraction": 0.0,
+        "data.train_size": 500,
+        "model.name": "mlp",
+        "model.mlp.hidden": (32, 32),
+        "model.mlp.activation": "tanh",
+        "schedule.name": "constant",
+        "train.loss": "squared_error",
+        "train.batch_size": 0,
+        "measure.performance": "end",
+        "measure.spectra": "never",
+        "measure.jacobian": "never",
+        "checkpoint.keep": "end",
+    }
+    on_images: Overrides = {
+        "data.name": "cifar10",
+        "data.scaling": "standardised",
+        "data.train_size": 5_000,
+        "model.mlp.hidden": (200, 200),
+        "measure.batch_size": 2_500,
+    }
+    at_scale = {"smoke": {"data.train_size": 60, "model.mlp.hidden": (6,)}, "medium": on_images, "paper": on_images}
+    return override(base_config(scale), settings | at_scale.get(scale, {}))
+
+
+def get_sweep(scale: str = "small") -> list[Overrides]:
+    """The overrides of each run: every optimiser at its rates, with every seed; at `smoke` at one rate."""
+    runs: list[Overrides] = []
+    for name, methods in METHODS.items():
+        own = []
+        for one in methods[:1] if scale == "smoke" else methods:
+            steps = int(one["train.steps"] * LONGER[scale])
+            every = max(steps // TIMES, 1)
+            own.append(one | {"train.steps": steps, "measure.stability_edge": f"every {every} steps"})
+        seeds = SEEDS[scale] if scale == "smoke" else LATER.get(name, SEEDS[scale])
+        runs += product(own, {"seed": seeds})
+    return runs
