@@ -37,6 +37,7 @@ EXECUTED = [
         ROOT / "docs" / f"{name}.md"
         for name in (
             "blocks",
+            "checkpoints",
             "curvature",
             "data",
             "edges",
@@ -44,6 +45,7 @@ EXECUTED = [
             "language_models",
             "linear_algebra",
             "numerics",
+            "pictures",
             "pitfalls",
             "plans",
             "rank_bound",

@@ -1,5 +1,9 @@
 """Pictures of records: what is drawn is what was measured, axes are labelled, and bad input is one line."""
 
+import os
+import re
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -167,3 +171,12 @@ def test_what_has_no_picture_is_a_table():
     assert "image/png" not in cv.Estimate(1.0, 0.1, *COST)._repr_html_()
     assert plot.picture(pairs([3.0])) is None
     assert plot.picture(PLANE._replace(values={"a": PLANE.values, "b": PLANE.values})) is None
+
+
+if __name__ == "__main__":
+    # Draws docs/figures anew, by the code of the page that shows them.
+    root = Path(__file__).parents[1] / "docs"
+    os.chdir(root / "figures")
+    page = (root / "pictures.md").read_text().replace('.png")', '.png", dots_per_inch=110)')
+    for body in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        exec(body)

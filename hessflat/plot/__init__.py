@@ -11,7 +11,7 @@ from hessflat.plot.landscapes import line, plane, surface
 from hessflat.plot.matrices import correlation
 from hessflat.plot.notebooks import picture
 from hessflat.plot.spectra import density, ranks, spectrum, stems
-from hessflat.plot.style import as_png, as_svg, save
+from hessflat.plot.style import as_png, as_svg, panels, save
 
 __all__ = [
     "as_png",
@@ -21,6 +21,7 @@ __all__ = [
     "density",
     "jacobian_norms",
     "line",
+    "panels",
     "picture",
     "plane",
     "ranks",

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from hessflat.curvature import Estimate, ExactSpectrum, RitzValue, Spectrum
+from hessflat.curvature import BlockSpectra, Estimate, ExactSpectrum, RitzValue, Spectrum
 from hessflat.plot.spectra import plain_ticks
 from hessflat.plot.style import PALETTE, STYLE, axes
 from hessflat.utils.errors import InputError, shown
@@ -23,7 +23,7 @@ _LINEAR = 1e-4
 _WIDTH = 0.07
 
 
-def blocks(records: Mapping[str, Any], ax: Axes | None = None, label: str = "") -> Axes:
+def blocks(records: Mapping[str, Any] | BlockSpectra, ax: Axes | None = None, label: str = "") -> Axes:
     """One row for each block, in their order.
 
     Spectra (`Spectrum` or `ExactSpectrum`) are ridges: the density of eigenvalues on one axis, linear near zero and
@@ -31,13 +31,15 @@ def blocks(records: Mapping[str, Any], ax: Axes | None = None, label: str = "") 
     (`Estimate`, `RitzValue`) are points with their errors, on a log axis where all are positive.
 
     Args:
-        records: a record for each block by its name, such as what `cv.block_spectra` returns.
+        records: a record for each block by its name, or what `cv.block_spectra` returns.
         ax: the axes to draw into; None makes a figure.
         label: of the horizontal axis.
 
     Raises:
         InputError: no blocks, or records of several kinds.
     """
+    if isinstance(records, BlockSpectra):
+        records = records.spectra
     if not isinstance(records, Mapping) or not records:
         raise InputError(f"blocks must be a mapping from names to records, got {shown(records)}")
     values = list(records.values())

@@ -18,7 +18,7 @@ _SYMBOLS = {"lambda_max": r"$\lambda_{\max}$", "lambda_min": r"$\lambda_{\min}$"
 
 
 def tracked(
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]] | Mapping[str, Any],
     names: str | Sequence[str] | None = None,
     thresholds: Mapping[str, float | str] | None = None,
     ax: Axes | None = None,
@@ -31,7 +31,7 @@ def tracked(
     Args:
         history: one mapping for each measured step, such as a line of `metrics.jsonl`: `x` and numbers by name. The
             error of a number is at its name with `_standard_error`, `_residual`, `_error`, `_se` or `_bound`. Numbers
-            that are missing, None or nan are gaps.
+            that are missing, None or nan are gaps. Or a mapping from names to arrays over all steps, as of a scan.
         names: which are drawn; None draws all that are no errors.
         thresholds: for each name in the picture a number, or the name of the quantity that it is at every step.
         ax: the axes to draw into; None makes a figure.
@@ -42,6 +42,8 @@ def tracked(
     Raises:
         InputError: nothing to draw, a name that no step has, or numbers that are none.
     """
+    if isinstance(history, Mapping):
+        history = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
     if not isinstance(history, Sequence) or not history or not all(isinstance(line, Mapping) for line in history):
         raise InputError(f"history must be a list of mappings, one for each measured step, got {shown(history)}")
     known = list(dict.fromkeys(name for line in history for name in line))
@@ -137,7 +139,7 @@ def in_words(name: str) -> str:
 
 def _quantities(known: Sequence[str], x: str) -> list[str]:
     errors = {f"{name}{ending}" for name in known for ending in ERRORS}
-    return [name for name in known if name != x and name not in errors]
+    return [name for name in known if name not in (x, "num_products") and name not in errors]
 
 
 def _curve(

@@ -180,8 +180,9 @@ def ranks(
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("rank")
         ax.set_ylabel("eigenvalue $\\lambda$")
-        if len(ax.get_legend_handles_labels()[1]) > 1:
-            ax.legend(loc="lower left")
+        named = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda one: one[1] == "noise floor")
+        if len(named) > 1:
+            ax.legend(*zip(*named, strict=True), loc="lower left")
     return ax
 
 

@@ -77,6 +77,13 @@ def axes(ax: Axes | None = None, size: tuple[float, float] = COLUMN, **kind: Any
     return made
 
 
+def panels(rows: int = 1, columns: int = 1, height: float = 2.2, **sharing: Any) -> list[Axes]:
+    """The axes of a new figure of the width of a text block, row by row, each row `height` inches high."""
+    with matplotlib.rc_context(STYLE):
+        figure = pyplot.figure(figsize=(TEXT_WIDTH, height * rows), layout="constrained")
+        return list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
+
+
 def ordered_colours(count: int) -> list[str]:
     """Colours for `count` increasing values of a setting, the smallest the darkest."""
     colours = matplotlib.colormaps[_ORDERED]
@@ -100,7 +107,7 @@ def letter(panels: Sequence[Axes]) -> None:
             )
 
 
-def save(ax: Axes | Figure, path: str | Path) -> Path:
+def save(ax: Axes | Figure, path: str | Path, dots_per_inch: int = 300) -> Path:
     """Write the figure of `ax` to a file of the kind that its name ends in, such as `.pdf`, `.svg` or `.png`.
 
     Raises:
@@ -110,7 +117,7 @@ def save(ax: Axes | Figure, path: str | Path) -> Path:
     known = figure.canvas.get_supported_filetypes()
     require_known("ending of a figure", [path.suffix.removeprefix(".")], known)
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=300)
+        figure.savefig(path, dpi=dots_per_inch)
     return path
 
 
