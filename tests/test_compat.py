@@ -22,8 +22,8 @@ UNPROMISED = re.compile(
     r"jax\.(_src|core|extend|interpreters|lib|experimental)\b|jaxlib\.(?!__version__)|jax\.config\.(?!update)"
     r"|.*\.get_bind_params|.*primitive\.bind$"
 )
-# Underscores that are documented all the same: named tuples, and the end of a process.
-DOCUMENTED = {"_replace", "_fields", "_asdict", "_make", "_field_defaults", "_exit"}
+# Underscores that are documented all the same: named tuples, the end of a process, what notebooks show.
+DOCUMENTED = {"_replace", "_fields", "_asdict", "_make", "_field_defaults", "_exit", "_repr_html_", "_repr_png_"}
 
 
 @pytest.mark.parametrize("number", [jnp.float32(2), 2.0, np.ones(3)])

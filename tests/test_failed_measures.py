@@ -18,7 +18,7 @@ from hessflat.utils.errors import InputError, SettingError
 NEVER = "--config.measure.spectra=never"
 
 # What a measure that never looks at its state is given.
-STATE = SimpleNamespace(protocol=measures.Protocol())
+STATE = SimpleNamespace(protocol=measures.Protocol(), has_tokens=False)
 
 
 def failing(monkeypatch, name, error, at=None):

@@ -41,7 +41,7 @@ def test_a_plan_knows_the_sizes_that_a_run_has():
     found, trainer = run_cost(config, Throughput(1e9, 0.0)), compiled(config).trainer
     assert (found.num_params, found.num_steps) == (trainer.num_params, trainer.num_steps)
     cifar = sweep.sweep_configs("m_regularisers:paper")[0]
-    assert data_shape(cifar) == (45_000, (32, 32, 3), 10, True)
+    assert data_shape(cifar) == (45_000, (32, 32, 3), 10, True, False)
 
 
 def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):

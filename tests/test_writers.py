@@ -183,7 +183,7 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so_once(tmp_path, fa
 
 def test_tensorboard_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX", reason="the extra dev has it")
-    monkeypatch.setattr(writers.time, "time_ns", lambda: 1)
+    monkeypatch.setattr("hessflat.utils.logs.time.time_ns", lambda: 1)
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard" / "events.out.tfevents.1").symlink_to("/dev/full")
     notes = []

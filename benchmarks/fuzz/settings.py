@@ -30,7 +30,8 @@ _TARGETS = (
     *("g_mlp:smoke", "g_logistic:small", "g_preresnet:smoke", "m_weight_decay:paper", "g_deep_linear:smoke"),
     *("m_coordinate:smoke", "s_basin:small", "g_gadam:smoke", "h_measurement:smoke"),
 )
-_AS_COMMANDS = (InputError, OSError)  # of which `hessflat.cli.app` makes one line
+# Of which `hessflat.cli.app` makes one line, or a page of help.
+_AS_COMMANDS = (InputError, OSError, app.HelpAsked)
 PLACE = [tempfile.gettempdir()]  # where runs are kept, the last one
 _LONG = "x" * 10_000
 _NO_NUMBERS = (

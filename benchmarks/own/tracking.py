@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg
-from jax.experimental.sparse.linalg import lobpcg_standard
 from jax.flatten_util import ravel_pytree
 
 import hessflat.curvature as cv
@@ -17,6 +16,7 @@ from benchmarks.contenders.ours import Ours
 from benchmarks.in_jax import hessian_product
 from benchmarks.problems import Arrays, Problem
 from benchmarks.workloads import Workload
+from hessflat.utils import compat
 
 EVERY, BATCH = 20, 128
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
@@ -188,7 +188,7 @@ class Tracking(Ours):
 
         def search(params: Any, start: Any) -> Any:
             product = lambda v: ravel_pytree(self.product_by_hand(params, unravel(v)))[0]  # noqa: E731
-            return lobpcg_standard(jax.vmap(product, 1, 1), start, m=_LOBPCG_STEPS, tol=RTOL)
+            return compat.lobpcg(jax.vmap(product, 1, 1), start, _LOBPCG_STEPS, RTOL)
 
         compiled, kept = jax.jit(search), [flat[:, None]]
 

@@ -50,7 +50,7 @@ class HelpAsked(Exception):  # noqa: N818, for it is no error
     """A command line that asks for help, with the command's flags and their defaults."""
 
     def __init__(self, defaults: Mapping[str, str | None]) -> None:
-        super().__init__()
+        super().__init__("help is asked for")
         self.defaults = defaults
 
 

@@ -134,6 +134,13 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
     return function
 
 
+def lobpcg(product: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int, tol: float) -> Any:
+    """JAX's own LOBPCG: eigenvalues, eigenvectors [P, k], number of steps."""
+    from jax.experimental.sparse.linalg import lobpcg_standard  # it loads sparse arrays
+
+    return lobpcg_standard(product, start, m=steps, tol=tol)
+
+
 def absent_devices(platform: str, name: str, **options: Any) -> list[Any]:
     """The devices of a topology, which programs can be compiled for whether they are there or not."""
     from jax.experimental import topologies
