@@ -306,6 +306,12 @@ def test_the_first_page_is_short_and_its_table_counts_the_stored_verdicts():
         assert row == f"{len({record['experiment'] for record in own})}, `{initial}_*` | {'; '.join(said)}"
 
 
+def test_every_page_is_linked_from_the_first():
+    text = (ROOT / "README.md").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in text] == []
+    assert [page.name for page in (ROOT / "docs" / "notebooks").glob("*.ipynb") if page.name not in text] == []
+
+
 def test_every_experiment_has_a_row():
     text = (ROOT / "docs" / "experiments.md").read_text()
     for name in experiment.names():
