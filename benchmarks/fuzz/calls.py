@@ -5,107 +5,39 @@ The module is long because every function has a draw and a comparison of its own
 
 import json
 import math
-import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 import hessflat.curvature as cv
 from benchmarks.fuzz import operators
+from benchmarks.fuzz.judging import (
+    FLAG,
+    KEYS,
+    LOOPS,
+    PROBES,
+    Numbers,
+    call_of,
+    dense_of,
+    estimate,
+    far,
+    first,
+    function_of,
+    near_some,
+    operator_argument,
+    random_part,
+    spectrum_wrong,
+)
 from benchmarks.fuzz.operators import Drawn, draw_matrix, draw_operator, loss_of, losses_of
 from benchmarks.fuzz.outcomes import EITHER, REFUSE, RETURN, Call
 from benchmarks.fuzz.problems import Problem, Truth, doubled, flat, same_form, shaped, truth
-from benchmarks.fuzz.spoiled import NAN, Argument, Lazy, drawn, gives_nan, made
+from benchmarks.fuzz.spoiled import NAN, Argument, drawn, gives_nan, made
 from hessflat.curvature import trees
-
-Numbers = random.Random
-_TAIL = 16.0  # e⁻¹⁶ is the chance that what is random is called wrong
-_LOOPS = Argument((None, None, "scan", "python"), "choice")
-_PROBES = Argument(("rademacher", "gaussian"), "choice")
-_KEYS = Argument(tuple(Lazy(partial(jax.random.key, seed)) for seed in range(20)), "key")
-_FLAG = Argument((False, False, True), "flag")
-
-
-def call_of(
-    name: str,
-    numbers: Numbers,
-    table: Mapping[str, Argument],
-    judge: Callable[[Any, dict[str, Any]], str],
-    said: str = "",
-    *,
-    x64: bool = False,
-    spoil: float = 0.45,
-) -> Call:
-    """A call of the public function of this name."""
-    values, must, words = drawn(numbers, table, spoil)
-    full: dict[str, Any] = {}
-
-    def make() -> Any:
-        with jax.enable_x64(x64):
-            full.update(made(values))
-            return getattr(cv, name)(**full)
-
-    return Call(f"{name}({said}{'; ' if said and words else ''}{words})", make, lambda r: judge(r, full), must)
-
-
-def _operator(one: Drawn) -> Argument:
-    return Argument((Lazy(one.make),), "operator")
-
-
-def far(value: Any, truth: Any, allowed: Any, what: str = "value") -> str:
-    """What is wrong, if `value` is further off than allowed."""
-    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
-    if value.shape != truth.shape:
-        return f"{what} has shape {value.shape} for {truth.shape}"
-    error = np.abs(value - truth)
-    if not (error <= allowed).all():
-        worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error - allowed)), error.shape)
-        limit = np.broadcast_to(allowed, error.shape)[worst]
-        return f"{what} is {value[worst]:.7g} for {truth[worst]:.7g}, {error[worst]:.2g} off, {limit:.2g} allowed"
-    return ""
-
-
-def first(*found: str) -> str:
-    """The first of what is wrong."""
-    return next((one for one in found if one), "")
-
-
-def random_part(matrix: np.ndarray, count: int) -> float:
-    """How far the mean of zᵀ A z over `count` probes, relative to E zzᵀ = I, may be off Tr A (Hanson and Wright)."""
-    frobenius, norm = float(np.linalg.norm(matrix)), float(np.linalg.norm(matrix, 2))
-    return float(2 * frobenius * math.sqrt(_TAIL / count) + 2 * norm * _TAIL / count)
-
-
-def function_of(matrix: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * function(values)) @ vectors.T)
-
-
-def estimate(found: Any, true: float, allowed: float, rounding: float, count: int, what: str) -> str:
-    """A mean over probes: within what chance allows, and within its stated error times Student's factor."""
-    wrong = far(found.value, true, allowed + rounding, what)
-    if wrong or count < 4 or not math.isfinite(found.standard_error):
-        return wrong
-    factor = float(scipy.stats.t.ppf(1 - 1e-6, count - 1))
-    return far(found.value, true, factor * found.standard_error + 0.05 * allowed + rounding, f"{what} by its own error")
-
-
-def near_some(values: Any, residuals: Any, eigenvalues: np.ndarray, rounding: float, what: str) -> str:
-    """Some eigenvalue lies within three residuals of each value."""
-    values, residuals = np.atleast_1d(values), np.atleast_1d(residuals)
-    distance = np.abs(values[:, None] - eigenvalues[None]).min(axis=1)
-    bad = ~(distance <= 3 * residuals + rounding)
-    if bad.any():
-        i = int(np.argmax(bad))
-        return f"no eigenvalue near {what} {values[i]:.7g}: {distance[i]:.2g} off, {residuals[i]:.2g} stated"
-    return ""
 
 
 def operator_call(kind: str) -> Callable[[Numbers], Call]:
@@ -225,13 +157,9 @@ def from_matvec(numbers: Numbers) -> Call:
 
 def linearize(numbers: Numbers) -> Call:
     one = draw_operator(numbers)
-    return call_of("linearize", numbers, {"op": _operator(one)}, lambda op, _: dense_of(op, one), one.said, x64=one.x64)
-
-
-def dense_of(op: Any, one: Drawn) -> str:
-    """What is wrong with the matrix of an operator."""
-    with jax.enable_x64(one.x64):
-        return far(op.to_dense(), one.matrix, one.rounding, "matrix")
+    return call_of(
+        "linearize", numbers, {"op": operator_argument(one)}, lambda op, _: dense_of(op, one), one.said, x64=one.x64
+    )
 
 
 def restrict(numbers: Numbers) -> Call:
@@ -240,7 +168,7 @@ def restrict(numbers: Numbers) -> Call:
     found, names = draw_matrix(numbers, kind, one, variant), numbers.choice(one.layers)
     chosen = operators.places(one, names)
     table = {
-        "op": _operator(found),
+        "op": operator_argument(found),
         "names": Argument((names, [names], (names,)), "names"),
         "stacked": Argument(((),), "names"),
     }
@@ -262,7 +190,7 @@ def blocks(numbers: Numbers) -> Call:
     one, variant = operators.choose_problem(numbers, lambda one: len(jax.tree.leaves(one.params)) > 1)
     found = draw_matrix(numbers, "hessian", one, variant)
     by = (None, 1, 2, np.int64(1), "*", {"all": "*"}, lambda path: path, lambda path: path[0])
-    table = {"op": _operator(found), "by": Argument(by, "by")}
+    table = {"op": operator_argument(found), "by": Argument(by, "by")}
 
     def judge(result: Any, values: dict[str, Any]) -> str:
         sizes = sum(op.size for op in result.values())
@@ -281,12 +209,12 @@ def trace(numbers: Numbers) -> Call:
     one = draw_operator(numbers)
     method = numbers.choice(("hutchinson", "hutch++", "xtrace"))
     table = {
-        "op": _operator(one),
-        "key": _KEYS,
+        "op": operator_argument(one),
+        "key": KEYS,
         "num_products": Argument((30, 10, 12, np.int64(30), 200), "count"),
         "method": Argument((method,), "choice"),
         "probe": Argument((None, "gaussian" if method != "hutchinson" else "rademacher"), "array"),
-        "loop": _LOOPS,
+        "loop": LOOPS,
     }
 
     def judge(result: Any, values: dict[str, Any]) -> str:
@@ -303,8 +231,8 @@ def trace(numbers: Numbers) -> Call:
 
 def moments(numbers: Numbers) -> Call:
     one, name = draw_operator(numbers), numbers.choice(("moments", "frobenius"))
-    table = {"op": _operator(one), "key": _KEYS, "num_probes": Argument((10, 4, 30, np.int32(10), 1), "count"),
-             "probe": _PROBES, "loop": _LOOPS}  # fmt: skip
+    table = {"op": operator_argument(one), "key": KEYS, "num_probes": Argument((10, 4, 30, np.int32(10), 1), "count"),
+             "probe": PROBES, "loop": LOOPS}  # fmt: skip
 
     def judge(result: Any, values: dict[str, Any]) -> str:
         return first(*moments_wrong(result, one.matrix, int(values["num_probes"]), one.rounding, name == "frobenius"))
@@ -338,16 +266,16 @@ def eigenpairs(numbers: Numbers) -> Call:
     ks = ((1, 2, 3, np.int64(2), 5) if which != "both" else (1, 2, (1, 2), (2, 1))) if one.size > 6 else (1,)
     vector = np.random.default_rng(5).standard_normal(one.size).astype(np.float32)
     table = {
-        "op": _operator(one),
-        "key": _KEYS,
+        "op": operator_argument(one),
+        "key": KEYS,
         "k": Argument(ks, "count"),
         "which": Argument((which,), "choice"),
         "rtol": Argument((1e-3, 1e-3, 1e-5, 0.1), "number"),
         "max_steps": Argument((200, 200, 60, 12, np.int64(300)), "count or none"),
         "start": Argument((None, None, vector), "vector or none"),
         "num_vectors": Argument((None, None, 40), "count or none"),
-        "loop": _LOOPS,
-        "show_progress": _FLAG,
+        "loop": LOOPS,
+        "show_progress": FLAG,
         "on_steps": Argument((None, lambda steps: None), "callback or none"),
     }
 
@@ -390,12 +318,12 @@ def sharpness(numbers: Numbers) -> Call:
     one = draw_operator(numbers)
     vector = np.random.default_rng(6).standard_normal(one.size).astype(np.float32)
     table = {
-        "op": _operator(one),
-        "key": _KEYS,
+        "op": operator_argument(one),
+        "key": KEYS,
         "rtol": Argument((1e-3, 1e-4, 0.01, np.float32(1e-3)), "number"),
         "max_steps": Argument((200, np.int64(100), 400), "count or none"),
         "start": Argument((None, vector, jnp.asarray(vector)), "vector or none"),
-        "loop": _LOOPS,
+        "loop": LOOPS,
     }
 
     def judge(result: Any, values: dict[str, Any]) -> str:
@@ -414,7 +342,7 @@ def tracker(numbers: Numbers) -> Call:
     while "linearized" in one.said or "gradient_covariance" in one.said:
         one = draw_operator(numbers)
     table = {
-        "op": _operator(one),
+        "op": operator_argument(one),
         "every": Argument((1, 20, np.int64(5)), "count"),
         "k": Argument((1, 1, min(one.size, 2)), "count"),
         "num_steps": Argument((None, 6, np.int16(9)), "count or none"),
@@ -458,13 +386,13 @@ def logs(numbers: Numbers) -> Call:
 
 def _recurrence(one: Drawn) -> dict[str, Argument]:
     return {
-        "op": _operator(one),
-        "key": _KEYS,
+        "op": operator_argument(one),
+        "key": KEYS,
         "num_steps": Argument((12, 12, 24, 100, np.int64(12), 1), "count"),
         "num_probes": Argument((1, 2, 2, np.int8(2), 10), "count"),
-        "probe": _PROBES,
-        "loop": _LOOPS,
-        "show_progress": _FLAG,
+        "probe": PROBES,
+        "loop": LOOPS,
+        "show_progress": FLAG,
         "on_steps": Argument((None, lambda steps: None), "callback or none"),
         "folder": Argument((None,), "folder or none"),
         "together": Argument((None, False, True), "flag or none"),
@@ -480,7 +408,7 @@ def lanczos(numbers: Numbers) -> Call:
     table = _recurrence(one) | {
         "storage": Argument((storage,), "choice"),
         "reorthogonalise": Argument((again,), "choice"),
-        "return_basis": _FLAG,
+        "return_basis": FLAG,
     }
     rounding = one.rounding if storage != "half" else 1e-2 * one.scale
 
@@ -512,51 +440,13 @@ def spectrum(numbers: Numbers) -> Call:
     return call_of("spectrum", numbers, _recurrence(one), judge, one.said, x64=one.x64)
 
 
-def spectrum_wrong(found: Any, matrix: np.ndarray, steps: int, count: int, rounding: float) -> list[str]:
-    """Of a `Spectrum`: moments that quadrature has exactly, ends, and where all is found, functions."""
-    eigenvalues, size = np.linalg.eigvalsh(matrix), len(matrix)
-    square = matrix @ matrix
-    # What rounds to zero moves, as do the eigenvalues.
-    slack = size * 8 * rounding
-    wrong = [
-        far(found.weights.sum(axis=1), np.ones(count), 1e-5, "weights"),
-        estimate(found.trace, float(np.trace(matrix)), 2 * random_part(matrix, count), slack, count, "trace"),
-        near_some(found.largest.value, found.largest.residual, eigenvalues, 6 * rounding, "largest"),
-        near_some(found.smallest.value, found.smallest.residual, eigenvalues, 6 * rounding, "smallest"),
-    ]
-    if steps > 1:
-        allowed = 2 * random_part(square, count)
-        wrong.append(
-            far(
-                found.frobenius.value**2,
-                np.sum(eigenvalues**2),
-                allowed + 4 * slack * np.abs(eigenvalues).max() + 1e-30,
-                "squared norm",
-            )
-        )
-    if steps >= size and size > 1:
-        damping = float(max(np.abs(eigenvalues).max(), 1e-3) - eigenvalues[0])
-        for name, function in (("log_determinant", lambda x: np.log(x + damping)),
-                               ("effective_dimension", lambda x: x / (x + damping))):  # fmt: skip
-            f = function_of(matrix, function)
-            value = getattr(found, name)(damping).value
-            wrong.append(far(value, np.trace(f), 2 * random_part(f, count) + 10 * slack / damping, name))
-        at, width = float(eigenvalues[-1]), 0.05 * float(np.ptp(eigenvalues) or 1)
-        bump = function_of(matrix, lambda x: np.exp(-0.5 * ((at - x) / width) ** 2) / (width * np.sqrt(2 * np.pi)))
-        density = found.density(np.array([at]), width).mean[0]
-        wrong.append(
-            far(density, np.trace(bump) / size, 2 * random_part(bump, count) / size + slack / width**2, "density")
-        )
-    return wrong
-
-
 def log_determinant(numbers: Numbers) -> Call:
     one = draw_operator(numbers)
     eigenvalues = np.linalg.eigvalsh(one.matrix)
     enough = float(2 * one.scale - min(eigenvalues[0], 0))
     table = {
-        "op": _operator(one),
-        "key": _KEYS,
+        "op": operator_argument(one),
+        "key": KEYS,
         "damping": Argument((enough, 5 * enough, np.float32(enough)), "number"),
         "num_steps": Argument((50, 20, np.int64(50)), "count"),
         "num_probes": Argument((4, 10), "count"),
@@ -576,7 +466,7 @@ def log_determinant(numbers: Numbers) -> Call:
 
 def exact(numbers: Numbers) -> Call:
     one, name = draw_operator(numbers), numbers.choice(("eigvalsh", "exact_spectrum"))
-    table = {"op": _operator(one), "float64": Argument((False, False, True), "flag")}
+    table = {"op": operator_argument(one), "float64": Argument((False, False, True), "flag")}
 
     def judge(result: Any, values: dict[str, Any]) -> str:
         found, eigenvalues = result if name == "eigvalsh" else result.values, np.linalg.eigvalsh(one.matrix)
@@ -599,7 +489,7 @@ def exact(numbers: Numbers) -> Call:
 
 def check(numbers: Numbers) -> Call:
     one = draw_operator(numbers, only=lambda one: one.weights is None)
-    table = {"op": _operator(one), "key": _KEYS, "tolerance": Argument((None, None, 1e-2), "number or none"),
+    table = {"op": operator_argument(one), "key": KEYS, "tolerance": Argument((None, None, 1e-2), "number or none"),
              "derivatives": Argument((True, True, False), "flag")}  # fmt: skip
     call = call_of("check", numbers, table, lambda r, _: far(r.asymmetry, 0, 1e-2, "asymmetry"), one.said, x64=one.x64)
     odd = "from_matvec" in one.said and ":2" in one.said
@@ -609,7 +499,7 @@ def check(numbers: Numbers) -> Call:
 def plan(numbers: Numbers) -> Call:
     one = draw_operator(numbers)
     table = {
-        "op": _operator(one),
+        "op": operator_argument(one),
         "num_steps": Argument((100, 10, np.int64(10)), "count"),
         "num_probes": Argument((1, 3), "count"),
         "storage": Argument(("device", "half", "host"), "choice"),
@@ -634,7 +524,7 @@ def minibatch(numbers: Numbers) -> Call:
     one = draw_operator(numbers, examples=True, only=lambda one: not one.statistics_batch and one.name != "integers")
     number = one.problem.number
     vector = np.random.default_rng(7).standard_normal(one.size).astype(np.float32)
-    table = {"op": _operator(one), "key": _KEYS, "batch_size": Argument((1, number, number - 1, 7), "count"),
+    table = {"op": operator_argument(one), "key": KEYS, "batch_size": Argument((1, number, number - 1, 7), "count"),
              "num_batches": Argument((3, 2, np.int64(3)), "count")}  # fmt: skip
     if name == "minibatch_products":
         table["vector"] = Argument((vector, vector, jnp.asarray(vector)), "vector or none")
@@ -696,7 +586,7 @@ def jacobian_norms(numbers: Numbers) -> Call:
         "predict": Argument((predict_of(one),), "function"),
         "params": Argument((one.params,), "params"),
         "inputs": Argument((inputs, jnp.asarray(inputs)), "params"),
-        "softmax": _FLAG,
+        "softmax": FLAG,
         "batch_size": Argument((None, None, 7, np.int64(23)), "count or none"),
         "method": Argument(("auto", "exact", "iterative"), "choice"),
         "rtol": Argument((1e-4, 1e-2), "number"),
@@ -812,7 +702,7 @@ def random_direction(numbers: Numbers) -> Call:
     one, variant = operators.choose_problem(numbers, lambda one: one.name != "integers")
     with_matrix = any(np.ndim(leaf) > 1 for leaf in jax.tree.leaves(one.params))
     normalise = numbers.choice(("filter", "layer", "unit")) if with_matrix else "unit"
-    table = {"key": _KEYS, "params": Argument((one.params,), "params"),
+    table = {"key": KEYS, "params": Argument((one.params,), "params"),
              "normalise": Argument((normalise,), "choice"),
              "output_axis": Argument((None, None, -1), "axis or none")}  # fmt: skip
 
@@ -848,12 +738,12 @@ def decompose(numbers: Numbers) -> Call:
         "criterion": Argument((one.functions.criterion,), "function"),
         "params": Argument((one.params,), "params"),
         "data": Argument((operators.data_of(one, numbers),), "data"),
-        "key": _KEYS,
+        "key": KEYS,
         "num_steps": Argument((12, 0, 12), "count or zero"),
         "num_probes": Argument((2,), "count"),
         "trace_probes": Argument((6, 0), "count or zero"),
         "exact": Argument((False, True), "flag"),
-        "show_progress": _FLAG,
+        "show_progress": FLAG,
     }
     if one.state is not None:
         table["state"] = Argument((one.state,), "array")
@@ -999,7 +889,7 @@ def sampled_fisher(numbers: Numbers) -> Call:
         "params": Argument((one.params,), "params"),
         "data": Argument((data,), "data"),
         "likelihood": Argument((pair,), "choice"),
-        "key": _KEYS,
+        "key": KEYS,
         "num_samples": Argument((400,), "count"),
     }
 
