@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessflat.curvature as cv
-from benchmarks.fuzz import operators
+from benchmarks.fuzz import blockwise, edges, linear_algebra, operators
 from benchmarks.fuzz.judging import (
     FLAG,
     KEYS,
@@ -943,4 +943,7 @@ KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
     "landscape": (landscape, 70),
     "random_direction": (random_direction, 60),
     "decompose": (decompose, 60),
+    **linear_algebra.KINDS,
+    **blockwise.KINDS,
+    **edges.KINDS,
 }

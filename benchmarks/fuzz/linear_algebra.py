@@ -1,0 +1,256 @@
+"""Random calls of linear algebra with products: systems, diagonals, blocks, approximations, kernels."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hessflat.curvature as cv
+from benchmarks.fuzz import operators
+from benchmarks.fuzz.judging import (
+    KEYS,
+    LOOPS,
+    TAIL,
+    Numbers,
+    call_of,
+    dense_of,
+    far,
+    first,
+    operator_argument,
+)
+from benchmarks.fuzz.operators import draw_matrix, draw_operator
+from benchmarks.fuzz.outcomes import EITHER, REFUSE, Call
+from benchmarks.fuzz.problems import flat, shaped, truth
+from benchmarks.fuzz.spoiled import Argument, drawn, made
+
+
+def solve(numbers: Numbers) -> Call:
+    one, method = draw_operator(numbers), numbers.choice(("cg", "minres"))
+    b = np.random.default_rng(numbers.randrange(10**6)).standard_normal(one.size).astype(np.float32)
+    enough = float(one.scale - min(np.linalg.eigvalsh(one.matrix)[0], 0))
+    table = {
+        "op": operator_argument(one),
+        "b": Argument((b, jnp.asarray(b)), "vector"),
+        "damping": Argument((enough, 3 * enough, np.float32(enough)), "number"),
+        "method": Argument((method,), "choice"),
+        "rtol": Argument((1e-4, 1e-2, np.float32(1e-3)), "number"),
+        "max_steps": Argument((1000, np.int64(100)), "count"),
+        "loop": LOOPS,
+    }
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        damping, x, length = float(values["damping"]), flat(result.x), float(np.linalg.norm(b))
+        if not math.isfinite(damping):
+            return ""
+        matrix = one.matrix + damping * np.eye(one.size)
+        rounding = (one.rounding + (1e-10 if one.x64 else 1e-5) * damping) * float(np.linalg.norm(x))
+        rest = float(np.linalg.norm(b - matrix @ x)) / length
+        wrong = far(result.residual, rest, rounding / length + 1e-5, "residual")
+        if wrong or damping < 0.9 * enough:
+            return wrong
+        error = (result.residual * length + rounding) / np.linalg.eigvalsh(matrix)[0]
+        wrong = far(np.linalg.norm(x - np.linalg.solve(matrix, b)), 0, 2 * error, "distance from the solution")
+        loose = int(values["max_steps"]) < 100 or float(values["rtol"]) < 1e-4
+        return first(wrong, "" if result.converged or loose else f"not converged, {result.residual:g}")
+
+    call = call_of("solve", numbers, table, judge, one.said, x64=one.x64)
+    # Another damping may leave a matrix that is not positive definite, and another number of steps is always right.
+    return call
+
+
+def nystrom(numbers: Numbers) -> Call:
+    one, variant = operators.choose_problem(
+        numbers, lambda one: one.likelihood is not None and len(flat(one.params)) > 1
+    )
+    found = draw_matrix(numbers, numbers.choice(("model_fisher", "gauss_newton")), one, variant)
+    ranks = tuple({1, min(4, found.size), found.size // 2, found.size} - {0})
+    table = {"op": operator_argument(found), "key": KEYS, "rank": Argument(ranks, "count"), "loop": LOOPS}
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        rank, count = int(values["rank"]), len(result.values)
+        rows = np.concatenate(
+            [np.asarray(x, np.float64).reshape(count, -1) for x in jax.tree.leaves(result.vectors)], 1
+        )
+        if rows.shape != (count, found.size):
+            return f"vectors have the shape {rows.shape}"
+        slack, own = 1e-3 * found.scale, np.sort(np.linalg.eigvalsh(found.matrix))[::-1]
+        # An approximation from below, whose eigenvalues are below those of the matrix.
+        rest = np.linalg.eigvalsh(found.matrix - (rows.T * result.values) @ rows)
+        wrong = first(
+            far(rows @ rows.T, np.eye(count), 1e-3, "orthogonality"),
+            "" if (np.diff(result.values) <= 0).all() else "values do not descend",
+            "" if (result.values <= own[:count] + slack).all() else f"values {result.values} above {own[:count]}",
+            "" if rest[0] >= -slack else f"what is left has the eigenvalue {rest[0]:g}",
+        )
+        kept = int((own > 1e-3 * own[0]).sum())
+        return wrong if wrong or rank < kept + 4 else far(rest, 0 * rest, 20 * slack, "what is left")
+
+    return call_of("nystrom", numbers, table, judge, found.said, x64=one.x64)
+
+
+def diagonal(numbers: Numbers) -> Call:
+    one, method = draw_operator(numbers), numbers.choice(("exact", "hutchinson", "xdiag"))
+    table = {
+        "op": operator_argument(one),
+        "key": KEYS,
+        "num_products": Argument((100, 12, np.int64(30)), "count"),
+        "method": Argument((method,), "choice"),
+        "loop": LOOPS,
+    }
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        right, found, errors = np.diag(one.matrix), flat(result.values), flat(result.standard_errors)
+        if method == "exact":
+            return first(far(found, right, 2 * one.rounding, "diagonal"), far(errors, 0 * errors, 0, "error"))
+        count = int(values["num_products"]) / (1 if method == "hutchinson" else 2)
+        rest = np.linalg.norm(one.matrix - np.diag(right), axis=1)
+        # Products of signs are signs, whose sums have Gaussian tails (Hoeffding).
+        chance = rest * math.sqrt(2 * (TAIL + math.log(one.size)) / count)
+        rounding = 2 * math.sqrt(one.size) * one.rounding
+        if method == "hutchinson":
+            truly = rest / math.sqrt(count)
+            wrong = "" if count < 100 else far(errors, truly, truly + rounding, "error")
+            return first(far(found, right, chance + rounding, "diagonal"), wrong)
+        return far(found, right, chance + 10 * errors + rounding, "diagonal")
+
+    call = call_of("diagonal", numbers, table, judge, one.said, x64=one.x64)
+    return call._replace(must=EITHER) if method == "exact" and call.must == REFUSE and "op=" not in call.said else call
+
+
+def preconditioned(numbers: Numbers) -> Call:
+    one, variant = operators.choose_problem(numbers, lambda one: one.name not in ("integers", "scalar"))
+    kind = numbers.choice([kind for kind in operators.MATRICES if operators.can_be(kind, one)])
+    found, shift = draw_matrix(numbers, kind, one, variant), numbers.choice((0, 0, 0.5))
+    values = np.random.default_rng(numbers.randrange(10**6)).uniform(0.3, 3, found.size).astype(np.float32)
+    root = 1 / np.sqrt(values.astype(np.float64))
+    negative = values.copy()
+    negative[numbers.randrange(found.size)] = numbers.choice((0, -1, np.nan))
+    way = numbers.choice(("tree", "tree", "function", "not above 0"))
+    roots = shaped(one.params, root.astype(np.float32))
+    drawn_with = {
+        "tree": (shaped(one.params, values),),
+        "function": (_scaled, roots),
+        "not above 0": (shaped(one.params, negative),),
+    }[way]
+    table = {"op": operator_argument(found)}
+    given, must, words = drawn(numbers, table, 0.2)
+    matrix = root[:, None] * (found.matrix + shift * np.eye(found.size)) * root
+    right = found._replace(matrix=matrix, scale=(found.scale + shift) * float(root.max()) ** 2)
+
+    def make() -> Any:
+        with jax.enable_x64(one.x64):
+            op = made(given)["op"]
+            return cv.preconditioned(op + shift if isinstance(op, cv.Operator) else op, *drawn_with)
+
+    return Call(f"preconditioned({found.said}, {way}, shift {shift}; {words})", make, lambda op: dense_of(op, right),
+                REFUSE if way == "not above 0" else must)  # fmt: skip
+
+
+def _scaled(vector: Any, roots: Any) -> Any:
+    return jax.tree.map(lambda v, r: v * r.astype(v.dtype), vector, roots)
+
+
+_HEADS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "matrix": (lambda params, batch: batch["x"], lambda params: params.T),
+    "logistic": (lambda params, batch: _with_ones(batch["x"]), lambda params: _rows_of(params[0], params[1])),
+    "tokens": (lambda params, batch: jnp.tanh(batch["x"]), lambda params: params["head"].T),
+    "tanh": (
+        lambda params, batch: _with_ones(
+            jnp.tanh(batch["x"] @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])
+        ),
+        lambda params: _rows_of(params["dense_1"]["kernel"], params["dense_1"]["bias"]),
+    ),
+}
+_HEADS_OF = {"weighted tokens": "tokens", "mask": "tanh", "float64": "tanh", "bfloat16": "tanh"}
+
+
+def _with_ones(hidden: Any) -> Any:
+    return jnp.concatenate([hidden, jnp.ones((*hidden.shape[:-1], 1), hidden.dtype)], axis=-1)
+
+
+def _rows_of(kernel: Any, bias: Any) -> Any:
+    return jnp.concatenate([kernel.T, bias[:, None]], axis=1)
+
+
+def softmax_gauss_newton(numbers: Numbers) -> Call:
+    one, variant = operators.choose_problem(numbers, lambda one: one.name in (*_HEADS, *_HEADS_OF))
+    hidden, readout = _HEADS[_HEADS_OF.get(one.name, one.name)]
+    found = draw_matrix(numbers, "gauss_newton", one, variant)
+    table = {
+        "hidden": Argument((hidden,), "function"),
+        "readout": Argument((readout,), "function"),
+        "params": Argument((one.params,), "params"),
+        "data": Argument((operators.data_of(one, numbers),), "data"),
+        "chunk_size": Argument((2048, 2, 4, np.int64(6)), "count"),
+    }
+    call = call_of("softmax_gauss_newton", numbers, table, lambda op, _: dense_of(op, found), f"{one.name!r}:{variant}",
+                   x64=one.x64)  # fmt: skip
+    return call
+
+
+def kfac(numbers: Numbers) -> Call:
+    """Of one layer: E[a aᵀ] ⊗ E[F], F the curvature of the criterion; of squares it is the whole matrix."""
+    one, variant = operators.choose_problem(numbers, lambda one: one.name in ("linear", "logistic", "matrix"))
+    found, known = draw_matrix(numbers, "gauss_newton", one, variant), truth(one.name, variant)
+    kind, x = numbers.choice(("kfac", "kfac", "ekfac")), one.batch["x"].astype(np.float64)
+    a = x if one.name == "matrix" else np.concatenate([x, np.ones((one.number, 1))], axis=1)
+    inner = 2 * np.eye(known.outputs.shape[1])
+    if one.name != "linear":
+        p = np.exp(known.outputs) / np.exp(known.outputs).sum(axis=1, keepdims=True)
+        inner = np.diag(p.mean(axis=0)) - p.T @ p / one.number
+    matrix = np.kron(a.T @ a / one.number, inner)
+    if kind == "ekfac":
+        basis = np.kron(np.linalg.eigh(a.T @ a)[1], np.linalg.eigh(inner)[1])
+        matrix = (basis * np.einsum("pi,pq,qi->i", basis, found.matrix, basis)) @ basis.T
+    table = {
+        "op": operator_argument(found),
+        "kind": Argument((kind,), "choice"),
+        "sharing": Argument(("expand", "reduce"), "choice"),
+    }
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        damping, rounding = 0.5 * found.scale, 1e-3 * found.scale
+        inverse = np.linalg.inv(matrix + damping * np.eye(found.size))
+        return first(
+            far(result.operator().to_dense(), matrix, rounding, "matrix"),
+            far(result.inverse(damping).to_dense(), inverse, 2 * rounding / damping**2, "inverse"),
+        )
+
+    return call_of("kfac", numbers, table, judge, found.said)
+
+
+def ntk(numbers: Numbers) -> Call:
+    one, variant = operators.choose_problem(
+        numbers,
+        lambda one: not (one.narrow or one.weights or one.statistics_batch) and one.name not in ("integers", "cast"),
+    )
+    known = truth(one.name, variant)
+    jacobian = known.jacobian.reshape(-1, known.jacobian.shape[-1])
+    table = {
+        "predict": Argument((one.functions.predict,), "function"),
+        "params": Argument((one.params,), "params"),
+        "data": Argument((operators.data_of(one, numbers),), "data"),
+    }
+    if one.state is not None:
+        table["state"] = Argument((one.state,), "array")
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        kernel = jacobian @ jacobian.T
+        size = float(np.linalg.norm(jacobian, axis=1).max()) ** 2
+        return far(result.matrix, kernel, (1e-10 if one.x64 else 1e-5) * size, "kernel")
+
+    return call_of("ntk", numbers, table, judge, f"{one.name!r}:{variant}", x64=one.x64)
+
+
+KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
+    "solve": (solve, 70),
+    "nystrom": (nystrom, 50),
+    "diagonal": (diagonal, 70),
+    "preconditioned": (preconditioned, 60),
+    "softmax_gauss_newton": (softmax_gauss_newton, 50),
+    "kfac": (kfac, 40),
+    "ntk": (ntk, 40),
+}
