@@ -143,14 +143,17 @@ def preconditioned(numbers: Numbers) -> Call:
     def make() -> Any:
         with jax.enable_x64(one.x64):
             op = made(given)["op"]
-            return cv.preconditioned(op + shift if isinstance(op, cv.Operator) else op, *drawn_with)
+            return cv.preconditioned(op + shift if isinstance(op, cv.Operator) else op, *drawn_with).to_dense()
 
-    return Call(f"preconditioned({found.said}, {way}, shift {shift}; {words})", make, lambda op: dense_of(op, right),
+    def judge(result: Any) -> str:
+        return far(result, right.matrix, right.rounding, "matrix")
+
+    return Call(f"preconditioned({found.said}, {way}, shift {shift}; {words})", make, judge,
                 REFUSE if way == "not above 0" else must)  # fmt: skip
 
 
 def _scaled(vector: Any, roots: Any) -> Any:
-    return jax.tree.map(lambda v, r: v * r.astype(v.dtype), vector, roots)
+    return jax.tree.map(jnp.multiply, vector, roots)
 
 
 _HEADS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
