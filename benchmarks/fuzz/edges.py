@@ -17,7 +17,7 @@ import hessflat.curvature as cv
 from benchmarks.fuzz import operators
 from benchmarks.fuzz.judging import KEYS, TAIL, Numbers, call_of, far, first, operator_argument
 from benchmarks.fuzz.operators import loss_of, shares
-from benchmarks.fuzz.outcomes import EITHER, REFUSE, Call
+from benchmarks.fuzz.outcomes import EITHER, REFUSE, RETURN, Call
 from benchmarks.fuzz.problems import Problem, doubled, flat, shaped, truth
 from benchmarks.fuzz.spoiled import Argument, Lazy, drawn, made
 
@@ -323,7 +323,8 @@ def preconditioner(numbers: Numbers) -> Call:
     def judge(result: Any) -> str:
         state, step, gradient = state_and_step()
         if name == "sgd":
-            return far(flat(result), np.ones(flat(one.params).size), 0, "P")
+            size = flat(one.params).size if must == RETURN else flat(result).size
+            return far(flat(result), np.ones(size), 0, "P")
         moved = state[0].mu if name == "adam" else gradient
         right = -rate * flat(moved) / flat(step)
         return far(flat(result), right, 1e-4 * np.abs(right), "P")
