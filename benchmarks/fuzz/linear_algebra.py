@@ -128,7 +128,8 @@ def preconditioned(numbers: Numbers) -> Call:
     root = 1 / np.sqrt(values.astype(np.float64))
     negative = values.copy()
     negative[numbers.randrange(found.size)] = numbers.choice((0, -1, np.nan))
-    way = numbers.choice(("tree", "tree", "function", "not above 0"))
+    # Of a root that is a function, products with parameters of less than 32 bits are rounded to their type.
+    way = numbers.choice(("tree", "tree", "tree" if one.narrow else "function", "not above 0"))
     roots = shaped(one.params, root.astype(np.float32))
     drawn_with = {
         "tree": (shaped(one.params, values),),
