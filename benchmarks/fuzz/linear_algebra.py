@@ -1,14 +1,12 @@
-"""Random calls of linear algebra with products: systems, diagonals, blocks, approximations, kernels."""
+"""Random calls of linear algebra with products: systems, diagonals, Gauss-Newton matrices, kernels."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-import hessflat.curvature as cv
 from benchmarks.fuzz import operators
 from benchmarks.fuzz.judging import (
     KEYS,
@@ -23,8 +21,8 @@ from benchmarks.fuzz.judging import (
 )
 from benchmarks.fuzz.operators import draw_matrix, draw_operator
 from benchmarks.fuzz.outcomes import EITHER, REFUSE, Call
-from benchmarks.fuzz.problems import flat, shaped, truth
-from benchmarks.fuzz.spoiled import Argument, drawn, made
+from benchmarks.fuzz.problems import flat, truth
+from benchmarks.fuzz.spoiled import Argument
 
 
 def solve(numbers: Numbers) -> Call:
@@ -61,36 +59,6 @@ def solve(numbers: Numbers) -> Call:
     return call
 
 
-def nystrom(numbers: Numbers) -> Call:
-    one, variant = operators.choose_problem(
-        numbers, lambda one: one.likelihood is not None and len(flat(one.params)) > 1
-    )
-    found = draw_matrix(numbers, numbers.choice(("model_fisher", "gauss_newton")), one, variant)
-    ranks = tuple({1, min(4, found.size), found.size // 2, found.size} - {0})
-    table = {"op": operator_argument(found), "key": KEYS, "rank": Argument(ranks, "count"), "loop": LOOPS}
-
-    def judge(result: Any, values: dict[str, Any]) -> str:
-        rank, count = int(values["rank"]), len(result.values)
-        rows = np.concatenate(
-            [np.asarray(x, np.float64).reshape(count, -1) for x in jax.tree.leaves(result.vectors)], 1
-        )
-        if rows.shape != (count, found.size):
-            return f"vectors have the shape {rows.shape}"
-        slack, own = 1e-3 * found.scale, np.sort(np.linalg.eigvalsh(found.matrix))[::-1]
-        # An approximation from below, whose eigenvalues are below those of the matrix.
-        rest = np.linalg.eigvalsh(found.matrix - (rows.T * result.values) @ rows)
-        wrong = first(
-            far(rows @ rows.T, np.eye(count), 1e-3, "orthogonality"),
-            "" if (np.diff(result.values) <= 0).all() else "values do not descend",
-            "" if (result.values <= own[:count] + slack).all() else f"values {result.values} above {own[:count]}",
-            "" if rest[0] >= -slack else f"what is left has the eigenvalue {rest[0]:g}",
-        )
-        kept = int((own > 1e-3 * own[0]).sum())
-        return wrong if wrong or rank < kept + 4 else far(rest, 0 * rest, 20 * slack, "what is left")
-
-    return call_of("nystrom", numbers, table, judge, found.said, x64=one.x64)
-
-
 def diagonal(numbers: Numbers) -> Call:
     one, method = draw_operator(numbers), numbers.choice(("exact", "hutchinson", "xdiag"))
     table = {
@@ -118,43 +86,6 @@ def diagonal(numbers: Numbers) -> Call:
 
     call = call_of("diagonal", numbers, table, judge, one.said, x64=one.x64)
     return call._replace(must=EITHER) if method == "exact" and call.must == REFUSE and "op=" not in call.said else call
-
-
-def preconditioned(numbers: Numbers) -> Call:
-    one, variant = operators.choose_problem(numbers, lambda one: one.name not in ("integers", "scalar"))
-    kind = numbers.choice([kind for kind in operators.MATRICES if operators.can_be(kind, one)])
-    found, shift = draw_matrix(numbers, kind, one, variant), numbers.choice((0, 0, 0.5))
-    values = np.random.default_rng(numbers.randrange(10**6)).uniform(0.3, 3, found.size).astype(np.float32)
-    root = 1 / np.sqrt(values.astype(np.float64))
-    negative = values.copy()
-    negative[numbers.randrange(found.size)] = numbers.choice((0, -1, np.nan))
-    # Of a root that is a function, products with parameters of less than 32 bits are rounded to their type.
-    way = numbers.choice(("tree", "tree", "tree" if one.narrow else "function", "not above 0"))
-    roots = shaped(one.params, root.astype(np.float32))
-    drawn_with = {
-        "tree": (shaped(one.params, values),),
-        "function": (_scaled, roots),
-        "not above 0": (shaped(one.params, negative),),
-    }[way]
-    table = {"op": operator_argument(found)}
-    given, must, words = drawn(numbers, table, 0.2)
-    matrix = root[:, None] * (found.matrix + shift * np.eye(found.size)) * root
-    right = found._replace(matrix=matrix, scale=(found.scale + shift) * float(root.max()) ** 2)
-
-    def make() -> Any:
-        with jax.enable_x64(one.x64):
-            op = made(given)["op"]
-            return cv.preconditioned(op + shift if isinstance(op, cv.Operator) else op, *drawn_with).to_dense()
-
-    def judge(result: Any) -> str:
-        return far(result, right.matrix, right.rounding, "matrix")
-
-    return Call(f"preconditioned({found.said}, {way}, shift {shift}; {words})", make, judge,
-                REFUSE if way == "not above 0" else must)  # fmt: skip
-
-
-def _scaled(vector: Any, roots: Any) -> Any:
-    return jax.tree.map(jnp.multiply, vector, roots)
 
 
 _HEADS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -251,9 +182,7 @@ def ntk(numbers: Numbers) -> Call:
 
 KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
     "solve": (solve, 70),
-    "nystrom": (nystrom, 50),
     "diagonal": (diagonal, 70),
-    "preconditioned": (preconditioned, 60),
     "softmax_gauss_newton": (softmax_gauss_newton, 50),
     "kfac": (kfac, 40),
     "ntk": (ntk, 40),
