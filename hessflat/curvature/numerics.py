@@ -627,23 +627,23 @@ def gram(blocks: tuple[Array, ...]) -> np.ndarray:
 
 
 def gram_in_two(rows: tuple[Array, ...]) -> tuple[Array, Array]:
-    """`gram` within a compiled function: two matrices [m, m] whose sum in double precision it is.
+    """`gram` within a compiled function: two arrays [..., m, m] whose sum in double precision it is.
 
     The second is what the rounding of the first has left: the error of each of its sums (Knuth 1997, section 4.2.2).
     """
-    size = rows[0].shape[-1]
+    number, size = sum(block.shape[-2] for block in rows), rows[0].shape[-1]
     terms = min(_PIECE // 4, size)
+    diagonal = jnp.eye(number, dtype=bool)
 
-    def add(number: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        start = jnp.minimum(number * terms, size - terms)
-        products, squares = _products_of_piece(rows, start, number * terms - start, terms)
-        piece = jnp.where(jnp.eye(len(squares), dtype=bool), squares[:, None], products)
+    def add(index: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+        start = jnp.minimum(index * terms, size - terms)
+        products, squares = _products_of_piece(rows, start, index * terms - start, terms)
+        piece = jnp.where(jnp.broadcast_to(diagonal, products.shape), squares[..., None], products)
         high = total[0] + piece
         moved = high - total[0]
         return high, total[1] + ((total[0] - (high - moved)) + (piece - moved))
 
-    number = sum(len(block) for block in rows)
-    nothing = jnp.zeros((number, number), widened(rows[0]).dtype)
+    nothing = jnp.zeros((*rows[0].shape[:-2], number, number), widened(rows[0]).dtype)
     result: tuple[Array, Array] = jax.lax.fori_loop(0, math.ceil(size / terms), add, (nothing, nothing))
     return result
 

@@ -222,7 +222,8 @@ def _one_probe(
         if checkpoint is not None and processes.agreed(due, processes.spans(op)):
             checkpoint.save(probe, state, rows, done, num_saved)
             num_saved, last_saved = done, time.monotonic()
-    on_steps(num_steps - done)
+    if done < num_steps:
+        on_steps(num_steps - done)
     loss: Any = np.nan
     kept: Any = None if rows is None else rows[:done]
     if rows is not None:
