@@ -121,13 +121,13 @@ def test_all_quantities_of_nested_parameters(place):
 
 def test_three_formats_are_read_alike(tmp_path):
     tree = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.array(7)}
-    for step in (1, 10):
-        ocp.StandardCheckpointer().save(tmp_path / "plain" / f"step_{step}", tree)
+    with ocp.StandardCheckpointer() as saver:
+        for step in (1, 10):
+            saver.save(tmp_path / "plain" / f"step_{step}", tree)
     with ocp.CheckpointManager(
         tmp_path / "managed", options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     ) as manager:
         manager.save(5, args=ocp.args.StandardSave(tree))
-    ocp.StandardCheckpointer().wait_until_finished()
     np.save(tmp_path / "w-3.npy", tree["params"]["w"])
     for name, steps in (("plain", [1, 10]), ("managed", [5])):
         found, problems = foreign.find(tmp_path / name)

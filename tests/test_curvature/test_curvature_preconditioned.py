@@ -180,3 +180,10 @@ def test_states_that_say_too_little_are_refused():
         cv.preconditioner(state, {"a": W["a"]}, **ADAM)
     with pytest.raises(InputError, match="two second moments"):
         cv.preconditioner((state, state), W, **ADAM)
+
+
+def test_a_function_for_parameters_of_half_the_bits_is_refused():
+    H = cv.hessian(lambda p, x: jnp.mean(jnp.tanh(x @ p) ** 2), jnp.ones(3, jnp.bfloat16), jnp.ones((4, 3)))
+    with pytest.raises(InputError, match=r"32 bits or more, got bfloat16; give P as a tree"):
+        cv.preconditioned(H, jnp.multiply, jnp.ones(3))
+    assert cv.preconditioned(H, jnp.full(3, 4.0)).to_dense().shape == (3, 3)

@@ -36,8 +36,8 @@ def preconditioned(op: Operator, preconditioner: Any, *arrays: Any) -> Operator:
         *arrays: the arrays of that function, as in `from_matvec`.
 
     Raises:
-        InputError: a P of another structure, or not above 0; a function that gives another tree; an operator whose
-            linearisation is made.
+        InputError: a P of another structure, or not above 0; a function that gives another tree, or for parameters of
+            less than 32 bits; an operator whose linearisation is made.
 
     >>> import jax, jax.numpy as jnp
     >>> import hessflat.curvature as cv
@@ -68,6 +68,9 @@ def _itself(vector: Any) -> Any:
 
 def _of_function(op: Operator, root: Callable[..., Any], arrays: tuple[Any, ...]) -> Scaling:
     arrays = jax.tree.map(lambda x: x if numerics.any_shapes(x) else numerics.on_device(x), arrays)
+    if narrow := [x.dtype.name for x in jax.tree.leaves(op.params) if jnp.finfo(x.dtype).bits < 32]:
+        # Its own casts to the type of the parameters would round to it.
+        raise InputError(f"P^-1/2 as a function takes parameters of 32 bits or more, got {narrow[0]}; give P as a tree")
     root, like, what = user_function(root), op.vector_like, "the product of P^-1/2"
     result = numerics.output_shapes(what, root, like, *arrays)
     numerics.require_like(what, result, like)
