@@ -54,6 +54,11 @@ class HelpAsked(Exception):  # noqa: N818, for it is no error
         self.defaults = defaults
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether `--help` or `-h` is among the arguments."""
+    return any(argument in HELP for argument in arguments)
+
+
 def main() -> None:
     """The console script."""
     run(sys.argv[1:])
@@ -68,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
     with guarded(name in STOPPABLE):
         require("command", name, one_of(COMMANDS))
         module = importlib.import_module(f"hessflat.cli.{name}")
-        if name in TOGETHER and not any(argument in HELP for argument in rest):
+        if name in TOGETHER and not asks_for_help(rest):
             processes.start()
         try:
             status = module.main(rest)
@@ -163,16 +168,15 @@ def keep_compiled_code() -> None:
 def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
     """The values of a command's own flags by name, and the `--config.name=value` arguments as they are.
 
-    Raises `HelpAsked` where `--help` is among the arguments.
-
     Args:
         argv: what stands after the command.
         defaults: the command's flags; None marks one that must be given.
 
     Raises:
+        HelpAsked: `--help` is among the arguments.
         InputError: an unknown flag, with the nearest right one, a flag that is given twice, one that is missing.
     """
-    if any(argument in HELP for argument in argv):
+    if asks_for_help(argv):
         raise HelpAsked(defaults)
     names = [argument.partition("=")[0] for argument in argv]
     for name in names:

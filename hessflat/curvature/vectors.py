@@ -241,6 +241,16 @@ def _part_at(
     return of_device((index[0].start or 0) // length, group)
 
 
+def drawn_inside(layout: Layout, key: Array, sampler: Callable[..., Array]) -> Vector:
+    """A vector drawn inside a program, each leaf by `sampler(key, shape, dtype)` from a key of its own.
+
+    What fills up the parts of devices is zero.
+    """
+    keys = jax.random.split(key, len(layout.leaves))
+    leaves = [sampler(one, leaf.shape, layout.dtype) for one, leaf in zip(keys, layout.leaves, strict=True)]
+    return from_tree(layout, jax.tree.unflatten(layout.structure, leaves))
+
+
 def dot(a: Vector, b: Vector, axes: tuple[str, ...] | None = None) -> Array:
     """The inner product of two vectors; inside `jax.shard_map`, with the mesh's `axes`, of which each has a part."""
     return _summed(

@@ -21,6 +21,8 @@ from hessflat.training.optimisation import LOSSES, LossFunction, are_classes, ma
 from hessflat.utils import hardware
 
 Split = Mapping[str, jax.Array]
+Functions = tuple[Callable, LossFunction, Mesh | None]  # logits, loss, and the mesh that shares the examples
+Arguments = tuple[float, Any, Any]  # label smoothing, parameters, batch_stats
 
 
 def performance(state: EvalState) -> Measurement:
@@ -89,9 +91,9 @@ def losses_and_answers(
     splits, size = {name: state.splits[name] for name in names}, chunk_size(state)
     with jax.default_matmul_precision(state.protocol.precision):
         if size is None:
-            totals = _totals_by_split(*functions, *arguments, splits)
+            totals = _totals_by_split(functions, arguments, splits)
         else:
-            totals = {name: _in_chunks(*functions, *arguments, split, size) for name, split in splits.items()}
+            totals = {name: _in_chunks(functions, arguments, split, size) for name, split in splits.items()}
     return {name: _of_split(splits[name], loss, right) for name, (loss, right) in totals.items()}
 
 
@@ -103,19 +105,12 @@ def _of_split(split: Split, loss: Any, right: Any) -> tuple[float, np.ndarray | 
     return float(loss) / len(right), hardware.on_host(right) if are_classes(split["labels"]) else None
 
 
-def _totals(
-    logits: Callable,
-    loss: LossFunction,
-    mesh: Mesh | None,
-    label_smoothing: float,
-    params: Any,
-    batch_stats: Any,
-    split: Split,
-) -> tuple[jax.Array, jax.Array]:
+def _totals(functions: Functions, arguments: Arguments, split: Split) -> tuple[jax.Array, jax.Array]:
     """Summed loss, by weights of tokens, and which answers are right `[n]`: none where labels are real targets.
 
     The devices share the examples whatever their number, and each has all answers.
     """
+    (logits, loss, mesh), (label_smoothing, params, batch_stats) = functions, arguments
     split = hardware.shard_batch(split, mesh)
     outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
     losses = loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing))
@@ -124,52 +119,26 @@ def _totals(
     return total, right if mesh is None else jax.lax.with_sharding_constraint(right, hardware.everywhere(mesh))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _totals_by_split(
-    logits: Callable,
-    loss: LossFunction,
-    mesh: Mesh | None,
-    label_smoothing: float,
-    params: Any,
-    batch_stats: Any,
-    splits: Splits,
-) -> dict:
+@partial(jax.jit, static_argnums=0)
+def _totals_by_split(functions: Functions, arguments: Arguments, splits: Splits) -> dict:
     """One program for every split: a network is not compiled for each of their sizes."""
-    arguments = (label_smoothing, params, batch_stats)
-    return {name: _totals(logits, loss, mesh, *arguments, split) for name, split in splits.items()}
+    return {name: _totals(functions, arguments, split) for name, split in splits.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 8))
+@partial(jax.jit, static_argnums=(0, 4))
 def _totals_of_chunk(
-    logits: Callable,
-    loss: LossFunction,
-    mesh: Mesh | None,
-    label_smoothing: float,
-    params: Any,
-    batch_stats: Any,
-    split: Split,
-    start: int,
-    size: int,
+    functions: Functions, arguments: Arguments, split: Split, start: int, size: int
 ) -> tuple[jax.Array, jax.Array]:
     chunk = {key: jax.lax.dynamic_slice_in_dim(value, start, size) for key, value in split.items()}
-    return _totals(logits, loss, mesh, label_smoothing, params, batch_stats, chunk)
+    return _totals(functions, arguments, chunk)
 
 
-def _in_chunks(
-    logits: Callable,
-    loss: LossFunction,
-    mesh: Mesh | None,
-    label_smoothing: float,
-    params: Any,
-    batch_stats: Any,
-    split: Split,
-    size: int,
-) -> tuple[float, np.ndarray]:
+def _in_chunks(functions: Functions, arguments: Arguments, split: Split, size: int) -> tuple[float, np.ndarray]:
     number, totals = len(split["labels"]), []
     for start in range(0, number, size):
-        arguments = (label_smoothing, params, batch_stats, split, start, min(size, number - start))
+        part = _totals_of_chunk(functions, arguments, split, start, min(size, number - start))
         # On CPUs two programs that sum over devices can wait for each other for ever.
-        totals.append(jax.block_until_ready(_totals_of_chunk(logits, loss, mesh, *arguments)))
+        totals.append(jax.block_until_ready(part))
     losses, right = zip(*totals, strict=True)
     return float(sum(losses)), np.concatenate(right)
 

@@ -54,7 +54,7 @@ def following(
     kept = jnp.where(is_first, 0.0, memory).astype(layout.dtype)
 
     def sample(number: Array) -> Array:
-        signs = _signs(layout, jax.random.fold_in(key, number))
+        signs = vectors.drawn_inside(layout, jax.random.fold_in(key, number), jax.random.rademacher)
         now, before = operators(number)
         product = matvec(now, layout, signs)
         old = jax.lax.cond(
@@ -70,12 +70,3 @@ def following(
     uncertain = jnp.where(is_first, 0, last.variance)
     spread = jnp.var(samples, ddof=1) / num_probes
     return Trace(kept * before + jnp.mean(samples), kept**2 * uncertain + spread)
-
-
-def _signs(layout: Layout, key: Array) -> vectors.Vector:
-    """Random signs, and zeros where parts of devices are filled up."""
-    keys = jax.random.split(key, len(layout.leaves))
-    leaves = [
-        jax.random.rademacher(one, leaf.shape, layout.dtype) for one, leaf in zip(keys, layout.leaves, strict=True)
-    ]
-    return vectors.from_tree(layout, jax.tree.unflatten(layout.structure, leaves))

@@ -89,9 +89,7 @@ def largest(
 
 def random_vector(layout: Layout, key: Array) -> Vector:
     """A unit vector, uniform on the sphere, drawn inside a program."""
-    keys = jax.random.split(key, len(layout.leaves))
-    leaves = [jax.random.normal(one, leaf.shape, layout.dtype) for one, leaf in zip(keys, layout.leaves, strict=True)]
-    return _unit(vectors.from_tree(layout, jax.tree.unflatten(layout.structure, leaves)))
+    return _unit(vectors.drawn_inside(layout, key, jax.random.normal))
 
 
 def _start(layout: Layout, k: int, kept: Vector, key: Array, thorough: Array) -> Vector:
