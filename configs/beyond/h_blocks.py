@@ -13,7 +13,8 @@ from hessflat.runs.schema import base_config
 
 SCALES = ("smoke", "small")
 
-SEEDS = {"smoke": (0,), "small": (10, 11, 12, 13)}
+# Seeds 10 to 13 were the pilots: docs/numerics.md, power.
+SEEDS = {"smoke": (0,), "small": (20, 21, 22, 23)}
 
 WORDS: Overrides = {
     "model.name": "transformer",

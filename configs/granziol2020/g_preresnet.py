@@ -2,7 +2,7 @@
 
     make sweep CONFIG=g_preresnet:small
 
-smoke: seconds, 2 runs. small: a narrow one, P = 8,678, on scikit-learn's digits, 12 runs. medium: a wider one, P =
+smoke: seconds, 2 runs. small: a narrow one, P = 8,678, on scikit-learn's digits, 48 runs. medium: a wider one, P =
 32,786, on 5,000 images of CIFAR-10 after `make data DATASETS=cifar10`, 16 runs of 40 epochs, 0.7 hours on two cores.
 paper: PreResNet-164, P = 1,726,388, on CIFAR-100 after `make data DATASETS=cifar100`, 6 runs, on an accelerator.
 """
