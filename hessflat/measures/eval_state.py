@@ -213,10 +213,9 @@ def curvature_data(state: EvalState) -> dict[str, jax.Array]:
     available = len(state.splits["train"]["labels"])
     if count is not None and count > available:
         raise SettingError(f"config.measure.examples must be at most {available}, the training split, got {count}")
-    targets = make_targets(state.splits["train"]["labels"][:count], state.num_classes, state.label_smoothing)
-    data = {"inputs": state.splits["train"]["inputs"][:count], "targets": targets}
-    if state.has_tokens:
-        data["weights"] = state.splits["train"]["weights"][:count]
+    examples = hardware.first_examples(state.splits["train"], count or available)
+    targets = make_targets(examples.pop("labels"), state.num_classes, state.label_smoothing)
+    data = {**examples, "targets": targets}
     return hardware.shard_examples(data, hardware.make_mesh(state.devices))
 
 

@@ -87,7 +87,7 @@ def _product(state: EvalState) -> tuple[Any, Move, int] | None:
         return None
     (first, kernel), (second, _) = ((path[0].key, path[1].key) for path, _ in leaves)
     pair = state.params[first][kernel], state.params[second][kernel]
-    inputs = state.splits["train"]["inputs"][:2]
+    inputs = hardware.first_examples(state.splits["train"], 2)["inputs"]
     with numerics.matmul_precision():
         outputs = hardware.on_host(
             evaluated(state.functions().logits, state.params, inputs, state.batch_stats), np.float64
@@ -117,7 +117,7 @@ def _along_product(first: str, second: str, kernel: str) -> Move:
 
 def _rescaled_units(state: EvalState) -> int:
     """How many hidden units are in layers whose rescaling leaves the outputs of two examples alone."""
-    inputs = state.splits["train"]["inputs"][:2]
+    inputs = hardware.first_examples(state.splits["train"], 2)["inputs"]
     generator, units = np.random.default_rng(0), 0
     with numerics.matmul_precision():
         found, layers = apply_by_layer(state.model.apply, state.params, state.batch_stats, inputs)

@@ -63,7 +63,7 @@ def _spectral_product(params: Any) -> float:
 def _path(state: EvalState) -> float | None:
     """None where activations are not the identity above 0: then outputs are not in proportion to inputs."""
     squared = jax.tree.map(jnp.square, state.params)
-    ones = jnp.ones_like(state.splits["train"]["inputs"][:1])
+    ones = jnp.ones_like(hardware.first_examples(state.splits["train"], 1)["inputs"])
     without_biases = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), squared)
 
     def outputs(params: Any, factor: float) -> np.ndarray:

@@ -111,7 +111,7 @@ def _totals(functions: Functions, arguments: Arguments, split: Split) -> tuple[j
     The devices share the examples whatever their number, and each has all answers.
     """
     (logits, loss, mesh), (label_smoothing, params, batch_stats) = functions, arguments
-    split = hardware.shard_batch(split, mesh)
+    split = hardware.shard_batch(dict(split), mesh)
     outputs, labels = logits(params, split["inputs"], batch_stats), split["labels"]
     losses = loss(outputs, make_targets(labels, outputs.shape[-1], label_smoothing))
     total = jnp.sum(losses * split["weights"] if "weights" in split else losses)

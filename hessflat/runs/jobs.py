@@ -30,7 +30,7 @@ from hessflat.utils.errors import DamagedError, InputError, SettingError
 # Above this, one run fills an accelerator by itself.
 MOST_PARAMS_TOGETHER = 1_000_000
 
-Splits = dict[str, dict[str, jax.Array]]
+Splits = dict[str, Mapping[str, jax.Array]]
 
 
 class Job(NamedTuple):
@@ -173,7 +173,7 @@ def _compiled(config: RunConfig) -> Compiled:
 def _device_splits(config: DataConfig, devices: int, fsdp: bool) -> Splits:
     """The splits that hold examples, on the devices; with `fsdp`, and where they are large, spread over them.
 
-    A split that the devices do not divide is whole on each.
+    Those that are spread have nearly the same number of examples on each device, whatever their number.
     """
     dataset, mesh = load_data(config), hardware.make_mesh(devices)
     splits = {
@@ -186,7 +186,7 @@ def _device_splits(config: DataConfig, devices: int, fsdp: bool) -> Splits:
 
     def placed(split: Any) -> Any:
         spreads = fsdp or hardware.num_bytes(split) > _WHOLE
-        return hardware.shard_examples(split, mesh) if spreads else hardware.replicate(split, mesh)
+        return hardware.hold_examples(split, mesh) if spreads else hardware.replicate(split, mesh)
 
     return {name: placed(split) for name, split in splits.items()}
 

@@ -120,7 +120,8 @@ def make_trainer(
         step: one update; see `train_step`.
         loop: how steps follow one another; None takes what is fast on this device.
     """
-    setup = make_setup(config, num_classes, train["inputs"].shape, step, train["inputs"].dtype)
+    shapes = jax.eval_shape(dict, train)
+    setup = make_setup(config, num_classes, shapes["inputs"].shape, step, shapes["inputs"].dtype)
     hyperparams = make_hyperparams(config)
     state = jax.eval_shape(partial(init_state, setup), hyperparams)
     hardware.require_bytes(hardware.num_bytes(state), "the network with its optimiser", "make config.model narrower")
@@ -130,7 +131,6 @@ def make_trainer(
             f"got {setup.batch_size} of {setup.num_examples} examples; change it or config.data.train_size"
         )
     if loop is None:
-        shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in train.items()}
         order = jax.ShapeDtypeStruct((setup.num_examples,), jnp.int32)
         one_step, platform = partial(step_of_epoch, setup, setup.batch_size), hardware.platform(train)
         loop = choose_loop(one_step, state, hyperparams, shapes, order, 0, platform=platform)

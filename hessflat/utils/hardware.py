@@ -11,6 +11,8 @@ import platform as machine
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,55 @@ def shard_examples(arrays: Any, mesh: Mesh | None) -> Any:
     count = len(jax.tree.leaves(arrays)[0])
     spec = PartitionSpec(AXIS) if count % mesh.size == 0 else PartitionSpec()
     return placed(arrays, NamedSharding(mesh, spec))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class PaddedExamples(Mapping[str, jax.Array]):
+    """Arrays [N, ...] by name, over devices that do not divide N.
+
+    JAX spreads no such array from one compiled function to the next. So each is held with zeros after its last
+    example. Inside a compiled function taking the examples from it moves nothing.
+    """
+
+    padded: dict[str, jax.Array]
+    num_examples: int = field(metadata={"static": True})
+
+    def __getitem__(self, name: str) -> jax.Array:
+        return self.padded[name][: self.num_examples]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.padded)
+
+    def __len__(self) -> int:
+        return len(self.padded)
+
+
+def hold_examples(arrays: dict[str, np.ndarray], mesh: Mesh) -> Mapping[str, jax.Array]:
+    """Arrays [N, ...] of the host with their examples over the devices, whatever their number.
+
+    Each process reads the rows of its own devices alone.
+    """
+    count, place = len(next(iter(arrays.values()))), NamedSharding(mesh, PartitionSpec(AXIS))
+    rows = -(-count // mesh.size) * mesh.size
+
+    def place_padded(host: np.ndarray) -> jax.Array:
+        def own(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            part = host[start:stop]
+            return np.concatenate([part, np.zeros((stop - start - len(part), *host.shape[1:]), host.dtype)])
+
+        return jax.make_array_from_callback((rows, *host.shape[1:]), place, own)
+
+    if rows == count:
+        return placed(arrays, place)  # type: ignore[no-any-return]
+    return PaddedExamples({name: place_padded(host) for name, host in arrays.items()}, count)
+
+
+def first_examples(arrays: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:
+    """The first `count` examples of each array, without the others, also of `PaddedExamples`."""
+    held = arrays.padded if isinstance(arrays, PaddedExamples) else arrays
+    return {name: array[:count] for name, array in held.items()}
 
 
 def placed(tree: Any, sharding: Sharding) -> Any:

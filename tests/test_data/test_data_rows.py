@@ -1,5 +1,6 @@
 """What one of several processes reads of a data set."""
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -7,7 +8,7 @@ import runs
 from hessflat.data import cache, load
 from hessflat.data.loading import Rows
 from hessflat.runs import jobs
-from hessflat.utils import processes
+from hessflat.utils import hardware, processes
 
 OPTIONS = {"validation_size": 6, "test_size": 5, "label_noise": 0.2}
 
@@ -67,11 +68,20 @@ def test_what_is_compressed_or_cut_short_is_damaged(stored):
         cache.read(path)
 
 
-def test_large_splits_are_spread_where_they_divide(monkeypatch):
+def test_large_splits_are_spread_whatever_their_number(monkeypatch):
+    """Of 128 examples each of 8 devices holds 16; of 36, 5 at most."""
     config = runs.tiny("--config.data.train_size=128", "--config.data.validation_size=36").data
-    for limit, expected in ((jobs._WHOLE, []), (0, ["train"])):
-        monkeypatch.setattr(jobs, "_WHOLE", limit)
-        splits = jobs._device_splits.__wrapped__(config, 8, False)
-        spread = [name for name, split in splits.items() if not split["inputs"].sharding.is_fully_replicated]
-        assert spread == expected
-        assert all(len(split["inputs"].sharding.device_set) == 8 for split in splits.values())
+    whole = jobs._device_splits.__wrapped__(config, 8, False)
+    monkeypatch.setattr(jobs, "_WHOLE", 0)
+    spread = jobs._device_splits.__wrapped__(config, 8, False)
+    for name, of_each in (("train", 16), ("validation", 5)):
+        assert [len(shard.data) for shard in whole[name]["inputs"].addressable_shards] == [
+            len(whole[name]["inputs"])
+        ] * 8
+        for leaf in jax.tree.leaves(spread[name]):
+            assert [len(shard.data) for shard in leaf.addressable_shards] == [of_each] * 8
+        for key, array in spread[name].items():
+            np.testing.assert_array_equal(array, whole[name][key])
+        np.testing.assert_array_equal(
+            hardware.first_examples(spread[name], 7)["inputs"], np.asarray(whole[name]["inputs"])[:7]
+        )

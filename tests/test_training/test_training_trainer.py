@@ -187,6 +187,17 @@ def test_a_run_is_the_same_on_several_devices(devices, extra):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_run_is_the_same_where_each_device_holds_its_own_examples():
+    """36 examples, which 8 devices do not divide, in batches that mix them."""
+    chosen = settings(**{"train.batch_size": 8}, devices=8)
+    train, hyperparams, ends = images(36), make_hyperparams(chosen), []
+    for held in (train, hardware.hold_examples(jax.tree.map(np.asarray, train), hardware.make_mesh(8))):
+        ends.append(run(make_trainer(chosen, 3, held), hyperparams, held, 9))
+    for a, b in zip(*(jax.tree.leaves(end) for end in ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.exact
 def test_a_batch_that_does_not_divide_is_shared_out():
     """36 examples on 8 devices take at most 1.3 times the operations of 32 on each."""
