@@ -125,6 +125,69 @@ def test_every_setting_says_what_it_means():
         assert len(setting.doc) > 5, name
 
 
-def test_setting_that_a_sweep_varies_is_refused():
-    with pytest.raises(InputError, match=r"config\.seed is what the sweep of configs/granziol2020/g_mlp\.py varies"):
-        sweep.sweep_configs(G_MLP, ["--config.seed=7"])
+def settings_of(configs, *names):
+    """The values of settings in each configuration."""
+    flat = [config.flatten(config.plain(one)) for one in configs]
+    return [tuple(one[name] for name in names) for one in flat]
+
+
+def test_values_of_the_command_line_take_the_place_of_a_sweeps_own():
+    assert settings_of(sweep.sweep_configs(G_MLP), "optim.l2") == [(0.0,), (5e-4,)]
+    varied = sweep.sweep_configs(G_MLP, ["--config.optim.l2=0,1e-3", "--config.optim.lr=0.01, 0.02"])
+    found = settings_of(varied, "optim.l2", "optim.lr")
+    assert sorted(found) == [(0.0, 0.01), (0.0, 0.02), (1e-3, 0.01), (1e-3, 0.02)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "expected"),
+    [
+        ("optim.name=sgd,adam", "optim.name", ["sgd", "adam"]),
+        ("measure.performance=start, at 0.1", "measure.performance", ["start, at 0.1"]),
+        ("model.mlp.hidden=4,5", "model.mlp.hidden", [(4, 5)]),
+        ("measure.modes=train", "measure.modes", [("train",)]),
+    ],
+)
+def test_commas_separate_values_where_the_whole_is_none(setting, name, expected):
+    found = sweep.sweep_configs(G_MLP, [f"--config.{setting}"])
+    assert list(dict.fromkeys(value for (value,) in settings_of(found, name))) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeds", "message"),
+    [
+        (["--config.seed=7"], "", r"config\.seed is what every sweep varies; give --seeds"),
+        (["--config.optim.l2=0,x"], "", r"config\.optim\.l2 must be a number, got x"),
+        (["--config.optim.l2=0,-1"], "", r"config\.optim\.l2 must be at least 0, and of a size),
+        (["--config.model.vgg.width=3"], "", r"is a setting of 'vgg', but config\.model\.name is 'mlp'"),
+        ([], "few", r"seeds must be how many, such as 10, or which ones, such as 20,21,22, got 'few'"),
+        ([], "0", r"seeds must be how many"),
+        ([], "3,3", r"seeds must be how many"),
+    ],
+)
+def test_what_no_sweep_can_be_varied_by_is_refused(settings, seeds, message):
+    with pytest.raises(InputError, match=message):
+        sweep.sweep_configs(G_MLP, settings, seeds)
+
+
+def test_seeds_are_how_many_or_which():
+    """What goes with a seed, such as that of the split, goes with the new one."""
+    entries = [
+        {
+            "seed": seed,
+            "data.split_seed": seed,
+            "optim.l2": l2,
+            "measure.full_spectrum": "end" if seed == 3 else "never",
+        }
+        for seed in (3, 4)
+        for l2 in (0.0, 0.1)
+    ]
+    assert config.reseeded(entries, "2") == entries
+    assert config.reseeded(entries, "1") == entries[:2]
+    more = config.reseeded(entries, "4")
+    assert more[:4] == entries
+    assert more[4:] == [
+        {"seed": seed, "data.split_seed": seed, "optim.l2": l2, "measure.full_spectrum": "never"}
+        for seed in (5, 6)
+        for l2 in (0.0, 0.1)
+    ]
+    assert [entry["seed"] for entry in config.reseeded(entries, "4, 9")] == [4, 4, 9, 9]

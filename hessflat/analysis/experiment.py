@@ -1,5 +1,6 @@
 """The records of an experiment: its question, runs, figures, tables and claims."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from hessflat.analysis.decisions import Chance, Verdict
 from hessflat.analysis.results import Needs, Run
 from hessflat.analysis.statistics import Interval
+from hessflat.config import fingerprint
 
 Magnitude = Literal["agrees", "differs", "open"]
 Scale = Literal["smoke", "small", "medium", "paper"]
@@ -125,7 +127,8 @@ class StoredExperiment(NamedTuple):
 
     `missing` counts the planned runs that are not stored or damaged; `damaged` has a line for each of the latter.
     `rules` is the registry of rules, as `provenance.read_rules` reads it. `seeds` counts the seeds that are planned; 0
-    where no plan is known. `pilots` are stored runs that differ from planned ones in their seeds alone.
+    where no plan is known. `pilots` are stored runs that differ from planned ones in their seeds alone. `variant` says
+    in which settings and seeds the runs differ from the experiment's own, as a command line has it; empty for these.
     """
 
     experiment: Experiment
@@ -136,11 +139,16 @@ class StoredExperiment(NamedTuple):
     rules: Mapping[str, Any] = MappingProxyType({})
     seeds: int = 0
     pilots: Sequence[Run] = ()
+    variant: str = ""
 
     @property
     def slug(self) -> str:
-        """`<experiment>-<scale>`: the anchor of the section and the prefix of its figures' file names."""
-        return f"{self.experiment.id}-{self.scale}"
+        """`<experiment>-<scale>`: the anchor of the section and the prefix of its figures' file names.
+
+        That of a variant ends in a digest of it.
+        """
+        own = f"{self.experiment.id}-{self.scale}"
+        return f"{own}-{fingerprint({'variant': self.variant})}" if self.variant else own
 
     @property
     def missing_text(self) -> str:
@@ -148,4 +156,5 @@ class StoredExperiment(NamedTuple):
         if not self.missing:
             return ""
         counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"
-        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}"
+        arguments = f" ARGS={shlex.quote(self.variant)}" if self.variant else ""
+        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}{arguments}"

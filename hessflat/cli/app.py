@@ -284,17 +284,18 @@ def with_arguments(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """
     result = changed(config, arguments)
     for argument in arguments:
-        _require_chosen(argument.removeprefix("--config.").partition("=")[0], result)
+        require_chosen(argument.removeprefix("--config.").partition("=")[0], [result])
     return result
 
 
-def _require_chosen(name: str, config: ConfigDict) -> None:
-    """Refuse `optim.adam.b1` where `optim.name` is another than `adam`."""
+def require_chosen(name: str, configs: Sequence[ConfigDict]) -> None:
+    """Refuse `optim.adam.b1` where `optim.name` is another than `adam` in all of the configurations."""
     *above, _ = name.split(".")
     if len(above) < 2:
         return
-    block, builder = get(config, ".".join(above[:-1])), above[-1]
-    if "name" in block and block.name != builder:
+    blocks, builder = [get(config, ".".join(above[:-1])) for config in configs], above[-1]
+    block = blocks[0]
+    if "name" in block and all(one.name != builder for one in blocks):
         own = ", ".join(block[block.name]) if block.name in block else "no settings of its own"
         raise InputError(
             f"config.{name} is a setting of {builder!r}, but config.{above[0]}.name is {block.name!r}, "

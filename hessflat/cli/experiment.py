@@ -1,7 +1,9 @@
 """Run an experiment end to end: `python -m hessflat experiment --exp=g_logistic --scale=small`."""
 
 import contextlib
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +13,16 @@ from hessflat.analysis.provenance import read_rules
 from hessflat.analysis.results import Run, load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, launching, sweep
-from hessflat.config import SCALES, one_of, require
+from hessflat.config import SCALES, fingerprint, one_of, require
 from hessflat.report.build import build_report, print_summary
 from hessflat.runs import checkpoints, jobs, schema
+from hessflat.runs.schema import UNNAMED
 from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
+from hessflat.utils.files import write_atomically
 
 FOLDER = Path("experiments")
+VARIANTS = "variants"  # the folder, beside an experiment's runs, with a note for each variant
 
 
 def names() -> list[str]:
@@ -44,14 +49,51 @@ def scales_of(experiment: Experiment) -> tuple[str, ...]:
     return app.scales_of(app.load_module(app.split_target(experiment.config)[0]))
 
 
-def make_jobs(experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = ()) -> list[jobs.Job]:
-    """The runs that answer the experiment's question at a scale, with `--config.…` settings that are no part of it."""
-    return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}", settings), root)
+def make_jobs(
+    experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = (), seeds: str = ""
+) -> list[jobs.Job]:
+    """The runs that answer the experiment's question at a scale, with the values and seeds of `sweep_configs`."""
+    return jobs.make_jobs(sweep.sweep_configs(f"{experiment.config}:{scale}", settings, seeds), root)
 
 
-def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
+def variant_of(settings: Sequence[str], seeds: str) -> str:
+    """What makes other runs of an experiment, as a command line has it; empty where nothing does."""
+    changes = [setting for setting in settings if setting.removeprefix("--config.").partition("=")[0] not in UNNAMED]
+    return shlex.join(sorted(changes) + ([f"--seeds={seeds}"] if seeds else []))
+
+
+def jobs_of_variant(experiment: Experiment, scale: str, root: Path, variant: str) -> list[jobs.Job]:
+    """The runs of what `variant_of` says."""
+    own, settings = app.parse_flags(shlex.split(variant), {"seeds": ""})
+    return make_jobs(experiment, scale, root, settings, own["seeds"])
+
+
+def store_variant(experiment: Experiment, scale: str, root: Path, variant: str) -> None:
+    """Note for later reports that there is such a variant of an experiment."""
+    facts = {"variant": variant}
+    path = root / experiment.id / VARIANTS / f"{scale}-{fingerprint(facts)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(facts) + "\n")
+
+
+def stored_variants(experiment: Experiment, scale: str, root: Path) -> list[str]:
+    """The variants of an experiment that were noted.
+
+    Raises:
+        InputError: a note is not as it was written.
+    """
+    found = []
+    for path in sorted((root / experiment.id / VARIANTS).glob(f"{scale}-*.json")):
+        try:
+            found.append(str(json.loads(path.read_text())["variant"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged; remove it, and run the variant's command again") from error
+    return found
+
+
+def collect(experiment: Experiment, scale: str, root: Path, variant: str = "") -> StoredExperiment:
     """What is stored of an experiment at a scale, and what is missing or damaged. Nothing is trained."""
-    planned = make_jobs(experiment, scale, root)
+    planned = jobs_of_variant(experiment, scale, root, variant)
     folders, seeds = [job.folder for job in planned], len({job.config.seed for job in planned})
     pilots = collect_pilots(planned, scale)
     runs, damaged = [], []
@@ -62,7 +104,7 @@ def collect(experiment: Experiment, scale: str, root: Path) -> StoredExperiment:
         except InputError as error:
             damaged.append(in_one_line(error))
     rules = read_rules(FOLDER / "rules.json")
-    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds, pilots)
+    return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds, pilots, variant)
 
 
 def collect_pilots(planned: Sequence[jobs.Job], scale: str) -> list[Run]:
@@ -93,7 +135,13 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     # What a scale would take is long to list where nothing of it is there.
     scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
     known = [load(name) for name in names()]
-    entries = [collect(one, scale, root) for one in known for scale in scales if scale in scales_of(one)]
+    entries = [
+        collect(one, scale, root, variant)
+        for one in known
+        for scale in scales
+        if scale in scales_of(one)
+        for variant in ("", *stored_variants(one, scale, root))
+    ]
     entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
@@ -106,17 +154,14 @@ class Arguments(NamedTuple):
     """Those of a command that runs experiments."""
 
     own: dict[str, str]
-    settings: list[str]  # `--config.…`, of those that are no part of what a run is
+    settings: list[str]  # `--config.…`
     experiments: list[Experiment]  # named in `--exp`, separated by spaces or commas
 
 
 def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
-    """What the command line says; settings of the runs themselves are refused."""
+    """What the command line says."""
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto", "anew": "0"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
-    for setting in settings:
-        if setting.removeprefix("--config.").partition("=")[0] not in schema.UNNAMED:
-            raise InputError(f"an experiment's settings are its own; give {setting} to `make sweep` instead")
     require("scale", own["scale"], one_of(SCALES))
     named = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
     return Arguments(own, settings, named)
@@ -125,11 +170,14 @@ def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
 def main(argv: Sequence[str]) -> None:
     """Run the experiments named in `--exp`, then redraw the report.
 
+    `--config.optim.l2=0,1e-3` puts these values in the place of the experiment's own, and adds them where it has none;
+    `--seeds=10` takes ten seeds, `--seeds=20,21` these two. Such a variant stands beside the experiment in the report.
+
     `--status` prints how far they are and writes nothing. `--launch=slurm` submits their runs; when these are finished
     the same command without it draws the report.
     """
     argv, sbatch = launching.split(argv)
-    own, settings, experiments = parse(argv, {"exp": None, **launching.FLAGS})
+    own, settings, experiments = parse(argv, {"exp": None, "seeds": "", **launching.FLAGS})
     if not experiments:
         raise InputError(f"--exp names no experiment; known: {', '.join(names())}")
     if app.is_set(own, "status"):
@@ -154,7 +202,9 @@ def main(argv: Sequence[str]) -> None:
 
 def planned(experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]) -> list[jobs.Job]:
     """The runs of experiments, each once: several may ask different questions of the same runs."""
-    made = [job for one in experiments for job in make_jobs(one, own["scale"], Path(own["root"]), settings)]
+    made = [
+        job for one in experiments for job in make_jobs(one, own["scale"], Path(own["root"]), settings, own["seeds"])
+    ]
     return list({job.folder: job for job in made}.values())
 
 
@@ -166,12 +216,16 @@ def run(
     Returns:
         What is stored of the experiments at this scale, and what to raise at the end where runs are damaged.
     """
-    root, out = Path(own["root"]), Path(own["out"])
+    root, out, scale = Path(own["root"]), Path(own["out"]), own["scale"]
+    variant = variant_of(settings, own["seeds"])
     damage: DamagedError | None = None
+    found = planned(experiments, own, settings)
+    for one in experiments if variant else ():
+        store_variant(one, scale, root, variant)
     try:
-        launching.run(planned(experiments, own, settings), own["workers"], app.is_set(own, "anew"))
+        launching.run(found, own["workers"], app.is_set(own, "anew"))
     except DamagedError as error:  # of some runs; the report shows the others
         damage = error
     ran = {experiment.id for experiment in experiments}
     entries = report_all(root, out)
-    return [one for one in entries if one.experiment.id in ran and one.scale == own["scale"]], damage
+    return [one for one in entries if (one.scale, one.variant) == (scale, variant) and one.experiment.id in ran], damage

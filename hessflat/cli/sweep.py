@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from hessflat import config
 from hessflat.analysis.tables import as_text
@@ -14,19 +17,57 @@ from hessflat.runs.schema import RunConfig
 from hessflat.utils.errors import InputError
 
 
-def sweep_configs(target: str, settings: Sequence[str] = ()) -> list[RunConfig]:
-    """One configuration for each entry of the sweep of `path.py:scale`, with `--config.…` settings applied to all."""
+def sweep_configs(target: str, settings: Sequence[str] = (), seeds: str = "") -> list[RunConfig]:
+    """One configuration for each entry of the sweep of `path.py:scale`, as `settings` and `seeds` change it.
+
+    Args:
+        target: `g_mlp:small`.
+        settings: `--config.name=a,b`; each value takes the place of those that the sweep has.
+        seeds: how many, or which ones, as `config.reseeded` has it; empty leaves the sweep's own.
+
+    Raises:
+        InputError: also the seed as a setting, and a setting of a builder that no entry chooses.
+    """
     path, scale = app.split_target(target)
-    base = app.from_command_line(target, settings)
-    sweep = app.load_module(path, "get_config", "get_sweep").get_sweep(scale)
-    given = {setting.removeprefix("--config.").partition("=")[0] for setting in settings}
-    for name in sorted(given & {name for overrides in sweep for name in overrides}):
-        raise InputError(f"config.{name} is what the sweep of {path} varies; leave it out, or use make train")
-    return [schema.freeze(config.override(base, overrides)) for overrides in sweep]
+    base = app.from_command_line(target)
+    entries = app.load_module(path, "get_config", "get_sweep").get_sweep(scale)
+    changes = dict(values_of(base, setting) for setting in settings)
+    if "seed" in changes:
+        raise InputError("config.seed is what every sweep varies; give --seeds, how many or which: 10 or 20,21,22")
+    entries = config.varied(entries, changes)
+    configs = [config.override(base, entry) for entry in (config.reseeded(entries, seeds) if seeds else entries)]
+    for name in changes:
+        app.require_chosen(name, configs)
+    return [schema.freeze(one) for one in configs]
+
+
+def values_of(base: ConfigDict, setting: str) -> tuple[str, tuple[Any, ...]]:
+    """The name of `--config.name=a,b` and its values: one if the whole is a value, else what commas separate.
+
+    Raises:
+        InputError: an unknown name, or a value of another type.
+    """
+    name, _, text = setting.removeprefix("--config.").partition("=")
+
+    def of(part: str) -> Any:
+        return config.get(config.changed(base, [f"--config.{name}={part.strip()}"]), name)
+
+    parts = text.split(",")
+    try:
+        whole = of(text)
+    except InputError:
+        if len(parts) == 1 or isinstance(config.get(base, name), ConfigDict):
+            raise
+        return name, tuple(map(of, parts))
+    rule = config.flatten(config.schema(RunConfig))[name].rule
+    return name, (whole,) if rule.holds(whole) or len(parts) == 1 else tuple(map(of, parts))
 
 
 def main(argv: Sequence[str]) -> None:
     """Like `train`, for all of them. Finished runs are skipped, an interrupted one is continued.
+
+    `--config.optim.l2=0,1e-3` puts these values in the place of the sweep's own, and adds them where it has none.
+    `--seeds=10` takes ten seeds, `--seeds=20,21` these two.
 
     Started several times on one folder, on this machine or on others, the commands share the runs: each takes what
     nobody holds, and all end when everything is finished. `--share=i/n`, i from 1 to n, runs a part of the sweep, about
@@ -39,9 +80,11 @@ def main(argv: Sequence[str]) -> None:
     beyond mending.
     """
     flags = {"config": None, "root": "runs", "workers": "auto", "anew": "0", "list": "0", "share": "", "unclaimed": "0"}
+    flags |= {"seeds": ""}
     argv, sbatch = launching.split(argv)
     own, settings = app.parse_flags(argv, {**flags, **launching.FLAGS})
-    jobs, root = make_jobs(sweep_configs(own["config"], settings), Path(own["root"])), Path(own["root"])
+    jobs = make_jobs(sweep_configs(own["config"], settings, own["seeds"]), Path(own["root"]))
+    root = Path(own["root"])
     name = jobs[0].config.experiment
     part = _share(own["share"])
     mine = queue.share(jobs, *part) if part else jobs

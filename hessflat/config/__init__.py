@@ -36,7 +36,7 @@ from hessflat.config.core import (
     thaw,
     whole,
 )
-from hessflat.config.sweeps import chain, drawn_anew, product, zip_
+from hessflat.config.sweeps import chain, drawn_anew, product, reseeded, varied, zip_
 
 __all__ = [
     "SCALES",
@@ -71,10 +71,12 @@ __all__ = [
     "product",
     "require",
     "require_settings",
+    "reseeded",
     "schema",
     "single",
     "some_of",
     "thaw",
+    "varied",
     "whole",
     "zip_",
 ]

@@ -37,6 +37,52 @@ def drawn_anew(seeds: Sequence[int]) -> list[Overrides]:
     return [{"seed": seed, "data.split_seed": seed} for seed in seeds]
 
 
+def varied(entries: Sequence[Overrides], changes: Mapping[str, Sequence[Any]]) -> list[Overrides]:
+    """A sweep with other values of some settings: each entry with every combination of them, each result once."""
+    return _each_once(product(entries, changes))
+
+
+def reseeded(entries: Sequence[Overrides], asked: str) -> list[Overrides]:
+    """A sweep with other seeds.
+
+    What has the value of an entry's seed, such as the seed of its split, has the new one. A seed that the sweep lacks
+    takes the entries of its last one.
+
+    Args:
+        entries: each with a `seed`.
+        asked: how many seeds, `"10"`: the first that the sweep has, then those that follow its largest; or which ones,
+            `"20,21,22"`.
+
+    Raises:
+        InputError: neither, or a seed that is given twice.
+    """
+    own = list(dict.fromkeys(entry["seed"] for entry in entries))
+    parts = [part.strip() for part in asked.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts) or parts == ["0"]:
+        raise InputError(f"seeds must be how many, such as 10, or which ones, such as 20,21,22, got {asked!r}")
+    counted = [*own, *range(max(own) + 1, max(own) + 1 + int(parts[0]))][: int(parts[0])]
+    seeds = counted if len(parts) == 1 else [int(part) for part in parts]
+
+    def of_seed(seed: int) -> list[Overrides]:
+        source = seed if seed in own else own[-1]
+        return [
+            entry | {name: seed for name, value in entry.items() if _is_seed(name) and value == source}
+            for entry in entries
+            if entry["seed"] == source
+        ]
+
+    return _each_once([entry for seed in seeds for entry in of_seed(seed)])
+
+
+def _is_seed(name: str) -> bool:
+    """Whether a setting is a seed: `seed`, `data.split_seed`, `data.blobs.seed`."""
+    return name.rpartition(".")[2].rpartition("_")[2] == "seed"
+
+
+def _each_once(entries: Sequence[Overrides]) -> list[Overrides]:
+    return [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
+
+
 def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequence[Overrides]:
     if not isinstance(grid, Mapping):
         return grid
