@@ -157,7 +157,7 @@ def test_commas_separate_values_where_the_whole_is_none(setting, name, expected)
     [
         (["--config.seed=7"], "", r"config\.seed is what every sweep varies; give --seeds"),
         (["--config.optim.l2=0,x"], "", r"config\.optim\.l2 must be a number, got x"),
-        (["--config.optim.l2=0,-1"], "", r"config\.optim\.l2 must be at least 0, and of a size),
+        (["--config.optim.l2=0,-1"], "", r"config\.optim\.l2 must be at least 0, and of a size"),
         (["--config.model.vgg.width=3"], "", r"is a setting of 'vgg', but config\.model\.name is 'mlp'"),
         ([], "few", r"seeds must be how many, such as 10, or which ones, such as 20,21,22, got 'few'"),
         ([], "0", r"seeds must be how many"),
