@@ -98,7 +98,7 @@ sweep: setup ## run every entry of a configuration's sweep: CONFIG=g_mlp:small [
 measure: setup ## measure a run's checkpoints again: RUN=runs/… [ARGS="--steps=last"], or any model's: CHECKPOINTS=folder LOSS=module:function DATA=module:object
 	@$(PY) -m hessflat measure $(if $(CHECKPOINTS),--checkpoints="$$CHECKPOINTS" --loss="$$LOSS" --data="$$DATA",--run="$$RUN") $(ARGS)
 
-experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|paper
+experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small|medium|paper [ARGS="--seeds=10 --config.optim.l2=0,1e-3", a variant]
 	@$(PY) -m hessflat experiment --exp="$(EXP)" --scale=$(SCALE) $(RUNNING)
 
 reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]

@@ -247,6 +247,8 @@ def test_an_experiment_takes_writers_which_make_no_variant():
         job.folder for job in experiment.make_jobs(own.experiments[0], "smoke", Path("runs"))
     ]
     assert experiment.variant_of(own.settings, "") == ""
+    with pytest.raises(InputError, match=r"own settings here; give --config\.optim\.l2=1 to `make experiment`"):
+        experiment.parse(["--exp=g_mlp", TENSORBOARD, "--config.optim.l2=1"], {"exp": None})
 
 
 def test_every_writer_that_needs_a_package_has_an_extra_that_brings_it():

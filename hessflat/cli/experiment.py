@@ -159,9 +159,11 @@ class Arguments(NamedTuple):
 
 
 def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
-    """What the command line says."""
+    """What the command line says; of a command without `--seeds`, experiments have no variants."""
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto", "anew": "0"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
+    if "seeds" not in own and (variant := variant_of(settings, "")):
+        raise InputError(f"experiments have their own settings here; give {variant} to `make experiment` instead")
     require("scale", own["scale"], one_of(SCALES))
     named = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
     return Arguments(own, settings, named)
@@ -203,7 +205,9 @@ def main(argv: Sequence[str]) -> None:
 def planned(experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]) -> list[jobs.Job]:
     """The runs of experiments, each once: several may ask different questions of the same runs."""
     made = [
-        job for one in experiments for job in make_jobs(one, own["scale"], Path(own["root"]), settings, own["seeds"])
+        job
+        for one in experiments
+        for job in make_jobs(one, own["scale"], Path(own["root"]), settings, own.get("seeds", ""))
     ]
     return list({job.folder: job for job in made}.values())
 
@@ -217,7 +221,7 @@ def run(
         What is stored of the experiments at this scale, and what to raise at the end where runs are damaged.
     """
     root, out, scale = Path(own["root"]), Path(own["out"]), own["scale"]
-    variant = variant_of(settings, own["seeds"])
+    variant = variant_of(settings, own.get("seeds", ""))
     damage: DamagedError | None = None
     found = planned(experiments, own, settings)
     for one in experiments if variant else ():

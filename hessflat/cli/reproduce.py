@@ -32,8 +32,6 @@ def main(argv: Sequence[str]) -> None:
     """
     argv, sbatch = launching.split(argv)
     own, settings, named = experiment.parse(argv, {"exp": "", "dry": "0", **launching.FLAGS})
-    if variant := experiment.variant_of(settings, ""):
-        raise InputError(f"what is reproduced has its own settings; give {variant} to `make experiment` instead")
     every = named or [experiment.load(name) for name in experiment.names()]
     chosen = [one for one in every if one in named or own["scale"] in experiment.scales_of(one)]
     if others := [one.id for one in every if one not in chosen]:
