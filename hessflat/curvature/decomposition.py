@@ -64,9 +64,9 @@ def _of_part(part: str, name: str, self: Any) -> Any:
 class Decomposition(NamedTuple):
     """The results for the Hessian and its two terms, from the same probes."""
 
-    hessian: Part
-    gauss_newton: Part
-    residual: Part
+    hessian: Part  # of H, with `spectrum`, `moments` and `exact`, each None where it was not asked for
+    gauss_newton: Part  # of G
+    residual: Part  # of H − G
     num_products: int  # with one of the three matrices
     seconds: float
     precision: str

@@ -50,10 +50,10 @@ class CriticalSharpness(NamedTuple):
     """2 / η_c, with η_c the least learning rate at which a step along an update does not lower the loss."""
 
     value: float  # nan where the passes did not bracket η_c, or the loss changes by its rounding alone
-    lower: float  # the interval, from the bracket and the rounding of losses
-    upper: float
+    lower: float  # the end of the interval, from the bracket and the rounding of losses
+    upper: float  # its other end
     step: float  # η_c
-    num_passes: int
+    num_passes: int  # forward passes over all examples
     seconds: float
     precision: str
 

@@ -29,7 +29,7 @@ class Direction(NamedTuple):
 
     vector: Any  # tree like params
     norm: float  # ‖vector‖
-    normalise: str
+    normalise: str  # by what its parts were scaled
 
 
 def random_direction(

@@ -46,7 +46,7 @@ class GradientNoiseScale(NamedTuple):
     value: float  # tr Σ / ‖g‖², in examples
     standard_error: float  # over mini-batches; nan for a single one
     trace: float  # tr Σ, of the covariance of the gradients of single examples
-    trace_standard_error: float
+    trace_standard_error: float  # over mini-batches
     squared_norm: float  # ‖g‖², of all examples
     num_gradients: int  # over mini-batches, and one over all data
     seconds: float

@@ -64,6 +64,8 @@ class Plane(NamedTuple):
 def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, state: Any = None) -> Line:
     """The values of `function` at (1 − α) a + α b: α = 0 is a, α = 1 is b, and α may be outside [0, 1].
 
+    Goodfellow, Vinyals and Saxe (2015, *Qualitatively characterizing neural network optimization problems*).
+
     Args:
         function: `function(params, batch)` -> a mean over the batch, or a tree of means, such as (loss, accuracy).
             Batches are averaged by their sizes.
@@ -124,7 +126,7 @@ def plane(
         function: as in `line`.
         origin: pytree of floating arrays.
         u: a tree like `origin`, which is not normalised; `random_direction` makes one.
-        v: another.
+        v: a tree like `u`, another.
         alphas: [n] positions along u.
         betas: [m] positions along v.
         data: as in `line`.

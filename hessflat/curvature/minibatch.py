@@ -73,9 +73,9 @@ class MinibatchSharpness(NamedTuple):
     mean: float  # of the values
     standard_error: float  # of the mean, over mini-batches
     full: float  # λ_max(H)
-    full_residual: float
+    full_residual: float  # some eigenvalue of H lies within this distance of it
     bias: float  # of the mean against λ_max(H): mean of values − rayleigh
-    bias_standard_error: float
+    bias_standard_error: float  # over mini-batches
     num_products: int  # over mini-batches and over all data
     seconds: float
     precision: str
@@ -92,7 +92,7 @@ def gradient_covariance(
 
     Args:
         losses: `losses(params, batch)` -> per-example losses [n].
-        params: the point at which gradients are taken.
+        params: pytree of floating arrays, or a flat array [P], at which gradients are taken.
         data: the examples of the mean, a pytree of arrays [N, ...], `Batches` or a `Stream`.
         state: a third argument of `losses`, if given.
         per: as in `fisher`.

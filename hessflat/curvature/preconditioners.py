@@ -64,7 +64,7 @@ def preconditioner(
     of `partition`, which are to be the same.
 
     Args:
-        opt_state: what `optimiser.init` and `optimiser.update` give.
+        opt_state: a tree, what `optimiser.init` and `optimiser.update` give.
         params: pytree of floating arrays, the parameters that it is for.
         b1: β1 of Adam; needed where the state does not hold it, as `inject_hyperparams` does, whose numbers go first.
         b2: β2 of Adam, or the decay of RMSProp that corrects its bias; needed likewise.

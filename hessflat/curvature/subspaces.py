@@ -43,7 +43,7 @@ class SharpnessGradient(NamedTuple):
 class Share(NamedTuple):
     """A number from 0 to 1, with a bound of its error."""
 
-    value: float
+    value: float  # from 0 to 1, without a unit
     error: float  # from the residuals of the pairs over the gap behind them; 1 where the gap is not known to be open
 
 
@@ -122,6 +122,8 @@ def subspace_overlap(first: EigenPairs, second: EigenPairs, k: int) -> Share:
 
 def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
     """‖V'x‖² / ‖x‖² of a vector x, such as a gradient or an update, in the eigenspace V of the k largest eigenvalues.
+
+    Gur-Ari et al. (2018, *Gradient descent happens in a tiny subspace*).
 
     Args:
         vector: x, a tree like the parameters.

@@ -87,9 +87,18 @@ def plane(record: Plane, ax: Axes | None = None, values: str | int | None = None
 
 
 def surface(record: Plane, ax: Axes | None = None, values: str | int | None = None, label: str = "loss") -> Axes:
-    """Values on a plane as a surface in three dimensions, with contours below; arguments and errors as `plane`.
+    """Values on a plane as a surface in three dimensions, with contours below.
 
     The vertical axis is the logarithm to base 10 where values span more than a decade.
+
+    Args:
+        record: a `Plane`.
+        ax: the axes to draw into, with `projection="3d"`; None makes a figure.
+        values: the name, or the position, of the values to draw, where the function returned several.
+        label: of the values.
+
+    Raises:
+        InputError: as `plane`, and axes of two dimensions.
     """
     grid, is_log = _on_plane(record, values)
     with matplotlib.rc_context(STYLE):

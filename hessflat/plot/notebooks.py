@@ -24,7 +24,11 @@ _DOTS_PER_INCH = 110
 
 
 def picture(record: Any) -> bytes | None:
-    """The record as a PNG image; None for what has no picture."""
+    """The record as a PNG image; None for what has no picture.
+
+    Args:
+        record: what a measurement returned.
+    """
     draw = _DRAWN_BY.get(type(record))
     if draw is None or len(getattr(record, "values", [0, 0])) < 2:
         return None

@@ -78,7 +78,14 @@ def axes(ax: Axes | None = None, size: tuple[float, float] = COLUMN, **kind: Any
 
 
 def panels(rows: int = 1, columns: int = 1, height: float = 2.2, **sharing: Any) -> list[Axes]:
-    """The axes of a new figure of the width of a text block, row by row, each row `height` inches high."""
+    """The axes of a new figure of the width of a text block, row by row.
+
+    Args:
+        rows: the number of rows of panels.
+        columns: the number of panels in a row.
+        height: of each row, in inches.
+        **sharing: `sharex` and `sharey`, as of Matplotlib's `Figure.subplots`.
+    """
     with matplotlib.rc_context(STYLE):
         figure = pyplot.figure(figsize=(TEXT_WIDTH, height * rows), layout="constrained")
         return list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
@@ -110,6 +117,11 @@ def letter(panels: Sequence[Axes]) -> None:
 def save(ax: Axes | Figure, path: str | Path, dots_per_inch: int = 300) -> Path:
     """Write the figure of `ax` to a file of the kind that its name ends in, such as `.pdf`, `.svg` or `.png`.
 
+    Args:
+        ax: axes, or a figure.
+        path: of the file, which is overwritten.
+        dots_per_inch: of files of pixels.
+
     Raises:
         InputError: an ending that Matplotlib does not write.
     """
@@ -131,12 +143,21 @@ def fix_layout(figure: Figure) -> None:
 
 
 def as_svg(figure: Figure) -> bytes:
-    """The figure as SVG bytes, without date and creator."""
+    """The figure as SVG bytes, without date and creator.
+
+    Args:
+        figure: a Matplotlib figure.
+    """
     return _written(figure, FigureCanvasSVG(figure).print_svg, {"Date": None, "Creator": None})
 
 
 def as_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
-    """The figure as PNG bytes with a palette of 256 colours, a third of the size."""
+    """The figure as PNG bytes with a palette of 256 colours, a third of the size.
+
+    Args:
+        figure: a Matplotlib figure.
+        dots_per_inch: how many pixels an inch has.
+    """
     figure.set_dpi(dots_per_inch)
     drawn = Image.open(io.BytesIO(_written(figure, FigureCanvasAgg(figure).print_png, {"Software": None})))
     buffer = io.BytesIO()

@@ -21,12 +21,15 @@ class Writer(NamedTuple):
     [T].
     """
 
-    write: Callable[[Any, Mapping[str, Any]], None]
-    close: Callable[[], None]
+    write: Callable[[Any, Mapping[str, Any]], None]  # `write(step, numbers)`
+    close: Callable[[], None]  # `close()`, once
 
 
 def jsonl(path: str | Path) -> Writer:
     """A line of JSON a step, `{"step": 20, "lambda_max": 3.1, ...}`, after those that the file has.
+
+    Args:
+        path: of the file, which is made where it is not there.
 
     Raises:
         InputError: a path that cannot be written to.
@@ -46,6 +49,9 @@ def jsonl(path: str | Path) -> Writer:
 def tensorboard(folder: str | Path) -> Writer:
     """Scalars in `folder`, on the disk after each step.
 
+    Args:
+        folder: which is made where it is not there.
+
     Raises:
         InputError: without tensorboardX.
     """
@@ -57,6 +63,10 @@ def tensorboard(folder: str | Path) -> Writer:
 
 def wandb(run: Any = None, **settings: Any) -> Writer:
     """Scalars of `run`, or of a new run of Weights & Biases with `settings`, such as `project="..."`.
+
+    Args:
+        run: what `wandb.init` returned; None begins a new run.
+        **settings: of a new run, arguments of `wandb.init`.
 
     Raises:
         InputError: without wandb, where no run is given.
@@ -70,7 +80,12 @@ def wandb(run: Any = None, **settings: Any) -> Writer:
 
 
 def event_file(folder: Path, hides_from: int = 0) -> Writer:
-    """A file of TensorBoard's events in `folder`; it hides those of older files from step `hides_from` on."""
+    """A file of TensorBoard's events, which hides those of older files from a step on.
+
+    Args:
+        folder: which is there.
+        hides_from: that step.
+    """
     from tensorboardX.proto import event_pb2, summary_pb2
     from tensorboardX.record_writer import RecordWriter
 

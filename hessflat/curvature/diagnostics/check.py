@@ -73,7 +73,7 @@ class Check(NamedTuple):
     num_products: int  # over all the data or some
     seconds: float
     precision: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was skipped, and why
 
 
 def check(op: Operator, key: Array, tolerance: float | None = None, derivatives: bool = True) -> Check:

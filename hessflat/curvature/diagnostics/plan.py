@@ -36,19 +36,19 @@ class Plan(NamedTuple):
     """Bytes and seconds of Lanczos runs with k probes of m steps; `print` shows it as a table."""
 
     size: int  # P
-    num_examples: int
+    num_examples: int  # N
     batch_size: int  # examples in one product
     num_products: int  # k m
-    basis_bytes: int
+    basis_bytes: int  # of the stored Lanczos vectors
     residual_bytes: int  # residuals of the linearisation; 0 where they are too large to store
     product_bytes: int  # temporary, during one product
-    free_bytes: int
+    free_bytes: int  # of the device, now
     largest_batch: int  # examples in one product that would fit
-    compile_seconds: float
-    product_seconds: float
+    compile_seconds: float  # of the programs
+    product_seconds: float  # of one product
     orthogonalise_seconds: float  # over all steps and probes
     seconds: float  # in all
-    fits: bool
+    fits: bool  # whether memory is enough
     advice: str  # what would fit, where this does not
 
     def __str__(self) -> str:

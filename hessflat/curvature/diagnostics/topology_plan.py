@@ -37,20 +37,20 @@ _AXIS = "examples"
 class TopologyPlan(NamedTuple):
     """Bytes and seconds of Lanczos runs with k probes of m steps, in turn; of each chip, where nothing else is said."""
 
-    topology: str
-    chip: str
-    num_chips: int
+    topology: str  # as it was given, such as "h100:64"
+    chip: str  # the kind of accelerator
+    num_chips: int  # over which data and vectors are spread
     size: int  # P
     num_examples: int  # of all chips
     batch_size: int  # examples of all chips in one product
     num_products: int  # k m
     precision: str  # of products of matrices
     argument_bytes: int  # parameters, data, residuals, vectors, and the basis
-    basis_bytes: int
+    basis_bytes: int  # of the stored Lanczos vectors
     residual_bytes: int  # of the linearisation; 0 where they are too large to store
-    temporary_bytes: int
+    temporary_bytes: int  # during one step
     host_bytes: int  # of the basis in the host's memory, of all chips
-    chip_bytes: int
+    chip_bytes: int  # that a chip has
     collectives: tuple[Collective, ...]  # in one step
     flops: float  # in one step, of products of matrices and convolutions
     moved_bytes: float  # in one step, between memory and chip
@@ -59,10 +59,10 @@ class TopologyPlan(NamedTuple):
     memory_seconds: float  # of one step, if operations took no time
     network_seconds: float  # of one step
     latency_seconds: float  # of one step
-    step_seconds: float
+    step_seconds: float  # of one step
     seconds: float  # of all steps; without compilation, and for a basis on the host without its re-orthogonalisation
     compile_seconds: float  # here, for the target
-    fits: bool
+    fits: bool  # whether memory is enough
     advice: str  # what would fit, where this does not
 
     @property

@@ -31,9 +31,8 @@ class ExactSpectrum(NamedTuple):
 
     values: np.ndarray  # [P] float64, ascending
     method: str  # "dense" or "gram"
-    noise_floor: (
-        float  # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be distinguished from zero
-    )
+    # ε |λ|_max, by type and precision of the products: smaller eigenvalues cannot be distinguished from zero
+    noise_floor: float
     num_products: int  # P, or the N C rows of the Jacobian (two products to compare are not counted)
     seconds: float
     precision: str
@@ -111,7 +110,15 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
 
 
 def eigvalsh(op: Operator, float64: bool = False) -> np.ndarray:
-    """All P eigenvalues, ascending, float64 [P]: `exact_spectrum(op, float64).values`."""
+    """All P eigenvalues, ascending, float64 [P]: `exact_spectrum(op, float64).values`.
+
+    Args:
+        op: an operator of size P.
+        float64: whether the products are in double precision.
+
+    Raises:
+        InputError: as `exact_spectrum`.
+    """
     return exact_spectrum(op, float64).values
 
 

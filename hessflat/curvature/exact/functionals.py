@@ -29,19 +29,44 @@ def _eigenvalues(values: Any) -> np.ndarray:
 
 
 def zero_mass(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> float:
-    """The share of eigenvalues [P] within the noise floor."""
+    """The share of eigenvalues within the noise floor, the mass at zero of Granziol (2020, section 3.2).
+
+    Args:
+        values: [P] eigenvalues.
+        dtype: of the products that the eigenvalues are from.
+        precision: of their matrix products.
+
+    Raises:
+        InputError: values that are none, not real or not finite.
+    """
     values = _eigenvalues(values)
     return float(np.mean(np.abs(values) <= noise_floor(values, dtype, precision)))
 
 
 def effective_rank(values: np.ndarray, dtype: Any = np.float32, precision: str = "highest") -> int:
-    """P (1 − mass at zero): the number of eigenvalues [P] above the noise floor in magnitude."""
+    """P (1 − mass at zero): the number of eigenvalues above the noise floor in magnitude.
+
+    Args:
+        values: [P] eigenvalues.
+        dtype: of the products that the eigenvalues are from.
+        precision: of their matrix products.
+
+    Raises:
+        InputError: values that are none, not real or not finite.
+    """
     values = _eigenvalues(values)
     return int(np.count_nonzero(np.abs(values) > noise_floor(values, dtype, precision)))
 
 
 def participation_ratio(values: np.ndarray) -> float:
-    """(Σ λ)² / Σ λ²: n for n equal non-zero eigenvalues, 0 if all are zero; intended for eigenvalues of one sign."""
+    """(Σ λ)² / Σ λ²: n for n equal non-zero eigenvalues, 0 if all are zero; intended for eigenvalues of one sign.
+
+    Args:
+        values: [P] eigenvalues.
+
+    Raises:
+        InputError: values that are none, not real or not finite.
+    """
     values = _eigenvalues(values)
     square = float(np.sum(np.square(values)))
     return float(np.sum(values)) ** 2 / square if square > 0 else 0.0
@@ -50,10 +75,12 @@ def participation_ratio(values: np.ndarray) -> float:
 def effective_dimension(values: np.ndarray, damping: float) -> float:
     """Σ λ / (λ + damping): the number of directions determined by the data (MacKay 1992; Maddox et al. 2020).
 
-    `damping` is the precision of the prior, in the units of the eigenvalues.
+    Args:
+        values: [P] eigenvalues.
+        damping: the precision of the prior, in the unit of the eigenvalues.
 
     Raises:
-        InputError: an eigenvalue plus damping that is not above 0.
+        InputError: values that are none, not real or not finite; an eigenvalue plus damping that is not above 0.
     """
     values = _eigenvalues(values)
     require_positive("effective_dimension", values, damping)
@@ -63,8 +90,12 @@ def effective_dimension(values: np.ndarray, damping: float) -> float:
 def log_determinant(values: np.ndarray, damping: float = 0.0) -> float:
     """Σ log(λ + damping), in nats.
 
+    Args:
+        values: [P] eigenvalues.
+        damping: a number in the unit of the eigenvalues.
+
     Raises:
-        InputError: an eigenvalue plus damping that is not above 0.
+        InputError: values that are none, not real or not finite; an eigenvalue plus damping that is not above 0.
     """
     values = _eigenvalues(values)
     require_positive("log_determinant", values, damping)
@@ -72,7 +103,18 @@ def log_determinant(values: np.ndarray, damping: float = 0.0) -> float:
 
 
 def require_positive(what: str, values: np.ndarray, damping: float, floor: float = 0.0, error: float = 0.0) -> None:
-    """Refuse a damping that leaves a value not above `floor`; an eigenvalue may lie `error` below the smallest."""
+    """Refuse a damping that leaves a value not above `floor`.
+
+    Args:
+        what: the name of the function, for the message.
+        values: [n] eigenvalues.
+        damping: a number in the unit of the eigenvalues.
+        floor: the noise floor.
+        error: how far an eigenvalue may lie below the smallest value.
+
+    Raises:
+        InputError: a damping that is no finite number, or too small.
+    """
     number = isinstance(damping, (int, float, np.integer, np.floating)) and not isinstance(damping, bool)
     if not number or not np.isfinite(damping):
         raise InputError(f"damping must be one finite number, got {damping!r}")

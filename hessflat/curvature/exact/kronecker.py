@@ -54,11 +54,11 @@ class Factors(NamedTuple):
 class KroneckerFactors:
     """An approximation of a Gauss-Newton matrix by one Kronecker product a layer, whose kernels name the layers."""
 
-    factors: dict[str, Factors]
-    kind: Kind
-    params: Any
-    layers: tuple[Layer, ...]
-    shift: float
+    factors: dict[str, Factors]  # of each layer, by the name of its kernel
+    kind: Kind  # "kfac" or "ekfac"
+    params: Any  # the point at which the matrix is taken
+    layers: tuple[Layer, ...]  # as they were found in the function
+    shift: float  # the multiple of the identity that is added
     num_products: int  # backward passes of an example, of each pass over the data
     seconds: float
     precision: str

@@ -93,8 +93,8 @@ def ntk(predict: Callable[..., Any], params: Any, data: Any, state: Any = None) 
 
     Args:
         predict: `predict(params, batch)` -> outputs f, an array [N, ...].
-        params: the point at which J is taken.
-        data: the examples.
+        params: pytree of floating arrays, or a flat array [P], at which J is taken.
+        data: the examples: `Batches`, or a pytree of arrays [N, ...].
         state: a third argument of `predict`, if given.
 
     Raises:

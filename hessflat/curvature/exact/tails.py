@@ -45,7 +45,7 @@ class PowerLaw(NamedTuple):
 class Outliers(NamedTuple):
     """The largest eigenvalues, above the largest ratio of neighbours."""
 
-    number: int
+    number: int  # of outliers
     ratio: float  # of the smallest outlier to the next eigenvalue; near 1 there is no gap
     smallest: float  # of the outliers
 
@@ -59,8 +59,8 @@ def power_law(values: Any, minimum: float | None = None, num_samples: int = 100,
     one matrix repel each other: they err on the large side for neighbours, and say nothing about other networks.
 
     Args:
-        values: eigenvalues in any order, or a record with `values` such as `ExactSpectrum`; negative ones and zeros are
-            left out.
+        values: [n] eigenvalues in any order, or a record with `values` such as `ExactSpectrum`; negative ones and zeros
+            are left out.
         minimum: the smallest eigenvalue of the tail; None chooses it. If only the k largest eigenvalues are known, the
             tail lies among them.
         num_samples: resamples for the standard error, and samples for the p-value; 0 gives nan for both. With a

@@ -40,10 +40,9 @@ _TAIL = 5
 class BlockSpectra(NamedTuple):
     """The spectrum of each diagonal block, by its name."""
 
-    spectra: dict[str, Spectrum]
-    quadrature_errors: dict[
-        str, float
-    ]  # Wasserstein distance, in eigenvalues, to the quadrature of three quarters of m
+    spectra: dict[str, Spectrum]  # by the name of the block
+    # Wasserstein distance, in eigenvalues, to the quadrature of three quarters of m steps, by the name of the block
+    quadrature_errors: dict[str, float]
     num_products: int
     seconds: float
     precision: str
@@ -71,11 +70,11 @@ class BlockSpectra(NamedTuple):
 class Heterogeneity(NamedTuple):
     """Jensen-Shannon distances between the spectral densities of n blocks, in [0, 1]."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the n blocks
     distances: np.ndarray  # [n, n] symmetric, zero on the diagonal
     standard_errors: np.ndarray  # [n, n] by the jackknife over probes; nan for a single probe
     mean: float  # over pairs
-    standard_error: float
+    standard_error: float  # of the mean, by the jackknife over probes
     width: float  # of the smoothing, in eigenvalues
 
 

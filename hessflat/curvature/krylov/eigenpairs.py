@@ -257,8 +257,19 @@ def sharpness(
 ) -> RitzValue:
     """The largest eigenvalue λ_max of `op`, with a residual within which some eigenvalue of the operator lies.
 
-    For the Hessian of the training loss this is the sharpness (Cohen et al. 2021). Arguments and errors are those of
-    `eigenpairs`.
+    For the Hessian of the training loss this is the sharpness (Cohen et al. 2021). It is the first of `eigenpairs`.
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        rtol: it ends when the residual is at most `rtol` |λ_max|.
+        max_steps: the maximum number of products.
+        start: a tree like the parameters near the eigenvector, such as that of an earlier step of training.
+        loop: "scan", "python" or None to choose.
+        trust_start: as in `eigenpairs`.
+
+    Raises:
+        InputError: as `eigenpairs`.
     """
     pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop, trust_start=trust_start)
     cost = (pairs.num_products, pairs.seconds, pairs.precision)

@@ -22,7 +22,7 @@ from hessflat.utils.errors import InputError, shown
 class ZeroMass(NamedTuple):
     """The share of eigenvalues at zero: the weight of the Ritz values nearest to zero."""
 
-    weight: Estimate
+    weight: Estimate  # the share, from 0 to 1
     value: Estimate  # the weighted mean of those Ritz values
     weights: np.ndarray  # [k] per probe
     values: np.ndarray  # [k] per probe
@@ -38,10 +38,10 @@ class ZeroMass(NamedTuple):
 class Density(NamedTuple):
     """A smoothed density on a grid, with its standard error over probes."""
 
-    grid: np.ndarray  # [g]
+    grid: np.ndarray  # [g] eigenvalues
     mean: np.ndarray  # [g] integrates to one over the whole line
-    standard_error: np.ndarray  # [g]
-    width: float
+    standard_error: np.ndarray  # [g] over probes
+    width: float  # the standard deviation of the Gaussians, in eigenvalues
     num_products: int
     seconds: float
     precision: str
@@ -70,7 +70,7 @@ class Spectrum:
     num_products: int
     seconds: float  # wall time of the measurement, compilation included
     precision: str  # of matrix products
-    dtype: str
+    dtype: str  # of the products
 
     @property
     def trace(self) -> Estimate:
@@ -298,12 +298,19 @@ def gauss_rule(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def spectrum_to_arrays(spectrum: Spectrum) -> dict[str, np.ndarray]:
-    """The fields of a spectrum as NumPy arrays, for `np.savez`."""
+    """The fields of a spectrum as NumPy arrays, for `np.savez`.
+
+    Args:
+        spectrum: what `cv.spectrum` returns; its nodes are [k, m].
+    """
     return {field.name: np.asarray(getattr(spectrum, field.name)) for field in dataclasses.fields(Spectrum)}
 
 
 def spectrum_from_arrays(arrays: dict[str, np.ndarray]) -> Spectrum:
     """The inverse of `spectrum_to_arrays`, for the arrays that `np.load` returns.
+
+    Args:
+        arrays: an array for each field of `Spectrum`, by its name.
 
     Raises:
         InputError: fields that are missing, nodes that are not finite, or weights that are no distribution.

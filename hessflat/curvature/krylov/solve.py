@@ -40,7 +40,7 @@ class Solution(NamedTuple):
     x: Any  # a tree like the parameters, or flat [P] where b is
     residual: float  # ‖b − (A + δ I) x‖ / ‖b‖, from one product at the end
     converged: bool  # whether that is at most rtol
-    num_steps: int
+    num_steps: int  # of the recurrence
     num_products: int
     seconds: float
     precision: str

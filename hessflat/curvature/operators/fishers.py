@@ -28,12 +28,13 @@ Per = Literal["example", "token"]
 def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None, per: Per | None = None) -> Operator:
     """The empirical Fisher (1/N) Σ g_i g_iᵀ, with g_i the gradient of example i's loss.
 
-    It uses the labels of the data; `model_fisher` takes the expectation over the model's predictions instead.
+    It uses the labels of the data, and is neither the Hessian nor the Fisher of the model (Kunstner, Balles and Hennig
+    2019, *Limitations of the empirical Fisher approximation*), which `model_fisher` is.
 
     Args:
         losses: `losses(params, batch)` -> per-example losses [n], or [n, ...] with one for each token.
-        params: the point at which gradients are taken.
-        data: the examples of the mean.
+        params: pytree of floating arrays at which gradients are taken, or a flat array [P].
+        data: the examples of the mean: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
         state: a third argument of `losses`, if given.
         per: needed where there is more than one loss for each example. "token" takes g of every single loss, and the
             mean over all of them; "example" takes g of their sum over an example, and the mean over examples.
@@ -69,6 +70,9 @@ def model_fisher(
 ) -> Operator:
     """The Fisher of the model, (1/N) Σ_i E_{y ~ p(y|f_i)} [g_i(y) g_i(y)ᵀ], with g_i(y) = −∇ log p(y | f(w, x_i)).
 
+    Amari (1998, *Natural gradient works efficiently in learning*); Martens (2020, *New insights and perspectives on the
+    natural gradient method*).
+
     A likelihood that is named is exact, (1/N) Σ J_iᵀ F_i J_i with F_i the Fisher of the outputs, and equal to the
     `gauss_newton` of its negative log-likelihood with any labels. For another likelihood the expectation is the mean
     over `num_samples` labels, drawn once for each example from `key`. The matrix is therefore the same at every product
@@ -76,8 +80,8 @@ def model_fisher(
 
     Args:
         predict: `predict(params, batch)` -> outputs, an array [n, ...].
-        params: the point at which the curvature is taken.
-        data: the examples of the mean.
+        params: pytree of floating arrays, or a flat array [P], at which the curvature is taken.
+        data: the examples of the mean: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
         likelihood: "softmax" for logits [n, ..., C] of one class among C, F_i = diag p − p pᵀ; "bernoulli" for one
             logit [n, ...] of each label that is 0 or 1, F_i = p (1 − p); "gaussian" for means [n, ...] of unit
             variance, F_i = 1; or `(sample, log_likelihood)` for one example: `sample(key, outputs)` -> a label, and

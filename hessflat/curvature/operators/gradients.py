@@ -20,6 +20,9 @@ def gradient(op: Operator) -> Any:
 
     It is of Σ c_j L_j + s ‖w‖² / 2 for a sum of Hessians with a shift s, and takes one pass over the data of each.
 
+    Args:
+        op: a Hessian, or a sum of several.
+
     Raises:
         InputError: an operator that is the Hessian of no loss that it holds.
 

@@ -53,8 +53,8 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     Args:
         loss: `loss(params, batch)` -> the mean loss of the batch, a scalar. Use one function object: a new one (a
             lambda made in a loop) is compiled anew.
-        params: the point at which the curvature is taken.
-        data: the examples of the mean.
+        params: pytree of floating arrays, or a flat array [P], at which the curvature is taken.
+        data: the examples of the mean: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
         state: a third argument of `loss`, if given.
 
     Raises:
@@ -78,8 +78,8 @@ def gauss_newton(
     Args:
         predict: `predict(params, batch)` -> outputs f, an array or a tree of arrays [n, ...].
         criterion: `criterion(outputs, batch)` -> the mean loss of the batch, a scalar.
-        params: the point at which the curvature is taken.
-        data: the examples of the mean.
+        params: pytree of floating arrays, or a flat array [P], at which the curvature is taken.
+        data: the examples of the mean: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
         state: a third argument of `predict` and `criterion`, if given.
 
     Raises:
@@ -94,7 +94,14 @@ def residual(
     """R = H − G = (1/N) Σ_i Σ_c ∂ℓ_i/∂f_c ∇²f_c(w, x_i), the second term of Sagun et al. (2017), eq. 4.
 
     It is computed as the Hessian of f along the gradient of the loss, which is held fixed. A difference of H and G
-    would cancel near an interpolating minimum. The arguments are those of `gauss_newton`.
+    would cancel near an interpolating minimum.
+
+    Args:
+        predict: as in `gauss_newton`.
+        criterion: as in `gauss_newton`.
+        params: pytree of floating arrays, or a flat array [P].
+        data: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
+        state: as in `gauss_newton`.
 
     Raises:
         InputError: as `gauss_newton`.

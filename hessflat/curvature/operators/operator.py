@@ -53,9 +53,9 @@ class Operator:
     parameters. `H @ v` is `H(v)`. The product of two operators is not symmetric, and no operator.
     """
 
-    terms: tuple[Any, ...]
-    coefficients: tuple[Any, ...]
-    shift: Any = 0.0
+    terms: tuple[Any, ...]  # the A_j, each with its functions, parameters and data
+    coefficients: tuple[Any, ...]  # the c_j
+    shift: Any = 0.0  # s
 
     @property
     def params(self) -> Any:

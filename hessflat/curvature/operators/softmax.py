@@ -44,13 +44,14 @@ def softmax_gauss_newton(
 
     It is `gauss_newton(predict, criterion, ...)` with these logits and the cross-entropy of any labels, and the model's
     Fisher per token, to rounding. The mean is over all labels, by `weights` of `Batches` where there are any. No array
-    has as many numbers as there are logits.
+    has as many numbers as there are logits. The matrix is that of Schraudolph (2002, *Fast curvature matrix-vector
+    products for second-order gradient descent*).
 
     Args:
         hidden: `hidden(params, batch)` -> hidden states, floating [n, ..., d], one for each label.
         readout: `readout(params)` -> [V, d], a row for each class.
-        params: the point at which the curvature is taken.
-        data: the examples of the mean.
+        params: pytree of floating arrays, or a flat array [P], at which the curvature is taken.
+        data: the examples of the mean: `Batches`, a `Stream`, or a pytree of arrays [N, ...].
         state: a third argument of `hidden`, if given.
         chunk_size: how many numbers are in memory for each label at a time: logits of half as many classes, and their
             tangents.

@@ -81,7 +81,7 @@ class Batches:
     batch_size: int | None = None
     statistics_batch: int | None = None
     weights: Any = None
-    devices: Devices | None = None
+    devices: Devices | None = None  # over which the examples are spread, where they are
     in_memory: ClassVar[bool] = True  # `streams.Stream`, which has most of these attributes, is not
 
     @property

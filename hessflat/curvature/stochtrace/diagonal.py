@@ -33,7 +33,7 @@ _METHODS = ("exact", "hutchinson", "xdiag")
 class Diagonal(NamedTuple):
     """The diagonal of an operator, as a tree like the parameters."""
 
-    values: Any
+    values: Any  # a tree like the parameters
     standard_errors: Any  # a tree too; 0 where the diagonal is exact to rounding
     num_products: int  # of "exact", the rows of the Jacobian
     seconds: float

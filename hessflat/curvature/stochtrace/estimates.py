@@ -35,8 +35,8 @@ class ProductCost(NamedTuple):
 class Estimate(NamedTuple):
     """A value and its standard error over probes; the standard error is nan for a single probe."""
 
-    value: float
-    standard_error: float
+    value: float  # in the unit of what is estimated
+    standard_error: float  # over probes, in the same unit; nan for a single one
     num_products: int
     seconds: float
     precision: str
@@ -46,8 +46,8 @@ class Estimate(NamedTuple):
 class RitzValue(NamedTuple):
     """An eigenvalue estimate: some eigenvalue of the operator lies within `residual` of `value`."""
 
-    value: float
-    residual: float
+    value: float  # in the unit of the loss over that of the parameters squared
+    residual: float  # in the same unit, at least the rounding of the products
     num_products: int
     seconds: float
     precision: str
@@ -139,7 +139,18 @@ def moments(
 def frobenius(
     op: Operator, key: Array, num_probes: int = 10, probe: Probe = "rademacher", loop: Loop | None = None
 ) -> Estimate:
-    """‖A‖_F with its standard error: `moments(...).frobenius`, with the same arguments and errors."""
+    """‖A‖_F with its standard error: `moments(...).frobenius`, the root of the mean of ‖A z‖² (Hutchinson 1989).
+
+    Args:
+        op: a symmetric operator of size P.
+        key: a JAX random key.
+        num_probes: the number of products.
+        probe: "rademacher" (random signs) or "gaussian" (uniform on the sphere).
+        loop: "scan", "python" or None to choose.
+
+    Raises:
+        InputError: as `moments`.
+    """
     return moments(op, key, num_probes, probe, loop).frobenius
 
 

@@ -20,13 +20,13 @@ from hessflat.curvature.tracking.options import Options
 class TrackerState(NamedTuple):
     """What a measurement leaves for the next one: arrays alone, so that any checkpoint can hold it."""
 
-    key: Array
+    key: Array  # [] of the random draws
     num_measured: Array  # [] int32
     kept: dict[str, Any]  # by quantity, Ritz vectors [k + 1, P] as vectors lie; zeros before the first measurement
     order: Array | None  # [N] numbers of examples in random order; None where all are taken
     trace: Trace | None  # the last estimate
     before: Any  # what the operator of the last estimate of the trace was at; None without
-    multiple: Array | None  # of the update, at which the last search for the critical sharpness ended
+    multiple: Array | None  # [] of the update, at which the last search for the critical sharpness ended
 
 
 class Training(NamedTuple):

@@ -21,8 +21,8 @@ from hessflat.utils.errors import InputError
 class Tracker(NamedTuple):
     """`init(params, key)` -> state, and `update(state, params, step, opt_state=None, ...)` -> (state, metrics)."""
 
-    init: Callable[..., TrackerState]
-    update: Callable[..., tuple[TrackerState, dict[str, Array]]]
+    init: Callable[..., TrackerState]  # `init(params, key)`
+    update: Callable[..., tuple[TrackerState, dict[str, Array]]]  # scalars by name, each with its error
 
 
 def tracker(

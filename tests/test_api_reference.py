@@ -1,0 +1,134 @@
+"""The reference has every public name, and says of each its arguments, their shapes, its errors and its source.
+
+What is read here is what the site shows: sources with their docstrings, by Griffe.
+"""
+
+import re
+from pathlib import Path
+
+import griffe
+import pytest
+from griffe import DocstringSectionKind as Kind
+
+import hessflat.curvature as cv
+from hessflat import plot
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = [
+    *(f"hessflat.curvature.{name}" for name in cv.__all__),
+    # A function hides the module of its name from Python, but not from what reads sources.
+    *(f"hessflat.plot.{'blocks.blocks' if name == 'blocks' else name}" for name in plot.__all__),
+]
+# They refuse nothing by themselves: formulas, and what only writes down what it is given.
+REFUSE_NOTHING = {
+    *(f"edges.{name}" for name in ("gradient_descent", "heavy_ball", "nesterov", "adam", "sam")),
+    *("curvature.spectrum_to_arrays", "logs.event_file"),
+    *(f"plot.{name}" for name in ("as_png", "as_svg", "panels", "picture")),
+}
+# They compute what their first line defines, which is no result of a paper.
+DEFINED_BY_THEMSELVES = {
+    *("along", "block_diagonal_error", "block_spectra", "blocks", "check", "eigvalsh", "exact_spectrum", "from_matvec"),
+    *("gradient", "gradient_covariance", "linearize", "minibatch_products", "minibatch_sharpness", "plan"),
+    *("relative_distance", "restrict", "spectrum_from_arrays", "spectrum_to_arrays", "spread"),
+    *(
+        f"functionals.{name}"
+        for name in ("effective_rank", "log_determinant", "participation_ratio", "require_positive")
+    ),
+}
+
+
+def loaded():
+    """The package as the site's reference reads it."""
+    extensions = griffe.load_extensions(ROOT / "docs" / "site" / "docstrings.py")
+    loader = griffe.GriffeLoader(
+        extensions=extensions, search_paths=[ROOT], docstring_parser="google", allow_inspection=False
+    )
+    package = loader.load("hessflat")
+    loader.resolve_aliases()
+    return package
+
+
+PACKAGE = loaded()
+
+
+def members():
+    """{name: object} of every public function and class, such as `curvature.trace`, and those of public modules."""
+    found = {}
+    for name in (path.removeprefix("hessflat.") for path in PUBLIC):
+        target = PACKAGE[name]
+        if target.is_module:
+            own = {inner: one for inner, one in target.members.items() if not one.is_alias and inner[0] != "_"}
+            found |= {f"{target.name}.{inner}": one for inner, one in own.items() if one.is_function or one.is_class}
+        else:
+            found[name] = target.final_target if target.is_alias else target
+    return found
+
+
+MEMBERS = members()
+FUNCTIONS = {name: found for name, found in MEMBERS.items() if found.is_function}
+CLASSES = {name: found for name, found in MEMBERS.items() if found.is_class}
+
+
+def sections(found, kind):
+    """What the sections of a kind of a docstring hold."""
+    return [entry for section in found.docstring.parsed if section.kind is kind for entry in section.value]
+
+
+def test_every_public_name_is_on_one_page_of_the_reference():
+    pages = sorted((ROOT / "docs" / "api").glob("*.md"))
+    named = [name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]
+    assert sorted(named) == sorted(PUBLIC)
+    assert len(MEMBERS) > len(PUBLIC)  # those of modules
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS.items(), ids=FUNCTIONS)
+def test_a_function_says_what_it_takes_and_gives(name, function):
+    asked = {parameter.name.lstrip("*") for parameter in function.parameters}
+    described = {entry.name.lstrip("*"): entry.description for entry in sections(function, Kind.parameters)}
+    assert described.keys() == asked
+    assert all(described.values())
+    for argument in described.keys() & {"params", "data", "vector", "values", "alphas", "a", "b", "origin"}:
+        assert re.search(r"tree|\[|as in|operator|another", described[argument]) or name.startswith("plot."), (
+            f"{argument} has no shape"
+        )
+    assert function.returns is not None
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS.items(), ids=FUNCTIONS)
+def test_a_function_says_what_it_refuses(name, function):
+    raised = {str(entry.annotation): entry.description for entry in sections(function, Kind.raises)}
+    if name in REFUSE_NOTHING:
+        assert not raised
+        assert not re.search(r"\braise\b|\brequire_", function.source)
+    else:
+        assert raised["InputError"]
+
+
+@pytest.mark.parametrize(("name", "found"), CLASSES.items(), ids=CLASSES)
+def test_a_record_says_what_its_fields_are(name, found):
+    arguments = {entry.name for entry in sections(found, Kind.parameters)}
+    for field in found.attributes.values():
+        is_constant = not field.labels & {"instance-attribute", "property"}
+        if field.name.startswith("_") or field.name in arguments or is_constant:
+            continue
+        assert field.docstring, field.name
+        if re.search("ndarray|Array", str(field.annotation)) and "property" not in field.labels:
+            assert re.search(r"\[.*\]|tree|Uᵀ|scalars", field.docstring.value), f"{field.name} has no shape"
+    for method in found.functions.values():
+        assert method.name.startswith("_") or method.docstring, method.name
+
+
+def test_a_method_of_a_paper_names_it():
+    for name, function in FUNCTIONS.items():
+        if not name.startswith(("plot.", "logs.")):
+            cites = re.search(r"\b(?:19|20)\d\d\b", function.docstring.value)
+            assert bool(cites) == (name.removeprefix("curvature.") not in DEFINED_BY_THEMSELVES), name
+
+
+def test_a_comment_on_a_field_is_its_docstring():
+    tridiagonals = PACKAGE["curvature.lanczos"].final_target.parent["Tridiagonals"]
+    assert tridiagonals["alphas"].docstring.value == "[k, m], zero from num_valid on"
+    assert tridiagonals["num_products"].docstring.value == "products of the matrix with a vector that it took"
+    assert PACKAGE["curvature.EigenPairs"].final_target["converged"].docstring.value.startswith("[k] residual within")
+    shown = PACKAGE["curvature.batch_sharpness"].final_target.docstring.parsed
+    assert shown[-1].kind is Kind.examples
