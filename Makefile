@@ -72,8 +72,9 @@ lint: setup ## style, formatting and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-# Built and checked by tools of their own environment, then installed into an empty one, where the library is used.
-dist: ## the sdist and the wheel in dist/, checked, and the README's example run from the wheel
+# Built and checked by tools of their own environment, then installed into an empty one, where the library is used, and
+# an experiment is run in a folder without the project.
+dist: ## the sdist and the wheel in dist/, checked; the README's example and an experiment run from the wheel
 	@rm -rf dist build && $(PYTHON) -m venv --clear $(VENV)-dist
 	@$(VENV)-dist/bin/pip install --quiet --disable-pip-version-check build twine
 	@$(VENV)-dist/bin/python -m build --outdir dist . > /dev/null
@@ -81,6 +82,8 @@ dist: ## the sdist and the wheel in dist/, checked, and the README's example run
 	@$(PYTHON) -m venv --clear $(VENV)-dist && $(VENV)-dist/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	@sed -n '/^```python/,/^```$$/{/^```/d;p}' README.md > dist/example.py
 	@cd dist && ../$(VENV)-dist/bin/python example.py && rm example.py
+	@mkdir -p dist/empty && cd dist/empty && ../../$(VENV)-dist/bin/hessflat experiment g_mlp --scale=smoke
+	@rm -rf dist/empty
 	@rm -rf $(VENV)-dist build
 
 data: setup ## prepare data sets through TFDS: DATASETS="mnist cifar10" [FROM=folder of archives]

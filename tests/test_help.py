@@ -27,6 +27,16 @@ def test_help_shows_flags_their_defaults_and_what_must_be_given(capsys):
     assert "`python -m hessflat sweep --config=g_mlp:small`" in printed
 
 
+def test_what_must_be_given_needs_no_name():
+    defaults = {"exp": None, "scale": "small"}
+    assert app.parse_flags(["g_mlp", "--scale=smoke"], defaults) == app.parse_flags(
+        ["--exp=g_mlp", "--scale=smoke"], defaults
+    )
+    for argv in (["g_mlp", "g_wrn"], ["g_mlp", "--exp=g_wrn"]):
+        with pytest.raises(InputError):
+            app.parse_flags(argv, defaults)
+
+
 def test_without_a_command_every_command_has_a_line(capsys):
     app.run([])
     lines = capsys.readouterr().out.splitlines()

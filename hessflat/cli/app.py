@@ -38,12 +38,14 @@ COMMANDS = (
     "archive",
     "data",
     "settings",
+    "init",
     "plan",
     "doctor",
 )
 
 
 HELP = ("-h", "--help")
+GO_HOME = "run from the project's folder, or make one: hessflat init"
 
 
 class HelpAsked(Exception):  # noqa: N818, for it is no error
@@ -73,6 +75,9 @@ def run(arguments: Sequence[str]) -> None:
     with guarded(name in STOPPABLE):
         require("command", name, one_of(COMMANDS))
         module = importlib.import_module(f"hessflat.cli.{name}")
+        # Configurations and experiments import one another by their folders' names.
+        if (place := str(home().resolve())) not in sys.path:
+            sys.path.insert(0, place)
         if name in TOGETHER and not asks_for_help(rest):
             processes.start()
         try:
@@ -170,7 +175,8 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
 
     Args:
         argv: what stands after the command.
-        defaults: the command's flags; None marks one that must be given.
+        defaults: the command's flags; None marks one that must be given. Where there is one such flag, an argument
+            without a name is its value: `hessflat experiment g_mlp`.
 
     Raises:
         HelpAsked: `--help` is among the arguments.
@@ -178,6 +184,9 @@ def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tupl
     """
     if asks_for_help(argv):
         raise HelpAsked(defaults)
+    unnamed, required = [one for one in argv if not one.startswith("-")], [k for k, v in defaults.items() if v is None]
+    if len(unnamed) == len(required) == 1:
+        argv = [f"--{required[0]}={one}" if one in unnamed else one for one in argv]
     names = [argument.partition("=")[0] for argument in argv]
     for name in names:
         if names.count(name) > 1:
@@ -227,18 +236,24 @@ def scales_of(module: ModuleType) -> tuple[str, ...]:
     return getattr(module, "SCALES", tuple(scale for scale in SCALES if scale != "medium"))
 
 
+def home() -> Path:
+    """The folder that has `configs/` and `experiments/`: this one, or else that of the package that is installed."""
+    here, packaged = Path(), Path(__file__).parents[1] / "project"
+    return packaged if packaged.is_dir() and not (here / "configs").is_dir() else here
+
+
 def find_module(folder: str, name: str) -> Path:
-    """The file `folder/**/name.py`, whichever paper's folder it stands in.
+    """The file `folder/**/name.py` of `home`, whichever paper's folder it stands in.
 
     Raises:
         InputError: no such file, or several.
     """
     known: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).rglob("*.py")):
+    for path in sorted((home() / folder).rglob("*.py")):
         if not path.name.startswith("_"):
             known.setdefault(path.stem, []).append(path)
     if not known:
-        raise InputError(f"no Python files in {Path(folder).absolute()}; run from the project's folder")
+        raise InputError(f"no Python files in {Path(folder).absolute()}; {GO_HOME}")
     if name not in known:
         raise InputError(f"no {name}.py in {folder}/; {nearest(name, known)}")
     if len(known[name]) > 1:
@@ -264,7 +279,7 @@ def load_module(path: str | Path, *needed: str) -> ModuleType:
         raise InputError(f"expected a Python file such as configs/granziol2020/g_mlp.py, got {path}")
     if not path.is_file():
         others = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise InputError(f"no file {path}; {nearest(str(path), others) if others else 'run from the project folder'}")
+        raise InputError(f"no file {path}; {nearest(str(path), others) if others else GO_HOME}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, path
     assert spec.loader is not None, path

@@ -21,23 +21,23 @@ from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
 from hessflat.utils.files import write_atomically
 
-FOLDER = Path("experiments")
 VARIANTS = "variants"  # the folder, beside an experiment's runs, with a note for each variant
 
 
 def names() -> list[str]:
     """The experiments there are: every module in `experiments/` that defines `EXPERIMENT`."""
     defined = re.compile(r"^EXPERIMENT\b", re.MULTILINE)
-    stems = sorted(path.stem for path in FOLDER.rglob("*.py") if defined.search(path.read_text()))
+    folder = app.home() / "experiments"
+    stems = sorted(path.stem for path in folder.rglob("*.py") if defined.search(path.read_text()))
     if not stems:
-        raise InputError(f"no experiments in {FOLDER.absolute()}; run from the project's folder")
+        raise InputError(f"no experiments in {folder.absolute()}; {app.GO_HOME}")
     return stems
 
 
 def load(name: str) -> Experiment:
     """The `EXPERIMENT` of the file `<name>.py` in `experiments/`."""
     require_known("experiment", [name], names())
-    path = app.find_module(str(FOLDER), name)
+    path = app.find_module("experiments", name)
     experiment = app.load_module(path, "EXPERIMENT").EXPERIMENT
     if experiment.id != name:
         raise InputError(f"{path} has id {experiment.id!r}; an experiment is called like its file")
@@ -103,7 +103,7 @@ def collect(experiment: Experiment, scale: str, root: Path, variant: str = "") -
                 runs.append(load_run(folder))
         except InputError as error:
             damaged.append(in_one_line(error))
-    rules = read_rules(FOLDER / "rules.json")
+    rules = read_rules(app.home() / "experiments" / "rules.json")
     return StoredExperiment(experiment, scale, runs, len(folders) - len(runs), damaged, rules, seeds, pilots, variant)
 
 

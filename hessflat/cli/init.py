@@ -1,0 +1,27 @@
+"""Copy the configurations and experiments to a folder, to change them there: `hessflat init --out=.`."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from hessflat.cli import app
+from hessflat.utils.errors import InputError
+
+FOLDERS = ("configs", "experiments")
+
+
+def main(argv: Sequence[str]) -> None:
+    """In that folder commands use the copies. Nothing that is there is overwritten."""
+    own, settings = app.parse_flags(argv, {"out": "."})
+    if settings:
+        raise InputError(f"init takes no settings, got {settings[0]}")
+    out, home = Path(own["out"]), app.home()
+    for name in FOLDERS:
+        if (out / name).exists():
+            raise InputError(f"{out / name} is there already; give another folder as --out=FOLDER")
+        if not (home / name).is_dir():
+            raise InputError(f"no {name} in {home.absolute()}; install hessflat from a wheel, or clone it")
+    for name in FOLDERS:
+        shutil.copytree(home / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
+        print(f"{out / name}: {len(list((out / name).rglob('*.py')))} files")
+    print("change them, then: hessflat experiment --exp=g_mlp --scale=smoke")
