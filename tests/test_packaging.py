@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from hessflat.cli import app, experiment, init
 from hessflat.utils.errors import InputError
 
