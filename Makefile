@@ -23,6 +23,7 @@ DRY      ?=
 LAUNCH   ?=
 STATUS   ?=
 TOPOLOGY ?=
+SERVE    ?=
 
 # The shell takes these as they stand from the environment, and so never runs what a name may hold.
 override RUN := $(value RUN)
@@ -32,7 +33,7 @@ override DATA := $(value DATA)
 export RUN CHECKPOINTS LOSS DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-fast lint dist data train measure sweep experiment reproduce report archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
+.PHONY: help setup demo test test-long test-fast lint dist data train measure sweep experiment reproduce report docs archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -109,6 +110,15 @@ reproduce: setup ## every experiment of the papers and one report, continued whe
 
 report: setup ## redraw every figure and verdict from what is stored, without training [FROM=docs/results, a folder of archives]
 	@$(PY) -m hessflat report $(if $(FROM),--from="$(FROM)") $(ARGS)
+
+# MkDocs ends with an error where a link leads nowhere or a name is not in the sources.
+docs: setup build/report/index.html ## the documentation in site/, from nothing but what is here, warnings being errors [SERVE=1 shows it]
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs $(if $(SERVE),serve,build --strict --quiet) -f docs/mkdocs.yml
+	@cp -r build/report site/report && echo site/index.html
+
+# The report that the site holds takes minutes, so it is drawn anew only where what it is made of changed.
+build/report/index.html: $(wildcard docs/results/*.tar.xz hessflat/report/*.py hessflat/report/figures/*.py) | setup
+	@$(PY) -m hessflat report --from=docs/results --out=build/report
 
 archive: setup ## pack finished runs for keeping, a file for each experiment and scale: [ARGS="--root=runs --out=results"]
 	@$(PY) -m hessflat archive $(ARGS)

@@ -3,6 +3,7 @@
 What is read here is what the site shows: sources with their docstrings, by Griffe.
 """
 
+import importlib
 import re
 from pathlib import Path
 
@@ -106,14 +107,14 @@ def test_a_function_says_what_it_refuses(name, function):
 
 @pytest.mark.parametrize(("name", "found"), CLASSES.items(), ids=CLASSES)
 def test_a_record_says_what_its_fields_are(name, found):
-    arguments = {entry.name for entry in sections(found, Kind.parameters)}
-    for field in found.attributes.values():
-        is_constant = not field.labels & {"instance-attribute", "property"}
-        if field.name.startswith("_") or field.name in arguments or is_constant:
-            continue
-        assert field.docstring, field.name
-        if re.search("ndarray|Array", str(field.annotation)) and "property" not in field.labels:
-            assert re.search(r"\[.*\]|tree|Uᵀ|scalars", field.docstring.value), f"{field.name} has no shape"
+    described = {entry.name: entry for kind in (Kind.parameters, Kind.attributes) for entry in sections(found, kind)}
+    module = importlib.import_module(found.parent.path)
+    fields = {field for field in getattr(module, found.name).__annotations__ if not field.startswith("_")}
+    constants = {field for field in fields if "ClassVar" in str(getattr(module, found.name).__annotations__[field])}
+    assert fields - constants <= described.keys()
+    for field in described.values():
+        if re.search("ndarray|Array", str(field.annotation)):
+            assert re.search(r"\[.*\]|tree|Uᵀ|scalars", field.description), f"{field.name} has no shape"
     for method in found.functions.values():
         assert method.name.startswith("_") or method.docstring, method.name
 
@@ -125,10 +126,10 @@ def test_a_method_of_a_paper_names_it():
             assert bool(cites) == (name.removeprefix("curvature.") not in DEFINED_BY_THEMSELVES), name
 
 
-def test_a_comment_on_a_field_is_its_docstring():
-    tridiagonals = PACKAGE["curvature.lanczos"].final_target.parent["Tridiagonals"]
-    assert tridiagonals["alphas"].docstring.value == "[k, m], zero from num_valid on"
-    assert tridiagonals["num_products"].docstring.value == "products of the matrix with a vector that it took"
-    assert PACKAGE["curvature.EigenPairs"].final_target["converged"].docstring.value.startswith("[k] residual within")
-    shown = PACKAGE["curvature.batch_sharpness"].final_target.docstring.parsed
-    assert shown[-1].kind is Kind.examples
+def test_comments_on_fields_and_doctests_are_sections():
+    fields = {entry.name: entry.description for entry in sections(MEMBERS["curvature.Tridiagonals"], Kind.attributes)}
+    assert fields["alphas"] == "[k, m], zero from num_valid on"
+    assert fields["num_products"] == "products of the matrix with a vector that it took"
+    above = {entry.name: entry.description for entry in sections(MEMBERS["curvature.EigenPairs"], Kind.attributes)}
+    assert above["converged"].startswith("[k] residual within rtol |value|, or within rounding at the scale")
+    assert MEMBERS["curvature.batch_sharpness"].docstring.parsed[-1].kind is Kind.examples

@@ -42,6 +42,7 @@ EXECUTED = [
             "data",
             "edges",
             "frameworks",
+            "getting_started",
             "language_models",
             "linear_algebra",
             "numerics",
@@ -329,7 +330,7 @@ def test_workflows_run_make_targets_and_files_of_the_project():
         if "run" in step
     ]
     assert {command for first, command, *_ in run if first == "make"} <= targets
-    assert {"lint", "test", "test-long", "dist"} <= {command for first, command, *_ in run if first == "make"}
+    assert {"lint", "test", "test-long", "dist", "docs"} <= {command for first, command, *_ in run if first == "make"}
     for path in (".ci/install-slurm", "Makefile"):
         assert (ROOT / path).exists()
     assert {first for first, *_ in run} == {"make", "sudo", ".venv/bin/python"}

@@ -14,13 +14,15 @@ DOCTEST = re.compile(r"^>>> .*\Z", re.MULTILINE | re.DOTALL)
 
 
 class Comments(griffe.Extension):
-    """The comment on a field, behind it or on the lines above, is its docstring; doctests are a section of examples."""
+    """Fields are a section of the docstring of their class, with their comments; doctests are a section of examples."""
 
-    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: object) -> None:
-        if attr.docstring is None and attr.parent.is_class and attr.lines:
-            comment = attr.lines[-1].partition("  # ")[2] or above(attr) or FIELDS.get(attr.name)
-            if comment:
-                attr.docstring = griffe.Docstring(comment, parent=attr)
+    def on_class(self, *, cls: griffe.Class, **_: object) -> None:
+        found = {name: (field, comment(field)) for name, field in cls.members.items() if is_field(field)}
+        listed = [f"    {name} ({field.annotation}): {said}" for name, (field, said) in found.items() if said]
+        if cls.docstring and listed:
+            cls.docstring.value += "\n\nAttributes:\n" + "\n".join(listed)
+            for name in found:
+                cls.del_member(name)
 
     def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
         if obj.docstring:
@@ -29,11 +31,16 @@ class Comments(griffe.Extension):
             )
 
 
-def above(attr: griffe.Attribute) -> str:
-    """The lines of comment right above a field, as one."""
-    lines, row = attr.lines_collection[attr.filepath], attr.lineno - 2
-    found = []
+def is_field(member: griffe.Object) -> bool:
+    """Whether a member of a class is a value that each of its instances has."""
+    return member.is_attribute and "instance-attribute" in member.labels and not member.name.startswith("_")
+
+
+def comment(field: griffe.Attribute) -> str:
+    """What stands behind a field, or on the lines right above it."""
+    lines, row = field.lines_collection[field.filepath], field.lineno - 2
+    above = []
     while lines[row].lstrip().startswith("# "):
-        found.append(lines[row].strip().removeprefix("# "))
+        above.append(lines[row].strip().removeprefix("# "))
         row -= 1
-    return " ".join(reversed(found))
+    return field.lines[-1].partition("  # ")[2] or " ".join(reversed(above)) or FIELDS.get(field.name, "")

@@ -64,7 +64,7 @@ class Spectrum:
     nodes: np.ndarray  # [k, m] Ritz values, ascending
     weights: np.ndarray  # [k, m] sum to one per probe
     residuals: np.ndarray  # [k, m] |β_m s_mi|
-    num_valid: np.ndarray  # [k]
+    num_valid: np.ndarray  # [k] steps before the Krylov space was exhausted
     orthogonality: np.ndarray  # [k] max |Q Qᵀ − I|
     size: int  # P
     num_products: int
