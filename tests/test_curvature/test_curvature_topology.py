@@ -90,7 +90,7 @@ def test_a_wide_resnet_on_eight_h100s_takes_less_than_10_gib():
     plan = plans("wide_resnet")["wide_resnet"]
     assert plan["size"] == 36_479_194
     assert 1 * GIB < plan["memory_bytes"] < 10 * GIB
-    assert 0 < plan["linearisation_bytes"] < plan["memory_bytes"]
+    assert 0 < plan["residual_bytes"] < plan["memory_bytes"]
     # 5.2e9 multiplications of an example in a forward pass. A linearised product is six passes' worth, and less where
     # nothing is differentiated by the images.
     assert 5 < plan["flops"] / (2 * 5.2e9 * 1_000 / 8) < 6
