@@ -83,7 +83,7 @@ def test_the_page_of_scaling_is_what_is_stored():
     assert scaling_document.DOCUMENT.read_text() == scaling_document.render(stored)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scaling_over_devices_and_processes(tmp_path, capsys):
     path = tmp_path / "scaling.json"
     scaling.main(["--layouts=1x1,1x2,2x1", "--repeats=1", "--scale=smoke", f"--out={path}"])

@@ -115,7 +115,7 @@ def test_what_only_an_accelerator_can_say(stored):
     assert [(goal.met, goal.found) for goal in report.goals(sweep)] == [(False, "0.250")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_going_on_from_a_checkpoint_is_judged_by_its_first_time(tmp_path):
     path = tmp_path / "run.json"
     run.main(["--only=resume", "--repeats=1", "--scale=smoke", f"--out={path}"])

@@ -238,7 +238,7 @@ def test_a_checkpoint_that_keeps_others_from_being_opened_is_named_and_made_agai
     assert_same(copy, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_damaged_run_is_missing_from_a_report_that_has_the_others(tmp_path):
     from hessflat.cli import experiment
 
@@ -292,7 +292,7 @@ def test_a_checkpoint_is_restored_onto_whatever_devices_there_are(tmp_path, befo
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(states[1])} == {after}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_on_eight_devices_goes_on_on_four(tmp_path, monkeypatch):
     options = ["--config.train.batch_size=0", ALONE]
     eight, four = (runs.tiny(*options, f"--config.devices={number}") for number in (8, 4))
@@ -305,7 +305,7 @@ def test_a_run_killed_on_eight_devices_goes_on_on_four(tmp_path, monkeypatch):
     assert [line["step"] for line in runs.metrics(folder)] == [0, 1, 2, 5]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_parameters_are_spread_goes_on_where_they_are_whole(tmp_path, monkeypatch):
     """And it has the numbers of one device, but for rounding; its folder has the same name."""
     options = ["--config.train.batch_size=0", "--config.model.mlp.hidden=16", ALONE]

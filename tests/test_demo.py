@@ -39,7 +39,7 @@ def test_what_was_not_compared_has_no_size():
     assert "and an unknown amount (perceptron) where labels are clean" in demo.sentences(clean, clean)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_ends_in_three_sentences_and_a_figure(tmp_path, capsys):
     demo.main(["--scale=smoke", f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"])
     printed = capsys.readouterr().out

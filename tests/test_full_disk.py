@@ -86,7 +86,7 @@ def test_too_few_file_descriptors_are_one_line(tmp_path, limit):
     assert said(f"--root={tmp_path}")[0] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_traceback_is_shown_when_it_is_asked_for():
     wrong = "--config.optim.lrr=1"
     status, lines = said(wrong)

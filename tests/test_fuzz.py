@@ -46,7 +46,7 @@ def some(kind, name):
     return found[:2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "name", "spoil"),
     [

@@ -61,7 +61,7 @@ def test_runs_of_one_network_share_its_functions():
 OBJECTS_OF_A_RUN = 40  # what a process may keep of a run; a jaxpr, or the shapes of a checkpoint, has more
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_process_keeps_does_not_grow_with_its_runs(tmp_path):
     measured = ("spectra", "sharpness", "jacobian", "predictions", "outputs")
     chosen = runs.tiny("--config.train.epochs=2", *(f"--config.measure.{name}=end" for name in measured))

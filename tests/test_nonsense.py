@@ -105,7 +105,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_it_is_drawn():
         build_report([], "/proc/x")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_in_double_precision_is_not_refused_by_types(tmp_path):
     command = [sys.executable, "-m", "hessflat", "train", "--config=g_mlp:smoke", f"--root={tmp_path}"]
     command += ["--config.train.epochs=1", "--config.measure.lanczos_steps=4", "--config.measure.jacobian=never"]

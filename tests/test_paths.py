@@ -34,7 +34,7 @@ def test_a_lanczos_of_ten_steps_enters_eleven_files_and_twelve_calls():
     assert functions <= 172  # so that files are not fewer for being harder to read
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_smoke_run_of_g_mlp_enters_forty_two_files_and_goes_eighteen_calls_deep():
     files, _, chain = count("smoke_run")
     assert len(files) <= 42, files  # one of them for what several processes agree upon

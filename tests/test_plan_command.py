@@ -20,7 +20,7 @@ def test_a_plan_of_this_machine(capsys):
     assert text.count("products              21") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, {"measure.batch_size": 24, "measure.batch_stats_size": 8}])
 def test_operators_are_those_that_a_run_measures(tmp_path, monkeypatch, settings):
     """The same shapes, functions and batches: what is compiled for a plan is what a run would compile."""

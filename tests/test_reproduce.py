@@ -57,7 +57,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
     assert "make experiment EXP=s_random_matrix SCALE=smoke" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_probe_times_this_device():
     found = cost_model.device_throughput()
     assert 1e6 < found.flops_per_second < 1e16
@@ -78,7 +78,7 @@ def test_everything_in_one_report_and_again_nothing_is_trained(tmp_path, capsys,
     assert "finished before" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, monkeypatch):
     run_all = pool.run_all
 

@@ -89,7 +89,7 @@ def test_a_signal_ends_training_with_status_75_and_one_line(tmp_path, number):
         assert checkpoints.steps(manager)[-1] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_reaches_every_process_of_a_sweep(tmp_path):
     process = started("sweep", tmp_path, "--workers=2")
     wait_for_lines(tmp_path, process, 2)

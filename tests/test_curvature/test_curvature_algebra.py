@@ -26,7 +26,7 @@ def dense(op):
         return np.asarray(op.astype(np.float64).to_dense())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exact_diagonal_is_that_of_the_dense_matrix(problem):
     _, G = problem
     weights = jnp.arange(23.0) % 4

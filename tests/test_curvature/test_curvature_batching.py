@@ -53,7 +53,7 @@ def test_ragged_dot_cannot_be_mapped():
         jax.vmap(lambda x: ragged(PARAMS, {"x": x[None]}))(DATA["x"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [None, 7])
 def test_a_loop_where_a_primitive_cannot_be_mapped(batch_size):
     data = cv.Batches(DATA, batch_size)

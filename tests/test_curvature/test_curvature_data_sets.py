@@ -135,7 +135,7 @@ def test_check_plan_and_stored_recurrences(op, tmp_path):
         cv.lanczos(op + op, KEY, 4, folder=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gauss_newton_and_residual_add_up(exact):
     interior, edge = cv.Batches(DATA[0], 8), cv.Batches(DATA[1], 3)
     G, R = (
@@ -233,7 +233,7 @@ def of_links(params, batch, state):
     return jnp.mean(jax.nn.softplus(scores) - batch["linked"] * scores)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nodes_and_links_of_one_graph():
     state, nodes, links = graph()
     H = cv.hessian(of_nodes, GRAPH, cv.Batches(nodes, 2), state) + 0.5 * cv.hessian(

@@ -237,7 +237,7 @@ def diagonal(eigenvalues):
     return cv.from_matvec(elementwise, jnp.zeros(len(eigenvalues)), jnp.asarray(eigenvalues, jnp.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_copies_and_a_simple_spectrum_over_many_draws():
     """No value is called converged that is not, and no residual is below the true one."""
     rng = np.random.default_rng(0)

@@ -51,7 +51,7 @@ def test_a_diagonal_has_no_error_over_signs(dtype):
         assert estimate.standard_error < 50 * np.finfo(dtype).eps * truth
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_standard_errors_cover_the_truth():
     """200 seeds with 20 probes: within 2 standard errors in about 95 of 100, less 4 sigma of the binomial."""
     op = operator_of(symmetric(TRUE))

@@ -85,7 +85,7 @@ def test_what_has_no_meaning_is_refused_by_name(data, params, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_infinities_that_the_loss_leaves_out():
     bias = np.where(np.arange(5) < RNG.integers(2, 6, size=12)[:, None], 0, -np.inf).astype(np.float32)
     labels = np.where(np.arange(12) % 4, RNG.normal(size=12), np.nan).astype(np.float32)

@@ -95,7 +95,7 @@ def errors_of_subsets(scales, number, subsets=150):
     return value - expected, error, bias
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_cover_the_whole_where_the_eigenvalue_is_isolated():
     away, error, bias = errors_of_subsets([3.0, *np.linspace(1.2, 0.6, 11)], 100)
     # Of 150 intervals at 95 %, fewer than 130 cover with a probability of 1e-4.
@@ -103,7 +103,7 @@ def test_intervals_cover_the_whole_where_the_eigenvalue_is_isolated():
     assert_allclose(error.mean(), away.std(), rtol=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_cover_the_whole_in_a_dense_spectrum_for_their_bias_alone():
     away, error, bias = errors_of_subsets(np.linspace(1.6, 0.6, 40), 150)
     assert (np.abs(away - bias) < 1.96 * error).sum() >= 130

@@ -85,7 +85,7 @@ def test_examples_that_do_not_divide_are_one_line(small):
     assert "8,001 examples do not divide over 8 chips; give 8,000 or 8,008" in small["uneven"]["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wide_resnet_on_eight_h100s_takes_less_than_10_gib():
     plan = plans("wide_resnet")["wide_resnet"]
     assert plan["size"] == 36_479_194
@@ -96,7 +96,7 @@ def test_a_wide_resnet_on_eight_h100s_takes_less_than_10_gib():
     assert 5 < plan["flops"] / (2 * 5.2e9 * 1_000 / 8) < 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_half_a_billion_sharded_parameters_with_a_hundred_vectors_fit_on_eight_h100s():
     plan = plans("half_a_billion")["half_a_billion"]
     assert plan["size"] > 0.541e9
@@ -105,7 +105,7 @@ def test_half_a_billion_sharded_parameters_with_a_hundred_vectors_fit_on_eight_h
     require_that_sums_are_of_coefficients(plan, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_six_billion_sharded_parameters_with_fifty_vectors_fit_on_64_h100s():
     plan = plans("six_billion")["six_billion"]
     assert plan["size"] > 6.45e9

@@ -32,7 +32,7 @@ def linearized(op):
     return result
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [None, 4, 11, 3])
 def test_products_are_those_of_the_operator(batch_size):
     params, data = mlp_params(5, 4, 3), cv.Batches(examples(11, 5, 3), batch_size)

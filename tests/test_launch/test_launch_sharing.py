@@ -42,7 +42,7 @@ def jobs(tmp_path):
     return make_jobs(sweep.sweep_configs("g_mlp:smoke", settings), tmp_path / "runs")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_another_holds_is_left_to_it_and_waited_for(jobs, workers):
     held, other = jobs[0].folder, jobs[1].folder
@@ -68,7 +68,7 @@ def test_what_another_holds_is_left_to_it_and_waited_for(jobs, workers):
     assert run_folder.is_finished(held)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_who_is_a_moment_late_tries_again(jobs, monkeypatch, workers):
     monkeypatch.setattr(pool, "_is_held", lambda chunk: False)  # as where another takes it just then

@@ -107,7 +107,7 @@ def test_a_layer_that_is_passed_through_twice_is_refused():
         models.apply_by_layer(twice, params, {}, inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_large_layers_are_iterated_for(monkeypatch):
     state = network(7)
     every = eq_4(state)

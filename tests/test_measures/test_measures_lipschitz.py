@@ -15,7 +15,7 @@ SETTINGS = {"sample_sizes": (2, 8, 32), "draws": 40_000, "grid": 60}
 SOURCE = {"latent": 2, "dimension": 5, "num_outputs": 3, "frequency": 1.0, "seed": 3}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_derivatives_bound_and_nearly_reach_finite_differences():
     made = generators.draw(SOURCE)
     model = models.build("mlp", 3, hidden=(8,), activation="tanh", init="he")

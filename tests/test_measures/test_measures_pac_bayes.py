@@ -38,7 +38,7 @@ def test_a_factor_that_moves_to_the_next_relu_layer_changes_no_noise_in_units_of
     assert after["pac_bayes.inverse_variance"] > 1.5 * before["pac_bayes.inverse_variance"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_linear_model_is_that_of_the_normal_distribution():
     """Logits (W + σ Z)ᵀ x of one feature and two classes change their order with probability Φ(−|m| / σ√2|x|)."""
     x = jnp.abs(jax.random.normal(jax.random.key(1), (300, 1))) + 0.5

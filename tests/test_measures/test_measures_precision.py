@@ -15,7 +15,7 @@ from hessflat.utils.errors import InputError
 LITTLE = ("--config.train.steps=2", "--config.measure.spectra=end", "--config.measure.lanczos_steps=5")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_products_are_asked_for_in_the_precision_of_the_settings(tmp_path, monkeypatch):
     """Whatever JAX's own setting is; on a CPU the numbers are the same to the bit, and the names say so."""
     asked = []

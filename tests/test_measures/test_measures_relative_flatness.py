@@ -48,7 +48,7 @@ def test_of_least_squares_it_is_that_of_ridge_regression(probes):
         assert found["relative_flatness.sum_se"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_layers_are_those_of_the_dense_hessian_neuron_by_neuron(state):
     train = state.splits["train"]
     layers = ("Dense_0", "Dense_1")

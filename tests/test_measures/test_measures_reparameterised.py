@@ -36,7 +36,7 @@ def test_three_weights_are_those_of_the_closed_form():
     np.testing.assert_allclose(adaptive, adaptive[0], rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_matrices_are_those_of_dense_float64_derivatives():
     keys = jax.random.split(jax.random.key(1), 2)
     inputs, labels = jax.random.normal(keys[0], (9, 4)), jax.random.randint(keys[1], (9,), 0, 3)

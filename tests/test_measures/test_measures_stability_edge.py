@@ -38,7 +38,7 @@ def test_what_has_no_known_edge_is_refused(settings, message):
         edge_of(settings, 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_lambda_max_of_the_preconditioned_dense_matrix_over_the_edge():
     keys = jax.random.split(jax.random.key(0), 3)
     split = {"inputs": jax.random.normal(keys[0], (30, 4)), "labels": jax.random.randint(keys[1], (30,), 0, 3)}

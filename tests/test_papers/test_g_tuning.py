@@ -69,7 +69,7 @@ def test_where_it_is_as_the_paper_says_every_claim_holds():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_searches_among_what_is_all_alike_decide_in_at_most_six_percent():
     generator, count = np.random.default_rng(0), 300
     asked = {claim.id: claim.decide for claim in g_tuning.EXPERIMENT.claims if claim.id in SEARCHED}

@@ -57,7 +57,7 @@ def test_samples_that_reach_the_bound_and_whose_bound_on_means_is_vacuous(sample
     assert ends[0] > lipschitz_bounds.largest_deviation(runs[0]) > ends[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_samples_that_break_a_bound(samples):
     assert samples(slope=1.0)[1]["maximum-bound"] == "fails"
     assert samples(gap=-0.3)[1]["gap-exponent"] == "fails"

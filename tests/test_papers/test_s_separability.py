@@ -64,7 +64,7 @@ def test_a_bulk_that_grows_as_outliers_do_fails_what_is_said_of_it():
     assert decided["bulk-stays-with-blobs"] == decided["bulk-stays-with-separability"] == "fails"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_order_of_nothing_is_decided_in_at_most_six_percent_and_a_bulk_at_the_limit_passes_as_rarely():
     """At the design: four values of each setting with three seeds, of the numbers that the rules test."""
     generator, count = np.random.default_rng(0), 1_000

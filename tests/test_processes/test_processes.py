@@ -105,7 +105,7 @@ def checkpoints_of(root):
     return [int(path.name) for path in root.glob("g_mlp/*/checkpoints/*") if path.name.isdecimal()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_whose_clocks_differ_give_the_numbers_of_two_devices(tmp_path):
     said = ended(train(2, tmp_path / "two", *SHORT))
     assert said == [[], []]

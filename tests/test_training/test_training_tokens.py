@@ -57,6 +57,7 @@ def test_the_gradient_is_that_of_the_weighted_mean():
     np.testing.assert_allclose(along, (ahead - behind) / 2, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.long
 def test_losses_accuracies_and_curvature_are_by_weights_for_every_batch_size():
     model, params = made()
     splits = {"train": split(), "test": split(seed=1)}
@@ -109,7 +110,7 @@ def test_training_with_dropout_goes_on_to_the_same_bits_and_other_seeds_drop_oth
         make_trainer(settings(**{"train.mixup": 0.2}), V, data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fisher_per_token_is_gauss_newton_and_jacobians_by_embedding_are_those_of_all_logits():
     model, params = made()
     data = split()
