@@ -142,7 +142,7 @@ def test_with_batch_norm_a_line_is_refused():
         linear_interpolation(normed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_second_part_ends_with_the_same_bits(parts, tmp_path, monkeypatch):
     chosen = [
         second("--config.checkpoint.minutes=1e-9", *ON_A_LINE),

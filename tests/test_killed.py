@@ -106,7 +106,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, keep, of_mome
             np.testing.assert_array_equal(a[name][key], b[name][key], err_msg=f"{name} {key}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_sweep_leaves_no_processes_and_continues(tmp_path):
     root = tmp_path / "runs"
     command = [sys.executable, "-m", "hessflat", "sweep", "--config=g_mlp:smoke", "--workers=2"]

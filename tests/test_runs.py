@@ -101,8 +101,8 @@ def test_what_needs_real_targets_is_refused_for_classes(tmp_path):
         runs.run_all([runs.tiny("--config.train.loss=exponential")], tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.exact
-@pytest.mark.slow
 def test_a_killed_run_stops_where_it_would_have(tmp_path, monkeypatch):
     chosen = runs.tiny(
         "--config.stop.train_loss=1.0", "--config.stop.window=4", "--config.stop.eval_every=5",
@@ -191,8 +191,8 @@ def test_each_measurement_has_its_own_timetable(tmp_path):
     assert [path.name for path in (folder / "spectra").iterdir()] == ["50-answers.npz"]
 
 
+@pytest.mark.long
 @pytest.mark.exact
-@pytest.mark.slow
 def test_sharpness_is_right_warm_started_and_the_same_after_a_kill(tmp_path, monkeypatch):
     chosen = runs.tiny(
         "--config.measure.sharpness=every 5 steps", "--config.measure.full_spectrum=every 25 steps", *NEVER,

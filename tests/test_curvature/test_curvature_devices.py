@@ -126,7 +126,7 @@ def test_examples_that_are_spread_take_one_sum_a_product(problem):
         assert exchanged(compiled) == {"all-reduce": [180]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["fsdp", *(pytest.param(way, marks=LONG) for way in WAYS if way != "fsdp")])
 def test_measurements_are_those_of_one_device(problem, way):
     params, data = placed(way, *problem)
@@ -166,7 +166,7 @@ def test_measurements_are_those_of_one_device(problem, way):
         assert_allclose(ours.moments.trace.value, theirs.moments.trace.value, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("storage", ["device", *(pytest.param(one, marks=LONG) for one in ("half", "host"))])
 def test_a_recurrence_continues_on_other_devices(problem, storage, tmp_path, monkeypatch):
     monkeypatch.setattr(lanczos_module, "_SECONDS_BETWEEN_SAVES", -1.0)
@@ -233,6 +233,7 @@ def test_probes_have_the_same_bits_on_any_devices(size):
                 np.testing.assert_array_equal(host.to_flat(layout, vectors.draw(layout, KEY, probe, number)), expected)
 
 
+@pytest.mark.long
 def test_a_vector_too_long_for_one_array_is_several(problem, monkeypatch):
     """XLA counts the numbers of an array in 32 bits; here an array may have a hundred."""
     op = cv.hessian(loss, *problem)
@@ -250,6 +251,7 @@ def test_a_vector_too_long_for_one_array_is_several(problem, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.long
 def test_examples_on_different_devices_share_statistics(problem):
     params, data = placed("replicated", *problem)
 
@@ -275,7 +277,7 @@ def test_places_that_do_not_go_together(problem):
         cv.hessian(loss, placed("tensor", *problem)[0], spread)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [36, pytest.param(5, marks=LONG)])
 def test_examples_that_do_not_divide_are_spread_too(problem, number):
     """On each device at most 1.3 times an eighth of the operations, and the numbers of one device."""
@@ -319,7 +321,7 @@ def test_weights_of_examples_that_do_not_divide(problem):
     assert_allclose(many(jnp.ones(180)), one(jnp.ones(180)), atol=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [160, 36])
 def test_jacobians_of_examples_on_several_devices(problem, number):
     params, inputs = problem[0], problem[1]["x"][:number]
