@@ -116,6 +116,10 @@ def run_as_command(main: Callable[[Sequence[str]], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
+    except app.HelpAsked as asked:
+        module = sys.modules[main.__module__]
+        name = (module.__spec__.name if module.__spec__ else main.__module__).removesuffix(".__main__")
+        print(app.help_of(f"python -m {name}", module, asked.defaults))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hessflat.curvature as cv
+from benchmarks.command import run_as_command
 from benchmarks.own.basis import bytes_moved
 from hessflat.cli import app
 from hessflat.curvature.krylov.basis import Storage
@@ -99,8 +100,4 @@ def _count(name: str, text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_as_command(main)

@@ -1,7 +1,10 @@
 """Every command says what it does, and names of settings are found by their meaning."""
 
+import importlib
+
 import pytest
 
+from benchmarks import command
 from hessflat.cli import app
 from hessflat.config import flatten, get
 from hessflat.config.core import MEANINGS
@@ -17,6 +20,18 @@ def test_a_command_says_what_it_does(name, capsys):
     printed = capsys.readouterr().out
     assert f"hessflat {name}" in printed.splitlines()[0]
     assert len(printed.splitlines()) >= 3
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["run", "plans", "chaos.__main__", "fuzz.__main__", "soak", "precision", "large", "scaling.run", "training.run"],
+)
+def test_a_benchmark_says_what_it_does(module, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
+    command.run_as_command(importlib.import_module(f"benchmarks.{module}").main)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"usage: python -m benchmarks.{module.removesuffix('.__main__')}")
+    assert len(rest) >= 3
 
 
 def test_help_shows_flags_their_defaults_and_what_must_be_given(capsys):

@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
             status = module.main(rest)
         except HelpAsked as asked:
             status = 0
-            print(_help(name, module, asked.defaults))
+            print(help_of(f"hessflat {name}", module, asked.defaults))
         sys.exit(status)
 
 
@@ -95,11 +95,11 @@ def _commands() -> str:
     return "\n".join(["usage: hessflat COMMAND --name=value", *lines, "hessflat COMMAND --help says more of one."])
 
 
-def _help(name: str, module: ModuleType, defaults: Mapping[str, str | None]) -> str:
+def help_of(command: str, module: ModuleType, defaults: Mapping[str, str | None]) -> str:
     """What a command does, an example, its flags and their defaults."""
     flags_of = [f"  --{flag}={'…   must be given' if value is None else value}" for flag, value in defaults.items()]
     parts = [
-        f"usage: hessflat {name}" + " [--name=value …]" * bool(defaults),
+        f"usage: {command}" + " [--name=value …]" * bool(defaults),
         inspect.cleandoc(module.__doc__ or ""),
         inspect.getdoc(module.main) or "",
         "\n".join(["flags and their defaults:", *flags_of]) if defaults else "",
