@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hessflat import config
+from hessflat.analysis.results import load_run
 from hessflat.cli import app, experiment, report, sweep
 from hessflat.cli.app import load_module
 from hessflat.config import SCALES
@@ -115,6 +116,19 @@ def test_report_is_redrawn_without_training(some, monkeypatch):
     report.main([f"--root={some / 'runs'}", f"--out={some / 'again'}"])
     after = {path.name: path.read_bytes() for path in (some / "again").rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_runs_that_were_stored_before_there_was_a_setting_are_like_later_ones(some, monkeypatch):
+    def stored_without(folder):
+        run = load_run(folder)
+        measure = {name: value for name, value in run.config["measure"].items() if name != "block_steps"}
+        return run._replace(config=run.config | {"measure": measure}) if run.setting("optim.l2") else run
+
+    monkeypatch.setattr(experiment, "load_run", stored_without)
+    stored = experiment.collect(experiment.load("g_mlp"), "smoke", some / "runs")
+    assert len(stored.runs) == 2
+    first, second = (config.flatten(run.config) for run in stored.runs)
+    assert {name for name in first | second if first.get(name) != second.get(name)} == {"optim.l2"}
 
 
 def test_unknown_experiment_and_scale_are_one_line(tmp_path):

@@ -97,10 +97,10 @@ def collect(experiment: Experiment, scale: str, root: Path, variant: str = "") -
     folders, seeds = [job.folder for job in planned], len({job.config.seed for job in planned})
     pilots = collect_pilots(planned, scale)
     runs, damaged = [], []
-    for folder in folders:
+    for job in planned:
         try:
-            if any((folder / name).exists() for name in ("manifest.json", "metrics.jsonl")):
-                runs.append(load_run(folder))
+            if any((job.folder / name).exists() for name in ("manifest.json", "metrics.jsonl")):
+                runs.append(with_every_setting(load_run(job.folder), job.config))
         except InputError as error:
             damaged.append(in_one_line(error))
     rules = read_rules(app.home() / "experiments" / "rules.json")
@@ -117,9 +117,15 @@ def collect_pilots(planned: Sequence[jobs.Job], scale: str) -> list[Run]:
     ):
         with contextlib.suppress(InputError):  # no planned run is missing with it
             run = load_run(folder)
-            if run.status == "done" and _without_seeds(checkpoints.config_from(run.config)) in asked:
-                pilots.append(run)
+            config = checkpoints.config_from(run.config)
+            if run.status == "done" and _without_seeds(config) in asked:
+                pilots.append(with_every_setting(run, config))
     return pilots
+
+
+def with_every_setting(run: Run, config: schema.RunConfig) -> Run:
+    """The run with those settings, too, that there were not yet when it was stored, so that it is like later ones."""
+    return run._replace(config=json.loads(json.dumps(schema.plain(config))))
 
 
 def _without_seeds(config: schema.RunConfig) -> str:
