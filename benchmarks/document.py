@@ -13,8 +13,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _HEAD = """\
 # Benchmarks
 
-hessflat beside its peers: the same networks, weights and data, everything in one run. This page is written by
-`python -m benchmarks.document` from the files in `benchmarks/results/`.
+This page compares hessflat with its peers: the same networks, weights and data, everything in one run.
+`python -m benchmarks.document` writes it from the files in `benchmarks/results/`.
 
 ## How to run it
 
@@ -24,25 +24,25 @@ python -m benchmarks.run
 python -m benchmarks.document
 ```
 
-A peer that is not installed is left out, and hessflat with what is written by hand in JAX needs nothing but hessflat.
-`--only=W1,W2` chooses workloads, `--peers=` contenders, `--repeats=` how often, `--scale=smoke` a size that takes a
-minute; `--help` is the docstring of `benchmarks/run.py`. On a machine with a GPU `python -m benchmarks.run --gpu` adds
+The run leaves out peers that are not installed. hessflat and what is written by hand in JAX need nothing but hessflat.
+`--only=W1,W2` chooses workloads, `--peers=` contenders, `--repeats=` how often, and `--scale=smoke` a size that takes a
+minute. `--help` is the docstring of `benchmarks/run.py`. On a machine with a GPU `python -m benchmarks.run --gpu` adds
 what only an accelerator can say, and ends within ten minutes.
 
 ## How it measures
 
-- Each contender is a process of its own, started once for each workload and idle when it is not its turn. In every
-  repeat each is run once, in turn, in an order that moves on by one. Times are medians over repeats.
-- Weights and data are made once in NumPy, with weights trained by a few steps of SGD, and brought into each
-  framework's layout. Before anything is timed, the loss, the gradient, a product with a fixed vector and the result
-  are compared. † marks a contender that is off, or that did less work; it is not ranked.
-- A run goes from arrays on the device to numbers on the host; what a library computes once and keeps is inside it. The
-  first call, compilation included, is that of a new process without a compile cache; imports are not counted.
-- *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework
-  and process. In JAX on a CPU that gradient is XLA's, while hessflat's products of convolutions are rewritten first:
-  its ratios below one say that XLA's gradient is slow.
-- Memory is the peak of the process after its first call, or on an accelerator that of the device.
-- float32 throughout, TF32 off, one probe.
+- Each contender is a process of its own, started once for each workload and idle when it is not its turn. Every repeat
+  runs each of them once, in turn, in an order that moves on by one. Times are medians over repeats.
+- NumPy makes weights and data once, with weights trained by a few steps of SGD. They are then brought into each
+  framework's layout. Before anything is timed, the loss, the gradient, a product with a fixed vector and the result are
+  compared. † marks a contender that is off, or that did less work; it is not ranked.
+- A run goes from arrays on the device to numbers on the host. What a library computes once and keeps is inside it. The
+  first call, compilation included, is that of a new process without a compile cache. Imports are not counted.
+- *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework and
+  process. In JAX on a CPU that gradient is XLA's, while hessflat first rewrites its products of convolutions. Ratios of
+  hessflat below one say that XLA's gradient is slow.
+- Memory is the peak of the process after its first call, or, on an accelerator, that of the device.
+- Everything is in float32, with TF32 off and one probe.
 
 | contender | framework | how |
 | --- | --- | --- |

@@ -196,10 +196,10 @@ print(op.size, cv.plan(op, num_steps=100).fits)  # on this machine
 {example}
 ```
 
-Shapes stand in place of arrays in every constructor of an operator; such an operator is for plans alone. Where they
-have no shardings, examples are spread over all chips and all else is on each. With shardings over a mesh of as many
-devices, a `jax.sharding.AbstractMesh` say, they lie as these say. `make plan CONFIG=g_wrn:paper TOPOLOGY=h100:64` does
-so for what a configuration measures, whose data need not be there either.
+Every constructor of an operator takes shapes in place of arrays. Such an operator is for plans alone. Without
+shardings, examples are spread over all chips and all else is on each chip. With shardings over a mesh of as many
+devices, such as a `jax.sharding.AbstractMesh`, arrays lie as these say. `make plan CONFIG=g_wrn:paper TOPOLOGY=h100:64`
+plans what a configuration measures. Its data need not be there either.
 
 The compiler for H100s and H200s comes with `make compilers` (130 MB, no card and no CUDA needed), or with
 `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt` of JAX's own version; then set `JAX_PLATFORMS=cpu` where there
@@ -209,25 +209,25 @@ a time can use it, and large networks take it minutes.
 
 ## What is compiled, and what is a model
 
-Memory and exchanges are what XLA has settled: arguments and temporary arrays of one chip, and the collectives in the
-program with their bytes. cuDNN is not there, so convolutions are as XLA has them before cuDNN chooses an algorithm:
-their temporary arrays are indications. Operations and bytes moved are counted in the same program: those of products of
+XLA settles memory and exchanges: arguments and temporary arrays of one chip, and the collectives in the program with
+their bytes. cuDNN is not there, so convolutions are as XLA has them before cuDNN chooses an algorithm, and their
+temporary arrays are indications. Operations and bytes moved are counted in the same program: those of products of
 matrices and convolutions, and what every kernel reads and writes.
 
-Time is a model. A kernel takes the longer of its operations at the chip's speed and its bytes at the memory's speed; an
-exchange its bytes at the speed of its slowest link, (n − 1)/n of them, twice for a sum; and there is a latency of each.
-Nothing overlaps. Speeds are those of the vendors' data sheets and latencies are assumed
-(`hessflat/curvature/diagnostics/targets.py` has the sources), so that a real step takes longer wherever its kernels do
-not reach those speeds, and shorter where exchanges are hidden. `make bench-gpu` puts the plan for a card beside what is
-measured on it.
+Time comes from a model. A kernel takes the longer of two times: its operations at the chip's speed, and its bytes at
+the memory's speed. An exchange takes its bytes at the speed of its slowest link, (n − 1)/n of them, twice for a sum.
+Each has a latency, and nothing overlaps. Speeds are those of the vendors' data sheets, and latencies are assumed
+(`hessflat/curvature/diagnostics/targets.py` has the sources). A real step takes longer if its kernels do not reach
+those speeds, and shorter if exchanges are hidden. `make bench-gpu` puts the plan for a card beside what is measured on
+it.
 
 {chips}
 
 ## Networks
 
-This page is written by `python -m benchmarks.plans`. {steps} Lanczos steps of the Hessian in float32 at `highest`, one
-probe. The last columns but one are a step by what it is made of, and a step is at most their sum: kernels that are
-bound by operations and others by the memory take turns.
+`python -m benchmarks.plans` writes this page. Each plan is for {steps} Lanczos steps of the Hessian in float32 at
+`highest`, with one probe. The columns before the last two split a step by what it is made of. A step is at most their
+sum, because kernels that are bound by operations and others by the memory take turns.
 
 {networks}
 """

@@ -229,29 +229,30 @@ has its own, `train.precision`. Nothing chooses it but the setting: `manifest.js
 the products were in (`matmul_precision`, `precision`), and the noise floor is that of it. In the library it is JAX's
 setting, `jax.default_matmul_precision`, or `highest` where that is not set. On a CPU all three are `highest`.
 
-Inner products of vectors, sums and re-orthogonalisation are in float32 whatever the setting: they are bound by the
-memory, and would lose orthogonality for nothing.
+Inner products of vectors, sums and re-orthogonalisation are in float32 whatever the setting. The memory bounds them, so
+fewer bits would lose orthogonality and save nothing.
 
-This page is written by `python -m benchmarks.precision`.
+`python -m benchmarks.precision` writes this page.
 
 ## What it costs: stated
 
-By the vendors' data sheets, as in `hessflat/curvature/diagnostics/targets.py`; TPUs take six passes of bfloat16 for
-`highest`. These are the speeds of products alone, of large matrices. What bounds a whole step may be the memory:
+Speeds are those of the vendors' data sheets, as in `hessflat/curvature/diagnostics/targets.py`. TPUs take six passes of
+bfloat16 for `highest`. These are the speeds of products alone, of large matrices. The memory may bound a whole step:
 `make plan TOPOLOGY=…` says.
 
 {costs}
 
 ## What it does to the numbers: measured, with emulated rounding
 
-On a CPU, with the inputs of every product and convolution rounded by hand, to the nearest, and sums in float32; with
-the same probe and numbers of steps in float64 beside it. Rounding in a real tensor core may cut off instead, and adds
-in another order. `highest` is what a CPU and a GPU compute; six passes of bfloat16 come close. JAX {jax}.
+These numbers are from a CPU. The inputs of every product and convolution are rounded by hand, to the nearest, and sums
+are in float32. Beside them is the same probe with the same number of steps in float64. Rounding in a real tensor core
+may cut off instead, and adds in another order. `highest` is what a CPU and a GPU compute; six passes of bfloat16 come
+close. JAX {jax}.
 
 {worst}
 
-The mass at zero counts what lies within the noise floor, which grows with the rounding, and so more small eigenvalues,
-of which a Gauss-Newton matrix has many. For λ_max alone the faster levels may do.
+The mass at zero counts what lies within the noise floor. The floor grows with the rounding, so it covers more small
+eigenvalues, of which a Gauss-Newton matrix has many. For λ_max alone the faster levels may do.
 
 {effects}
 """

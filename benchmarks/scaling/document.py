@@ -16,21 +16,20 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-scaling.md"
 _HEAD = """\
 # Scaling
 
-What more devices and more processes add to training, products and Lanczos. This page is written by
-`python -m benchmarks.scaling.document` from what `make bench-scale` stored.
+This page says what more devices and more processes add to training, products and Lanczos.
+`python -m benchmarks.scaling.document` writes it from what `make bench-scale` stored.
 
-Devices are virtual: parts of one CPU, whose cores they share, and processes on one machine talk by gloo. So no work
-gets faster, and what can be seen is what is *added*: splitting, exchanges, waiting for one another. The best that a
-ratio can be is 1 where the work in all stays the same (strong: the same examples on any number of devices), and the
-number of devices where each has as much as before (weak; the ratio is divided by what is expected, so 1 is best there
-too). What cannot be seen is how fast exchanges are between real devices: [plans.md](plans.md) has a model of that.
-What does not depend on the machine are the operations of each device and the bytes of the exchanges, as XLA compiled
-them.
+Devices are virtual: they are parts of one CPU and share its cores, and processes on one machine talk by gloo. So no
+work gets faster. The page shows what is *added*: splitting, exchanges, waiting for one another. In the strong case (the
+same examples on any number of devices) the best ratio is 1. In the weak case each device has as much as before, and the
+best ratio is the number of devices. It is divided by what is expected, so 1 is best there too. The page does not show
+how fast exchanges are between real devices: [plans.md](plans.md) has a model of that. The operations of each device and
+the bytes of the exchanges, as XLA compiled them, do not depend on the machine.
 
-- *ratio*: of the seconds to those of one device in the same repeat, over what is expected: the median over repeats,
-  and the least, for whatever else the machine did at the time is in it.
-- *operations*: of one device, as XLA counts them, over those of a program on one device, of all examples (strong) or of
-  an eighth of them (weak). Loops are counted once.
+- *ratio*: the seconds over those of one device in the same repeat, over what is expected. The table has the median over
+  repeats, and the least, because the ratio includes whatever else the machine did at the time.
+- *operations*: those of one device, as XLA counts them, over those of a program on one device, of all examples (strong)
+  or of an eighth of them (weak). Loops are counted once.
 - *exchanges*: in one training step, one product, or one Lanczos step.
 
 Strong: {examples} examples in all. Weak: an eighth of them for each device.

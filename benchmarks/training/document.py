@@ -13,8 +13,8 @@ DOCUMENT = ROOT / "docs" / "benchmarks-training.md"
 _HEAD = """\
 # Benchmarks of training
 
-How many images a second hessflat trains on, beside a loop written by hand in JAX and the same networks in PyTorch.
-This page is written by `python -m benchmarks.training.document` from the files in the folder `training` of
+This page says how many images a second hessflat trains on, beside a loop written by hand in JAX and the same networks
+in PyTorch. `python -m benchmarks.training.document` writes it from the files in the folder `training` of
 `benchmarks/results/`. Curvature has [a page of its own](benchmarks.md).
 
 ## How to run it
@@ -24,29 +24,30 @@ pip install -e '.[bench]'
 make bench-train
 ```
 
-PyTorch is left out where it is not installed. `make bench-train ARGS="--only=mlp --repeats=3"` chooses workloads and
-how often, `ARGS=--scale=smoke` a size that is mostly compilation; the docstring of `benchmarks/training/run.py` has
-all of it. On a GPU `ARGS=--gpu` adds precisions and a vectorised sweep, and ends within ten minutes.
+The run leaves PyTorch out if it is not installed. `make bench-train ARGS="--only=mlp --repeats=3"` chooses workloads
+and how often, and `ARGS=--scale=smoke` a size that is mostly compilation. The docstring of `benchmarks/training/run.py`
+has all options. On a GPU `ARGS=--gpu` adds precisions and a vectorised sweep, and ends within ten minutes.
 
 ## How it measures
 
-- Each contender is a process of its own, started once for each network and idle when it is not its turn. In every
-  repeat each is run once, in turn, in an order that moves on by one. Times are medians over repeats, and those of a
-  step are means over as many steps as take a second.
-- Batches of 128 examples, 28 × 28 or 32 × 32 × 3, of noise: what they show does not change how long a step takes.
-  Momentum SGD, cross-entropy, batch norm in train mode with running statistics, float32 without TF32.
+- Each contender is a process of its own, started once for each network and idle when it is not its turn. Every repeat
+  runs each of them once, in turn, in an order that moves on by one. Times are medians over repeats. Those of a step are
+  means over as many steps as take a second.
+- Batches have 128 examples of noise, 28 × 28 or 32 × 32 × 3; what they show does not change how long a step takes.
+  Training is momentum SGD with cross-entropy, batch norm in train mode with running statistics, and float32 without
+  TF32.
 - Before anything is timed, contenders start from the same weights and take one step on the same batch: the number of
   parameters, the loss before and after, and the norm of the gradient must agree to 1e-4. † marks a contender that does
   not; it is not ranked.
-- The first step is that of a new process without a compile cache, from nothing to updated weights; imports are not
+- The first step is that of a new process without a compile cache, from nothing to updated weights. Imports are not
   counted. The second step is in neither time.
-- *JAX by hand* is `jax.value_and_grad` and `optax.sgd` in one jitted step that overwrites its state, called from a
-  Python loop over a NumPy permutation; the batch is gathered on the device. *PyTorch* is `torch.optim.SGD` and a loop
-  over a permutation of tensors in memory, convolutions in the faster of two memory layouts.
-- The share of the input pipeline is what a step with augmentation and mixup takes longer than one without.
-- Going on from a checkpoint is opening, reading and checking the whole state of a run, that of momentum included, and
-  putting it on the device. The first time in a process is what a run that was killed waits for, beside compilation.
-- TFLOP/s count the operations of a gradient as XLA does before its own rewriting; beside them is what a product of
+- *JAX by hand* is `jax.value_and_grad` and `optax.sgd` in one jitted step that overwrites its state. A Python loop over
+  a NumPy permutation calls it, and the batch is gathered on the device. *PyTorch* is `torch.optim.SGD` and a loop over
+  a permutation of tensors in memory, with convolutions in the faster of two memory layouts.
+- The share of the input pipeline is the time that a step with augmentation and mixup takes longer than one without.
+- Going on from a checkpoint means opening, reading and checking the whole state of a run, momentum included, and
+  putting it on the device. A run that was killed waits for the first time in a process, and for compilation.
+- TFLOP/s count the operations of a gradient as XLA does before its own rewriting. Beside them stands what a product of
   large matrices reaches in that precision.
 """
 
