@@ -98,6 +98,7 @@ def test_links_hold_from_where_a_page_is():
     assert with_links("[a](../docs/adding.md)", ".github/CONTRIBUTING.md", "contributing.md") == "[a](adding.md)"
     assert with_links("[a](results/report/report.md)", "docs/findings.md", "findings.md") == "[a](gallery/index.md)"
     assert with_links("[a](../settings.md)", "docs/api/index.md", "api/index.md") == "[a](../settings.md)"
+    assert with_links("[pitfalls.md](pitfalls.md)", "docs/data.md", "data.md") == "[Pitfalls](pitfalls.md)"
     fenced = "```python\na[0](docs/runs.md)\n```\n"
     assert with_links(fenced, "README.md", "index.md") == fenced
 

@@ -35,7 +35,7 @@ PAPERS = {
     "eh": ("beyond", "Beyond the papers"),
 }
 FENCED = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?!\w+:|#)(?P<path>[^)#\s]+)")
 
 
 class Section(NamedTuple):
@@ -81,15 +81,24 @@ def on_page_markdown(markdown, page, **_):
 
 
 def with_links(markdown, path, uri):
-    """The text of a file of the repository, `path`, with its links as they are from the page `uri`."""
+    """The text of a file of the repository, `path`, with its links as they are from the page `uri`.
+
+    A link whose text is the name of a file has that page's title as its text.
+    """
 
     def moved(match):
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
-        target = PAGES.get(target, target.removeprefix("docs/"))
-        return f"]({posixpath.relpath(target, posixpath.dirname(uri) or '.')}"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match["path"]))
+        place = posixpath.relpath(PAGES.get(target, target.removeprefix("docs/")), posixpath.dirname(uri) or ".")
+        named = re.fullmatch(r"[\w./-]+\.md", match["text"])
+        return f"[{title(ROOT / target) if named else match['text']}]({place}"
 
     parts = FENCED.split(markdown)
     return "".join(part if part.startswith("```") else LINK.sub(moved, part) for part in parts)
+
+
+def title(page):
+    """The first heading of a page."""
+    return re.search(r"^# (.*)$", page.read_text(), re.MULTILINE)[1]
 
 
 def notebook(content, name):
