@@ -23,6 +23,7 @@ DRY      ?=
 LAUNCH   ?=
 STATUS   ?=
 TOPOLOGY ?=
+COMPARE  ?=
 SERVE    ?=
 
 # The shell takes these as they stand from the environment, and so never runs what a name may hold.
@@ -30,7 +31,8 @@ override RUN := $(value RUN)
 override CHECKPOINTS := $(value CHECKPOINTS)
 override LOSS := $(value LOSS)
 override DATA := $(value DATA)
-export RUN CHECKPOINTS LOSS DATA
+override COMPARE := $(value COMPARE)
+export RUN CHECKPOINTS LOSS DATA COMPARE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-fast lint dist data train measure sweep experiment reproduce report docs archive plan compilers doctor chaos fuzz bench bench-gpu bench-large bench-scale bench-train soak clean
@@ -144,9 +146,8 @@ chaos: setup ## runs are damaged, stopped and killed, and compared with undistur
 fuzz: setup ## 2,000 random library calls, compared with float64, and 4,500 random settings, in half an hour [ARGS="--seed=1 --only=trace,plans:7"]
 	@$(PY) -m benchmarks.fuzz $(ARGS)
 
-bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"]
-	@$(PY) -m benchmarks.run $(ARGS)
-	@$(PY) -m benchmarks.document
+bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"], or beside a commit with COMPARE=HEAD~1
+	@$(if $(COMPARE),$(PY) -m benchmarks.compare --commit="$$COMPARE" $(ARGS),$(PY) -m benchmarks.run $(ARGS) && $(PY) -m benchmarks.document)
 
 bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with what only an accelerator can say
 	@$(PY) -m benchmarks.run --gpu $(ARGS)

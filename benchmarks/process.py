@@ -19,7 +19,14 @@ class Process:
     """Started at once; it loads while others are being started."""
 
     def __init__(
-        self, contender: str, workload: str, scale: str, file: Path, log: Path, module: str = "benchmarks.child"
+        self,
+        contender: str,
+        workload: str,
+        scale: str,
+        file: Path,
+        log: Path,
+        module: str = "benchmarks.child",
+        root: Path = ROOT,
     ) -> None:
         self.log = log
         self._log_file = log.open("wb")
@@ -28,7 +35,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
-            cwd=ROOT,
+            cwd=root,  # whose package it takes
             env=environment(scale),
         )
         self._send("hello")

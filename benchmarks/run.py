@@ -74,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
     found = command.nothing_yet(common)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         progress.say("weights and data")
-        _make_problems(common, Path(folder))
+        make_problems(common, Path(folder))
         for workload in common.workloads:
             if time.monotonic() > progress.deadline:
                 found["skipped"].append(workload.id)
@@ -236,7 +236,8 @@ def _tidy(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"values": [values[0], values[-1]] if len(values) > 1 else values}
 
 
-def _make_problems(options: command.Options, folder: Path) -> None:
+def make_problems(options: command.Options, folder: Path) -> None:
+    """Write the weights and data of every workload's problem to `folder`."""
     names = dict.fromkeys(workload.problem for workload in options.workloads)
     arguments = [sys.executable, "-m", "benchmarks.problems", str(folder), options.scale, *names]
     subprocess.run(arguments, check=True, cwd=ROOT, env=environment(options.scale))

@@ -24,7 +24,18 @@ def test_a_command_says_what_it_does(name, capsys):
 
 @pytest.mark.parametrize(
     "module",
-    ["run", "plans", "chaos.__main__", "fuzz.__main__", "soak", "precision", "large", "scaling.run", "training.run"],
+    [
+        "run",
+        "compare",
+        "plans",
+        "chaos.__main__",
+        "fuzz.__main__",
+        "soak",
+        "precision",
+        "large",
+        "scaling.run",
+        "training.run",
+    ],
 )
 def test_a_benchmark_says_what_it_does(module, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
