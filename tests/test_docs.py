@@ -372,12 +372,12 @@ def settings_page():
 
 _INTRODUCTION = """# Settings
 
-Every setting of a run, with the default that fixes its type. On a command line it is written
-`--config.NAME=VALUE`, tuples as `--config.model.mlp.hidden=(64,32)`; `python -m hessflat settings` prints the same
-list. A block such as `optim.adam` holds the settings of one builder; on a command line they are refused unless that
-builder is the one that `optim.name` chooses.
+This page lists every setting of a run, with the default that fixes its type. Write it on a command line as
+`--config.NAME=VALUE`, and tuples as `--config.model.mlp.hidden=(64,32)`. `python -m hessflat settings` prints the same
+list. A block such as `optim.adam` holds the settings of one builder. A command line may set them only if `optim.name`
+chooses that builder.
 
-This page is made from the schema: `.venv/bin/python tests/test_docs.py` rewrites it.
+`.venv/bin/python tests/test_docs.py` writes this page from the schema.
 """
 
 

@@ -113,7 +113,7 @@ def critical_sharpness(
 
     The authors bracket η_c by doubling and halve the bracket. Here the next step is where a parabola through the losses
     that are known comes back, so that 5 or 6 forward passes over the data of `op` are enough where the loss is about
-    one; they are one compiled loop. Where the loss crosses its value several times, η_c is one of them.
+    one; they are one compiled loop. If the loss crosses its value several times, η_c is one of these places.
 
     Args:
         op: the Hessian of the loss, whose data are in memory; no product of it is taken.

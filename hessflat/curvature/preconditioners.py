@@ -60,8 +60,8 @@ def preconditioner(
     update; the next one has the next gradient in it too. It may be called under `jit`, where P is nan before the first
     update.
 
-    What leaves nothing in a state cannot be seen: clipping, signs and trust ratios (LAMB), and the rates of the groups
-    of `partition`, which are to be the same.
+    A state does not show clipping, signs and trust ratios (LAMB), nor the rates of the groups of `partition`, which
+    must be the same.
 
     Args:
         opt_state: a tree, what `optimiser.init` and `optimiser.update` give.

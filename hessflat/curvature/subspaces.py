@@ -52,7 +52,7 @@ def sharpness_gradient(op: Operator, vector: Any, updates: Any = None) -> Sharpn
 
     Along −∇L it is the rate of progressive sharpening, by which gradient descent comes to its edge, and along ∇λ
     self-stabilisation brings it back (Damian et al. 2023, *Self-stabilization*, section 4). It takes about as long as
-    four products. A preconditioner is held fixed too. What u is wrong by, ∇λ is wrong by to first order.
+    four products. A preconditioner is held fixed too. An error of u changes ∇λ to first order.
 
     Args:
         op: a sum of curvature matrices at w.

@@ -77,8 +77,8 @@ def tracked(
 def jacobian_norms(record: JacobianNorms, ax: Axes | None = None, colour: str = PALETTE[0]) -> Axes:
     """The distribution of the spectral norms over examples, with their mean and their maximum.
 
-    The horizontal axis is logarithmic where norms span more than a decade. Where Frobenius norms are known, they are
-    drawn as an outline.
+    The horizontal axis is logarithmic where norms span more than a decade. Frobenius norms are drawn as an outline, if
+    they are known.
 
     Args:
         record: what `cv.jacobian_norms` returns.

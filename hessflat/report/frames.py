@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Frames(NamedTuple):
-    """What is stored of runs. `run` is a run's path, `<experiment>/<name>`, in each of them.
+    """Stored runs as tables. Each has a column `run`, a run's path `<experiment>/<name>`.
 
     Attributes:
         runs: one row a run: its status, whether it learnt and fitted, its number of parameters and steps, and every

@@ -80,8 +80,8 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     """Test `op` with a few products along random unit vectors.
 
     - Two products with one vector are equal.
-    - v·A w = w·A v, to the rounding that may be expected along a random vector. Where it fails by rounding alone, and
-      holds in float64, the message says so.
+    - v·A w = w·A v, to the rounding that may be expected along a random vector. If it fails by rounding alone and holds
+      in float64, the message says so.
     - H v agrees with central differences of the gradient, and the gradient with those of the loss; v·G v agrees with
       differences of the outputs and of the criterion's gradient. The test runs in float64 on at most 256 examples, with
       several step widths of which the best counts: in float32, and across the kinks of ReLU, differences are too
@@ -91,7 +91,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
       fails where any examples are coupled, as by batch norm in train mode without `Batches(statistics_batch=...)`, or
       are told apart by their place. That the loss is a mean and not a sum is seen from its value over two halves.
 
-    Of a stream, the last two look at its first batch.
+    For a stream, the last two tests look at its first batch.
 
     Two programs with products are compiled, one over all data and one in float64. At most 17 products are evaluated
     for one matrix, most often 9, and at most 15 + 3 n for a sum of n. A test that fails, as by rounding, is repeated

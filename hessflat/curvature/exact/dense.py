@@ -81,7 +81,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
     eigenvalues of the N C × N C matrix Sᵀ (J Jᵀ) S, where D = S Sᵀ, and P − N C zeros. J is computed in the operator's
     precision; J Jᵀ is accumulated in float64 by parts, so that the whole of J is never stored. The rows of an example
     are computed from that example alone, and Jᵀ D J v from them, with a random v, is compared with the product of `op`.
-    Where they differ, examples affect one another, and the method is dense.
+    If they differ, examples affect one another, and the method is dense.
 
     Args:
         op: an operator with P up to 20,000 (dense), or with N C up to 20,000 and any P (Gram).

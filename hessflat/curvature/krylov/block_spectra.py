@@ -90,9 +90,9 @@ def block_spectra(
 ) -> BlockSpectra:
     """The spectra of the diagonal blocks of `op` by stochastic Lanczos quadrature, each from products of its own.
 
-    The recurrence of a block ends after at most `num_steps` steps, and before where two things hold for its first
-    probe: the quadrature differs from that of three quarters of the steps by at most `tolerance` |λ|_max in Wasserstein
-    distance (which bounds the change of the mean of any function with slopes of at most 1), and the extreme Ritz value
+    The recurrence of a block ends after at most `num_steps` steps. It ends before if two things hold for its first
+    probe. The quadrature differs from that of three quarters of the steps by at most `tolerance` |λ|_max in Wasserstein
+    distance, which bounds the change of the mean of any function with slopes of at most 1. And the extreme Ritz value
     has a residual of at most as much. The other probes take as many steps.
 
     Args:

@@ -104,14 +104,14 @@ def eigenpairs(
     The method is Lanczos with full re-orthogonalisation, restarted from the best Ritz vectors when `num_vectors` are
     stored (Wu and Simon 2000).
 
-    Multiple eigenvalues appear with their multiplicity. A Krylov space holds one vector of each eigenspace, so after
+    Multiple eigenvalues appear with their multiplicity. A Krylov space holds one vector of each eigenspace. So after
     convergence a second recurrence looks for better values from a new random vector, orthogonally to what is known, and
-    so on until nothing better is there; a value that is there is missed with a probability of about 1 %. Where nothing
-    is, the look takes 4 to 15 products for isolated eigenvalues, and up to as many again as before at the edge of a
-    dense bulk; each round of copies takes as many products as it needs to converge, and one for each copy to check it.
-    With k = 1 there is no look: the recurrence goes on, for about a quarter of the products where the eigenvalue is
-    isolated, until a better one beyond the tolerance would be missed with a probability of about 1 % at most. Where
-    `max_steps` end it, the pairs before which one may be missing have not converged.
+    so on until nothing better is there. It misses a value with a probability of about 1 %. If there is no better value,
+    the look takes 4 to 15 products for isolated eigenvalues, and up to as many again as before at the edge of a dense
+    bulk. Each round of copies takes as many products as it needs to converge, and one for each copy to check it. With k
+    = 1 there is no look: the recurrence goes on, for about a quarter of the products where the eigenvalue is isolated,
+    until a better one beyond the tolerance would be missed with a probability of about 1 % at most. If `max_steps` end
+    it, pairs before which one may be missing count as not converged.
 
     In a dense bulk, convergence is slow: what counts is the gap to the next eigenvalue beyond the pairs that are asked
     for, over the width of the spectrum. To residuals of the same size this takes about as many products as ARPACK
@@ -125,8 +125,8 @@ def eigenpairs(
         k: the number of pairs; for "both" the number at each end, or (largest, smallest).
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
-        max_steps: the maximum number of products, an even number; None takes 200 for one pair and 500 for
-            several. What has not converged by then is returned with its residual, and `status` says so.
+        max_steps: the maximum number of products, an even number; None takes 200 for one pair and 500 for several. A
+            pair that has not converged by then is returned with its residual, and `status` says so.
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
             first vector stays random, so that an eigenvalue that has become extremal is found.
         num_vectors: the number of P-vectors to store; None takes 20 more than k. More vectors need fewer products.

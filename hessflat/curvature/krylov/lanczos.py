@@ -114,8 +114,8 @@ def lanczos(
         show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further steps, instead of the bar.
         checkpoint: functions that store and restore the recurrence, instead of `folder`.
-        until: `until(alphas, betas)` of the j steps so far of the first probe, called every dozen steps or so. Where it
-            is true, every probe ends after as many steps; probes are then one after the other.
+        until: `until(alphas, betas)` of the j steps so far of the first probe, called every dozen steps or so. When it
+            is true, every probe ends after as many steps. Probes then run one after the other.
 
     Raises:
         InputError: counts below 1, unknown options, a basis that does not fit into memory, a folder of another

@@ -155,11 +155,11 @@ def solve(
 def nystrom(op: Operator, key: Array, rank: int = 20, loop: Loop | None = None) -> Nystrom:
     """A randomised Nyström approximation A Ω (Ωᵀ A Ω)⁺ Ωᵀ A of a positive semi-definite matrix.
 
-    As a preconditioner it leaves the condition number of the eigenvalues beyond `rank` and of δ (Frangella, Tropp &
+    With it as a preconditioner, only the eigenvalues beyond `rank` and δ set the condition number (Frangella, Tropp &
     Udell 2023). Departure: the small matrix is inverted on its numerical range, where they shift it.
 
     Args:
-        op: a Gauss-Newton or Fisher matrix. Of a Hessian, the negative part is left out.
+        op: a Gauss-Newton or Fisher matrix. For a Hessian, the negative part is left out.
         key: a JAX random key.
         rank: the number of products, and of vectors that are stored.
         loop: "scan", "python" or None to choose.

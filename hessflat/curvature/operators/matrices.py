@@ -115,8 +115,7 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     Args:
         matvec: linear and symmetric in a tree like `params`.
         params: pytree of floating arrays (their values do not matter), or a flat array [P].
-        *arrays: the arrays of the map. As arguments instead of a closure they are not constants of the compiled
-            program.
+        *arrays: the arrays of the map. They are arguments, so they are no constants of the compiled program.
 
     Raises:
         InputError: a product that is not a tree like `params`, or not real floating point.

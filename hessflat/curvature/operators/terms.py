@@ -238,9 +238,9 @@ def as_batches(data: Any) -> Batches:
 def spread(data: Any, mesh: Mesh | None = None) -> Batches:
     """`data` with its examples over all devices of a mesh, whatever their number.
 
-    Where the number of devices divides them, each device holds its own examples. Otherwise each holds them all, and
+    If the number of devices divides them, each device holds its own examples. Otherwise each holds them all, and
     computes with its share: operators of the data are a sum over what divides and over the rest, of which some devices
-    have one example and the others none. Where examples share statistics, XLA shares them out.
+    have one example and the others none. If examples share statistics, XLA shares them out.
 
     Args:
         data: pytree of arrays [N, ...], or `Batches`.

@@ -49,8 +49,8 @@ def diagonal(
 ) -> Diagonal:
     """The diagonal of `op`.
 
-    - "exact": of Gauss-Newton and Fisher matrices, and sums of them, from the C rows of the Jacobian of every example,
-      which take N C backward passes and the memory of a few vectors. Of any other matrix from P products.
+    - "exact": for Gauss-Newton and Fisher matrices, and sums of them, it comes from the C rows of the Jacobian of every
+      example. They take N C backward passes and the memory of a few vectors. For any other matrix it takes P products.
     - "hutchinson" (Bekas, Kokiopoulou & Saad 2007): the mean of z ⊙ A z over random signs z, unbiased. The variance of
       an entry is that of the rest of its row, Σ_j≠i A_ij² / n.
     - "xdiag" (Epperly, Tropp & Webber 2024): the diagonal of a random low-rank approximation, and the mean of what is

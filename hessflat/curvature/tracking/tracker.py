@@ -59,15 +59,15 @@ def tracker(
     - `critical_sharpness` with `critical_sharpness_lower` and `_upper`: as `cv.critical_sharpness` has it, over all
       examples, the search begun where the last one ended; 4 to 6 forward passes.
 
-    With `examples=n` each measurement takes n of the N examples, a window of a random order that moves on, and tells
-    what that costs: `lambda_max_standard_error` of the sampling, and `lambda_max_bias`, about how much too large the
-    value is for that its vector fits these examples best. Both are to second order in the error of the matrix, the bias
-    with the other eigenvalues taken to be near 0. They take one product. Each probe of a trace takes other examples,
-    and its standard error has their part in it.
+    With `examples=n` each measurement takes n of the N examples, a window of a random order that moves on. It says what
+    that costs. `lambda_max_standard_error` is the error of the sampling. `lambda_max_bias` is about how much too large
+    the value is because its vector fits these examples best. Both are to second order in the error of the matrix, the
+    bias with the other eigenvalues taken to be near 0. They take one product. Each probe of a trace takes other
+    examples, and its standard error has their part in it.
 
     Args:
-        op: an operator over data in memory: a Hessian, a Gauss-Newton matrix or others, sums, blocks, with weights. Of
-            its parameters only the shapes and places are kept. Its functions are as they are now.
+        op: an operator over data in memory: a Hessian, a Gauss-Newton matrix or others, sums, blocks, with weights.
+            Only the shapes and places of its parameters are kept. Its functions are as they are now.
         every: the number of steps between measurements.
         quantities: which of "lambda_max", "preconditioned_lambda_max", "trace" and "critical_sharpness".
         k: the number of eigenvalues.
