@@ -14,6 +14,8 @@ EXP      ?= g_logistic
 CONFIG   ?= g_mlp:small
 DATASETS ?= mnist
 FROM     ?=
+SERVE    ?=
+ROOT     ?=
 ARGS     ?=
 RUN      ?=
 CHECKPOINTS ?=
@@ -110,8 +112,8 @@ experiment: setup ## one experiment end to end: EXP=g_logistic SCALE=smoke|small
 reproduce: setup ## every experiment of the papers and one report, continued where it stopped: SCALE=small|paper [DRY=1 lists runs and hours]
 	@$(PY) -m hessflat reproduce --scale=$(SCALE) $(if $(DRY),--dry=1) $(RUNNING)
 
-report: setup ## redraw every figure and verdict from what is stored, without training [FROM=docs/results, a folder of archives]
-	@$(PY) -m hessflat report $(if $(FROM),--from="$(FROM)") $(ARGS)
+report: setup ## redraw every figure and verdict from what is stored, without training [FROM=docs/results, a folder of archives]; SERVE=1 shows running ones live [ROOT=runs]
+	@$(PY) -m hessflat report $(if $(FROM),--from="$(FROM)") $(if $(SERVE),--serve="$(SERVE)") $(if $(ROOT),--root="$(ROOT)") $(ARGS)
 
 # MkDocs ends with an error where a link leads nowhere or a name is not in the sources.
 docs: setup build/report/index.html ## the documentation in site/, from nothing but what is here, warnings being errors [SERVE=1 shows it]

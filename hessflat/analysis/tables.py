@@ -1,8 +1,6 @@
-"""Tables of runs, and a table as terminal text, Markdown and HTML."""
+"""Tables of runs, and a table as terminal text and Markdown."""
 
-import html
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -109,20 +107,3 @@ def as_markdown(table: Table) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
     return "\n".join([table.caption, "", line(table.header), line(["---"] * len(table.header)), *map(line, table.rows)])
-
-
-def as_html(table: Table) -> str:
-    """The table as an HTML table with its caption, in an element that scrolls by itself; all text is escaped."""
-
-    def cells(tag: str, texts: Sequence[str]) -> str:
-        escaped = (_INTERVAL.sub(r'<span class="number">\g<0></span>', html.escape(text)) for text in texts)
-        return "".join(f"<{tag}>{text}</{tag}>" for text in escaped)
-
-    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    return (
-        f'<p class="caption">{html.escape(table.caption)}</p>\n<div class="scroll"><table>\n'
-        f"<thead><tr>{cells('th', table.header)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-_INTERVAL = re.compile(r"\[[^\[\]]*\]")

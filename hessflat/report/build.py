@@ -11,12 +11,12 @@ from rich.text import Text
 
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.markdown import markdown
+from hessflat.report.opening import make_opening
 from hessflat.report.page import page
 from hessflat.report.sections import (
     Record,
     RenderedFigure,
     as_csv,
-    correlations,
     judge,
     make_section,
     notices,
@@ -61,18 +61,19 @@ def build_report(
     for one in stored:
         sections.append(make_section(one))
         on_drawn(one.slug)
-    opening, tables = correlations(sections)
+    opening = make_opening(sections)
     records = [record for section in sections for record in section.records]
     for place in (out, out / "figures"):
         sweep(place)
-    for figure in [*opening, *(figure for section in sections for figure in section.figures)]:
+    pictures = opening.picture or ()
+    for figure in [*pictures, *opening.figures, *(figure for section in sections for figure in section.figures)]:
         write_figure(figure, out)
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     table = power_table(records)
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) if table.rows else {}
     write_atomically(out / "power.csv", as_csv(columns))
-    write_atomically(out / "report.md", markdown(sections, opening, tables))
-    write_atomically(out / "index.html", page(sections, opening, tables))
+    write_atomically(out / "report.md", markdown(sections, opening.figures, opening.tables))
+    write_atomically(out / "index.html", page(sections, opening))
     return records
 
 

@@ -1,6 +1,5 @@
 """The page of a folder of checkpoints that was measured: curves, spectra, a table, and what could not be measured."""
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from matplotlib.figure import Figure
 from hessflat import plot
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import number
-from hessflat.analysis.tables import as_html
 from hessflat.curvature import EigenPairs, spectrum_from_arrays
 from hessflat.plot.style import STYLE, TEXT_WIDTH, ordered_colours
-from hessflat.report.page import document, figure
+from hessflat.report.page import render
 from hessflat.report.sections import as_csv
 from hessflat.utils.files import write_atomically
 
@@ -47,15 +45,14 @@ def write(out: Path, lines: Sequence[Mapping[str, Any]], problems: Sequence[tupl
         problems: names and reasons of checkpoints that could not be measured.
         title: of the page.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="soft">{html.escape(_counted(lines, problems))}</p>']
-    parts += [f'<p class="fails">{html.escape(f"{name}: {reason}")}</p>' for name, reason in problems]
+    figures = [(_curves(lines), "Over the steps, with errors as bands.")] if lines else []
+    if spectra := _spectra(out, lines):
+        figures.append(spectra)
     if lines:
-        parts.append(figure(_curves(lines), "Over the steps, with errors as bands."))
-        if spectra := _spectra(out, lines):
-            parts.append(figure(*spectra))
-        parts.append(as_html(table(lines)))
         write_atomically(out / "measurements.csv", as_csv(_columns(lines)))
-    write_atomically(out / "index.html", document(title, parts))
+    variables = {"counted": _counted(lines, problems), "problems": problems, "figures": figures}
+    numbers = table(lines) if lines else None
+    write_atomically(out / "index.html", render("checkpoints.html", title=title, numbers=numbers, **variables))
     return out / "index.html"
 
 

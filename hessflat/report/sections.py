@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from hessflat.analysis.correlation import as_table, experiment_grid, regulariser_grids
 from hessflat.analysis.decisions import LEVEL, holm, verdict_of
 from hessflat.analysis.evidence import exp_or_inf, magnitude, not_needed
 from hessflat.analysis.experiment import Claim, Drawing, Effect, Evidence, StoredExperiment, Table
@@ -20,7 +19,6 @@ from hessflat.analysis.provenance import fixed_at, needs_of, pilot
 from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.plot.style import as_png, as_svg
-from hessflat.report import figures
 from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")
@@ -80,15 +78,6 @@ def make_section(stored: StoredExperiment) -> Section:
         tables,
         problems,
     )
-
-
-def correlations(sections: Sequence[Section]) -> tuple[list[RenderedFigure], list[Table]]:
-    """What opens the report: Kendall's tau of each measure with the generalisation gap, a figure for each scale."""
-    stored = [section.stored for section in sections]
-    by_regulariser = [grids for grids in regulariser_grids(stored) if grids[0].columns]
-    grids = [grid for together in by_regulariser for grid in together] + [experiment_grid(stored)]
-    drawings = [figures.correlation_grid(grids[0]) for grids in by_regulariser]
-    return [rendered(one.name, one) for one in drawings], [as_table(grid) for grid in grids if grid.columns]
 
 
 def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:

@@ -1,4 +1,6 @@
+import base64
 import csv
+import gzip
 import io
 import json
 import re
@@ -128,9 +130,8 @@ def test_power_is_that_of_the_pilots_where_there_are_any(stored, tmp_path):
 def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
     build_report(stored, tmp_path / "report")
     names = sorted(path.name for path in (tmp_path / "report" / "figures").iterdir())
-    assert names == [
-        f"toy-small-{name}.{ending}" for name in ("against-l2", "over-training") for ending in ("csv", "png", "svg")
-    ]
+    stems = ("overview", "overview-narrow", "toy-small-against-l2", "toy-small-over-training")
+    assert names == sorted(f"{stem}.{ending}" for stem in stems for ending in ("csv", "png", "svg"))
     lines = (tmp_path / "report" / "figures" / "toy-small-against-l2.csv").read_text().splitlines()
     expected = [
         f"hessian.lambda_max,{run.setting('optim.l2')},{run.seed},{run.final('hessian.lambda_max')!r}"
@@ -143,14 +144,23 @@ def test_every_figure_has_its_files_and_its_numbers(stored, tmp_path):
 def test_the_page_needs_nothing_else(stored, tmp_path):
     build_report(stored, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
-    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
-    assert set(re.findall(r'src="(.{10})', page)) == {"data:image"}
-    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"https?://|<script src|@import|url\(", page)
+    assert set(re.findall(r'(?:src|srcset|<link rel="icon" href)="([^"/]*)', page)) == {
+        "data:image",
+        "data:,",
+        "figures",
+    }
+    # Packed figures are the files, byte for byte.
+    figures = tmp_path / "report" / "figures"
+    packed = [gzip.decompress(base64.b64decode(text)) for text in re.findall(r'data-packed="([^"]+)"', page)]
+    assert packed == [(figures / f"toy-small-{name}.svg").read_bytes() for name in ("over-training", "against-l2")]
+    files = re.findall(r'(?:href|src)="([^"#:]+)"', page)
+    assert len(files) > 6
+    assert all((tmp_path / "report" / name).is_file() for name in files)
     # Every link inside the page has its target.
     anchors = set(re.findall(r'id="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
-    # Of each claim: to itself, its figures, its numbers, its configuration and command.
-    assert len(re.findall('href="#', page)) == 4 * 6
+    assert page.count('href="#toy-small-figures"') == 3
 
 
 def test_the_page_escapes_and_tells_what_must_be_known(stored, tmp_path):
@@ -170,7 +180,7 @@ def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
     for name in ("one", "two"):
         build_report(stored, tmp_path / name)
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
-    assert len(files) == 10  # nothing left over from writing
+    assert len(files) == 16  # nothing left over from writing
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 

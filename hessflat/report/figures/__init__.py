@@ -1,8 +1,9 @@
 """The figures that several experiments share: each function takes runs and returns a `Drawing` with its numbers.
 
-`correlations` draws what follows the gap. `panels` draws final metrics against a setting. `curves` draws metrics over
-training or along a line. `spectra` draws spectra and ordered eigenvalues. `style` and `captions` hold the elements that
-all figures use. A function raises an InputError where there are no runs or no panels.
+`overview` draws what opens the report, `correlations` what follows the gap. `panels` draws final metrics against a
+setting. `curves` draws metrics over training or along a line. `spectra` draws spectra and ordered eigenvalues. `style`
+and `captions` hold the elements that all figures use. A function raises an InputError where there are no runs or no
+panels.
 """
 
 from hessflat.report.figures.captions import context
@@ -14,6 +15,7 @@ from hessflat.report.figures.curves import (
     grid_over_training,
     over_training,
 )
+from hessflat.report.figures.overview import overview
 from hessflat.report.figures.panels import grid_against, panels_against
 from hessflat.report.figures.spectra import RankPanel, eigenvalues_by_rank, spectra_by, spectra_over_training
 from hessflat.report.figures.style import Panel
@@ -30,6 +32,7 @@ __all__ = [
     "grid_against",
     "grid_over_training",
     "over_training",
+    "overview",
     "panels_against",
     "spectra_by",
     "spectra_over_training",
