@@ -87,6 +87,7 @@ def correlation(
     target: str = GAP,
     given: str = "",
     stratum: Callable[[Run], Hashable] = lambda run: None,
+    setting: Callable[[Run], Hashable] = setting_of,
 ) -> Correlation | None:
     """Kendall's tau-b of `measure` and `target` over pairs of finished runs that share a `stratum`, not a setting.
 
@@ -103,6 +104,7 @@ def correlation(
         target: the name of the other metric.
         given: the name of the metric that is controlled for, or "".
         stratum: maps a run to a key; only runs with equal keys are compared.
+        setting: maps a run to a key; runs of one setting have equal keys.
 
     Returns:
         None where no pair of runs is ordered by both metrics, or where the given one orders them all as one of the two
@@ -113,10 +115,8 @@ def correlation(
     rows = [(run, numbers) for run, numbers in rows if all(map(math.isfinite, numbers))]
     if not rows:
         return None
-    _, settings = np.unique([setting_of(run) for run, _ in rows], return_inverse=True)
-    strata = [stratum(run) for run, _ in rows]
-    places = {key: place for place, key in enumerate(dict.fromkeys(strata))}
-    totals = _totals(np.array([numbers for _, numbers in rows]).T, settings, np.array([places[key] for key in strata]))
+    settings, strata = (_numbered([key(run) for run, _ in rows]) for key in (setting, stratum))
+    totals = _totals(np.array([numbers for _, numbers in rows]).T, settings, strata)
     compared = totals[0, 0] > 0  # the settings that have a pair
     count = int(compared.sum())
     # Over all settings first, then without each; a setting's pairs are counted from both sides.
@@ -132,6 +132,12 @@ def correlation(
         taus = _partial(taus, *beside)
     low, high = _jackknife(taus[0], taus[1:][compared]) if count >= _FEWEST_SETTINGS else (math.nan, math.nan)
     return Correlation(float(taus[0]), low, high, len(rows), count)
+
+
+def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
+    """[n] The number of each key among the different ones, from 0 in the order in which they come."""
+    places: dict[Hashable, int] = {}
+    return np.array([places.setdefault(key, len(places)) for key in keys])
 
 
 def _totals(columns: np.ndarray, settings: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -306,16 +312,26 @@ def _columns(
     groups: Mapping[str, tuple[Sequence[Run], Callable[[Run], Hashable]]], given: Callable[[str], str]
 ) -> dict[str, dict[str, Correlation | None]]:
     """The correlations of every measure but the one that is `given` for it, within each group that has any."""
-    columns = {
-        name: {
-            measure: None
-            if measure == given(measure)
-            else correlation(runs, measure, given=given(measure), stratum=stratum)
-            for measure in COMPARED_MEASURES
-        }
-        for name, (runs, stratum) in groups.items()
-    }
+    columns = {name: _column(runs, stratum, given) for name, (runs, stratum) in groups.items()}
     return {name: column for name, column in columns.items() if any(column.values())}
+
+
+def _column(
+    runs: Sequence[Run], stratum: Callable[[Run], Hashable], given: Callable[[str], str]
+) -> dict[str, Correlation | None]:
+    # Once, not for each measure: a key may hold all settings of a run.
+    strata, settings = ({run.folder: key(run) for run in runs} for key in (stratum, setting_of))
+
+    def correlated(measure: str) -> Correlation | None:
+        return correlation(
+            runs,
+            measure,
+            given=given(measure),
+            stratum=lambda run: strata[run.folder],
+            setting=lambda run: settings[run.folder],
+        )
+
+    return {measure: None if measure == given(measure) else correlated(measure) for measure in COMPARED_MEASURES}
 
 
 _STAR = "A star: the interval leaves out 0, as it does in at most 6 % of cases where there is nothing to find."

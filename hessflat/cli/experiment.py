@@ -6,16 +6,16 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hessflat.analysis.experiment import Experiment, StoredExperiment
 from hessflat.analysis.provenance import read_rules
 from hessflat.analysis.results import Run, load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, launching, sweep
-from hessflat.config import SCALES, fingerprint, one_of, require
+from hessflat.config import SCALES, fingerprint, flatten, one_of, require
 from hessflat.report.build import build_report, print_summary
-from hessflat.runs import checkpoints, jobs, schema
+from hessflat.runs import checkpoints, jobs, run_folder, schema
 from hessflat.runs.schema import UNNAMED
 from hessflat.utils import progress
 from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
@@ -110,16 +110,16 @@ def collect(experiment: Experiment, scale: str, root: Path, variant: str = "") -
 def collect_pilots(planned: Sequence[jobs.Job], scale: str) -> list[Run]:
     """The finished runs, beside those that are planned, that differ from these in their seeds alone."""
     folders = {job.folder for job in planned}
-    asked = {_without_seeds(job.config) for job in planned}
+    others = {path for home in {one.parent for one in folders} for path in home.glob(f"{scale}-*")} - folders
+    asked = {_without_seeds(schema.plain(job.config)) for job in planned} if others else set()
     pilots = []
-    for folder in sorted(
-        {path for home in {one.parent for one in folders} for path in home.glob(f"{scale}-*")} - folders
-    ):
+    for folder in sorted(others):
         with contextlib.suppress(InputError):  # no planned run is missing with it
-            run = load_run(folder)
-            config = checkpoints.config_from(run.config)
-            if run.status == "done" and _without_seeds(config) in asked:
-                pilots.append(with_every_setting(run, config))
+            # Settings first: to read a whole run takes longer.
+            if _without_seeds(run_folder.read_config(folder) or {}) in asked:
+                run = load_run(folder)
+                if run.status == "done":
+                    pilots.append(with_every_setting(run, checkpoints.config_from(run.config)))
     return pilots
 
 
@@ -128,11 +128,22 @@ def with_every_setting(run: Run, config: schema.RunConfig) -> Run:
     return run._replace(config=json.loads(json.dumps(schema.plain(config))))
 
 
-def _without_seeds(config: schema.RunConfig) -> str:
-    """What a run is but for its seeds, the runs of its seed that it begins with, and who asks."""
-    names = re.compile(r"(.*[._])?seed|train\.init_from|experiment")
-    return schema.identity(
-        schema.replace(config, {name: value for name, value in schema.defaults().items() if names.fullmatch(name)})
+def _without_seeds(settings: Mapping[str, Any]) -> str:
+    """What a run is, as `schema.identity`, but for its seeds, the run that it begins with, and who asks.
+
+    A setting that there was not yet when the run was stored is its default.
+    """
+    seeds = re.compile(r"(.*[._])?seed|train\.init_from|experiment")
+    defaults = schema.defaults()
+    builders = {name: value for name, value in defaults.items() if name.endswith(".name")}
+    return fingerprint(
+        {
+            name: value
+            for name, value in {**builders, **flatten(settings)}.items()
+            if not seeds.fullmatch(name)
+            and name not in UNNAMED
+            and (name in builders or value != defaults.get(name, ...))
+        }
     )
 
 

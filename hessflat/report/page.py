@@ -180,9 +180,10 @@ def _filters(records: Sequence[Record]) -> dict[str, list[Choice]]:
 
 
 def _papers(sections: Sequence[Section]) -> list[Paper]:
-    """The sections by the paper of their experiment, papers in the order of their first section."""
+    """The sections by the paper of their experiment."""
     papers, numbered = [], 0
-    for key in dict.fromkeys(section.stored.experiment.paper for section in sections):
+    there = {section.stored.experiment.paper: None for section in sections}
+    for key in sorted(there, key=lambda paper: list(PAPERS).index(paper) if paper in PAPERS else len(PAPERS)):
         own = [section for section in sections if section.stored.experiment.paper == key]
         parts = []
         for section in own:

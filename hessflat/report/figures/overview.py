@@ -1,5 +1,6 @@
 """Verdicts by paper and scale beside the correlations of measures with the gap: the picture that opens the report."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from hessflat.analysis.correlation import Grid
 from hessflat.analysis.experiment import Drawing
@@ -21,7 +23,7 @@ Counts = Mapping[tuple[str, str], Mapping[str, int]]
 _COLOURS = {"holds": "#0A6B3D", "fails": LOST, "undecided": "#8A5A00"}
 _OTHERS = "#5C656E"
 _FEWEST_SHOWN = 0.045  # of the longest bar: a number has no room in less
-_WIDE, _NARROW = 11.0, 4.0  # inches
+_WIDE, _NARROW = 11.0, 3.5  # inches
 _INCHES_A_ROW = 0.19
 
 
@@ -31,25 +33,31 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
     Args:
         counts: by (paper, scale), how many claims have each verdict.
         grid: correlations; None leaves them out.
-        is_wide: beside one another, measures in columns; otherwise below one another, measures in rows.
+        is_wide: correlations in two columns beside the bars; otherwise in one below them.
     """
     measures = grid.measures if grid else []
-    bars, lines = 0.55 + 0.24 * len(counts), 0.9 + _INCHES_A_ROW * len(measures)
+    half = -(-len(measures) // 2)
+    parts = [part for part in ((measures[:half], measures[half:]) if is_wide else (measures,)) if part]
+    bars, lines = 0.6 + 0.24 * len(counts), 0.9 + _INCHES_A_ROW * max(map(len, parts), default=-5)
+    data = new_columns("part", "group", "scale", "name", "value", "low", "high")
     with matplotlib.rc_context(STYLE):
-        if not grid:
-            figure = Figure(figsize=(_WIDE if is_wide else _NARROW, bars), layout="constrained")
-            axes = [figure.subplots()]
-        elif is_wide:
-            figure = Figure(figsize=(_WIDE, max(bars, 1.9 + _INCHES_A_ROW * len(grid.columns))), layout="constrained")
-            axes = list(figure.subplots(1, 2, width_ratios=(2.3, 1 + _INCHES_A_ROW * len(measures))))
-        else:
-            figure = Figure(figsize=(_NARROW, bars + lines), layout="constrained")
-            axes = list(figure.subplots(2, 1, height_ratios=(bars, lines)))
-        data = new_columns("part", "group", "scale", "name", "value", "low", "high")
-        _draw_verdicts(axes[0], counts, data)
+        size = (_WIDE, max(bars, lines)) if is_wide else (_NARROW, bars + lines)
+        figure = Figure(figsize=size, layout="constrained")
+        if is_wide:
+            first, *maps = figure.subplots(1, 1 + len(parts), squeeze=False, width_ratios=(2.2, *[1] * len(parts))).flat
+        else:  # apart, so that the bars have the width that the names of measures take
+            heights = (bars, lines)[: 1 + len(parts)]
+            places = np.atleast_1d(figure.subfigures(1 + len(parts), 1, height_ratios=heights))
+            first, *maps = (place.subplots() for place in places)
+        _draw_verdicts(first, counts, data)
         caption = "Verdicts on claims, by paper and scale"
         if grid:
-            _draw_correlations(axes[1], grid, is_wide, data)
+            for axis, part in zip(maps, parts, strict=True):
+                image = _draw_correlations(axis, grid, part, data)
+            if is_wide:
+                bar = figure.colorbar(image, ax=maps[-1], shrink=0.5, pad=0.08, aspect=20, ticks=(-1, 0, 1))
+                bar.set_label("Kendall τ with the gap", labelpad=-4)
+                bar.outline.set_visible(False)  # type: ignore[operator]
             caption += (
                 "; Kendall τ of each measure with the generalisation gap, by what is varied and pooled. Red: the "
                 "larger the measure, the larger the gap; blue: the other way round. A dot: the 95 % interval leaves "
@@ -65,7 +73,7 @@ def _draw_verdicts(axis: Axes, counts: Counts, data: dict[str, list[Any]]) -> No
         start = 0
         for verdict, count in own.items():
             append_row(data, "verdicts", paper, scale, verdict, count, math.nan, math.nan)
-            axis.barh(row, count, 0.78, start, color=_COLOURS.get(verdict, _OTHERS), edgecolor="white", linewidth=0.6)
+            axis.barh(row, count, 0.74, start, color=_COLOURS.get(verdict, _OTHERS), edgecolor="white", linewidth=0.6)
             if count > _FEWEST_SHOWN * longest:
                 axis.text(start + count / 2, row, str(count), color="white", fontsize=7, ha="center", va="center")
             start += count
@@ -83,36 +91,22 @@ def _draw_verdicts(axis: Axes, counts: Counts, data: dict[str, list[Any]]) -> No
     )
 
 
-def _draw_correlations(axis: Axes, grid: Grid, is_wide: bool, data: dict[str, list[Any]]) -> None:
-    measures, groups = grid.measures, list(grid.columns)
-    taus = np.full((len(groups), len(measures)), math.nan)
-    found: list[tuple[int, int]] = []
-    for row, group in enumerate(groups):
-        for column, measure in enumerate(measures):
-            cell = grid.columns[group][measure]
-            if cell is not None:
-                taus[row, column] = cell.tau
-                append_row(data, "correlations", group, "", measure, cell.tau, cell.low, cell.high)
-                if cell.is_found:
-                    found.append((column, row))
-    image = axis.imshow(taus if is_wide else taus.T, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for column, row in found:
-        place = (column, row) if is_wide else (row, column)
-        colour = "white" if abs(taus[row, column]) > 0.65 else "black"
-        axis.plot(*place, marker="o", markersize=2, color=colour)
-    names = [axis_name(measure) for measure in measures]
-    _label(axis, *((names, groups) if is_wide else (groups, names)))
-    bar = axis.figure.colorbar(
-        image, ax=axis, shrink=0.8, pad=0.01, aspect=15, location="right" if is_wide else "bottom"
-    )
-    bar.set_label("Kendall τ with the gap")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-
-
-def _label(axis: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
-    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6.5)
-    axis.set_yticks(range(len(rows)), rows, fontsize=6.5)
+def _draw_correlations(axis: Axes, grid: Grid, measures: Sequence[str], data: dict[str, list[Any]]) -> AxesImage:
+    """Measures in rows, groups of runs in columns."""
+    groups = list(grid.columns)
+    taus = np.full((len(measures), len(groups)), math.nan)
+    for (row, measure), (column, group) in itertools.product(enumerate(measures), enumerate(groups)):
+        cell = grid.columns[group][measure]
+        if cell is not None:
+            taus[row, column] = cell.tau
+            append_row(data, "correlations", group, "", measure, cell.tau, cell.low, cell.high)
+            if cell.is_found:
+                axis.plot(column, row, marker="o", markersize=2, color="white" if abs(cell.tau) > 0.65 else "black")
+    image = axis.imshow(taus, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axis.set_xticks(range(len(groups)), groups, rotation=90, fontsize=6.5)
+    axis.set_yticks(range(len(measures)), [axis_name(measure) for measure in measures], fontsize=6.5)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
+    return image
