@@ -95,11 +95,11 @@ def test_the_report_counts_and_names_what_failed(tmp_path, capsys):
     run = load_run(write_run(tmp_path, failed_measures=failed))
     experiment = Experiment("toy", "G", "?", "toy", lambda runs: [], lambda runs: [], ())
     stored = [StoredExperiment(experiment, "smoke", [run])]
-    build_report(stored, tmp_path / "report")
+    sections = build_report(stored, tmp_path / "report")
     line = f"jacobian failed 2 times (overflow): {run.path} at step 10, {run.path} at step 20; make measure RUN=…"
     for name in ("index.html", "report.md"):
         assert line in (tmp_path / "report" / name).read_text()
-    print_summary(stored)
+    print_summary(sections)
     assert line in capsys.readouterr().out
 
 

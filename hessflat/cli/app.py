@@ -161,13 +161,19 @@ def _end(error: BaseException, line: str, status: int) -> NoReturn:
 
 
 def keep_compiled_code() -> None:
-    """Keep what XLA compiles in `$HESSFLAT_CACHE` (`0` switches it off), a folder for each version and platform."""
-    folder = os.environ.get("HESSFLAT_CACHE") or str(Path.home() / ".cache" / "hessflat" / "compiled")
-    if folder == "0":
+    """Keep what XLA compiles, in a folder for each version."""
+    folder = cache_folder()
+    if folder is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / f"jaxlib-{jaxlib.__version__}"))
+    jax.config.update("jax_compilation_cache_dir", str(folder / f"jaxlib-{jaxlib.__version__}"))
     # Small programs are worth keeping too: a sweep's first minute is mostly compilation.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cache_folder() -> Path | None:
+    """Where what can be made again is kept: `$HESSFLAT_CACHE`, of which `0` keeps nothing."""
+    folder = os.environ.get("HESSFLAT_CACHE") or str(Path.home() / ".cache" / "hessflat" / "compiled")
+    return None if folder == "0" else Path(folder)
 
 
 def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:

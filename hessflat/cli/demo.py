@@ -9,7 +9,7 @@ from hessflat.analysis.results import finished
 from hessflat.cli import experiment
 from hessflat.report import figures
 from hessflat.report.build import print_summary, write_figure
-from hessflat.report.sections import Record, judge, rendered
+from hessflat.report.sections import Record, Section, rendered
 from hessflat.utils.errors import InputError
 
 MODELS = ("softmax regression", "perceptron")
@@ -32,22 +32,23 @@ def main(argv: Sequence[str]) -> None:
     own, settings, experiments = experiment.parse([f"--exp={' '.join(names)}", *argv], {"exp": None})
     if [one.id for one in experiments] != names:
         raise InputError("the demo has experiments of its own; give --exp to make experiment")
-    stored, damage = experiment.run(experiments, own, settings)
-    shown = {entry.experiment.id: entry for entry in stored}
+    sections, damage = experiment.run(experiments, own, settings)
+    shown = {section.stored.experiment.id: section for section in sections}
     print_summary([shown[name] for name in names])
     told = {regime: [judged(shown[name]) for name in pair] for regime, pair in REGIMES.items()}
     for sentence in sentences(*told.values()):
         print(f"\n{sentence}")
     out = Path(own["out"])
-    path = write_figure(rendered("demo", draw(shown)), out)
+    drawing = draw({name: section.stored for name, section in shown.items()})
+    path = write_figure(rendered("demo", drawing), out)
     print(f"\nfigure: {path}\nreport: {out / 'index.html'}")
     if damage:
         raise damage
 
 
-def judged(stored: StoredExperiment) -> dict[str, Record]:
+def judged(section: Section) -> dict[str, Record]:
     """The record of each claim by its id."""
-    return {record["claim"]: record for record in judge(stored)}
+    return {record["claim"]: record for record in section.records}
 
 
 def sentences(clean: Sequence[Mapping[str, Record]], noisy: Sequence[Mapping[str, Record]]) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ from hessflat.analysis.results import Run, load_run
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, launching, sweep
 from hessflat.config import SCALES, fingerprint, flatten, one_of, require
+from hessflat.report import kept
 from hessflat.report.build import build_report, print_summary
+from hessflat.report.sections import Section
 from hessflat.runs import checkpoints, jobs, run_folder, schema
 from hessflat.runs.schema import UNNAMED
 from hessflat.utils import progress
@@ -147,8 +150,11 @@ def _without_seeds(settings: Mapping[str, Any]) -> str:
     )
 
 
-def report_all(root: Path, out: Path) -> list[StoredExperiment]:
-    """Redraw the report of everything stored under `root`: each experiment at each scale that has a run."""
+def report_all(root: Path, out: Path) -> list[Section]:
+    """Redraw the report of everything stored under `root`: each experiment at each scale that has a run.
+
+    What was drawn of the same runs by the same code before is not drawn again.
+    """
     # What a scale would take is long to list where nothing of it is there.
     scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
     known = [load(name) for name in names()]
@@ -162,9 +168,12 @@ def report_all(root: Path, out: Path) -> list[StoredExperiment]:
     entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
+    cache = app.cache_folder()
+    make = partial(
+        kept.section, folder=cache and cache / "drawn", sources=(app.home() / "experiments", app.home() / "configs")
+    )
     with progress.reporting(len(entries)) as reporter:
-        build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"))
-    return entries
+        return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make)
 
 
 class Arguments(NamedTuple):
@@ -207,10 +216,9 @@ def main(argv: Sequence[str]) -> None:
         launching.submit(found, Path(own["root"]), name, own, sbatch)
         return
     shown, damage = run(experiments, own, settings)
-    for entry in shown:
-        with contextlib.suppress(InputError):  # the report says it
-            for table in entry.experiment.tabulate(entry.runs):
-                print(f"\n{entry.experiment.id}, {entry.scale} scale. {as_text(table)}")
+    for section in shown:
+        for table in section.tables:
+            print(f"\n{section.stored.experiment.id}, {section.stored.scale} scale. {as_text(table)}")
     print()
     print_summary(shown)
     out = Path(own["out"])
@@ -231,11 +239,11 @@ def planned(experiments: Sequence[Experiment], own: Mapping[str, str], settings:
 
 def run(
     experiments: Sequence[Experiment], own: Mapping[str, str], settings: Sequence[str]
-) -> tuple[list[StoredExperiment], DamagedError | None]:
+) -> tuple[list[Section], DamagedError | None]:
     """Train and measure what is not finished, then redraw the report.
 
     Returns:
-        What is stored of the experiments at this scale, and what to raise at the end where runs are damaged.
+        The sections of the experiments at this scale, and what to raise at the end where runs are damaged.
     """
     root, out, scale = Path(own["root"]), Path(own["out"]), own["scale"]
     variant = variant_of(settings, own.get("seeds", ""))
@@ -248,5 +256,5 @@ def run(
     except DamagedError as error:  # of some runs; the report shows the others
         damage = error
     ran = {experiment.id for experiment in experiments}
-    entries = report_all(root, out)
-    return [one for one in entries if (one.scale, one.variant) == (scale, variant) and one.experiment.id in ran], damage
+    asked = [section for section in report_all(root, out) if section.stored.experiment.id in ran]
+    return [one for one in asked if (one.stored.scale, one.stored.variant) == (scale, variant)], damage

@@ -13,7 +13,7 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, experiment, launching
 from hessflat.launch import places, pool
-from hessflat.report.sections import Record, judge, tally
+from hessflat.report.sections import Record, tally
 from hessflat.runs import cost_model, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
@@ -89,9 +89,13 @@ def reproduce(planned: Planned, scale: str, root: Path, out: Path, processes: st
             taken[one.id] = time.monotonic() - began
             # Programs of one experiment are of no use to the next.
             jax.clear_caches()
-    entries = experiment.report_all(root, out)
+    sections = experiment.report_all(root, out)
     ran = {one.id for one, _ in planned}
-    judged = [(entry, judge(entry)) for entry in entries if entry.scale == scale and entry.experiment.id in ran]
+    judged = [
+        (stored, section.records)
+        for section in sections
+        if (stored := section.stored).scale == scale and stored.experiment.id in ran
+    ]
     print(as_text(summary(judged, taken)))
     print(f"\n{beside([record for _, records in judged for record in records], published())}\n")
     print(f"report: {out / 'index.html'} and {out / 'report.md'}")

@@ -16,8 +16,8 @@ from hessflat.report.page import page
 from hessflat.report.sections import (
     Record,
     RenderedFigure,
+    Section,
     as_csv,
-    judge,
     make_section,
     notices,
     power_table,
@@ -40,12 +40,16 @@ _COLOURS = {
 
 
 def build_report(
-    stored: Sequence[StoredExperiment], out: Path, on_drawn: Callable[[str], None] = lambda slug: None
-) -> list[Record]:
-    """Write `out/{claims.json, power.csv, index.html, report.md, figures/}` and return the claim records.
+    stored: Sequence[StoredExperiment],
+    out: Path,
+    on_drawn: Callable[[str], None] = lambda slug: None,
+    make: Callable[[StoredExperiment], Section] = make_section,
+) -> list[Section]:
+    """Write `out/{claims.json, power.csv, index.html, report.md, figures/}` and return the sections.
 
     Equal runs give equal bytes. Each file is replaced atomically, the page last, so that the page never refers to
-    figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn.
+    figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn;
+    `make` decides and draws one.
 
     Raises:
         InputError: an experiment is listed twice at one scale, or `out` cannot be written.
@@ -59,7 +63,7 @@ def build_report(
         (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = []
     for one in stored:
-        sections.append(make_section(one))
+        sections.append(make(one))
         on_drawn(one.slug)
     opening = make_opening(sections)
     records = [record for section in sections for record in section.records]
@@ -74,7 +78,7 @@ def build_report(
     write_atomically(out / "power.csv", as_csv(columns))
     write_atomically(out / "report.md", markdown(sections, opening.figures, opening.tables))
     write_atomically(out / "index.html", page(sections, opening))
-    return records
+    return sections
 
 
 def write_figure(figure: RenderedFigure, out: Path) -> Path:
@@ -85,7 +89,7 @@ def write_figure(figure: RenderedFigure, out: Path) -> Path:
     return path
 
 
-def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None) -> None:
+def print_summary(sections: Sequence[Section], file: TextIO | None = None) -> None:
     """Print the verdict, statement, published and measured value of every claim, and the commands for missing runs.
 
     Columns are aligned at a width of 100 characters, in a terminal and in a pipe.
@@ -93,20 +97,21 @@ def print_summary(stored: Sequence[StoredExperiment], file: TextIO | None = None
     console = Console(file=file, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = TERMINAL_WIDTH
-    judged = [(one, judge(one)) for one in stored]
-    for one, records in judged:
-        if records:
-            console.print(_verdict_table(f"{one.experiment.id}, {one.scale} scale ({one.experiment.paper})", records))
+    for section in sections:
+        if section.records:
+            one = section.stored
+            title = f"{one.experiment.id}, {one.scale} scale ({one.experiment.paper})"
+            console.print(_verdict_table(title, section.records))
             console.print()
-    everything = [record for _, records in judged for record in records]
+    everything = [record for section in sections for record in section.records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
     if pilots := sum(bool(record["pilot"]) for record in everything):
         console.print(Text(f"{pilots} of these verdicts are pilots; the report says of each why."))
     if compared := sizes(everything):
         console.print(Text(f"Effects whose size a paper gives: {compared}."))
     console.print(Text(powers(everything)))
-    for one in stored:
-        for line in notices(one):
+    for section in sections:
+        for line in notices(section.stored):
             # Never wrapped, so that it can be copied.
             console.print(Text(line), soft_wrap=True)
 

@@ -12,9 +12,10 @@ from hessflat.analysis.claims import compare
 from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment
 from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
+from hessflat.report import kept
 from hessflat.report.build import build_report, print_summary
 from hessflat.report.figures import over_training, panels_against
-from hessflat.report.sections import judge
+from hessflat.report.sections import judge, make_section
 from hessflat.utils.errors import InputError
 
 KEYS = (
@@ -72,8 +73,13 @@ def stored(tmp_path):
     return [StoredExperiment(TOY, "small", [*runs, load_run(lost)]), StoredExperiment(TOY, "paper", [], 15)]
 
 
+def recorded(stored, out):
+    """The records of the report that is written."""
+    return [record for section in build_report(stored, out) for record in section.records]
+
+
 def test_claims_are_data(stored, tmp_path):
-    records = build_report(stored, tmp_path / "report")
+    records = recorded(stored, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "claims.json").read_text()) == records
     assert [list(record) for record in records] == [KEYS.split()] * 6
     verdicts = {(record["scale"], record["claim"]): record["verdict"] for record in records}
@@ -97,7 +103,7 @@ def test_claims_are_data(stored, tmp_path):
 def test_power_and_reasons_are_told(stored, tmp_path):
     out = tmp_path / "report"
     # Ten seeds are planned, of which six are stored.
-    records = build_report([stored[0]._replace(seeds=10), stored[1]], out)
+    records = recorded([stored[0]._replace(seeds=10), stored[1]], out)
     power, reason = records[0]["power"], records[1]["reason"]
     assert (power["seeds"], power["origin"], power["aim"]) == (10, "paper", "× 1.29")
     assert [record["power"] for record in records[1:]] == [None] * 5  # the gaps of all seeds are equal
@@ -185,9 +191,35 @@ def test_the_same_runs_give_the_same_bytes(stored, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
+def test_a_section_is_kept_until_runs_or_code_are_others(stored, tmp_path):
+    drawn = []
+
+    def draw(runs):
+        drawn.append(len(runs))
+        return TOY.draw(runs)
+
+    one, source = stored[0]._replace(experiment=TOY._replace(draw=draw)), tmp_path / "experiments"
+    source.mkdir()
+    first, again = (kept.section(one, tmp_path / "kept", (source,)) for _ in range(2))
+    assert drawn == [13]
+    assert again == first
+    kept.section(one._replace(runs=one.runs[1:]), tmp_path / "kept", (source,))
+    (tmp_path / "kept" / "toy-small.json").write_text('{"key": ')
+    assert kept.section(one, tmp_path / "kept", (source,)).records == first.records
+    other = tmp_path / "others"
+    other.mkdir()
+    (other / "toy.py").write_text("another rule")
+    kept.section(one, tmp_path / "kept", (other,))
+    # A run that goes on has lines that its manifest does not know.
+    going = one.runs[0]._replace(manifest=one.runs[0].manifest | {"status": "running"})
+    for lines in (going.metrics[:2], going.metrics[:3], going.metrics[:3]):
+        kept.section(one._replace(runs=[going._replace(metrics=lines)]), tmp_path / "kept", (source,))
+    assert drawn == [13, 12, 13, 13, 1, 1]
+
+
 def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
     runs, out = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)], tmp_path / "report"
-    records = build_report([StoredExperiment(TOY, "smoke", runs, 2)], out)
+    records = recorded([StoredExperiment(TOY, "smoke", runs, 2)], out)
     assert records[0]["verdict"] == records[1]["verdict"] == "undecided"
     assert "one seed cannot decide; 2 planned runs are missing: make experiment" in records[0]["explanation"]
     for name in ("index.html", "report.md"):
@@ -216,13 +248,13 @@ def test_bad_requests_are_one_line(stored, tmp_path):
 
 
 def test_no_entries_give_an_empty_report(tmp_path):
-    assert build_report([], tmp_path / "report") == []
+    assert recorded([], tmp_path / "report") == []
     assert "0 claims: none" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_summary_lines_up_when_piped(stored):
     out = io.StringIO()
-    print_summary(stored, file=out)
+    print_summary([make_section(one) for one in stored], file=out)
     lines = out.getvalue().splitlines()
     header = next(line for line in lines if line.startswith("verdict"))
     column = header.index("here")
