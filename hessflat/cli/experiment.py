@@ -168,10 +168,8 @@ def report_all(root: Path, out: Path) -> list[Section]:
     entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
-    cache = app.cache_folder()
-    make = partial(
-        kept.section, folder=cache and cache / "drawn", sources=(app.home() / "experiments", app.home() / "configs")
-    )
+    cache, sources = app.cache_folder(), tuple(app.home() / name for name in ("experiments", "configs"))
+    make = partial(kept.section, folder=cache and cache / "drawn", sources=sources)
     with progress.reporting(len(entries)) as reporter:
         return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make)
 

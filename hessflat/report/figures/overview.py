@@ -47,8 +47,8 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
             first, *maps = figure.subplots(1, 1 + len(parts), squeeze=False, width_ratios=(2.2, *[1] * len(parts))).flat
         else:  # apart, so that the bars have the width that the names of measures take
             heights = (bars, lines)[: 1 + len(parts)]
-            places = np.atleast_1d(figure.subfigures(1 + len(parts), 1, height_ratios=heights))
-            first, *maps = (place.subplots() for place in places)
+            places = figure.subfigures(1 + len(parts), 1, squeeze=False, height_ratios=heights)
+            first, *maps = (place.subplots() for place in places.flat)
         _draw_verdicts(first, counts, data)
         caption = "Verdicts on claims, by paper and scale"
         if grid:
