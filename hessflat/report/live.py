@@ -179,32 +179,40 @@ def _group(name: str, found: Sequence[Entry], now: datetime.datetime) -> Group:
     counts = {status: sum(entry.state.status == status for entry in found) for status in STATUSES}
     order = [status for status in STATUSES if status not in ("done", "waiting")]
     shown = sorted((one for one in found if one.state.status in order), key=lambda one: order.index(one.state.status))
-    return Group(name, counts, _clock(queue.seconds_left(found)), [_watched(entry, now) for entry in shown])
+    done = [entry for entry in found if entry.state.status == "done"]
+    return Group(name, counts, _clock(queue.seconds_left(found)), [_watched(entry, done, now) for entry in shown])
 
 
-def _watched(entry: Entry, now: datetime.datetime) -> Watched:
-    folder, state, steps = entry.job.folder, entry.state, entry.cost.num_steps
+def _watched(entry: Entry, done: Sequence[Entry], now: datetime.datetime) -> Watched:
+    """What is shown of a run, beside the finished ones of its experiment."""
+    folder, state = entry.job.folder, entry.state
     try:
-        lines = run_folder.read_lines(folder / "metrics.jsonl")
+        every = [line for name in run_folder.GROWING for line in run_folder.read_lines(folder / name)]
     except InputError:  # the state says it
-        lines = []
-    left = _clock(_own_seconds_left(entry, now)) if state.status == "running" else "–"
+        every = []
+    lines = sorted(every, key=lambda line: line["step"])
+    step = lines[-1]["step"] if lines else 0
+    left = None
+    if state.status == "running":
+        left = _own_seconds_left(entry, step, now)
+        left = queue.seconds_left([*done, entry]) if left is None else left
     curves = [made for name in CURVES if (made := curve(name, lines))]
-    return Watched(folder.name, state.status, state.reason, state.step or 0, steps, left, curves)
+    return Watched(folder.name, state.status, state.reason, step, entry.cost.num_steps, _clock(left), curves)
 
 
-def _own_seconds_left(entry: Entry, now: datetime.datetime) -> float | None:
-    """That the run takes to its last step, from what it took until its last measurement; None where it went on from a
+def _own_seconds_left(entry: Entry, step: int, now: datetime.datetime) -> float | None:
+    """That the run takes from `step` to its last one, from what it took until then; None where it has gone on from a
     checkpoint, or where that is not known yet.
     """
-    manifest, metrics = run_folder.read_manifest(entry.job.folder), entry.job.folder / "metrics.jsonl"
-    if manifest.get("resumed_from") or "started" not in manifest or not entry.state.step:
+    folder, cost = entry.job.folder, entry.cost
+    manifest = run_folder.read_manifest(folder)
+    done = cost.total_seconds() - OVERHEAD - cost.remaining_seconds(step)
+    if manifest.get("resumed_from") or "started" not in manifest or not step or done <= 0:
         return None
-    measured = datetime.datetime.fromtimestamp(metrics.stat().st_mtime, datetime.UTC)
+    written = max((folder / name).stat().st_mtime for name in run_folder.GROWING if (folder / name).is_file())
+    measured = datetime.datetime.fromtimestamp(written, datetime.UTC)
     took = (measured - datetime.datetime.fromisoformat(manifest["started"])).total_seconds()
-    remaining = entry.cost.remaining_seconds(entry.state.step)
-    done = entry.cost.total_seconds() - OVERHEAD - remaining
-    return max(0.0, remaining * took / done - (now - measured).total_seconds()) if done > 0 else None
+    return max(0.0, cost.remaining_seconds(step) * took / done - (now - measured).total_seconds())
 
 
 def _clock(seconds: float | None) -> str:

@@ -88,6 +88,17 @@ def test_runs_under_way_have_their_progress_time_left_and_curves(root):
     assert group.left != "–"
 
 
+def test_a_run_that_went_on_from_a_checkpoint_has_the_time_that_finished_ones_took(root):
+    (folder,) = root.glob("*/*seed=1-*")
+    run_folder.write_manifest(folder, resumed_from=[5])
+    run_folder.append_line(folder / "eval.jsonl", {"step": 12, "train_loss": 0.4})
+    (group,), _ = live.look(root, BEGAN)
+    minutes, seconds = map(int, group.watched[0].left.split(":"))
+    cost = run_cost(job_of(1).config)
+    assert 60 * minutes + seconds == pytest.approx(40 * cost.remaining_seconds(10) / cost.total_seconds(), abs=1)
+    assert (group.watched[0].step, group.watched[0].curves[0].last) == (12, "0.4")
+
+
 def test_a_folder_where_everything_is_finished_says_so(root):
     for folder in root.glob("*/*seed=[12]-*"):
         shutil.rmtree(folder)
