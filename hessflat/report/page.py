@@ -201,7 +201,7 @@ def _part(section: Section, numbered: int) -> Part:
     return Part(
         section,
         [
-            ShownClaim(record, _anchor(record), _seeds(record["seeds"]), _named(figures), forest(record, claim))
+            ShownClaim(record, _anchor(stored, record), _seeds(record["seeds"]), _named(figures), forest(record, claim))
             for record, claim in zip(section.records, stored.experiment.claims, strict=True)
         ],
         figures,
@@ -209,6 +209,7 @@ def _part(section: Section, numbered: int) -> Part:
         [
             ("configuration", stored.experiment.config),
             ("scale", stored.scale),
+            *([("variant", stored.variant)] if stored.variant else []),
             *facts(runs),
             *((f"varies: {name}", values) for name, values in varied if name != "seed"),
         ],
@@ -237,8 +238,8 @@ def forest(record: Record, claim: Claim) -> Forest | None:
     return Forest(x["ours"], x["low"], x["high"], x.get("theirs"), x["none"], words)
 
 
-def _anchor(record: Record) -> str:
-    return f"{record['experiment']}-{record['scale']}-{record['claim']}".replace(" ", "-")
+def _anchor(stored: StoredExperiment, record: Record) -> str:
+    return f"{stored.slug}-{record['claim']}".replace(" ", "-")
 
 
 def _seeds(count: int) -> str:
