@@ -82,8 +82,8 @@ def reason(verdict: str, seeds: int, line: str) -> str:
     if seeds < 2:
         return "one seed cannot decide"
     return {
-        "holds": f"so far on the claimed side of {line} by chance in at most 2.5 %",
-        "fails": f"so far on the other side of {line} by chance in at most 2.5 %",
+        "holds": f"chance alone puts it so far on the claimed side of {line} in at most 2.5 % of cases",
+        "fails": f"chance alone puts it so far on the other side of {line} in at most 2.5 % of cases",
         "cannot decide": "so few settings and seeds cannot decide, whatever they show",
     }.get(verdict, f"chance alone may put it on this side of {line}")
 

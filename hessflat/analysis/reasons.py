@@ -21,7 +21,7 @@ def reason_of(evidence: Evidence, verdict: Verdict, power: Power | None, family:
     tests, more = chance.tests, _needed(power, evidence.seeds)
     if verdict == "fails":
         worst = min(tests, key=lambda test: test.fails)
-        return f"{_among(tests, 'one that fails')}{_fails(worst)}"
+        return f"{_among(tests, 'one', ' fails')}{_fails(worst)}"
     if verdict == "cannot decide":
         worst = max(tests, key=lambda test: test.floor)
         return f"{_among(tests, 'the weakest')}no p is below {number(2 * worst.floor, 2)} with so few{more}"
@@ -31,8 +31,8 @@ def reason_of(evidence: Evidence, verdict: Verdict, power: Power | None, family:
     return f"{_among(tests, 'the weakest')}{_open(worst)}{more}"
 
 
-def _among(tests: list[Chance], which: str) -> str:
-    return f"of {len(tests)} tests {which}: " if len(tests) > 1 else ""
+def _among(tests: list[Chance], which: str, does: str = "") -> str:
+    return f"{which} of {len(tests)} tests{does}: " if len(tests) > 1 else ""
 
 
 def _needed(power: Power | None, seeds: int) -> str:
@@ -40,10 +40,10 @@ def _needed(power: Power | None, seeds: int) -> str:
     if power is None:
         return ""
     if power.together >= ENOUGH:
-        which = "these" if power.seeds == seeds else f"the {power.seeds} that are planned"
-        return f"; {which} would find {power.aim}, were it there, in {100 * power.together:.0f} % of cases"
+        which = "these seeds" if power.seeds == seeds else f"the {power.seeds} planned seeds"
+        return f"; if the effect is {power.aim}, {which} find it in {100 * power.together:.0f} % of cases"
     if power.needed is None:
-        return f"; to find {power.aim} takes more than {MOST_SEEDS} seeds"
+        return f"; finding {power.aim} needs more than {MOST_SEEDS} seeds"
     return f"; {seed_count(power.needed)} would find {power.aim} in {100 * ENOUGH:g} % of cases"
 
 
@@ -57,7 +57,7 @@ def _fails(test: Chance) -> str:
     limit = design.high if is_above else design.low
     if low <= design.high and high >= design.low:
         largest = value_text(design, max(design.estimate.values))
-        return f"a run is at {largest}, beyond {value_text(design, design.high)}, and one refutes the claim"
+        return f"a run is at {largest}, beyond {value_text(design, design.high)}; one such run refutes the claim"
     beyond = sum(value > limit if is_above else value < limit for value in design.estimate.values)
     side = "above" if is_above else "below"
     return (
@@ -72,15 +72,15 @@ def _open(test: Chance) -> str:
         what = "a share as far from the limit" if isinstance(design, ShareTest) else "an order as strong"
         return f"{what} comes by chance with p = {number(test.two_sided, 2)}"
     if design.estimate.is_one_number:
-        return f"{_interval(design)} is decided by the signs of seeds, of which it takes six"
+        return f"{_interval(design)} needs six seeds, whose signs then decide"
     low, high = design.estimate.interval[1:]
     inside = [limit for limit in (design.low, design.high) if low <= limit <= high]
     if not inside:
         return f"{_interval(design)} alone does not decide"
     limits = " and ".join(value_text(design, limit) for limit in inside)
     if low <= design.aim <= high:
-        return f"{_interval(design)} holds both {limits} and {aim_text(design)}, which is aimed at"
-    return f"{_interval(design)} holds {limits} and leaves out {aim_text(design)}, which is aimed at"
+        return f"{_interval(design)} contains both {limits} and the effect aimed at, {aim_text(design)}"
+    return f"{_interval(design)} contains {limits} and leaves out the effect aimed at, {aim_text(design)}"
 
 
 def _interval(design: MeanTest) -> str:

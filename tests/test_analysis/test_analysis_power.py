@@ -284,15 +284,15 @@ ORDER = Chance(ORDERED.larger, ORDERED.smaller, ORDERED.floor, OrderTest([(np.ze
     ("chance", "verdict", "says"),
     [
         (SMALL, "holds", r"^$"),
-        (NOISY, "undecided", r"^the interval \[× .*\] holds both × 1 and × 2, which is aimed at; \d+ seeds would find"),
+        (NOISY, "undecided", r"\] contains both × 1 and the effect aimed at, × 2; \d+ seeds would find"),
         (
             SMALL,
             "undecided",
-            r"holds × 1 and leaves out × 2, which is aimed at; these would find × 2, were it there, in",
+            r"contains × 1 and leaves out the effect aimed at, × 2; if the effect is × 2, these seeds find it in",
         ),
         (AGAINST, "fails", r"^the interval \[× 0.287, × 0.472\] lies below × 1, as do 3 of 3 seeds$"),
-        (conjunction([AGAINST, NOISY]), "fails", r"^of 2 tests one that fails: the interval"),
-        (conjunction([SMALL, NOISY]), "undecided", r"^of 2 tests the weakest: the interval"),
+        (conjunction([AGAINST, NOISY]), "fails", r"^one of 2 tests fails: the interval"),
+        (conjunction([SMALL, NOISY]), "undecided", r"^the weakest of 2 tests: the interval"),
         (ORDER, "undecided", r"an order as strong comes by chance with p = 0.\d+; \d+ seeds would find τ 0.5"),
         (ORDER._replace(floor=0.1), "cannot decide", r"^no p is below 0.2 with so few; \d+ seeds"),
         (Chance(1.0, 1.0), "undecided", "as it came"),
@@ -306,11 +306,11 @@ def test_a_reason_names_holms_correction_and_planned_seeds():
     chance = against(estimate([0.9, 1.0, 0.8]), 0.0, "larger", LN_FACTOR, "log")
     said = judged(chance, "undecided", "holds", planned=10, family=20, p_holm=0.07)
     assert said.startswith(
-        "alone it holds, but with 20 claims decided together p is 0.07; the 10 that are planned would"
+        "alone it holds, but with 20 claims decided together p is 0.07; if the effect is × 2, the 10 planned seeds"
     )
     assert judged(Chance(1.0, 1.0), "undecided", seeds=1) == "one seed has no spread"
 
 
 def test_a_run_that_refutes_is_named():
     beyond = against(estimate([0.1, 0.2, 5.0]), 1.0, "smaller")._replace(holds=1.0, fails=0.0)
-    assert judged(beyond, "fails") == "a run is at 5, beyond 1, and one refutes the claim"
+    assert judged(beyond, "fails") == "a run is at 5, beyond 1; one such run refutes the claim"
