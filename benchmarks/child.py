@@ -1,8 +1,9 @@
 """One contender in a process of its own: it answers one line of JSON with one line of JSON.
 
-    python -m benchmarks.child CONTENDER WORKLOAD SCALE FILE
+    python -m benchmarks.child CONTENDER WORKLOAD SCALE FILE BATCH
 
-Commands: "first" (the first run, with compilation, and the memory it took), "check" (numbers to compare), "run" (one
+A product is one of BATCH examples at a time, 0 for all. Commands: "search" (seconds of a product by the size of a
+batch), "first" (the first run, with compilation, and the memory it took), "check" (numbers to compare), "run" (one
 timed run and one timed gradient). It does nothing between commands, so that its threads are out of the others' way.
 """
 
@@ -22,20 +23,26 @@ from benchmarks.contenders import BY_NAME
 from benchmarks.timing import seconds_of, seconds_per_call
 from benchmarks.workloads import WORKLOADS, problem_of, timetable_steps
 
+_TRIES = 3
+
 
 class Child:
     """A contender and what is asked of it."""
 
-    def __init__(self, name: str, workload_id: str, scale: str, file: str) -> None:
+    def __init__(self, name: str, workload_id: str, scale: str, file: str, batch: str) -> None:
         self.entry, self.workload = BY_NAME[name], WORKLOADS[workload_id]
         self.problem, self.arrays = problem_of(self.workload, scale), problems.load(Path(file))
         self.steps = timetable_steps(self.workload, scale)
         kind = self.entry.load()
         self.reduced = kind.reduced(self.problem, self.workload) if scale == "full" else None
         examples, steps = self.reduced or (len(self.arrays.x), self.steps)
-        self.contender = kind(self.problem, self.arrays.take(examples), self.workload, steps)
         self.examples, self.run_steps = examples, steps
-        self.kind = kind
+        self.kind, self.batch = kind, int(batch)
+        self.contender = self._contender(self.batch or examples)
+
+    def _contender(self, batch: int) -> Any:
+        arrays = self.arrays.take(self.examples)
+        return self.kind(self.problem, arrays, self.workload, self.run_steps, batch)
 
     def hello(self) -> dict[str, Any]:
         return {
@@ -45,6 +52,18 @@ class Child:
             "reduced": self.reduced is not None,
             "versions": versions_of(self.entry.packages),
         }
+
+    def search(self) -> dict[str, Any]:
+        """The least seconds of a few products, by the size of a batch; of one that there is no choice of, none."""
+        sizes, found = self.kind.batch_sizes(self.examples), {}
+        for size in sizes if len(sizes) > 1 else ():
+            contender = self._contender(size)
+            call = contender.prepared()
+            call()
+            found[size] = min(seconds_of(call) for _ in range(_TRIES))
+            del call
+            contender.release()
+        return {"seconds": found}
 
     def first(self) -> dict[str, Any]:
         before = _peak_of_process()
@@ -57,7 +76,7 @@ class Child:
         """Numbers that all contenders share: the loss, the gradient and a product with a fixed vector."""
         contender = self.contender
         if self.reduced:
-            contender = self.kind(self.problem, self.arrays, self.workload, self.steps)
+            contender = self.kind(self.problem, self.arrays, self.workload, self.steps, len(self.arrays.x))
         vector = np.random.default_rng(2).normal(size=self.problem.size).astype(np.float32)
         vector /= np.linalg.norm(vector)
         loss, gradient = contender.loss_and_gradient()

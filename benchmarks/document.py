@@ -36,6 +36,9 @@ what only an accelerator can say, and ends within ten minutes.
 - NumPy makes weights and data once, with weights trained by a few steps of SGD. They are then brought into each
   framework's layout. Before anything is timed, the loss, the gradient, a product with a fixed vector and the result are
   compared. † marks a contender that is off, or that did less work; it is not ranked.
+- Each contender chooses its batch before that, by a few products of each size from all examples down to a sixteenth of
+  them; in PyTorch also whether memory is mapped anew for large arrays (glibc's default) or kept. The choice stands
+  beside its name. hessflat chooses by itself.
 - A run goes from arrays on the device to numbers on the host. What a library computes once and keeps is inside it. The
   first call, compilation included, is that of a new process without a compile cache. Imports are not counted.
 - *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework and

@@ -74,6 +74,11 @@ class JaxSetting:
         return float(loss), layouts.join(gradient)
 
     @staticmethod
+    def batch_sizes(examples: int) -> list[int]:
+        """All examples at once: what is to be chosen, a contender chooses by itself."""
+        return [examples]
+
+    @staticmethod
     def reduced(problem: Problem, workload: Any) -> tuple[int, int] | None:
         return None
 

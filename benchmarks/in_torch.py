@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks import layouts
+from benchmarks.contenders import batch_sizes
 from benchmarks.networks import NETWORKS
 from benchmarks.problems import Arrays, Problem
 
@@ -116,6 +117,10 @@ class TorchSetting:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    @staticmethod
+    def batch_sizes(examples: int) -> list[int]:
+        return batch_sizes(examples)
 
     @staticmethod
     def reduced(problem: Problem, workload: Any) -> tuple[int, int] | None:

@@ -5,7 +5,9 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -26,17 +28,19 @@ class Process:
         file: Path,
         log: Path,
         module: str = "benchmarks.child",
+        arguments: Sequence[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
         root: Path = ROOT,
     ) -> None:
         self.log = log
         self._log_file = log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, contender, workload, scale, str(file)],
+            [sys.executable, "-m", module, contender, workload, scale, str(file), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             cwd=root,  # whose package it takes
-            env=environment(scale),
+            env=environment(scale) | dict(settings),
         )
         self._send("hello")
 

@@ -11,13 +11,13 @@ whole run goes to benchmarks/results/ by itself. While it runs, results are in a
 --gpu: with what only an accelerator can say, three repeats, and ten minutes at most.
 """
 
+import contextlib
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +27,14 @@ from benchmarks.contenders import ENTRIES, OURS, Entry
 from benchmarks.process import ROOT, ContenderError, Process, environment
 from benchmarks.progress import Progress
 from benchmarks.results import RESULTS, write
+from benchmarks.tables import said_of_choice
 from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, timetable_steps
 from hessflat.utils.errors import require_known
 
 _COMPARED = ("lanczos", "exact", "largest", "blocks")
+_SEARCHED = ("lanczos", "largest", "blocks")
+# What PyTorch's large arrays on a CPU may be taken from: pages that are mapped anew each time, or kept.
+_ALLOCATORS = {"": {}, "memory kept": {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0"}}
 
 
 class Options(NamedTuple):
@@ -110,6 +114,8 @@ def measure(
     rows = {entry.name: _new_row(workload, entry, options.common.scale) for entry in _taking_part(workload, options)}
     versions: dict[str, str] = {}
     progress.begin(workload)
+    if workload.task in _SEARCHED:
+        _search(workload, rows, options, folder, progress)
     for number in range(options.firsts):
         with _processes(workload, rows, options, folder) as processes:
             for name, process in processes.items():
@@ -133,6 +139,35 @@ def measure(
             _repeat(workload, processes, rows, options, progress)
     progress.end(workload)
     return [_tidy(row) for row in rows.values()], versions
+
+
+def _search(
+    workload: Workload, rows: dict[str, dict[str, Any]], options: Options, folder: Path, progress: Progress
+) -> None:
+    """Choose the batch of a product, and what memory is taken from, as is fastest for each contender by itself."""
+    for name, row in rows.items():
+        allocators = _ALLOCATORS if row["framework"] == "PyTorch" and sys.platform == "linux" else {"": {}}
+        tried: dict[tuple[str, int], float] = {}
+        for allocator, settings in allocators.items() if row["status"] == "ok" else ():
+            process = _process(name, workload, options, folder, 0, settings)
+            with contextlib.suppress(ContenderError):  # which it may be with some sizes; all examples are then tried
+                process.loaded(progress.patience(options.limit))
+                found = process.ask("search", progress.patience(options.limit))["seconds"]
+                tried |= {(allocator, int(size)): seconds for size, seconds in found.items()}
+            process.stop()
+        if tried:
+            row["allocator"], row["batch"] = min(tried, key=lambda choice: tried[choice])
+            row["searched"] = {
+                f"{size}{f', {words}' if words else ''}": seconds for (words, size), seconds in tried.items()
+            }
+            progress.say(f"{workload.id} {name}: {said_of_choice(row)}")
+
+
+def _process(
+    name: str, workload: Workload, options: Options, folder: Path, batch: int, settings: Mapping[str, str]
+) -> Process:
+    file, log = folder / f"{workload.problem}.npz", folder / f"{name}.log"
+    return Process(name, workload.id, options.common.scale, file, log, arguments=[str(batch)], settings=settings)
 
 
 def _compare(
@@ -188,6 +223,9 @@ def _new_row(workload: Workload, entry: Entry, scale: str) -> dict[str, Any]:
         "message": f"needs {', '.join(missing)}" if missing else "",
         "parameters": problem_of(workload, scale).size,
         "steps": timetable_steps(workload, scale),
+        "batch": 0,  # examples of a product; 0 is all
+        "allocator": "",
+        "searched": {},
         "first": [],
         "seconds": [],
         "gradient": [],
@@ -201,13 +239,12 @@ def _taking_part(workload: Workload, options: Options) -> list[Entry]:
     return [entry for entry in able if wanted is None or entry.name in wanted or entry.name.startswith(OURS)]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _processes(
     workload: Workload, rows: dict[str, dict[str, Any]], options: Options, folder: Path
 ) -> Iterator[dict[str, Process]]:
-    file = folder / f"{workload.problem}.npz"
     processes = {
-        name: Process(name, workload.id, options.common.scale, file, folder / f"{name}.log")
+        name: _process(name, workload, options, folder, row["batch"], _ALLOCATORS[row["allocator"]])
         for name, row in rows.items()
         if row["status"] == "ok"
     }
@@ -218,7 +255,7 @@ def _processes(
             process.stop()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _failure_noted(row: dict[str, Any]) -> Iterator[None]:
     try:
         yield

@@ -66,6 +66,7 @@ def contenders(results: dict[str, Any], workload: str) -> Table:
     ]
     for row in sorted(rows, key=lambda row: (not is_ranked(row), _or_infinity(median(row["seconds"])))):
         name = f"**{OURS}**" if row["contender"] == OURS else row["contender"]
+        name += f", {chosen}" if (chosen := said_of_choice(row)) else ""
         if not row["seconds"]:
             table.append([name, row["status"], *[""] * 6])
             continue
@@ -83,6 +84,15 @@ def contenders(results: dict[str, Any], workload: str) -> Table:
             ]
         )
     return table
+
+
+def said_of_choice(row: dict[str, Any]) -> str:
+    """Which batch and which memory a contender chose: `batches of 125, memory kept`; empty where it had no choice."""
+    if not row.get("searched"):
+        return ""
+    sizes = [int(name.partition(",")[0]) for name in row["searched"]]
+    batch = "all examples at once" if row["batch"] == max(sizes) else f"batches of {row['batch']:,}"
+    return ", ".join(filter(None, (batch, row["allocator"])))
 
 
 def products(results: dict[str, Any]) -> Table:

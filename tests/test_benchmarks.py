@@ -32,6 +32,11 @@ def test_every_contender_runs_and_agrees(stored):
         assert (len(row["first"]), len(row["seconds"]), len(row["gradient"])) == (1, 2, 2)
         assert min(row["first"] + row["seconds"] + row["gradient"]) > 0
         assert row["peak_bytes"] > 1e7
+    ours, plain = stored["rows"][:2]
+    assert (ours["searched"], ours["batch"]) == ({}, 0)
+    assert set(plain["searched"]) == {"60", "30", "15"}
+    assert str(plain["batch"]) == min(plain["searched"], key=lambda size: plain["searched"][size])
+    assert tables.said_of_choice(plain) in ("all examples at once", "batches of 30", "batches of 15")
     ours, plain = (row["values"][-1] for row in stored["rows"][:2])
     assert ours == pytest.approx(plain, rel=1e-4)
 

@@ -1,13 +1,15 @@
 """Who takes part. A contender is a class in a module of its own, imported only in that contender's process.
 
-Contender(problem, arrays, workload, steps)
+Contender(problem, arrays, workload, steps, batch)
     run() -> Result                    what is timed, from arrays on the device to numbers on the host
+    prepared() -> product of a vector  the matrix times a flat vector of the contender's own, prepared as in a run
     gradient()                         one full-data gradient, waited for
     loss_and_gradient()                of the same data, the gradient flat in JAX's layout
     product(vector)                    the matrix times a flat vector, both in JAX's layout
     release()                          between two turns
     device_kind(), peak_bytes()        where, and the device's own count of memory or None
 reduced(problem, workload)         examples and steps of a smaller run where the whole would take too long, or None
+A product is a sum over batches of `batch` examples; `batch_sizes` are those that a contender chooses among.
 """
 
 import importlib
@@ -24,6 +26,17 @@ class Result(NamedTuple):
     values: list[float]  # the largest Ritz value, that of each block, or every eigenvalue, ascending
     num_products: int
     parts: dict[str, float] = {}  # noqa: RUF012 (what else it measured)
+
+
+# A product of all examples, or in so many batches.
+SPLITS = (1, 2, 4, 8, 16)
+SMALLEST = 12
+
+
+def batch_sizes(examples: int) -> list[int]:
+    """The sizes of a batch that a contender tries: those that divide the examples."""
+    sizes = [examples // split for split in SPLITS if examples % split == 0]
+    return [size for size in sizes if size == examples or size >= SMALLEST]
 
 
 OURS = "hessflat"

@@ -1,5 +1,7 @@
 """Plain JAX, as one would write it in half a page: a jitted product and the rest in NumPy and SciPy."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
 from benchmarks import reference
-from benchmarks.contenders import Result
+from benchmarks.contenders import Result, batch_sizes
 from benchmarks.in_jax import JaxSetting, gauss_newton_product, hessian_product
 from benchmarks.problems import Arrays, Problem
 from benchmarks.workloads import RTOL, Workload
@@ -16,9 +18,15 @@ from benchmarks.workloads import RTOL, Workload
 class JaxByHand(JaxSetting):
     """Vectors lie on the host, flat, in the order of `ravel_pytree`, which is that of sorted names."""
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
         super().__init__(problem, arrays)
         self.workload, self.steps = workload, steps
+        self.batches = [
+            {name: array[first : first + batch] for name, array in self.batch.items()}
+            for first in range(0, len(arrays.x), batch)
+        ]
+        counts = [float(jnp.sum(one["y"] >= 0)) for one in self.batches]
+        self.shares = [count / sum(counts) for count in counts]
         _, unravel = ravel_pytree(self.params)
 
         def product(params, batch, statistics, vector):
@@ -49,6 +57,14 @@ class JaxByHand(JaxSetting):
         return jax.jit(product)
 
     @staticmethod
+    def batch_sizes(examples: int) -> list[int]:
+        return batch_sizes(examples)
+
+    def prepared(self) -> Callable[[], object]:
+        vector = self.start()
+        return lambda: self.product(vector)
+
+    @staticmethod
     def reduced(problem: Problem, workload: Workload) -> tuple[int, int] | None:
         """XLA's gradients of large convolutions take minutes a step on a CPU."""
         return (32, 3) if jax.default_backend() == "cpu" and workload.id == "W4" else None
@@ -56,7 +72,11 @@ class JaxByHand(JaxSetting):
     def product(self, vector: np.ndarray) -> np.ndarray:
         self.num_products += 1
         flat = jnp.asarray(vector, jnp.float32)
-        return np.asarray(self._product(self.params, self.batch, self.statistics, flat))
+        parts = [
+            share * self._product(self.params, batch, self.statistics, flat)
+            for share, batch in zip(self.shares, self.batches, strict=True)
+        ]
+        return np.asarray(sum(parts))
 
     def start(self) -> np.ndarray:
         return np.random.default_rng(1).normal(size=self.problem.size).astype(np.float32)
@@ -79,7 +99,12 @@ class JaxByHand(JaxSetting):
 
         def product(vector: np.ndarray) -> np.ndarray:
             self.num_products += 1
-            return np.asarray(self._of_layer[layer](self.params, self.batch, jnp.asarray(vector, jnp.float32)))
+            flat = jnp.asarray(vector, jnp.float32)
+            parts = [
+                share * self._of_layer[layer](self.params, batch, flat)
+                for share, batch in zip(self.shares, self.batches, strict=True)
+            ]
+            return np.asarray(sum(parts))
 
         size = sum(self.params[name].size for name in self.problem.layers[layer])
         basis = np.zeros((min(self.steps, size), size), np.float32)

@@ -14,9 +14,12 @@ from benchmarks.workloads import RTOL, Workload
 
 
 class Ours(JaxSetting):
-    """Operators are made anew in every run; what a run keeps for itself is within its time."""
+    """Operators are made anew in every run; what a run keeps for itself is within its time.
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
+    The library chooses batches by itself, so that `batch` is all examples.
+    """
+
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
         super().__init__(problem, arrays)
         self.workload, self.steps = workload, steps
         self.key = jax.random.key(0)

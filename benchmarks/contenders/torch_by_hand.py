@@ -16,11 +16,26 @@ _MOST_STEPS = 200
 
 
 class TorchByHand(TorchSetting):
-    """Double backward; the Gauss-Newton product by a double backward through the network for J v."""
+    """Double backward; the Gauss-Newton product by a double backward through the network for J v.
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
+    The graphs of all batches are kept.
+    """
+
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
         super().__init__(problem, arrays)
-        self.workload, self.steps = workload, steps
+        self.workload, self.steps, self.batch = workload, steps, batch
+
+    def batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(zip(self.x.split(self.batch), self.y.split(self.batch), strict=True))
+
+    def prepared(self) -> Callable[[], object]:
+        product, vector = self.matvec(), self.random_vector()
+
+        def call() -> None:
+            product(vector)
+            self.wait()
+
+        return call
 
     def matvec(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return self._hessian() if self.workload.matrix == "hessian" else self._gauss_newton()
@@ -63,22 +78,31 @@ class TorchByHand(TorchSetting):
         return self.to_numpy(self.matvec()(self.from_numpy(vector)))
 
     def _hessian(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        gradient = torch.autograd.grad(self.loss(), self.params, create_graph=True)
+        share = self.batch / len(self.x)
+        gradients = [
+            torch.autograd.grad(share * self.criterion(self.network(x), y), self.params, create_graph=True)
+            for x, y in self.batches()
+        ]
 
         def product(vector: torch.Tensor) -> torch.Tensor:
-            return flatten(torch.autograd.grad(gradient, self.params, self.split(vector), retain_graph=True))
+            parts = self.split(vector)
+            return sum(flatten(torch.autograd.grad(one, self.params, parts, retain_graph=True)) for one in gradients)
 
         return product
 
     def _gauss_newton(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        logits = self.network(self.x)
+        products = [self._gauss_newton_of(x) for x, _ in self.batches()]
+        return lambda vector: sum(product(self.split(vector)) for product in products)
+
+    def _gauss_newton_of(self, x: torch.Tensor) -> Callable[[list[torch.Tensor]], torch.Tensor]:
+        logits = self.network(x)
         p = logits.detach().softmax(1)
         dummy = torch.zeros_like(logits, requires_grad=True)
         pulled = torch.autograd.grad(logits, self.params, dummy, create_graph=True)
 
-        def product(vector: torch.Tensor) -> torch.Tensor:
-            (pushed,) = torch.autograd.grad(pulled, dummy, self.split(vector), retain_graph=True)
-            curved = p * (pushed - (p * pushed).sum(1, keepdim=True)) / len(p)
+        def product(parts: list[torch.Tensor]) -> torch.Tensor:
+            (pushed,) = torch.autograd.grad(pulled, dummy, parts, retain_graph=True)
+            curved = p * (pushed - (p * pushed).sum(1, keepdim=True)) / len(self.x)
             return flatten(torch.autograd.grad(logits, self.params, curved, retain_graph=True))
 
         return product

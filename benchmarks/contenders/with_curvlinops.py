@@ -1,4 +1,4 @@
-"""curvlinops: forward-over-reverse operators over one batch of all examples."""
+"""curvlinops: forward-over-reverse operators over batches of all examples."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ class WithCurvlinops(TorchByHand):
 
     def operator(self):
         kind = HessianLinearOperator if self.workload.matrix == "hessian" else GGNLinearOperator
-        return kind(self.network, self.criterion, self.params, [(self.x, self.y)], check_deterministic=False)
+        return kind(self.network, self.criterion, self.params, self.batches(), check_deterministic=False)
 
     def matvec(self) -> Callable[[torch.Tensor], torch.Tensor]:
         op = self.operator()

@@ -20,10 +20,10 @@ from benchmarks.workloads import RTOL
 
 
 class WithEigenthings(TorchByHand):
-    """One batch of all examples."""
+    """Its operators over batches of all examples."""
 
     def operator(self):
-        loader = [(self.x, self.y)]
+        loader = self.batches()
         if self.workload.matrix == "hessian":
             return HessianOperator(self.network, loader, supervised_loss(self.criterion))
         return GGNOperator(self.network, loader, supervised_forward, supervised_loss_of_output(self.criterion))

@@ -5,17 +5,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyhessian
 import torch
 from pyhessian.utils import hessian_vector_product
 
-from benchmarks.contenders import Result
+from benchmarks.contenders import Result, batch_sizes
 from benchmarks.contenders.torch_by_hand import TorchByHand
 from benchmarks.in_torch import flatten
 from benchmarks.workloads import RTOL
 
-_BATCHES = 4
 # The package shows the class of this name in place of the module.
 _MODULE = sys.modules["pyhessian.hessian"]
 
@@ -30,7 +28,11 @@ torch.eig = _eig  # type: ignore[attr-defined]
 
 
 class OneBatch(TorchByHand):
-    """Keeps the graph of the gradient."""
+    """Keeps the graph of the gradient, which the package does of one batch alone."""
+
+    @staticmethod
+    def batch_sizes(examples: int) -> list[int]:
+        return [examples]
 
     def operator(self) -> Any:
         with warnings.catch_warnings():
@@ -49,22 +51,24 @@ class OneBatch(TorchByHand):
         nodes, _ = op.density(iter=self.steps, n_v=1)
         return Result([float(max(nodes[0]))], self.steps)
 
-    def product(self, vector: np.ndarray) -> np.ndarray:
+    def matvec(self) -> Callable[[torch.Tensor], torch.Tensor]:
         op = self.operator()
-        result = hessian_vector_product(op.gradsH, op.params, self.split(self.from_numpy(vector)))
-        return self.to_numpy(flatten(result))
+        return lambda vector: flatten(hessian_vector_product(op.gradsH, op.params, self.split(vector)))
 
 
 class DataLoader(OneBatch):
     """Takes every gradient anew in each product."""
 
-    def data(self) -> dict[str, Any]:
-        size = -(-len(self.x) // _BATCHES)
-        return {"dataloader": list(zip(self.x.split(size), self.y.split(size), strict=True))}
+    @staticmethod
+    def batch_sizes(examples: int) -> list[int]:
+        return batch_sizes(examples)
 
-    def product(self, vector: np.ndarray) -> np.ndarray:
-        _, result = self.operator().dataloader_hv_product(self.split(self.from_numpy(vector)))
-        return self.to_numpy(flatten(result))
+    def data(self) -> dict[str, Any]:
+        return {"dataloader": self.batches()}
+
+    def matvec(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        op = self.operator()
+        return lambda vector: flatten(op.dataloader_hv_product(self.split(vector))[1])
 
 
 class _Counted:

@@ -47,8 +47,8 @@ def read_rate(size: int, steps: int) -> float:
 class Basis(Ours):
     """A run of Lanczos on the network, single products, and the recurrence on a diagonal matrix of the same size."""
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
-        super().__init__(problem, arrays, workload, steps)
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
+        super().__init__(problem, arrays, workload, steps, batch)
         self.diagonal = diagonal(problem.size)
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 

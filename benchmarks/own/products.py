@@ -15,8 +15,8 @@ from benchmarks.workloads import Workload
 class Products(Ours):
     """Operators are made once; a run is one sample of the gradient and of either product, taken in turn."""
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
-        super().__init__(problem, arrays, workload, steps)
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
+        super().__init__(problem, arrays, workload, steps, batch)
         self.kept = {matrix: cv.linearize(self.operator(matrix)) for matrix in ("hessian", "gauss_newton")}
         self.vector = jax.tree.map(lambda p: jax.random.normal(self.key, p.shape), self.params)
 

@@ -30,8 +30,8 @@ Measure = Callable[[Any, int], tuple[float, float]]  # (params, step) -> λ_max 
 class Tracking(Ours):
     """`steps` measurements, after each 20 steps; every way is tried at the same parameters, the order moving on."""
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
-        super().__init__(problem, arrays, workload, steps)
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
+        super().__init__(problem, arrays, workload, steps, batch)
         self.arrays = arrays
         self.part = min(BATCH, len(arrays.x) // 4)
 
