@@ -1,5 +1,6 @@
 """`hessflat.curvature` is a library by itself: light to import, and content with jax, numpy and scipy."""
 
+import ast
 import json
 import re
 import shutil
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import hessflat.curvature as cv
+from hessflat.cli import app
 
 ROOT = Path(__file__).parents[1]
 MODULES = """
@@ -29,10 +33,36 @@ def run(*command, **options):
 
 def test_importing_the_library_loads_few_modules():
     modules = json.loads(run(sys.executable, "-c", MODULES, cwd=ROOT))
-    assert len(modules) <= 90, modules
+    assert len(modules) <= 55, modules
     heavy = ("rich", "orbax", "flax", "absl", "ml_collections", "matplotlib", "psutil", "optax", "sklearn")
     assert not [name for name in modules if name.split(".")[0] in heavy]
     assert not [name for name in modules if name.startswith(("scipy.sparse", "scipy.stats", "scipy.optimize"))]
+
+
+def test_what_is_loaded_later_is_what_type_checkers_see():
+    seen = {
+        alias.name
+        for node in ast.walk(ast.parse((ROOT / "hessflat" / "curvature" / "__init__.py").read_text()))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for alias in statement.names
+    }
+    assert len(seen) > 40
+    script = "import hessflat.curvature as cv; print(*[name for name in dir(cv) if name not in vars(cv)])"
+    assert set(run(sys.executable, "-c", script, cwd=ROOT).split()) == seen
+    names = (
+        "import hessflat.curvature as cv; print(all(getattr(cv, name) is not None for name in cv.__all__), cv.edges)"
+    )
+    assert run(sys.executable, "-c", names, cwd=ROOT).startswith("True <module")
+    with pytest.raises(AttributeError, match="has no attribute 'spectra'"):
+        _ = cv.spectra
+
+
+def test_help_imports_no_command():
+    script = "import sys; from hessflat.cli import app; app.run(['--help']); print(*sys.modules)"
+    *_, modules = run(sys.executable, "-c", script, cwd=ROOT).splitlines()
+    assert not {f"hessflat.cli.{name}" for name in app.COMMANDS} & set(modules.split())
+    assert not {"flax", "optax", "orbax", "matplotlib", "hessflat.curvature"} & set(modules.split())
 
 
 def test_nothing_under_the_library_reads_proc():

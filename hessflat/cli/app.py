@@ -1,5 +1,6 @@
 """What every command does around its work: its flags, its configuration file, one line for bad input."""
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -14,13 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-import jax
 import jaxlib
 from absl import flags, logging
 from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get, one_of, require
-from hessflat.utils import processes, progress
+from hessflat.utils import compiled, processes, progress
 from hessflat.utils.errors import InputError, Lost, Stopped, nearest, show_traceback
 
 # Those that save what they have when a signal asks them to stop.
@@ -90,7 +90,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def _commands() -> str:
     """Every command in a line."""
-    docs = {name: importlib.import_module(f"hessflat.cli.{name}").__doc__ or "" for name in COMMANDS}
+    # Read, not imported: what all commands import takes seconds to load.
+    files = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in COMMANDS}
+    docs = {name: ast.get_docstring(ast.parse(text)) or "" for name, text in files.items()}
     lines = [f"  {name:11} {doc.splitlines()[0].partition(': `')[0].rstrip('.')}" for name, doc in docs.items()]
     return "\n".join(["usage: hessflat COMMAND --name=value", *lines, "hessflat COMMAND --help says more of one."])
 
@@ -165,9 +167,7 @@ def keep_compiled_code() -> None:
     folder = cache_folder()
     if folder is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder / f"jaxlib-{jaxlib.__version__}"))
-    # Small programs are worth keeping too: a sweep's first minute is mostly compilation.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compiled.keep_in(folder / f"jaxlib-{jaxlib.__version__}")
 
 
 def cache_folder() -> Path | None:

@@ -612,10 +612,16 @@ def gram(blocks: tuple[Array, ...]) -> np.ndarray:
     """Q Qᵀ [..., m, m], in double precision, of the rows of all blocks [..., ., P] together.
 
     It is computed by parts, because a product of whole blocks would copy them. Each part is a product in the precision
-    of the rows, single at least, and the parts are added in double precision.
+    of the rows, single at least, and the parts are added in double precision. On a CPU NumPy multiplies them, with
+    nothing to compile.
     """
     number, size = sum(block.shape[-2] for block in blocks), blocks[0].shape[-1]
     terms = min(_PIECE // 4, size)
+    if hardware.platform(blocks) == "cpu":
+        rows, single = [np.asarray(block) for block in blocks], np.promote_types(blocks[0].dtype, np.float32)
+        pieces = [np.s_[..., first : first + terms] for first in range(0, size, terms)]
+        parts = (np.concatenate([block[piece] for block in rows], axis=-2).astype(single) for piece in pieces)
+        return typing.cast(np.ndarray, sum(_gram_on_host(part) for part in parts))
     total = np.zeros((*blocks[0].shape[:-2], number, number))
     for first in range(0, size, terms):
         # The last piece is shifted back until it fits; its overlap with the previous piece is skipped.
@@ -646,6 +652,14 @@ def gram_in_two(rows: tuple[Array, ...]) -> tuple[Array, Array]:
     nothing = jnp.zeros((*rows[0].shape[:-2], number, number), widened(rows[0]).dtype)
     result: tuple[Array, Array] = jax.lax.fori_loop(0, math.ceil(size / terms), add, (nothing, nothing))
     return result
+
+
+def _gram_on_host(rows: np.ndarray) -> np.ndarray:
+    """Q Qᵀ [..., m, m] of rows [..., m, t], with a diagonal that is summed in double precision."""
+    products = (rows @ rows.swapaxes(-1, -2)).astype(np.float64)
+    diagonal = np.arange(rows.shape[-2])
+    products[..., diagonal, diagonal] = np.einsum("...mt,...mt->...m", rows, rows, dtype=np.float64)
+    return products
 
 
 @functools.partial(jax.jit, static_argnames="terms")

@@ -85,7 +85,7 @@ def sharpness_gradient(op: Operator, vector: Any, updates: Any = None) -> Sharpn
                 for part in parts:
                     for start, size in part.cuts:
                         weight = coefficient * size / term.batches.num_examples
-                        form, total = _add_gradient(total, weight, over(term, part), u, jnp.asarray(start), size)
+                        form, total = _add_gradient(total, weight, over(term, part), u, np.int32(start), size)
                         value += float(weight) * float(form)
     norm = float(jnp.sqrt(_dot(total, total)))
     require_finite(value, norm)

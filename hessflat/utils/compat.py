@@ -141,6 +141,13 @@ def lobpcg(product: Callable[[jax.Array], jax.Array], start: jax.Array, steps: i
     return lobpcg_standard(product, start, m=steps, tol=tol)
 
 
+def look_for_compilation_cache() -> None:
+    """Have JAX look again whether there is a folder of compiled programs: it does once, when it first compiles."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()
+
+
 def absent_devices(platform: str, name: str, **options: Any) -> list[Any]:
     """The devices of a topology, which programs can be compiled for whether they are there or not."""
     from jax.experimental import topologies

@@ -8,17 +8,26 @@ import numpy as np
 
 import hessflat.curvature as cv
 
-COMPILED = []
+EVENTS = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda name, _, **more: COMPILED.append(more.get("fun_name")) if "backend_compile" in name else None
+    lambda name, _, **more: EVENTS.append((name.rpartition("/")[2], more.get("fun_name")))
 )
 
 
 def compiled_by(function):
     """The result of a call, and the names of the programs that it compiles."""
-    COMPILED.clear()
+    return _happening_in(function, "backend_compile_duration")
+
+
+def traced_by(function):
+    """The result of a call, and the names of the functions that it traces."""
+    return _happening_in(function, "jaxpr_trace_duration")
+
+
+def _happening_in(function, what):
+    EVENTS.clear()
     result = function()
-    return result, list(COMPILED)
+    return result, [name for kind, name in EVENTS if kind == what]
 
 
 def predict(params, batch):

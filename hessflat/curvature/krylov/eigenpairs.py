@@ -22,6 +22,7 @@ from hessflat.curvature.krylov import basis, copies
 from hessflat.curvature.krylov.lanczos import step_callback
 from hessflat.curvature.krylov.recurrence import (
     Limits,
+    State,
     breakdown_tolerance,
     combine,
     continue_from,
@@ -142,6 +143,27 @@ def eigenpairs(
         InputError: counts out of range, an unknown end, a start of another shape, vectors that do not fit into memory,
             products that are not finite.
     """
+    args = (op, key, k, which, rtol, max_steps, start, num_vectors, loop, show_progress, on_steps, trust_start)
+    began = time.perf_counter()
+    pairs, vectors_of = _search(*args)
+    return pairs._replace(vectors=vectors_of(), seconds=time.perf_counter() - began)
+
+
+def _search(
+    op: Operator,
+    key: Array,
+    k: int | tuple[int, int],
+    which: Which,
+    rtol: float,
+    max_steps: int | None,
+    start: Any,
+    num_vectors: int | None,
+    loop: Loop | None,
+    show_progress: bool,
+    on_steps: Callable[[int], None] | None,
+    trust_start: bool,
+) -> tuple[EigenPairs, Callable[[], Any]]:
+    """`eigenpairs` without the vectors, and a function that makes them."""
     began = time.perf_counter()
     is_default = max_steps is None
     counts, max_steps, rtol = _options(op, key, k, which, rtol, max_steps)
@@ -234,8 +256,7 @@ def eigenpairs(
                 if begin_at is None:
                     begin_at = vectors.draw(layout, key, "gaussian", num_products)
                 state = continue_from(layout, state, begin_at)
-        chosen = found.chosen
-        found_vectors = vectors.rows_to_tree(layout, combine(layout, state, pairs.coefficients[:, chosen]))
+    chosen = found.chosen
     seconds = time.perf_counter() - began
     values, residuals = pairs.values[chosen], pairs.residuals[chosen]
     residuals = residuals if look.rows else np.hypot(residuals, leak)
@@ -243,7 +264,13 @@ def eigenpairs(
     converged = (residuals <= tolerances) & found.certain
     status = tuple(map(_status, residuals, tolerances, found.certain))
     precision = numerics.precision_name(op)
-    return EigenPairs(values, found_vectors, residuals, converged, num_products, seconds, precision, status)
+    result = EigenPairs(values, None, residuals, converged, num_products, seconds, precision, status)
+    return result, partial(_vectors_of, layout, state, pairs.coefficients[:, chosen])
+
+
+def _vectors_of(layout: Layout, state: State, coefficients: np.ndarray) -> Any:
+    with numerics.matmul_precision():
+        return vectors.rows_to_tree(layout, combine(layout, state, coefficients))
 
 
 def sharpness(
@@ -271,7 +298,7 @@ def sharpness(
     Raises:
         InputError: as `eigenpairs`.
     """
-    pairs = eigenpairs(op, key, 1, "largest", rtol, max_steps, start, loop=loop, trust_start=trust_start)
+    pairs, _ = _search(op, key, 1, "largest", rtol, max_steps, start, None, loop, True, None, trust_start)
     cost = (pairs.num_products, pairs.seconds, pairs.precision)
     return RitzValue(float(pairs.values[0]), float(pairs.residuals[0]), *cost)
 

@@ -48,13 +48,24 @@ class Limits(NamedTuple):
     sides: np.ndarray  # [n] 1 where larger eigenvalues are looked for, −1 where smaller ones are
 
 
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def initial_state(
     layout: Layout, vector: Vector, num_steps: int, stores_basis: bool, storage: Storage = "device"
 ) -> State:
     """The state before the first of at most `num_steps` steps, from a unit vector."""
-    blocks = basis.allocate(layout, num_steps, storage) if stores_basis else ()
-    result: State = _without_basis(layout, vector, num_steps)._replace(blocks=blocks)
-    return result
+    dtype = layout.dtype
+    return State(
+        blocks=basis.allocate(layout, num_steps, storage) if stores_basis else (),
+        vector=vector,
+        previous=jax.tree.map(jnp.zeros_like, vector),
+        alphas=jnp.zeros(num_steps, dtype),
+        betas=jnp.zeros(num_steps, dtype),
+        beta=jnp.zeros((), dtype),
+        scale=jnp.zeros((), dtype),
+        num_valid=jnp.zeros((), jnp.int32),
+        overlaps=jnp.zeros((2, num_steps), dtype),
+        repeat=jnp.zeros((), bool),
+    )
 
 
 def lanczos_step(layout: Layout, state: State, step: Array, product: Vector, reorthogonalise: Reorthogonalise) -> State:
@@ -256,23 +267,6 @@ def log_missed(limits: Limits, ritz: np.ndarray, betas: np.ndarray, kept: np.nda
 def breakdown_tolerance(dtype: jnp.dtype) -> float:
     """The β, relative to the size of T, below which a remainder is the rounding of one product."""
     return 50 * float(jnp.finfo(dtype).eps)
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _without_basis(layout: Layout, vector: Vector, num_steps: int) -> State:
-    dtype = layout.dtype
-    return State(
-        blocks=(),
-        vector=vector,
-        previous=jax.tree.map(jnp.zeros_like, vector),
-        alphas=jnp.zeros(num_steps, dtype),
-        betas=jnp.zeros(num_steps, dtype),
-        beta=jnp.zeros((), dtype),
-        scale=jnp.zeros((), dtype),
-        num_valid=jnp.zeros((), jnp.int32),
-        overlaps=jnp.zeros((2, num_steps), dtype),
-        repeat=jnp.zeros((), bool),
-    )
 
 
 def _next_overlaps(layout: Layout, state: State, alpha: Array, step: Array, beta: Array) -> Array:

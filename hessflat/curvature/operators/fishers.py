@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics
@@ -278,5 +279,5 @@ def _draw_labels(
         return numerics.mapped(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
 
     batches = dataclasses.replace(batches, arrays=batches.unweighted)
-    parts = [for_batch(params, batches.take(start, size), extra, jnp.asarray(start)) for start, size in batches.cuts]
+    parts = [for_batch(params, batches.take(start, size), extra, np.int32(start)) for start, size in batches.cuts]
     return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)

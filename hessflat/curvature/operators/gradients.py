@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from hessflat.curvature import numerics, vectors
@@ -41,7 +42,7 @@ def gradient(op: Operator) -> Any:
                     piece = over(term, part)
                     for start, size in part.cuts:
                         weight = coefficient * size / term.batches.num_examples
-                        total = _add_gradient(total, weight, piece, jnp.asarray(start), size)
+                        total = _add_gradient(total, weight, piece, np.int32(start), size)
                     if not numerics.any_traced(total):
                         jax.block_until_ready(total)
     return total

@@ -18,7 +18,7 @@ The module is long because both engines stand behind one door.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -86,15 +86,23 @@ class LinearizedTerm:
     constants: list[Array]
     batches: Batches
     residuals: list[Array]
-    residuals_per_batch: list[Array]  # [batches, ...]
-    remainders: tuple[tuple[list[Array], list[Array]], ...]
+    residuals_per_batch: list[Array]  # [batches, ...] of several batches, [...] of one
+    remainders: tuple[tuple[list[Array], list[Array]], ...]  # the residuals of each short batch, and those of its own
     stages: Stages
     remainder_stages: tuple[Stages, ...]
     is_partitioned: ClassVar[bool] = False  # such terms are not linearised
 
     def on_one_device(self) -> "LinearizedTerm":
         """The term over the examples that one device holds, inside `jax.shard_map`."""
-        return dataclasses.replace(self, batches=self.batches.on_one_device())
+        batches = self.batches.on_one_device()
+        return dataclasses.replace(
+            self,
+            batches=batches,
+            residuals_per_batch=_of_one_device(self.residuals_per_batch)
+            if batches.count == 1
+            else self.residuals_per_batch,
+            remainders=tuple((once, _of_one_device(each)) for once, each in self.remainders),
+        )
 
     def partition(self, whole: Any, example: Any) -> "LinearizedTerm":
         """The partition of each array over devices: arrays for each batch are spread, all others are replicated."""
@@ -181,7 +189,7 @@ def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: A
         return jax.tree.map(lambda t, r: t + jnp.asarray(weight, r.dtype) * r, total, results)
 
     if count == 1:
-        total = add(total, term.stages, term.residuals, _without_axis(term.residuals_per_batch), 0, size)
+        total = add(total, term.stages, term.residuals, term.residuals_per_batch, 0, size)
     else:
         total, _ = jax.lax.scan(
             lambda total, at: (add(total, term.stages, term.residuals, at[1], at[0], size), None),
@@ -191,14 +199,15 @@ def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: A
     for (start, rest), stages, (residuals, per_batch) in zip(
         batches.rest, term.remainder_stages, term.remainders, strict=True
     ):
-        total = add(total, stages, residuals, _without_axis(per_batch), start, rest)
+        total = add(total, stages, residuals, per_batch, start, rest)
     return total
 
 
 add_linearized_compiled = jax.jit(add_linearized)
 
 
-def _without_axis(per_batch: list[Array]) -> list[Array]:
+def _of_one_device(per_batch: list[Array]) -> list[Array]:
+    """What one device holds of arrays [devices, ...], inside `jax.shard_map`."""
     return [jnp.squeeze(x, 0) for x in per_batch]
 
 
@@ -229,17 +238,30 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool =
     stages = _stages(*shapes_of_product(term))
     rest = batches_of_one_device(term).rest
     remainders = tuple(_stages(*shapes_of_product(term, size)) for _, size in rest)
-    run = partial(_run_spread if term.batches.devices else _run, stages=stages, remainders=remainders)
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
-    shapes = jax.eval_shape(run, term)
+    leaves, structure = jax.tree.flatten(term)
+    shapes = _shapes_of_run(structure, numerics.shapes_and_types(leaves), stages, remainders)
     if _bytes_on_a_device(term.batches, shapes) > limit:
         return term
     if numerics.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
         constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
     else:
-        constants, residuals, per_batch, of_rest = run(term)
+        constants, residuals, per_batch, of_rest = _run_for(term)(term, stages=stages, remainders=remainders)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
+
+
+def _run_for(term: Term) -> Callable[..., Any]:
+    return _run_spread if term.batches.devices else _run
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes_of_run(
+    structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], stages: Stages, remainders: tuple[Stages, ...]
+) -> Any:
+    """The shapes of what `_run` gives for a term of these shapes, traced once."""
+    term = jax.tree.unflatten(structure, shapes)
+    return jax.eval_shape(partial(_run_for(term), stages=stages, remainders=remainders), term)
 
 
 def _bytes_on_a_device(batches: Batches, computed: Any) -> int:
@@ -271,7 +293,10 @@ def _constants(term: Term) -> list[Array]:
 
 @partial(jax.jit, static_argnames=("stages", "remainders"))
 def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders."""
+    """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders.
+
+    Of a single batch they have no leading axis: with one, what is used within the program too would be computed twice.
+    """
     batches = term.batches
     constants = _constants(term)
 
@@ -289,14 +314,13 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     values = known(stages)
     starts = batches.size * jnp.arange(batches.count)
     if batches.count == 1:
-        per_batch = [x[None] for x in known_per_batch(stages, values, 0, batches.size)]
+        per_batch = known_per_batch(stages, values, 0, batches.size)
     else:
         per_batch = jax.lax.map(lambda start: known_per_batch(stages, values, start, batches.size), starts)
     rest = []
     for (start, size), own in zip(batches.rest, remainders, strict=True):
         own_values = known(own)
-        own_per_batch = [x[None] for x in known_per_batch(own, own_values, start, size)]
-        rest.append((values_of(own.residuals, own_values), own_per_batch))
+        rest.append((values_of(own.residuals, own_values), known_per_batch(own, own_values, start, size)))
     return constants, values_of(stages.residuals, values), per_batch, tuple(rest)
 
 
@@ -306,8 +330,17 @@ def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> A
     devices = term.batches.devices
     assert devices is not None
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
+
+    def own(term: Term) -> Any:
+        """`_run` of one device, with a leading axis along which the results of all are put together."""
+        term = term.on_one_device()
+        constants, residuals, per_batch, rest = _run(term, stages, remainders)
+        if term.batches.count == 1:
+            per_batch = [x[None] for x in per_batch]
+        return constants, residuals, per_batch, tuple((once, [x[None] for x in each]) for once, each in rest)
+
     spread: Any = jax.shard_map(
-        lambda term: _run(term.on_one_device(), stages, remainders),
+        own,
         mesh=devices.mesh,
         in_specs=(term.partition(whole, example),),
         out_specs=(whole, whole, example, tuple((whole, example) for _ in remainders)),

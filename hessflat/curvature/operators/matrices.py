@@ -363,7 +363,7 @@ def _require_mean(term: Term) -> None:
             piece = over(term, part)
             for start, size in part.cuts:
                 half = (size // unit // 2) * unit if taken_apart else 0
-                values.append(_loss_and_that_of_halves(piece, jnp.asarray(start), size, half))
+                values.append(_loss_and_that_of_halves(piece, np.int32(start), size, half))
             jax.block_until_ready(values[-1])
     if numerics.any_traced(values):
         return
@@ -396,7 +396,7 @@ def _require_mean(term: Term) -> None:
 
 def loss_over(term: Term, start: int, size: int) -> Array:
     """The loss of `size` examples from `start` on, by the program that looked at it when the operator was made."""
-    result: Array = _loss_and_that_of_halves(term, jnp.asarray(start), size, 0)[0]
+    result: Array = _loss_and_that_of_halves(term, np.int32(start), size, 0)[0]
     return result
 
 

@@ -54,18 +54,33 @@ def weighted(arrays: Any, weights: Any, sharding: Any = None) -> Weighted:
         return Weighted(arrays, array.update(dtype=jnp.promote_types(array.dtype, jnp.float32)))
     if sharding is not None:
         array = jax.device_put(array, sharding)
-    return normalised(Weighted(arrays, numerics.widened(array)))
+    return normalised(Weighted(arrays, array))
 
 
 def normalised(batch: Weighted) -> Weighted:
-    """The batch with weights whose sum is its number of examples."""
-    weights = batch.weights
+    """The batch with weights, in single precision at least, whose sum is its number of examples."""
+    weights, least, most = _normalised(batch.weights)
     if not numerics.any_traced(weights):
-        if float(weights.min()) < 0:
-            raise InputError(f"weights must be at least 0, got {float(weights.min()):g}")
-        if not float(weights.max()) > 0:
+        if float(least) < 0:
+            raise InputError(f"weights must be at least 0, got {float(least):g}")
+        if not float(most) > 0:
             raise InputError("weights must not be 0 throughout: there would be nothing to take a mean over")
-    return Weighted(batch.arrays, weights * (len(weights) / weights.sum()))
+    return Weighted(batch.arrays, weights)
+
+
+# One program for all that is asked of weights, not one for each operation.
+@jax.jit
+def _normalised(weights: Array) -> tuple[Array, Array, Array]:
+    """The weights times what makes their sum their number, the least and the largest of those that are given."""
+    weights = numerics.widened(weights)
+    return weights * (len(weights) / weights.sum()), weights.min(), weights.max()
+
+
+@jax.jit
+def _totals(weights: Array) -> tuple[Array, Array]:
+    """The least weight of an example, and which example has the largest."""
+    totals = weights.reshape(len(weights), -1).sum(axis=1)
+    return totals.min(), jnp.argmax(totals)
 
 
 def example_with_weight(batch: Weighted, always: bool = False) -> Any:
@@ -76,10 +91,9 @@ def example_with_weight(batch: Weighted, always: bool = False) -> Any:
     """
     if numerics.any_shapes(batch.weights):
         return None
-    totals = batch.weights.reshape(len(batch.weights), -1).sum(axis=1)
-    if not always and not numerics.any_traced(totals) and float(totals.min()) > 0:
+    least, largest = _totals(batch.weights)
+    if not always and not numerics.any_traced(least) and float(least) > 0:
         return None
-    largest = jnp.argmax(totals)
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, largest, 1), batch.arrays)
 
 
