@@ -3,12 +3,17 @@
 import math
 from typing import Any, NamedTuple
 
-from benchmarks.contenders import OURS
+from benchmarks.contenders import HAND, OURS
 from benchmarks.results import is_ranked, median, part, rows_of
 
 AHEAD = ("W1", "W2", "W5", "W6a", "W6b", "W9")
 CONVOLUTIONS = ("W3", "W4")
 FIRST_CALLS = ("W1", "W2", "W3", "W4")
+NETWORKS = {
+    "first_calls1": "an MLP",
+    "first_calls7": "a transformer of 0.2M parameters",
+    "first_calls8": "a transformer of 7 thousand",
+}
 WITHIN = 1.1  # of the fastest PyTorch peer
 PRODUCTS = {
     ("products1", "hessian"): 1.1,
@@ -22,6 +27,8 @@ REORTHOGONALISATION_SHARE, REORTHOGONALISATION_OVER_READING = 0.15, 1.5
 EXACT_SECONDS = 8.0
 PRODUCTS_OVER_POWER_ITERATION = 0.5
 BLOCKS_OVER_WHOLE = 1.5
+FIRST_OVER_HAND, FIRST_PROGRAMS, FIRST_CACHED = 1.1, 5, 0.3
+SMALL_OVER_PRODUCTS = 2.0
 TRACKING = {"W8a": 0.55, "W8b": 0.12}  # over training, with all examples
 TRACKING_A_PART, TRACKING_ERROR = 0.10, 2e-3
 
@@ -47,6 +54,13 @@ def judge(results: dict[str, Any]) -> list[Goal]:
         _over_reading(results),
         _exact(results),
         *(_fewer_products(results, workload) for workload in ("W6a", "W6b")),
+        *(
+            goal
+            for workload in ("first_calls1", "first_calls7", "first_calls8")
+            for way in ("spectrum", "sharpness")
+            for goal in _first_calls(results, workload, way)
+        ),
+        *(_small_call(results, way) for way in ("sharpness", "moments", "trace")),
         *(goal for workload, limit in TRACKING.items() for goal in _tracking(results, workload, limit)),
     ]
 
@@ -121,6 +135,25 @@ def _fewer_products(results: dict[str, Any], workload: str) -> Goal:
     mine, theirs, oracle = ours["num_products"], power["num_products"], median(power["parts"]["oracle"])
     found = f"{mine} against {theirs} with the same stopping rule, {oracle:.0f} if it knew the answer"
     return Goal(claim, mine <= PRODUCTS_OVER_POWER_ITERATION * theirs, found)
+
+
+def _first_calls(results: dict[str, Any], workload: str, way: str) -> list[Goal]:
+    added, programs, cached = (part(results, workload, f"{way} {name}") for name in ("overhead", "programs", "cached"))
+    by_hand, title = part(results, workload, f"{HAND} overhead"), f"first {way} on {NETWORKS[workload]}"
+    return [
+        _at_most(
+            f"{title}: adds ≤ {FIRST_OVER_HAND:g} times what a scan by hand does", added / by_hand, FIRST_OVER_HAND
+        ),
+        _at_most(f"{title}: ≤ {FIRST_PROGRAMS} programs", programs, FIRST_PROGRAMS),
+        _at_most(f"{title}: adds ≤ {FIRST_CACHED:g} s where programs are kept", cached, FIRST_CACHED),
+    ]
+
+
+def _small_call(results: dict[str, Any], way: str) -> Goal:
+    claim = f"a small second {way} ≤ {SMALL_OVER_PRODUCTS:g} times its products"
+    names = (f"{way} seconds", f"{way} products", "product seconds")
+    seconds, count, product = (part(results, "small_calls", name) for name in names)
+    return _at_most(claim, seconds / (count * product), SMALL_OVER_PRODUCTS)
 
 
 def _tracking(results: dict[str, Any], workload: str, limit: float) -> list[Goal]:

@@ -130,7 +130,8 @@ def measure(
                     rows[name] |= {key: reply[key] for key in ("values", "num_products", "peak_bytes", "memory_of")}
                     rows[name]["before_bytes"] = reply["before_bytes"]
                     if not workload.most_repeats:
-                        rows[name]["parts"] = {part: [value] for part, value in reply["parts"].items()}
+                        for part, value in reply["parts"].items():
+                            rows[name]["parts"].setdefault(part, []).append(value)
                     progress.say(f"{workload.id} {name}: first call {rows[name]['first'][-1]:.2f} s")
             if number + 1 < options.firsts:
                 continue

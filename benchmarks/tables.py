@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.contenders import OURS
+from benchmarks.contenders import HAND, OURS
 from benchmarks.results import is_ranked, median, part, rows_of
 from benchmarks.workloads import WORKLOADS
 
@@ -39,6 +39,8 @@ def _sections(results: dict[str, Any], render: Callable[[Table], str], mark: str
             title = f"{mark}{workload.id}. {workload.title}"
             sections.append(f"{title}\n\n{render(tracking(results, workload.id))}")
     for title, table in (
+        ("First calls", first_calls(results)),
+        ("Small calls", small_calls(results)),
         ("The device", device(results)),
         ("Precision", precision(results)),
         ("Where the basis lies", storages(results)),
@@ -159,6 +161,42 @@ def tracking(results: dict[str, Any], workload: str) -> Table:
             ]
         )
     table.append(["20 steps of training", f"{_number(1e3 * value['train'])} ms", *[""] * 5])
+    return table
+
+
+def first_calls(results: dict[str, Any]) -> Table:
+    """What a first call adds to a second one; programs and traces of the first, and of one at other parameters."""
+    table = [
+        ["", "", "added to a second call", "to the scan by hand", "programs", "traces", "at other parameters", "cached"]
+    ]
+    for workload in [w for w in WORKLOADS.values() if w.task == "first_calls" and _parts(results, w.id)]:
+        value = {name: part(results, workload.id, name) for name in _parts(results, workload.id)}
+        for way in (name.removesuffix(" overhead") for name in value if name.endswith(" overhead")):
+            added = value[f"{way} overhead"]
+            table.append(
+                [
+                    workload.title,
+                    way if way == HAND else f"**{way}**",
+                    f"{_number(added)} s",
+                    f"{added / value[f'{HAND} overhead']:.2f}",
+                    f"{value[f'{way} programs']:.0f}",
+                    f"{value[f'{way} traces']:.0f}",
+                    f"{value[f'{way} programs again']:.0f}, {value[f'{way} traces again']:.0f}",
+                    f"{_number(value[f'{way} cached'])} s",
+                ]
+            )
+    return table
+
+
+def small_calls(results: dict[str, Any]) -> Table:
+    """Second calls, and the time of as many products in one compiled loop."""
+    table = [["", "", "a call", "products", "to the products' time"]]
+    for workload in [w for w in WORKLOADS.values() if w.task == "small_calls" and _parts(results, w.id)]:
+        value = {name: part(results, workload.id, name) for name in _parts(results, workload.id)}
+        for way in (name.removesuffix(" products") for name in value if name.endswith(" products")):
+            seconds, count = value[f"{way} seconds"], value[f"{way} products"]
+            ratio = seconds / (count * value["product seconds"])
+            table.append([workload.title, way, f"{_number(1e3 * seconds)} ms", f"{count:.0f}", f"{ratio:.2f}"])
     return table
 
 

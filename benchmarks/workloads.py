@@ -5,7 +5,19 @@ from typing import Literal
 
 from benchmarks.problems import SCALES, Problem
 
-Task = Literal["lanczos", "exact", "largest", "blocks", "products", "basis", "block_cost", "device", "tracking"]
+Task = Literal[
+    "lanczos",
+    "exact",
+    "largest",
+    "blocks",
+    "products",
+    "basis",
+    "block_cost",
+    "device",
+    "tracking",
+    "first_calls",
+    "small_calls",
+]
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,28 @@ _ALL = [
         most_repeats=2,
         cost=1.6,
     ),
+    Workload(
+        "first_calls1", "MLP 784-100-10, 100 Lanczos steps", "dense", "first_calls", steps=100, most_repeats=0, cost=1
+    ),
+    Workload(
+        "first_calls7",
+        "transformer of 0.2M parameters, 20 Lanczos steps",
+        "language",
+        "first_calls",
+        steps=20,
+        most_repeats=0,
+        cost=4,
+    ),
+    Workload(
+        "first_calls8",
+        "transformer of 7 thousand parameters, 20 Lanczos steps",
+        "sentences",
+        "first_calls",
+        steps=20,
+        most_repeats=0,
+        cost=2,
+    ),
+    Workload("small_calls", "MLP 64-32-32-10, 500 examples", "digits", "small_calls", most_repeats=0, cost=0.3),
 ]
 _DEVICE = [
     Workload("device1", "The device with an MLP 784-100-10", "dense", "device", steps=60, most_repeats=0, cost=10),

@@ -40,6 +40,7 @@ def batch_sizes(examples: int) -> list[int]:
 
 
 OURS = "hessflat"
+HAND = "scan by hand"  # what first calls are beside
 _JAX, _TORCH = "JAX", "PyTorch"
 
 
@@ -158,6 +159,8 @@ ENTRIES = [
     Entry(f"{OURS} basis", "own.basis", "Basis", (), _JAX, frozenset({"basis"})),
     Entry(f"{OURS} blocks", "own.blocks", "Blocks", (), _JAX, frozenset({"block_cost"})),
     Entry(f"{OURS} tracking", "own.tracking", "Tracking", (), _JAX, frozenset({"tracking"})),
+    Entry(f"{OURS} first calls", "own.first_calls", "FirstCalls", (), _JAX, frozenset({"first_calls"})),
+    Entry(f"{OURS} small calls", "own.first_calls", "SmallCalls", (), _JAX, frozenset({"small_calls"})),
     Entry(f"{OURS} device", "own.device", "Device", (), _JAX, frozenset({"device"})),
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

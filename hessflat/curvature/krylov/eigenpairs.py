@@ -185,12 +185,13 @@ def _search(
         state, step, restarted = initial_state(layout, first, num_vectors, True), 0, 0
         next_check = wanted.number
         while True:
-            start_valid = int(state.num_valid)
+            start_valid = step
             state = (scan_steps if loop == "scan" else python_steps)(op, layout, state, step, _STEPS)
-            valid = int(state.num_valid)
+            counted, beta = jax.device_get((state.num_valid, state.beta))
+            valid = int(counted)
             num_products, step = num_products + valid - start_valid, valid
             on_steps(valid - start_valid)
-            exhausted = float(state.beta) == 0  # where the next vector is zero, and nowhere else
+            exhausted = float(beta) == 0  # where the next vector is zero, and nowhere else
             if valid < min(next_check, num_vectors) and not exhausted and num_products + _STEPS <= max_steps:
                 continue
             next_check = valid + max(_STEPS, (valid - look.rows) // _CHECKS)

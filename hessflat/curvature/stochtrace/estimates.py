@@ -22,6 +22,9 @@ from hessflat.curvature.records import record
 from hessflat.curvature.vectors import Layout, Vector
 from hessflat.utils.convolution import Loop
 
+# Of the vectors that one program multiplies, one after the other, in all.
+_NUMBERS_TOGETHER = 2**20
+
 
 class ProductCost(NamedTuple):
     """The cost of a measurement."""
@@ -119,7 +122,7 @@ def moments(
     """Tr A as the mean of zᵀ A z over random sign vectors z (Hutchinson 1989), and ‖A‖²_F as the mean of ‖A z‖².
 
     Both come from the same products; the error of the root is by the delta method. The memory is that of two vectors
-    [P].
+    [P], or of a million numbers.
 
     Args:
         op: a symmetric operator of size P.
@@ -178,12 +181,19 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     num_probes = numerics.require_draws("num_probes", num_probes)
     numerics.require_probe(probe)
     loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)
-    sample = _sample_compiled if loop == "scan" else partial(_sample, loop=loop)
+    sample = _samples_compiled if loop == "scan" else partial(_samples_one_by_one, loop=loop)
+    count = _together(num_probes, layout)
     with numerics.matmul_precision():
-        drawn = (vectors.draw(layout, key, probe, k) for k in range(num_probes))
-        samples = np.array([sample(op, layout, vector) for vector in drawn], np.float64)
+        groups = ([vectors.draw(layout, key, probe, k + i) for i in range(count)] for k in range(0, num_probes, count))
+        samples = np.concatenate([np.asarray(sample(op, layout, group), np.float64) for group in groups])
     require_finite(samples)
     return samples
+
+
+def _together(num_probes: int, layout: Layout) -> int:
+    """How many probes one program takes: a divisor of their number, with few numbers in all."""
+    most = max(1, min(num_probes, _NUMBERS_TOGETHER // sum(layout.lengths)))
+    return next(count for count in range(most, 0, -1) if num_probes % count == 0)
 
 
 def quadratic(vector: Vector, product: Vector) -> Array:
@@ -196,8 +206,15 @@ def quadratic(vector: Vector, product: Vector) -> Array:
     return jnp.stack([vectors.dot(vector, product), vectors.dot(product, product), largest])
 
 
-def _sample(op: Operator, layout: Layout, vector: Vector, loop: Loop = "scan") -> Array:
-    return quadratic(vector, matvec(op, layout, vector, loop))
+@partial(jax.jit, static_argnums=1)
+def _samples_compiled(op: Operator, layout: Layout, group: list[Vector]) -> Array:
+    """[n, 3] `quadratic` of each vector, one after the other in one program: launching each takes longer than a small
+    product.
+    """
+    rows = jax.tree.map(lambda *x: jnp.stack(x), *group)
+    result: Array = jax.lax.map(lambda vector: quadratic(vector, matvec(op, layout, vector)), rows)
+    return result
 
 
-_sample_compiled = jax.jit(_sample, static_argnums=1)
+def _samples_one_by_one(op: Operator, layout: Layout, group: list[Vector], loop: Loop) -> list[Array]:
+    return [quadratic(vector, matvec(op, layout, vector, loop)) for vector in group]
