@@ -26,6 +26,10 @@ _LOOP = 20  # products in a compiled loop
 _events: list[str] = []
 
 
+def _note(event: str, duration_secs: float, **more: str | int) -> None:
+    _events.append(event)
+
+
 class FirstCalls(Ours):
     """Each way has a loss of its own, so that nothing traced for one serves another; nothing compiled does either.
 
@@ -34,7 +38,7 @@ class FirstCalls(Ours):
 
     def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
         super().__init__(problem, arrays, workload, steps)
-        jax.monitoring.register_event_duration_secs_listener(lambda name, _, **more: _events.append(name))
+        jax.monitoring.register_event_duration_secs_listener(_note)
         self.start = jax.device_put(np.random.default_rng(1).normal(size=problem.size).astype(np.float32))
         self.moved = jax.tree.map(lambda leaf: jax.device_put(1.01 * np.asarray(leaf)), self.params)
 

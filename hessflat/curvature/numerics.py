@@ -659,7 +659,7 @@ def _gram_on_host(rows: np.ndarray) -> np.ndarray:
     products = (rows @ rows.swapaxes(-1, -2)).astype(np.float64)
     diagonal = np.arange(rows.shape[-2])
     products[..., diagonal, diagonal] = np.einsum("...mt,...mt->...m", rows, rows, dtype=np.float64)
-    return products
+    return typing.cast(np.ndarray, products)
 
 
 @functools.partial(jax.jit, static_argnames="terms")

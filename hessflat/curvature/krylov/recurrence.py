@@ -57,7 +57,7 @@ def initial_state(
     return State(
         blocks=basis.allocate(layout, num_steps, storage) if stores_basis else (),
         vector=vector,
-        previous=jax.tree.map(jnp.zeros_like, vector),
+        previous=vectors.zeros(layout),
         alphas=jnp.zeros(num_steps, dtype),
         betas=jnp.zeros(num_steps, dtype),
         beta=jnp.zeros((), dtype),
