@@ -121,7 +121,7 @@ docs: setup build/report/index.html ## the documentation in site/, from nothing 
 	@cp -r build/report site/report && echo site/index.html
 
 # The report that the site holds takes minutes, so it is drawn anew only where what it is made of changed.
-build/report/index.html: $(wildcard docs/results/*.tar.xz hessflat/report/*.py hessflat/report/figures/*.py) | setup
+build/report/index.html: $(wildcard docs/results/*.tar.xz hessflat/analysis/*.py hessflat/report/*.py hessflat/report/figures/*.py hessflat/report/templates/*) | setup
 	@$(PY) -m hessflat report --from=docs/results --out=build/report
 
 archive: setup ## pack finished runs for keeping, a file for each experiment and scale: [ARGS="--root=runs --out=results"]
