@@ -250,10 +250,10 @@ def experiment_grid(stored: Iterable[StoredExperiment]) -> Grid:
     return Grid(
         "correlations",
         columns,
-        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, over "
-        "those runs that fit their training data of every experiment that varies a regulariser, with its 95 % interval "
-        "over settings. +1: the larger the measure, the larger the gap, as a measure of flatness promises; below 0: it "
-        f"misleads. {_STAR}" + (f" {'; '.join(excluded)}." if excluded else ""),
+        "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, with its "
+        "95 % interval over settings. Each column has the runs of one experiment that fit their training data. At +1 "
+        "a larger measure goes with a larger gap in every pair of runs. Below 0 the measure misleads. "
+        f"{_STAR}" + (f" {'; '.join(excluded)}." if excluded else ""),
     )
 
 
@@ -278,8 +278,9 @@ def regulariser_grids(stored: Iterable[StoredExperiment]) -> list[tuple[Grid, Gr
         groups = {setting_name(setting): differing_only_in(runs, setting) for setting in settings}
         groups["pooled"] = (runs, network_and_data(runs))
         pairs = (
-            "Of a regulariser, pairs of runs that differ in it (and the seed) alone; pooled, all pairs of runs of one "
-            f"network on one data set; of runs that fit their training data. 95 % intervals over settings. {_STAR}"
+            "The column of a regulariser has pairs of runs that differ only in it and the seed. The pooled column has "
+            "all pairs of runs of one network on one data set. All runs fit their training data. Intervals are 95 % "
+            f"intervals over settings. {_STAR}"
         ) + (f" {excluded}." if excluded else "")
         name = f"correlations-{scale}"
         grids.append(
@@ -294,13 +295,13 @@ def regulariser_grids(stored: Iterable[StoredExperiment]) -> list[tuple[Grid, Gr
                     f"{name}-given-fit",
                     _columns(groups, lambda measure: FIT),
                     f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the "
-                    f"training loss: what is left where runs fit equally well. {pairs}",
+                    f"training loss. It is what is left when runs fit equally well. {pairs}",
                 ),
                 Grid(
                     f"{name}-given-the-other",
                     _columns(groups, lambda measure: SHARPNESS if measure.startswith("jacobian.") else JACOBIAN),
                     f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given "
-                    f"{metric_name(JACOBIAN)}; of Jacobian norms of the outputs, given {metric_name(SHARPNESS)}. "
+                    f"{metric_name(JACOBIAN)}, or given {metric_name(SHARPNESS)} for Jacobian norms of the outputs. "
                     f"{pairs}",
                 ),
             )
@@ -334,7 +335,7 @@ def _column(
     return {measure: None if measure == given(measure) else correlated(measure) for measure in COMPARED_MEASURES}
 
 
-_STAR = "A star: the interval leaves out 0, as it does in at most 6 % of cases where there is nothing to find."
+_STAR = "A star says that the interval leaves out 0. If there is nothing to find, at most 6 % of intervals do."
 
 
 def as_table(grid: Grid) -> Table:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Operator]:
     """The matrices whose spectra a run measures, of shapes, by a title.
 
-    Of the measured examples as many are taken as divide over the chips of the topology. With `config.fsdp` parameters
+    It takes as many of the measured examples as divide over the chips of the topology. With `config.fsdp` parameters
     are spread over these too.
     """
     data, protocol = data_shape(config), config.measure
