@@ -131,6 +131,37 @@ def test_runs_that_were_stored_before_there_was_a_setting_are_like_later_ones(so
     assert {name for name in first | second if first.get(name) != second.get(name)} == {"optim.l2"}
 
 
+def test_a_variant_stands_beside_its_experiment_and_counts_in_no_total(some, tmp_path, capsys):
+    shutil.copytree(some / "runs", tmp_path / "runs")
+    places = [f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'report'}"]
+    changes = ["--config.optim.l2=1e-3", "--seeds=3,4"]
+    experiment.main(["g_mlp", "--scale=smoke", *places, *changes])
+    assert "g_mlp, smoke scale, variant --config.optim.l2=1e-3" in capsys.readouterr().out.replace("\n", " ")
+    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    variant = "--config.optim.l2=1e-3 --seeds=3,4"
+    of_variant = [claim for claim in claims if claim["variant"]]
+    assert {(claim["experiment"], claim["variant"]) for claim in of_variant} == {("g_mlp", variant)}
+    assert len({run for claim in of_variant for run in claim["runs"]}) == 2
+    own = [{**claim, "variant": ""} for claim in judged(some, SOME)]
+    assert [claim["verdict"] for claim in claims if not claim["variant"]] == [claim["verdict"] for claim in own]
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert page.splitlines()[2].startswith(f"{len(own)} claims:")
+    # Without the note of the variant its runs are named as those that nothing shows.
+    shutil.rmtree(tmp_path / "runs" / "g_mlp" / "variants")
+    report.main(places)
+    assert (
+        "2 stored runs are of no experiment or variant that is shown: g_mlp/smoke-"
+        in (tmp_path / "report" / "report.md").read_text()
+    )
+
+
+def test_what_changes_no_run_is_no_variant(some):
+    asked = experiment.load("g_mlp")
+    assert experiment.is_variant(asked, "smoke", some / "runs", "--seeds=2")
+    assert not experiment.is_variant(asked, "smoke", some / "runs", "--seeds=1 --config.optim.l2=0,5e-4")
+    assert experiment.stored_variants(asked, "smoke", some / "runs") == []
+
+
 def test_unknown_experiment_and_scale_are_one_line(tmp_path):
     with pytest.raises(InputError, match=r"unknown experiment 'g_mpl'; did you mean 'g_mlp'\?"):
         experiment.main(["--exp=g_mpl"])

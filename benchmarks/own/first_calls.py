@@ -36,8 +36,8 @@ class FirstCalls(Ours):
     The scan by hand is the first and the last of them, and its mean counts: what a process pays once, it pays before.
     """
 
-    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int) -> None:
-        super().__init__(problem, arrays, workload, steps)
+    def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
+        super().__init__(problem, arrays, workload, steps, batch)
         jax.monitoring.register_event_duration_secs_listener(_note)
         self.start = jax.device_put(np.random.default_rng(1).normal(size=problem.size).astype(np.float32))
         self.moved = jax.tree.map(lambda leaf: jax.device_put(1.01 * np.asarray(leaf)), self.params)

@@ -71,6 +71,12 @@ def jobs_of_variant(experiment: Experiment, scale: str, root: Path, variant: str
     return make_jobs(experiment, scale, root, settings, own["seeds"])
 
 
+def is_variant(experiment: Experiment, scale: str, root: Path, variant: str) -> bool:
+    """Whether what `variant_of` says changes the runs of an experiment."""
+    asked, own = (jobs_of_variant(experiment, scale, root, one) for one in (variant, ""))
+    return {job.folder for job in asked} != {job.folder for job in own}
+
+
 def store_variant(experiment: Experiment, scale: str, root: Path, variant: str) -> None:
     """Note for later reports that there is such a variant of an experiment."""
     facts = {"variant": variant}
@@ -171,7 +177,17 @@ def report_all(root: Path, out: Path) -> list[Section]:
     cache, sources = app.cache_folder(), tuple(app.home() / name for name in ("experiments", "configs"))
     make = partial(kept.section, folder=cache and cache / "drawn", sources=sources)
     with progress.reporting(len(entries)) as reporter:
-        return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make)
+        others = runs_of_none(entries, root)
+        return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make, others)
+
+
+def runs_of_none(entries: Sequence[StoredExperiment], root: Path) -> list[str]:
+    """The runs below `root`, as `<experiment>/<name>`, that are of none of the experiments and variants."""
+    shown = {run.folder for entry in entries for run in entry.runs}
+    lines = [line for entry in entries for line in entry.damaged]
+    folders = sorted(path.parent for path in root.glob("*/*/manifest.json"))
+    others = [one for one in folders if one not in shown and not any(f"{one} " in f"{line} " for line in lines)]
+    return ["/".join(one.parts[-2:]) for one in others]
 
 
 class Arguments(NamedTuple):
@@ -244,15 +260,19 @@ def run(
         The sections of the experiments at this scale, and what to raise at the end where runs are damaged.
     """
     root, out, scale = Path(own["root"]), Path(own["out"]), own["scale"]
-    variant = variant_of(settings, own.get("seeds", ""))
+    changes = variant_of(settings, own.get("seeds", ""))
     damage: DamagedError | None = None
     found = planned(experiments, own, settings)
-    for one in experiments if variant else ():
-        store_variant(one, scale, root, variant)
+    # What changes no run is no variant.
+    variants = {one.id: changes if is_variant(one, scale, root, changes) else "" for one in experiments}
+    for one in experiments:
+        if variants[one.id]:
+            store_variant(one, scale, root, changes)
     try:
         launching.run(found, own["workers"], app.is_set(own, "anew"))
     except DamagedError as error:  # of some runs; the report shows the others
         damage = error
-    ran = {experiment.id for experiment in experiments}
-    asked = [section for section in report_all(root, out) if section.stored.experiment.id in ran]
-    return [one for one in asked if (one.stored.scale, one.stored.variant) == (scale, variant)], damage
+    asked = [section for section in report_all(root, out) if section.stored.experiment.id in variants]
+    return [
+        one for one in asked if (one.stored.scale, one.stored.variant) == (scale, variants[one.stored.experiment.id])
+    ], damage

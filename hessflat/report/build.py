@@ -18,6 +18,7 @@ from hessflat.report.sections import (
     RenderedFigure,
     Section,
     as_csv,
+    counted,
     make_section,
     notices,
     power_table,
@@ -44,12 +45,13 @@ def build_report(
     out: Path,
     on_drawn: Callable[[str], None] = lambda slug: None,
     make: Callable[[StoredExperiment], Section] = make_section,
+    others: Sequence[str] = (),
 ) -> list[Section]:
     """Write `out/{claims.json, power.csv, index.html, report.md, figures/}` and return the sections.
 
     Equal runs give equal bytes. Each file is replaced atomically, the page last, so that the page never refers to
     figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn;
-    `make` decides and draws one.
+    `make` decides and draws one. `others` are stored runs that are in none of `stored`, which the report names.
 
     Raises:
         InputError: an experiment is listed twice at one scale, or `out` cannot be written.
@@ -65,7 +67,7 @@ def build_report(
     for one in stored:
         sections.append(make(one))
         on_drawn(one.slug)
-    opening = make_opening(sections)
+    opening = make_opening([section for section in sections if not section.stored.variant])
     records = [record for section in sections for record in section.records]
     for place in (out, out / "figures"):
         sweep(place)
@@ -73,11 +75,11 @@ def build_report(
     for figure in [*pictures, *opening.figures, *(figure for section in sections for figure in section.figures)]:
         write_figure(figure, out)
     write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    table = power_table(records)
+    table = power_table(counted(sections))
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) if table.rows else {}
     write_atomically(out / "power.csv", as_csv(columns))
-    write_atomically(out / "report.md", markdown(sections, opening.figures, opening.tables))
-    write_atomically(out / "index.html", page(sections, opening))
+    write_atomically(out / "report.md", markdown(sections, opening.figures, opening.tables, others))
+    write_atomically(out / "index.html", page(sections, opening, others))
     return sections
 
 
@@ -100,10 +102,12 @@ def print_summary(sections: Sequence[Section], file: TextIO | None = None) -> No
     for section in sections:
         if section.records:
             one = section.stored
-            title = f"{one.experiment.id}, {one.scale} scale ({one.experiment.paper})"
+            variant = f", variant {one.variant}" if one.variant else ""
+            title = f"{one.experiment.id}, {one.scale} scale{variant} ({one.experiment.paper})"
             console.print(_verdict_table(title, section.records))
             console.print()
-    everything = [record for section in sections for record in section.records]
+    # Of a variant by itself, its own.
+    everything = counted(sections) or [record for section in sections for record in section.records]
     console.print(Text(f"{len(everything)} claims: {tally(everything)}"))
     if pilots := sum(bool(record["pilot"]) for record in everything):
         console.print(Text(f"{pilots} of these verdicts are pilots; the report says of each why."))

@@ -14,7 +14,9 @@ from hessflat.report.sections import (
     Section,
     by_paper,
     commands,
+    counted,
     facts,
+    left_out,
     notices,
     power_table,
     shared_and_varied,
@@ -22,12 +24,14 @@ from hessflat.report.sections import (
 )
 
 
-def markdown(sections: Sequence[Section], opening: Sequence[RenderedFigure], tables: Sequence[Table]) -> str:
+def markdown(
+    sections: Sequence[Section], opening: Sequence[RenderedFigure], tables: Sequence[Table], others: Sequence[str] = ()
+) -> str:
     """The text of the report: figures and tables of correlations, one table of verdicts for each paper, one section for
     each experiment.
     """
-    records = [record for section in sections for record in section.records]
-    parts = ["# Claims and what the runs say", summary(records)]
+    records = counted(sections)
+    parts = ["# Claims and what the runs say", summary(records), *left_out(others)]
     if tables:
         parts += [f"## {CORRELATIONS}", *map(_figure, opening), *map(as_markdown, tables)]
     for paper, group in by_paper(records).items():
@@ -63,7 +67,8 @@ def _summary(records: Sequence[Record]) -> str:
 
 def _section(section: Section) -> list[str]:
     stored = section.stored
-    parts = [f"## {stored.experiment.id} ({stored.scale} scale)", stored.experiment.question]
+    variant = f", variant {stored.variant}" if stored.variant else ""
+    parts = [f"## {stored.experiment.id} ({stored.scale} scale{variant})", stored.experiment.question]
     if stored.experiment.notes:
         parts.append(stored.experiment.notes)
     if absent := [f"- {line}" for line in (*notices(stored), *section.problems)]:

@@ -24,7 +24,9 @@ from hessflat.report.sections import (
     RenderedFigure,
     Section,
     commands,
+    counted,
     facts,
+    left_out,
     notices,
     power_table,
     run_table,
@@ -96,19 +98,20 @@ class Paper(NamedTuple):
     parts: Sequence[Part]
 
 
-def page(sections: Sequence[Section], opening: Opening) -> str:
+def page(sections: Sequence[Section], opening: Opening, others: Sequence[str] = ()) -> str:
     """The HTML of the report: question, answer and picture, then the claims paper by paper with their figures.
 
-    All text that comes from runs or papers is escaped.
+    All text that comes from runs or papers is escaped. `others` are stored runs that no section shows.
     """
-    records = [record for section in sections for record in section.records]
+    records = counted(sections)
     return render(
         "report.html",
         title=f"Report: {QUESTION}",
         question=QUESTION,
         opening=opening,
         summary=summary(records),
-        filters=_filters(records),
+        left_out=left_out(others),
+        filters=_filters([record for section in sections for record in section.records]),
         papers=_papers(sections),
         correlations=CORRELATIONS,
         power=POWER,
@@ -189,7 +192,7 @@ def _papers(sections: Sequence[Section]) -> list[Paper]:
         for section in own:
             parts.append(_part(section, numbered))
             numbered += len(section.figures)
-        papers.append(Paper(key, paper_name(key), tally(record for one in own for record in one.records), parts))
+        papers.append(Paper(key, paper_name(key), tally(counted(own)), parts))
     return papers
 
 

@@ -80,6 +80,19 @@ def make_section(stored: StoredExperiment) -> Section:
     )
 
 
+def counted(sections: Iterable[Section]) -> list[Record]:
+    """The claims that totals count: those of variants count in none."""
+    return [record for section in sections if not section.stored.variant for record in section.records]
+
+
+def left_out(folders: Sequence[str]) -> list[str]:
+    """A line that names stored runs which no section shows; none where there are none."""
+    if not folders:
+        return []
+    first = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
+    return [f"{len(folders)} stored runs are of no experiment or variant that is shown: {first}"]
+
+
 def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:
     """What `make` makes of the runs that the experiment needs, with a word in each caption on those left out."""
     needs = stored.experiment.needs
@@ -315,6 +328,7 @@ def _record(
         "size_compared": compared,
         "power": _power(power),
         "scale": stored.scale,
+        "variant": stored.variant,
         "needs": needs,
         "runs": [run.path for run in runs],
         "explanation": explanation,

@@ -20,7 +20,7 @@ from hessflat.utils.errors import InputError
 
 KEYS = (
     "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone reason fixed_at "
-    "pilot p p_holm effect size size_compared power scale needs runs explanation"
+    "pilot p p_holm effect size size_compared power scale variant needs runs explanation"
 )
 ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
 
