@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_cache", "load"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {"compile_cache": "hessflat.utils.compiled", "load": "hessflat.report.frames"}
 
