@@ -121,6 +121,18 @@ def test_axes_are_drawn_into_and_files_have_no_type_3_fonts(tmp_path):
     assert plot.save(plot.line(LINE), tmp_path / "line.svg").exists()
 
 
+def test_places_in_an_svg_are_to_a_hundredth_of_a_point(tmp_path):
+    axes = plot.line(LINE)
+    whole, short = plot.save(axes, tmp_path / "line.svg").read_bytes(), plot.as_svg(axes.figure)
+    numbers = [[float(number) for number in re.findall(rb"(?<=[ML ])-?[\d.]+(?=[ \n])", svg)] for svg in (whole, short)]
+    assert len(numbers[0]) == len(numbers[1]) > 100
+    assert numbers[0] != numbers[1]
+    assert max(abs(a - b) for a, b in zip(*numbers, strict=True)) < 0.01
+    assert not re.search(rb' d="[^"]*\.\d{3}', short)
+    # What is no place stays: outlines of letters are in units of 1/64.
+    assert b"scale(0.015625)" in short
+
+
 def test_colours_differ_for_every_kind_of_sight():
     grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(matplotlib.colors.to_rgb, style.PALETTE[:3])]
     assert min(abs(a - b) for i, a in enumerate(grey) for b in grey[:i]) > 0.02
