@@ -4,9 +4,14 @@ Each takes the learning rate η, a number or an array, and gives a number that �
 coordinates is compared with: of the Hessian, or, where there is a preconditioner P, of `preconditioned(H, P)`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+
+from hessflat.curvature import numerics
+from hessflat.utils.errors import InputError, shown
 
 
 def gradient_descent(learning_rate: Any) -> Any:
@@ -16,7 +21,11 @@ def gradient_descent(learning_rate: Any) -> Any:
 
     Args:
         learning_rate: η, a number or an array.
+
+    Raises:
+        InputError: a learning rate that is not above 0; of values that are traced nothing is known.
     """
+    _require_rate(learning_rate)
     return 2 / learning_rate
 
 
@@ -27,9 +36,14 @@ def heavy_ball(learning_rate: Any, momentum: Any) -> Any:
         learning_rate: η, a number or an array.
         momentum: β, a number or an array.
 
+    Raises:
+        InputError: a learning rate that is not above 0, or a factor outside [0, 1).
+
     >>> round(heavy_ball(0.1, 0.9), 6)
     38.0
     """
+    _require_rate(learning_rate)
+    _require_factor("momentum", momentum)
     return (2 + 2 * momentum) / learning_rate
 
 
@@ -39,7 +53,12 @@ def nesterov(learning_rate: Any, momentum: Any) -> Any:
     Args:
         learning_rate: η, a number or an array.
         momentum: β, a number or an array.
+
+    Raises:
+        InputError: a learning rate that is not above 0, or a factor outside [0, 1).
     """
+    _require_rate(learning_rate)
+    _require_factor("momentum", momentum)
     return (2 + 2 * momentum) / ((1 + 2 * momentum) * learning_rate)
 
 
@@ -51,7 +70,12 @@ def adam(learning_rate: Any, b1: Any) -> Any:
     Args:
         learning_rate: η, a number or an array.
         b1: β1, a number or an array.
+
+    Raises:
+        InputError: a learning rate that is not above 0, or a factor outside [0, 1).
     """
+    _require_rate(learning_rate)
+    _require_factor("b1", b1)
     return (2 + 2 * b1) / ((1 - b1) * learning_rate)
 
 
@@ -65,6 +89,28 @@ def sam(learning_rate: Any, radius: Any, gradient_norm: Any) -> Any:
         learning_rate: η, a number or an array.
         radius: ρ, in the unit of the parameters.
         gradient_norm: ‖g‖, in the unit of the loss over that of the parameters.
+
+    Raises:
+        InputError: a learning rate that is not above 0, or a radius or norm below 0.
     """
+    _require_rate(learning_rate)
+    for name, value in (("radius", radius), ("gradient_norm", gradient_norm)):
+        _require(name, value, "at least 0", lambda x: x >= 0)
     ratio = 8 * radius / (learning_rate * gradient_norm)
     return 4 / learning_rate / (jnp.sqrt(1 + ratio) + 1)
+
+
+def _require_rate(value: Any) -> None:
+    _require("learning_rate", value, "above 0", lambda x: x > 0)
+
+
+def _require_factor(name: str, value: Any) -> None:
+    _require(name, value, "at least 0 and below 1", lambda x: (x >= 0) & (x < 1))
+
+
+def _require(name: str, value: Any, says: str, holds: Callable[[np.ndarray], Any]) -> None:
+    if numerics.any_traced(value):
+        return
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "fiu" or not np.all(np.isfinite(numbers) & holds(numbers)):
+        raise InputError(f"{name} must be finite and {says}, got {shown(value)}")

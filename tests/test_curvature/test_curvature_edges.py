@@ -1,6 +1,8 @@
 """Edges of stability against iterated optimisers; sharpness along updates and of mini-batches against enumeration."""
 
 import itertools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -143,3 +145,31 @@ def test_mini_batches_agree_with_all_that_there_are(op):
     assert noise.value == pytest.approx(noise.trace / (GRADIENT @ GRADIENT), rel=1e-5)
     with pytest.raises(InputError, match="below the 8 examples"):
         cv.gradient_noise_scale(op, KEY, NUMBER, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cv.edges.gradient_descent(-0.1), "learning_rate must be finite and above 0, got -0.1"),
+        (lambda: cv.edges.gradient_descent(jnp.array([0.1, 0.0])), "learning_rate must be finite and above 0"),
+        (lambda: cv.edges.gradient_descent("0.1"), "learning_rate must be finite and above 0, got '0.1'"),
+        (lambda: cv.edges.heavy_ball(0.1, 1.0), "momentum must be finite and at least 0 and below 1, got 1.0"),
+        (lambda: cv.edges.nesterov(0.1, -0.5), "momentum must be finite"),
+        (lambda: cv.edges.adam(0.1, 1.5), "b1 must be finite"),
+        (lambda: cv.edges.sam(0.1, -1.0, 1.0), "radius must be finite and at least 0, got -1.0"),
+        (lambda: cv.edges.sam(0.1, 0.1, math.nan), "gradient_norm must be finite"),
+    ],
+)
+def test_what_has_no_edge_is_refused(call, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        call()
+
+
+def test_edges_are_taken_of_arrays_and_under_jit():
+    rates = jnp.array([0.1, 0.2])
+    for edge in (
+        cv.edges.gradient_descent,
+        lambda rate: cv.edges.adam(rate, 0.9),
+        lambda rate: cv.edges.sam(rate, 0.1, 2.0),
+    ):
+        np.testing.assert_allclose(jax.jit(edge)(rates), edge(rates), rtol=1e-6)
