@@ -311,7 +311,19 @@ def mapped(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]
 
 def shapes_and_types(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The shapes and types of leaves, on which a compiled function depends."""
-    return tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    wide = bool(compat.setting("jax_enable_x64"))
+    return tuple(
+        jax.ShapeDtypeStruct(leaf.shape, _result_type(leaf.dtype, wide))
+        if hasattr(leaf, "dtype")
+        else jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+        for leaf in leaves
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _result_type(dtype: Any, wide: bool) -> Any:
+    """The type that JAX gives arrays of `dtype`, in its 64-bit mode where that is `wide`."""
+    return jnp.result_type(dtype)
 
 
 def any_traced(tree: Tree) -> bool:

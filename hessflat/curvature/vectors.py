@@ -234,6 +234,14 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
     return one_or_all(arrays)
 
 
+def draw_rows(layout: Layout, key: Array, probe: Probe, numbers: range) -> Vector:
+    """Vectors [k, ...], each as `draw` has it; on one device they are put there together."""
+    if layout.mesh is None and len(layout.arrays) == 1:
+        drawn = (numerics.probe_numbers(key, layout.size, layout.dtype, probe, number) for number in numbers)
+        return numerics.on_device(np.stack([positions(0, layout.size) for positions in drawn]))
+    return jax.tree.map(lambda *x: jnp.stack(x), *(draw(layout, key, probe, number) for number in numbers))
+
+
 def _part_at(
     of_device: Callable[[int, tuple[int, ...]], np.ndarray], group: tuple[int, ...], length: int, index: Any
 ) -> np.ndarray:

@@ -201,14 +201,11 @@ _Parts = tuple[tuple[Any, ...], list[tuple[Any, tuple[str, ...]]]]
 def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     """What a hash takes of an object itself, and the objects that it goes on with."""
     kind = type(value).__name__
-    is_installed = _is_installed(type(value).__module__ if not isinstance(value, type) else value.__module__)
     if isinstance(value, types.ModuleType):
         read = () if _is_installed(value.__name__) else names
         return (kind, value.__name__), [(getattr(value, name, None), names) for name in read]
     if isinstance(value, types.CodeType):
-        return (kind, value.co_code, value.co_names, value.co_freevars), [
-            (constant, ()) for constant in value.co_consts
-        ]
+        return (kind, _code_digest(value)), []
     if isinstance(value, types.FunctionType):
         if _is_installed_file(value.__code__.co_filename):
             return (kind, value.__module__, value.__qualname__), []
@@ -228,6 +225,7 @@ def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     if isinstance(value, Mapping):
         return (kind, len(value)), [(part, ()) for item in value.items() for part in item]
     if isinstance(value, type):
+        is_installed = _is_installed(value.__module__)
         own = [] if is_installed else [own for name, own in vars(value).items() if name in names or callable(own)]
         return (kind, value.__module__, value.__qualname__), [(part, ()) for part in own]
     if hasattr(value, "__wrapped__"):
@@ -242,6 +240,20 @@ def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     return (kind, getattr(value, "__qualname__", ""), 0 if by_content else id(value)), []
 
 
+# Code never changes, and every measurement asks for that of each function that a loss calls.
+@functools.lru_cache(maxsize=4096)
+def _code_digest(code: types.CodeType) -> str:
+    """A hash of what is written in a function, and in those inside it."""
+    written = [code.co_code, code.co_names, code.co_freevars]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            written.append(_code_digest(constant))
+        else:
+            written.append(sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+    return hashlib.blake2b(repr(written).encode(), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
 def _names_read(code: types.CodeType) -> tuple[str, ...]:
     """The globals and attributes that a function reads, and those that functions inside it do."""
     inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names_read(c)]

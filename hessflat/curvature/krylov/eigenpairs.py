@@ -187,11 +187,10 @@ def _search(
         while True:
             start_valid = step
             state = (scan_steps if loop == "scan" else python_steps)(op, layout, state, step, _STEPS)
-            counted, beta = jax.device_get((state.num_valid, state.beta))
-            valid = int(counted)
+            valid = int(state.num_valid)
             num_products, step = num_products + valid - start_valid, valid
             on_steps(valid - start_valid)
-            exhausted = float(beta) == 0  # where the next vector is zero, and nowhere else
+            exhausted = float(state.beta) == 0  # where the next vector is zero, and nowhere else
             if valid < min(next_check, num_vectors) and not exhausted and num_products + _STEPS <= max_steps:
                 continue
             next_check = valid + max(_STEPS, (valid - look.rows) // _CHECKS)

@@ -222,7 +222,7 @@ def continue_from(layout: Layout, state: State, vector: Vector) -> State:
 
 def fill(projected: np.ndarray, state: State, restarted: int, valid: int) -> np.ndarray:
     """Write the α and β since the last restart into Qᵀ A Q, and return these β."""
-    alphas, betas = (np.asarray(x, np.float64) for x in jax.device_get((state.alphas, state.betas)))
+    alphas, betas = np.asarray(state.alphas, np.float64), np.asarray(state.betas, np.float64)
     require_finite(alphas, betas)
     for i in range(restarted, valid):
         projected[i, i] = alphas[i]

@@ -527,6 +527,13 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
             return "scan"
         with numerics.matmul_precision():
             # A linearised term is made for compiled loops.
-            traced = [traced_product(*shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
-            return "python" if any(convolution.has_slow(closed.jaxpr.eqns) for closed, *_ in traced) else "scan"
+            slow = [_is_slow(*shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
+            return "python" if any(slow) else "scan"
     return loop
+
+
+@functools.lru_cache(maxsize=256)
+def _is_slow(*traced: Any) -> bool:
+    """Whether a CPU evaluates a product slowly within a compiled loop."""
+    closed, *_ = traced_product(*traced)
+    return convolution.has_slow(closed.jaxpr.eqns)

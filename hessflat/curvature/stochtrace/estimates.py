@@ -181,11 +181,16 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
     num_probes = numerics.require_draws("num_probes", num_probes)
     numerics.require_probe(probe)
     loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)
-    sample = _samples_compiled if loop == "scan" else partial(_samples_one_by_one, loop=loop)
-    count = _together(num_probes, layout)
+    count = _together(num_probes, layout) if loop == "scan" else 1
+    samples = np.zeros((num_probes, 3))
     with numerics.matmul_precision():
-        groups = ([vectors.draw(layout, key, probe, k + i) for i in range(count)] for k in range(0, num_probes, count))
-        samples = np.concatenate([np.asarray(sample(op, layout, group), np.float64) for group in groups])
+        for k in range(0, num_probes, count):
+            if loop == "scan":
+                rows = vectors.draw_rows(layout, key, probe, range(k, k + count))
+                samples[k : k + count] = _samples_compiled(op, layout, rows)
+            else:
+                vector = vectors.draw(layout, key, probe, k)
+                samples[k] = quadratic(vector, matvec(op, layout, vector, loop))
     require_finite(samples)
     return samples
 
@@ -207,14 +212,9 @@ def quadratic(vector: Vector, product: Vector) -> Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _samples_compiled(op: Operator, layout: Layout, group: list[Vector]) -> Array:
-    """[n, 3] `quadratic` of each vector, one after the other in one program: launching each takes longer than a small
+def _samples_compiled(op: Operator, layout: Layout, rows: Vector) -> Array:
+    """[n, 3] `quadratic` of each row, one after the other in one program: launching each takes longer than a small
     product.
     """
-    rows = jax.tree.map(lambda *x: jnp.stack(x), *group)
     result: Array = jax.lax.map(lambda vector: quadratic(vector, matvec(op, layout, vector)), rows)
     return result
-
-
-def _samples_one_by_one(op: Operator, layout: Layout, group: list[Vector], loop: Loop) -> list[Array]:
-    return [quadratic(vector, matvec(op, layout, vector, loop)) for vector in group]
