@@ -5,6 +5,7 @@ from curvature_cases import conv_loss, conv_problem, operator_of, symmetric
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
+from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
 
 TRUE = np.concatenate([np.geomspace(0.01, 4, 30), np.zeros(20), [-0.5, -0.1]])
@@ -72,3 +73,13 @@ def test_wrong_input_is_one_line():
         cv.frobenius(op, jax.random.key(0), probe="sign")
     with pytest.raises(InputError, match="not finite"):
         cv.moments(operator_of(np.diag([1.0, np.nan])), jax.random.key(0))
+
+
+def test_how_many_probes_one_program_takes_changes_nothing(monkeypatch):
+    A = operator_of(symmetric([-1.0, 0.5, 2.0, 4.0]))
+    together = cv.moments(A, jax.random.key(3), num_probes=6)
+    for numbers in (1, 12):  # one probe at a time, and three
+        monkeypatch.setattr(estimates, "_NUMBERS_TOGETHER", numbers)
+        apart = cv.moments(A, jax.random.key(3), num_probes=6)
+        assert_allclose(apart.trace.value, together.trace.value, rtol=1e-6)
+        assert_allclose(apart.frobenius.standard_error, together.frobenius.standard_error, rtol=1e-5)
