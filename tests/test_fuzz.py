@@ -123,17 +123,13 @@ def test_no_call_is_wrong(kind):
     assert [outcome.why for outcome in outcomes(kind, range(25)) if outcome.result == WRONG] == []
 
 
-# Functions that the kit does not call yet; their own tests compare them with dense matrices.
-NOT_YET = {"block_diagonal_error", "block_spectra", "nystrom", "preconditioned", "relative_distance"}
-
-
 def test_every_public_function_is_called():
     said = {
         kind: {calls.KINDS[kind][0](random.Random(f"1:{kind}:{i}")).said for i in range(12)} for kind in calls.KINDS
     }
     called = " ".join(text for texts in said.values() for text in texts)
     records = {name for name in cv.__all__ if name[0].isupper()} - {"Batches"}
-    assert {name for name in cv.__all__ if name not in records and name not in called} == NOT_YET
+    assert {name for name in cv.__all__ if name not in records and name not in called} == set()
 
 
 def dying():

@@ -127,7 +127,7 @@ def spectrum_wrong(found: Any, matrix: np.ndarray, steps: int, count: int, round
             )
         )
     if steps >= size and size > 1:
-        damping = float(max(np.abs(eigenvalues).max(), 1e-3) - eigenvalues[0])
+        damping = float(max(np.abs(eigenvalues).max(), 1e-3) - min(eigenvalues[0], 0))
         for name, function in (("log_determinant", lambda x: np.log(x + damping)),
                                ("effective_dimension", lambda x: x / (x + damping))):  # fmt: skip
             f = function_of(matrix, function)

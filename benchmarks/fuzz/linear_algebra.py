@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+import hessflat.curvature as cv
 from benchmarks.fuzz import operators
 from benchmarks.fuzz.judging import (
     KEYS,
@@ -19,10 +21,10 @@ from benchmarks.fuzz.judging import (
     first,
     operator_argument,
 )
-from benchmarks.fuzz.operators import draw_matrix, draw_operator
+from benchmarks.fuzz.operators import Drawn, draw_matrix, draw_operator
 from benchmarks.fuzz.outcomes import EITHER, REFUSE, Call
-from benchmarks.fuzz.problems import flat, truth
-from benchmarks.fuzz.spoiled import Argument
+from benchmarks.fuzz.problems import flat, shaped, truth
+from benchmarks.fuzz.spoiled import Argument, Lazy, drawn, made
 
 
 def solve(numbers: Numbers) -> Call:
@@ -180,10 +182,79 @@ def ntk(numbers: Numbers) -> Call:
     return call_of("ntk", numbers, table, judge, f"{one.name!r}:{variant}", x64=one.x64)
 
 
+def nystrom(numbers: Numbers) -> Call:
+    """U diag(v) Uᵀ = A Ω (Ωᵀ A Ω)⁺ Ωᵀ A: what it leaves of A is positive, and of a rank that is smaller by r."""
+    one, variant = operators.choose_problem(numbers, lambda one: one.name != "integers")
+    kinds = [kind for kind in ("gauss_newton", "fisher", "model_fisher") if operators.can_be(kind, one)]
+    found = draw_matrix(numbers, numbers.choice(kinds), one, variant)
+    table = {
+        "op": operator_argument(found),
+        "key": KEYS,
+        "rank": Argument((min(5, found.size), found.size, np.int64(1)), "count"),
+        "loop": LOOPS,
+    }
+
+    def judge(result: Any, values: dict[str, Any]) -> str:
+        rows = np.concatenate([np.asarray(x, np.float64) for x in jax.tree.leaves(result.vectors)], axis=-1)
+        rank = len(rows)
+        if rank > int(values["rank"]) or len(result.values) != rank:
+            return f"{rank} vectors and {len(result.values)} values of rank {values['rank']}"
+        rounding = (1e-10 if one.x64 else 1e-4) * found.size
+        left = np.linalg.eigvalsh(found.matrix - (rows.T * result.values) @ rows)
+        slack = 10 * found.size * found.rounding
+        return first(
+            far(rows @ rows.T, np.eye(rank), rounding, "U Uᵀ"),
+            far(result.values, np.sort(result.values)[::-1], 0, "order"),
+            "" if left[0] >= -slack else f"what is left has an eigenvalue of {left[0]:.3g}, {slack:.2g} allowed",
+            far(left[:rank], np.zeros(rank), slack, "what is left in as many directions"),
+        )
+
+    return call_of("nystrom", numbers, table, judge, found.said, x64=one.x64)
+
+
+def preconditioned(numbers: Numbers) -> Call:
+    """With P as a tree, and P^-1/2 as a function."""
+    one, of = draw_operator(numbers), numbers.choice(("tree", "tree", "function"))
+    scales = np.random.default_rng(numbers.randrange(10**6)).uniform(0.2, 4, one.size)
+    scales = scales if one.x64 else scales.astype(np.float32).astype(np.float64)
+    matrix = one.matrix / np.sqrt(np.outer(scales, scales))
+    P = Argument((Lazy(lambda: shaped(one.make().params, scales.astype(np.float64 if one.x64 else np.float32))),),
+                 "params")  # fmt: skip
+    if of == "function":
+        P = Argument((_divided_by_roots,), "function")
+    table = {"op": operator_argument(one), "preconditioner": P}
+    values, must, words = drawn(numbers, table)
+
+    def make() -> Any:
+        with jax.enable_x64(one.x64):
+            full = made(values)
+            arrays = (shaped(one.make().params, scales),) if full["preconditioner"] is _divided_by_roots else ()
+            return cv.preconditioned(full["op"], full["preconditioner"], *arrays)
+
+    def judge(op: Any) -> str:
+        allowed = 2 * one.rounding / float(scales.min())
+        with jax.enable_x64(one.x64):
+            return far(op.to_dense(), matrix, allowed, "matrix")
+
+    if one.said.startswith("linearized") or (of == "function" and one.problem.narrow and not _is_map(one)):
+        must = REFUSE
+    return Call(f"preconditioned({one.said}, a {of}; {words})", make, judge, must)
+
+
+def _is_map(one: Drawn) -> bool:
+    return one.said.startswith("from_matvec")
+
+
+def _divided_by_roots(vector: Any, scales: Any) -> Any:
+    return jax.tree.map(lambda v, p: v / jnp.sqrt(p), vector, scales)
+
+
 KINDS: Mapping[str, tuple[Callable[[Numbers], Call], int]] = {
     "solve": (solve, 70),
     "diagonal": (diagonal, 70),
     "softmax_gauss_newton": (softmax_gauss_newton, 50),
     "kfac": (kfac, 40),
     "ntk": (ntk, 40),
+    "nystrom": (nystrom, 50),
+    "preconditioned": (preconditioned, 60),
 }

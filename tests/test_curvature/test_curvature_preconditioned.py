@@ -83,6 +83,7 @@ def test_blocks_examples_over_devices_and_narrow_parameters_keep_it():
     product = cv.preconditioned(narrow, P)(v)
     np.testing.assert_allclose(product, expected() @ v, rtol=1e-4, atol=1e-4)
     assert product.dtype == jnp.float32
+    np.testing.assert_allclose(cv.preconditioned(narrow, P).to_dense(), expected(), rtol=1e-5, atol=1e-5)
 
 
 def test_an_operator_inside_jit_is_preconditioned():

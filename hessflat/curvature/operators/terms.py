@@ -498,7 +498,9 @@ def shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
 def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
     """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
     term = jax.tree.unflatten(structure, shapes)
-    closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, term.params)
+    # Of 32 bits at least, as vectors are: scalings would round to the type of narrow parameters.
+    vector = jax.tree.map(lambda p: p.update(dtype=jnp.promote_types(p.dtype, jnp.float32)), term.params)
+    closed, shape = jax.make_jaxpr(term_product, return_shape=True)(term, vector)
     if term.engine == "jaxpr":
         closed = convolution.canonical_jaxpr(closed)
     # The leaves of a term are those of its parameters, its batch, and all other arrays, in this order.
