@@ -22,7 +22,7 @@ class TrackerState(NamedTuple):
 
     key: Array  # [] of the random draws
     num_measured: Array  # [] int32
-    kept: dict[str, Any]  # by quantity, Ritz vectors [k + 1, P] as vectors lie; zeros before the first measurement
+    kept: dict[str, Any]  # by quantity, what `ritz.Ritz` has of vectors; zeros before the first measurement
     order: Array | None  # [N] numbers of examples in random order; None where all are taken
     trace: Trace | None  # the last estimate
     before: Any  # what the operator of the last estimate of the trace was at; None without
@@ -33,12 +33,33 @@ class Training(NamedTuple):
     """What is known of the training at a step."""
 
     params: Any
+    model_state: Any
+    examples: Any  # the arrays of `Batches`, or None for those of the operator
     opt_state: Any
     updates: Any
     learning_rate: Any
 
 
 def measure_now(
+    options: Options, arrays: list[Array], state: TrackerState, training: Training
+) -> tuple[TrackerState, dict[str, Array]]:
+    """The next state and what was measured.
+
+    Args:
+        options: static; they hold the operator as shapes.
+        arrays: what it holds beside its parameters.
+        state: that of the last measurement.
+        training: where the training is.
+    """
+    with numerics.matmul_precision():
+        op = moved.moved(options.outline.around(arrays), training.params, training.model_state, training.examples)
+        return _measured(op, options, state, training)
+
+
+measure_compiled = jax.jit(measure_now, static_argnums=0)
+
+
+def _measured(
     op: Operator, options: Options, state: TrackerState, training: Training
 ) -> tuple[TrackerState, dict[str, Array]]:
     number, kept, metrics = state.num_measured, dict(state.kept), dict[str, Array]()
@@ -65,9 +86,6 @@ def measure_now(
         metrics |= critical
     metrics["num_products"] = products.astype(options.layout.dtype)
     return TrackerState(state.key, number + 1, kept, state.order, trace, before, multiple), metrics
-
-
-measure_compiled = jax.jit(measure_now, static_argnames="options", static_argnums=1)
 
 
 class _Found(NamedTuple):

@@ -1,7 +1,7 @@
 """One operator at other parameters, over other data, or over a random part of its examples, inside one program."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,46 @@ from jax import Array
 from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
-from hessflat.curvature.operators.terms import Batches, Term, as_batches
+from hessflat.curvature.operators.terms import Batches, Term
 from hessflat.curvature.operators.weights import Weighted, example_with_weight, normalised
 from hessflat.curvature.trees import Sliced
 from hessflat.utils.errors import InputError
 
 
-def moved(op: Operator, params: Any = None, state: Any = None, data: Any = None) -> Operator:
-    """`op` at `params`, with `state` for its functions and over `data`; what is None stays as it is.
+class Outline(NamedTuple):
+    """An operator whose parameters are shapes, without its arrays; static."""
+
+    structure: Any
+    shapes: tuple[jax.ShapeDtypeStruct | None, ...]  # None where an array is
+
+    def around(self, arrays: list[Array]) -> Operator:
+        """The operator with its arrays."""
+        each = iter(arrays)
+        leaves = [next(each) if shape is None else shape for shape in self.shapes]
+        op: Operator = jax.tree.unflatten(self.structure, leaves)
+        return op
+
+
+def outline(op: Operator) -> tuple[Outline, list[Array]]:
+    """`op` with shapes in the place of its parameters, so that the arrays themselves are not kept; and all others."""
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+    terms = tuple(dataclasses.replace(t, params=shapes(t.params), rest=shapes(t.rest)) for t in op.terms)
+    leaves, structure = jax.tree.flatten(dataclasses.replace(op, terms=terms))
+    own = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else None for leaf in leaves)
+    return Outline(structure, own), [leaf for leaf, shape in zip(leaves, own, strict=True) if shape is None]
+
+
+def moved(op: Operator, params: Any = None, state: Any = None, examples: Any = None) -> Operator:
+    """`op` at `params`, with `state` for its functions and over `examples`; what is None stays as it is.
 
     Args:
         op: a sum of curvature matrices.
         params: a tree like the parameters that the operator was made with, before it was restricted.
         state: the third argument of its functions.
-        data: a pytree of arrays, or `Batches`, of the shapes of the operator's own; how they are batched stays.
+        examples: arrays as `Batches` holds them, of the shapes of the operator's own; how they are batched stays.
 
     Raises:
         InputError: trees of other structures or shapes than the operator has.
@@ -33,20 +59,9 @@ def moved(op: Operator, params: Any = None, state: Any = None, data: Any = None)
         terms = tuple(_at(term, params) for term in terms)
     if state is not None:
         terms = tuple(_with_state(term, state) for term in terms)
-    if data is not None:
-        batches = as_batches(data)
-        terms = tuple(_with_arrays(term, batches.arrays) if has_examples(term) else term for term in terms)
+    if examples is not None:
+        terms = tuple(_with_arrays(term, examples) if has_examples(term) else term for term in terms)
     return dataclasses.replace(op, terms=terms)
-
-
-def without_params(op: Operator) -> Operator:
-    """`op` with shapes in the place of its parameters, so that the arrays themselves are not kept."""
-
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-    terms = (dataclasses.replace(t, params=shapes(t.params), rest=shapes(t.rest)) for t in op.terms)
-    return dataclasses.replace(op, terms=tuple(terms))
 
 
 def has_examples(term: Term) -> bool:

@@ -13,18 +13,21 @@ from hessflat.curvature.operators.gradients import require_loss
 from hessflat.curvature.operators.operator import Operator, layout_of, require_operator
 from hessflat.curvature.operators.terms import Term
 from hessflat.curvature.tracking import moved, ritz, subset
+from hessflat.curvature.tracking.moved import Outline
 from hessflat.curvature.vectors import Layout
 from hessflat.utils.errors import InputError, require_known, shown
 
 QUANTITIES = ("lambda_max", "preconditioned_lambda_max", "trace", "critical_sharpness")
 _STEPS = 8
 _LEAST_EXAMPLES = 4  # for each of several groups
+_RTOL, _RTOL_OF_A_PART = 0.02, 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Options:
     """Everything that is static; equal options are one object (`interned`), so that calls need not compare them."""
 
+    outline: Outline
     layout: Layout
     every: int
     quantities: tuple[str, ...]
@@ -50,10 +53,11 @@ def checked(
     quantities: Sequence[str],
     k: int,
     num_steps: int | None,
-    rtol: float,
+    rtol: float | None,
     examples: int | None,
     preconditioner: Callable[[Any, Any], Any] | None,
-) -> tuple[Operator, Options]:
+) -> tuple[list[jax.Array], Options]:
+    """The arrays of an operator, and the options of a tracker of it."""
     require_operator(op)
     op = op.as_it_is_now()
     if not op.in_memory:
@@ -89,11 +93,14 @@ def checked(
         pieces = max(1 if t.batches.devices is None else t.batches.devices.pieces for t in op.terms)
     if "trace" in names and len({str(jax.tree.structure((t.params, t.rest, t.state))) for t in op.terms}) > 1:
         raise InputError("a trace needs terms with the same parameters, and the same state; track each by itself")
+    if rtol is None:
+        rtol = _RTOL if examples is None else _RTOL_OF_A_PART
     settings = ritz.Settings(k, min(steps, op.size), numerics.require_number("rtol", rtol, above=-1e-300))
     epsilon = numerics.epsilon(op.dtype, numerics.precision_name(op))
     every = numerics.require_count("every", every)
-    options = Options(layout_of(op), every, names, settings, epsilon, count, total, pieces, groups, preconditioner)
-    return moved.without_params(op), options
+    outline, arrays = moved.outline(op)
+    own = layout_of(op), every, names, settings, epsilon, count, total, pieces, groups, preconditioner
+    return arrays, Options(outline, *own)
 
 
 def share(what: str, value: float) -> float:

@@ -4,7 +4,8 @@ The recurrence begins with what the last call found: the sum of its k Ritz vecto
 tenth of a random one. It ends when the residuals are small, or after a number of steps. Values that come closer to each
 other than the tolerance are one value to such a short recurrence; half of the next Ritz vector lets it tell the first
 from one that overtakes it. An eigenvector that the start has almost nothing of is missed for a while: so every tenth
-call begins half at random, as `eigenpairs` does, and takes all its steps.
+call begins half at random, as `eigenpairs` does, and takes all its steps. Random numbers are drawn there alone, and
+serve the nine calls that follow.
 """
 
 from typing import Any, NamedTuple
@@ -35,13 +36,13 @@ class Ritz(NamedTuple):
 
     values: Array  # [k]
     residuals: Array  # [k]
-    vectors: Vector  # [k + 1, P], unit length, the next one last
+    vectors: Vector  # [k + 2, P], unit length: the first k, the next one, and a random one
     num_products: Array  # []
 
 
 def num_kept(settings: Settings) -> int:
-    """The number of Ritz vectors that one call leaves for the next."""
-    return min(settings.k + 1, settings.num_steps)
+    """The number of vectors that one call leaves for the next, a random one last."""
+    return min(settings.k + 1, settings.num_steps) + 1
 
 
 def largest(
@@ -59,7 +60,10 @@ def largest(
         epsilon: the rounding of a product relative to the operator's size.
     """
     k, num_steps, rtol = settings
-    first = _start(layout, k, kept, key, thorough)
+    random = jax.lax.cond(
+        thorough, lambda: random_vector(layout, key), lambda: jax.tree.map(lambda rows: rows[-1], kept)
+    )
+    first = _start(layout, k, kept, random, thorough)
     state = initial_state(layout, first, num_steps, True)
     tolerance = jnp.where(thorough, 0.0, rtol)
 
@@ -80,8 +84,9 @@ def largest(
     residuals = jnp.maximum(residuals, epsilon * jnp.abs(values[0]))
     exists = jnp.arange(num_steps) < state.num_valid
     is_finite = jnp.isfinite(state.alphas).all() & jnp.isfinite(state.betas).all()
-    chosen = jnp.where(exists[:, None], coefficients.T, 0)[: num_kept(settings)]
+    chosen = jnp.where(exists[:, None], coefficients.T, 0)[: num_kept(settings) - 1]
     rows = combine_on_devices(layout, state.blocks, chosen)
+    rows = jax.tree.map(lambda rows, own: jnp.concatenate([rows, own[None]]), rows, random)
     is_known = (exists & is_finite)[:k]
     values, residuals = (jnp.where(is_known, x[:k], jnp.nan) for x in (values, residuals))
     return Ritz(values, residuals, rows, state.num_valid)
@@ -92,14 +97,13 @@ def random_vector(layout: Layout, key: Array) -> Vector:
     return _unit(vectors.drawn_inside(layout, key, jax.random.normal))
 
 
-def _start(layout: Layout, k: int, kept: Vector, key: Array, thorough: Array) -> Vector:
+def _start(layout: Layout, k: int, kept: Vector, random: Vector, thorough: Array) -> Vector:
     """The first vector: what was kept, and a random one; this one alone where nothing was kept."""
-    count = jax.tree.leaves(kept)[0].shape[0]
-    weights = jnp.where(jnp.arange(count) < k, 1.0, _NEXT).astype(layout.dtype)
-    weights = jnp.where(thorough, (jnp.arange(count) < k) / jnp.sqrt(jnp.asarray(k, layout.dtype)), weights)
-    random = random_vector(layout, key)
+    number = jnp.arange(jax.tree.leaves(kept)[0].shape[0] - 1)
+    weights = jnp.where(number < k, 1.0, _NEXT).astype(layout.dtype)
+    weights = jnp.where(thorough, (number < k) / jnp.sqrt(jnp.asarray(k, layout.dtype)), weights)
     share = jnp.where(thorough, 1.0, _RANDOM).astype(layout.dtype)
-    known = jax.tree.map(lambda rows: jnp.matmul(weights, rows, precision=numerics.EXACT), kept)
+    known = jax.tree.map(lambda rows: jnp.matmul(weights, rows[:-1], precision=numerics.EXACT), kept)
     mixed = jax.tree.map(lambda a, b: a + share * b, known, random)
     length = vectors.plain_norm(mixed)
     # They may cancel where P = 1.

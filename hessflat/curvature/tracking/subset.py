@@ -9,14 +9,15 @@ The first part has mean zero for a v that does not know B. The second is never n
 Both come from the products of g groups of B with v, of which Δ v is the error of the mean.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.operator import Operator, matvec
 from hessflat.curvature.tracking import moved
 from hessflat.curvature.vectors import Layout, Vector
@@ -57,9 +58,11 @@ def subset_error(op: Operator, layout: Layout, count: int, total: int, groups: i
         vector: v [P], of unit length.
     """
     size = count // groups
-    products = jax.lax.map(
-        lambda start: matvec(moved.over_group(op, start, size), layout, vector), size * jnp.arange(groups)
-    )
+    product: Any = lambda start: matvec(moved.over_group(op, start, size), layout, vector)  # noqa: E731
+    # Side by side, groups hold the activations of all of their examples.
+    together = layout.mesh is None and all(t.batches.size >= count for t in op.terms if moved.has_examples(t))
+    each = numerics.mapped(product) if together else functools.partial(jax.lax.map, product)
+    products = each(size * jnp.arange(groups))
     shares = moved.shares_of_groups(op, groups).astype(layout.dtype)
     mean = jax.tree.map(lambda rows: jnp.mean(rows, axis=0), products)
     # Of a mean by weights, the groups differ by what is left when each has its share of them.

@@ -11,6 +11,7 @@ from jax import Array
 
 from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.operator import Operator
+from hessflat.curvature.operators.terms import as_batches
 from hessflat.curvature.tracking import moved, ritz
 from hessflat.curvature.tracking.drift import Trace
 from hessflat.curvature.tracking.measure import TrackerState, Training, measure_compiled, measure_now, place
@@ -31,7 +32,7 @@ def tracker(
     quantities: Sequence[str] = ("lambda_max",),
     k: int = 1,
     num_steps: int | None = None,
-    rtol: float = 0.02,
+    rtol: float | None = None,
     examples: int | None = None,
     preconditioner: Callable[[Any, Any], Any] | None = None,
     trace_probes: int = 2,
@@ -72,8 +73,8 @@ def tracker(
         quantities: which of "lambda_max", "preconditioned_lambda_max", "trace" and "critical_sharpness".
         k: the number of eigenvalues.
         num_steps: the maximum number of products for them; None takes 7 more than k.
-        rtol: they end when each residual is at most `rtol` |value|; the error of a value is of second order in it. 0
-            takes all steps.
+        rtol: they end when each residual is at most `rtol` |value|; the error of a value is of second order in it. None
+            takes 0.02, and 0.1 with `examples`, whose sampling leaves more open than that. 0 takes all steps.
         examples: n; None takes all.
         preconditioner: `preconditioner(opt_state, params)` -> P, a tree like `params`: `cv.preconditioner`, with the
             settings of the optimiser bound where its state does not hold them. P that is not known yet gives nan.
@@ -97,21 +98,21 @@ def tracker(
     {}
     {'lambda_max': 2.333}
     """
-    template, options = checked(op, every, quantities, k, num_steps, rtol, examples, preconditioner)
+    arrays, options = checked(op, every, quantities, k, num_steps, rtol, examples, preconditioner)
     options = dataclasses.replace(
         options,
         num_probes=numerics.require_draws("trace_probes", trace_probes, 2),
         memory=share("trace_memory", trace_memory),
     )
     options = interned(*(getattr(options, field.name) for field in dataclasses.fields(options)))
-    return Tracker(functools.partial(_init, template, options), functools.partial(_update, template, options))
+    return Tracker(functools.partial(_init, options, arrays), functools.partial(_update, options, arrays))
 
 
-def _init(template: Operator, options: Options, params: Any, key: Array) -> TrackerState:
+def _init(options: Options, arrays: list[Array], params: Any, key: Array) -> TrackerState:
     """The state before the first measurement."""
     if not numerics.any_traced(key):
         numerics.require_key(key)
-    op = moved.moved(template, params)
+    op = moved.moved(options.outline.around(arrays), params)
     rows = ritz.num_kept(options.ritz)
     names = [name for name in options.quantities if name.endswith("lambda_max")]
     own, shuffled = jax.random.split(key)
@@ -129,8 +130,8 @@ def _init(template: Operator, options: Options, params: Any, key: Array) -> Trac
 
 
 def _update(
-    template: Operator,
     options: Options,
+    arrays: list[Array],
     state: TrackerState,
     params: Any,
     step: Any,
@@ -147,26 +148,26 @@ def _update(
         return state, {}
     if ("critical_sharpness" in options.quantities) != (updates is not None):
         raise InputError("critical_sharpness and updates belong together: give update(..., updates=u) what is added")
-    op = moved.moved(template, params, model_state, data)
-    training = Training(params, opt_state, updates, learning_rate)
-    with numerics.matmul_precision():
-        if is_number:
-            result = measure_compiled(op, options, state, training)
-            return result
-        if step.shape != () or not jnp.issubdtype(step.dtype, jnp.integer):
-            raise InputError(f"step must be one whole number, got shape {step.shape} of type {step.dtype}")
-        result = _measure_when_due(op, options, state, training, step)
+    examples = None if data is None else as_batches(data).arrays
+    training = Training(params, model_state, examples, opt_state, updates, learning_rate)
+    if is_number:
+        # What is not an array is looked at by the program's tracing, once for each structure and shapes.
+        result = measure_compiled(options, arrays, state, training)
         return result
+    if step.shape != () or not jnp.issubdtype(step.dtype, jnp.integer):
+        raise InputError(f"step must be one whole number, got shape {step.shape} of type {step.dtype}")
+    result = _measure_when_due(options, arrays, state, training, step)
+    return result
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=0)
 def _measure_when_due(
-    op: Operator, options: Options, state: TrackerState, training: Training, step: Array
+    options: Options, arrays: list[Array], state: TrackerState, training: Training, step: Array
 ) -> tuple[TrackerState, dict[str, Array]]:
-    measure = functools.partial(measure_now, options=options, state=state, training=training)
-    like = jax.eval_shape(lambda op: measure(op)[1], op)
+    measure = functools.partial(measure_now, options)
+    like = jax.eval_shape(measure, arrays, state, training)[1]
     nothing = {name: jnp.full((), jnp.nan, leaf.dtype) for name, leaf in like.items()}
     result: tuple[TrackerState, dict[str, Array]] = jax.lax.cond(
-        step % options.every == 0, measure, lambda op: (state, nothing), op
+        step % options.every == 0, measure, lambda arrays, state, training: (state, nothing), arrays, state, training
     )
     return result
