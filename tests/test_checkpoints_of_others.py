@@ -108,6 +108,7 @@ def test_all_quantities_of_nested_parameters(place):
     assert measure.main(["--checkpoints=saved", *LOSS, *more]) == 0
     (line,) = read_lines(place / "all" / "metrics.jsonl")
     diagonal = (X**2).mean(axis=0)
+    assert line["gradient_norm"] == pytest.approx(np.linalg.norm(diagonal) / 3, rel=1e-4)
     assert line["trace"] == pytest.approx(diagonal.sum(), rel=1e-4)
     assert line["num_eigenvalues"] == 12
     assert line["lambda_max"] == pytest.approx(diagonal.max(), rel=1e-4)
@@ -117,6 +118,7 @@ def test_all_quantities_of_nested_parameters(place):
         assert stored["nodes"].shape == (2, 12)
     page = (place / "all" / "index.html").read_text()
     assert page.count("<figure>") == 2
+    assert "gradient norm" in page
 
 
 def test_three_formats_are_read_alike(tmp_path):

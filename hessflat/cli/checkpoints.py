@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from hessflat import config
 from hessflat import curvature as cv
@@ -22,7 +23,7 @@ from hessflat.utils import processes, progress
 from hessflat.utils.errors import InputError, in_one_line, nearest
 from hessflat.utils.files import file_digest, read_lines, read_object, write_arrays, write_atomically
 
-QUANTITIES = ("loss", "eigenvalues", "trace", "spectrum")
+QUANTITIES = ("loss", "gradient", "eigenvalues", "trace", "spectrum")
 FLAGS: dict[str, str | None] = {
     "checkpoints": None,  # the folder
     "loss": None,  # module:function of (params, batch), or (params, batch, state)
@@ -34,7 +35,7 @@ FLAGS: dict[str, str | None] = {
     "separator": "",  # by which names of arrays are cut into nested dictionaries, such as .
     "steps": "all",  # or last, or 0,100
     "batch_size": "0",  # examples in one product; 0 takes all
-    "quantities": "loss,eigenvalues,trace,spectrum",
+    "quantities": "loss,gradient,eigenvalues,trace,spectrum",
     "top": "20",  # eigenvalues
     "probes": "4",  # of the spectrum; four times as many of the trace
     "lanczos_steps": "80",
@@ -151,6 +152,8 @@ def _measure(
     keys = jax.random.split(jax.random.key(settings.seed), 3)
     arrays: dict[str, np.ndarray] = {}
     everything = cv.exact_spectrum(op) if op.size <= settings.exact else None
+    if "gradient" in settings.quantities:
+        numbers["gradient_norm"] = float(optax.tree.norm(cv.gradient(op)))
     if "eigenvalues" in settings.quantities:
         arrays |= _eigenvalues(op, keys[0], everything, settings)
         numbers |= _of_eigenvalues(arrays["eigenvalues"], arrays["residuals_of_eigenvalues"])

@@ -20,6 +20,7 @@ from hessflat.utils.files import write_atomically
 # What is drawn over the steps, in panels: the quantities of one kind, and whether on a log axis.
 PANELS = (
     (("loss",), True),
+    (("gradient_norm",), True),
     (("lambda_max",), True),
     (("trace",), False),
     (("tail_exponent",), False),
