@@ -41,6 +41,8 @@ from hessflat.utils.errors import InputError, shown
 
 # Steps between two checks, which report progress and end the run if the Krylov space is exhausted.
 _STEPS_BETWEEN_CHECKS = 12
+# The same where a function says when to end: every step more is a product too many.
+_STEPS_BETWEEN_QUESTIONS = 4
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
@@ -114,7 +116,7 @@ def lanczos(
         show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further steps, instead of the bar.
         checkpoint: functions that store and restore the recurrence, instead of `folder`.
-        until: `until(alphas, betas)` of the j steps so far of the first probe, called every dozen steps or so. When it
+        until: `until(alphas, betas)` of the j steps so far of the first probe, called every four steps or so. When it
             is true, every probe ends after as many steps. Probes then run one after the other.
 
     Raises:
@@ -208,7 +210,7 @@ def _one_probe(
         state, done = checkpoint.load(probe, state, rows)
         num_saved = done
     on_steps(done)
-    length = block_length(num_steps)
+    length = block_length(num_steps, _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS)
     run = scan_steps if options.loop == "scan" else python_steps
     while done < num_steps and not _ended(until, state, done):
         if rows is not None:
@@ -295,9 +297,9 @@ def step_callback(
     return contextlib.nullcontext(on_steps or (lambda steps: None))
 
 
-def block_length(num_steps: int) -> int:
-    """The number of steps of one compiled scan: about a dozen, and a divisor of `num_steps` where there is one."""
-    counts = range(math.ceil(num_steps / _STEPS_BETWEEN_CHECKS), num_steps // 2 + 1)
+def block_length(num_steps: int, most: int = _STEPS_BETWEEN_CHECKS) -> int:
+    """The number of steps of one compiled scan: `most` or a few less, a divisor of `num_steps` where there is one."""
+    counts = range(math.ceil(num_steps / most), num_steps // 2 + 1)
     return next((num_steps // count for count in counts if num_steps % count == 0), num_steps)
 
 
