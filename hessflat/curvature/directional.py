@@ -74,6 +74,8 @@ def directional_sharpness(op: Operator, updates: Any, learning_rate: float = 1.0
     descent g'Hg / g'g, has the edge 2 / η for every optimiser (Roulet et al. 2024, *Stepping on the edge*, section 2).
     It is the second order of `critical_sharpness`, and takes one product, and one gradient if `op` is a Hessian.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: the curvature.
         updates: u, a tree like the parameters, such as `optimiser.update` gives. Its length does not matter.
@@ -114,6 +116,8 @@ def critical_sharpness(
     The authors bracket η_c by doubling and halve the bracket. Here the next step is where a parabola through the losses
     that are known comes back, so that 5 or 6 forward passes over the data of `op` are enough where the loss is about
     one; they are one compiled loop. If the loss crosses its value several times, η_c is one of these places.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         op: the Hessian of the loss, whose data are in memory; no product of it is taken.

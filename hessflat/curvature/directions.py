@@ -64,8 +64,7 @@ def random_direction(
     numerics.require_option("normalisation", normalise, ("filter", "layer", "unit"))
     params = numerics.as_arrays("params", params)
     numerics.require_floating("params", params, "give those leaves alone that are to move")
-    if numerics.any_traced((params, jnp.zeros(()))):
-        raise InputError(numerics.OUTSIDE)
+    numerics.require_values(params, jnp.zeros(()))
     stacks = stacks_by_shape(params) if stacked is None else stack_lengths(params, stacked)
     if stacked is None and stacks and normalise != "unit":
         names, lengths = ", ".join(map(repr, stacks)), " and ".join(map(str, sorted(set(stacks.values()))))

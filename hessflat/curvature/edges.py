@@ -1,7 +1,8 @@
 """The largest curvature at which an optimiser is stable on a quadratic, its edge of stability.
 
 Each takes the learning rate η, a number or an array, and gives a number that λ_max of the matrix in the optimiser's own
-coordinates is compared with: of the Hessian, or, where there is a preconditioner P, of `preconditioned(H, P)`.
+coordinates is compared with: of the Hessian, or, where there is a preconditioner P, of `preconditioned(H, P)`. They may
+be called inside `jax.jit`.
 """
 
 from collections.abc import Callable

@@ -58,6 +58,8 @@ def batch_sharpness(op: Operator, key: Array, batch_size: int, num_batches: int)
 
     Andreyev and Beneventano (2024, *Edge of stochastic stability*, arXiv 2412.20553, definition 1).
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: the Hessian of a mean of a loss over one data set, in memory.
         key: a JAX random key.
@@ -94,6 +96,8 @@ def gradient_noise_scale(op: Operator, key: Array, batch_size: int, num_batches:
     It is B_simple of McCandlish et al. (2018, *An empirical model of large-batch training*, equation 2.9). Σ is that of
     the N examples of the data, tr Σ = B (N − 1) / (N − B) E ‖g_B − g‖², and g is their gradient, so that neither is
     biased; with weights of examples both approach this as B grows.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         op: as in `batch_sharpness`.

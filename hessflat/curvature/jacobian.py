@@ -119,8 +119,7 @@ def jacobian_norms(
     if getattr(inputs, "shape", ())[:1] == (0,):
         raise InputError("inputs must hold at least one example, got 0")
     params, x = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
-    if numerics.any_traced((params, x, jnp.zeros(()))):
-        raise InputError(numerics.OUTSIDE)
+    numerics.require_values(params, x, jnp.zeros(()))
     extra = numerics.as_state(state, predict)
     predict = user_function(predict)
     outputs = _num_outputs(predict, params, x, extra)

@@ -208,8 +208,7 @@ def _pieces(batches: Batches) -> list[tuple[int, int]]:
 
 def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
     arrays = tuple(numerics.as_arrays(name, point) for name, point in zip(names, points, strict=True))
-    if numerics.any_traced((arrays, jnp.zeros(()))):
-        raise InputError(numerics.OUTSIDE)
+    numerics.require_values(arrays, jnp.zeros(()))
     numerics.require_floating(names[0], arrays[0])
     for name, point in zip(names[1:], arrays[1:], strict=True):
         numerics.require_like(name, point, arrays[0])

@@ -527,10 +527,19 @@ def require_draws(what: str, value: Any, least: int = 1) -> int:
     return count
 
 
+def require_values(*trees: Tree) -> None:
+    """Refuse what has no values because it is traced.
+
+    Raises:
+        InputError: a leaf inside a transformation.
+    """
+    if any_traced(trees):
+        raise InputError(OUTSIDE)
+
+
 def require_key(key: Array) -> None:
     """Refuse anything but one random key, typed or raw."""
-    if compat.is_traced(key):
-        raise InputError(OUTSIDE)
+    require_values(key)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == (2,)
     if not ((typed and key.shape == ()) or raw):

@@ -63,6 +63,8 @@ def preconditioner(
     A state does not show clipping, signs and trust ratios (LAMB), nor the rates of the groups of `partition`, which
     must be the same.
 
+    It may be called inside `jax.jit`.
+
     Args:
         opt_state: a tree, what `optimiser.init` and `optimiser.update` give.
         params: pytree of floating arrays, the parameters that it is for.

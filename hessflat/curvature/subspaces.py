@@ -54,6 +54,8 @@ def sharpness_gradient(op: Operator, vector: Any, updates: Any = None) -> Sharpn
     self-stabilisation brings it back (Damian et al. 2023, *Self-stabilization*, section 4). It takes about as long as
     four products. A preconditioner is held fixed too. An error of u changes ∇λ to first order.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: a sum of curvature matrices at w.
         vector: u, a tree like the parameters or the vectors of `EigenPairs`, of which the first is taken.
@@ -104,6 +106,8 @@ def subspace_overlap(first: EigenPairs, second: EigenPairs, k: int) -> Share:
     1 where they are the same, and about k / P where they have nothing to do with each other; Gur-Ari et al. (2018,
     *Gradient descent happens in a tiny subspace*, section 3).
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         first: at least k + 1 pairs of the largest eigenvalues of one operator.
         second: of another, of the same parameters.
@@ -125,6 +129,8 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
 
     Gur-Ari et al. (2018, *Gradient descent happens in a tiny subspace*).
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         vector: x, a tree like the parameters.
         pairs: as in `subspace_overlap`.
@@ -137,6 +143,7 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
     one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), pairs.vectors)
     vector = numerics.as_arrays("vector", vector)
     numerics.require_like("vector", vector, one)
+    numerics.require_values(vector)
     square = float(_dot(vector, vector))
     if not square > 0:
         raise InputError("vector must not be zero: none of it is anywhere")
@@ -147,6 +154,7 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
 def _angle(pairs: EigenPairs, k: int) -> float:
     """A bound of the sine of the angle, in the Frobenius norm, between the first k vectors and the eigenspace."""
     k = numerics.require_count("k", k)
+    numerics.require_values(pairs)
     values = np.asarray(pairs.values)
     if len(values) <= k:
         raise InputError(f"{k} dimensions take {k + 1} pairs at least, for the gap behind them, got {len(values)}")

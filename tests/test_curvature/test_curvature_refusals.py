@@ -147,3 +147,55 @@ def test_a_column_that_fits_is_not_warned_of():
     data = {"x": np.ones((6, 1), np.float32), "y": np.ones((6, 1), np.float32)}
     cv.hessian(lambda w, b: squares(b["x"] @ w, b), jnp.ones((1, 1)), data)
     cv.gauss_newton(lambda w, b: b["x"] @ w, squares, jnp.ones((1, 1)), data)
+
+
+DATA = {"x": np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)}
+MATRIX = np.random.default_rng(1).normal(size=(3, 2)).astype(np.float32)
+
+
+def linear_map(w, batch):
+    return batch["x"] @ w
+
+
+def mean_square(outputs, batch):
+    return jnp.mean(outputs**2)
+
+
+def gauss_newton(w):
+    return cv.gauss_newton(linear_map, mean_square, w, DATA)
+
+
+OUTSIDE = {
+    "diagonal": lambda w: cv.diagonal(gauss_newton(w), KEY),
+    "solve": lambda w: cv.solve(gauss_newton(MATRIX), w, 1.0),
+    "nystrom": lambda w: cv.nystrom(gauss_newton(w), KEY, 2),
+    "ntk": lambda w: cv.ntk(linear_map, w, DATA),
+    "alignment": lambda w: cv.TangentKernel(np.eye(6), 6, 6, 0.0, "highest").alignment(w.ravel()),
+    "kfac": lambda w: cv.kfac(gauss_newton(w)),
+    "block_spectra": lambda w: cv.block_spectra(gauss_newton(w), KEY),
+    "block_diagonal_error": lambda w: cv.block_diagonal_error(gauss_newton(w), KEY),
+    "relative_distance": lambda w: cv.relative_distance(gauss_newton(w), gauss_newton(MATRIX), KEY),
+    "directional_sharpness": lambda w: cv.directional_sharpness(gauss_newton(w), w),
+    "power_law": lambda w: cv.power_law(w.ravel()),
+    "outliers": lambda w: cv.outliers(w.ravel()),
+    "effective_rank": lambda w: cv.functionals.effective_rank(w.ravel()),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_looks_at_values_says_so_inside_jit(name):
+    with pytest.raises(InputError, match="outside jit") as error:
+        jax.jit(OUTSIDE[name])(MATRIX)
+    assert "\n" not in str(error.value)
+
+
+def test_what_may_be_called_inside_jit_gives_what_it_does_outside():
+    factors = cv.kfac(gauss_newton(MATRIX))
+    for call in (
+        lambda w: factors.inverse(0.5)(w),
+        lambda w: factors.operator()(w),
+        lambda w: cv.preconditioned(gauss_newton(w), w**2 + 1)(w),
+        lambda w: cv.gradient(cv.hessian(lambda w, batch: mean_square(linear_map(w, batch), batch), w, DATA)),
+        lambda w: cv.edges.adam(w[0, 0], 0.9),
+    ):
+        np.testing.assert_allclose(jax.jit(call)(MATRIX), call(MATRIX), rtol=1e-4, atol=1e-5)

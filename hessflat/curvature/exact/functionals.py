@@ -1,14 +1,15 @@
 """Functions of a set of eigenvalues, such as traces of matrix functions and effective ranks.
 
 They take an array of eigenvalues, such as `eigvalsh` returns, and are exact for it. `Spectrum` has the same quantities,
-by the same rules, as estimates with standard errors. Values that are none, not real or not finite are an `InputError`.
+by the same rules, as estimates with standard errors. Values that are none, not real or not finite are an `InputError`,
+and those inside `jax.jit` too.
 """
 
 from typing import Any
 
 import numpy as np
 
-from hessflat.curvature.numerics import noise_floor
+from hessflat.curvature.numerics import noise_floor, require_values
 from hessflat.utils.errors import InputError
 
 
@@ -18,6 +19,7 @@ def _eigenvalues(values: Any) -> np.ndarray:
     Raises:
         InputError: none, not one axis, or not real finite numbers.
     """
+    require_values(values)
     array = np.asarray(values)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "fiu":
         came = f"shape {array.shape}, type {array.dtype}"

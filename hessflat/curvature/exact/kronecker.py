@@ -64,8 +64,11 @@ class KroneckerFactors:
     precision: str
 
     def operator(self) -> Operator:
-        """The approximation K as an operator, to be compared with others: `cv.relative_distance(G, K, key)`."""
-        return self._operator([factors.scales + self.shift for factors in self.factors.values()])
+        """The approximation K as an operator, to be compared with others: `cv.relative_distance(G, K, key)`.
+
+        This and `inverse` may be called inside `jax.jit`, with a damping that is a Python number.
+        """
+        return self._operator(self._scales(0.0))
 
     def inverse(self, damping: float) -> Operator:
         """(K + damping I)⁻¹ as an operator.
@@ -74,14 +77,19 @@ class KroneckerFactors:
             InputError: a matrix that is not positive definite.
         """
         damping = numerics.require_number("damping", damping)
-        scales = [factors.scales + (self.shift + damping) for factors in self.factors.values()]
+        scales = self._scales(damping)
         least = min(float(scale.min()) for scale in scales)
         if not least > 0:
             raise InputError(f"damping must make every eigenvalue positive, got {least:g} as the smallest; take more")
         return self._operator([1 / scale for scale in scales])
 
-    def _operator(self, scales: list[Array]) -> Operator:
-        both = [f._replace(scales=scale) for f, scale in zip(self.factors.values(), scales, strict=True)]
+    def _scales(self, damping: float) -> list[np.ndarray]:
+        """The eigenvalues of each layer, computed outside of any program that this is called in."""
+        return [np.asarray(factors.scales) + (self.shift + damping) for factors in self.factors.values()]
+
+    def _operator(self, scales: list[np.ndarray]) -> Operator:
+        pairs = zip(self.factors.values(), scales, strict=True)
+        both = [f._replace(scales=numerics.on_device(scale, f.scales.dtype)) for f, scale in pairs]
         return from_matvec(partial(_product, self.layers), self.params, both)
 
 
@@ -100,6 +108,8 @@ def kfac(op: Operator, kind: Kind = "kfac", sharing: Sharing = "expand") -> Kron
     Layers are found in the function's jaxpr, whatever the framework. A parameter that is anything else than the kernel
     or bias of one dense or convolutional layer (of a norm, an embedding, tied, inside a loop, grouped channels) is
     refused; leave it out by `cv.restrict`.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         op: of `cv.gauss_newton`, `cv.fisher` or `cv.model_fisher`, scaled or shifted at most.

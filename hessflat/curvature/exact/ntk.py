@@ -66,6 +66,7 @@ class TangentKernel(NamedTuple):
         Raises:
             InputError: another number of targets, or targets that are all alike.
         """
+        numerics.require_values(targets)
         y = np.asarray(targets)
         if y.ndim not in (1, 2) or len(y) != self.num_examples or y.dtype.kind not in "iufb":
             raise InputError(
@@ -91,6 +92,8 @@ def ntk(predict: Callable[..., Any], params: Any, data: Any, state: Any = None) 
     never stored. The rows of an example come from that example alone, and JᵀJ v by these rows is compared with a
     product over batches.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         predict: `predict(params, batch)` -> outputs f, an array [N, ...].
         params: pytree of floating arrays, or a flat array [P], at which J is taken.
@@ -110,6 +113,7 @@ def ntk(predict: Callable[..., Any], params: Any, data: Any, state: Any = None) 
     if not batches.in_memory or isinstance(batches.arrays, Weighted):
         raise InputError("a kernel is between examples in memory: give arrays or cv.Batches without weights")
     op = gauss_newton(predict, _half_squares, params, batches, state).as_it_is_now()
+    numerics.require_values(op, jax.device_put(np.zeros(())))
     if numerics.any_shapes(op) or len(op.terms) != 1 or op.terms[0].is_partitioned or op.terms[0].narrow:
         raise InputError(
             "a kernel takes arrays of 32 bits at least, parameters that are whole on every device, and a number of "

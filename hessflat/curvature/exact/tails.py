@@ -58,6 +58,8 @@ def power_law(values: Any, minimum: float | None = None, num_samples: int = 100,
     fitted likewise; below 0.1 the law is ruled out. Both errors take eigenvalues for independent draws, while those of
     one matrix repel each other: they err on the large side for neighbours, and say nothing about other networks.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         values: [n] eigenvalues in any order, or a record with `values` such as `ExactSpectrum`; negative ones and zeros
             are left out.
@@ -97,6 +99,8 @@ def outliers(values: Any) -> Outliers:
 
     Some gap is always the largest: the ratio says whether it sets anything apart.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         values: as in `power_law`; of a whole spectrum give the upper part, as ratios near zero mean nothing.
 
@@ -111,6 +115,7 @@ def outliers(values: Any) -> Outliers:
 
 def _positive(values: Any, least: int = _LEAST) -> np.ndarray:
     values = getattr(values, "values", values)
+    numerics.require_values(values)
     try:
         found = np.sort(np.asarray(values, np.float64).ravel())
     except (TypeError, ValueError) as error:

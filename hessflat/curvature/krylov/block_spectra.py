@@ -95,6 +95,8 @@ def block_spectra(
     distance, which bounds the change of the mean of any function with slopes of at most 1. And the extreme Ritz value
     has a residual of at most as much. The other probes take as many steps.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: an operator of one of the curvature matrices, or of several.
         key: a JAX random key; the probes of a block depend on its place.
@@ -149,6 +151,8 @@ def heterogeneity(
 
     The distance is the square root of the Jensen-Shannon divergence in bits, between densities that are smoothed by
     Gaussians of one width and lie on one grid. Eigenvalues are not rescaled, so that blocks differ by their scale too.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         spectra: by the names of blocks, with the same number of probes in each.

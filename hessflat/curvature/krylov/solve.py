@@ -99,6 +99,8 @@ def solve(
     too. Both stop by their own recurrences. The residual is then measured, by one more product; where rounding, or the
     norm of the preconditioner, has kept the recurrence from it, the same is done for what is left, while that helps.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: a symmetric operator A of size P.
         b: a tree like the parameters, or a flat array [P].
@@ -157,6 +159,8 @@ def nystrom(op: Operator, key: Array, rank: int = 20, loop: Loop | None = None) 
 
     With it as a preconditioner, only the eigenvalues beyond `rank` and δ set the condition number (Frangella, Tropp &
     Udell 2023). Departure: the small matrix is inverted on its numerical range, where they shift it.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         op: a Gauss-Newton or Fisher matrix. For a Hessian, the negative part is left out.

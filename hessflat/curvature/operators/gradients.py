@@ -20,6 +20,7 @@ def gradient(op: Operator) -> Any:
     """The gradient of the loss whose Hessian `op` is, a tree like the parameters, in float32 at least.
 
     It is of Σ c_j L_j + s ‖w‖² / 2 for a sum of Hessians with a shift s, and takes one pass over the data of each.
+    It may be called inside `jax.jit`.
 
     Args:
         op: a Hessian, or a sum of several.

@@ -317,8 +317,7 @@ def require_operator(op: Any, shapes: bool = False) -> None:
     if not isinstance(op, Operator):
         raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
     # A new array is traced inside a transformation; putting one on a device compiles nothing outside.
-    if numerics.any_traced((op, jax.device_put(np.zeros(())))):
-        raise InputError(numerics.OUTSIDE)
+    numerics.require_values(op, jax.device_put(np.zeros(())))
     numerics.require_floating("params", op.params, _NO_PARAMETER)
     if numerics.any_shapes(op) and not shapes:
         raise InputError(numerics.SHAPES)

@@ -29,6 +29,8 @@ def preconditioned(op: Operator, preconditioner: Any, *arrays: Any) -> Operator:
     Cohen et al. (2022, *Adaptive gradient methods at the edge of stability*, section 3) call its largest eigenvalue the
     preconditioned sharpness. A product costs one of `op`, and two of P^-1/2. A shift s of `op` becomes s P⁻¹.
 
+    It may be called inside `jax.jit`.
+
     Args:
         op: a sum of curvature matrices.
         preconditioner: P, a tree like `op.params` of positive numbers, such as `preconditioner` gives; or a function

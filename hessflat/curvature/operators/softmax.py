@@ -47,6 +47,8 @@ def softmax_gauss_newton(
     has as many numbers as there are logits. The matrix is that of Schraudolph (2002, *Fast curvature matrix-vector
     products for second-order gradient descent*).
 
+    It may be called inside `jax.jit`.
+
     Args:
         hidden: `hidden(params, batch)` -> hidden states, floating [n, ..., d], one for each label.
         readout: `readout(params)` -> [V, d], a row for each class.

@@ -57,6 +57,8 @@ def diagonal(
       left, with every vector used twice; unbiased. Far better where the spectrum decays, exact for ranks below n / 2;
       it stores 3 n vectors.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: a symmetric operator of size P.
         key: a JAX random key; "exact" takes none.

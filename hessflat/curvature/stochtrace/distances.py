@@ -38,6 +38,8 @@ def block_diagonal_error(
     For random signs z, ‖(A − D) z‖² and ‖A z‖² have the two squared norms as their means; the error of the root of
     their ratio is by the delta method. Each probe takes a product with A and one with each block.
 
+    It looks at values, and so is called outside `jax.jit`.
+
     Args:
         op: an operator of one of the curvature matrices, or of several.
         key: a JAX random key.
@@ -75,6 +77,8 @@ def relative_distance(a: Operator, b: Operator, key: Array, num_probes: int = 10
 
     For random signs z, ‖(A − B) z‖² and ‖A z‖² have the two squared norms as their means; the error of the root of
     their ratio is by the delta method.
+
+    It looks at values, and so is called outside `jax.jit`.
 
     Args:
         a: a symmetric operator.

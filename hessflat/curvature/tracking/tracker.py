@@ -50,9 +50,9 @@ def tracker(
 
     - `lambda_max`, and `lambda_2` to `lambda_k`: Ritz values of Lanczos with full re-orthogonalisation, begun with the
       vectors of the last measurement. Within `lambda_max_residual` of each there is an eigenvalue. It takes 2 to 4
-      products where H changes little between two measurements. Each tenth measurement begins half at random and takes
-      `num_steps`, so that an eigenvalue that the vectors of the others have nothing of is found then at the latest, as
-      surely as by `num_steps` of any Lanczos.
+      products where H changes little between two measurements, and `num_products` says how many it took. Each tenth
+      measurement begins half at random and takes `num_steps`, so that an eigenvalue that the vectors of the others have
+      nothing of is found then at the latest, as surely as by `num_steps` of any Lanczos.
     - `preconditioned_lambda_max`: the same of P^-1/2 A P^-1/2, as `preconditioned` has it.
     - `trace` with `trace_standard_error`: the difference of two measurements on the same fresh probes, added to the
       last estimate (Dharangutte and Musco 2021, DeltaShift, with a fixed γ). It is unbiased at every step, and its
