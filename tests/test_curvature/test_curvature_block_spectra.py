@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial.distance import jensenshannon
 
 import hessflat.curvature as cv
+from hessflat.curvature.operators.shared import with_one_linearization
 from hessflat.utils.errors import InputError
 
 
@@ -102,3 +103,23 @@ def test_what_is_no_partition_and_what_cannot_be_compared_is_refused(problem):
         cv.block_spectra(op, jax.random.key(0), folder="x")
     with pytest.raises(InputError, match="two blocks at least"):
         cv.heterogeneity({})
+
+
+def test_blocks_of_one_linearisation_have_the_products_of_their_own():
+    params, data = mlp_params(5, 4, 3), cv.Batches(examples(23, 5, 3), 10)
+    op = (cv.hessian(loss, params, data) - 0.5 * cv.gauss_newton(predict, criterion, params, data) + 0.1).as_it_is_now()
+    parts = cv.blocks(op, 2)
+    together = with_one_linearization(op, parts)
+    kept = next(iter(together.values())).terms[0].residuals_per_batch
+    for name, part in parts.items():
+        own, shared = cv.linearize(part), together[name]
+        assert shared.terms[0].residuals_per_batch is kept
+        vector = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), part.params)
+        for found, right in zip(jax.tree.leaves(shared(vector)), jax.tree.leaves(part(vector)), strict=True):
+            assert_allclose(found, right, rtol=1e-4, atol=1e-5)
+        # Nothing is multiplied that a linearisation of the block alone does not multiply.
+        for ours, theirs in zip(shared.terms, own.terms, strict=True):
+            counts = [sum(e.primitive.name == "dot_general" for e in x.stages.unknown) for x in (ours, theirs)]
+            assert counts[0] <= counts[1]
+    again = with_one_linearization(op, parts)
+    assert all(again[name].terms[0].stages is together[name].terms[0].stages for name in parts)

@@ -1,8 +1,8 @@
 """The spectra of all diagonal blocks of a curvature matrix, and how far apart they are.
 
 A recurrence needs products with its own block alone, so that no product serves two blocks. What makes all blocks cheap
-is that each product differentiates, and goes back to, the leaves of its block only, and that the recurrence of a block
-ends where its quadrature no longer moves.
+is that one linearisation serves them all, that each product goes out from, and back to, the leaves of its block only,
+and that the recurrence of a block ends where its quadrature no longer moves.
 """
 
 import time
@@ -19,12 +19,16 @@ from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos, step_callba
 from hessflat.curvature.krylov.quadrature import Spectrum, gauss_rule, quadrature
 from hessflat.curvature.operators.blocks import Names, blocks
 from hessflat.curvature.operators.operator import Operator, require_operator
+from hessflat.curvature.operators.shared import with_one_linearization
+from hessflat.curvature.operators.terms import loop_for
 from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace.estimates import Estimate, RitzValue, cost_since
 from hessflat.utils.errors import InputError, shown
 
 # The part of the steps with which the quadrature of all of them is compared.
 _EARLIER = 0.75
+# From so many products with a block on, all blocks share one linearisation.
+_MANY_PRODUCTS = 12
 # Standard deviations of the smoothing beyond the last node.
 _TAIL = 5
 
@@ -129,7 +133,10 @@ def block_spectra(
     tolerance = numerics.require_number("tolerance", tolerance)
     if refused := sorted({"folder", "checkpoint", "until"} & set(options)):
         raise InputError(f"block_spectra takes no {refused[0]}; measure one of cv.blocks(op, by) with cv.spectrum")
-    parts = blocks(op.as_it_is_now(), by, stacked)
+    op = op.as_it_is_now()
+    parts = blocks(op, by, stacked)
+    if loop_for(op, options.get("loop")) == "scan" and num_steps * num_probes >= _MANY_PRODUCTS:
+        parts = with_one_linearization(op, parts)
     show, on_steps = options.pop("show_progress", True), options.pop("on_steps", None)
     results: dict[str, Tridiagonals] = {}
     total = num_steps * num_probes * len(parts)

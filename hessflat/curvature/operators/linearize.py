@@ -71,6 +71,7 @@ class Stages:
     residuals_per_batch: tuple[Any, ...]
     results: tuple[Any, ...]
     structure: Any
+    zeros: tuple[Any, ...] = ()  # variables that are zero
 
 
 @partial(
@@ -183,6 +184,7 @@ def add_linearized(total: Any, coefficient: Any, term: LinearizedTerm, vector: A
             (stages.residuals_per_batch, per_batch),
         ):
             values.update(zip(variables, leaves, strict=True))
+        values.update({v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in stages.zeros})
         run_equations(stages.unknown, values)
         results = jax.tree.unflatten(stages.structure, values_of(stages.results, values))
         weight = coefficient * (size / number)
