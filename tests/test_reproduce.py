@@ -125,7 +125,7 @@ def test_published_verdicts_are_of_experiments_and_claims_that_there_are():
 
 
 def test_settings_and_unknown_names_are_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"give --config\.seed=1 to `make sweep` instead"):
+    with pytest.raises(InputError, match=r"give --config\.seed=1 to `make experiment` instead"):
         reproduce.main(["--config.seed=1"])
     with pytest.raises(InputError, match="unknown experiment 'g_mpl'"):
         reproduce.main(["--exp=g_mpl"])
