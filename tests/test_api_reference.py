@@ -25,7 +25,6 @@ PUBLIC = [
 ]
 # They refuse nothing by themselves: formulas, and what only writes down what it is given.
 REFUSE_NOTHING = {
-    *(f"edges.{name}" for name in ("gradient_descent", "heavy_ball", "nesterov", "adam", "sam")),
     *("curvature.spectrum_to_arrays", "logs.event_file"),
     *(f"plot.{name}" for name in ("as_png", "as_svg", "panels", "picture")),
 }

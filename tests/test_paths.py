@@ -31,13 +31,13 @@ def test_a_lanczos_of_ten_steps_enters_eleven_files_and_twelve_calls():
     files, functions, chain = count("lanczos_of_ten_steps")
     assert len(files) <= 11, files
     assert len(chain) <= 12, chain
-    assert functions <= 172  # so that files are not fewer for being harder to read
+    assert functions <= 175  # so that files are not fewer for being harder to read
 
 
 @pytest.mark.long
-def test_a_smoke_run_of_g_mlp_enters_forty_two_files_and_goes_eighteen_calls_deep():
+def test_a_smoke_run_of_g_mlp_enters_forty_four_files_and_goes_eighteen_calls_deep():
     files, _, chain = count("smoke_run")
-    assert len(files) <= 42, files  # one of them for what several processes agree upon
+    assert len(files) <= 44, files  # one of them for what several processes agree upon
     assert len(chain) <= 18, chain
 
 

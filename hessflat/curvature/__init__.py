@@ -17,7 +17,7 @@ True
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.exact.dense import ExactSpectrum, eigvalsh, exact_spectrum
@@ -223,7 +223,7 @@ _LATER = {
 }
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> object:
     """What has this name, with its module."""
     if name == "edges":
         return importlib.import_module(f"{__name__}.edges")

@@ -322,8 +322,8 @@ def shapes_and_types(leaves: list[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _result_type(dtype: Any, wide: bool) -> Any:
-    """The type that JAX gives arrays of `dtype`, in its 64-bit mode where that is `wide`."""
-    return jnp.result_type(dtype)
+    """The type that JAX gives arrays of `dtype`, in its 64-bit mode where that is `wide`; that of keys is their own."""
+    return dtype if jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.result_type(dtype)
 
 
 def any_traced(tree: Tree) -> bool:
