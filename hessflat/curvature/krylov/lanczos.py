@@ -166,10 +166,13 @@ def lanczos(
             starts = jax.tree.map(lambda *x: jnp.stack(x), *drawn)
             result = _side_by_side(op, starts, num_probes, options, on_steps)
         else:
+            # Of all probes alike, so that one compiled block of steps serves them.
+            most = _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS
+            length = block_length(options.num_steps, most)
             each: list[tuple[Any, ...]] = []
             for k, vector in enumerate(drawn):
                 ends = until if k == 0 else _after(len(each[0][0]))
-                each.append(_one_probe(op, k, vector, options, on_steps, checkpoint, ends))
+                each.append(_one_probe(op, k, vector, options, length, on_steps, checkpoint, ends))
             result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
@@ -196,6 +199,7 @@ def _one_probe(
     probe: int,
     vector: Vector,
     options: _Options,
+    length: int,
     on_steps: Callable[[int], None],
     checkpoint: Checkpoint | None,
     until: Until | None,
@@ -210,7 +214,6 @@ def _one_probe(
         state, done = checkpoint.load(probe, state, rows)
         num_saved = done
     on_steps(done)
-    length = block_length(num_steps, _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS)
     run = scan_steps if options.loop == "scan" else python_steps
     while done < num_steps and not _ended(until, state, done):
         if rows is not None:
