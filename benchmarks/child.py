@@ -1,9 +1,9 @@
 """One contender in a process of its own: it answers one line of JSON with one line of JSON.
 
-    python -m benchmarks.child CONTENDER WORKLOAD SCALE FILE BATCH
+    python -m benchmarks.child CONTENDER WORKLOAD SCALE FILE [BATCH]
 
-A product is one of BATCH examples at a time, 0 for all. Commands: "search" (seconds of a product by the size of a
-batch), "first" (the first run, with compilation, and the memory it took), "check" (numbers to compare), "run" (one
+A product is one of BATCH examples at a time, by default of all. Commands: "search" (seconds of a product by the size of
+a batch), "first" (the first run, with compilation, and the memory it took), "check" (numbers to compare), "run" (one
 timed run and one timed gradient). It does nothing between commands, so that its threads are out of the others' way.
 """
 
@@ -29,7 +29,7 @@ _TRIES = 3
 class Child:
     """A contender and what is asked of it."""
 
-    def __init__(self, name: str, workload_id: str, scale: str, file: str, batch: str) -> None:
+    def __init__(self, name: str, workload_id: str, scale: str, file: str, batch: str = "0") -> None:
         self.entry, self.workload = BY_NAME[name], WORKLOADS[workload_id]
         self.problem, self.arrays = problem_of(self.workload, scale), problems.load(Path(file))
         self.steps = timetable_steps(self.workload, scale)

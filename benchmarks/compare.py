@@ -99,7 +99,7 @@ def compare(workload: Workload, options: command.Options[Workload], folder: Path
     """
     file = folder / f"{workload.problem}.npz"
     processes = [
-        Process(OURS, workload.id, options.scale, file, folder / f"{name}.log", arguments=["0"], root=root)
+        Process(OURS, workload.id, options.scale, file, folder / f"{name}.log", root=root)
         for name, root in (("this", ROOT), ("commit", tree))
     ]
     try:

@@ -264,7 +264,7 @@ def run(
     damage: DamagedError | None = None
     found = planned(experiments, own, settings)
     # What changes no run is no variant.
-    variants = {one.id: changes if is_variant(one, scale, root, changes) else "" for one in experiments}
+    variants = {one.id: changes if changes and is_variant(one, scale, root, changes) else "" for one in experiments}
     for one in experiments:
         if variants[one.id]:
             store_variant(one, scale, root, changes)

@@ -80,7 +80,10 @@ def _is_seed(name: str) -> bool:
 
 
 def _each_once(entries: Sequence[Overrides]) -> list[Overrides]:
-    return [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
+    first: dict[tuple[tuple[str, Any], ...], Overrides] = {}
+    for entry in entries:
+        first.setdefault(tuple(sorted(entry.items())), entry)
+    return list(first.values())
 
 
 def _entries(grid: Sequence[Overrides] | Mapping[str, Sequence[Any]]) -> Sequence[Overrides]:
