@@ -124,7 +124,8 @@ def notebook(content, name):
 def gallery():
     """{name: page} of the gallery: one page a paper, and one of all its figures."""
     records = json.loads((REPORT / "claims.json").read_text())
-    found = sections((REPORT / "report.md").read_text())
+    report = (REPORT / "report.md").read_text()
+    found = sections(report)
     pages = {
         name: f"# {title}\n\n"
         + "\n".join(experiment(section, records) for section in found if section.name[0] in initials)
@@ -135,15 +136,15 @@ def gallery():
         f"{counted(records)}. [What a verdict means](../verdicts.md).",
         'The <a href="../report/index.html">whole report</a> has every table and rule, and '
         "[claims.json](../results/report/claims.json) its numbers.\n",
-        f"![Kendall τ of every measure with the generalisation gap]({image('correlations-small')})\n",
+        *(shown(*figure) for figure in figures(report.partition("\n|")[0])),
     ]
     for initials, (name, title) in PAPERS.items():
         own = [record for record in records if record["experiment"][0] in initials]
         overview += [f"## [{title}]({name}.md)\n", f"{counted(own)}.\n", '<div class="gallery" markdown>\n']
         for section in found:
             if section.name[0] in initials and section.figures:
-                shown, place = image(section.figures[0][0]), f"{name}.md#{anchor(section)}"
-                overview.append(f"[![]({shown})<br>`{section.name}`, {section.scale}]({place})\n")
+                first, place = image(section.figures[0][0]), f"{name}.md#{anchor(section)}"
+                overview.append(f"[![]({first})<br>`{section.name}`, {section.scale}]({place})\n")
         overview.append("</div>\n")
     return {"index": "\n".join(overview), **pages}
 
@@ -153,9 +154,18 @@ def sections(report):
     found = []
     for part in re.split(r"^## ", report, flags=re.MULTILINE):
         if heading := re.match(r"(\w+) \((\w+) scale\)\n\n(.*)\n", part):
-            figures = re.findall(r"^!\[.*\]\(figures/(.*)\.png\)\n\n(.*)$", part, re.MULTILINE)
-            found.append(Section(*heading.groups(), figures))
+            found.append(Section(*heading.groups(), figures(part)))
     return found
+
+
+def figures(part):
+    """[(name, caption)] of the figures in a part of the stored report."""
+    return re.findall(r"^!\[.*\]\(figures/(.*)\.png\)\n\n(.*)$", part, re.MULTILINE)
+
+
+def shown(name, caption):
+    """A figure of the stored report with its caption."""
+    return f"![{name}]({image(name)})\n\n*{cell(caption)}*\n"
 
 
 def experiment(section, records):
@@ -169,7 +179,7 @@ def experiment(section, records):
         here = "; ".join(filter(None, (record["value"], record["spread"]))) or record["reason"]
         said = (f"{record['statement']} ({record['where']})", record["paper_value"], here)
         lines.append(f"| {verdict} | {' | '.join(map(cell, said))} |")
-    lines += ["", *(f"![{name}]({image(name)})\n\n*{cell(caption)}*\n" for name, caption in section.figures)]
+    lines += ["", *(shown(*figure) for figure in section.figures)]
     return "\n".join(lines)
 
 

@@ -30,14 +30,16 @@ function filter() {
   form.querySelector(".shown").textContent = `${shown} of ${claims.length} claims are shown.`;
 }
 
+function showAll() {
+  form.reset();
+  filter();
+}
+
 // A link leads to its target also where that is filtered out or closed.
 function reveal() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
-  if (form && target.closest("[hidden]")) {
-    form.reset();
-    filter();
-  }
+  if (form && target.closest("[hidden]")) showAll();
   for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
   target.scrollIntoView();
 }
@@ -56,7 +58,7 @@ for (const button of document.querySelectorAll("button.enlarge")) {
 if (form) {
   form.hidden = false;
   form.addEventListener("input", filter);
-  form.addEventListener("reset", () => setTimeout(filter));
+  form.querySelector("button").addEventListener("click", showAll);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 }
