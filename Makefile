@@ -26,7 +26,7 @@ LAUNCH   ?=
 STATUS   ?=
 TOPOLOGY ?=
 COMPARE  ?=
-SERVE    ?=
+TPU      ?=
 
 # The shell takes these as they stand from the environment, and so never runs what a name may hold.
 override RUN := $(value RUN)
@@ -131,12 +131,18 @@ plan: setup $(if $(TOPOLOGY),compilers) ## what measuring takes: CONFIG=g_wrn:pa
 	@PYTHONPATH=$(COMPILERS) $(PY) -m hessflat plan --config="$(CONFIG)" $(if $(TOPOLOGY),--topology="$(TOPOLOGY)") $(ARGS)
 
 # Of JAX's own version, and without the libraries that run what they compile.
-compilers: $(COMPILERS)/.installed ## what compiles for H100s without one, in a folder of its own (130 MB)
+compilers: $(COMPILERS)/.installed $(if $(TPU),$(COMPILERS)/.tpu) ## what compiles for H100s without one, in a folder of its own (130 MB); TPU=1 for TPUs too (200 MB)
 
 $(COMPILERS)/.installed: $(VENV)/.installed
 	@version=$$($(PY) -c 'import jax; print(jax.__version__)'); \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(COMPILERS) \
 	  jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
+	@touch $@
+
+# Of the version that JAX asks for.
+$(COMPILERS)/.tpu: $(COMPILERS)/.installed
+	@asked=$$($(PY) -c 'from importlib.metadata import requires; print(next(r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")))'); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(COMPILERS) "$$asked"
 	@touch $@
 
 doctor: setup ## versions, devices, data, free disk, and a curvature product against a dense matrix

@@ -112,6 +112,7 @@ class Rows:
     positions: np.ndarray  # [n]
     affine: Affine | None = None
     factor: float = 1.0
+    kind: type | None = None  # of numbers, where nothing is scaled; None is as stored
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,7 +124,7 @@ class Rows:
 
     @property
     def dtype(self) -> np.dtype:
-        return self.stored.dtype if self.affine is None else np.dtype(np.float32)
+        return np.dtype(np.float32) if self.affine is not None else np.dtype(self.kind or self.stored.dtype)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -131,7 +132,8 @@ class Rows:
     def __getitem__(self, index: Any) -> np.ndarray:
         first, *others = index if isinstance(index, tuple) else (index,)
         taken = self.stored[self.positions[first]]
-        return (taken if self.affine is None else apply(self.affine, taken, self.factor))[:, *others]
+        given = taken.astype(self.dtype, copy=False) if self.affine is None else apply(self.affine, taken, self.factor)
+        return given[:, *others]
 
 
 Examples = Rows | np.ndarray
@@ -365,15 +367,11 @@ def _test_rows(
 def _split(part: Split, rows: np.ndarray, affine: Affine, factor: float) -> Split:
     """These examples of a stored split; where there are several processes, inputs are read by those that need them."""
     labels = part["labels"][rows]
-    if are_tokens(part):
-        return {
-            "inputs": part["inputs"][rows].astype(np.int32),
-            "labels": labels.astype(np.int32),
-            "weights": part["weights"][rows].astype(np.float32),
-        }
-    inputs = Rows(part["inputs"], rows, affine, factor)
+    have_tokens = are_tokens(part)
+    inputs = Rows(part["inputs"], rows, kind=np.int32) if have_tokens else Rows(part["inputs"], rows, affine, factor)
     dtype = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
-    return {"inputs": inputs if processes.are_several() else inputs[:], "labels": labels.astype(dtype)}
+    split = {"inputs": inputs if processes.are_several() else inputs[:], "labels": labels.astype(dtype)}
+    return split | ({"weights": part["weights"][rows].astype(np.float32)} if have_tokens else {})
 
 
 def _require_for_tokens(name: str, chosen: DataOptions) -> None:

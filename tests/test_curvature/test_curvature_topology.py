@@ -1,10 +1,11 @@
 """Plans for H100s and TPUs, compiled here without one; skipped where the compiler is not installed.
 
-`make compilers` installs that for H100s; for TPUs, `pip install --target .venv/compilers libtpu`, of JAX's own version.
+`make compilers` installs that for H100s, and with TPU=1 that for TPUs.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,11 @@ def test_a_plan_for_tpus():
     assert 0.65 < ratio < 1.01
     assert plan["compute_seconds"] == pytest.approx(plan["flops"] / (197e12 / 6))
     assert plan["memory_bytes"] < GIB
+
+
+@pytest.mark.long
+def test_a_step_that_does_not_fit_a_tpu_is_one_line():
+    """Its compiler makes no program of more memory than the chip has."""
+    (line,) = plans("full_tpu")["full_tpu"]["error"].splitlines()
+    assert line.startswith("a step does not fit v5e:1x1: ")
+    assert re.search(r"required .*\(\d+\.\d+G\) exceeds .*; take batches of 4,000,000 examples or ", line)

@@ -59,6 +59,7 @@ CASES = {
     "half_a_billion": lambda: sharded(3_360, 8, 100),
     "six_billion": lambda: sharded(11_648, 64, 50),
     "tpu": lambda: perceptron("v5e:2x4"),
+    "full_tpu": lambda: perceptron("v5e:1x1", examples=8_000_000),
 }
 
 

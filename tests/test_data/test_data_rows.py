@@ -56,6 +56,19 @@ def test_each_of_several_processes_reads_the_examples_that_it_asks_for(stored, m
         np.testing.assert_array_equal(part["labels"], expected["labels"])
 
 
+def test_of_tokens_each_of_several_processes_reads_those_that_it_asks_for(monkeypatch):
+    whole = load("grammar", scaling="raw", test_size=5)
+    monkeypatch.setattr(processes, "are_several", lambda: True)
+    parts = load("grammar", scaling="raw", test_size=5)
+    assert parts.checksum == whole.checksum
+    for part, expected in ((parts.train, whole.train), (parts.test, whole.test)):
+        assert isinstance(part["inputs"], Rows)
+        assert part["inputs"].dtype == part["inputs"][2:5].dtype == np.int32
+        np.testing.assert_array_equal(part["inputs"][2:5, 3:], expected["inputs"][2:5, 3:])
+        for name in ("labels", "weights"):
+            np.testing.assert_array_equal(part[name], expected[name])
+
+
 def test_what_is_compressed_or_cut_short_is_damaged(stored):
     arrays, path = stored
     archive = path.with_suffix(".npz")

@@ -27,7 +27,7 @@ from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term, as_batches
 from hessflat.curvature.records import record
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, in_one_line
 
 # The axis over which examples are spread where no shape says how.
 _AXIS = "examples"
@@ -113,18 +113,20 @@ def plan_for_topology(
     """`plan` for a topology, of arguments that are checked.
 
     Raises:
-        InputError: a topology that cannot be compiled for, a stream, shardings that do not go with it, or examples that
-            do not divide.
+        InputError: a topology that cannot be compiled for, a stream, shardings that do not go with it, examples that
+            do not divide, or a compiler that makes no program of more memory than a chip has, as that for TPUs.
     """
     goal = target(topology)
     placed = _placed(op, goal)
+    batches = max((term.batches for term in placed.terms), key=lambda b: b.num_examples)
+    advice = _advice(batches, storage, reorthogonalise, goal)
     stores = reorthogonalise != "none" and storage != "host"
     with numerics.matmul_precision():
         ready = _linearized(placed, goal.chip)
         state = _state(ready, num_steps, stores, storage)
         lowered = _lowered(ready, state, num_steps, storage, reorthogonalise, goal.chip.platform)
         began = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = _compiled(lowered, goal, advice)
         compile_seconds = time.perf_counter() - began
     blocks, steps = state.blocks, block_length(num_steps) if storage != "host" else 1
     # Of the blocks of a basis only those that hold vectors are read; over a whole run, on average about half.
@@ -139,7 +141,6 @@ def plan_for_topology(
     model = time_model.seconds_of(program, goal.chip, precision, len(goal.devices))
     rows = num_steps if reorthogonalise != "none" else 0
     fits = argument_bytes + temporary_bytes < goal.chip.usable * goal.chip.memory_bytes
-    batches = max((term.batches for term in op.terms), key=lambda b: b.num_examples)
     return TopologyPlan(
         topology=topology,
         chip=goal.chip.title,
@@ -163,8 +164,17 @@ def plan_for_topology(
         seconds=model["step_seconds"] / steps * num_steps * num_probes,
         compile_seconds=compile_seconds,
         fits=fits,
-        advice="" if fits else _advice(batches, storage, reorthogonalise, goal),
+        advice="" if fits else advice,
     )
+
+
+def _compiled(lowered: Any, goal: Target, advice: str) -> Any:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"a step does not fit {goal.topology}: {in_one_line(error).rstrip('.')}; {advice}") from error
 
 
 def _advice(batches: Batches, storage: str, reorthogonalise: str, goal: Target) -> str:
