@@ -51,7 +51,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(if $(filter-out $(PLATFORM)
 	@echo "installing for $(PLATFORM) into $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(if $(filter-out $(PLATFORM),$(INSTALLED)),--clear) $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[dev$(addprefix $(comma),$(filter-out cpu,$(PLATFORM)))]'
+	  -e '.[dev$(addprefix $(comma),$(filter-out cpu,$(PLATFORM)))]' || \
+	  { echo "error: pip could not install what hessflat needs, as it says above; without a network, set PIP_INDEX_URL to a mirror, then run make setup again" >&2; exit 1; }
 	@echo $(PLATFORM) > $@
 
 FORCE:
