@@ -163,17 +163,26 @@ def _end(error: BaseException, line: str, status: int) -> NoReturn:
 
 
 def keep_compiled_code() -> None:
-    """Keep what XLA compiles, in a folder for each version."""
-    folder = cache_folder()
+    """Keep what XLA compiles, in a folder for each version; where nothing can be kept, say so."""
+    folder = _chosen_cache()
     if folder is None:
         return
-    compiled.keep_in(folder / f"jaxlib-{jaxlib.__version__}")
+    if why := compiled.why_not_made(folder):
+        print(f"note: nothing is kept in {folder}: {why}; set HESSFLAT_CACHE to another folder", file=sys.stderr)
+        return
+    compiled.compile_cache(folder / f"jaxlib-{jaxlib.__version__}")
 
 
 def cache_folder() -> Path | None:
-    """Where what can be made again is kept: `$HESSFLAT_CACHE`, of which `0` keeps nothing."""
+    """Where what can be made again is kept; None where nothing is or can be."""
+    folder = _chosen_cache()
+    return None if folder is None or compiled.why_not_made(folder) else folder
+
+
+def _chosen_cache() -> Path | None:
+    """`$HESSFLAT_CACHE`, of which `0` keeps nothing."""
     folder = os.environ.get("HESSFLAT_CACHE") or str(Path.home() / ".cache" / "hessflat" / "compiled")
-    return None if folder == "0" else Path(folder)
+    return None if folder == "0" else Path(folder).expanduser()
 
 
 def parse_flags(argv: Sequence[str], defaults: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:

@@ -29,18 +29,18 @@ def compile_cache(folder: str | os.PathLike[str]) -> None:
     if not isinstance(folder, str | os.PathLike) or not str(folder) or "\0" in str(folder):
         raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
     path = Path(folder).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"programs cannot be kept in {path}: {error.strerror}; give another folder") from error
-    if not os.access(path, os.W_OK):
-        raise InputError(f"programs cannot be kept in {path}, which cannot be written to; give another folder")
-    keep_in(path)
-
-
-def keep_in(folder: Path) -> None:
-    """`compile_cache` without checks: programs that cannot be stored are compiled, with a warning of JAX."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if why := why_not_made(path):
+        raise InputError(f"programs cannot be kept in {path}: {why}; give another folder")
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     compat.look_for_compilation_cache()
+
+
+def why_not_made(folder: Path) -> str | None:
+    """Make a folder that files can be made in, or say what is against it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return str(error.strerror)
+    return None if os.access(folder, os.W_OK) else "it cannot be written to"
