@@ -39,7 +39,7 @@ def plans(*names):
 
 @pytest.fixture(scope="module")
 def small():
-    return plans("one", "eight", "host", "nodes", "uneven")
+    return plans("one", "eight", "host", "nodes", "uneven", "block")
 
 
 @pytest.mark.slow
@@ -79,6 +79,17 @@ def test_a_basis_elsewhere_is_no_memory_of_a_chip(small):
     sums = [one for one in small["nodes"]["collectives"] if one[0] == "all-reduce" and one[3] == 4 * size]
     ((_, groups, times, _),) = sums
     assert (times, len(groups[0]) if groups else 64) == (1.0, 64)
+
+
+@pytest.mark.slow
+def test_a_block_of_steps_on_an_h100_copies_no_basis_and_waits_for_no_host(small):
+    """It is one loop in one program. The basis, its vectors and its numbers are updated where they are."""
+    block = small["block"]
+    assert block["loops"] == 1
+    assert block["copied"] == []
+    assert block["host"] == []
+    assert block["in_place_bytes"] > block["basis_bytes"] == STEPS * HIDDEN * (784 + 10) * 4
+    assert block["new_bytes"] < 1_000  # a table of addresses
 
 
 @pytest.mark.slow
