@@ -1,11 +1,11 @@
 """What the demo says of verdicts, and a demo of seconds."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from hessflat.cli import demo
+from hessflat.report.claims import read_claims
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def test_the_demo_ends_in_three_sentences_and_a_figure(tmp_path, capsys):
 
 
 def test_the_pages_say_what_the_stored_runs_say():
-    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
     noisy = [
         {record["claim"]: record for record in records if record["experiment"] == name}
         for name in demo.REGIMES["a fifth of the labels drawn anew"]

@@ -26,6 +26,7 @@ from hessflat import config
 from hessflat.cli import app, experiment
 from hessflat.config import SCALES, at_least
 from hessflat.data.prepare import prepare
+from hessflat.report.claims import read_claims
 from hessflat.runs import run_folder, schema
 
 ROOT = Path(__file__).parents[1]
@@ -179,7 +180,7 @@ def test_one_file_asks_a_papers_question_of_another_tfds_data_set(walk_through, 
     experiment.main(["--exp=g_fashion", "--scale=smoke"])
     printed = capsys.readouterr().out
     asked = {claim.id for claim in experiment.load("g_fashion").claims}
-    judged = json.loads((walk_through / "report" / "claims.json").read_text())
+    judged = read_claims(walk_through / "report" / "claims.json")
     assert {record["claim"] for record in judged} == asked
     assert all(record["verdict"] != "not run" for record in judged)
     assert "g_fashion, smoke scale" in printed
@@ -200,6 +201,19 @@ def test_the_correlations_of_a_page_are_those_of_the_stored_report(page):
     assert [cell for cell in shown if f"| {cell}" not in report] == []
 
 
+def test_every_picture_that_is_kept_is_on_a_page():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {
+        (page.parent / link).resolve()
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+\.png)\)", page.read_text())
+    }
+    # The page of the report has its overview inside.
+    kept = {path for path in (ROOT / "docs").rglob("*.png") if not path.name.startswith("overview")}
+    assert len(kept) > 50
+    assert kept - shown == set()
+
+
 def test_the_commands_of_the_stored_report_are_for_every_machine():
     text = (ROOT / "docs" / "results" / "report" / "report.md").read_text()
     commands = re.findall(r"^python -m hessflat .*$", text, re.MULTILINE)
@@ -208,7 +222,7 @@ def test_the_commands_of_the_stored_report_are_for_every_machine():
 
 
 def test_the_counts_of_verdicts_are_those_of_the_stored_report():
-    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
     verdicts = Counter(record["verdict"] for record in records)
     sizes = Counter(record["size"] for record in records)
     alone = sum(record["verdict_alone"] in ("holds", "fails") for record in records)
@@ -289,7 +303,7 @@ def test_every_config_says_its_command(path):
 def test_the_first_page_is_short_and_its_table_counts_the_stored_verdicts():
     text = (ROOT / "README.md").read_text()
     assert len(text.encode()) <= 8_000
-    records = json.loads((ROOT / "docs" / "results" / "report" / "claims.json").read_text())
+    records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
     for initial in "gsm":
         own = [record for record in records if record["experiment"].startswith(initial)]
         counts = Counter((record["scale"], record["verdict"]) for record in own)

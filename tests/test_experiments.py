@@ -14,6 +14,7 @@ from hessflat.cli import app, experiment, report, sweep
 from hessflat.cli.app import load_module
 from hessflat.config import SCALES
 from hessflat.launch import pool
+from hessflat.report.claims import read_claims
 from hessflat.report.sections import VERDICTS
 from hessflat.runs import loop, run_folder, schema
 from hessflat.runs.jobs import due_at, make_jobs
@@ -72,7 +73,7 @@ def test_every_experiment_ends_in_verdicts(name, tmp_path):
 
 @pytest.mark.parametrize("name", experiment.names())
 def test_every_rule_says_itself_what_it_does_and_the_same_whatever_the_runs(name):
-    stored = json.loads((Path(__file__).parents[1] / "docs" / "results" / "report" / "claims.json").read_text())
+    stored = read_claims(Path(__file__).parents[1] / "docs" / "results" / "report" / "claims.json")
     rules = {claim.id: claim.rule for claim in experiment.load(name).claims}
     assert all(rules.values())
     for record in stored:
@@ -82,7 +83,7 @@ def test_every_rule_says_itself_what_it_does_and_the_same_whatever_the_runs(name
 
 def judged(folder, names):
     """The claims of a report, which are those of the experiments."""
-    claims = json.loads((folder / "report" / "claims.json").read_text())
+    claims = read_claims(folder / "report" / "claims.json")
     for name in names:
         own = [claim for claim in claims if claim["experiment"] == name]
         assert {claim["claim"] for claim in own} == {claim.id for claim in experiment.load(name).claims}
@@ -137,7 +138,7 @@ def test_a_variant_stands_beside_its_experiment_and_counts_in_no_total(some, tmp
     changes = ["--config.optim.l2=1e-3", "--seeds=3,4"]
     experiment.main(["g_mlp", "--scale=smoke", *places, *changes])
     assert "g_mlp, smoke scale, variant --config.optim.l2=1e-3" in capsys.readouterr().out.replace("\n", " ")
-    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    claims = read_claims(tmp_path / "report" / "claims.json")
     variant = "--config.optim.l2=1e-3 --seeds=3,4"
     of_variant = [claim for claim in claims if claim["variant"]]
     assert {(claim["experiment"], claim["variant"]) for claim in of_variant} == {("g_mlp", variant)}

@@ -11,6 +11,8 @@ import pytest
 
 import hessflat
 from hessflat.report import frames
+from hessflat.report.claims import read_claims
+from hessflat.runs.archive import unpack
 from hessflat.utils.errors import InputError
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -26,11 +28,8 @@ def loaded():
 
 
 def test_a_folder_of_archives_and_one_of_runs_are_loaded_alike(loaded, tmp_path):
-    whole, members = loaded
-    for name, content in members.items():
-        path = tmp_path / "runs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    whole, _ = loaded
+    unpack(RESULTS / NAME, tmp_path / "runs")
     (tmp_path / NAME).write_bytes((RESULTS / NAME).read_bytes())
     for folder in (tmp_path / "runs", tmp_path):
         found = frames.load(folder, RESULTS / "report")
@@ -81,7 +80,7 @@ def test_spectra_are_those_of_the_files(loaded):
 
 
 def test_claims_are_those_of_the_experiment(loaded):
-    stored = json.loads((RESULTS / "report" / "claims.json").read_text())
+    stored = read_claims(RESULTS / "report" / "claims.json")
     expected = [(one["claim"], one["verdict"]) for one in stored if one["experiment"] == "g_loss_limit"]
     claims = loaded[0].claims
     assert list(zip(claims["claim"], claims["verdict"], strict=True)) == expected

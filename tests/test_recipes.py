@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import scipy.io
 
+from hessflat.report.claims import read_claims
+
 ROOT = Path(__file__).parents[1]
 UNMEASURED = ("--config.measure.spectra=never", "--config.measure.jacobian=never")
 CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
@@ -328,7 +330,7 @@ def test_an_experiment_is_a_file_besides_its_configuration(project):
     (project / "experiments/beyond/rates.py").write_text(EXPERIMENT)
     printed = python(project, "-m", "hessflat", "experiment", "--exp=rates", "--scale=smoke")
     assert "rates, smoke scale. Rates." in printed
-    (judged,) = json.loads((project / "report" / "claims.json").read_text())
+    (judged,) = read_claims(project / "report" / "claims.json")
     assert (judged["experiment"], judged["claim"]) == ("rates", "flatter")
     assert judged["verdict"] in ("holds", "fails", "undecided")
     assert (project / "report" / "figures" / "rates-smoke-rates.png").exists()

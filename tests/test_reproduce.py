@@ -1,13 +1,13 @@
 """Every experiment in one command: the plan with its hours, what is skipped, what cannot be run."""
 
 import csv
-import json
 
 import jax
 import pytest
 
 from hessflat.cli import experiment, reproduce, sweep
 from hessflat.launch import pool
+from hessflat.report.claims import read_claims
 from hessflat.runs import cost_model, schema
 from hessflat.runs.cost_model import OVERHEAD, Throughput, data_shape, run_cost
 from hessflat.runs.jobs import compiled, make_jobs
@@ -67,7 +67,7 @@ def test_the_probe_times_this_device():
 @pytest.mark.long
 def test_everything_in_one_report_and_again_nothing_is_trained(tmp_path, capsys, monkeypatch):
     reproduce.main(arguments(tmp_path))
-    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    claims = read_claims(tmp_path / "report" / "claims.json")
     assert {claim["experiment"] for claim in claims} == set(TWO.split())
     first = capsys.readouterr()
     assert "1 of 2: g_loss_limit" in first.err
@@ -91,7 +91,7 @@ def test_an_experiment_that_cannot_be_run_does_not_stop_the_others(tmp_path, mon
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
     with pytest.raises(InputError, match=r"1 of 2 experiments could not be run: g_loss_limit: data set 'mnist' is not"):
         reproduce.main(arguments(tmp_path))
-    claims = json.loads((tmp_path / "report" / "claims.json").read_text())
+    claims = read_claims(tmp_path / "report" / "claims.json")
     assert {claim["experiment"] for claim in claims} == {"s_random_matrix"}
 
 

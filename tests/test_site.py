@@ -13,6 +13,7 @@ import pytest
 
 import hessflat.curvature as cv
 from hessflat import plot
+from hessflat.report.claims import read_claims
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -85,7 +86,7 @@ def test_the_gallery_has_every_figure_and_every_verdict():
     stored = (DOCS / "results" / "report" / "report.md").read_text()
     figures = set(re.findall(r"\]\(figures/(\S+?\.png)\)", stored))
     assert set(re.findall(r"results/report/figures/(\S+?\.png)", text)) == figures
-    records = json.loads((DOCS / "results" / "report" / "claims.json").read_text())
+    records = read_claims(DOCS / "results" / "report" / "claims.json")
     assert len(re.findall(r"^\| \*\*", text, re.MULTILINE)) == len(records)
 
 

@@ -123,7 +123,7 @@ def notebook(content, name):
 
 def gallery():
     """{name: page} of the gallery: one page a paper, and one of all its figures."""
-    records = json.loads((REPORT / "claims.json").read_text())
+    records = json.loads((REPORT / "claims.json").read_text())["claims"]
     report = (REPORT / "report.md").read_text()
     found = sections(report)
     pages = {

@@ -103,13 +103,19 @@ class Run(NamedTuple):
         return np.array([_value_or_nan(line, name) for line in self.metrics])
 
     def spectrum(self, operator: str, step: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays of `spectra/<step>-<operator>.npz`; the last measured step by default."""
+        """The arrays of `spectra/<step>-<operator>.npz`; the last measured step by default.
+
+        Those of float32 are returned as float64, so that an archive's are reckoned with like those of its runs.
+        """
         if step is None and not self.metrics:
             raise InputError(f"{self.path}: nothing was measured (status {self.status}); train it again")
         file = self.spectrum_file(operator, step)
         try:
             with np.load(file) as arrays:
-                return dict(arrays)
+                return {
+                    name: array.astype(np.float64) if array.dtype == np.float32 else array
+                    for name, array in arrays.items()
+                }
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = one_line(error)
             raise InputError(f"{self.path}: cannot read spectra/{file.name} ({reason}); measure it again") from error

@@ -1,19 +1,26 @@
-"""Pack finished runs for keeping: `python -m hessflat archive --root=runs --out=results`."""
+"""Pack finished runs for keeping: `python -m hessflat archive --root=runs --out=results`.
+
+`--unpack=FOLDER` writes the runs of all archives in a folder below `--root`, where none of them may be yet.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat.cli import app
-from hessflat.runs.archive import finished_below, pack
+from hessflat.runs.archive import archives_in, finished_below, pack, unpack
 from hessflat.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """One archive for each experiment and scale; `make report FROM=results` draws from them."""
-    own, settings = app.parse_flags(argv, {"root": "runs", "out": "results", "exp": ""})
+    own, settings = app.parse_flags(argv, {"root": "runs", "out": "results", "exp": "", "unpack": ""})
     if settings:
         raise InputError(f"an archive takes no settings, got {settings[0]}; it holds what is stored")
     root, named = Path(own["root"]), own["exp"].replace(",", " ").split()
+    if own["unpack"]:
+        for path in archives_in(Path(own["unpack"])):
+            print(f"{root}: {len(unpack(path, root))} runs of {path.name}", flush=True)
+        return
     groups = {
         name: folders for name, folders in finished_below(root).items() if not named or folders[0].parent.name in named
     }

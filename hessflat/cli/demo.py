@@ -9,7 +9,8 @@ from hessflat.analysis.results import finished
 from hessflat.cli import experiment
 from hessflat.report import figures
 from hessflat.report.build import print_summary, write_figure
-from hessflat.report.sections import Record, Section, rendered
+from hessflat.report.claims import Record
+from hessflat.report.sections import Section, rendered
 from hessflat.utils.errors import InputError
 
 MODELS = ("softmax regression", "perceptron")

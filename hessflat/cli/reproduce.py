@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from hessflat.analysis.experiment import Experiment, StoredExperiment, Table
 from hessflat.analysis.tables import as_text
 from hessflat.cli import app, experiment, launching
 from hessflat.launch import places, pool
-from hessflat.report.sections import Record, tally
+from hessflat.report.claims import Record, read_claims
+from hessflat.report.sections import tally
 from hessflat.runs import cost_model, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
@@ -127,7 +127,7 @@ def summary(judged: Sequence[tuple[StoredExperiment, Sequence[Record]]], taken: 
 
 def published() -> list[Record]:
     """The claims of the results that come with the project; none where they were taken away."""
-    return json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else []
+    return read_claims(PUBLISHED) if PUBLISHED.exists() else []
 
 
 def beside(records: Sequence[Record], others: Sequence[Record]) -> str:

@@ -1,6 +1,5 @@
 """Build the report folder from stored runs (claims, page, Markdown, figures), and print a summary."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -10,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hessflat.analysis.experiment import StoredExperiment
+from hessflat.report.claims import Record, claims_as_json
 from hessflat.report.markdown import markdown
 from hessflat.report.opening import make_opening
 from hessflat.report.page import page
 from hessflat.report.sections import (
-    Record,
     RenderedFigure,
     Section,
     as_csv,
@@ -74,7 +73,7 @@ def build_report(
     pictures = opening.picture or ()
     for figure in [*pictures, *opening.figures, *(figure for section in sections for figure in section.figures)]:
         write_figure(figure, out)
-    write_atomically(out / "claims.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(out / "claims.json", claims_as_json(records))
     table = power_table(counted(sections))
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) if table.rows else {}
     write_atomically(out / "power.csv", as_csv(columns))

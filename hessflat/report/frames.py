@@ -1,7 +1,6 @@
 """Stored runs as pandas data frames: `hessflat.load("runs")`."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from hessflat.analysis.results import Run, load_run
 from hessflat.config import flatten
+from hessflat.report.claims import read_claims
 from hessflat.runs.archive import ENDING, unpack, unpacked
 from hessflat.utils.errors import InputError
 
@@ -110,10 +110,4 @@ def _numbers_of(run: Run) -> list[dict[str, Any]]:
 
 def _claims(report: Path) -> list[dict[str, Any]]:
     path = report / "claims.json"
-    if not path.exists():
-        return []
-    try:
-        claims: list[dict[str, Any]] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); redraw it: make report") from error
-    return claims
+    return read_claims(path) if path.exists() else []

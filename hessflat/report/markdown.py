@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import paper_name
 from hessflat.analysis.tables import as_markdown
+from hessflat.report.claims import Record
 from hessflat.report.sections import (
     CORRELATIONS,
     POWER,
-    Record,
     RenderedFigure,
     Section,
     by_paper,

@@ -17,7 +17,8 @@ from hessflat.analysis.experiment import Table
 from hessflat.analysis.names import PAPERS, metric_name
 from hessflat.config import SCALES
 from hessflat.report import figures
-from hessflat.report.sections import VERDICTS, Record, RenderedFigure, Section, rendered, tally
+from hessflat.report.claims import Record
+from hessflat.report.sections import VERDICTS, RenderedFigure, Section, rendered, tally
 
 QUESTION = "Do flat minima generalise?"
 

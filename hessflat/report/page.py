@@ -15,12 +15,12 @@ from markupsafe import Markup, escape
 from hessflat.analysis.experiment import Claim, StoredExperiment, Table
 from hessflat.analysis.names import PAPERS, paper_name
 from hessflat.config import SCALES
+from hessflat.report.claims import Record
 from hessflat.report.opening import QUESTION, Opening
 from hessflat.report.sections import (
     CORRELATIONS,
     POWER,
     VERDICTS,
-    Record,
     RenderedFigure,
     Section,
     commands,

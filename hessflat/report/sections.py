@@ -19,11 +19,14 @@ from hessflat.analysis.provenance import fixed_at, needs_of, pilot
 from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.plot.style import as_png, as_svg
+from hessflat.report.claims import Record
 from hessflat.utils.errors import InputError
 
 VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")
 CORRELATIONS = "Which measures follow the generalisation gap?"
 POWER = "How likely is each claim to be decided?"
+# Of a PNG, which stands in for the SVG where pages hold no SVG: dots an inch, colours.
+_PIXELS = (110, 48)
 _NAMED = 10  # of runs that are missing for one reason
 
 # Keys of manifests that a reader needs, and what they are called.
@@ -39,7 +42,6 @@ _FACTS = {
     "git_commit": "code",
 }
 
-Record = dict[str, Any]
 Made = TypeVar("Made", Drawing, Table)
 
 
@@ -111,7 +113,8 @@ def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made
 def rendered(name: str, drawing: Drawing) -> RenderedFigure:
     """The drawing as files; what a file name should not have in `name` becomes a hyphen."""
     stem = re.sub(r"[^\w.=-]+", "-", name)
-    return RenderedFigure(stem, drawing.caption, as_svg(drawing.figure), as_png(drawing.figure), as_csv(drawing.data))
+    svg, png = as_svg(drawing.figure), as_png(drawing.figure, *_PIXELS)
+    return RenderedFigure(stem, drawing.caption, svg, png, as_csv(drawing.data))
 
 
 def as_csv(data: Mapping[str, Sequence[Any]]) -> bytes:

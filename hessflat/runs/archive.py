@@ -1,25 +1,37 @@
 """Finished runs in one file for each experiment and scale, `<experiment>-<scale>.tar.xz`.
 
 An archive holds what a report reads: settings, manifest, metrics and arrays of each run, as in its folder. It holds no
-checkpoints. Any program that reads tar opens it. Equal runs give equal bytes.
+checkpoints. Numbers of metrics have six significant digits, and floating-point arrays are float32 with 21 bits, which
+are as many digits; what is below 1.2e-38 in them is 0. Any program that reads tar opens an archive. Its checksum is
+SHA-256 of all of it, so that manifests have the digests of single files only when they are unpacked. Equal runs give
+equal bytes.
 """
 
 import contextlib
 import io
+import json
 import lzma
 import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hessflat.runs.run_folder import FINISHED, GROWING, read_config, read_manifest, read_whole, with_digest
 from hessflat.utils.errors import DamagedError, InputError
-from hessflat.utils.files import full_disk_named, write_atomically
+from hessflat.utils.files import array_bytes, file_digest, full_disk_named, read_object, write_atomically
 
 ENDING = ".tar.xz"
+ARRAYS = ".npz"
 # Where the runs and the report were on the machine that made a run is nobody else's command.
 _PLACES = re.compile(r" --(?:root|out|workers)=\S+")
+_DIGITS = 6
+# How LZMA predicts a byte: in arrays by its place among the four of a number, in text by the byte before.
+_OF_ARRAYS = {"lc": 0, "lp": 2, "pb": 2}
+_OF_TEXT = {"lc": 4, "lp": 0, "pb": 0}
 
 
 def pack(folders: Sequence[Path], path: Path) -> None:
@@ -32,17 +44,25 @@ def pack(folders: Sequence[Path], path: Path) -> None:
     if not folders:
         raise InputError(f"no runs for {path.name}; an archive holds at least one")
     buffer = io.BytesIO()
-    # The order decides how much alike things compress: what is of one kind stands together.
+    # The order decides how much alike things compress: what is of one kind stands together. Text is last, so that
+    # nothing is taken for a run whose arrays were cut off.
     members = sorted((member for folder in folders for member in _members(folder)), key=_kind)
+    text = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o644
             tar.addfile(entry, io.BytesIO(content))
-    packed = lzma.compress(buffer.getvalue(), check=lzma.CHECK_SHA256, preset=9 | lzma.PRESET_EXTREME)
+            text = tar.offset if name.endswith(ARRAYS) else text
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, packed)
+    whole = buffer.getvalue()
+    write_atomically(path, _compressed(whole[:text], _OF_ARRAYS) + _compressed(whole[text:], _OF_TEXT))
+
+
+def _compressed(content: bytes, predicted: dict[str, int]) -> bytes:
+    chain = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, **predicted}]
+    return lzma.compress(content, check=lzma.CHECK_SHA256, filters=chain) if content else b""
 
 
 def _members(folder: Path) -> list[tuple[str, bytes]]:
@@ -51,13 +71,48 @@ def _members(folder: Path) -> list[tuple[str, bytes]]:
         raise InputError(f"{folder} is not finished but {manifest.get('status')}; the command that made it goes on")
     manifest["command"] = _PLACES.sub("", str(manifest.get("command", "")))
     name = "/".join(folder.parts[-2:])
-    own = [(f"{name}/{file}", (folder / file).read_bytes()) for file in sorted(manifest["digests"])]
-    return [(f"{name}/manifest.json", with_digest(manifest).encode()), *own]
+    own = [(f"{name}/{file}", _kept(folder / file)) for file in sorted(manifest.pop("digests"))]
+    return [(f"{name}/manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()), *own]
 
 
-def _kind(member: tuple[str, bytes]) -> tuple[str, str]:
-    file = member[0].split("/", 2)[2]
-    return file if file in (*GROWING, "config.json", "manifest.json") else file.partition("-")[2], member[0]
+def _kind(member: tuple[str, bytes]) -> tuple[bool, str, str]:
+    name = member[0]
+    file = name.split("/", 2)[2]
+    return not name.endswith(ARRAYS), file if "/" not in file else file.partition("-")[2], name
+
+
+def _kept(path: Path) -> bytes:
+    """What an archive holds of a file."""
+    if path.name in GROWING:
+        lines = path.read_text().splitlines()
+        return "".join(json.dumps(_rounded(json.loads(line))) + "\n" for line in lines).encode()
+    if path.suffix == ARRAYS:
+        with np.load(path) as arrays:
+            return array_bytes({name: narrowed(array) for name, array in arrays.items()})
+    return path.read_bytes()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def narrowed(array: np.ndarray) -> np.ndarray:
+    """A float64 or float32 array as float32 whose last three bits are 0, of the same shape; any other as it is.
+
+    It is rounded to the nearest, by at most 6e-7 of each number; below 1.2e-38 it becomes 0. An array that has a number
+    beyond the range of float32 stays as it is.
+    """
+    if array.dtype not in (np.float64, np.float32):
+        return array
+    with np.errstate(over="ignore"):
+        single = np.asarray(array, np.float32)
+    single = np.where(np.abs(single) < np.finfo(np.float32).tiny, np.float32(0), single)
+    kept = np.asarray((single.view(np.uint32) + np.uint32(4)) & ~np.uint32(7)).view(np.float32)
+    return kept if np.array_equal(np.isfinite(kept), np.isfinite(array)) else array
 
 
 def unpack(path: Path, root: Path) -> list[Path]:
@@ -65,14 +120,39 @@ def unpack(path: Path, root: Path) -> list[Path]:
 
     Raises:
         DamagedError: it is no archive, or not as it was written.
+        InputError: one of its runs is there already.
     """
     try:
         with lzma.open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            names = tar.getnames()
+            files: dict[Path, list[str]] = {}
+            for name in sorted(tar.getnames()):
+                experiment, run, own = name.split("/", 2)
+                files.setdefault(root / experiment / run, []).append(own)
+            if there := [folder for folder in files if folder.exists()]:
+                raise InputError(f"{there[0]} is there already; nothing was unpacked: choose another folder")
             tar.extractall(root, filter="data")
     except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
         raise DamagedError(f"{path} is damaged ({error}); take it from the repository again") from error
-    return [root / name for name in dict.fromkeys("/".join(name.split("/")[:2]) for name in names)]
+    for folder in files:
+        manifest = read_object(folder / "manifest.json")
+        if manifest is None:
+            raise DamagedError(f"{path} is damaged ({folder.name} has no manifest); take it from the repository again")
+        manifest.pop("digest", None)
+        digests = {name: file_digest(folder / name) for name in files[folder] if name != "manifest.json"}
+        (folder / "manifest.json").write_text(with_digest(manifest | {"digests": digests}))
+    return list(files)
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """The archives in a folder, in the order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = sorted(folder.glob(f"*{ENDING}"))
+    if not paths:
+        raise InputError(f"no archive *{ENDING} in {folder}; make archive ARGS=--out={folder} writes them")
+    return paths
 
 
 @contextlib.contextmanager
@@ -83,9 +163,7 @@ def unpacked(folder: Path) -> Iterator[Path]:
         InputError: there is no archive.
         DamagedError: one is damaged.
     """
-    paths = sorted(folder.glob(f"*{ENDING}"))
-    if not paths:
-        raise InputError(f"no archive *{ENDING} in {folder}; make archive ARGS=--out={folder} writes them")
+    paths = archives_in(folder)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "runs"
         for path in paths:

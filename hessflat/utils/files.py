@@ -115,9 +115,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """An uncompressed `.npz`, atomically."""
+    write_atomically(path, array_bytes(arrays))
+
+
+def array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """What an uncompressed `.npz` of these arrays holds. Equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

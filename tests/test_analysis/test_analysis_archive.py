@@ -2,14 +2,16 @@
 
 import lzma
 import tarfile
+from decimal import Context
 
+import numpy as np
 import pytest
 from fabricated_runs import write_run
 
 from hessflat.analysis.results import load_run
 from hessflat.cli import archive as command
 from hessflat.cli.app import COMMANDS
-from hessflat.runs.archive import finished_below, pack, unpack, unpacked
+from hessflat.runs.archive import finished_below, narrowed, pack, unpack, unpacked
 from hessflat.runs.run_folder import write_manifest
 from hessflat.utils.errors import DamagedError, InputError
 
@@ -30,11 +32,22 @@ def test_a_run_is_read_from_an_archive_as_from_its_folder(folders, tmp_path):
         for folder in folders:
             before, after = load_run(folder), load_run(root / folder.relative_to(tmp_path / "runs"))
             assert before.path == after.path
-            assert (before.config, before.metrics) == (after.config, after.metrics)
+            assert before.config == after.config
+            assert [list(line) for line in before.metrics] == [list(line) for line in after.metrics]
+            for line, kept in zip(before.metrics, after.metrics, strict=True):
+                for name, value in line.items():
+                    rounded = Context(prec=6).create_decimal_from_float(value) if isinstance(value, float) else value
+                    assert kept[name] == (rounded if rounded is None else type(value)(rounded)), name
             assert after.manifest["command"] == "python -m hessflat sweep --config=c:small"
-            assert {**before.manifest, "command": ""} == {**after.manifest, "command": ""}
+            others = {"command": "", "digests": {}}
+            assert before.manifest | others == after.manifest | others
+            assert before.manifest["digests"].keys() == after.manifest["digests"].keys()
             for path in (folder / "spectra").iterdir():
-                assert path.read_bytes() == (after.folder / "spectra" / path.name).read_bytes()
+                with np.load(path) as arrays, np.load(after.folder / "spectra" / path.name) as stored:
+                    assert arrays.files == stored.files
+                    for name, array in arrays.items():
+                        assert stored[name].dtype != np.float64
+                        np.testing.assert_allclose(stored[name], array, rtol=6e-7)
             assert not (after.folder / "checkpoints").exists()
     assert not root.exists()
 
@@ -46,6 +59,45 @@ def test_equal_runs_give_equal_bytes_and_any_tar_reads_them(folders, tmp_path):
     assert one.read_bytes() == other.read_bytes()
     with tarfile.open(one) as tar:
         assert {name.split("/")[1] for name in tar.getnames()} == {folder.name for folder in folders}
+
+
+def test_what_was_packed_and_unpacked_is_packed_to_the_same_bytes(folders, tmp_path):
+    one, other = tmp_path / "1.tar.xz", tmp_path / "2.tar.xz"
+    pack(folders, one)
+    unpack(one, tmp_path / "again")
+    pack([tmp_path / "again" / "/".join(folder.parts[-2:]) for folder in folders], other)
+    assert one.read_bytes() == other.read_bytes()
+    with pytest.raises(InputError, match="is there already; nothing was unpacked"):
+        unpack(one, tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_arrays_keep_six_digits(kind):
+    rng = np.random.default_rng(0)
+    array = (rng.standard_normal((30, 7)) * 10.0 ** rng.integers(-30, 30, (30, 7))).astype(kind)
+    kept = narrowed(array)
+    assert kept.dtype == np.float32
+    assert not np.any(kept.view(np.uint32) % 8)
+    assert np.max(np.abs(kept.astype(float) / array - 1)) < 6e-7
+    exact = np.array([0, -1, 0.5, 2.0**20 + 1, np.inf, -np.inf, np.nan], kind)
+    np.testing.assert_array_equal(narrowed(exact), exact)
+    assert narrowed(np.array(1e-39, kind)) == 0
+    assert narrowed(np.array(2.5, kind)).shape == ()
+
+
+def test_arrays_that_six_digits_of_float32_do_not_hold_stay():
+    for array in (np.array([1e39, 1.0]), np.arange(3), np.array(["float32"]), np.array([1.1], np.float16)):
+        assert narrowed(array) is array
+
+
+def test_an_archive_cut_off_between_arrays_and_text_is_damaged(folders, tmp_path):
+    path = tmp_path / "toy-smoke.tar.xz"
+    pack(folders, path)
+    content = path.read_bytes()
+    second = content.index(b"\xfd7zXZ\0", 1)
+    path.write_bytes(content[:second])
+    with pytest.raises(DamagedError, match="has no manifest"):
+        unpack(path, tmp_path / "out")
 
 
 def test_what_cannot_be_packed_or_read_is_one_line(folders, tmp_path):
@@ -75,5 +127,11 @@ def test_the_command_packs_each_experiment_and_scale(folders, tmp_path, capsys):
     command.main([f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"])
     (path,) = (tmp_path / "out").iterdir()
     assert f"{path}: 2 runs" in capsys.readouterr().out
+    command.main([f"--root={tmp_path / 'again'}", f"--unpack={tmp_path / 'out'}"])
+    assert f"2 runs of {path.name}" in capsys.readouterr().out
+    assert {load_run(folder).path for folder in folders} == {
+        load_run(found.parent).path.replace("again", "runs", 1)
+        for found in (tmp_path / "again").glob("*/*/manifest.json")
+    }
     with pytest.raises(InputError, match="no finished run of s_width"):
         command.main([f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}", "--exp=s_width"])

@@ -11,6 +11,7 @@ from fabricated_runs import write_run
 from hessflat.analysis.experiment import Claim, Experiment, StoredExperiment, Table
 from hessflat.analysis.limits import exceeds
 from hessflat.analysis.results import load_run, meeting
+from hessflat.report.claims import read_claims
 from hessflat.report.sections import judge, make_section
 from hessflat.training.optimisation import loss_of_best_guess
 
@@ -83,7 +84,7 @@ def test_a_table_says_what_it_leaves_out(runs):
 
 @pytest.mark.slow
 def test_no_stored_claim_rests_on_a_run_at_chance(stored_runs):
-    records = json.loads((STORED / "report" / "claims.json").read_text())
+    records = read_claims(STORED / "report" / "claims.json")
     learnt = {}
     for record in records:
         for path in record["runs"]:

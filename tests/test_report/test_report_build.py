@@ -14,6 +14,7 @@ from hessflat.analysis.results import load_run
 from hessflat.analysis.tables import table_by
 from hessflat.report import kept
 from hessflat.report.build import build_report, print_summary
+from hessflat.report.claims import read_claims
 from hessflat.report.figures import over_training, panels_against
 from hessflat.report.sections import judge, make_section
 from hessflat.utils.errors import InputError
@@ -80,7 +81,9 @@ def recorded(stored, out):
 
 def test_claims_are_data(stored, tmp_path):
     records = recorded(stored, tmp_path / "report")
-    assert json.loads((tmp_path / "report" / "claims.json").read_text()) == records
+    assert read_claims(tmp_path / "report" / "claims.json") == records
+    stored_once = json.loads((tmp_path / "report" / "claims.json").read_text())
+    assert len(stored_once["runs"]) == len({tuple(record["runs"]) for record in records}) == 2
     assert [list(record) for record in records] == [KEYS.split()] * 6
     verdicts = {(record["scale"], record["claim"]): record["verdict"] for record in records}
     assert verdicts == {
