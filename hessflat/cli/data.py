@@ -7,12 +7,14 @@
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat.data import cache, prepared_names
 from hessflat.data.prepare import prepare
+from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     for name in options.names:
         try:
-            prepare(name, files, folder)
+            # On a terminal `prepare` shows bars of its own.
+            with contextlib.nullcontext() if sys.stderr.isatty() else progress.counting(1, f"preparing {name}"):
+                prepare(name, files, folder)
         except InputError as error:
             print(error, file=sys.stderr)
             status = 2

@@ -18,7 +18,7 @@ from hessflat.runs import schema
 from hessflat.runs.cost_model import data_shape
 from hessflat.runs.schema import RunConfig
 from hessflat.training.optimisation import make_targets
-from hessflat.utils import hardware
+from hessflat.utils import hardware, progress
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,10 +35,14 @@ def main(argv: Sequence[str]) -> None:
         # A compiler for GPUs looks for one where JAX starts, unless it is told that there is none.
         jax.config.update("jax_platforms", "cpu")
     config = schema.freeze(app.from_command_line(own["config"], settings))
-    for title, op in operators(config, topology).items():
-        protocol: Any = config.measure
-        with jax.default_matmul_precision(protocol.precision):
-            print(f"{title}\n{cv.plan(op, protocol.lanczos_steps, protocol.probes, topology=topology)}\n")
+    planned = operators(config, topology)
+    with progress.reporting(len(planned)) as reporter:
+        for title, op in planned.items():
+            protocol: Any = config.measure
+            reporter.advance(0.0, title)
+            with jax.default_matmul_precision(protocol.precision):
+                print(f"{title}\n{cv.plan(op, protocol.lanczos_steps, protocol.probes, topology=topology)}\n")
+            reporter.advance(1.0, title)
 
 
 def operators(config: RunConfig, topology: str | None = None) -> dict[str, cv.Operator]:

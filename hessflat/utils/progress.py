@@ -1,4 +1,4 @@
-"""One line that says what is running and how long it will take: live in a terminal, now and then in a log.
+"""One line that says what is running and how long it will take: live in a terminal, every ten seconds in a log.
 
 The live line is drawn by rich, which is imported where it is drawn; without rich a terminal gets the lines of a log.
 """
@@ -18,7 +18,9 @@ from hessflat.utils.errors import Stopped
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 _asked_to_stop = threading.Event()
 
-SECONDS_BETWEEN_LOG_LINES = 10.0
+# Whether a line is due is asked that often, so that at most ten seconds are between two.
+SECONDS_BETWEEN_LOG_LINES = 9.0
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Reporter(NamedTuple):
@@ -67,15 +69,19 @@ def silent() -> Reporter:
 
 
 @contextlib.contextmanager
-def reporting(total: float, stream: TextIO | None = None, terminal: bool | None = None) -> Iterator[Reporter]:
+def reporting(
+    total: float, stream: TextIO | None = None, terminal: bool | None = None, doing: str = "starting"
+) -> Iterator[Reporter]:
     """A reporter of `total` units of work, any unit; time left is what the finished share took, scaled.
 
-    Of several processes the writer alone reports.
+    Of several processes the writer alone reports. A log has a line at least every ten seconds, also while one program
+    is compiled or one measurement made.
 
     Args:
         total: work in all.
         stream: where it is shown; None is standard error.
         terminal: whether to draw a live line; None asks the stream.
+        doing: what runs first.
     """
     if not processes.is_writer():
         yield silent()
@@ -86,10 +92,14 @@ def reporting(total: float, stream: TextIO | None = None, terminal: bool | None 
     lock = threading.Lock()  # messages of worker processes arrive in a thread of their own
     with _screen(total, stream, stream.isatty() if terminal is None else terminal) as screen:
 
-        def advance(work: float, doing: str) -> None:
-            nonlocal done
+        def advance(work: float, what: str) -> None:
+            nonlocal done, doing
             with lock:
-                done += work
+                done, doing = done + work, what
+                screen.show(done, total, time.monotonic() - started, doing)
+
+        def show_again() -> None:
+            with lock:
                 screen.show(done, total, time.monotonic() - started, doing)
 
         def skip(work: float) -> None:
@@ -97,14 +107,33 @@ def reporting(total: float, stream: TextIO | None = None, terminal: bool | None 
             with lock:
                 total -= work
 
-        yield Reporter(advance, skip, screen.note)
+        with _repeated(show_again):
+            yield Reporter(advance, skip, screen.note)
 
 
 @contextlib.contextmanager
 def counting(total: int, doing: str) -> Iterator[Callable[[int], None]]:
     """A function that adds finished steps of `total` to a bar with the time left."""
-    with reporting(total) as reporter:
+    with reporting(total, doing=doing) as reporter:
         yield lambda steps: reporter.advance(steps, doing)
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` in a thread of its own, for as long as the context lasts."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def clock(seconds: float) -> str:
@@ -146,7 +175,7 @@ def _live_line(total: float, stream: TextIO) -> Iterator[_Screen]:
 
 
 def _log_lines(stream: TextIO) -> _Screen:
-    """A line every `SECONDS_BETWEEN_LOG_LINES`."""
+    """A line where the last is older than `SECONDS_BETWEEN_LOG_LINES`."""
     last_line = time.monotonic()
 
     def show(done: float, total: float, elapsed: float, doing: str) -> None:
