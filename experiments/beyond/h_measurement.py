@@ -208,6 +208,7 @@ EXPERIMENT = Experiment(
     paper="hessflat",
     question="Batch norm, L2: does what is concluded depend on how curvature is measured?",
     config="h_measurement",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(

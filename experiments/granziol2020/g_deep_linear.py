@@ -95,6 +95,7 @@ EXPERIMENT = Experiment(
     paper="G",
     question="Three weights in a row, exp(w₁w₂w₃X): what do reparameterisation, a falling loss and L2 do to ∇ and H?",
     config="g_deep_linear",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(

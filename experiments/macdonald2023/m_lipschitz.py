@@ -92,6 +92,7 @@ EXPERIMENT = Experiment(
     paper="M",
     question="Does the largest Jacobian norm of a sample find the supremum, and does it bound the generalisation gap?",
     config="m_lipschitz",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(

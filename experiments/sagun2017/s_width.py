@@ -153,6 +153,7 @@ EXPERIMENT = Experiment(
     paper="S",
     question="Does the width of a network change the right edge of its spectrum, or only its bulk?",
     config="s_width",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(

@@ -1,12 +1,13 @@
 """Pack finished runs for keeping: `python -m hessflat archive --root=runs --out=results`.
 
-`--unpack=FOLDER` writes the runs of all archives in a folder below `--root`, where none of them may be yet.
+Numbers are rounded to six digits, but for experiments that say they need all. `--unpack=FOLDER` writes the runs of all
+archives in a folder below `--root`, where none of them may be yet.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessflat.cli import app
+from hessflat.cli import app, experiment
 from hessflat.runs.archive import archives_in, finished_below, pack, unpack
 from hessflat.utils.errors import InputError
 
@@ -26,7 +27,8 @@ def main(argv: Sequence[str]) -> None:
     }
     if not groups:
         raise InputError(f"no finished run{' of ' + own['exp'] if named else ''} in {root}")
+    known = experiment.names()
     for name, folders in groups.items():
-        path = Path(own["out"]) / name
-        pack(folders, path)
+        path, one = Path(own["out"]) / name, folders[0].parent.name
+        pack(folders, path, one in known and experiment.load(one).all_digits)
         print(f"{path}: {len(folders)} runs, {path.stat().st_size / 1e6:.2f} MB", flush=True)

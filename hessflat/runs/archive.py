@@ -1,10 +1,10 @@
 """Finished runs in one file for each experiment and scale, `<experiment>-<scale>.tar.xz`.
 
 An archive holds what a report reads: settings, manifest, metrics and arrays of each run, as in its folder. It holds no
-checkpoints. Numbers of metrics have six significant digits, and floating-point arrays are float32 with 21 bits, which
-are as many digits; what is below 1.2e-38 in them is 0. Any program that reads tar opens an archive. Its checksum is
-SHA-256 of all of it, so that manifests have the digests of single files only when they are unpacked. Equal runs give
-equal bytes.
+checkpoints. Unless all digits are asked for, numbers of metrics have six significant digits, and floating-point arrays
+are float32 with 21 bits, which are as many digits; what is below 1.2e-38 in them is 0. Any program that reads tar opens
+an archive. Its checksum is SHA-256 of all of it, so that manifests have the digests of single files only when they are
+unpacked. Equal runs give equal bytes.
 """
 
 import contextlib
@@ -34,8 +34,13 @@ _OF_ARRAYS = {"lc": 0, "lp": 2, "pb": 2}
 _OF_TEXT = {"lc": 4, "lp": 0, "pb": 0}
 
 
-def pack(folders: Sequence[Path], path: Path) -> None:
+def pack(folders: Sequence[Path], path: Path, all_digits: bool = False) -> None:
     """Write an archive of finished runs, in place of what was there.
+
+    Args:
+        folders: of the runs.
+        path: of the archive.
+        all_digits: whether files are kept as they are, for claims that turn on digits past the sixth.
 
     Raises:
         DamagedError: a file of a run is not as the run left it.
@@ -46,7 +51,7 @@ def pack(folders: Sequence[Path], path: Path) -> None:
     buffer = io.BytesIO()
     # The order decides how much alike things compress: what is of one kind stands together. Text is last, so that
     # nothing is taken for a run whose arrays were cut off.
-    members = sorted((member for folder in folders for member in _members(folder)), key=_kind)
+    members = sorted((member for folder in folders for member in _members(folder, all_digits)), key=_kind)
     text = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
@@ -65,13 +70,14 @@ def _compressed(content: bytes, predicted: dict[str, int]) -> bytes:
     return lzma.compress(content, check=lzma.CHECK_SHA256, filters=chain) if content else b""
 
 
-def _members(folder: Path) -> list[tuple[str, bytes]]:
+def _members(folder: Path, all_digits: bool) -> list[tuple[str, bytes]]:
     manifest, _ = read_whole(folder)
     if manifest.get("status") not in FINISHED:
         raise InputError(f"{folder} is not finished but {manifest.get('status')}; the command that made it goes on")
     manifest["command"] = _PLACES.sub("", str(manifest.get("command", "")))
     name = "/".join(folder.parts[-2:])
-    own = [(f"{name}/{file}", _kept(folder / file)) for file in sorted(manifest.pop("digests"))]
+    read = Path.read_bytes if all_digits else _six_digits
+    own = [(f"{name}/{file}", read(folder / file)) for file in sorted(manifest.pop("digests"))]
     return [(f"{name}/manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()), *own]
 
 
@@ -81,8 +87,8 @@ def _kind(member: tuple[str, bytes]) -> tuple[bool, str, str]:
     return not name.endswith(ARRAYS), file if "/" not in file else file.partition("-")[2], name
 
 
-def _kept(path: Path) -> bytes:
-    """What an archive holds of a file."""
+def _six_digits(path: Path) -> bytes:
+    """What an archive holds of a file whose numbers are rounded."""
     if path.name in GROWING:
         lines = path.read_text().splitlines()
         return "".join(json.dumps(_rounded(json.loads(line))) + "\n" for line in lines).encode()

@@ -52,6 +52,13 @@ def test_a_run_is_read_from_an_archive_as_from_its_folder(folders, tmp_path):
     assert not root.exists()
 
 
+def test_with_all_digits_files_are_kept_as_they_are(folders, tmp_path):
+    pack(folders, tmp_path / "toy-smoke.tar.xz", all_digits=True)
+    for folder, kept in zip(folders, sorted(unpack(tmp_path / "toy-smoke.tar.xz", tmp_path / "out")), strict=True):
+        before, after = load_run(folder), load_run(kept)
+        assert before.manifest["digests"] == after.manifest["digests"]
+
+
 def test_equal_runs_give_equal_bytes_and_any_tar_reads_them(folders, tmp_path):
     one, other = tmp_path / "1.tar.xz", tmp_path / "2.tar.xz"
     pack(folders, one)
