@@ -74,7 +74,8 @@ def test_nothing_under_the_library_reads_proc():
 @pytest.mark.long
 def test_the_wheel_runs_the_example_of_the_readme_with_jax_numpy_and_scipy_alone(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "hessflat", source / "hessflat")
+    for name in ("hessflat", "configs", "experiments"):
+        shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source)

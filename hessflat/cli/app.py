@@ -41,6 +41,7 @@ COMMANDS = (
     "init",
     "plan",
     "doctor",
+    "completion",
 )
 
 

@@ -12,14 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hessflat.cli import app
 from hessflat.data import cache, prepared_names
 from hessflat.data.prepare import prepare
 from hessflat.utils import progress
 from hessflat.utils.errors import InputError
 
+WORDS = ("prepare", "list")
+
 
 def main(argv: Sequence[str]) -> int:
     """The exit status: 0, or 2 if a data set could not be prepared (the others are prepared all the same)."""
+    if argv and app.asks_for_help(argv[:1]):
+        raise app.HelpAsked({"from": "", "cache": ""})
     parser = argparse.ArgumentParser(prog="python -m hessflat data", description="Prepare data sets for runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="put data sets of the TFDS catalogue into the cache")
