@@ -151,7 +151,7 @@ EXPERIMENT = Experiment(
             id="mass-within-is-exact",
             paper="hessflat",
             where="beyond the paper",
-            statement="the mass of all Ritz values near zero, beside λ_max, is the exact share",
+            statement="the mass of all Ritz values that are small beside λ_max is the exact share of such eigenvalues",
             paper_value="not in the paper",
             decide=mass_is_exact,
         ),

@@ -216,7 +216,7 @@ EXPERIMENT = Experiment(
             id="batch-norm-mode",
             paper="hessflat",
             where="beyond the papers; G §4, figs 6, 7",
-            statement="L2 moves λ_max to the same side in both modes of batch norm",
+            statement="L2 changes λ_max in the same direction in both modes of batch norm",
             paper_value="in G larger with L2 in both: 30 times in train mode, 1,000 times in eval mode",
             decide=lambda runs: same_conclusion(
                 runs, "lambda_max", lambda protocol: protocol[1:] == (0, False), "both modes of batch norm"
@@ -226,7 +226,7 @@ EXPERIMENT = Experiment(
             id="statistics-batch",
             paper="hessflat",
             where="beyond the papers",
-            statement="L2 moves λ_max to the same side whatever number of examples share statistics",
+            statement="L2 changes λ_max in the same direction, however many examples share statistics",
             paper_value="not in a paper: G takes the training batch, M the whole sample",
             decide=lambda runs: same_conclusion(
                 runs,

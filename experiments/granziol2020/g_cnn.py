@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
             id="train-accuracy",
             paper="G",
             where="§4, fig. 4",
-            statement="L2 does not keep the network from its training data",
+            statement="L2 does not prevent the network from fitting its training data",
             paper_value="training accuracy 82.2 → 87.2 %",
             paper_effect=0.872 - 0.822,
             decide=partial(claims.compare, metric="train_accuracy", scale="difference"),

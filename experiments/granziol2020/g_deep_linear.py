@@ -165,7 +165,7 @@ EXPERIMENT = Experiment(
             id="nearly-rank-one",
             paper="G",
             where="§2",
-            statement="one eigenvalue dominates, the more the lower the loss",
+            statement="the lower the loss, the more one eigenvalue dominates",
             paper_value="rank one",
             decide=is_nearly_rank_one,
         ),
@@ -174,7 +174,7 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the paper",
             statement=(
-                "what is left of the trace falls as a logarithm: 1 − λ_max / Tr H = 2 / (3 ln(1/loss)) at equal weights"
+                "the rest of the trace falls as a logarithm: 1 − λ_max / Tr H = 2 / (3 ln(1/loss)) at equal weights"
             ),
             paper_value="not in the paper",
             decide=lambda runs: limits.in_every_run(
@@ -185,7 +185,10 @@ EXPERIMENT = Experiment(
             id="falls-with-the-loss",
             paper="G",
             where="§2",
-            statement="trace and λ_max go to zero with the loss, the exponential outgrowing the polynomial",
+            statement=(
+                "trace and λ_max go to zero with the loss, because the exponential falls faster than the polynomial "
+                "grows"
+            ),
             paper_value="an argument without numbers",
             decide=falls_with_the_loss,
         ),
@@ -234,7 +237,7 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the paper",
             statement=(
-                "without L2 sharpness says how long was trained: λ_max · rate · steps is near 1, whatever the seed"
+                "without L2, sharpness tells how long training took: λ_max · rate · steps is near 1 for every seed"
             ),
             paper_value="not in the paper",
             decide=lambda runs: limits.in_every_run(

@@ -158,7 +158,7 @@ EXPERIMENT = Experiment(
             id="peak-splits",
             paper="G",
             where="app. D, figs. 11, 12",
-            statement="the Ritz value at zero splits in two for H, and not for G",
+            statement="the Ritz value at zero splits in two for H but not for G",
             paper_value="figures without numbers",
             decide=partial(
                 limits.exceeds,
@@ -185,7 +185,7 @@ EXPERIMENT = Experiment(
             id="combining-steadies",
             paper="G",
             where="app. D, figs. 11, 12, 14",
-            statement="the mass of H's two nearest Ritz values together has none of the drops of the nearest alone",
+            statement="the joint mass of H's two Ritz values nearest zero does not drop where that of the nearest does",
             paper_value="figures without numbers",
             decide=partial(
                 limits.falls_below,
@@ -199,7 +199,7 @@ EXPERIMENT = Experiment(
             id="combining-centres",
             paper="G",
             where="app. D, figs. 11, 12",
-            statement="the weighted mean of H's two nearest Ritz values is nearer zero than the nearest alone",
+            statement="the weighted mean of H's two Ritz values nearest zero is nearer zero than the nearest alone",
             paper_value="much closer to the origin",
             decide=partial(
                 limits.falls_below,

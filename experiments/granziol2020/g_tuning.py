@@ -148,7 +148,9 @@ def _claims_of(optimiser: str) -> tuple[Claim, ...]:
             id=f"{name.lower()}-sharper-and-better",
             paper="G",
             where="title; app. A.1",
-            statement=f"{name}: at the rate that is searched the solution that generalises better is the sharper one",
+            statement=(
+                f"{name}: at the rate that the search finds, the solution that generalises better is the sharper one"
+            ),
             paper_value="compared at searched rates only",
             decide=partial(at_tuned_rate, optimiser, partial(claims.of_the_better, metric="hessian.lambda_max")),
         ),
@@ -156,7 +158,7 @@ def _claims_of(optimiser: str) -> tuple[Claim, ...]:
             id=f"{name.lower()}-at-every-rate",
             paper="hessflat",
             where="app. A.1; title",
-            statement=f"{name}: the solution that generalises better is the sharper one at whichever rate is searched",
+            statement=f"{name}: the solution that generalises better is the sharper one at every rate of the search",
             paper_value="not in the paper, which shows the best rate alone",
             decide=partial(at_each_rate, optimiser),
         ),
@@ -177,7 +179,7 @@ EXPERIMENT = Experiment(
             id="tuned-gadam-sharper",
             paper="G",
             where="§6; app. A.1",
-            statement="adaptive algorithms that are tuned give sharper solutions than SGD that is tuned as much",
+            statement="tuned adaptive optimisers give sharper solutions than SGD that is tuned alike",
             paper_value="almost 40 times (§5)",
             decide=tuned_sharpness,
             paper_effect=40,

@@ -183,7 +183,7 @@ def interpolates(*, where: str, paper_value: str) -> Claim:
         id="train-accuracy",
         paper="G",
         where=where,
-        statement="with and without L2 the network learns its training examples by heart",
+        statement="the network fits its training examples both with and without L2",
         paper_value=paper_value,
         decide=partial(
             limits.falls_below, statistic=lambda run: run.final("train_error"), limit=0.01, what="training error"
@@ -209,10 +209,7 @@ def scaled_sharpness_claims(operator: str = "hessian", **paired: Any) -> tuple[C
             id=name.replace("_", "-"),
             paper="hessflat",
             where="beyond the paper",
-            statement=(
-                f"{words} is smaller for the solution that generalises better: it sets right what raw sharpness gets "
-                "wrong"
-            ),
+            statement=f"{words} is smaller for the solution that generalises better, unlike λ_max(H) itself",
             paper_value="not in the paper",
             decide=partial(claims.of_the_better, metric=f"{operator}.{name}", expect="smaller", **paired),
         )

@@ -121,7 +121,7 @@ EXPERIMENT = Experiment(
             id="perceptron",
             paper="hessflat",
             where="beyond the theorem, which is of one layer; app. A.1",
-            statement="so do, for a whole network, entries and the blocks of single examples",
+            statement="for a whole network, entries and the blocks of single examples differ by O(1/N), too",
             paper_value="not in the paper, which takes it to be so",
             decide=partial(as_one_over_n, what="mlp"),
         ),
@@ -129,7 +129,7 @@ EXPERIMENT = Experiment(
             id="convolutional",
             paper="hessflat",
             where="beyond the theorem, which is of one layer; app. A.1",
-            statement="so do, for a network of convolutions, entries and the blocks of single examples",
+            statement="for a network of convolutions, entries and the blocks of single examples differ by O(1/N), too",
             paper_value="not in the paper, which takes it to be so",
             decide=partial(as_one_over_n, what="vgg"),
         ),
@@ -145,7 +145,7 @@ EXPERIMENT = Experiment(
             id="norm-does-not-fall",
             paper="hessflat",
             where="beyond the paper; app. A.1",
-            statement="the norm of the difference of the two Jacobians, as a whole, does not fall with N",
+            statement="the norm of the whole difference of the two Jacobians does not fall with N",
             paper_value="not in the paper, whose O(1/N) is of entries",
             decide=does_not_fall,
         ),
@@ -154,7 +154,8 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the paper; app. A.1",
             statement=(
-                "the sharpness in train and in eval mode with the same statistics stays apart, however many examples"
+                "with the same statistics, sharpness in train mode differs from that in eval mode, however many "
+                "examples there are"
             ),
             paper_value="not in the paper",
             decide=sharpness_differs,

@@ -192,8 +192,8 @@ EXPERIMENT = Experiment(
             paper="M",
             where="C.3, tables 1 and 2",
             statement=(
-                "the norm of the first layer's weights, whose Jacobian is not in eq. 4, differs by the start for the "
-                "Gaussian networks, of which the smooth ones are sharp, and not for ReLU"
+                "the norm of the first layer's weights, whose Jacobian eq. 4 leaves out, depends on the start for "
+                "Gaussian networks but not for ReLU"
             ),
             paper_value="9.09 and 0.56 for Gaussian, 9.61 and 9.56 for ReLU",
             decide=first_layers,
@@ -219,7 +219,8 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the paper",
             statement=(
-                "no run ends sharper than gradient descent with momentum ρ and rate η is stable at, 2(1 + ρ)/η = 38,000"
+                "no run ends above the largest sharpness at which gradient descent with momentum ρ and rate η is "
+                "stable, 2(1 + ρ)/η = 38,000"
             ),
             paper_value="not in the paper",
             decide=stable,

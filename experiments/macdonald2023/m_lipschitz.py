@@ -129,7 +129,8 @@ EXPERIMENT = Experiment(
             paper="M",
             where="§6.2",
             statement=(
-                "where the Jacobian has a larger Lipschitz constant, its largest norm over a sample falls shorter"
+                "the larger the Lipschitz constant of the Jacobian, the further its largest norm over a sample is "
+                "below the supremum"
             ),
             paper_value="a speculation about large learning rates",
             decide=rougher_misses_more,
@@ -148,9 +149,7 @@ EXPERIMENT = Experiment(
             id="says-something",
             paper="hessflat",
             where="beyond the paper; theorem 4.6",
-            statement=(
-                "for samples such as the paper's, eq. 10 allows less than the largest deviation that there can be"
-            ),
+            statement="for samples such as the paper's, the bound of eq. 10 is below the largest possible deviation",
             paper_value="not in the paper, which gives no constant",
             decide=says_something,
         ),

@@ -85,7 +85,7 @@ EXPERIMENT = Experiment(
             id="bound-grows",
             paper="M",
             where="§5",
-            statement="the slope that is asked for grows as the targets are fitted",
+            statement="the slope that the targets ask for grows as the network fits them",
             paper_value="gets higher the more one lowers ε",
             decide=partial(
                 limits.exceeds,

@@ -97,7 +97,7 @@ def claims_of_trends(setting: str, words: str, statement: str, expect: Order) ->
         trend(
             id=f"{name}-{what}",
             where=where,
-            statement=f"{statement}: {called}",
+            statement=f"{statement} {called}",
             paper_value=WITHOUT_NUMBERS,
             metric=metric,
             setting=setting,
@@ -126,8 +126,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     tabulate=tabulate,
     claims=(
-        *claims_of_trends(RATE, "the learning rate", "larger rates lower it", "decreases"),
-        *claims_of_trends(BATCH, "the batch size", "smaller batches lower it", "increases"),
+        *claims_of_trends(RATE, "the learning rate", "larger rates lower", "decreases"),
+        *claims_of_trends(BATCH, "the batch size", "smaller batches lower", "increases"),
         Claim(
             id="resnet-at-the-largest-rate",
             paper="M",

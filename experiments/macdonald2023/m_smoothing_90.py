@@ -179,7 +179,7 @@ EXPERIMENT = Experiment(
             id="logits-do-not",
             paper="hessflat",
             where="beyond the paper; C.1",
-            statement="it is the softmax that collapses: the Jacobian of the logits does not",
+            statement="the softmax collapses, but the Jacobian of the logits does not",
             paper_value="not in the paper, which argues it",
             decide=lambda runs: limits.exceeds(
                 split(runs)[0],

@@ -322,7 +322,7 @@ EXPERIMENT = Experiment(
             id="no-barrier-at-lower-loss",
             paper="hessflat",
             where="beyond the paper",
-            statement="there is no barrier either where Part I was trained on, to a far lower loss, before the switch",
+            statement="there is also no barrier if Part I trains on, to a far lower loss, before the switch",
             paper_value="not in the paper",
             decide=lambda runs: _at_lower_loss(no_barrier(longer(runs))),
         ),

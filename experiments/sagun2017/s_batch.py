@@ -81,7 +81,7 @@ EXPERIMENT = Experiment(
             id="right-edge-at-equal-loss",
             paper="hessflat",
             where="§3.3, fig. 4",
-            statement="the right edge differs by the training loss alone, in proportion to which it falls",
+            statement="the right edge depends on the training loss alone, and is proportional to it",
             paper_value="not in the paper",
             decide=larger_over_loss,
         ),

@@ -113,7 +113,7 @@ EXPERIMENT = Experiment(
             id="r-is-small",
             paper="S",
             where="§2.2, eq. 5",
-            statement="at the end of training R can be left out",
+            statement="R is negligible at the end of training",
             paper_value="an argument without numbers",
             decide=partial(
                 limits.falls_below, statistic=share_of_residual, limit=0.1, what="‖R‖_F / ‖H‖_F at the end", scale="log"

@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
             id="transition",
             paper="S",
             where="app. B, theorem 1",
-            statement="an eigenvalue of the population shows if it is above 1 + √α, and not below",
+            statement="an eigenvalue of the population gives an outlier if it is above 1 + √α, and none if it is below",
             paper_value="a theorem",
             decide=transition,
         ),

@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
             id="bulk-gathers",
             paper="hessflat",
             where="§1.2 (1), fig. 1",
-            statement="training brings more of the eigenvalues near zero beside the largest",
+            statement="training brings more eigenvalues near zero, compared with the largest",
             paper_value="not in the paper, whose figure shows both ends of training",
             decide=partial(
                 limits.exceeds,

@@ -172,7 +172,9 @@ EXPERIMENT = Experiment(
             id="right-edge-at-equal-loss",
             paper="hessflat",
             where="§3.2, fig. 3",
-            statement="the right edge is the same but for the training loss, in proportion to which it falls",
+            statement=(
+                "at equal training loss the right edge is the same at all widths, for it is proportional to the loss"
+            ),
             paper_value="not in the paper",
             decide=partial(
                 unchanged_with_width,
@@ -203,8 +205,8 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="§3.4",
             statement=(
-                "the ratio remains because at most (C − 1) h eigenvalues of H can be negative with one hidden layer of "
-                "ReLU, which grows as P does"
+                "with one hidden layer of ReLU, at most (C − 1) h eigenvalues of H can be negative: the ratio remains "
+                "because this number grows as P does"
             ),
             paper_value="not in the paper",
             decide=at_most_by_rank,
