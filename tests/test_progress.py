@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import hessflat.curvature as cv
 from hessflat.utils import progress
 
 
@@ -89,15 +88,6 @@ def test_lines_come_while_a_program_is_compiled_and_while_one_runs(phase, monkey
     with progress.reporting(1.0, log, terminal=False, doing=phase):
         work()
     assert len(re.findall(f"  {phase}\n", log.getvalue())) > 2
-
-
-def test_a_long_measurement_says_so_in_a_log(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOG_LINES", -1.0)
-    matrix = cv.from_matvec(lambda v: jnp.arange(1.0, 41.0) * v, jnp.zeros(40))
-    cv.lanczos(matrix, jax.random.key(0), 8)
-    assert re.search(r"^100%.* left  Lanczos steps$", capsys.readouterr().err, re.MULTILINE)
-    cv.lanczos(matrix, jax.random.key(0), 8, show_progress=False)
-    assert capsys.readouterr().err == ""
 
 
 def test_the_package_is_imported_without_rich():

@@ -104,7 +104,7 @@ def decompose(
         trace_probes: the number of probes of the moments; 0 omits them.
         exact: compute all eigenvalues, for P up to 20,000.
         state: a third argument of both functions, if given.
-        show_progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
+        show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further Lanczos steps (of all three matrices), instead of the bar.
 
     Raises:

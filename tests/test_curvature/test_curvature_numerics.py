@@ -30,6 +30,13 @@ def test_dots(rows, storage):
     assert np.abs(plain / exact - 1).max() > 1e-5  # what XLA does by itself: without this, `accurate_dot` is not needed
 
 
+def test_long_vectors_stay_orthogonal():
+    """Where ten eigenvalues stand far out, all steps go along their vectors, and every rounding counts."""
+    diagonal = jnp.concatenate([jnp.linspace(10, 100, 10), jnp.linspace(0, 1e-3, 2**20 - 10)])
+    op = cv.from_matvec(jnp.multiply, jnp.zeros(2**20), diagonal)
+    assert cv.lanczos(op, jax.random.key(1), 40).orthogonality[0] < 3e-4
+
+
 def test_a_combination_of_rows(rows):
     coefficients = np.linspace(-1, 2, 7, dtype=np.float32)
     assert_allclose(numerics.combination(jax.device_put(coefficients), rows), coefficients @ rows, rtol=1e-5, atol=1e-9)

@@ -114,8 +114,8 @@ def orthogonalise(layout: Layout, blocks: Blocks, num_rows: int | Array, vector:
         return vector
 
     if any(map(numerics.is_long, jax.tree.leaves(vector))):
-        # The second pass removes what the rounding of the first has left.
-        return once(once(vector), compensated=False)
+        # The second pass removes what the rounding of the first has left, and then its own rounding stays.
+        return once(once(vector, compensated=False))
     return jax.lax.fori_loop(0, 2, lambda _, v: once(v), vector)  # half the code to compile
 
 

@@ -132,7 +132,7 @@ def eigenpairs(
             first vector stays random, so that an eigenvalue that has become extremal is found.
         num_vectors: the number of P-vectors to store; None takes 20 more than k. More vectors need fewer products.
         loop: "scan", "python" or None to choose.
-        show_progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
+        show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further products, instead of the bar.
         trust_start: with a start, take a single pair once its residual is small, for about half of the products
             where it is isolated and a quarter of them in a bulk. It is for a series of operators that change little,

@@ -5,6 +5,7 @@ The recurrence is in `krylov.recurrence`, its stored basis in `krylov.basis`.
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -112,7 +113,7 @@ def lanczos(
         loop: "scan" compiles the recurrence, "python" runs it from Python; None chooses.
         together: run all probes side by side in every product, with k times the memory. None does so on an accelerator
             where memory permits; on a CPU it is no faster.
-        show_progress: show a progress bar on a terminal, a line every ten seconds elsewhere.
+        show_progress: show a progress bar on a terminal.
         on_steps: called with the number of further steps, instead of the bar.
         checkpoint: functions that store and restore the recurrence, instead of `folder`.
         until: `until(alphas, betas)` of the j steps so far of the first probe, called every four steps or so. When it
@@ -284,7 +285,7 @@ def _side_by_side(
 def step_callback(
     total: int, doing: str, show_progress: bool, on_steps: Callable[[int], None] | None
 ) -> AbstractContextManager[Callable[[int], None]]:
-    """A context of `on_steps`; without it, of a function that moves a progress bar on a terminal, or lines in a log.
+    """A context of `on_steps`; without it, of a function that moves a progress bar, if there is a terminal.
 
     Raises:
         InputError: `show_progress` that is not True or False, `on_steps` that is no function.
@@ -292,8 +293,8 @@ def step_callback(
     show_progress = numerics.require_flag("show_progress", show_progress)
     if on_steps is not None:
         numerics.require_function("on_steps", on_steps)
-    if on_steps is None and show_progress:
-        from hessflat.utils import progress  # imported only where progress is shown
+    if on_steps is None and show_progress and sys.stderr.isatty():
+        from hessflat.utils import progress  # imported only where a bar is shown
 
         return progress.counting(total, doing)
     return contextlib.nullcontext(on_steps or (lambda steps: None))
