@@ -219,5 +219,8 @@ EXPERIMENT = Experiment(
         "The papers train longer, and larger networks; the claims are theirs, the settings are ours. P is that of the "
         "last update, with both corrections of bias."
     ),
-    tuned=(Tuned("small", (0,), "the learning rates and numbers of steps"),),
+    tuned=(
+        Tuned("small", (0,), "the learning rates and numbers of steps"),
+        Tuned("medium", (30,), "the network, the learning rates and numbers of steps"),
+    ),
 )
