@@ -7,6 +7,7 @@ Networks are of shapes alone. Results are stored beside those of other chips, an
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,10 @@ def table(found: dict[str, Any]) -> tables.Table:
     for row in found["rows"]:
         start = [row["network"], str(row["num_chips"])]
         if "error" in row:
-            cells.append([*start, row["error"], *[""] * 9])
+            # The compiler for TPUs makes no program that a chip cannot hold, and says what it would take.
+            needed = re.search(r"\((\d+)\.\d+G\) exceeds", row["error"])
+            shown = [f"over {needed[1]} GiB", *[""] * 8, "no"] if needed else [row["error"], *[""] * 9]
+            cells.append([*start, *shown])
             continue
         seconds = [row[f"{name}_seconds"] for name in ("compute", "memory", "network", "latency", "step")]
         cells.append(
