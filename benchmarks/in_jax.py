@@ -21,12 +21,18 @@ def criterion(logits: Array, batch: dict[str, Array], statistics: Any = None) ->
 
 def functions_of(problem: Problem) -> tuple[Callable, Callable]:
     """`predict(params, batch, statistics)` -> logits [N, C]; `loss`, of the same arguments -> their mean loss."""
-    options = problem.options
+    network, options = NETWORKS.get(problem.network), problem.options
 
-    def predict(params: Any, batch: Any, statistics: Any = None) -> Array:
-        if problem.network == "transformer":
+    # Each reads what it needs and no other network, as a loss that people write does.
+    if network is None:
+
+        def predict(params: Any, batch: Any, statistics: Any = None) -> Array:
             return language.logits(params, batch["x"], options)
-        return NETWORKS[problem.network](JaxLayers(params, statistics), batch["x"], **options)
+
+    else:
+
+        def predict(params: Any, batch: Any, statistics: Any = None) -> Array:
+            return network(JaxLayers(params, statistics), batch["x"], **options)
 
     def loss(params: Any, batch: Any, statistics: Any = None) -> Array:
         return cross_entropy(predict(params, batch, statistics), batch["y"])

@@ -167,7 +167,10 @@ def tracking(results: dict[str, Any], workload: str) -> Table:
 def first_calls(results: dict[str, Any]) -> Table:
     """What a first call adds to a second one; programs and traces of the first, and of one at other parameters."""
     table = [
-        ["", "", "added to a second call", "to the scan by hand", "programs", "traces", "at other parameters", "cached"]
+        [
+            *("", "", "added to a second call", "to the scan by hand", "of processor time"),
+            *("programs", "traces", "at other parameters", "cached"),
+        ]
     ]
     for workload in [w for w in WORKLOADS.values() if w.task == "first_calls" and _parts(results, w.id)]:
         value = {name: part(results, workload.id, name) for name in _parts(results, workload.id)}
@@ -179,6 +182,7 @@ def first_calls(results: dict[str, Any]) -> Table:
                     way if way == HAND else f"**{way}**",
                     f"{_number(added)} s",
                     f"{added / value[f'{HAND} overhead']:.2f}",
+                    f"{value[f'{way} busy'] / value[f'{HAND} busy']:.2f}",
                     f"{value[f'{way} programs']:.0f}",
                     f"{value[f'{way} traces']:.0f}",
                     f"{value[f'{way} programs again']:.0f}, {value[f'{way} traces again']:.0f}",
@@ -190,13 +194,15 @@ def first_calls(results: dict[str, Any]) -> Table:
 
 def small_calls(results: dict[str, Any]) -> Table:
     """Second calls, and the time of as many products in one compiled loop."""
-    table = [["", "", "a call", "products", "to the products' time"]]
+    table = [["", "", "a call", "products", "to the products' time", "of processor time"]]
     for workload in [w for w in WORKLOADS.values() if w.task == "small_calls" and _parts(results, w.id)]:
         value = {name: part(results, workload.id, name) for name in _parts(results, workload.id)}
         for way in (name.removesuffix(" products") for name in value if name.endswith(" products")):
-            seconds, count = value[f"{way} seconds"], value[f"{way} products"]
-            ratio = seconds / (count * value["product seconds"])
-            table.append([workload.title, way, f"{_number(1e3 * seconds)} ms", f"{count:.0f}", f"{ratio:.2f}"])
+            count, cells = value[f"{way} products"], []
+            for what in ("seconds", "busy"):
+                cells.append(f"{value[f'{way} {what}'] / (count * value[f'product {what}']):.2f}")
+            milliseconds = _number(1e3 * value[f"{way} seconds"])
+            table.append([workload.title, way, f"{milliseconds} ms", f"{count:.0f}", *cells])
     return table
 
 

@@ -20,6 +20,7 @@ from benchmarks.in_jax import functions_of, hessian_product
 from benchmarks.problems import Arrays, Problem
 from benchmarks.workloads import Workload
 
+_EXAMPLES = 256  # of first calls: programs are those of any number, and runs take little beside compilation
 _REPEATS = 15  # of small calls
 _LOOP = 20  # products in a compiled loop
 
@@ -37,7 +38,7 @@ class FirstCalls(Ours):
     """
 
     def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
-        super().__init__(problem, arrays, workload, steps, batch)
+        super().__init__(problem, arrays.take(_EXAMPLES), workload, steps, batch)
         jax.monitoring.register_event_duration_secs_listener(_note)
         self.start = jax.device_put(np.random.default_rng(1).normal(size=problem.size).astype(np.float32))
         self.moved = jax.tree.map(lambda leaf: jax.device_put(1.01 * np.asarray(leaf)), self.params)
@@ -68,10 +69,10 @@ class FirstCalls(Ours):
         counts, seconds, busy = [], [], []
         for params in (self.params, self.params, self.moved):
             _events.clear()
-            began = time.perf_counter(), time.process_time()
+            began = _now()
             call(params)
-            seconds.append(time.perf_counter() - began[0])
-            busy.append(time.process_time() - began[1])
+            for samples, value in zip((seconds, busy), _since(began), strict=True):
+                samples.append(value)
             counts.append([sum(name.endswith(what) for name in _events) for what in _COUNTED])
         return {
             "overhead": seconds[0] - seconds[1],
@@ -132,22 +133,35 @@ class SmallCalls(Ours):
             "trace": lambda op: cv.trace(op, self.key),
         }
         loop = jax.jit(_products)
-        seconds, counts = {name: list[float]() for name in ("product", *ways)}, dict[str, int]()
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ("product", *ways)}
+        counts = dict[str, int]()
         for repeat in range(1 + _REPEATS):
             params = jax.tree.map(lambda leaf, n=repeat: leaf * (1 + n / 1000), self.params)
             op = cv.hessian(self.loss, params, self.batch)
             kept = cv.linearize(op)
             vector = jax.block_until_ready(jax.tree.map(jnp.ones_like, params))
-            began = time.perf_counter()
+            began = _now()
             jax.block_until_ready(loop(kept, vector))
-            seconds["product"].append((time.perf_counter() - began) / _LOOP)
+            seconds["product"].append(_since(began, _LOOP))
             for name, measure in ways.items():
-                began = time.perf_counter()
+                began = _now()
                 counts[name] = measure(op).num_products
-                seconds[name].append(time.perf_counter() - began)
-        middle = {name: float(np.median(samples[1:])) for name, samples in seconds.items()}
+                seconds[name].append(_since(began))
         parts = {f"{name} products": float(count) for name, count in counts.items()}
-        return Result([], 0, parts | {f"{name} seconds": value for name, value in middle.items()})
+        for name, samples in seconds.items():
+            parts[f"{name} seconds"], parts[f"{name} busy"] = np.median(samples[1:], axis=0).tolist()
+        return Result([], 0, parts)
+
+
+def _now() -> tuple[float, float]:
+    """The time, and the processor time of this process."""
+    return time.perf_counter(), time.process_time()
+
+
+def _since(began: tuple[float, float], calls: int = 1) -> tuple[float, float]:
+    """Seconds and seconds of processor time of each of some calls."""
+    seconds, busy = (now - before for now, before in zip(_now(), began, strict=True))
+    return seconds / calls, busy / calls
 
 
 def _products(op: cv.Operator, vector: Any) -> Any:

@@ -381,21 +381,27 @@ def draw_probe(key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: in
     Every `number` gives another vector. NumPy draws them, seeded with the key and the number, so there is nothing to
     compile, and they are equal on every backend and, up to rounding, in every precision.
     """
-    return on_device(probe_numbers(key, size, dtype, probe, number)(0, size))
+    return on_device(probe_numbers(words_of(key), size, dtype, probe, number)(0, size))
+
+
+def words_of(key: Array) -> list[int]:
+    """The words of a random key."""
+    result: list[int] = np.asarray(jax.random.key_data(key)).tolist()
+    return result
 
 
 def probe_numbers(
-    key: Array, size: int, dtype: jnp.dtype, probe: Probe, number: int = 0
+    words: list[int], size: int, dtype: jnp.dtype, probe: Probe, number: int = 0
 ) -> Callable[[int, int], np.ndarray]:
-    """What gives the numbers of `draw_probe` from one position up to another, without those before.
+    """What gives the numbers of `draw_probe` for a key of these words, from one position up to another alone.
 
     Signs are bits of one stream, in which the generator jumps. Normal numbers are drawn `_PIECE` at a time, each piece
     from a seed of its own, and are divided by the norm of them all.
     """
-    seed = [*np.asarray(jax.random.key_data(key)).tolist(), number]
+    seed = [*words, number]
     if probe == "rademacher":
         signs = (np.array([-1.0, 1.0]) / math.sqrt(size)).astype(dtype)
-        return lambda start, stop: signs[_bits(seed, start, stop)]
+        return lambda start, stop: signs.take(_bits(seed, start, stop))
     pieces = _normal_pieces(seed, size) if size <= _KEPT else functools.partial(_normal_piece, seed, size)
     length = math.sqrt(sum(float(piece @ piece) for piece in map(pieces, range(math.ceil(size / _PIECE)))))
 

@@ -219,7 +219,7 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
     """
     if layout.mesh is None and len(layout.arrays) == 1:
         return numerics.draw_probe(key, layout.size, layout.dtype, probe, number)
-    numbers = numerics.probe_numbers(key, layout.size, layout.dtype, probe, number)
+    numbers = numerics.probe_numbers(numerics.words_of(key), layout.size, layout.dtype, probe, number)
     offsets = np.cumsum([0, *(math.prod(leaf.shape) for leaf in layout.leaves)])
 
     def of_device(position: int, group: tuple[int, ...]) -> np.ndarray:
@@ -237,7 +237,8 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
 def draw_rows(layout: Layout, key: Array, probe: Probe, numbers: range) -> Vector:
     """Vectors [k, ...], each as `draw` has it; on one device they are put there together."""
     if layout.mesh is None and len(layout.arrays) == 1:
-        drawn = (numerics.probe_numbers(key, layout.size, layout.dtype, probe, number) for number in numbers)
+        words = numerics.words_of(key)
+        drawn = (numerics.probe_numbers(words, layout.size, layout.dtype, probe, number) for number in numbers)
         return numerics.on_device(np.stack([positions(0, layout.size) for positions in drawn]))
     return jax.tree.map(lambda *x: jnp.stack(x), *(draw(layout, key, probe, number) for number in numbers))
 

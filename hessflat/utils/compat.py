@@ -18,7 +18,10 @@ import jax
 import numpy as np
 from jax.interpreters import batching, mlir
 
-_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+# Beginnings of the paths of files that are installed.
+_INSTALLED = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+# What a hash takes by its value; a tuple, because looking for a type in a union takes longer.
+_PLAIN = (str, int, bool, float, type(None), bytes, complex, np.generic)
 
 
 def __getattr__(name: str) -> Any:
@@ -177,7 +180,7 @@ def fingerprint(value: Any, by_content: bool = False) -> tuple[str, list[Any]]:
     waiting: list[tuple[Any, tuple[str, ...]]] = [(value, ())]  # objects, and the attributes of each that are read
     while waiting:
         value, names = waiting.pop()
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
+        if isinstance(value, _PLAIN):
             digest.update(repr((type(value).__name__, value)).encode())
         elif isinstance(value, np.ndarray) or (by_content and isinstance(value, jax.Array)):
             is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
@@ -201,12 +204,7 @@ _Parts = tuple[tuple[Any, ...], list[tuple[Any, tuple[str, ...]]]]
 def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     """What a hash takes of an object itself, and the objects that it goes on with."""
     kind = type(value).__name__
-    if isinstance(value, types.ModuleType):
-        read = () if _is_installed(value.__name__) else names
-        return (kind, value.__name__), [(getattr(value, name, None), names) for name in read]
-    if isinstance(value, types.CodeType):
-        return (kind, _code_digest(value)), []
-    if isinstance(value, types.FunctionType):
+    if isinstance(value, types.FunctionType):  # first, for most are functions and their code
         if _is_installed_file(value.__code__.co_filename):
             return (kind, value.__module__, value.__qualname__), []
         read = _names_read(value.__code__)
@@ -214,6 +212,11 @@ def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
         cells = [(_content(cell), read) for cell in value.__closure__ or ()]
         inner = [(part, ()) for part in (value.__code__, value.__defaults__, value.__kwdefaults__)]
         return (kind, value.__module__, value.__qualname__), [*inner, *outside, *cells]
+    if isinstance(value, types.CodeType):
+        return (kind, _code_digest(value)), []
+    if isinstance(value, types.ModuleType):
+        read = () if _is_installed(value.__name__) else names
+        return (kind, value.__name__), [(getattr(value, name, None), names) for name in read]
     if isinstance(value, types.MethodType):
         return (kind,), [(value.__func__, names), (value.__self__, names)]
     if isinstance(value, functools.partial):
@@ -276,4 +279,4 @@ def _is_installed(module: str | None) -> bool:
 
 
 def _is_installed_file(file: str) -> bool:
-    return file.startswith("<frozen") or any(file.startswith(folder) for folder in _INSTALLED)
+    return file.startswith(_INSTALLED)

@@ -259,7 +259,7 @@ def test_the_look_for_copies_is_cheap_and_one_pair_has_none():
     simple = np.concatenate([[10, 8, 5, 3, 2, 1], np.linspace(0, 0.3, 494)])
     op = diagonal(simple)
     before, pairs = cv.sharpness(op, jax.random.key(0)), cv.eigenpairs(op, jax.random.key(0), 3)
-    assert before.num_products <= 10
+    assert before.num_products <= 12  # in fours, of so few parameters
     assert_allclose(pairs.values, [10, 8, 5], rtol=1e-5)
     assert pairs.num_products <= 16
 

@@ -24,7 +24,7 @@ Storage = Literal["device", "half", "host"]
 Blocks = tuple[Any, ...]  # of rows, each an array [r, n], or several where a vector is
 
 # Rows in a block: fewer rows need more calls, more rows mean reading more empty ones.
-_ROWS = 20
+_ROWS = 25
 
 
 # One program for all blocks.

@@ -48,8 +48,9 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 
 # Products come in pairs. A check of the residuals needs the eigenvectors of a matrix of the size of the basis, which
 # takes less than a millisecond while the basis is small. It becomes rarer as the basis grows, to stay below the cost
-# of products.
+# of products. Those of an operator with few parameters take less than the check, and come in fours.
 _STEPS = 2
+_FEW_PARAMETERS = 10_000
 _CHECKS = 32
 
 # Products by default. At the upper edge of a thousand eigenvalues drawn at random from an interval, with rtol = 1e-3,
@@ -126,8 +127,9 @@ def eigenpairs(
         k: the number of pairs; for "both" the number at each end, or (largest, smallest).
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
-        max_steps: the maximum number of products, an even number; None takes 200 for one pair and 500 for several. A
-            pair that has not converged by then is returned with its residual, and `status` says so.
+        max_steps: the maximum number of products, an even number; None takes 200 for one pair and 500 for several.
+            Whether they are enough is asked after every two, or four with at most 10,000 parameters. A pair that has
+            not converged by then is returned with its residual, and `status` says so.
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
             first vector stays random, so that an eigenvalue that has become extremal is found.
         num_vectors: the number of P-vectors to store; None takes 20 more than k. More vectors need fewer products.
@@ -177,7 +179,9 @@ def _search(
     num_products, projected, look = 0, np.zeros((num_vectors, num_vectors)), copies.FIRST
     kept, runs = np.zeros(0), list[tuple[np.ndarray, copies.Pairs]]()  # of the first recurrence, between its restarts
     leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
-    doing = f"{wanted.number} eigenpairs"
+    size, precision = op.size, numerics.precision_name(op)
+    epsilon, negligible = numerics.epsilon(layout.dtype, precision), breakdown_tolerance(layout.dtype)
+    together, doing = _steps_together(size), f"{wanted.number} eigenpairs"
     with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
         first = vectors.draw(layout, key, "gaussian")
         if warm_start is not None:
@@ -186,7 +190,8 @@ def _search(
         next_check = wanted.number
         while True:
             start_valid = step
-            state = (scan_steps if loop == "scan" else python_steps)(op, layout, state, step, _STEPS)
+            count = max(_STEPS, min(together, num_vectors - step, max_steps - num_products) // _STEPS * _STEPS)
+            state = (scan_steps if loop == "scan" else python_steps)(op, layout, state, step, count)
             valid = int(state.num_valid)
             num_products, step = num_products + valid - start_valid, valid
             on_steps(valid - start_valid)
@@ -197,13 +202,12 @@ def _search(
             betas = fill(projected, state, restarted, valid)
             pairs = _pairs_of(projected[:valid, :valid], betas, look)
             scale = max(look.scale, float(np.abs(pairs.values).max()))
-            floor = numerics.noise_floor(np.array(scale), op.dtype, numerics.precision_name(op))
+            floor = epsilon * scale
             np.maximum(pairs.residuals, floor, out=pairs.residuals)
-            rounding = breakdown_tolerance(op.dtype) * scale
-            found = _judge(pairs, look, wanted, rounding, exhausted, op.size)
-            if not (wanted.looks or exhausted or trusted) and wanted.number < op.size and found.settled:
+            found = _judge(pairs, look, wanted, negligible * scale, exhausted, size)
+            if not (wanted.looks or exhausted or trusted) and wanted.number < size and found.settled:
                 share = 1.0 if start is None else 0.5
-                sure = _nothing_missed_at_first(found.limits, [*runs, (kept, pairs)], wanted.number, op.size, share)
+                sure = _nothing_missed_at_first(found.limits, [*runs, (kept, pairs)], wanted.number, size, share)
                 found = found._replace(certain=sure)
             settled, new = found.settled, found.chosen[found.is_new]
             over = num_products + settled * len(new) + _STEPS > max_steps
@@ -217,7 +221,7 @@ def _search(
                 # The components of A x along the locked vectors are at most their residuals.
                 pairs.residuals[new] = np.hypot(pairs.residuals[new], np.linalg.norm(look.residuals))
                 settled = settled and not len(new)
-            everything = exhausted and len(pairs.values) == op.size
+            everything = exhausted and len(pairs.values) == size
             rows, begin_at = None, None
             if over or everything or (settled and found.certain.all()):
                 break
@@ -249,7 +253,7 @@ def _search(
                 projected[look.rows : len(rows), len(rows)] = projected[len(rows), look.rows : len(rows)] = border
             if rows is not None:
                 rows = np.pad(rows, ((0, 0), (0, num_vectors - valid)))
-                state = restart_from(layout, state, numerics.on_device(rows, op.dtype))
+                state = restart_from(layout, state, numerics.on_device(rows, layout.dtype))
                 step = next_check = restarted = len(rows)
             if exhausted:
                 leak = leak if look.rows else np.hypot(leak, betas[-1])
@@ -263,7 +267,6 @@ def _search(
     tolerances = np.hypot(found.tolerances, leak)
     converged = (residuals <= tolerances) & found.certain
     status = tuple(map(_status, residuals, tolerances, found.certain))
-    precision = numerics.precision_name(op)
     result = EigenPairs(values, None, residuals, converged, num_products, seconds, precision, status)
     return result, partial(_vectors_of, layout, state, pairs.coefficients[:, chosen])
 
@@ -394,15 +397,15 @@ def _judge(
     if not improves:
         chosen = pairs.locked[: wanted.number]
     tolerances = np.maximum(wanted.rtol * np.abs(pairs.values[chosen]), rounding)
-    part = _PART if look.rows else 1.0
-    converged = np.isin(chosen, pairs.locked) | (pairs.residuals[chosen] <= part * tolerances)
+    part, is_locked = _PART if look.rows else 1.0, np.isin(chosen, pairs.locked)
+    converged = is_locked | (pairs.residuals[chosen] <= part * tolerances)
     settled = (len(chosen) == wanted.number and bool(converged.all())) or (exhausted and look.rows > 0)
     firsts = (0, wanted.counts[0]) if wanted.which == "both" else (0,)
     everything = exhausted and len(pairs.values) == size
     certain = np.isin(np.arange(len(chosen)), firsts) | everything | (not wanted.looks)
     if not improves:
         certain = certain | exhausted | _nothing_missed(look, pairs, wanted.number, size)
-    is_new = ~np.isin(chosen, pairs.locked) & (look.rows > 0)
+    is_new = ~is_locked & (look.rows > 0)
     limits = _limits(pairs.values[chosen], tolerances, wanted)
     return _Found(chosen, is_new, tolerances, limits, settled, improves, certain)
 
@@ -489,7 +492,7 @@ def _pairs_of(projected: np.ndarray, betas: np.ndarray, look: copies.Look) -> co
 
 
 def _num_vectors(op: Operator, wanted: _Wanted, max_steps: int, num_vectors: int | None) -> int:
-    """The number of stored vectors; it is even, because steps run in pairs."""
+    """The number of stored vectors, a multiple of the steps that run together."""
     if num_vectors is None:
         num_vectors = wanted.number + 20
     else:
@@ -499,7 +502,12 @@ def _num_vectors(op: Operator, wanted: _Wanted, max_steps: int, num_vectors: int
                 f"num_vectors must be at least 4 more than the {wanted.number} eigenpairs, got {num_vectors}"
             )
     number = max(min(num_vectors, max_steps, op.size), wanted.number + 4 if wanted.looks else 0)
-    return number + number % 2
+    return number + -number % _steps_together(op.size)
+
+
+def _steps_together(size: int) -> int:
+    """The steps between two looks, in one program."""
+    return _STEPS if size > _FEW_PARAMETERS else 2 * _STEPS
 
 
 def _num_locked(num_pairs: int, num_vectors: int) -> int:

@@ -18,7 +18,7 @@ The module is long because both engines stand behind one door.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -243,31 +243,28 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool =
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
     leaves, structure = jax.tree.flatten(term)
-    shapes = _shapes_of_run(structure, numerics.shapes_and_types(leaves), stages, remainders)
+    shapes = _shapes_of_known(structure, numerics.shapes_and_types(leaves), stages, remainders)
     if _bytes_on_a_device(term.batches, shapes) > limit:
         return term
     if numerics.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
         constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
     else:
-        constants, residuals, per_batch, of_rest = _run_for(term)(term, stages=stages, remainders=remainders)
+        run = _known if numerics.any_traced(term) else _known_compiled(term)
+        constants, residuals, per_batch, of_rest = run(term, stages, remainders)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
 
 
-def _run_for(term: Term) -> Callable[..., Any]:
-    return _run_spread if term.batches.devices else _run
-
-
 @functools.lru_cache(maxsize=256)
-def _shapes_of_run(
+def _shapes_of_known(
     structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], stages: Stages, remainders: tuple[Stages, ...]
 ) -> Any:
-    """The shapes of what `_run` gives for a term of these shapes, traced once."""
+    """The shapes of what `_known` gives for a term of these shapes; the program is not traced again for them."""
     term = jax.tree.unflatten(structure, shapes)
-    return jax.eval_shape(partial(_run_for(term), stages=stages, remainders=remainders), term)
+    return _known_compiled(term).eval_shape(term, stages, remainders)
 
 
 def _bytes_on_a_device(batches: Batches, computed: Any) -> int:
-    """Bytes of what `_run` gives that one device holds."""
+    """Bytes of what `_known` gives that one device holds."""
     constants, residuals, per_batch, remainders = computed
     pieces = batches.devices.pieces if batches.devices is not None else 1
     whole = (constants, residuals, [once for once, _ in remainders])
@@ -293,8 +290,22 @@ def _constants(term: Term) -> list[Array]:
     return jax.tree.leaves((term.params, term.rest, term.state, term.spare, term.scalings))
 
 
-@partial(jax.jit, static_argnames=("stages", "remainders"))
-def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
+def _known(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
+    """The known part over every batch, wherever its examples are."""
+    return (_known_spread if term.batches.devices else _known_here)(term, stages, remainders)
+
+
+def _known_compiled(term: Term) -> Any:
+    """`_known` as a program of its own, where that of a term runs."""
+    return _known_on_cpu if hardware.platform(term) == "cpu" else _known_elsewhere
+
+
+_known_elsewhere = jax.jit(_known, static_argnums=(1, 2))
+# On a CPU machine code that is not optimised takes half the time to compile. It runs once, a third of a product longer.
+_known_on_cpu = jax.jit(_known, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": "0"})
+
+
+def _known_here(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders.
 
     Of a single batch they have no leading axis: with one, what is used within the program too would be computed twice.
@@ -326,17 +337,16 @@ def _run(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     return constants, values_of(stages.residuals, values), per_batch, tuple(rest)
 
 
-@partial(jax.jit, static_argnames=("stages", "remainders"))
-def _run_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """`_run` where every device has examples of its own."""
+def _known_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
+    """`_known_here` where every device has examples of its own."""
     devices = term.batches.devices
     assert devices is not None
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
 
     def own(term: Term) -> Any:
-        """`_run` of one device, with a leading axis along which the results of all are put together."""
+        """`_known_here` of one device, with a leading axis along which the results of all are put together."""
         term = term.on_one_device()
-        constants, residuals, per_batch, rest = _run(term, stages, remainders)
+        constants, residuals, per_batch, rest = _known_here(term, stages, remainders)
         if term.batches.count == 1:
             per_batch = [x[None] for x in per_batch]
         return constants, residuals, per_batch, tuple((once, [x[None] for x in each]) for once, each in rest)
