@@ -217,9 +217,9 @@ def draw(layout: Layout, key: Array, probe: Probe, number: int = 0) -> Vector:
 
     Every device's part is drawn for itself, a few million numbers at a time.
     """
-    if layout.mesh is None and len(layout.arrays) == 1:
-        return numerics.draw_probe(key, layout.size, layout.dtype, probe, number)
     numbers = numerics.probe_numbers(numerics.words_of(key), layout.size, layout.dtype, probe, number)
+    if layout.mesh is None and len(layout.arrays) == 1:
+        return numerics.on_device(numbers(0, layout.size))
     offsets = np.cumsum([0, *(math.prod(leaf.shape) for leaf in layout.leaves)])
 
     def of_device(position: int, group: tuple[int, ...]) -> np.ndarray:

@@ -205,7 +205,7 @@ def _parts(value: Any, names: tuple[str, ...], by_content: bool) -> _Parts:
     """What a hash takes of an object itself, and the objects that it goes on with."""
     kind = type(value).__name__
     if isinstance(value, types.FunctionType):  # first, for most are functions and their code
-        if _is_installed_file(value.__code__.co_filename):
+        if value.__code__.co_filename.startswith(_INSTALLED):
             return (kind, value.__module__, value.__qualname__), []
         read = _names_read(value.__code__)
         outside = [(value.__globals__[name], read) for name in read if name in value.__globals__]
@@ -275,8 +275,4 @@ def _is_installed(module: str | None) -> bool:
     if module == "__main__" or module not in sys.modules:
         return False
     file = getattr(sys.modules[module], "__file__", None)
-    return file is None or _is_installed_file(file)
-
-
-def _is_installed_file(file: str) -> bool:
-    return file.startswith(_INSTALLED)
+    return file is None or file.startswith(_INSTALLED)

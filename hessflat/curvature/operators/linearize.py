@@ -291,25 +291,12 @@ def _constants(term: Term) -> list[Array]:
 
 
 def _known(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """The known part over every batch, wherever its examples are."""
-    return (_known_spread if term.batches.devices else _known_here)(term, stages, remainders)
-
-
-def _known_compiled(term: Term) -> Any:
-    """`_known` as a program of its own, where that of a term runs."""
-    return _known_on_cpu if hardware.platform(term) == "cpu" else _known_elsewhere
-
-
-_known_elsewhere = jax.jit(_known, static_argnums=(1, 2))
-# On a CPU machine code that is not optimised takes half the time to compile. It runs once, a third of a product longer.
-_known_on_cpu = jax.jit(_known, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": "0"})
-
-
-def _known_here(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
     """The known part over every batch: constants, residuals, residuals per batch, and both for the remainders.
 
     Of a single batch they have no leading axis: with one, what is used within the program too would be computed twice.
     """
+    if term.batches.devices:
+        return _known_spread(term, stages, remainders)
     batches = term.batches
     constants = _constants(term)
 
@@ -337,16 +324,26 @@ def _known_here(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> A
     return constants, values_of(stages.residuals, values), per_batch, tuple(rest)
 
 
+def _known_compiled(term: Term) -> Any:
+    """`_known` as a program of its own, where that of a term runs."""
+    return _known_on_cpu if hardware.platform(term) == "cpu" else _known_elsewhere
+
+
+_known_elsewhere = jax.jit(_known, static_argnums=(1, 2))
+# On a CPU machine code that is not optimised takes half the time to compile. It runs once, a third of a product longer.
+_known_on_cpu = jax.jit(_known, static_argnums=(1, 2), compiler_options={"xla_backend_optimization_level": "0"})
+
+
 def _known_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) -> Any:
-    """`_known_here` where every device has examples of its own."""
+    """`_known` where every device has examples of its own."""
     devices = term.batches.devices
     assert devices is not None
     whole, example = PartitionSpec(), PartitionSpec(devices.axes)
 
     def own(term: Term) -> Any:
-        """`_known_here` of one device, with a leading axis along which the results of all are put together."""
+        """`_known` of one device, with a leading axis along which the results of all are put together."""
         term = term.on_one_device()
-        constants, residuals, per_batch, rest = _known_here(term, stages, remainders)
+        constants, residuals, per_batch, rest = _known(term, stages, remainders)
         if term.batches.count == 1:
             per_batch = [x[None] for x in per_batch]
         return constants, residuals, per_batch, tuple((once, [x[None] for x in each]) for once, each in rest)
