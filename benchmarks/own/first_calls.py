@@ -66,7 +66,9 @@ class FirstCalls(Ours):
         """A first call, a second one, and one at other parameters."""
         jax.clear_caches()
         gc.collect()
-        counts, seconds, busy = [], [], []
+        counts: list[list[int]] = []
+        seconds: list[float] = []
+        busy: list[float] = []
         for params in (self.params, self.params, self.moved):
             _events.clear()
             began = _now()
