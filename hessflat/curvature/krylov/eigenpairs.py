@@ -48,7 +48,8 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 
 # Products come in pairs. A check of the residuals needs the eigenvectors of a matrix of the size of the basis, which
 # takes less than a millisecond while the basis is small. It becomes rarer as the basis grows, to stay below the cost
-# of products. Those of an operator with few parameters take less than the check, and come in fours.
+# of products. Those of an operator with few parameters take less than the check, and come in fours where one
+# program has them.
 _STEPS = 2
 _FEW_PARAMETERS = 10_000
 _CHECKS = 32
@@ -181,7 +182,7 @@ def _search(
     leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
     size, precision = op.size, numerics.precision_name(op)
     epsilon, negligible = numerics.epsilon(layout.dtype, precision), breakdown_tolerance(layout.dtype)
-    together, doing = _steps_together(size), f"{wanted.number} eigenpairs"
+    together, doing = _steps_together(size) if loop == "scan" else _STEPS, f"{wanted.number} eigenpairs"
     with numerics.matmul_precision(), step_callback(max_steps, doing, show_progress, on_steps) as on_steps:
         first = vectors.draw(layout, key, "gaussian")
         if warm_start is not None:
@@ -506,7 +507,7 @@ def _num_vectors(op: Operator, wanted: _Wanted, max_steps: int, num_vectors: int
 
 
 def _steps_together(size: int) -> int:
-    """The steps between two looks, in one program."""
+    """The steps between two looks, where one program has them."""
     return _STEPS if size > _FEW_PARAMETERS else 2 * _STEPS
 
 
