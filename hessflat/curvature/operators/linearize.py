@@ -360,7 +360,7 @@ def _known_spread(term: Term, stages: Stages, remainders: tuple[Stages, ...]) ->
 
 @functools.lru_cache(maxsize=256)
 def _stages(*traced: Any) -> Stages:
-    closed, (params, batch, vector), structure = traced_product(*traced)
+    closed, (params, batch, vector), structure, _ = traced_product(*traced)
     level = dict.fromkeys(params, 0) | dict.fromkeys(batch, 1) | dict.fromkeys(vector, 2)
     captured = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     given = set(level) | set(captured)

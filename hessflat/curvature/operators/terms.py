@@ -496,7 +496,9 @@ def shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=256)
 def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], settings: str) -> tuple[Any, ...]:
-    """The jaxpr of a product, its variables of parameters, batch and vector, and the structure of its result."""
+    """The jaxpr of a product, its variables of parameters, batch and vector, the structure of its result, and whether a
+    CPU evaluates it slowly within a compiled loop.
+    """
     term = jax.tree.unflatten(structure, shapes)
     # Of 32 bits at least, as vectors are: scalings would round to the type of narrow parameters.
     vector = jax.tree.map(lambda p: p.update(dtype=jnp.promote_types(p.dtype, jnp.float32)), term.params)
@@ -507,7 +509,8 @@ def traced_product(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], set
     first, last = (len(jax.tree.leaves(tree)) for tree in (term.params, (term.params, term.batches)))
     variables, count = closed.jaxpr.invars, len(shapes)
     constants = (*variables[:first], *variables[last:count])
-    return closed, (constants, tuple(variables[first:last]), tuple(variables[count:])), jax.tree.structure(shape)
+    inputs = constants, tuple(variables[first:last]), tuple(variables[count:])
+    return closed, inputs, jax.tree.structure(shape), convolution.has_slow(closed.jaxpr.eqns)
 
 
 def loop_for(op: Any, loop: Loop | None = None) -> Loop:
@@ -529,13 +532,6 @@ def loop_for(op: Any, loop: Loop | None = None) -> Loop:
             return "scan"
         with numerics.matmul_precision():
             # A linearised term is made for compiled loops.
-            slow = [_is_slow(*shapes_of_product(term)) for term in op.terms if isinstance(term, Term)]
+            slow = [traced_product(*shapes_of_product(term))[-1] for term in op.terms if isinstance(term, Term)]
             return "python" if any(slow) else "scan"
     return loop
-
-
-@functools.lru_cache(maxsize=256)
-def _is_slow(*traced: Any) -> bool:
-    """Whether a CPU evaluates a product slowly within a compiled loop."""
-    closed, *_ = traced_product(*traced)
-    return convolution.has_slow(closed.jaxpr.eqns)
