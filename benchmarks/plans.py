@@ -86,10 +86,16 @@ def main(argv: Sequence[str]) -> None:
     order = sorted(rows, key=lambda key: (list(CASES).index(key[0]), key[1]))
     found = {"chip": given["chip"], "jax": jax.__version__, "rows": [rows[key] for key in order]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(found, indent=1) + "\n")
+    write_atomically(path, as_json(found))
     print(tables.lined_up(table(found)))
     if path.parent == FOLDER:
         write_atomically(DOCUMENT, render(read_all(FOLDER)))
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """What is stored, a plan a line."""
+    start = json.dumps({**found, "rows": []}).removesuffix("]}")
+    return start + "\n" + ",\n".join(map(json.dumps, found["rows"])) + "\n]}\n"
 
 
 def measure(name: str, count: int, chip: str) -> dict[str, Any]:
