@@ -214,8 +214,9 @@ plans what a configuration measures. Its data need not be there either.
 The compiler for H100s and H200s comes with `make compilers` (130 MB, no card and no CUDA needed), or with
 `pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt` of JAX's own version; then set `JAX_PLATFORMS=cpu` where there
 is no card, or JAX says at every start that it found none. `make compilers TPU=1` adds libtpu, which compiles for TPUs.
-One process at a time can use it. Large networks take it minutes, fewer with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`. It
-makes no program of more memory than a chip has, and then the error line says what would have been needed.
+One process at a time can use it. Large networks take it minutes, fewer with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`,
+as for the larger networks in the table below. It makes no program of more memory than a chip has, and then the error
+line says what would have been needed.
 
 ## What is compiled, and what is a model
 
