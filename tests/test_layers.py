@@ -63,10 +63,10 @@ FLOORS = {
     "cli": (
         {"app"},
         {"checkpoints"},
-        {"archive", "data", "doctor", "init", "settings", "train", "measure", "plan", "launching"},
+        {"data", "doctor", "init", "settings", "train", "measure", "plan", "launching"},
         {"sweep"},
         {"experiment"},
-        {"demo", "reproduce", "report"},
+        {"archive", "completion", "demo", "reproduce", "report"},
     ),
 }
 

@@ -22,7 +22,7 @@ def test_recurrences_are_exact_whatever_the_precision_of_products(devices):
     counts = {}
     for level, size in (("default", "DEFAULT"), ("highest", "HIGHEST")):
         with jax.default_matmul_precision(level):
-            text = lowered_block(op, 24, "cuda").as_text()
+            text = lowered_block(op, 40, "cuda").as_text()
         dots = re.findall(r"dot_general .*?precision = \[(\w+), (\w+)\]", text)
         counts[level] = sum(pair == (size, size) for pair in dots), len(dots)
     # 3 products with the first layer's kernel or inputs, 8 with the last one's.
