@@ -63,13 +63,13 @@ demo: setup ## the weight-decay study on real digits, from nothing to verdicts, 
 # Compiling is most of what tests take. Only tests marked `exact` need programs that are compiled as users compile them.
 # Pytest ends with 5 where ARGS leave nothing to run, which is an error where both parts do.
 test: setup ## every test but the long ones, in some 14 minutes on two cores
-	@echo "3,800 tests in two parts, some 14 minutes on two cores"
+	@echo "two parts, some 14 minutes on two cores"
 	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "not long and not exact" $(ARGS); \
 	  first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
 	  $(PY) -m pytest -m "exact and not long" $(ARGS); second=$$?; [ $$second -eq 5 ] && exit $$first; exit $$second
 
 test-long: setup ## whole trainings, golden steps of convolutional networks, a run killed at every moment, in some 35 minutes
-	@echo "270 tests, some 35 minutes on two cores"
+	@echo "some 35 minutes on two cores"
 	@$(PY) -m pytest -m long $(ARGS)
 
 test-fast: setup ## the tests that take a second at most
@@ -144,7 +144,7 @@ $(COMPILERS)/.installed: $(VENV)/.installed
 
 # Of the version that JAX asks for.
 $(COMPILERS)/.tpu: $(COMPILERS)/.installed
-	@asked=$$($(PY) -c 'from importlib.metadata import requires; print(next(r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")))'); \
+	@asked=$$($(PY) -c 'from hessflat.curvature.diagnostics import targets; print(targets.requirement_of_jax("libtpu"))'); \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(COMPILERS) "$$asked"
 	@touch $@
 

@@ -169,6 +169,11 @@ def test_what_no_sweep_can_be_varied_by_is_refused(settings, seeds, message):
         sweep.sweep_configs(G_MLP, settings, seeds)
 
 
+def test_entries_with_lists_are_each_once_too():
+    entries = [{"seed": 0, "model.mlp.hidden": [3, 2]}, {"seed": 0, "model.mlp.hidden": [4]}]
+    assert config.varied([*entries, *entries], {"optim.lr": (0.1,)}) == [one | {"optim.lr": 0.1} for one in entries]
+
+
 def test_seeds_are_how_many_or_which():
     """What goes with a seed, such as that of the split, goes with the new one."""
     entries = [

@@ -82,7 +82,9 @@ def _is_seed(name: str) -> bool:
 def _each_once(entries: Sequence[Overrides]) -> list[Overrides]:
     first: dict[tuple[tuple[str, Any], ...], Overrides] = {}
     for entry in entries:
-        first.setdefault(tuple(sorted(entry.items())), entry)
+        # A list, which may be written for a tuple, has no hash.
+        hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+        first.setdefault(tuple(sorted(hashable.items())), entry)
     return list(first.values())
 
 

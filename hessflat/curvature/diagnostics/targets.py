@@ -128,7 +128,7 @@ def why_not_installed(chip: Chip) -> str | None:
     """What has to be installed to compile for a chip, in one line; None where it is there."""
     module, requirements = {
         "cuda": ("jax_plugins.xla_cuda13", [f"{name}=={jax.__version__}" for name in _CUDA_PACKAGES]),
-        "tpu": ("libtpu", [f"'{_requirement_of_jax('libtpu')}'"]),
+        "tpu": ("libtpu", [f"'{requirement_of_jax('libtpu')}'"]),
     }[chip.platform]
     try:
         found = importlib.util.find_spec(module)
@@ -139,7 +139,7 @@ def why_not_installed(chip: Chip) -> str | None:
     return f"compiling for {chip.title} needs its compiler, no card: pip install --no-deps {' '.join(requirements)}"
 
 
-def _requirement_of_jax(package: str) -> str:
+def requirement_of_jax(package: str) -> str:
     """The versions of an optional package that the installed JAX asks for: `libtpu==0.0.42.*`."""
     asked = (line.partition(";")[0].strip() for line in metadata.requires("jax") or [])
     return next((line for line in asked if re.match(rf"{package}\b", line)), package)
