@@ -305,7 +305,24 @@ def test_examples_that_do_not_divide_are_spread_too(problem, number):
         assert flops[1] <= 1.3 * flops[0] / 8
 
 
-def test_weights_of_examples_that_do_not_divide(problem):
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["replicated", "fsdp", "tensor"])
+def test_no_device_has_all_examples_that_do_not_divide(problem, way):
+    """Each has an eighth, and at most the rest, wherever the parameters lie; the product is that of one device."""
+    params, batch = problem[0], jax.tree.map(lambda x: x[:67], problem[1])
+    laid, data = placed(way, params, problem[1])
+    mesh = jax.tree.leaves(data)[0].sharding.mesh
+    one, many = cv.hessian(loss, params, batch), cv.hessian(loss, laid, cv.spread(cv.Batches(batch, 16), mesh))
+    held = [x.sharding.shard_shape(x.shape)[0] for term in many.terms for x in jax.tree.leaves(term.batches.arrays)]
+    assert max(held) == 8
+    assert {term.is_partitioned for term in many.terms} == {way != "replicated"}
+    for op in (many, cv.linearize(many)):
+        assert_allclose(op(jnp.ones(180)), one(jnp.ones(180)), atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["replicated", "fsdp"])
+def test_weights_of_examples_that_do_not_divide(problem, way):
     params, batch = problem[0], jax.tree.map(lambda x: x[:37], problem[1])
     batch |= {"m": jnp.linspace(0, 1, 37)}
 
@@ -313,10 +330,9 @@ def test_weights_of_examples_that_do_not_divide(problem):
         return jnp.sum(batch["m"] * losses(params, batch)) / jnp.sum(batch["m"])
 
     mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
-    one, many = (
-        cv.hessian(weighted_loss, params, data)
-        for data in (cv.Batches(batch, weights="m"), cv.spread(cv.Batches(batch, weights="m"), mesh))
-    )
+    data = cv.Batches(batch, 16, weights="m")
+    one = cv.hessian(weighted_loss, params, data)
+    many = cv.hessian(weighted_loss, placed(way, params, problem[1])[0], cv.spread(data, mesh))
     assert len(many.terms) == 2
     assert_allclose(many(jnp.ones(180)), one(jnp.ones(180)), atol=2e-6)
 

@@ -146,11 +146,11 @@ def test_a_run_of_one_process_is_measured_by_two(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [2, 4])
 def test_a_killed_process_ends_the_others_and_the_command_continues(tmp_path, number):
-    ended(train(number, tmp_path / "straight", *LONG))
+    ended(train(number, tmp_path / "straight", *SHORT))
     straight = folder_of(tmp_path / "straight")
     for victim in (number - 1, 0):
         root = tmp_path / f"killed-{victim}"
-        running = train(number, root, *LONG)
+        running = train(number, root, *SHORT)
         wait_for(lambda root=root: max(checkpoints_of(root), default=0) > 0, running)
         running[victim].kill()
         began = time.monotonic()
@@ -160,7 +160,7 @@ def test_a_killed_process_ends_the_others_and_the_command_continues(tmp_path, nu
             (line,) = said[index]
             assert re.match("error: another process has ended, .* continues from the last checkpoint$", line)
             assert running[index].returncode in (75, -signal.SIGABRT)  # by itself, or by JAX
-        assert ended(train(number, root, *LONG)) == [[]] * number
+        assert ended(train(number, root, *SHORT)) == [[]] * number
         assert (folder_of(root) / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
         assert len(run_folder.read_manifest(folder_of(root))["resumed_from"]) == 1
 

@@ -305,11 +305,10 @@ def single_term(
     params, batches, extra = _on_one_mesh(params, batches, extra)
     state = extra[0] if extra else None
     functions = tuple(map(user_function, functions))
-    partitioned = hardware.is_partitioned((params, state)) or (
-        batches.in_memory and (batches.shares_statistics or batches.is_uneven)
-    )
+    spread = hardware.is_partitioned((params, state))
 
     def term_over(batches: Batches) -> Term:
+        partitioned = spread or (batches.in_memory and (batches.shares_statistics or batches.is_uneven))
         weighted = batches.in_memory and isinstance(batches.arrays, Weighted)
         spare = example_with_weight(batches.arrays) if weighted else None
         return Term(product, functions, returns, params, batches, None, state, spare, None, narrow, partitioned)
@@ -317,18 +316,16 @@ def single_term(
     term = term_over(batches)
     if product is not matvec_product:
         _require_mean(term)
-    if batches.in_memory and batches.is_uneven and _each_by_itself(term):
-        coefficients, parts = zip(*shares(batches), strict=True)
-        return Operator(
-            tuple(dataclasses.replace(term_over(part), is_partitioned=False) for part in parts), coefficients
-        )
+    if batches.in_memory and batches.is_uneven and _can_be_shared(term):
+        coefficients, parts = zip(*shares(batches, apart=not spread), strict=True)
+        return Operator(tuple(map(term_over, parts)), coefficients)
     return Operator((term,), (1.0,))
 
 
-def _each_by_itself(term: Term) -> bool:
-    """Whether every device can compute with examples of its own."""
+def _can_be_shared(term: Term) -> bool:
+    """Whether the examples can be parted into those that divide over the devices and the rest."""
     known = not numerics.any_traced(term) and not numerics.any_shapes(term)
-    return known and not hardware.is_partitioned((term.params, term.state)) and not term.batches.shares_statistics
+    return known and term.batches.statistics_batch is None
 
 
 def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple[Any, Batches, tuple[Any, ...]]:

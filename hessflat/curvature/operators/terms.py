@@ -238,9 +238,10 @@ def as_batches(data: Any) -> Batches:
 def spread(data: Any, mesh: Mesh | None = None) -> Batches:
     """`data` with its examples over all devices of a mesh, whatever their number.
 
-    If the number of devices divides them, each device holds its own examples. Otherwise each holds them all, and
-    computes with its share: operators of the data are a sum over what divides and over the rest, of which some devices
-    have one example and the others none. If examples share statistics, XLA shares them out.
+    If the number of devices divides them, each device holds its own examples. Otherwise each holds them all until an
+    operator is made of them, which is a sum over what divides and over the rest: of the first each device holds its
+    own, of the rest some have one example and the others none. If examples that do not divide share statistics, each
+    device holds them all, and XLA shares out the computation.
 
     Args:
         data: pytree of arrays [N, ...], or `Batches`.
@@ -264,10 +265,11 @@ def spread(data: Any, mesh: Mesh | None = None) -> Batches:
     return dataclasses.replace(spread, arrays=hardware.placed(batches.arrays, place))
 
 
-def shares(batches: Batches) -> list[tuple[float, Batches]]:
-    """The examples that divide over the devices and the rest, each spread evenly, with their shares of the mean.
+def shares(batches: Batches, apart: bool) -> list[tuple[float, Batches]]:
+    """The examples that divide over the devices, spread evenly, and the rest, with their shares of the mean.
 
-    Of the rest each device has one example, or one that does not count.
+    Where the devices compute `apart`, each has one example of the rest, or one that does not count. Else each holds
+    the rest whole, and XLA shares out the computation.
     """
     devices, number = batches.devices, batches.num_examples
     assert devices is not None
@@ -275,24 +277,24 @@ def shares(batches: Batches) -> list[tuple[float, Batches]]:
     whole = batches.arrays if isinstance(batches.arrays, Weighted) else None
     weights: Any = np.ones(number, np.float32) if whole is None else whole.weights
     main = number - number % devices.pieces
-    # The last example again and again, without weight, where the rest has ended.
-    rows = np.minimum(np.arange(main, main + devices.pieces), number - 1)
-    counted = (
-        (np.arange(main, main + devices.pieces) < number).astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
-    )
     parts = []
     if main:
-        first = hardware.placed(jax.tree.map(lambda x: x[:main], batches.arrays), place)
-        first = first if whole is None else normalised(first)
-        parts.append((float(weights[:main].sum()), dataclasses.replace(batches, arrays=first)))
-    last = jax.tree.map(lambda x: x[rows], batches.unweighted)
-    rest = hardware.placed(Weighted(last, weights[rows] * counted), place)
-    if float(rest.weights.sum()) > 0:
-        parts.append(
-            (float(rest.weights.sum()), dataclasses.replace(batches, arrays=normalised(rest), batch_size=None))
+        first = jax.tree.map(lambda x: x[:main], batches.arrays)
+        parts.append((float(weights[:main].sum()), hardware.placed(first, place)))
+    if not apart:
+        parts.append((float(weights[main:].sum()), jax.tree.map(lambda x: x[main:], batches.arrays)))
+    else:
+        # The last example again and again, without weight, where the rest has ended.
+        rows = np.minimum(np.arange(main, main + devices.pieces), number - 1)
+        counted = (
+            (np.arange(main, main + devices.pieces) < number).astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
         )
-    total = sum(weight for weight, _ in parts)
-    return [(weight / total, part) for weight, part in parts]
+        last = jax.tree.map(lambda x: x[rows], batches.unweighted)
+        rest = hardware.placed(Weighted(last, weights[rows] * counted), place)
+        parts.append((float(rest.weights.sum()), rest))
+    parts = [(w, normalised(part) if isinstance(part, Weighted) else part) for w, part in parts if w > 0]
+    total = sum(w for w, _ in parts)
+    return [(w / total, dataclasses.replace(batches, arrays=part)) for w, part in parts]
 
 
 def _common_devices(arrays: Any) -> Devices | None:
