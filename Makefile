@@ -62,15 +62,17 @@ demo: setup ## the weight-decay study on real digits, from nothing to verdicts, 
 
 # Compiling is most of what tests take. Only tests marked `exact` need programs that are compiled as users compile them.
 # Pytest ends with 5 where ARGS leave nothing to run, which is an error where both parts do.
+tests_of = JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "$(1) and not exact" $(ARGS); \
+  first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
+  $(PY) -m pytest -m "$(1) and exact" $(ARGS); second=$$?; [ $$second -eq 5 ] && exit $$first; exit $$second
+
 test: setup ## every test but the long ones, in some 14 minutes on two cores
 	@echo "two parts, some 14 minutes on two cores"
-	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "not long and not exact" $(ARGS); \
-	  first=$$?; [ $$first -eq 0 ] || [ $$first -eq 5 ] || exit $$first; \
-	  $(PY) -m pytest -m "exact and not long" $(ARGS); second=$$?; [ $$second -eq 5 ] && exit $$first; exit $$second
+	@$(call tests_of,not long)
 
 test-long: setup ## whole trainings, golden steps of convolutional networks, a run killed at every moment, in some 35 minutes
-	@echo "some 35 minutes on two cores"
-	@$(PY) -m pytest -m long $(ARGS)
+	@echo "two parts, some 35 minutes on two cores"
+	@$(call tests_of,long)
 
 test-fast: setup ## the tests that take a second at most
 	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -m "not slow and not long" $(ARGS)
