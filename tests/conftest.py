@@ -29,7 +29,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 LONGEST = (
     *("test_linearize_primitives.py", "test_killed.py", "test_recipes.py", "test_runs.py", "test_docs.py"),
     *("test_experiments.py", "test_training_trainer.py", "test_models_rank_bound.py", "test_curvature_trace.py"),
-    *("test_runner.py", "test_curvature_properties.py", "test_curvature_devices.py", "test_curvature_checks.py"),
+    *("test_processes.py", "test_runner.py", "test_curvature_properties.py", "test_curvature_devices.py"),
+    "test_curvature_checks.py",
 )
 
 

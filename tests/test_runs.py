@@ -336,7 +336,9 @@ def test_batch_norm_is_measured_in_both_modes(normalised):
     assert manifest(normalised)["batch_stats_size"] == "all measured examples"
 
 
+# Channels that are constant in a group amplify rounding, which must be the same in both products.
 @pytest.mark.long
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("mode", "shared", "chunk"), [("eval", 0, 0), ("train", 0, 0), ("train", 16, 0), ("train", 16, 40)]
 )

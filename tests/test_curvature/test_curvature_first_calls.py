@@ -93,6 +93,7 @@ def seconds():
 
 
 @pytest.mark.long
+@pytest.mark.exact
 @pytest.mark.parametrize("name", ["check", "plan", "random_direction"])
 def test_a_first_call_compiles_at_most_twice_what_a_product_does(seconds, name):
     assert 200_000 < seconds["parameters"] < 300_000

@@ -105,6 +105,7 @@ def test_no_buffer_has_as_many_numbers_as_there_are_logits():
 
 
 @pytest.mark.long
+@pytest.mark.exact
 def test_a_product_takes_at_most_2_2_gradients():
     params, data = problem(**LARGE)
     product, _ = compiled(tree_matvec, cv.softmax_gauss_newton(hidden, readout, params, data), params)
