@@ -222,12 +222,12 @@ def render(stored: dict[str, Any]) -> str:
 _PAGE = """\
 # Precision of matrix products
 
-`--config.measure.precision=` is `highest` (the default), `high` or `default`, JAX's names for what an accelerator makes
-of products of float32 matrices: TF32 on a GPU for the last two; three passes of bfloat16 on a TPU for `high` and one
-for `default`. It holds for everything that a run measures, whatever `jax_default_matmul_precision` says, and training
-has its own, `train.precision`. Nothing chooses it but the setting: `manifest.json` and every stored spectrum name what
-the products were in (`matmul_precision`, `precision`), and the noise floor is that of it. In the library it is JAX's
-setting, `jax.default_matmul_precision`, or `highest` where that is not set. On a CPU all three are `highest`.
+`--config.measure.precision=` is `highest` (the default), `high` or `default`. These are JAX's names for what an
+accelerator makes of products of float32 matrices. On a GPU the last two are TF32. On a TPU `high` is three passes of
+bfloat16 and `default` is one. On a CPU all three are `highest`. The setting holds for everything that a run measures,
+whatever `jax_default_matmul_precision` says. Training has its own, `train.precision`. `manifest.json` and every stored
+spectrum name the precision of their products (`matmul_precision`, `precision`), and the noise floor follows from it. In
+the library the precision is JAX's setting, `jax.default_matmul_precision`, or `highest` where that is not set.
 
 Inner products of vectors, sums and re-orthogonalisation are in float32 whatever the setting. The memory bounds them, so
 fewer bits would lose orthogonality and save nothing.

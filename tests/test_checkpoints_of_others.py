@@ -87,14 +87,14 @@ def test_a_folder_is_measured_once_and_continued(place, monkeypatch, capsys):
     assert measured == [3, 20, 100, 20, 100]
     told = capsys.readouterr().err
     assert "model-7.npz: model-7.npz cannot be read" in told
-    assert "model-8.npz: its tree is another: w is float32[5] here and float32[12] in the first checkpoint" in told
+    assert "model-8.npz: its tree differs: w is float32[5] here and float32[12] in the first checkpoint" in told
     assert "best.npz: has no step in its name" in told
     assert "3 of 6 could not be measured" in told
     assert "3 could not be measured" in (place / "out" / "index.html").read_text()
     monkeypatch.setattr(sys.modules["others_model"], "loss", sys.modules["others_model"].shifted)
     with pytest.raises(InputError, match="the loss or its data have changed"):
         measure.main(["--checkpoints=saved", *LITTLE])
-    with pytest.raises(InputError, match="holds results with --top='3', and '4' is asked for"):
+    with pytest.raises(InputError, match="holds results with --top='3', but '4' is asked for"):
         measure.main(["--checkpoints=saved", *LITTLE[:3], "--top=4", "--out=out"])
 
 

@@ -155,7 +155,7 @@ def test_commas_separate_values_where_the_whole_is_none(setting, name, expected)
 @pytest.mark.parametrize(
     ("settings", "seeds", "message"),
     [
-        (["--config.seed=7"], "", r"config\.seed is what every sweep varies; give --seeds"),
+        (["--config.seed=7"], "", r"every sweep varies config\.seed; give --seeds"),
         (["--config.optim.l2=0,x"], "", r"config\.optim\.l2 must be a number, got x"),
         (["--config.optim.l2=0,-1"], "", r"config\.optim\.l2 must be at least 0, and of a size"),
         (["--config.model.vgg.width=3"], "", r"is a setting of 'vgg', but config\.model\.name is 'mlp'"),

@@ -31,14 +31,14 @@ def test_sentences_follow_from_the_verdicts():
     first, second, third = demo.sentences(clean, noisy)
     assert "by +0.1 [-0.9, +1.1] points (softmax regression) and +0.2 [-0.8, +1.2] points (perceptron)" in first
     assert "+15.0 [+14.0, +16.0] points (softmax regression)" in first
-    assert "Where they are drawn anew, yes: λ_max(H) changes by × 1.5 [1.2, 1.9] (softmax regression)" in second
-    assert second.endswith("Where they are clean, undecided (softmax regression) and no (perceptron).")
+    assert "With noisy labels, yes: λ_max(H) changes by × 1.5 [1.2, 1.9] (softmax regression)" in second
+    assert second.endswith("With clean labels, undecided (softmax regression) and no (perceptron).")
     assert "the Jacobian norm by × 0.25 (softmax regression) and × 0.25 (perceptron)" in third
 
 
 def test_what_was_not_compared_has_no_size():
     clean = [judged(0.1, "holds"), judged(0.1, "holds") | {"accuracy": {"verdict": "not run", "effect": None}}]
-    assert "and an unknown amount (perceptron) where labels are clean" in demo.sentences(clean, clean)[0]
+    assert "and an unknown amount (perceptron). With a fifth" in demo.sentences(clean, clean)[0]
 
 
 @pytest.mark.long

@@ -67,7 +67,7 @@ def test_what_others_need_goes_first():
     ("chosen", "message"),
     [
         (second(), "smoke-mlp-digits.* is not there; it must be a finished run, so run it first, or in the same sweep"),
-        (second(name="train.batch_size=32"), "train.init_from: train.batch_size=32 is so in this run itself; name"),
+        (second(name="train.batch_size=32"), "train.init_from: this run itself has train.batch_size=32; name"),
         (second(name="seed=many"), "config.seed must be a whole number, got many"),
         (second(name=f"{FIRST},sed=3"), "unknown setting config.sed; did you mean 'seed'"),
     ],

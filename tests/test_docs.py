@@ -236,7 +236,7 @@ def test_the_counts_of_verdicts_are_those_of_the_stored_report():
         f"and {verdicts['not run']} not run.",
         f"At most {0.05 * len(experiments):.2g} of {len(experiments)} experiments are expected to have any false "
         f"decision; with each claim by itself {alone} would be decided, and {0.05 * tested:.2g} false decisions "
-        "expected.",
+        "would be expected.",
         ("all" * (pilots == judged) or f"{pilots} of {judged}") + " stored verdicts are pilots",
         f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",

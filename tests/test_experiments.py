@@ -151,7 +151,7 @@ def test_a_variant_stands_beside_its_experiment_and_counts_in_no_total(some, tmp
     shutil.rmtree(tmp_path / "runs" / "g_mlp" / "variants")
     report.main(places)
     assert (
-        "2 stored runs are of no experiment or variant that is shown: g_mlp/smoke-"
+        "2 stored runs belong to no experiment or variant that is shown: g_mlp/smoke-"
         in (tmp_path / "report" / "report.md").read_text()
     )
 

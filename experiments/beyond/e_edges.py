@@ -108,9 +108,9 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             axis.set_ylabel(r"$\lambda_{\max}$ over its edge")
     letter(axes[: len(shown)])
     caption = (
-        "The largest eigenvalue of the matrix that decides stability over the largest at which the optimiser is stable "
-        f"on a quadratic ({'; '.join(f'{m}: {FORMULAS[m]}' for m in shown)}). Mean over seeds, band from smallest to "
-        f"largest. {figures.context(runs)}"
+        "Largest eigenvalue of the matrix that decides stability, over the largest one at which the optimiser is "
+        f"stable on a quadratic ({'; '.join(f'{m}: {FORMULAS[m]}' for m in shown)}). Lines are means over seeds; bands "
+        f"are from smallest to largest. {figures.context(runs)}"
     )
     return [Drawing("edges", caption, figure, data)]
 
@@ -139,8 +139,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         "train loss", "seeds",
     )  # fmt: skip
     caption = (
-        "Means over the last third of training, and over seeds with the half width of the 95 % t-interval; the "
-        "standard error over mini-batches is that of one measurement."
+        "Means over the last third of training and over seeds; ± is the half width of the 95 % t-interval over seeds. "
+        "The standard error over mini-batches is that of one measurement."
     )
     return [Table(caption, header, tuple(rows))]
 
@@ -153,7 +153,7 @@ def _interval(values: Sequence[float]) -> str:
 EXPERIMENT = Experiment(
     id="e_edges",
     paper="hessflat",
-    question="Does training end up at the edge of stability of its optimiser, whichever it is?",
+    question="Does training with each optimiser end at the edge of stability of that optimiser?",
     config="e_edges",
     draw=draw,
     tabulate=tabulate,
@@ -216,8 +216,8 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The papers train longer, and larger networks; the claims are theirs, the settings are ours. P is that of the "
-        "last update, with both corrections of bias."
+        "The papers train larger networks for longer: the claims are theirs, the settings are ours. P is the "
+        "preconditioner of the last update, with both bias corrections."
     ),
     tuned=(
         Tuned("small", (0,), "the learning rates and numbers of steps"),

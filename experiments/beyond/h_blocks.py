@@ -1,4 +1,4 @@
-"""Blocks of a transformer: how sharp each is, how different their spectra are, and Adam against SGD.
+"""How sharp are the blocks of a transformer, how different are their spectra, and does Adam train it better than SGD?
 
 Zhang et al. 2024, *Why Transformers Need Adam: A Hessian Perspective*, and Wang et al. 2025, *The Sharpness Disparity
 Principle in Transformers for Accelerating Language Model Pre-Training*.
@@ -100,10 +100,9 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         axes[1].set_ylabel("mean Jensen-Shannon distance")
     letter(axes)
     caption = (
-        "(a) Sharpness of the blocks of the transformer, the mean eigenvalue of their Gauss-Newton matrices; a point "
-        "is a seed, lines are geometric means. (b) Mean distance between the Hessian spectra of blocks; a point is a "
-        "seed. "
-        f"{figures.context(runs)}"
+        "(a) Sharpness of the transformer's blocks: the mean eigenvalue of the Gauss-Newton matrix of each. Points "
+        "are seeds, lines are geometric means. (b) Mean Jensen-Shannon distance between the Hessian spectra of "
+        f"blocks. Points are seeds. {figures.context(runs)}"
     )
     return [Drawing("blocks", caption, figure, data)]
 
@@ -124,7 +123,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     guesses = [run.manifest["best_guess_loss"] for run in words]
     unigram = f" The unigram entropy of the words is {np.mean(guesses):.4f} nats." if guesses else ""
     names = ("model.name", "optim.name")
-    kinds = table_by_group(by_kind, names, COLUMNS, f"Both networks by both optimisers.{unigram}")
+    kinds = table_by_group(by_kind, names, COLUMNS, f"Both networks, trained with both optimisers.{unigram}")
     blocks = [block for group in GROUPS.values() for block in group]
     columns = [(block, f"gauss_newton.blocks.{block}.mean_eigenvalue", ".3g") for block in blocks]
     of_optimiser = grouped(words, lambda run: (run.setting("optim.name"),))
@@ -136,7 +135,10 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 EXPERIMENT = Experiment(
     id="h_blocks",
     paper="hessflat",
-    question="Blocks of a transformer: how sharp is each, how different are they, and does Adam need to be?",
+    question=(
+        "How sharp are the blocks of a transformer, how different are their spectra, and does Adam train it better "
+        "than SGD?"
+    ),
     config="h_blocks",
     draw=draw,
     tabulate=tabulate,
@@ -182,9 +184,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "Departures: Zhang et al. have a block for every matrix of every layer, here there is one for each kind over "
-        "all layers (of the convolutional network, one for each layer); Wang et al. train with AdamW, for longer, and "
-        "on text."
+        "Departures: Zhang et al. have a block for every matrix of every layer. Here a block of the transformer has "
+        "all parameters of one kind, over all layers, and a block of the convolutional network is a layer. Wang et "
+        "al. train with AdamW, for longer, and on text."
     ),
-    tuned=(Tuned("small", (0,), "learning rates, and how long is trained,"),),
+    tuned=(Tuned("small", (0,), "learning rates and the number of steps"),),
 )

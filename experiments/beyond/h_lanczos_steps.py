@@ -1,6 +1,4 @@
-"""What depends on the number of Lanczos steps? λ_max and the mass at zero: *Flatness is a False Friend*, footnote 2,
-app. D.
-"""
+"""Do λ_max and the mass at zero depend on the number of Lanczos steps? *Flatness is a False Friend*, app. D."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -70,8 +68,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         "mass at zero", places, {name: curve(one) for name, one in MASSES.items()}, "mass at zero"
     )
     caption = (
-        "What quadrature says of the same weights by its number of Lanczos steps: mass at zero, in three ways, and the "
-        f"share of all eigenvalues within {number(WIDTH)} λ_max of zero. Mean and range over seeds. "
+        "Lanczos quadrature of the same weights against its number of steps: the mass at zero, computed in three "
+        f"ways, and the share of all eigenvalues within {number(WIDTH)} λ_max of zero. Mean and range over seeds. "
         f"{figures.context(runs)}"
     )
     return [figures.curves_with_bands([panel], "Lanczos steps", "steps", caption, {})]
@@ -86,7 +84,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         error = number(float(np.mean([error_of_largest(run) for run in own])), 2)
         rows.append((str(steps), *masses, noise, error, str(len(own))))
     header = ("steps", *MASSES, "zero_mass of hessflat", "relative error of λ_max", "seeds")
-    caption = "Mass at zero and λ_max of H by the number of Lanczos steps, one probe, means over seeds."
+    caption = "Mass at zero and λ_max of H by the number of Lanczos steps, from one probe. Means over seeds."
     return [Table(caption, header, tuple(rows))]
 
 
@@ -112,7 +110,7 @@ def mass_is_exact(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="h_lanczos_steps",
     paper="hessflat",
-    question="Does what is concluded from Lanczos quadrature depend on its number of steps?",
+    question="Do conclusions from Lanczos quadrature depend on its number of steps?",
     config="h_lanczos_steps",
     draw=draw,
     tabulate=tabulate,
@@ -121,7 +119,7 @@ EXPERIMENT = Experiment(
             id="nearest-loses-mass",
             paper="G",
             where="footnote 2; app. D",
-            statement="more Lanczos steps split the weight at zero, so that the nearest Ritz value has less",
+            statement="more Lanczos steps split the weight at zero, so that the nearest Ritz value has less weight",
             paper_value="said without numbers: may give a lower value",
             decide=partial(
                 claims.in_order,
@@ -135,8 +133,8 @@ EXPERIMENT = Experiment(
             id="two-nearest-keep-it",
             paper="G",
             where="app. D",
-            statement="the mass of the two Ritz values nearest zero together does not suffer from the splitting",
-            paper_value="said without numbers: it is to remedy it",
+            statement="splitting does not lower the joint mass of the two Ritz values nearest zero",
+            paper_value="said without numbers: combining them is to remedy the splitting",
             decide=partial(
                 claims.unchanged,
                 statistic=partial(mass_of_nearest, count=2),
@@ -165,8 +163,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The runs of a seed train the same network and start from the same probe: more steps go on where fewer ended. "
-        "That is why the order of their values is no chance of probes, and why seeds have probes of their own."
+        "The runs of a seed train the same network and start from the same probe, so that a run with more steps "
+        "continues one with fewer. The order of their values is therefore not due to chance in the probe. Each seed "
+        "has its own probe."
     ),
     tuned=(Tuned("small", (20, 21, 22), "the rule of mass-within-is-exact, which was on logarithms,"),),
 )

@@ -120,10 +120,10 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         axes[2].legend()
     letter(axes)
     caption = (
-        "What L2 does to the Hessian by the way of measuring it: (a) largest eigenvalue, (b) trace, with L2 over "
-        "without, mean and 95 % interval over seeds, paired, by mode of batch norm and, in train mode, by how many "
-        "examples share statistics. (c) Standard error of the means of so many probes; bands: the range over runs. "
-        f"{figures.context(runs)}"
+        "Effect of L2 on the Hessian under each protocol of measurement. (a) Largest eigenvalue and (b) trace, with "
+        "L2 over without: mean and 95 % interval over seeds, paired. Protocols differ in the mode of batch norm and, "
+        "in train mode, in the number of examples that share statistics. (c) Standard error of the mean over a number "
+        f"of probes; bands are the range over runs. {figures.context(runs)}"
     )
     return [Drawing("ways", caption, figure, data)]
 
@@ -144,8 +144,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                 for name in ("lambda_min", *QUANTITY_NAMES)
             ]
             rows.append((number(value), protocol_name(protocol), *(number(mean, 5) for mean in means), str(len(group))))
-    header = ("L2", "way", "λ_min(H)", *QUANTITY_NAMES.values(), "seeds")
-    return [Table("The Hessian of the same weights in every way of measuring. Means over seeds.", header, tuple(rows))]
+    header = ("L2", "protocol", "λ_min(H)", *QUANTITY_NAMES.values(), "seeds")
+    return [Table("The Hessian of the same weights under every protocol. Means over seeds.", header, tuple(rows))]
 
 
 def same_conclusion(
@@ -173,7 +173,7 @@ def same_conclusion(
         runs, rule, chance,
         f"{name} with L2 over without: " + ", ".join(f"{ratio} ({protocol})" for protocol, ratio in ratios.items()),
         f"95 % intervals {', '.join(ends)}, {seed_count(seeds)}", seeds,
-        f"{sum(change.mean > 0 for change in changes.values())} of {len(changes)} are above 1", "1",
+        f"{sum(change.mean > 0 for change in changes.values())} of {len(changes)} ratios are above 1", "1",
     )  # fmt: skip
 
 
@@ -189,9 +189,11 @@ def one_probe(runs: Sequence[Run]) -> Evidence:
     own, same = (estimate([share_right(pair, "trace", shared) for pair in every]) for shared in (False, True))
     return decided(
         runs, rule, against(own, 0.95, "larger", to_one(0.95)),
-        f"right in {100 * own.mean:.1f} % of pairs of probes, {100 * same.mean:.1f} % where both runs have the same "
-        f"probe, of {num_probes(runs)} probes",
-        interval_text(own.interval, len(every), number), len(every), "more than 0.95 is claimed", "0.95",
+        (
+            f"{100 * own.mean:.1f} % of pairs of probes are right, {100 * same.mean:.1f} % if both runs have the same "
+            f"probe; {num_probes(runs)} probes"
+        ),
+        interval_text(own.interval, len(every), number), len(every), "the claim is a share above 0.95", "0.95",
     )  # fmt: skip
 
 
@@ -206,7 +208,7 @@ def rounding(run: Run) -> float:
 EXPERIMENT = Experiment(
     id="h_measurement",
     paper="hessflat",
-    question="Batch norm, L2: does what is concluded depend on how curvature is measured?",
+    question="Does the conclusion on L2 and curvature depend on how curvature is measured?",
     config="h_measurement",
     all_digits=True,
     draw=draw,
@@ -217,7 +219,7 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the papers; G §4, figs 6, 7",
             statement="L2 changes λ_max in the same direction in both modes of batch norm",
-            paper_value="in G larger with L2 in both: 30 times in train mode, 1,000 times in eval mode",
+            paper_value="G: larger with L2 in both, 30 times in train mode, 1,000 times in eval mode",
             decide=lambda runs: same_conclusion(
                 runs, "lambda_max", lambda protocol: protocol[1:] == (0, False), "both modes of batch norm"
             ),
@@ -247,7 +249,7 @@ EXPERIMENT = Experiment(
             id="float32",
             paper="hessflat",
             where="beyond the papers",
-            statement="float32 gives the λ_max of float64",
+            statement="float32 gives the same λ_max as float64",
             paper_value="not in a paper",
             decide=lambda runs: limits.in_every_run(
                 runs,

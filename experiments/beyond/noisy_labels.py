@@ -1,4 +1,4 @@
-"""What the experiments of *Flatness is a False Friend* become where a fifth of the labels are drawn anew."""
+"""The experiments of *Flatness is a False Friend* with a fifth of the labels drawn anew."""
 
 from dataclasses import replace
 
@@ -11,11 +11,14 @@ def with_noisy_labels(experiment: Experiment, id: str, model: str) -> Experiment
         id=id,
         paper="hessflat",
         config=id,
-        question=f"{model}, a fifth of the labels drawn anew: is the better solution, with L2, the sharper one?",
+        question=(
+            f"{model} with a fifth of the labels drawn anew: does L2 improve generalisation and yet sharpen the "
+            "solution?"
+        ),
         claims=tuple(replace(claim, paper="hessflat", paper_effect=None) for claim in experiment.claims),
         tuned=(Tuned("small", (0, 1, 2), "sizes, noise and L2"),),
         notes=(
-            "A departure: the paper's data is clean. Labels of every split, training and test, are drawn anew with a "
-            "probability of 0.2, and the split with each seed; losses and accuracies are of these labels."
+            "A departure: the paper's data is clean. Here the labels of every split, training and test, are drawn "
+            "anew with probability 0.2. The split differs by seed. Losses and accuracies are on these labels."
         ),
     )

@@ -86,11 +86,10 @@ def draw_reparameterised(runs: Sequence[Run]) -> Drawing:
     legend_below(figure, [Line2D([], [], color=line.get_color()) for line in handles.values()], list(handles))
     letter(axes)
     caption = (
-        "Loss, gradient norm, largest eigenvalue and trace of the Hessian where one weight is multiplied by α and "
-        "another divided by it, which leaves the function as it is: (a)–(d) at the initial weights, (e)–(h) after "
-        "training without L2, when the weights are so nearly equal in size that the six curves lie on each other. "
-        "Dashes of several colours: a curve of several pairs. In "
-        f"float64; seed {run.seed}. {figures.context(runs)}"
+        "Loss, gradient norm, largest eigenvalue and trace of the Hessian when one weight is multiplied by α and "
+        "another divided by it, which leaves the function as it is. (a)–(d) At the initial weights. (e)–(h) After "
+        "training without L2; the weights are then so nearly equal in size that the six curves coincide. A curve with "
+        f"dashes of several colours is that of several pairs. In float64; seed {run.seed}. {figures.context(runs)}"
     )
     return Drawing("reparameterised", caption, figure, data)
 
@@ -124,10 +123,10 @@ def draw_training(runs: Sequence[Run]) -> Drawing:
     legend_below(figure, handles, [f"L2 = {number(l2)}" for l2 in groups])
     letter(axes)
     caption = (
-        f"During training, at losses below {LOW_LOSS:g} (training goes to the left): (a) the largest eigenvalue's "
-        "share of the trace of the Hessian, with the curve 1 − 2 / (3 ln(1/loss)) of equal weights; (b) its three "
-        "eigenvalues without L2; (c) the trace, with the slope of the loss itself. (d) The largest eigenvalue at "
-        "every step, with 1 / (rate · steps). Every eigenvalue exactly, products in float64; a line for each seed. "
+        f"Hessian during training, at losses below {LOW_LOSS:g}; training goes to the left. (a) Share of the largest "
+        "eigenvalue in the trace; dashed: 1 − 2 / (3 ln(1/loss)), for equal weights. (b) The three eigenvalues "
+        "without L2. (c) The trace; dashed: the slope of the loss itself. (d) The largest eigenvalue at every step; "
+        "dashed: 1 / (rate · steps). Eigenvalues are exact, from products in float64. Each line is a seed. "
         f"{figures.context(runs)}"
     )
     return Drawing("rank-and-loss", caption, figure, data)
@@ -176,8 +175,8 @@ def tabulate_reparameterised(runs: Sequence[Run]) -> Table:
             cells.append(number(float(np.exp(np.mean(np.log(values)))), 4))
         rows.append((number(float(scale)), *cells))
     caption = (
-        f"One weight times α, another over α, after training without L2: geometric means over the six pairs and "
-        f"{len(chosen)} seeds. |w| H |w| is H_ij |w_i w_j|."
+        "One weight is multiplied by α and another divided by it, after training without L2. Geometric means over the "
+        f"six pairs and {len(chosen)} seeds. |w| H |w| has the entries H_ij |w_i w_j|."
     )
     return Table(caption, ("α", *(quantity.name for quantity in QUANTITIES.values())), tuple(rows))
 
@@ -200,7 +199,7 @@ def tabulate_trained(runs: Sequence[Run]) -> Table:
         cells = (number(float(np.mean([column(run) for run in group])), 4) for column in columns.values())
         rows.append((number(l2), *cells, str(len(group))))
     return Table(
-        "The Hessian after training, every eigenvalue exactly: means over seeds.",
+        "Exact eigenvalues of the Hessian after training. Means over seeds.",
         ("L2", *columns, "seeds"),
         tuple(rows),
     )

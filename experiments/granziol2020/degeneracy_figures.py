@@ -99,10 +99,9 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
     listed = "; ".join(f"{words} {number(bound)}" for words, bound in bounds.items())
     caption = (
         f"{name}: mass of the spectrum at zero (above) and size of the Ritz value taken for zero (below) during "
-        "training, of the Hessian H and the Gauss-Newton matrix G. H's peak at zero splits in two, and so the two "
-        "nearest Ritz values are combined, with the weighted mean of their values. A line for each of "
-        f"{len(runs)} seeds. {listed or 'The bound 1 − rank/P is not above 0 here and says nothing'}. "
-        f"{figures.context(runs)}"
+        "training, for the Hessian H and the Gauss-Newton matrix G. H's peak at zero splits in two, so its two "
+        f"nearest Ritz values are combined, at their weighted mean. Each of {len(runs)} seeds has a line. "
+        f"{listed or 'The bound 1 − rank/P is not above 0 here, so it says nothing'}. {figures.context(runs)}"
     )
     return Drawing(f"degeneracy-{name.replace(' ', '-')}", caption, figure, data)
 
@@ -158,10 +157,10 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                     )
                 )
     caption = (
-        "Mass at zero over the measured steps of training and at its end, against 1 − rank/P from the model's own "
-        "layers and from the paper's count; the size of the Ritz value taken for zero, geometric mean over steps; and "
-        "the largest share that the second nearest has in the mass of the two nearest, 0 where there is one peak. "
-        "Mean ± std over seeds."
+        "Mass at zero: the smallest over the measured steps and that at the end of training, beside 1 − rank/P from "
+        "the model's own layers and from the paper's count. |λ| is the size of the Ritz value taken for zero, a "
+        "geometric mean over steps. The second's share is that of the second nearest Ritz value in the mass of the "
+        "two nearest: the largest over steps, 0 where there is one peak. Mean ± std over seeds."
     )
     header = ("network", "batch norm", "zero", "smallest", "at the end", "bound", "paper's bound", "|λ|", "2nd's share")
     return [Table(caption, (*header, "seeds"), tuple(rows))]

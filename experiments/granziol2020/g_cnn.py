@@ -25,7 +25,7 @@ SMALLER_GAP = Claim(
 EXPERIMENT = Experiment(
     id="g_cnn",
     paper="G",
-    question="Nine convolutions: is the solution with L2, which generalises better, the sharper one?",
+    question="A network of nine convolutions: does L2 improve generalisation and yet sharpen the solution?",
     config="g_cnn",
     regularisers=("optim.l2",),
     draw=draw,
@@ -64,9 +64,9 @@ EXPERIMENT = Experiment(
         *(claim for claim in SHARED_CLAIMS if claim.id != SMALLER_GAP.id),
     ),
     notes=(
-        "The paper writes the two training accuracies as [82.2, 87.2]; the order taken is that of its other pairs. "
-        "ReLU follows the last convolution: a class whose output is zero for every example stays there, and its "
-        "examples stay wrong. So a training accuracy of 90 % on the digits is one dead class of ten, and the paper's "
-        "82 and 87 % may be dead classes of a hundred."
+        "The paper writes the two training accuracies as [82.2, 87.2]; we read them in the order of its other pairs. "
+        "A ReLU follows the last convolution: if the output of a class is zero for every example, it stays zero, and "
+        "the examples of that class stay wrong. A training accuracy of 90 % on the digits means one dead class of "
+        "ten. The paper's 82 and 87 % may be due to dead classes of a hundred."
     ),
 )

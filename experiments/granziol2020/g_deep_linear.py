@@ -58,8 +58,8 @@ def has_rank_one(runs: Sequence[Run]) -> Evidence:
     if evidence.verdict != "fails":
         return evidence
     reason = (
-        "eq. 2 leaves out the mixed derivatives p_ij of the product, which enter H as p_ij X exp(pX); with them H has "
-        "three eigenvalues above 0 at low loss"
+        "eq. 2 leaves out the mixed derivatives p_ij of the product, which add p_ij X exp(pX) to H; with them H has "
+        "three positive eigenvalues at low loss"
     )
     return evidence._replace(explanation=f"{evidence.explanation}; {reason}")
 
@@ -93,7 +93,7 @@ def falls_with_the_loss(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="g_deep_linear",
     paper="G",
-    question="Three weights in a row, exp(w₁w₂w₃X): what do reparameterisation, a falling loss and L2 do to ∇ and H?",
+    question="How do reparameterisation, training and L2 change the gradient and the Hessian of exp(w₁w₂w₃X)?",
     config="g_deep_linear",
     all_digits=True,
     draw=draw,
@@ -103,7 +103,7 @@ EXPERIMENT = Experiment(
             id="loss-is-invariant",
             paper="G",
             where="§2",
-            statement="w_i → αw_i, w_j → w_j/α leaves the loss as it is",
+            statement="w_i → αw_i, w_j → w_j/α leaves the loss unchanged",
             paper_value="follows from the definition",
             decide=lambda runs: limits.in_every_run(
                 runs,
@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
             id="gradient-aligns",
             paper="G",
             where="§2",
-            statement="as α grows the gradient points in the direction of the weight that is divided",
+            statement="as α grows, the gradient aligns with the weight that is divided by α",
             paper_value="an argument without numbers",
             decide=lambda runs: limits.in_every_run(
                 runs,
@@ -147,7 +147,7 @@ EXPERIMENT = Experiment(
             id="trace",
             paper="G",
             where="§2, eq. 3",
-            statement="Tr H = (w₂²w₃² + w₂²w₁² + w₁²w₃²) X² exp(w₁w₂w₃X), |X| of the paper read as X²",
+            statement="Tr H = (w₂²w₃² + w₂²w₁² + w₁²w₃²) X² exp(w₁w₂w₃X), with X² for the paper's |X|",
             paper_value="an equation",
             decide=lambda runs: limits.in_every_run(
                 runs, from_trace, ROUNDING, "relative distance from the closed form of the trace, trained weights,"
@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
             id="adaptive-is-invariant",
             paper="hessflat",
             where="beyond the paper",
-            statement="λ_max of |w_i w_j| H_ij, adaptive sharpness, is invariant; λ_max ‖w‖² is not",
+            statement="adaptive sharpness, λ_max of |w_i w_j| H_ij, is invariant, but λ_max ‖w‖² is not",
             paper_value="not in the paper",
             decide=lambda runs: all_hold(
                 limits.in_every_run(
@@ -251,10 +251,10 @@ EXPERIMENT = Experiment(
     notes=(
         "The paper's eq. 2 is the outer product of the gradient of w₁w₂w₃ alone, and has |X| where the second "
         "derivative has X². The full Hessian also has the mixed derivatives of the product, off the diagonal: the "
-        "trace of eq. 3 is exact with X², its λ_max is not. With u = w₁w₂w₃X, H = exp(u) D [(u² + u) 1 1ᵀ − u I] D, "
-        "D = diag(1/w_i): its rank is three but where the loss is 1 or exp(−2/3), it is positive definite below the "
-        "latter, and at weights of equal size two eigenvalues are 1 / (3 ln(1/loss) − 2) of the first: rank one is "
-        "reached as slowly as a logarithm. "
-        "Tr H = ‖∇L‖² / L, so gradient flow has d ln L / dt = −Tr H, and without L2 the trace is about 1 / t."
+        "trace of eq. 3 is exact with X², its λ_max is not. With u = w₁w₂w₃X and D = diag(1/w_i), H = exp(u) D [(u² + "
+        "u) 1 1ᵀ − u I] D. Its rank is three, except where the loss is 1 or exp(−2/3). It is positive definite below "
+        "the latter loss. At weights of equal size two eigenvalues are 1 / (3 ln(1/loss) − 2) of the first, so that H "
+        "approaches rank one only logarithmically. Tr H = ‖∇L‖² / L, so gradient flow has d ln L / dt = −Tr H. "
+        "Without L2 the trace is therefore about 1 / t."
     ),
 )

@@ -28,7 +28,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     return [
         drawing._replace(
             name=f"{drawing.name}-{data}",
-            caption=f"{drawing.caption} Gadam is the optimiser called adamw, with the mean of its iterates measured.",
+            caption=f"{drawing.caption} Gadam is the optimiser called adamw, measured at the mean of its iterates.",
         )
         for data, group in by_setting(runs, "data.name").items()
         for drawing in weight_decay.draw(group, "optim.name")
@@ -91,7 +91,7 @@ def training_errors(run: Run) -> float:
 EXPERIMENT = Experiment(
     id="g_gadam",
     paper="G",
-    question="VGG with SGD and with Gadam, which generalises better: is the better solution the sharper one?",
+    question="VGG: does Gadam generalise better than SGD, and is its solution the sharper one?",
     config="g_gadam",
     draw=draw,
     tabulate=tabulate,
@@ -206,7 +206,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The optimisers' settings differ in more than their names: learning rate, decay, its coupling, schedule and "
-        "averaging. It is their tuned solutions that the paper compares; at scale small both are tuned on other seeds."
+        "The two optimisers also differ in learning rate, decay, its coupling, schedule and averaging. The paper "
+        "compares their tuned solutions. At scale small both are tuned on other seeds."
     ),
 )

@@ -9,7 +9,7 @@ from hessflat.analysis.experiment import Claim, Experiment, Tuned, seeds_added
 EXPERIMENT = Experiment(
     id="g_logistic",
     paper="G",
-    question="Softmax regression: is the solution with L2, which generalises better, the sharper one?",
+    question="Softmax regression: does L2 improve generalisation and yet sharpen the solution?",
     config="g_logistic",
     regularisers=("optim.l2",),
     draw=draw,
@@ -51,7 +51,7 @@ EXPERIMENT = Experiment(
             id="gauss-newton-is-hessian",
             paper="hessflat",
             where="PSD by §4's diagonal dominance",
-            statement="for a model linear in its parameters the Gauss-Newton matrix is the Hessian",
+            statement="the Gauss-Newton matrix of a model that is linear in its parameters is the Hessian",
             paper_value="exact",
             decide=partial(limits.agrees, metric="gauss_newton.lambda_max", other="hessian.lambda_max", within=1e-3),
         ),

@@ -82,9 +82,10 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         legend_of_axis(axes[0], fontsize=6)
     letter(axes)
     caption = (
-        "Largest eigenvalue, trace and Frobenius norm of the Hessian as weights are multiplied, without training: (a), "
-        "(b) against the factor t, with the loss; (c), (d) against the loss. In float64; trace and Frobenius norm from "
-        f"{done[0].setting('measure.trace_probes')} probes, the same at every t. Every seed. {figures.context(runs)}"
+        "Largest eigenvalue, trace and Frobenius norm of the Hessian when trained weights are multiplied by a factor "
+        "t. (a), (b) Against t, with the loss. (c), (d) Against the loss. In float64; trace and Frobenius norm are "
+        f"from {done[0].setting('measure.trace_probes')} probes, the same at every t. All seeds. "
+        f"{figures.context(runs)}"
     )
     return [Drawing("loss-limit", caption, figure, data)]
 
@@ -99,7 +100,10 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                 np.mean([fit(run, scaling, measure) for run in done]) for fit in (rate, straightness, loss_exponent)
             ]
             rows.append((words, label, *(number(float(fit), 4) for fit in (fits[0], loss, *fits[1:])), str(len(done))))
-    caption = f"Fits over the {TAIL} largest scales: log of each against t (rate, R²), and against the log of the loss."
+    caption = (
+        f"Fits over the {TAIL} largest scales: the log of each measure against t (rate, R²) and against the log of the "
+        "loss."
+    )
     header = ("scaling", "measure", "rate", "rate of the loss", "R²", "exponent of the loss", "seeds")
     return [Table(f"{caption} Means over seeds.", header, tuple(rows))]
 
@@ -133,7 +137,7 @@ def as_the_loss(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="g_loss_limit",
     paper="G",
-    question="Do trace, Frobenius norm and λ_max vanish with the loss, exponentially in the size of the logits?",
+    question="Do λ_max, trace and Frobenius norm fall to zero with the loss, exponentially in the scale of the logits?",
     config="g_loss_limit",
     draw=draw,
     tabulate=tabulate,
@@ -142,7 +146,7 @@ EXPERIMENT = Experiment(
             id="exponentially",
             paper="G",
             where="§3.1, app. A",
-            statement="as weights grow and the loss falls, λ_max, trace and Frobenius norm fall exponentially",
+            statement="as weights grow, loss, λ_max, trace and Frobenius norm fall exponentially",
             paper_value="an argument without numbers",
             decide=exponentially,
         ),
@@ -155,6 +159,6 @@ EXPERIMENT = Experiment(
             decide=as_the_loss,
         ),
     ),
-    notes="The weights that are scaled are those of a trained network, which separates its training data.",
+    notes="We scale the weights of a trained network, which separates its training data.",
     tuned=(seeds_added("paper", 3),),
 )

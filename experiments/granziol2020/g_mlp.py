@@ -15,7 +15,7 @@ from hessflat.analysis.experiment import Claim, Experiment, seeds_added
 EXPERIMENT = Experiment(
     id="g_mlp",
     paper="G",
-    question="One hidden layer: is the solution with L2, which generalises better, the sharper one?",
+    question="One hidden layer: does L2 improve generalisation and yet sharpen the solution?",
     config="g_mlp",
     regularisers=("optim.l2",),
     draw=draw,
@@ -58,8 +58,8 @@ EXPERIMENT = Experiment(
         *SHARED_CLAIMS,
     ),
     notes=(
-        "The paper gives P = 9,960; 784-100-10 has 79,510 parameters and that network is what runs here. g_mlp_size "
-        "asks with which of the two the second moment has the paper's size."
+        "The paper gives P = 9,960, but its network, 784-100-10, has 79,510 parameters. We run the latter. g_mlp_size "
+        "asks which of the two has the paper's second moment."
     ),
     tuned=tuple(seeds_added(scale, 3) for scale in ("small", "paper")),
 )

@@ -1,4 +1,4 @@
-"""Which network gives the second moment of *Flatness is a False Friend*, figure 3: its units, or its parameters?"""
+"""Which size gives the second moment of *Flatness is a False Friend*, figure 3: the paper's units or its parameters?"""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +50,9 @@ def of_order(runs: Sequence[Run], units: int) -> Evidence:
 EXPERIMENT = Experiment(
     id="g_mlp_size",
     paper="G",
-    question="A perceptron: do its 100 hidden units or its 9,960 parameters give the paper's second moment?",
+    question=(
+        "Which perceptron has the paper's second moment: that with 100 hidden units or that with 9,960 parameters?"
+    ),
     config="g_mlp_size",
     draw=draw,
     tabulate=tabulate,
@@ -59,18 +61,18 @@ EXPERIMENT = Experiment(
             id=name,
             paper="G",
             where="§4, fig. 3",
-            statement=f"the second moment of {words} has the size of the paper's",
+            statement=f"{words} give a second moment of the size of the paper's",
             paper_value="0.12, with L2 0.16",
             decide=partial(of_order, units=units),
         )
         for name, words, units in (
-            ("hundred-units", "100 hidden units, as the paper says, P = 79,510,", 100),
-            ("ten-thousand-parameters", "12 hidden units, P = 9,550 for the paper's 9,960,", 12),
+            ("hundred-units", "100 hidden units (the paper's number, P = 79,510)", 100),
+            ("ten-thousand-parameters", "12 hidden units (P = 9,550, for the paper's 9,960)", 12),
         )
     ),
     notes=(
-        "The paper's network also ends with 96.88 % of its training images right, which 100 hidden units pass within a "
-        "few epochs."
+        "The paper's network ends with a training accuracy of 96.88 %. A network with 100 hidden units passes that "
+        "within a few epochs."
     ),
     tuned=(Tuned("paper", (100,), "the number of hidden units"),),
 )

@@ -18,7 +18,7 @@ from hessflat.analysis.experiment import Claim, Experiment
 EXPERIMENT = Experiment(
     id="g_preresnet",
     paper="G",
-    question="PreResNet: is the solution with L2, which generalises better, the sharper one?",
+    question="PreResNet: does L2 improve generalisation and yet sharpen the solution?",
     config="g_preresnet",
     regularisers=("optim.l2",),
     draw=draw,
@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
         *SHARED_CLAIMS,
     ),
     notes=(
-        "The paper does not say which mode of batch norm figure 5 is in; its claims are decided in train mode, as "
+        "The paper does not say which mode of batch norm figure 5 is in. We decide its claims in train mode, like "
         "those of figure 6."
     ),
 )

@@ -1,8 +1,7 @@
-"""What do the searches of rate and decay find, each for SGD and for Gadam? *Flatness is a False Friend*, app. A.1.
+"""What do the searches of rate and decay find for SGD and for Gadam? *Flatness is a False Friend*, app. A.1.
 
-The rate is searched first, with a fixed decay, then the decay at that rate, both by validation accuracy. A decay is
-given as what it takes of a weight at a step of the initial rate without momentum: L2 of SGD, which the rate multiplies,
-is given as it is, Gadam's decoupled decay times the rate.
+The rate is searched first, with a fixed decay, then the decay at that rate, both by validation accuracy. The decay
+of SGD is given as its L2, that of Gadam as its decoupled decay times the rate.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,8 +87,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
                 rows.append((name, number(rate), f"{number(scaled_decay(own[0]))}{star}", *means, str(len(own))))
     header = ("optimiser", "rate", "decay", *COLUMNS, "seeds")
     caption = (
-        "The searches of app. A.1; accuracies in per cent, losses in nats, means over seeds. The decay of Gadam is "
-        "times its rate. A star: what the search finds, first the rate at a decay of 1e-4, then the decay."
+        "The searches of app. A.1. Accuracies in per cent, losses in nats, means over seeds. The decay of Gadam is "
+        "given times its rate. A star marks what the search finds: first the rate at a decay of 1e-4, then the decay."
     )
     return [Table(caption, header, tuple(rows))]
 
@@ -168,7 +167,9 @@ def _claims_of(optimiser: str) -> tuple[Claim, ...]:
 EXPERIMENT = Experiment(
     id="g_tuning",
     paper="G",
-    question="SGD and Gadam, tuned alike: does decay trade speed for performance, and which is the sharper?",
+    question=(
+        "SGD and Gadam, tuned alike: does weight decay trade speed for performance, and which solution is sharper?"
+    ),
     config="g_tuning",
     draw=draw,
     tabulate=tabulate,
@@ -179,18 +180,17 @@ EXPERIMENT = Experiment(
             id="tuned-gadam-sharper",
             paper="G",
             where="§6; app. A.1",
-            statement="tuned adaptive optimisers give sharper solutions than SGD that is tuned alike",
+            statement="tuned adaptive optimisers give sharper solutions than SGD tuned in the same way",
             paper_value="almost 40 times (§5)",
             decide=tuned_sharpness,
             paper_effect=40,
         ),
     ),
     notes=(
-        "A departure: labels of every split are drawn anew with a probability of 0.2, for on clean digits no decay "
-        "changes the accuracy by as much as some hundred images can tell. The paper searches for its large networks; "
-        "here it is a perceptron, so that both optimisers can have each pair of the search with every seed. Where the "
-        "search finds a rate at which the noisy labels are not fitted, the argument of §3.1, which is on small losses, "
-        "says nothing of it."
+        "A departure: labels of every split are drawn anew with probability 0.2. On clean digits no decay changes the "
+        "accuracy by enough for some hundred images to tell. The paper tunes large networks. We tune a perceptron, so "
+        "that both optimisers can have each pair of the search with every seed. If the search finds a rate at which "
+        "the noisy labels are not fitted, the argument of §3.1 does not apply, for it is on small losses."
     ),
-    tuned=(Tuned("small", (20, 21, 22, 23), "the number of seeds, and what is asked at the searched rate,"),),
+    tuned=(Tuned("small", (20, 21, 22, 23), "the number of seeds and what is asked at the searched rate"),),
 )

@@ -95,10 +95,10 @@ def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
     tables = [table(PERFORMANCE_COLUMNS, "Losses in nats and accuracies on clean examples.")]
     for suffix in ("", "_eval"):
         mode = mode_words(runs, f"hessian{suffix}")
-        zero = f"Mass at zero{mode}, against the bound that G's rank bound implies."
+        zero = f"Mass at zero{mode}, beside the lower bound from the rank of G."
         curvature, degeneracy = (in_mode(columns, suffix) for columns in (CURVATURE_COLUMNS, DEGENERACY_COLUMNS))
         tables += [
-            table(curvature, f"Curvature of the training loss{mode}, L2 term left out."),
+            table(curvature, f"Curvature of the training loss{mode}, without the L2 term."),
             table(degeneracy, zero),
             table(
                 in_mode(SCALED_COLUMNS, suffix),
@@ -108,7 +108,7 @@ def tabulate(runs: Sequence[Run], by: str = "optim.l2") -> list[Table]:
         ]
     tables += [
         table(JACOBIAN_COLUMNS, "Input-output Jacobian norms over the training examples."),
-        table(EXACT_COLUMNS, "Lanczos quadrature beside every exact eigenvalue.", "hessian.exact.lambda_max"),
+        table(EXACT_COLUMNS, "Lanczos quadrature beside the exact spectrum.", "hessian.exact.lambda_max"),
     ]
     return [made for made in tables if made is not None]
 
@@ -270,7 +270,7 @@ BATCH_NORM_CLAIMS = (
         id="magnified-in-eval-mode",
         paper="G",
         where="§4, contributions",
-        statement="batch norm in eval mode magnifies how much sharper the solution with L2 is",
+        statement="L2 sharpens the solution more in batch norm's eval mode than in its train mode",
         paper_value="≈ 30 times sharper in train mode, ≈ 1000 times in eval mode (figs. 6, 7)",
         decide=partial(claims.compare, metric="hessian.eval_over_train_lambda_max"),
         paper_effect=1000 / 30,

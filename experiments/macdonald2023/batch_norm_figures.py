@@ -93,12 +93,13 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
     networks = of_networks[0] if len(of_networks) == 1 else f"{of_networks[0]}) to ({of_networks[-1]}"
     done = finished(runs)
     caption = (
-        "Jacobians of a whole batch of N examples, outputs by inputs, with batch norm in train mode (J_T) less eval "
-        f"mode (J_V) with the statistics of the same batch: (a) a layer alone, ({networks}) after training; dashed "
-        f"1/N, dotted 1/√N. ({of_norms}) How far apart the norms of the two Jacobians are; grey: the paper's sample "
-        f"sizes. ({of_sharpness}) The largest eigenvalue of the Hessian in either mode. Rows and blocks of "
-        f"{done[0].setting('measure.blocks')} examples, norms of the whole by Lanczos iteration. Geometric means over "
-        f"{len({run.seed for run in done})} seeds; bands: their range. {figures.context(runs)}"
+        "Difference of the Jacobians of a whole batch of N examples, outputs by inputs, with batch norm in train mode "
+        f"(J_T) and in eval mode (J_V) with the statistics of the same batch: (a) for a single layer, ({networks}) for "
+        f"networks after training. Dashed: 1/N; dotted: 1/√N. ({of_norms}) Relative difference of the norms of the two "
+        f"Jacobians; grey: the paper's sample sizes. ({of_sharpness}) Largest eigenvalue of the Hessian in both modes. "
+        f"Rows and blocks are of {done[0].setting('measure.blocks')} examples; norms of the whole are by Lanczos "
+        f"iteration. Geometric means over {len({run.seed for run in done})} seeds; bands are their range. "
+        f"{figures.context(runs)}"
     )
     return [Drawing("modes", caption, figure, data)]
 
@@ -180,14 +181,18 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     wide = ("of", "weights", "N", "‖J_V‖₂", "‖J_T‖₂", "apart", "block of J_V", "block of J_T", "‖J_T − J_V‖₂")
     return [
         Table(
-            f"Exponents of N, fitted for N of {FIRST} and more, in the largest entry, block, row and the norm of "
-            "J_T − J_V. Mean ± standard deviation over seeds.",
+            (
+                f"Exponents of N, fitted from N = {FIRST} on, of the largest entry, block and row of J_T − J_V and of "
+                "its norm. Mean ± standard deviation over seeds."
+            ),
             ("of", "weights", *DIFFERENCES.values(), "seeds"),
             tuple(exponents),
         ),
         Table(
-            "Norms of the Jacobians of the whole batch and of the largest measured block on their diagonals, and "
-            "λ_max(H), in either mode. Means over seeds.",
+            (
+                "Norms of the Jacobians of the whole batch and of the largest measured block on their diagonals, and "
+                "λ_max(H), in both modes. Means over seeds."
+            ),
             (*wide, "λ_max(H), train", "λ_max(H), eval"),
             tuple(norms),
         ),

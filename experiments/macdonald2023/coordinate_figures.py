@@ -167,9 +167,9 @@ def _fits(runs: Sequence[Run]) -> Drawing:
     legend_below(figure, handles, [*(f"from {start} frequencies" for start in STARTS), "points"])
     letter(axes)
     caption = (
-        "Eight points fitted by networks that start from high and from low frequencies (figure 32 of the paper), of "
-        f"{'each of the first three trials' if len(trials) > 1 else 'one trial'}: networks with Gaussian activations "
-        f"above, with ReLU below. {figures.context([run for own in every.values() for run in own.values()])}"
+        "Fits of eight points by networks that start from high and from low frequencies (figure 32 of the paper), in "
+        f"{'each of the first three trials' if len(trials) > 1 else 'one trial'}. Above: Gaussian activations; below: "
+        f"ReLU. {figures.context([run for own in every.values() for run in own.values()])}"
     )
     return Drawing("fits", caption, figure, data)
 
@@ -221,9 +221,9 @@ def _trials(runs: Sequence[Run]) -> Drawing:
     legend_below(figure, handles, [*(f"from {s} frequencies" for s in STARTS), "paper, ± 1 std", "2(1 + ρ)/η"])
     letter(axes)
     caption = (
-        "Sharpness against the Jacobian norm at the end of every trial, for (a) Gaussian and (b) ReLU activations; "
-        "crosses: the means of the paper's tables 1 and 2 ± 1 std over its ten trials. Hollow: trials that do not fit "
-        f"the points, at 1 where their Jacobian norm is below. Dashed: 2(1 + ρ)/η = {number(limit)}, above which "
+        "Sharpness against the Jacobian norm at the end of every trial, for (a) Gaussian and (b) ReLU activations. "
+        "Crosses: means of the paper's tables 1 and 2 ± 1 std over its ten trials. Hollow: trials that do not fit the "
+        f"points; their Jacobian norms below 1 are drawn at 1. Dashed: 2(1 + ρ)/η = {number(limit)}, above which "
         "gradient descent with momentum ρ is unstable. "
         f"{figures.context([run for own in every.values() for run in own.values()])}"
     )

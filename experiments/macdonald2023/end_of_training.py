@@ -33,8 +33,8 @@ COLUMNS = (
     ("test acc", "test_accuracy", ".1%"),
 )
 MEASURED = (
-    "Losses in nats on clean examples, smoothed labels counted in; H and G with batch norm in train mode, J (the "
-    "input-output Jacobian of the logits) in eval mode."
+    "Losses are in nats, on clean examples, with the label smoothing of training. H and G have batch norm in train "
+    "mode. J, the input-output Jacobian of the logits, has it in eval mode."
 )
 
 

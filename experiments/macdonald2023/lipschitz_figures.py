@@ -81,13 +81,13 @@ def _drawing(runs: Sequence[Run], latent: int) -> Drawing:
     seeds = len({run.seed for run in runs})
     caption = (
         f"Samples of N fresh examples, pushed forward from a cube of dimension {latent}. (a) Share of samples whose "
-        "largest Jacobian norm misses the supremum by more than a share ε of it: points, counted; solid, from the "
-        "share of single examples; dashed, theorem 4.5 with the Lipschitz constant of the norm on the cube; dotted, "
-        f"with the product of theorem 4.4; learning rate {number(middle)}. (b) The largest norm: median and 5 to 95 % "
-        "of samples. (c) How far mean costs are from their expectation: 95 % quantile of samples, theorem 4.6, the "
-        "same with the Lipschitz constant of the cost itself, and the largest deviation that there can be; the star "
-        f"is the training sample, of which the theorem does not speak; learning rate {number(middle)}. (d) How far "
-        "samples fall short against the Lipschitz constant of the Jacobian, every run. Means over "
+        "largest Jacobian norm misses the supremum by more than a share ε of it. Points: counted; solid: from the "
+        "share of single examples; dashed: theorem 4.5 with the Lipschitz constant of the norm on the cube; dotted: "
+        f"with the product of theorem 4.4. Learning rate {number(middle)}. (b) The largest norm: median and 5 to 95 % "
+        "of samples. (c) Distance of mean costs from their expectation: 95 % quantile of samples, theorem 4.6, the "
+        "theorem with the Lipschitz constant of the cost itself, and the largest possible deviation. The star is the "
+        f"training sample, to which the theorem does not apply. Learning rate {number(middle)}. (d) Gap between the "
+        "largest norm and the supremum, against the Lipschitz constant of the Jacobian, for every run. Means over "
         f"{seeds} seed{'s' if seeds > 1 else ''}. {figures.context(runs)}"
     )
     return Drawing(f"samples-{latent}", caption, figure, data)
@@ -173,9 +173,11 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             comparisons.append((*label, *(number(float(cell), 3) for cell in cells), str(len(own))))
     return [
         Table(
-            "Suprema over the cube: the Jacobian norm, its slope on the cube, the Lipschitz constants of the Jacobian "
-            "along the data, of the map to inputs and of that to inputs and targets, and of the cost; the mean cost. "
-            "Means over seeds.",
+            (
+                "Suprema over the cube, and the mean cost E ℓ. ‖Jf‖ is the Jacobian norm; its slope is on the cube. "
+                "Lipschitz constants are those of the Jacobian along the data, of the map F to inputs, of the map (F, "
+                "T) to inputs and targets, and of the cost ℓ. Means over seeds."
+            ),
             (
                 "n",
                 "lr",
@@ -192,10 +194,12 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
             tuple(constants),
         ),
         Table(
-            f"How far the largest norm of {PAPER_SAMPLE:,} examples, and of the training sample, is below the "
-            "supremum; exponent of N in that gap; rate of missing, counted over expected; bound of eq. 10 over the "
-            "deviation seen at the largest N, and the N from which it says something; deviation of the training "
-            "sample. Means over seeds.",
+            (
+                f"Gap of the largest norm of {PAPER_SAMPLE:,} examples, and of the training sample (own), to the "
+                "supremum. Exponent: of N in that gap. Rate: of missing the supremum, counted over expected. Eq. 10: "
+                "its bound over the deviation seen at the largest N, and the N from which it is below the largest "
+                "possible deviation. Own deviation: that of the training sample. Means over seeds."
+            ),
             (
                 "n",
                 "lr",

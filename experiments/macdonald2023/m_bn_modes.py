@@ -104,7 +104,7 @@ def sharpness_differs(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_bn_modes",
     paper="M",
-    question="Are Jacobians with batch norm in train and in eval mode the same for large samples, and in what sense?",
+    question="In what sense do Jacobians with batch norm in train mode and in eval mode agree for large samples?",
     config="m_bn_modes",
     draw=draw,
     tabulate=tabulate,
@@ -122,7 +122,7 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the theorem, which is of one layer; app. A.1",
             statement="for a whole network, entries and the blocks of single examples differ by O(1/N), too",
-            paper_value="not in the paper, which takes it to be so",
+            paper_value="not in the paper, which assumes it",
             decide=partial(as_one_over_n, what="mlp"),
         ),
         Claim(
@@ -130,14 +130,14 @@ EXPERIMENT = Experiment(
             paper="hessflat",
             where="beyond the theorem, which is of one layer; app. A.1",
             statement="for a network of convolutions, entries and the blocks of single examples differ by O(1/N), too",
-            paper_value="not in the paper, which takes it to be so",
+            paper_value="not in the paper, which assumes it",
             decide=partial(as_one_over_n, what="vgg"),
         ),
         Claim(
             id="jacobian-norms",
             paper="M",
             where="app. A.1; §6",
-            statement="on the samples of the paper, Jacobian norms in eval mode stand for those in train mode",
+            statement="on samples of the paper's sizes, Jacobian norms in eval mode approximate those in train mode",
             paper_value="1,000 to 2,500 examples",
             decide=norms_agree,
         ),
@@ -161,10 +161,12 @@ EXPERIMENT = Experiment(
             decide=sharpness_differs,
         ),
     ),
-    notes="J_T − J_V of a layer has, in every channel, rank 2 and the norm 1/s: along the mean of the channel and "
-    "along the activations themselves, two directions that train mode removes whatever N is. The input of one example "
-    "hardly moves these, so that norms of Jacobians agree; a weight moves all examples at once, and the Hessians' "
-    "largest eigenvalues stay apart. "
-    "In networks of convolutions a channel's statistics are of N images, all pixels.",
+    notes=(
+        "In every channel of a layer J_T − J_V has rank 2 and norm 1/s. It lies along two directions that train mode "
+        "removes for every N: the mean of the channel and the activations themselves. The input of one example hardly "
+        "moves these, so the norms of the Jacobians agree. A weight moves all examples at once, so the largest "
+        "eigenvalues of the Hessians stay apart. In networks of convolutions the statistics of a channel are over all "
+        "pixels of N images."
+    ),
     tuned=(seeds_added("small", 3),),
 )

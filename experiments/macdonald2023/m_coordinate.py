@@ -1,4 +1,4 @@
-"""Are coordinate networks flat yet rough, sharp yet smooth? *On progressive sharpening*, C.3, fig. 32, tables 1, 2."""
+"""Are flat coordinate networks rough and sharp ones smooth? *On progressive sharpening*, C.3, fig. 32, tables 1, 2."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -71,10 +71,12 @@ def with_trials_left_out(evidence: Evidence, activation: str, runs: Sequence[Run
     if not lost:
         return evidence
     if lost == len(trials):
-        why = "in no trial do the networks of both starts fit the points"
+        why = "no trial has networks from both starts that fit the points"
         return Evidence("", "", lost, "undecided", why, rule=evidence.rule)
     return evidence._replace(
-        explanation=f"{evidence.explanation}; {lost} of {len(trials)} trials left out: from one start they do not fit"
+        explanation=(
+            f"{evidence.explanation}; {lost} of {len(trials)} trials are left out: one of their networks does not fit"
+        )
     )
 
 
@@ -163,7 +165,7 @@ def stable(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_coordinate",
     paper="M",
-    question="Eight points: is the smoother fit the flatter one?",
+    question="Is the smoother fit of eight points also the flatter one?",
     config="m_coordinate",
     draw=draw,
     tabulate=tabulate,
@@ -202,7 +204,7 @@ EXPERIMENT = Experiment(
             id="table-1",
             paper="M",
             where="C.3, table 1",
-            statement="the six means of the Gaussian networks",
+            statement="the six means of the Gaussian networks are the paper's",
             paper_value="Jacobian norm 326.80 and 84.07, sharpness 13,518 and 18,354, first layer 9.09 and 0.56",
             decide=partial(means_reproduced, "gaussian"),
         ),
@@ -210,7 +212,7 @@ EXPERIMENT = Experiment(
             id="table-2",
             paper="M",
             where="C.3, table 2",
-            statement="the six means of the ReLU networks",
+            statement="the six means of the ReLU networks are the paper's",
             paper_value="Jacobian norm 121.59 and 42.96, sharpness 14,211 and 9,922, first layer 9.61 and 9.56",
             decide=partial(means_reproduced, "relu"),
         ),
@@ -227,9 +229,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The paper says neither which points, nor how wide the networks and their Gaussian are, nor how long the ReLU "
-        "network is pretrained; the configuration says what is taken and why. Its numbers can tell apart such choices, "
-        "but not confirm them."
+        "The paper gives neither the points, nor the widths of the networks and of their Gaussian, nor the length of "
+        "the ReLU network's pretraining. The configuration says what we take and why. The paper's numbers can tell "
+        "such choices apart, but cannot confirm them."
     ),
     tuned=(Tuned("paper", (0, 1, 2, 3), "points, width of the Gaussian and spread of targets"),),
 )

@@ -69,9 +69,10 @@ def _over_iterations(runs: Sequence[Run], activation: str) -> Drawing:
             axis.set_xlabel("iteration")
         axes[1].axhline(edge, color=GREY, linestyle="--", linewidth=0.8, zorder=0.5)
     caption = (
-        f"The {NAMES[activation]} network on inputs times a factor (figure {30 + list(NAMES).index(activation)} of the "
-        "paper; its explanation in (e) and (f), spectral norms over the measured examples of what goes into the second "
-        f"and the third layer). Dashed: 2/η = {number(edge)}. {drawing.caption}"
+        f"The {NAMES[activation]} network on inputs multiplied by a factor (figure "
+        f"{30 + list(NAMES).index(activation)} of the paper). (e) and (f) show the paper's explanation: spectral "
+        "norms, over the measured examples, of the inputs of the second and of the third layer. Dashed: 2/η = "
+        f"{number(edge)}. {drawing.caption}"
     )
     return drawing._replace(caption=caption)
 
@@ -102,7 +103,7 @@ def _table(runs: Sequence[Run], activation: str) -> Table:
     for name, metric in COLUMNS.items():
         header += [name] if metric == "train_loss" else [f"{name}, at first", "largest"]
     caption = (
-        f"{NAMES[activation]}: with the first weights, and the largest over training; mean ± std over trials. "
+        f"{NAMES[activation]}: values at the first weights, and the largest over training. Mean ± std over trials. "
         "Jacobian norms are those of the logits f and of the softmaxed model σ(f)."
     )
     return Table(caption, (*header, "trials"), tuple(rows))
@@ -184,7 +185,7 @@ def features(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_input_scale",
     paper="M",
-    question="Inputs times a factor: does the fit that needs the larger Jacobian sharpen more?",
+    question="Do larger inputs lead to more sharpening, although they need a smaller Jacobian?",
     config="m_input_scale",
     draw=draw,
     tabulate=tabulate,
@@ -193,7 +194,7 @@ EXPERIMENT = Experiment(
             id="smaller-inputs-steeper",
             paper="M",
             where="C.2, figures 30 and 31",
-            statement="the smaller the inputs are scaled, the more the Jacobian norm grows",
+            statement="the smaller the scale of the inputs, the more the Jacobian norm grows",
             paper_value="figures without numbers",
             decide=grows("jacobian.max", "max ‖∂f/∂x‖₂", "smaller"),
         ),
@@ -201,7 +202,7 @@ EXPERIMENT = Experiment(
             id="smaller-inputs-flatter",
             paper="M",
             where="C.2, figures 30 and 31",
-            statement="the smaller the inputs are scaled, the less sharpness grows",
+            statement="the smaller the scale of the inputs, the less sharpness grows",
             paper_value="figures without numbers",
             decide=grows("hessian.lambda_max", "λ_max(H)", "larger"),
         ),
@@ -209,7 +210,7 @@ EXPERIMENT = Experiment(
             id="larger-inputs-sharper",
             paper="M",
             where="C.2, figures 30 and 31",
-            statement="larger inputs push sharpness upwards although the Jacobian norm is smaller",
+            statement="larger inputs raise sharpness, although the Jacobian norm is smaller",
             paper_value="figures without numbers",
             decide=larger_inputs_are_sharper,
         ),
@@ -225,10 +226,10 @@ EXPERIMENT = Experiment(
             id="softmaxed-too",
             paper="hessflat",
             where="beyond the paper",
-            statement="the Jacobian norm of the softmaxed model grows more for smaller inputs too",
+            statement="the Jacobian norm of the softmaxed model also grows more for smaller inputs",
             paper_value="not in the paper, which does not say which of the two it draws",
             decide=grows("softmax_jacobian.max", "max ‖∂σ(f)/∂x‖₂", "smaller"),
         ),
     ),
-    notes="The paper's captions of figures 30 and 31 speak of label smoothing; what varies there is the input scale.",
+    notes="The paper's captions of figures 30 and 31 name label smoothing, but the figures vary the input scale.",
 )

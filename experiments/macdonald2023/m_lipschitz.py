@@ -73,7 +73,7 @@ def says_something(runs: Sequence[Run]) -> Evidence:
     if evidence.verdict == "not run":
         return evidence
     first = float(np.median([informative_from(run) for run in finished(runs)]))
-    return evidence._replace(explanation=f"{evidence.explanation}; from N = {number(first, 2)} on (median) it is below")
+    return evidence._replace(explanation=f"{evidence.explanation}; it is below from N = {number(first, 2)} on (median)")
 
 
 def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
@@ -90,7 +90,9 @@ def rougher_misses_more(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_lipschitz",
     paper="M",
-    question="Does the largest Jacobian norm of a sample find the supremum, and does it bound the generalisation gap?",
+    question=(
+        "Does the largest Jacobian norm of a sample approximate the supremum, and does it bound the generalisation gap?"
+    ),
     config="m_lipschitz",
     all_digits=True,
     draw=draw,
@@ -119,9 +121,9 @@ EXPERIMENT = Experiment(
             paper="M",
             where="§4, theorem 4.6, eq. 10",
             statement=(
-                "the mean cost of a sample is as near its expectation as the largest Jacobian norm of the sample allows"
+                "the largest Jacobian norm of a sample bounds the distance of its mean cost from the expectation"
             ),
-            paper_value="a proof, with a constant that is not given",
+            paper_value="a proof, without its constant",
             decide=deviations_within,
         ),
         Claim(
@@ -154,11 +156,14 @@ EXPERIMENT = Experiment(
             decide=says_something,
         ),
     ),
-    notes="The network is fixed before the samples are drawn, as theorem 4.6 has it; it was trained on another "
-    "sample, whose own deviation is shown apart. The bounds are evaluated on the cube, which is convex: on curved data "
-    "the mean value theorem in the proof of theorem 4.4 gives the length of the way along the data, not the distance. "
-    "C' is π / (‖c‖ ‖(F, T)‖)², the square of a Lipschitz constant, where the proof of theorem 4.6 divides by it once, "
-    "and beside the norm of f stands that of the identity of the targets, 1. The Jacobian's Lipschitz constant is that "
-    "of its derivative along the data, whose pieces are stacked, which is an upper bound; suprema are of a grid.",
+    notes=(
+        "The network is fixed before the samples are drawn, as theorem 4.6 requires. It was trained on another "
+        "sample, whose deviation is shown apart. The bounds are evaluated on the cube, which is convex. On curved "
+        "data the mean value theorem in the proof of theorem 4.4 gives the length of the path along the data, not the "
+        "distance. C' is π / (‖c‖ ‖(F, T)‖)², with the square of a Lipschitz constant; the proof of theorem 4.6 "
+        "divides by it once. Beside the norm of f stands that of the identity of the targets, 1. The Jacobian's "
+        "Lipschitz constant is that of its derivative along the data. The pieces of this derivative are stacked, "
+        "which gives an upper bound. Suprema are over a grid."
+    ),
     tuned=(seeds_added("paper", 5),),
 )

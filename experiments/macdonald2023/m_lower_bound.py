@@ -62,7 +62,7 @@ def largest(run: Run, metric: str) -> float:
 EXPERIMENT = Experiment(
     id="m_lower_bound",
     paper="M",
-    question="Is the Jacobian norm at least the slope that the targets ask for, and does it grow with that?",
+    question="Is the Jacobian norm at least the slope that the targets ask for, and do both grow in training?",
     config="m_lower_bound",
     draw=draw,
     tabulate=tabulate,
@@ -131,5 +131,5 @@ EXPERIMENT = Experiment(
             )
         ),
     ),
-    notes="ε is of each example in place of one for all, which never makes the bound smaller.",
+    notes="We take ε of each example instead of one for all, which never lowers the bound.",
 )

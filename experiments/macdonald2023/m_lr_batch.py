@@ -41,7 +41,7 @@ def reached(runs: Sequence[Run]) -> list[Run]:
 def missed(runs: Sequence[Run]) -> str:
     """The text of how many runs did not reach the target loss; empty where all did."""
     count = len(runs) - len(reached(runs))
-    return f"{count} of {len(runs)} runs did not reach the loss to stop at, and are left out." if count else ""
+    return f"{count} of {len(runs)} runs did not reach the loss to stop at and are left out." if count else ""
 
 
 def draw(runs: Sequence[Run]) -> list[Drawing]:
@@ -109,7 +109,7 @@ def claims_of_trends(setting: str, words: str, statement: str, expect: Order) ->
         gap_goes_with(
             id=f"{name}-gap-follows-jacobian",
             where=where,
-            statement=f"as {words} changes the gap goes with the Jacobian norm",
+            statement=f"as {words} changes, the gap follows the Jacobian norm",
             paper_value=WITHOUT_NUMBERS,
             setting=setting,
         )
@@ -120,7 +120,7 @@ def claims_of_trends(setting: str, words: str, statement: str, expect: Order) ->
 EXPERIMENT = Experiment(
     id="m_lr_batch",
     paper="M",
-    question="Do larger rates and smaller batches end flatter, with smaller Jacobians and gaps, at one training loss?",
+    question="At equal training loss, do larger rates and smaller batches lower sharpness, Jacobian norm and gap?",
     config="m_lr_batch",
     regularisers=(RATE, BATCH),
     draw=draw,
@@ -132,10 +132,10 @@ EXPERIMENT = Experiment(
             id="resnet-at-the-largest-rate",
             paper="M",
             where="§6.2, fig. 4",
-            statement="for ResNet at the largest rate the gap falls where the Jacobian norm rises",
+            statement="for ResNet at the largest rate, the gap falls as the Jacobian norm rises",
             paper_value="the inverse of what is expected",
             decide=partial(on_reached, gap_at_the_largest_rate),
         ),
     ),
-    notes="Runs that do not reach the training loss to stop at are left out, for the paper compares at one loss.",
+    notes="We leave out runs that do not reach the training loss to stop at, because the paper compares at equal loss.",
 )

@@ -172,7 +172,7 @@ def claims_of_regulariser(setting: str) -> list[Claim]:
 EXPERIMENT = Experiment(
     id="m_regularisers",
     paper="M",
-    question="Five regularisers: does the gap go with the Jacobian norm for all, with sharpness for SAM alone?",
+    question="Does the gap follow the Jacobian norm for all five regularisers, and sharpness for SAM alone?",
     config="m_regularisers",
     regularisers=tuple(REGULARISERS),
     draw=draw,
@@ -182,7 +182,7 @@ EXPERIMENT = Experiment(
             id="jacobian-rather-than-sharpness",
             paper="M",
             where="§6.3, B.3",
-            statement="the gap goes with the Jacobian norm rather than with sharpness",
+            statement="the gap follows the Jacobian norm rather than sharpness",
             paper_value=CORRELATED,
             decide=closer_to_the_jacobian,
         ),

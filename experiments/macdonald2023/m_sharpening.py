@@ -127,7 +127,7 @@ def product_follows_better(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_sharpening",
     paper="M",
-    question="Does gradient descent sharpen less where labels are closer, and is it the Jacobian that sharpens?",
+    question="Does gradient descent sharpen less with closer labels, and does sharpness follow the Jacobian?",
     config="m_sharpening",
     draw=draw,
     tabulate=tabulate,
@@ -217,7 +217,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "At scale small two perceptrons stand in for VGG-11 and ResNet-18. λ_max(G) and λ_max(H) of g-is-h and of the "
-        "figures are on all measured examples with batch norm in train mode; eq. 4 is on a few of them in eval mode."
+        "At scale small two perceptrons stand in for VGG-11 and ResNet-18. In g-is-h and in the figures, λ_max(G) and "
+        "λ_max(H) are on all measured examples with batch norm in train mode. Eq. 4 is on a few of them in eval mode."
     ),
 )

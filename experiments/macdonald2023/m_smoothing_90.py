@@ -43,9 +43,9 @@ def split(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 def draw(runs: Sequence[Run]) -> list[Drawing]:
     """Figures 28 and 29."""
     modes = (
-        "Sharpness is λ_max(H) of the measured loss, label smoothing included, with batch norm in train mode, as is "
-        "the Frobenius norm of the logits of all measured examples; the Jacobian norm is that of the softmaxed network "
-        "in batch norm's eval mode, the largest over these examples. Mean over seeds, band ± 1 std"
+        "Sharpness is λ_max(H) of the measured loss, label smoothing included. Sharpness and the Frobenius norm of "
+        "the logits are over all measured examples, with batch norm in train mode. The Jacobian norm is the largest "
+        "over these examples of the softmaxed network, in batch norm's eval mode. Mean over seeds, band ± 1 std"
     )
     first = (
         f"The first epoch of SGD with labels smoothed more and less, measured every five steps. {modes}. "
@@ -130,7 +130,7 @@ def collapses(runs: Sequence[Run], metric: str, what: str) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_smoothing_90",
     paper="M",
-    question="When does the ansatz break: what becomes of sharpness and Jacobian when outputs grow without end?",
+    question="What happens to sharpness and the Jacobian when the outputs grow without end?",
     config="m_smoothing_90",
     draw=draw,
     tabulate=tabulate,
@@ -191,9 +191,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The paper gives neither learning rate, momentum nor weight decay: here a constant rate, momentum 0.9 and no "
-        "decay. A small network with batch norm on digits begins so sharp that sharpness hardly grows in the first "
-        "epoch: the claim's value says by how much, and m_sharpening shows where it grows."
+        "The paper gives neither learning rate nor momentum nor weight decay. We take a constant rate, momentum 0.9 "
+        "and no decay. A small network with batch norm on digits starts so sharp that sharpness hardly grows in the "
+        "first epoch. The value of the claim says by how much. m_sharpening shows networks whose sharpness grows."
     ),
     tuned=(Tuned("small", (0, 1, 2), "network, rate, momentum and batch size"),),
 )

@@ -1,4 +1,4 @@
-"""Weight decay, the Jacobian norm, sharpness and the gap: *On progressive sharpening*, §6.1, figure 2."""
+"""How does weight decay change Jacobian norm, sharpness and gap? *On progressive sharpening*, §6.1, figure 2."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,7 +59,7 @@ def sharper_and_better(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="m_weight_decay",
     paper="M",
-    question="Without weight decay: loss and sharpness go to 0, Jacobian norm and gap stay large?",
+    question="Without weight decay, do loss and sharpness go to 0 while Jacobian norm and gap stay large?",
     config="m_weight_decay",
     regularisers=(DECAY,),
     draw=draw,
@@ -104,7 +104,7 @@ EXPERIMENT = Experiment(
         gap_goes_with(
             id="gap-follows-jacobian",
             where="§6.1",
-            statement="the gap goes with the Jacobian norm",
+            statement="the gap follows the Jacobian norm",
             paper_value=FIGURE,
             setting=DECAY,
         ),

@@ -114,10 +114,10 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         rates = reversed(by_setting(own, RATE).items())
         caption = (
             f"Gradient descent on all examples with labels smoothed more and less ({kind}): loss less label entropy, "
-            "sharpness, and the largest input-output Jacobian norm of the softmaxed network in batch norm's eval mode, "
-            "on the measured examples; a row for each learning rate η. Runs without smoothing end at 99 % training "
-            "accuracy, the others after as many iterations. Dashed: 2/η; triangles: where a run first reaches it, the "
-            f"edge of stability. Mean over seeds up to where the first of them ends, band ± 1 std. "
+            "sharpness, and the largest input-output Jacobian norm of the softmaxed network in batch norm's eval "
+            "mode, on the measured examples. Each row is a learning rate η. Runs without smoothing end at 99 % "
+            "training accuracy, the others after as many iterations. Dashed: 2/η. Triangles mark where a run first "
+            "reaches it, the edge of stability. Mean over seeds up to where the first of them ends, band ± 1 std. "
             f"{figures.context(own)}"
         )
         rows = {f"η = {number(rate)}": group for rate, group in rates}
@@ -169,11 +169,11 @@ def _draw_layers(runs: Sequence[Run]) -> Drawing:
     count = max((min(run.setting("measure.layer_examples"), 10**9) for run in runs), default=0)
     caption = (
         "Eq. 4 during training without label smoothing. Left: λ_max of the Hessian and of the Gauss-Newton matrix on "
-        "all measured examples, batch norm in train mode. Middle: λ_max of the summand of each layer over that of "
-        f"their sum, the Gauss-Newton matrix on {count} examples, batch norm in eval mode; a normalisation is a layer "
-        "of its own. Right: the largest norm over these examples of the derivative of the logits by what the first "
-        "layer puts out, of the product of the norms between neighbouring layers, and of the input-output Jacobian. "
-        "Mean over seeds (geometric on logarithmic axes), band from smallest to largest. "
+        "all measured examples, with batch norm in train mode. Middle: λ_max of the summand of each layer over that "
+        f"of their sum, the Gauss-Newton matrix on {count} examples, with batch norm in eval mode; a normalisation is "
+        "a layer of its own. Right: largest norms over these examples of the derivative of the logits by the output "
+        "of the first layer, of the product of the norms between neighbouring layers, and of the input-output "
+        "Jacobian. Mean over seeds (geometric on logarithmic axes), band from smallest to largest. "
         f"{figures.context(runs)}"
     )
     return Drawing("layers", caption, figure, data)
@@ -255,9 +255,9 @@ def _follower_table(runs: Sequence[Run]) -> Table:
     header = ("network", "smoothing", "eq. 4, largest difference", "λ_max(G)/λ_max(H)", "within 10 %",
               *(f"τ of {words}" for words in FOLLOWERS.values()))  # fmt: skip
     caption = (
-        "Eq. 4 through training. Difference: of the eigenvalues of the two sides, over the largest. Ratios: median "
-        "(range) over steps and seeds, on all measured examples. τ: Kendall's rank correlation with λ_max(G) over the "
-        "steps of a run, mean and half width of its 95 % t-interval over seeds."
+        "Eq. 4 during training. The largest difference is between the eigenvalues of the two sides, over the largest. "
+        "Ratios are medians (range) over steps and seeds, on all measured examples. τ is Kendall's rank correlation "
+        "with λ_max(G) over the steps of a run: mean and half width of its 95 % t-interval over seeds."
     )
     return Table(caption, header, tuple(rows))
 

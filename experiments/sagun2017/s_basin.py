@@ -156,9 +156,10 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         "barrier, test loss", "barrier, train error", "rise beyond LB", "rise beyond SB", "‖SB − LB‖",
     )  # fmt: skip
     caption = (
-        "The switch and the straight line by seed, losses in nats. Before and after the switch: the largest of as many "
-        "records, a tenth of a part. Barrier: the most by which the loss between LB and SB exceeds the chord, and the "
-        "error the mean of the two. Rise: mean training loss up to one distance beyond an end, less that at the end."
+        "The switch and the straight line by seed, losses in nats. Before and after the switch: the largest of as "
+        "many records, which are a tenth of a part. Barrier: the largest excess of the loss between LB and SB over "
+        "the chord, and of the error over the mean of both ends. Rise: mean training loss up to one distance beyond "
+        "an end, less that at the end."
     )
     ends = [
         table_by(own, BATCH, PERFORMANCE, f"End points of Part I and Part II of {steps:,} steps each. Losses in nats.")
@@ -221,7 +222,8 @@ def jumps(runs: Sequence[Run]) -> Evidence:
     pairs = [jump(pair, "train_loss") for pair in parts.values()]
     own = sum(before >= after for before, after in pairs)
     addition = (
-        f"; Part I's own last tenth has a training loss as high as that after the switch in {own} of {len(pairs)} seeds"
+        f"; in {own} of {len(pairs)} seeds the last tenth of Part I itself has a training loss as high as that after "
+        "the switch"
     )
     return evidence._replace(explanation=evidence.explanation + addition)
 
@@ -254,8 +256,8 @@ def no_barrier(runs: Sequence[Run]) -> Evidence:
         return evidence
     before, after = zip(*(jump(pair, "train_loss") for pair in parts.values()), strict=True)
     addition = (
-        f"; at the switch the largest train loss is {number(min(before), 2)} to {number(max(before), 2)} nats before, "
-        f"{number(min(after), 2)} to {number(max(after), 2)} after it, {number(GUESS, 3)} being that of a guess"
+        f"; the largest train loss is {number(min(before), 2)} to {number(max(before), 2)} nats before the switch and "
+        f"{number(min(after), 2)} to {number(max(after), 2)} after it; a guess has {number(GUESS, 3)}"
     )
     return evidence._replace(explanation=evidence.explanation + addition)
 
@@ -280,7 +282,7 @@ def large_batches_are_sharper(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="s_basin",
     paper="S",
-    question="Large batches, then small ones from there: are the two solutions in one basin?",
+    question="Training goes on in small batches from a solution of large batches: are both solutions in one basin?",
     config="s_basin",
     draw=draw,
     tabulate=tabulate,

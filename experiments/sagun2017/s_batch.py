@@ -49,7 +49,7 @@ def larger_outliers(runs: Sequence[Run]) -> Evidence:
     ends = claims.SMALLEST, claims.LARGEST
     evidence = claims.compare(runs, "hessian.extremes.lambda_max", BATCH, *ends, "larger")
     loss = claims.compare(runs, "train_loss", BATCH, *ends, "larger")
-    return evidence._replace(explanation=f"{evidence.explanation}; meanwhile training loss {loss.value}")
+    return evidence._replace(explanation=f"{evidence.explanation}; for comparison, training loss {loss.value}")
 
 
 def larger_over_loss(runs: Sequence[Run]) -> Evidence:
@@ -63,7 +63,7 @@ def larger_over_loss(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="s_batch",
     paper="S",
-    question="Do large batches end at points with larger outliers than small ones, and as many?",
+    question="Do large batches give larger outliers than small ones, and as many of them?",
     config="s_batch",
     draw=draw,
     tabulate=tabulate,
@@ -90,8 +90,9 @@ EXPERIMENT = Experiment(
         spectrum_ends.AGREEMENT,
     ),
     notes=(
-        "The paper gives neither the step nor the number of steps: here 0.05, with which small batches converge, as "
-        "they do not with 0.1. An epoch with batches of 512 has two steps, of 512 and of 488 examples."
+        "The paper gives neither the learning rate nor the number of steps. We take the rate 0.05, with which small "
+        "batches converge; with 0.1 they do not. An epoch with batches of 512 has two steps, of 512 and of 488 "
+        "examples."
     ),
     tuned=(seeds_added("paper", 3),),
 )

@@ -25,8 +25,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         panels.append(figures.RankPanel(f"{when}, largest", curves, "largest", 40))
         panels.append(figures.RankPanel(f"{when}, below zero", {k: curves[k] for k in "HR"}, "negative"))
     caption = (
-        "The Hessian H, its Gauss-Newton part G and the rest R = H − G, every eigenvalue exactly: the 40 largest and "
-        f"those below zero, at the initial weights and after training. Seed {run.seed}. {figures.context(runs)}"
+        "Exact eigenvalues of the Hessian H, its Gauss-Newton part G and the rest R = H − G: the 40 largest and those "
+        f"below zero, at the initial weights and after training. Seed {run.seed}. {figures.context(runs)}"
     )
     return [figures.eigenvalues_by_rank(panels, "parts", caption, "H, G, R")]
 
@@ -43,7 +43,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         cells = (line.get("train_loss"), *largest, *smallest, share)
         rows.append((str(line["step"]), *(number(cell, 3) for cell in cells)))
     header = ("step", "train loss", "λ_max(H)", "λ_max(G)", "λ_max(R)", "λ_min(H)", "λ_min(R)", "‖R‖_F / ‖H‖_F")
-    return [Table(f"H = G + R during training, every eigenvalue exactly, seed {run.seed}.", header, tuple(rows))]
+    return [Table(f"H = G + R during training, from exact eigenvalues, seed {run.seed}.", header, tuple(rows))]
 
 
 def outliers_apart(run: Run) -> float:
@@ -79,7 +79,7 @@ def smallest_of_g(run: Run) -> float:
 EXPERIMENT = Experiment(
     id="s_decomposition",
     paper="S",
-    question="H = G + R: are the outliers those of G, the negative eigenvalues those of R, and does R vanish?",
+    question="In H = G + R, do the outliers come from G and the negative eigenvalues from R, and does R vanish?",
     config="s_spectrum",
     draw=draw,
     tabulate=tabulate,

@@ -100,9 +100,10 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
     header = ["algorithm", "activation", "covariance", "blobs"]
     header += [f"{what}, {whose}" for what in ("Tr H / P", *METHODS, "cut-off") for whose in ("paper", "here")]
     caption = (
-        "Table 1 of the paper: eigenvalues of H above the largest gap, above the largest ratio, and above the elbow of "
-        "the scree plot, of every seed here. A star: off by more than one from the number of blobs. The paper's elbow "
-        "is found by eye; a dash is a number that it does not give, or that the text at hand garbles."
+        "Table 1 of the paper, beside every seed here: numbers of eigenvalues of H above the largest gap, above the "
+        "largest ratio and above the elbow of the scree plot. A star marks a number that differs by more than one "
+        "from the number of blobs. The paper's elbow is found by eye. A dash marks a number that the paper does not "
+        "give, or that our copy of its text garbles."
     )
     return [Table(caption, tuple(header), tuple(rows))]
 
@@ -220,7 +221,7 @@ def _claim(method: str, words: str) -> Claim:
         id=f"as-many-as-blobs-by-{method}",
         paper="S",
         where="§3.1, table 1",
-        statement=f"with ReLU as many eigenvalues stand out as there are classes, by {words}",
+        statement=f"with ReLU, as many eigenvalues stand out as there are classes, by {words}",
         paper_value=f"within ± 1 in {len(right)} of {len(right) + len(others)}{legible} rows",
         decide=as_in_the_paper(method, "relu", True, SHARE),
     )
@@ -229,7 +230,7 @@ def _claim(method: str, words: str) -> Claim:
 EXPERIMENT = Experiment(
     id="s_outliers",
     paper="S",
-    question="Gaussian blobs: as many outlying eigenvalues as classes?",
+    question="With Gaussian blobs, does the Hessian have as many outlying eigenvalues as there are classes?",
     config="s_outliers",
     draw=draw,
     tabulate=tabulate,
@@ -241,7 +242,7 @@ EXPERIMENT = Experiment(
             id="not-with-tanh",
             paper="S",
             where="table 1",
-            statement="with tanh the largest gap does not count the classes",
+            statement="with tanh, the largest gap does not count the classes",
             paper_value="2, 2, 2 and 3 for 2, 5, 10 and 20 blobs",
             decide=as_in_the_paper("gap", "tanh", False, 0.5),
         ),
@@ -249,13 +250,14 @@ EXPERIMENT = Experiment(
             id="mean-eigenvalue",
             paper="S",
             where="§3.1, table 1",
-            statement="the mean eigenvalues of table 1",
+            statement="the mean eigenvalues are those of table 1",
             paper_value="7.13e-6 to 3.1e-4 over 19 rows",
             decide=means_as_in_the_paper,
         ),
     ),
     notes=(
-        "The paper gives neither the number of examples nor of steps, nor their size: here 1,000 examples, 10,000 "
-        "steps of 0.1 (GD) or of 0.05 on batches of 100 (SGD). Centres of blobs are drawn from N(0, I)."
+        "The paper gives neither the number of examples, nor the number of steps, nor the learning rate. We take "
+        "1,000 examples and 10,000 steps, with a rate of 0.1 (GD), or of 0.05 on batches of 100 (SGD). Centres of "
+        "blobs are drawn from N(0, I)."
     ),
 )

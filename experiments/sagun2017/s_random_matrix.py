@@ -99,10 +99,10 @@ def _histograms(shown: Sequence[Run]) -> Drawing:
                     append_row(data, where, alpha, kind, float(value))
     letter(axes)
     caption = (
-        "Eigenvalues of 2H of logistic regression at weights 0, those of (1/N) Σ x xᵀ, for one Gaussian blob "
-        "and for two, at α = dimension / examples; zeros left out. Line: the Marčenko-Pastur law, with nothing fitted. "
-        "Outliers are in the titles, in brackets where theory has them. "
-        f"Seed {shown[0].seed}. {figures.context(shown)}"
+        "Eigenvalues of 2H of logistic regression at weights 0, which are those of (1/N) Σ x xᵀ, for one Gaussian "
+        "blob and for two, at α = dimension / examples. Zeros are left out. Line: the Marčenko-Pastur law, with "
+        f"nothing fitted. Titles give the outliers, with the values of theory in brackets. Seed {shown[0].seed}. "
+        f"{figures.context(shown)}"
     )
     return Drawing("marchenko-pastur", caption, figure, data)
 
@@ -131,8 +131,8 @@ def _transition(runs: Sequence[Run]) -> Drawing:
         axis.set_ylabel("eigenvalue of $2H$")
         axis.legend()
     caption = (
-        "The two largest eigenvalues of 2H against those of the population, for two blobs whose centres move apart, at "
-        f"α = 1: below 1 + √α nothing leaves the bulk. Every seed. {figures.context(own)}"
+        "The two largest eigenvalues of 2H against those of the population, for two blobs whose centres move apart, "
+        f"at α = 1. Below 1 + √α no eigenvalue leaves the bulk. All seeds. {figures.context(own)}"
     )
     data = {"population": [spike for spike, _ in points], "measured": [value for _, value in points]}
     return Drawing("transition", caption, figure, data)
@@ -189,7 +189,7 @@ def transition(runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="s_random_matrix",
     paper="S",
-    question="Logistic regression on Gaussian data: are bulk and outliers those of random-matrix theory?",
+    question="Does random-matrix theory predict the bulk and the outliers of logistic regression on Gaussian data?",
     config="s_random_matrix",
     draw=draw,
     tabulate=tabulate,
@@ -207,7 +207,7 @@ EXPERIMENT = Experiment(
             id="outliers",
             paper="S",
             where="app. B, theorem 2, fig. 10",
-            statement="with two blobs there are outliers, where the population's eigenvalues put them",
+            statement="with two blobs there are outliers, at the values that follow from the population's eigenvalues",
             paper_value="454.4, 819.5, 92.7 at α = 1, 2, 0.02, for blobs that the paper does not describe",
             decide=far_outliers,
         ),
@@ -221,7 +221,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The paper's example has a logistic unit; here two logits stand for it, whose H at weights 0 is half of "
-        "(1/N) Σ x xᵀ, and zeros. It is taken there, where the law is exact: at other weights examples count unequally."
+        "The paper's example has a logistic unit. We take two logits, whose H at weights 0 is half of (1/N) Σ x xᵀ, "
+        "and zeros. We measure at weights 0, where the law is exact: at other weights examples count unequally."
     ),
 )

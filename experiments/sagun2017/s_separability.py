@@ -102,8 +102,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         for k, own in by_setting([run for run in finished(runs) if run.seed == seed], BLOBS).items()
     ]  # fmt: skip
     words = (
-        "The outliers are the k largest eigenvalues of the Hessian, of k blobs, the bulk is the root mean square of "
-        f"the others. Mean and range over seeds. {figures.context(runs)}"
+        "The outliers are the k largest eigenvalues of the Hessian, k being the number of blobs; the bulk is the root "
+        f"mean square of the others. Mean and range over seeds. {figures.context(runs)}"
     )
     return [
         figures.curves_with_bands(
@@ -134,7 +134,9 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         "blobs", "covariance", "above elbow", "above ratio", "train loss", "train accuracy", "test accuracy",
         "mean outlier", "size of the bulk",
     )  # fmt: skip
-    caption = "Numbers of outliers of every seed; means over seeds of the others, at the end of training."
+    caption = (
+        "The end of training. Numbers of outliers are given for every seed; the other columns are means over seeds."
+    )
     return [Table(caption, header, tuple(rows))]
 
 
@@ -165,7 +167,7 @@ def bulk_stays(setting: str, other: str, runs: Sequence[Run]) -> Evidence:
 EXPERIMENT = Experiment(
     id="s_separability",
     paper="S",
-    question="Do more Gaussian blobs, or blobs that overlap more, change the outliers of the spectrum alone?",
+    question="Do more Gaussian blobs, or blobs that overlap more, change only the outliers of the spectrum?",
     config="s_separability",
     draw=draw,
     tabulate=tabulate,
@@ -195,7 +197,7 @@ EXPERIMENT = Experiment(
             id="less-separable-larger-outliers",
             paper="S",
             where="abstract; table 1",
-            statement="making the data less separable affects the outliers, which grow",
+            statement="making the data less separable makes the outliers larger",
             paper_value="table 1, SGD: the cut-off below them rises from 0.002 to 0.015 (0.005 with 50 clusters)",
             decide=partial(_follows, mean_outlier, OUTLIER, SPREAD, blobs, "runs of as many blobs"),
         ),
@@ -219,9 +221,9 @@ EXPERIMENT = Experiment(
         ),
     ),
     notes=(
-        "The paper's two covariances are 1 and 10; those between are ours. As in s_outliers the numbers of examples "
-        "and of steps are ours. Inputs are normalised globally, so that a larger covariance also brings the centres "
-        "nearer one another. The output layer has as many units as there are blobs: 13 parameters a blob at scale "
-        "small, 31 at the paper's."
+        "The paper has the covariances 1 and 10; we add those between. The numbers of examples and of steps are ours, "
+        "as in s_outliers. Inputs are normalised globally, so a larger covariance also brings the centres nearer to "
+        "one another. The output layer has as many units as there are blobs: 13 parameters for each blob at scale "
+        "small, 31 at scale paper."
     ),
 )

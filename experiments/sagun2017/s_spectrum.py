@@ -1,4 +1,4 @@
-"""The full spectrum before and after training: *Empirical Analysis of the Hessian*, §2.1 and figure 1."""
+"""What is the full spectrum before and after training? *Empirical Analysis of the Hessian*, §2.1 and figure 1."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,7 +37,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         figures.RankPanel("below zero", {"start": start, "end": end}, "negative"),
     ]
     caption = (
-        "Every eigenvalue of the Hessian in increasing order, exactly: (a) at the initial weights, (b) after training, "
+        "All exact eigenvalues of the Hessian in increasing order: (a) at the initial weights, (b) after training, "
         f"(c) those below zero at both, in per cent of P. Seed {run.seed}. {figures.context(runs)}"
     )
     return [figures.eigenvalues_by_rank(panels, "by-rank", caption)]
@@ -52,7 +52,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         rows.append((words, *shares))
     header = ("step", *(f"|λ| < {number(near)} λ_max(H)" for near in NEAR))
     return [
-        table_by(runs, by="experiment", columns=COLUMNS, caption="Every eigenvalue, exactly."),
+        table_by(runs, by="experiment", columns=COLUMNS, caption="From the exact spectrum."),
         Table("Shares of eigenvalues near zero, at the initial weights and after training; means over seeds.", header,
               tuple(rows)),
     ]  # fmt: skip
@@ -88,7 +88,9 @@ def shrinkage_of_negatives(run: Run) -> float:
 EXPERIMENT = Experiment(
     id="s_spectrum",
     paper="S",
-    question="Every eigenvalue of a small network: a bulk at zero, a few outliers, small negative ones?",
+    question=(
+        "Does the full spectrum of a small network have a bulk at zero, a few outliers and small negative eigenvalues?"
+    ),
     config="s_spectrum",
     draw=draw,
     tabulate=tabulate,
@@ -150,6 +152,6 @@ EXPERIMENT = Experiment(
             ),
         ),
     ),
-    notes="The paper does not name the data of this figure; at scale paper they are the Gaussian blobs of its §3.1.",
+    notes="The paper does not name the data of this figure. At scale paper we take the Gaussian blobs of its §3.1.",
     tuned=(seeds_added("paper", 3),),
 )

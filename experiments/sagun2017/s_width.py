@@ -79,8 +79,8 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         "share below zero", "not converged",
     )  # fmt: skip
     caption = (
-        "Both ends of the spectrum by width, mean ± std over seeds at the end of training; counts of every seed. At "
-        "most (C − 1) h eigenvalues can be negative; how many are is known where every eigenvalue is."
+        "Both ends of the spectrum by width at the end of training: mean ± std over seeds, counts for every seed. At "
+        "most (C − 1) h eigenvalues can be negative; their number is known from exact spectra."
     )
     return [Table(caption, header, tuple(rows))]
 
@@ -122,7 +122,7 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
         return evidence
     rest = unchanged_with_width(spectrum_ends.mean_outlier, 1.25, "", others)
     return evidence._replace(
-        explanation=f"{evidence.explanation}; without the narrowest:{rest.value}; meanwhile {loss.value}"
+        explanation=f"{evidence.explanation}; without the narrowest network:{rest.value}; for comparison,{loss.value}"
     )
 
 
@@ -215,8 +215,8 @@ EXPERIMENT = Experiment(
         spectrum_ends.AGREEMENT,
     ),
     notes=(
-        "The paper gives neither algorithm nor step here: gradient descent with a step of 0.1, until every width has "
-        "learned every example and the loss is some 1e-3."
+        "The paper gives neither the algorithm nor the learning rate here. We use gradient descent with a rate of "
+        "0.1, until every width has learned every example and the loss is some 1e-3."
     ),
     tuned=(seeds_added("paper", 3),),
 )

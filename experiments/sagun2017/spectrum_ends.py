@@ -47,7 +47,7 @@ def accuracy_words(runs: Sequence[Run]) -> str:
     """
     done = finished(runs)
     if not done:
-        raise InputError(f"a figure needs a finished run, got {len(runs)} that are not; let them end")
+        raise InputError(f"a figure needs a finished run, got {len(runs)} unfinished ones; let them end")
     worst = max(
         float(
             max(ends(run)["largest_residuals"].max(), ends(run)["smallest_residuals"].max()) / ends(run)["largest"][0]

@@ -187,14 +187,14 @@ def _examples_variance(metric: str, pairs: Sequence[tuple[Run, Run]]) -> tuple[f
         return 0.0, "", 0
     least = least_variance(float(np.mean([finite_final(b, metric) - finite_final(a, metric) for a, b in pairs])), count)
     if known is None:
-        why = f" (the interval counts in the least error of {count} examples: which are right is not stored)"
+        why = f" (the interval includes the least error of {count} examples: which of them are right is not stored)"
         return least, why, count
     differences, shared = known
     if not shared:
-        why = f" (every seed has {count} examples of its own, of which the interval counts in the least error)"
+        why = f" (the interval includes the least error of the {count} examples that each seed has of its own)"
         return least, why, count
     variance = max(examples_variance(differences), 1 / count**2)
-    return variance, f" (the interval counts in which of {count} examples each seed gets right)", 0
+    return variance, f" (the interval accounts for which of {count} examples each seed gets right)", 0
 
 
 def increases(
@@ -233,7 +233,7 @@ def in_order(
     side = "above" if expect == "increases" else "below"
     rule = f"{what} against {setting_name(by)}: Kendall τ within seeds {side} 0 by an {EXACTLY}"
     if len(settings) < 2:
-        return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}", rule)
+        return no_evidence(runs, f"the finished runs have fewer than two values of {setting_name(by)}", rule)
     require_unique_pairs(done, by)
     values = {run.folder: statistic(run) for run in done}
     groups = [
@@ -354,7 +354,7 @@ def unchanged(
         f"(× {number(math.exp(ratio.mean), 3)}) at {setting_name(by)} {number(low)} → {number(high)}"
     )
     spread = interval_text(ratio.interval, len(pairs), lambda x, digits: f"× {number(exp_or_inf(x), digits)}")
-    return decided(runs, rule, chance, value, spread, len(pairs), f"the ratio is claimed {limits}", "these limits")
+    return decided(runs, rule, chance, value, spread, len(pairs), f"the claim is a ratio {limits}", "these limits")
 
 
 def same_count(
@@ -380,7 +380,7 @@ def same_count(
         f"{what} {', '.join(map(str, before))} → {', '.join(map(str, after))} at {setting_name(by)} {number(low)} → "
         f"{number(high)}",
         interval_text(change.interval, len(pairs), signed), len(pairs),
-        f"at most {within} apart is claimed", "these limits",
+        f"the claim is a difference of at most {within}", "these limits",
     )  # fmt: skip
 
 
@@ -421,7 +421,7 @@ def _paired(runs: Sequence[Run], by: str, low: Any, high: Any, rule: str) -> lis
                 return no_evidence(runs, why, rule)
         if isinstance(value, Extreme):
             if len(done) < 2:
-                return no_evidence(runs, f"finished runs at fewer than two values of {setting_name(by)}", rule)
+                return no_evidence(runs, f"the finished runs have fewer than two values of {setting_name(by)}", rule)
             value = list(done)[0 if value == SMALLEST else -1]
         if value not in done:
             there = [run for run in runs if run.setting(by) == value]

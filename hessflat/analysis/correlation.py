@@ -251,9 +251,9 @@ def experiment_grid(stored: Iterable[StoredExperiment]) -> Grid:
         "correlations",
         columns,
         "Kendall τ of each measure with the generalisation gap |train − test loss| at the end of training, with its "
-        "95 % interval over settings. Each column has the runs of one experiment that fit their training data. At +1 "
-        "a larger measure goes with a larger gap in every pair of runs. Below 0 the measure misleads. "
-        f"{_STAR}" + (f" {'; '.join(excluded)}." if excluded else ""),
+        "95 % interval over settings. Each column has the runs of one experiment that fit their training data. If τ "
+        "is 1, the run with the larger measure has the larger gap in every pair. If τ is below 0, it has the smaller "
+        f"gap in most pairs. {_STAR}" + (f" {'; '.join(excluded)}." if excluded else ""),
     )
 
 
@@ -294,8 +294,10 @@ def regulariser_grids(stored: Iterable[StoredExperiment]) -> list[tuple[Grid, Gr
                 Grid(
                     f"{name}-given-fit",
                     _columns(groups, lambda measure: FIT),
-                    f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the "
-                    f"training loss. It is what is left when runs fit equally well. {pairs}",
+                    (
+                        f"By regulariser, scale {scale}: partial Kendall τ of each measure with the gap, given the "
+                        f"training loss. {pairs}"
+                    ),
                 ),
                 Grid(
                     f"{name}-given-the-other",
@@ -335,7 +337,7 @@ def _column(
     return {measure: None if measure == given(measure) else correlated(measure) for measure in COMPARED_MEASURES}
 
 
-_STAR = "A star says that the interval leaves out 0. If there is nothing to find, at most 6 % of intervals do."
+_STAR = "A star marks an interval that excludes 0. If there is no correlation, at most 6 % of intervals exclude 0."
 
 
 def as_table(grid: Grid) -> Table:

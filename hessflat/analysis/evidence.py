@@ -122,7 +122,7 @@ def magnitude(effect: Effect | None, seeds: int, paper: float | None) -> tuple[M
     elif has_interval and (other_sign or high < 1 / FACTOR or low > FACTOR):
         verdict = "differs"
     interval = f", 95 % interval [{number(low, 3)}, {number(high, 3)}]" if has_interval else ", no interval"
-    return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of it{interval}"
+    return verdict, f"{size} here, {said} in the paper: {number(mean, 3)} of the paper's{interval}"
 
 
 def no_evidence(runs: Sequence[Run], why: str, rule: str) -> Evidence:
@@ -174,11 +174,11 @@ def left_out(runs: Sequence[Run]) -> str:
 
 
 def not_needed(runs: Sequence[Run], needs: Needs) -> str:
-    """`91 of 228 finished runs at chance left out`; empty where none is."""
+    """`91 of 228 finished runs at chance are left out`; empty where none is."""
     done = [run for run in runs if run.status == "done"]
     count = len(done) - len([run for run in meeting(runs, needs) if run.status == "done"])
     why = {"learnt": "at chance", "fitted": "that did not fit the training data"}.get(needs, "")
-    return f"{count} of {len(done)} finished runs {why} left out" if count else ""
+    return f"{count} of {len(done)} finished runs {why} are left out" if count else ""
 
 
 def effect_text(metric: str, mean: float, scale: str) -> str:

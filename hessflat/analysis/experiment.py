@@ -97,7 +97,7 @@ class Tuned(NamedTuple):
 
 def seeds_added(scale: str, first: int) -> Tuned:
     """That seeds were added to the first few, which had left claims open."""
-    return Tuned(scale, tuple(range(first)), f"the number of seeds, of which there were {first} when claims were open,")
+    return Tuned(scale, tuple(range(first)), f"the number of seeds ({first} at first, which left claims open)")
 
 
 class Experiment(NamedTuple):

@@ -105,7 +105,7 @@ def against_limit(
     chance = against(mean, at, expect, LN_FACTOR if logs and least is None else least, scale, origin=origin)
     return decided(
         runs, rule, chance, f"{what} {at_most}{number(shown(mean.mean))}", spread, len(values),
-        f"{what} is claimed {expect} than {number(limit)}", number(limit),
+        f"{what} is claimed to be {expect} than {number(limit)}", number(limit),
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def lies_within(
     return decided(
         runs, rule, chance, f"{what} {' to '.join(number(one.mean) for one in means)}",
         " and ".join(interval_text(one.interval, len(by_seed), number) for one in means), len(by_seed),
-        f"{what} is claimed between {number(low)} and {number(high)}", "these limits",
+        f"{what} is claimed to be between {number(low)} and {number(high)}", "these limits",
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def on_one_side(runs: Sequence[Run], statistic: Statistic, what: str, expect: Ex
     return decided(
         runs, rule, of_test(test, len(values), expect, SignTest(values, len(values), by_seed=True)),
         f"{what} {number(float(np.mean(values)))}",
-        exact_text(test, len(values)), len(values), f"{what} is claimed {side_of(expect)} 0", "0",
+        exact_text(test, len(values)), len(values), f"{what} is claimed to be {side_of(expect)} 0", "0",
     )  # fmt: skip
 
 

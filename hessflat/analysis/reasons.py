@@ -26,7 +26,9 @@ def reason_of(evidence: Evidence, verdict: Verdict, power: Power | None, family:
         worst = max(tests, key=lambda test: test.floor)
         return f"{_among(tests, 'the weakest')}no p is below {number(2 * worst.floor, 2)} with so few{more}"
     if evidence.verdict != "undecided":
-        return f"alone it {evidence.verdict}, but with {family} claims decided together p is {number(p_holm, 2)}{more}"
+        return (
+            f"by itself it {evidence.verdict}, but with {family} claims decided together p is {number(p_holm, 2)}{more}"
+        )
     worst = max(tests, key=lambda test: min(test.holds, test.fails))
     return f"{_among(tests, 'the weakest')}{_open(worst)}{more}"
 

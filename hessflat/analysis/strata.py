@@ -67,7 +67,7 @@ def in_each_group(
     """
     rule = f"{decide(()).rule}; for every {each}"
     if not groups:
-        return Evidence("", "", 0, "not run", f"no runs of any {each}", rule=rule)
+        return Evidence("", "", 0, "not run", f"there are no runs of any {each}", rule=rule)
     return all_hold(*(labelled(label, decide(group)) for label, group in groups.items()))._replace(rule=rule)
 
 
@@ -166,7 +166,7 @@ def not_lowered(
         runs, rule, against(ratio, -float(np.log(factor)), "larger", float(np.log(factor)), "log"),
         f"{first.name} × {number(exp_or_inf(ratio.mean), 3)} from the smallest to the largest {setting.name}",
         interval_text(ratio.interval, len(by_seed), lambda x, digits: f"× {number(exp_or_inf(x), digits)}"),
-        len(by_seed), f"the ratio is claimed above 1 / {number(factor)}", "this limit",
+        len(by_seed), f"the claim is a ratio above 1 / {number(factor)}", "this limit",
     )  # fmt: skip
 
 
@@ -200,5 +200,5 @@ def follows_closer(
         runs, rule, of_test(test, seeds, "larger", SignTest(values, seeds, by_seed=False)),
         f"mean Kendall τ of {target.name} with {closer.name} {means[0]}, with {than.name} {means[1]}",
         f"{exact_text(test, seeds)}, {len(strata)} groups of {alike}", seeds,
-        f"{target.name} is claimed to go with {closer.name} more than with {than.name}", "no difference",
+        f"{target.name} is claimed to follow {closer.name} more than {than.name}", "no difference",
     )  # fmt: skip

@@ -95,7 +95,7 @@ def _commands() -> str:
     files = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in COMMANDS}
     docs = {name: ast.get_docstring(ast.parse(text)) or "" for name, text in files.items()}
     lines = [f"  {name:11} {doc.splitlines()[0].partition(': `')[0].rstrip('.')}" for name, doc in docs.items()]
-    return "\n".join(["usage: hessflat COMMAND --name=value", *lines, "hessflat COMMAND --help says more of one."])
+    return "\n".join(["usage: hessflat COMMAND --name=value", *lines, "hessflat COMMAND --help describes one command."])
 
 
 def help_of(command: str, module: ModuleType, defaults: Mapping[str, str | None]) -> str:
@@ -133,7 +133,7 @@ def guarded(stoppable: bool) -> Iterator[None]:
         _end(error, f"error: {' '.join(str(error).split())}", 2)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        _end(error, f"error: {name}{error.strerror or error}; see to that, then run the same command again", 2)
+        _end(error, f"error: {name}{error.strerror or error}; mend that, then run the same command again", 2)
     except Stopped:
         if processes.is_writer():
             print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)

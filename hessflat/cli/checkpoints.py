@@ -219,7 +219,9 @@ def _arguments(checkpoint: Checkpoint, model: Model) -> tuple[Any, Any]:
     """The parameters and the state of a checkpoint, as the loss takes them."""
     tree = foreign.read(checkpoint)
     if not model.params and isinstance(tree, Mapping) and "params" in tree and len(tree) > 1:
-        raise InputError(f"it holds {foreign.in_short(sorted(map(str, tree)))}; say --params=params, or where they lie")
+        raise InputError(
+            f"it holds {foreign.in_short(sorted(map(str, tree)))}; say --params=params, or where parameters are"
+        )
     params = foreign.part(tree, model.params)
     if model.separator:
         params = foreign.nested(params, model.separator)
@@ -234,7 +236,7 @@ def _same_tree(params: Any, like: Any) -> Any:
     shapes = foreign.shapes(params)
     if like is not None and (differing := checkpoints.difference(shapes, like)):
         name, here, there = differing
-        raise InputError(f"its tree is another: {name} is {here} here and {there} in the first checkpoint")
+        raise InputError(f"its tree differs: {name} is {here} here and {there} in the first checkpoint")
     return shapes
 
 
@@ -253,7 +255,7 @@ def _prepare(out: Path, named: Mapping[str, str]) -> dict[int, Any]:
     if stored is not None and stored != dict(named):
         name = next(name for name in {**stored, **named} if stored.get(name) != named.get(name))
         raise InputError(
-            f"{out} holds results with --{name}={stored.get(name)!r}, and {named.get(name)!r} is asked for; give "
+            f"{out} holds results with --{name}={stored.get(name)!r}, but {named.get(name)!r} is asked for; give "
             "another --out"
         )
     if stored is None and any(path.name not in (".lock",) for path in out.iterdir()):

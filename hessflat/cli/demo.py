@@ -59,14 +59,19 @@ def sentences(clean: Sequence[Mapping[str, Record]], noisy: Sequence[Mapping[str
     """
     better, sharper, in_units, steeper = "accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"
     return [
-        f"Weight decay changes the test accuracy by {each(clean, better)} where labels are clean, and by "
-        f"{each(noisy, better)} where a fifth of them are drawn anew.",
-        f"Is the solution that generalises better the sharper one, as G says? Where they are drawn anew, "
-        f"{_answers(noisy, sharper)}: λ_max(H) changes by {each(noisy, sharper)}. Where they are clean, "
-        f"{_answers(clean, sharper)}.",
-        "Is it the flatter one in units that follow the weights? Where they are drawn anew, "
-        f"{_answers(noisy, in_units)}: adaptive sharpness changes by {each(noisy, in_units)}, and the Jacobian norm by "
-        f"{each(noisy, steeper)}.",
+        (
+            f"With clean labels, weight decay changes the test accuracy by {each(clean, better)}. With a fifth of the "
+            f"labels drawn anew, it changes it by {each(noisy, better)}."
+        ),
+        (
+            "Is the solution that generalises better the sharper one, as G says? With noisy labels, "
+            f"{_answers(noisy, sharper)}: λ_max(H) changes by {each(noisy, sharper)}. With clean labels, "
+            f"{_answers(clean, sharper)}."
+        ),
+        (
+            f"Is it the flatter one in units that follow the weights? With noisy labels, {_answers(noisy, in_units)}: "
+            f"adaptive sharpness changes by {each(noisy, in_units)}, and the Jacobian norm by {each(noisy, steeper)}."
+        ),
     ]
 
 

@@ -102,8 +102,8 @@ def listing(jobs: Sequence[Job]) -> Table:
         for entry in queue.entries(jobs)
     ]
     caption = (
-        "Runs of a wave need only runs of waves before it. Costs are seconds of two cores, from the operations that "
-        "XLA counts and without compilation; elsewhere their ratios hold."
+        "The runs of a wave need only runs of earlier waves. Costs are seconds on two cores, without compilation, "
+        "from the operations that XLA counts. Elsewhere their ratios hold."
     )
     return Table(caption, ("run", "wave", "cost", "status", "needs"), tuple(rows))
 
@@ -114,8 +114,8 @@ def status(groups: Sequence[tuple[str, Sequence[Job]]]) -> str:
     every = [entry for _, found in queues for entry in found]
     rows = [_summary(name, found) for name, found in [*queues, *([("all", every)] if len(queues) > 1 else [])]]
     caption = (
-        "Time left is that of runs which are running, waiting, stopped or failed, each to its last step, with as many "
-        "side by side as are running now; from what finished runs took, – where none has finished."
+        "Time left is that of the runs that are running, waiting, stopped or failed, each to its last step, with as "
+        "many side by side as now. It follows from what finished runs took; – means that none has finished."
     )
     table = as_text(Table(caption, ("", "runs", *STATUSES, "time left"), tuple(rows)))
     told = [

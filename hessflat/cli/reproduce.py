@@ -119,7 +119,7 @@ def summary(judged: Sequence[tuple[StoredExperiment, Sequence[Record]]], taken: 
     every = tally(record for _, records in judged for record in records)
     rows.append(("", "all", str(runs), every, progress.clock(sum(taken.values()))))
     return Table(
-        "Every claim, by experiment; minutes are of the runs of this command, without the report.",
+        "Claims by experiment. Minutes are those of the runs of this command, without the report.",
         ("paper", "experiment", "runs", "claims", "took"),
         tuple(rows),
     )
@@ -139,13 +139,13 @@ def beside(records: Sequence[Record], others: Sequence[Record]) -> str:
         for record in known
         if record["verdict"] != before[_claim(record)]
     ]
-    caption = f"{len(known) - len(rows)} of {len(known)} verdicts are those of {PUBLISHED.parent}."
+    caption = f"{len(known) - len(rows)} of {len(known)} verdicts agree with those of {PUBLISHED.parent}."
     if len(known) < len(records):
-        caption += f" {len(records) - len(known)} claims have none there."
+        caption += f" {len(records) - len(known)} claims have no verdict there."
     if not rows:
         return caption
     caption += (
-        " Processors round differently, and after some hundred steps that makes other networks, as another seed does."
+        " Processors round differently. After some hundred steps that gives another network, as another seed does."
     )
     return as_text(Table(caption, ("experiment", "claim", "there", "here"), tuple(rows)))
 
@@ -192,9 +192,9 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
         )
     )
     caption = (
-        f"Hours on one {device} at the {speed.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, "
-        f"and {1e6 * speed.seconds_per_step:.0f} µs a step at least; every run to its last step, without compilation. "
-        "Runs that two experiments share stand with the first."
+        f"Hours on one {device}, with every run to its last step, without compilation, at the "
+        f"{speed.flops_per_second / 1e9:,.0f} GFLOP/s of a ResNet's gradient, timed now, and at least "
+        f"{1e6 * speed.seconds_per_step:.0f} µs a step. Runs that two experiments share are listed with the first."
     )
     print()
     print(as_text(Table(caption, ("experiment", "runs", "to do", "P", "device-hours", "command"), tuple(rows))))

@@ -33,7 +33,7 @@ def sweep_configs(target: str, settings: Sequence[str] = (), seeds: str = "") ->
     entries = app.load_module(path, "get_config", "get_sweep").get_sweep(scale)
     changes = dict(values_of(base, setting) for setting in settings)
     if "seed" in changes:
-        raise InputError("config.seed is what every sweep varies; give --seeds, how many or which: 10 or 20,21,22")
+        raise InputError("every sweep varies config.seed; give --seeds, how many or which: 10 or 20,21,22")
     entries = config.varied(entries, changes)
     configs = [config.override(base, entry) for entry in (config.reseeded(entries, seeds) if seeds else entries)]
     for name in changes:

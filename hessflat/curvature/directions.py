@@ -128,8 +128,8 @@ def _known_output_axis(params: Any, path: Any) -> int:
     name = leaf_name(path)
     if holder is not None or name.replace(".", "/").rpartition("/")[2] == "weight":
         raise InputError(
-            f"which axis of params {name!r} leads to outputs is not known; say output_axis=0 for weights [out, in], as "
-            "of PyTorch and Equinox, or output_axis=-1 for [in, out]"
+            f"the output axis of params {name!r} is not known; say output_axis=0 for weights [out, in], as of PyTorch "
+            "and Equinox, or output_axis=-1 for [in, out]"
         )
     return -1
 

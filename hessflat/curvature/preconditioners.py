@@ -122,9 +122,9 @@ def _second_moments(state: Any, settings: Mapping[str, Any]) -> Iterator[_Second
             yield from _second_moments(inner, settings)
     elif state is not None and name not in _IDENTITIES:
         raise InputError(
-            f"the state of the optimiser holds {name}, whose P is not known; known are SGD, momentum, Nesterov, "
-            "RMSProp, Adam and AdamW of Optax; for others, as Lion and Muon, take cv.directional_sharpness along the "
-            "update"
+            f"the state of the optimiser holds {name}, whose P is not known; P is known for SGD, momentum, Nesterov, "
+            "RMSProp, Adam and AdamW of Optax; for others, such as Lion and Muon, take cv.directional_sharpness along "
+            "the update"
         )
 
 
@@ -138,7 +138,7 @@ def _of_leaves(state: Any, settings: Mapping[str, Any], structure: Any) -> list[
         split = [[None] * structure.num_leaves if tree is None else structure.flatten_up_to(tree) for tree in moments]
     except (ValueError, TypeError, KeyError):
         raise InputError(
-            "the state belongs to other parameters: its second moment has not the structure of params"
+            "the state belongs to other parameters: its second moment does not have the structure of params"
         ) from None
     # A leaf outside a mask is a node without leaves, and one of NNX a variable around an array.
     second, first = ([next(iter(jax.tree.leaves(node)), None) for node in nodes] for nodes in split)

@@ -146,7 +146,7 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
     numerics.require_values(vector)
     square = float(_dot(vector, vector))
     if not square > 0:
-        raise InputError("vector must not be zero: none of it is anywhere")
+        raise InputError("vector must not be zero: it has no direction")
     inside = float(_squared_inner(pairs.vectors, jax.tree.map(lambda x: x[None], vector), k, 1))
     return Share(inside / square, min(1.0, angle))
 
@@ -157,7 +157,7 @@ def _angle(pairs: EigenPairs, k: int) -> float:
     numerics.require_values(pairs)
     values = np.asarray(pairs.values)
     if len(values) <= k:
-        raise InputError(f"{k} dimensions take {k + 1} pairs at least, for the gap behind them, got {len(values)}")
+        raise InputError(f"{k} dimensions take at least {k + 1} pairs, for the gap after them, got {len(values)}")
     if (np.diff(values) > 0).any():
         raise InputError("the pairs must be those of the largest eigenvalues, which='largest'")
     gap = values[k - 1] - pairs.residuals[k - 1] - values[k] - pairs.residuals[k]

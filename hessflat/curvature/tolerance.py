@@ -86,7 +86,7 @@ def noise_tolerance(
         low = _bracket(is_reached)
         if low is None:
             raise InputError(
-                f"noise must make the mean rise by {allowed:g}, which it does at none of the standard deviations from "
+                f"noise makes the mean rise by {allowed:g} at none of the standard deviations from "
                 f"{start * 2.0**-_MOST_POWERS:g} to {start * 2.0**_MOST_POWERS:g}; allow another rise"
             )
         for step in (0.5, 0.25, 0.125):

@@ -258,13 +258,13 @@ class DataOptions:
         str, one_of(SCALED_OVER), "examples that fix the scaling: the training split, or all that it is cut from"
     ] = "split"
     input_scale: Annotated[float, single(positive), "factor of the inputs after scaling"] = 1.0
-    train_size: Annotated[int, whole_number, "training examples; 0 is data.train_fraction"] = 0
-    train_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is all that are left"] = 0.0
-    validation_size: Annotated[int, whole_number, "validation examples; 0 is data.validation_fraction"] = 0
-    validation_fraction: Annotated[float, below(0, 1), "of the examples there are; 0 is none"] = 0.1
-    test_size: Annotated[int, whole_number, "test examples; 0 is data.test_fraction"] = 0
+    train_size: Annotated[int, whole_number, "training examples; 0: data.train_fraction decides"] = 0
+    train_fraction: Annotated[float, below(0, 1), "share of the examples to train on; 0: all that are left"] = 0.0
+    validation_size: Annotated[int, whole_number, "validation examples; 0: data.validation_fraction decides"] = 0
+    validation_fraction: Annotated[float, below(0, 1), "share of the examples for validation; 0: none"] = 0.1
+    test_size: Annotated[int, whole_number, "test examples; 0: data.test_fraction decides"] = 0
     test_fraction: Annotated[
-        float, below(0, 1), "of the test split; 0 is all of it, or a fifth of the examples where there is none"
+        float, below(0, 1), "share of the test split; 0: all of it, or a fifth of the examples where there is none"
     ] = 0.0
     order: Annotated[str, one_of(ORDERS), "how examples are chosen; stored: the first ones train"] = "stratified"
     split_seed: Annotated[int, at_least(0), "seed of the split, apart from the seed of training"] = 0

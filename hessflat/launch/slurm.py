@@ -110,7 +110,7 @@ def submit(
                 folder.rmdir()
             said = " ".join(str(error).split())
             raise InputError(
-                f"SLURM takes no runs: {said}; see --slurm.NAME=VALUE, and submit from a cluster"
+                f"SLURM refused the runs: {said}; see --slurm.NAME=VALUE, and submit from a cluster"
             ) from error
         limit = str(sbatch.get("time", f"{minutes(tasks)} minutes"))
         submitted.append(Submitted(jobs[0].job_id.partition("_")[0], len(tasks), limit))

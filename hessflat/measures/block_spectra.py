@@ -33,8 +33,8 @@ def kind(path: str) -> str:
 def block_spectra(
     state: EvalState,
     *,
-    block_steps: Annotated[int, at_least(2), "Lanczos steps of a block's spectrum, at most"] = 30,
-    block_probes: Annotated[int, whole(2, 1_000_000), "Lanczos runs of a block's spectrum"] = 2,
+    block_steps: Annotated[int, at_least(2), "largest number of Lanczos steps for the spectrum of a block"] = 30,
+    block_probes: Annotated[int, whole(2, 1_000_000), "Lanczos runs for the spectrum of a block"] = 2,
 ) -> Measurement:
     """Of each matrix, `blocks.<name>.lambda_max`, `.trace` and `.mean_eigenvalue`, its trace over its parameters.
 

@@ -22,7 +22,9 @@ from hessflat.utils.errors import SettingError
 Splits = Mapping[str, Mapping[str, jax.Array]]
 # A setting of the measures of flatness that evaluate the loss again and again.
 FlatnessExamples = Annotated[
-    int, at_least(0), "first measured examples, of m_sharpness, geodesic_sharpness, pac_bayes and pair_slopes; 0 is all"
+    int,
+    at_least(0),
+    ("first measured examples that m_sharpness, geodesic_sharpness, pac_bayes and pair_slopes use; 0: all"),
 ]
 
 
@@ -115,23 +117,25 @@ IN_SPECTRA = tuple(name for name, operator in OPERATORS.items() if operator.in_s
 class Protocol:
     """The settings that all measures of curvature share: of which operators, on which examples, how precisely."""
 
-    operators: Annotated[tuple[str, ...], each(one_of(IN_SPECTRA)), "whose spectra and λ_max are measured"] = (
+    operators: Annotated[tuple[str, ...], each(one_of(IN_SPECTRA)), "matrices whose spectra and λ_max are measured"] = (
         "hessian",
         "gauss_newton",
     )
-    modes: Annotated[tuple[str, ...], each(one_of(BATCH_NORM_MODES)), "of batch norm, in models that have it"] = (
+    modes: Annotated[tuple[str, ...], each(one_of(BATCH_NORM_MODES)), "modes of batch norm, in models that have it"] = (
         BATCH_NORM_MODES
     )
     batch_stats_size: Annotated[
-        int, at_least(0), "examples that share batch statistics in train mode; 0 is all measured"
+        int, at_least(0), "examples that share batch statistics in train mode; 0: all measured"
     ] = 0
-    examples: Annotated[int, at_least(0), "first training examples, that curvature is measured on; 0 is all"] = 0
-    batch_size: Annotated[int, at_least(0), "examples a product takes at once, to bound memory; 0 is all"] = 0
+    examples: Annotated[int, at_least(0), "first training examples, on which curvature is measured; 0: all"] = 0
+    batch_size: Annotated[int, at_least(0), "examples that a product takes at once, to bound memory; 0: all"] = 0
     precision: Annotated[
-        str, one_of(PRECISIONS), "of products of float32 matrices in measurements; on a CPU all are the highest"
+        str,
+        one_of(PRECISIONS),
+        ("precision of products of float32 matrices in measurements; on a CPU all are the highest"),
     ] = "highest"
     rtol: Annotated[float, positive, "relative accuracy of λ_max by itself"] = 1e-3
-    seed: Annotated[int, whole(0, 2**32 - 1), "of the probes"] = 0
+    seed: Annotated[int, whole(0, 2**32 - 1), "seed of the probes"] = 0
 
 
 class EvalState(NamedTuple):

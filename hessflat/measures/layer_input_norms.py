@@ -61,7 +61,7 @@ def _is_dense(params: Any) -> bool:
 MEASURE = Measure(
     layer_input_norms,
     cost=lambda settings, num_params: 2,
-    doc="norms of what goes into dense layers, and of kernels, are taken",
+    doc="norms of the inputs of dense layers, and of kernels, are measured",
     names={
         "features.<layer>.norm": ("‖f(X)‖₂ into <layer>", r"$\|f(X)\|_2$ into <layer>"),
         "kernel.<layer>.norm": ("‖W‖_F of <layer>", r"$\|W\|_F$ of <layer>"),

@@ -32,7 +32,7 @@ def layer_jacobians(
     state: EvalState,
     *,
     layer_examples: Annotated[
-        int, at_least(1), "first measured examples, that measure.layer_jacobians is computed on"
+        int, at_least(1), "first measured examples, on which measure.layer_jacobians is computed"
     ] = 100,
 ) -> Measurement:
     """Both sides of eq. 4 on the first `measure.layer_examples` measured examples, in float64, batch norm in eval mode.

@@ -15,8 +15,8 @@ from hessflat.measures.measurement import Measure, Measurement, Scalars
 from hessflat.training.optimisation import LOSSES
 from hessflat.utils.errors import InputError
 
-BatchSize = Annotated[int, at_least(1), "examples that share a perturbation, of m_sharpness and geodesic_sharpness"]
-Steps = Annotated[int, whole(1, 1_000), "gradients for the worst case of each batch, of the same"]
+BatchSize = Annotated[int, at_least(1), "examples that share a perturbation in m_sharpness and geodesic_sharpness"]
+Steps = Annotated[int, whole(1, 1_000), "gradients for the worst case of each batch in these two"]
 _FORMS = {"worst_l2": "worst case, L2", "worst_linf": "worst case, L∞", "average": "average"}
 _SCALED = {"": "", "adaptive_": ", adaptive"}
 _LOGITS = {"": "", "logit_normalised_": ", logits normalised"}
@@ -28,7 +28,7 @@ def m_sharpness(
     flatness_examples: FlatnessExamples = 512,
     m: BatchSize = 128,
     m_steps: Steps = 5,
-    m_draws: Annotated[int, whole(1, 1_000_000), "of noise for each batch, of measure.m_sharpness"] = 2,
+    m_draws: Annotated[int, whole(1, 1_000_000), "draws of noise for each batch in measure.m_sharpness"] = 2,
     rho_l2: Annotated[float, positive, "ρ of the worst case in the ball of L2"] = 0.05,
     rho_linf: Annotated[float, positive, "ρ of the worst case in the ball of L∞"] = 1e-4,
     rho_average: Annotated[float, positive, "standard deviation of the noise of the average case"] = 5e-3,

@@ -15,8 +15,8 @@ Name = str | tuple[str, str]
 
 # Settings of several measures, each of which has them among its keyword-only arguments.
 TraceProbes = Annotated[int, whole(1, 1_000_000), "single products for trace and Frobenius norm"]
-Scales = Annotated[tuple[float, ...], each(positive), "factors of loss_limit, and α of reparameterised"]
-SampleSizes = Annotated[tuple[int, ...], each(at_least(2)), "numbers of examples N of batch_norm and of lipschitz"]
+Scales = Annotated[tuple[float, ...], each(positive), "factors in loss_limit, and α in reparameterised"]
+SampleSizes = Annotated[tuple[int, ...], each(at_least(2)), "numbers of examples N in batch_norm and in lipschitz"]
 
 
 class Measurement(NamedTuple):

@@ -70,7 +70,7 @@ def _mean_least(least: Callable[[jax.Array], jax.Array], targets: jax.Array) -> 
 MEASURE = Measure(
     outputs,
     cost=lambda settings, num_params: 1,
-    doc="‖F(X)‖_F and the loss less its least for the targets are measured",
+    doc="‖F(X)‖_F and the loss less its minimum for the targets are measured",
     names={
         "outputs.frobenius": ("‖F(X)‖_F", r"$\|F(X)\|_F$"),
         "outputs.loss": "loss of the measured targets (nats)",

@@ -29,8 +29,8 @@ def pac_bayes(
     state: EvalState,
     *,
     flatness_examples: FlatnessExamples = 512,
-    noise_draws: Annotated[int, whole(2, 1_000_000), "of noise, both signs of each, of measure.pac_bayes"] = 4,
-    noise_rise: Annotated[float, positive, "that the noise of measure.pac_bayes makes"] = 0.1,
+    noise_draws: Annotated[int, whole(2, 1_000_000), "draws of noise in measure.pac_bayes, each with both signs"] = 4,
+    noise_rise: Annotated[float, positive, "rise that the noise of measure.pac_bayes makes"] = 0.1,
     noise_rise_of: Annotated[str, one_of(RISES), "what rises: the share of wrong answers, or the mean loss"] = "error",
 ) -> Measurement:
     """1 / σ², σ the standard deviation of noise that makes the training error rise by 0.1; larger is sharper.

@@ -196,7 +196,7 @@ MEASURES = {
     "answers": Measure(
         answers,
         cost=lambda settings, num_params: 1,
-        doc="which examples of validation and test are right is stored",
+        doc="the correctness of each validation and test example is stored",
         due="end",
         for_tokens=True,
     ),

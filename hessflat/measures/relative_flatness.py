@@ -18,7 +18,7 @@ from hessflat.utils.errors import InputError
 def relative_flatness(
     state: EvalState,
     *,
-    relative_probes: Annotated[int, whole(2, 1_000_000), "products for traces, of measure.relative_flatness"] = 20,
+    relative_probes: Annotated[int, whole(2, 1_000_000), "products for traces in measure.relative_flatness"] = 20,
 ) -> Measurement:
     """Σ_{s,s'} ⟨w_s, w_s'⟩ Tr H_{s,s'} by layer, batch norm in eval mode; larger is sharper, for all its name.
 

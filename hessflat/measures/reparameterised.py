@@ -93,5 +93,5 @@ MEASURE = Measure(
     reparameterised,
     # In float64, a product for each column, for the six ordered pairs of three layers.
     cost=lambda settings, num_params: 12 * len(settings.scales) * num_params,
-    doc="H is measured with one layer times α, another over α",
+    doc="H is measured with one layer multiplied by α and another divided by it",
 )

@@ -17,8 +17,10 @@ from hessflat.measures.measurement import Measure, Measurement, Scalars
 def sampling_error(
     state: EvalState,
     *,
-    sampling_folds: Annotated[int, whole(2, 1_000), "of the measured examples, of measure.sampling_error"] = 4,
-    sampling_steps: Annotated[int, whole(1, 10_000), "products of each search of measure.sampling_error at most"] = 100,
+    sampling_folds: Annotated[int, whole(2, 1_000), "folds of the measured examples in measure.sampling_error"] = 4,
+    sampling_steps: Annotated[
+        int, whole(1, 10_000), ("largest number of products in each search of measure.sampling_error")
+    ] = 100,
 ) -> Measurement:
     """λ_max of the first `measure.examples` training examples, and by how much that of all may differ.
 
@@ -69,7 +71,7 @@ MEASURE = Measure(
     sampling_error,
     # One search over all measured examples, and as much again over its folds, each to its last step.
     cost=lambda settings, num_params: 2 * settings.sampling_steps * len(settings.operators),
-    doc="the error of λ_max as that of all training examples is measured",
+    doc="the error of λ_max as an estimate for all training examples is measured",
     names={
         "<operator>.lambda_max_sampling_se": "standard error of λ_max(<operator>) by the draw of examples",
         "<operator>.lambda_max_sampling_bias": "bias of λ_max(<operator>) by the draw of examples",

@@ -33,7 +33,7 @@ def sensitivity(
     state: EvalState,
     *,
     batch_stats_sizes: Annotated[
-        tuple[int, ...], each(at_least(1)), "further values of measure.batch_stats_size, of measure.sensitivity"
+        tuple[int, ...], each(at_least(1)), "further values of measure.batch_stats_size in measure.sensitivity"
     ] = (16, 64),
     trace_probes: TraceProbes = 20,
 ) -> Measurement:

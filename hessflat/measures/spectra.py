@@ -14,7 +14,7 @@ def spectra(
     state: EvalState,
     *,
     lanczos_steps: Annotated[int, at_least(1), "steps of each Lanczos run"] = 100,
-    probes: Annotated[int, whole(1, 1_000_000), "Lanczos runs a spectrum; a standard error needs two"] = 2,
+    probes: Annotated[int, whole(1, 1_000_000), "Lanczos runs for a spectrum; a standard error needs two"] = 2,
     trace_probes: TraceProbes = 20,
 ) -> Measurement:
     """Numbers and nodes of each operator's spectrum, from the same probes at every step and in every run.

@@ -25,10 +25,10 @@ def spectrum_edges(
     *,
     largest: Annotated[int, at_least(1), "largest eigenvalues that measure.spectrum_edges computes"] = 120,
     smallest_share: Annotated[
-        float, between(0, 1), "of P: smallest eigenvalues that measure.spectrum_edges computes, one at least"
+        float, between(0, 1), "share of P: smallest eigenvalues that measure.spectrum_edges computes, at least one"
     ] = 0.0025,
     edge_products: Annotated[
-        int, at_least(1), "products of measure.spectrum_edges, at most; as many vectors are in memory"
+        int, at_least(1), "largest number of products of measure.spectrum_edges; as many vectors are in memory"
     ] = 1000,
 ) -> Measurement:
     """The `measure.largest` largest eigenvalues of each operator, and the `measure.smallest_share` of P smallest.

@@ -59,7 +59,7 @@ def cnn9(
         int, at_least(1), "channels of the first three convolutions; the next five have twice as many"
     ] = 96,
     last_padding: Annotated[
-        str, one_of(("valid", "same")), "of the last 3x3 convolution; valid, as published, needs 9x9 images"
+        str, one_of(("valid", "same")), "padding of the last 3x3 convolution; valid, as published, needs 9x9 images"
     ] = "valid",
     init: ConvInit = "glorot",
 ) -> nn.Module:

@@ -41,7 +41,7 @@ def coordinate_network(
     num_outputs: int,
     *,
     hidden: Annotated[tuple[int, ...], each(at_least(1)), "width of each hidden layer"] = (256, 256, 256),
-    activation: Annotated[str, one_of(("gaussian", "relu")), "between the layers"] = "gaussian",
+    activation: Annotated[str, one_of(("gaussian", "relu")), "activation between the layers"] = "gaussian",
     sigma: Annotated[float, positive, "σ of the Gaussian exp(-x² / 2σ²)"] = 0.1,
     first_std: Annotated[
         float, at_least(0), "standard deviation of the first layer's normal weights; 0: they start like the others"

@@ -58,7 +58,7 @@ _BESIDE = {"he_fan_out": "uniform", "glorot": "uniform"}
 
 UseBatchNorm = Annotated[bool, anything, "whether there is batch normalisation"]
 Momentum = Annotated[float, below(0, 1), "share of the old running average that stays, 1 - PyTorch's momentum"]
-Epsilon = Annotated[float, positive, "added to the variance"]
+Epsilon = Annotated[float, positive, "number added to the variance"]
 
 ConvBias = Annotated[bool, anything, "whether convolutions have biases"]
 ConvInit = Annotated[str, one_of(CONVOLUTIONS), "initial weights; he_fan_out and glorot leave dense layers uniform"]

@@ -39,7 +39,7 @@ def mlp(
     num_classes: int,
     *,
     hidden: Annotated[tuple[int, ...], each(at_least(1)), "width of each hidden layer"] = (100,),
-    activation: Annotated[str, one_of(ACTIVATIONS), "between the layers"] = "relu",
+    activation: Annotated[str, one_of(ACTIVATIONS), "activation between the layers"] = "relu",
     init: Annotated[str, one_of(INITIALISERS), "initial weights; uniform is PyTorch's default"] = "uniform",
     batch_norm: UseBatchNorm = False,
     bn_momentum: Momentum = 0.9,

@@ -46,7 +46,9 @@ def two_convolutions(
     width: Annotated[int, at_least(1), "channels of the first convolution; the second has twice as many"] = 10,
     kernel: Annotated[int, at_least(1), "pixels on a side of a kernel"] = 5,
     hidden: Annotated[int, at_least(1), "width of the hidden dense layer"] = 50,
-    padding: Annotated[str, one_of(("valid", "same")), "valid: none; same: convolutions keep the size"] = "valid",
+    padding: Annotated[
+        str, one_of(("valid", "same")), ("padding; valid: none; same: convolutions keep the size")
+    ] = "valid",
     init: ConvInit = "uniform",
 ) -> nn.Module:
     """The model of *Empirical Analysis of the Hessian*, §3.3.

@@ -30,10 +30,10 @@ _SPECTRA = 4  # at most, evenly over the steps
 _ERRORS = {"lambda_max": "lambda_max_residual", "trace": "trace_standard_error", "tail_exponent": "tail_exponent_se"}
 
 _INTRODUCTION = (
-    "λ_max ± its residual, within which some eigenvalue lies; trace and exponent ± standard error. The tail is that of "
-    "a density λ^−α fitted to the largest `tail size` of the `num eigenvalues` positive ones that were found; it is "
-    "ruled out where p is below 0.1. Outliers are those above the largest ratio of neighbours, which is given, among "
-    "the upper half of these eigenvalues, and of 20 at least."
+    "λ_max has its residual as error: some eigenvalue lies within it. Trace and exponent have standard errors. The "
+    "tail is a density λ^−α, fitted to the largest `tail size` of the `num eigenvalues` positive eigenvalues that "
+    "were found. It is ruled out where p is below 0.1. Outliers are the eigenvalues above the largest ratio of "
+    "neighbours, which is given. The ratio is taken among the upper half of these eigenvalues, and among 20 at least."
 )
 
 
@@ -46,7 +46,7 @@ def write(out: Path, lines: Sequence[Mapping[str, Any]], problems: Sequence[tupl
         problems: names and reasons of checkpoints that could not be measured.
         title: of the page.
     """
-    figures = [(_curves(lines), "Over the steps, with errors as bands.")] if lines else []
+    figures = [(_curves(lines), "Measurements against the training step, with errors as bands.")] if lines else []
     if spectra := _spectra(out, lines):
         figures.append(spectra)
     if lines:
@@ -130,7 +130,7 @@ def _spectra(out: Path, lines: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]
             handles = list(axes.lines)[-len(group) :] if group is densities else axes.containers
             axes.legend(handles, [f"step {line['step']}" for line, _ in group])
     words = [words for words, group in (("spectral densities", densities), ("eigenvalues by rank", ranks)) if group]
-    return plot.as_svg(drawn), f"At a few steps, dark to light: {' and '.join(words)}."
+    return plot.as_svg(drawn), f"At a few steps, from dark to light: {' and '.join(words)}."
 
 
 def read_arrays(out: Path, line: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ def serve(root: Path, out: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((ADDRESS, port), handler)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"port {port} of {ADDRESS} cannot be had ({error}); give another, ARGS=--port=0 any"
+            f"cannot use port {port} of {ADDRESS} ({error}); give another, or ARGS=--port=0 for any free one"
         ) from error
 
 

@@ -61,7 +61,7 @@ def _num_runs(grid: Grid) -> int:
 
 
 def answer(records: Sequence[Record], grid: Grid | None) -> list[str]:
-    """At most three sentences: whether sharpness follows the gap, what that depends on, and how many claims hold."""
+    """At most three paragraphs: whether sharpness follows the gap, what that depends on, and how many claims hold."""
     sentences = []
     pooled = grid.columns.get("pooled") if grid else None
     if grid and pooled and (sharpness := pooled[SHARPNESS]):
@@ -75,10 +75,10 @@ def _whether(sharpness: Correlation) -> str:
     if not sharpness.is_found:
         return (
             f"Flatness alone does not tell: {runs}, {name} and the generalisation gap have a Kendall τ of {numbers}, "
-            "which may as well be 0."
+            "which is not distinguishable from 0."
         )
     word, size = ("yes", "larger") if sharpness.tau > 0 else ("no", "smaller")
-    return f"On the whole, {word}: {runs}, the larger {name}, the {size} the generalisation gap, Kendall τ {numbers}."
+    return f"On the whole, {word}: {runs}, the larger {name}, the {size} the generalisation gap (Kendall τ {numbers})."
 
 
 def _depends(grid: Grid, pooled: dict[str, Correlation | None]) -> str:
@@ -95,11 +95,11 @@ def _depends(grid: Grid, pooled: dict[str, Correlation | None]) -> str:
     complete = {name: cell for name, cell in pooled.items() if cell and cell.runs == most}
     follow = [name for name, cell in complete.items() if cell.is_found and cell.tau > 0]
     if not follow:
-        return f"{first}; none of the {len(complete)} measures that all these runs have follows the gap."
+        return f"{first}. None of the {len(complete)} measures that all these runs have follows the gap."
     best = max(follow, key=lambda name: complete[name].tau)
     return (
-        f"{first}; of the {len(complete)} measures that all these runs have, {len(follow)} follow the gap, most "
-        f"{metric_name(best)}, {_numbers(complete[best])}."
+        f"{first}. Of the {len(complete)} measures that all these runs have, {len(follow)} follow the gap; "
+        f"{metric_name(best)} follows it most, {_numbers(complete[best])}."
     )
 
 

@@ -92,7 +92,7 @@ def left_out(folders: Sequence[str]) -> list[str]:
     if not folders:
         return []
     first = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
-    return [f"{len(folders)} stored runs are of no experiment or variant that is shown: {first}"]
+    return [f"{len(folders)} stored runs belong to no experiment or variant that is shown: {first}"]
 
 
 def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:
@@ -183,14 +183,14 @@ def summary(records: Sequence[Record]) -> str:
     if tested := [record for record in records if record["p_holm"] is not None]:
         experiments = len({(record["experiment"], record["scale"]) for record in tested})
         lines.append(
-            f"By chance at most {number(LEVEL * experiments, 2)} of {experiments} experiments are expected to have any "
-            f"false decision, for their claims are decided together (Holm); were each of the {len(tested)} claims "
-            f"decided by itself, {number(LEVEL * len(tested), 2)} false decisions would be expected."
+            "The claims of an experiment are decided together (Holm), so chance is expected to give a false decision "
+            f"in at most {number(LEVEL * experiments, 2)} of {experiments} experiments. If each of the {len(tested)} "
+            f"claims were decided by itself, {number(LEVEL * len(tested), 2)} false decisions would be expected."
         )
     if pilots := sum(bool(record["pilot"]) for record in records):
         lines.append(
-            f"{pilots} of {sum(record['seeds'] > 0 for record in records)} verdicts are pilots: of runs from before "
-            "their rule was fixed, or from seeds that were tuned on."
+            f"{pilots} of {sum(record['seeds'] > 0 for record in records)} verdicts are pilots: their runs began "
+            "before their rule was fixed, or something was tuned on their seeds."
         )
     if compared := sizes(records):
         lines.append(f"Effects whose size a paper gives: {compared}.")
@@ -203,8 +203,8 @@ def powers(records: Sequence[Record]) -> str:
     known = [record["power"] for record in records if record["power"]]
     together, alone = (sum(power[level] >= ENOUGH for power in known) for level in ("together", "alone"))
     return (
-        f"{together} of {len(records)} claims have a power of {ENOUGH:g} or more at the seeds that are planned, "
-        f"{alone} where each is decided by itself; {len(records) - len(known)} have no pilots."
+        f"{together} of {len(records)} claims have a power of {ENOUGH:g} or more at the seeds that are planned; "
+        f"{alone} have it if each claim is decided by itself. {len(records) - len(known)} claims have no pilots."
     )
 
 
@@ -212,11 +212,11 @@ def power_table(records: Sequence[Record]) -> Table:
     """A row for each claim: the effect that it should find, how far seeds differ, its power, and the seeds needed."""
     rows = tuple(_power_row(record) for record in records)
     caption = (
-        "Power: the chance that a claim holds if the effect is there, at the seeds that are planned, at 5 % alone "
-        f"and at Holm's worst level together; and the seeds it takes for {ENOUGH:g} together, up to {MOST_SEEDS}. Of "
-        "several tests, effect and spread are those of the one with the least. The standard deviation over seeds is "
-        "that of the pilots: stored runs of other seeds than those that are planned, or of these where there are none. "
-        f"{powers(records)}"
+        "Power is the chance that a claim holds if the effect is there, at the seeds that are planned: alone, at a "
+        f"level of 5 %, and together, at Holm's worst level. The column needed has the seeds for a power of {ENOUGH:g} "
+        f"together, up to {MOST_SEEDS}. If a claim has several tests, effect and spread are those of the test with the "
+        "least power. The standard deviation over seeds is that of the pilots: stored runs of other seeds than the "
+        f"planned ones, or these runs where there are none. {powers(records)}"
     )
     header = (
         "experiment",
@@ -303,8 +303,8 @@ def _record(
         verdict, p = verdict_of(evidence.chance, p_holm), evidence.chance.two_sided
     if verdict != evidence.verdict:
         explanation += (
-            f"; alone it {evidence.verdict} (p = {number(p, 2)}), but not among the {family} claims of the experiment "
-            f"(Holm: p = {number(p_holm, 2)})"
+            f"; by itself it {evidence.verdict} (p = {number(p, 2)}), but not among the {family} claims of the "
+            f"experiment (Holm: p = {number(p_holm, 2)})"
         )
     runs, fixed = meeting(stored.runs, needs), fixed_at(stored.rules, stored.experiment, claim)
     size, compared = magnitude(evidence.effect, evidence.seeds, claim.paper_effect) or ("", "")

@@ -73,7 +73,7 @@ def _compressed(content: bytes, predicted: dict[str, int]) -> bytes:
 def _members(folder: Path, all_digits: bool) -> list[tuple[str, bytes]]:
     manifest, _ = read_whole(folder)
     if manifest.get("status") not in FINISHED:
-        raise InputError(f"{folder} is not finished but {manifest.get('status')}; the command that made it goes on")
+        raise InputError(f"{folder} is not finished but {manifest.get('status')}; run the command that made it again")
     manifest["command"] = _PLACES.sub("", str(manifest.get("command", "")))
     name = "/".join(folder.parts[-2:])
     read = Path.read_bytes if all_digits else _six_digits

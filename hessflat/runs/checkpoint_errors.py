@@ -17,7 +17,7 @@ _PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Too many open files", "C
 def unreadable(where: str, error: Exception) -> InputError:
     """Damage, but for what the system will not do now."""
     if isinstance(error, (MemoryError, PermissionError)) or any(words in str(error) for words in _PASSING):
-        return InputError(f"cannot read {where}: {reason(error)}; see to that, then run the same command again")
+        return InputError(f"cannot read {where}: {reason(error)}; mend that, then run the same command again")
     return DamagedError(f"{where} is damaged ({reason(error)})")
 
 

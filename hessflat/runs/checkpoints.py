@@ -298,8 +298,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
         raise
     except Exception as error:  # orbax raises whatever its storage layer raised
         raise InputError(
-            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {reason(error)}; see to that, then run "
-            "the same command again"
+            f"cannot write checkpoint {Path(manager.directory) / str(step)}: {reason(error)}; mend that, then run the "
+            "same command again"
         ) from error
 
 

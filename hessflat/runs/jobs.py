@@ -298,7 +298,7 @@ def named_run(job: Job, setting: str) -> OtherRun | None:
     alone = replace(job.config, {setting: ""})
     other = freeze(changed(thaw(alone), settings))
     if other == alone:
-        raise InputError(f"config.{setting}: {name} is so in this run itself; name settings in which the other differs")
+        raise InputError(f"config.{setting}: this run itself has {name}; name settings in which the other differs")
     return OtherRun(run_folder.path_for(plain(other), identity(other), job.folder.parents[1]), at)
 
 

@@ -39,9 +39,11 @@ MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_setti
 class CheckpointConfig:
     """What is kept of a run besides its measurements."""
 
-    keep: Annotated[str, one_of(("measured", "end")), "whose checkpoints stay, for `make measure`"] = "measured"
-    minutes: Annotated[float, positive, "between checkpoints to resume from"] = 5.0
-    last: Annotated[int, at_least(1), "checkpoints to resume from that are there at a time"] = 2
+    keep: Annotated[str, one_of(("measured", "end")), ("states whose checkpoints are kept, for `make measure`")] = (
+        "measured"
+    )
+    minutes: Annotated[float, positive, "minutes between checkpoints to resume from"] = 5.0
+    last: Annotated[int, at_least(1), "number of checkpoints to resume from that are kept at a time"] = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class RunConfig(TrainingConfig):
         "how runs that share shapes train: in turn, or together by vmap",
     ] = "auto"
     writers: Annotated[
-        str, some_of(WRITERS), "where numbers go besides metrics.jsonl; neither the run's name nor config.json has it"
+        str, some_of(WRITERS), "where numbers go besides metrics.jsonl; not part of the run's name or of config.json"
     ] = ""
 
 

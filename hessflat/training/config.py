@@ -26,9 +26,9 @@ class OptimConfig:
     lr: Annotated[float, single(positive), "initial learning rate"] = 0.03
     l2: Annotated[float, single(at_least(0)), "weight decay: in the gradient of sgd and adam, decoupled in adamw"] = 0.0
     weight_decay_mask: Annotated[
-        str, one_of(WEIGHT_DECAY_MASKS), "parameters that l2 is for; kernels: not biases, not normalisation"
+        str, one_of(WEIGHT_DECAY_MASKS), "parameters to which l2 applies; kernels: neither biases nor normalisation"
     ] = "all"
-    sam_radius: Annotated[float, single(at_least(0)), "ρ of sharpness-aware minimisation; 0 is without it"] = 0.0
+    sam_radius: Annotated[float, single(at_least(0)), "ρ of sharpness-aware minimisation; 0 turns it off"] = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,25 @@ class TrainConfig:
     """How long and on what batches a run trains, and what is done to them."""
 
     epochs: Annotated[int, at_least(1), "passes over the training split"] = 50
-    steps: Annotated[int, at_least(0), "optimiser steps in place of train.epochs; 0 is all of its steps"] = 0
-    batch_size: Annotated[int, at_least(0), "examples a step; an epoch's last batch may be smaller; 0 is all"] = 128
-    ghost_batch_size: Annotated[int, at_least(0), "examples a forward pass, gradients averaged over them; 0 is all"] = 0
-    loss: Annotated[str, one_of(LOSSES), "of an example; " + losses_by_targets()] = "cross_entropy"
-    label_smoothing: Annotated[float, below(0, 1), "α: targets (1 - α) one-hot + α / C; measured with it"] = 0.0
-    mixup: Annotated[float, single(at_least(0)), "β: pairs of examples mixed by Beta(β, β); 0 is without it"] = 0.0
+    steps: Annotated[int, at_least(0), "optimiser steps in place of train.epochs; 0: all steps of train.epochs"] = 0
+    batch_size: Annotated[
+        int, at_least(0), ("examples in a step; the last batch of an epoch may be smaller; 0: all")
+    ] = 128
+    ghost_batch_size: Annotated[
+        int, at_least(0), ("examples in a forward pass; the step averages their gradients; 0: all")
+    ] = 0
+    loss: Annotated[str, one_of(LOSSES), "loss of an example; " + losses_by_targets()] = "cross_entropy"
+    label_smoothing: Annotated[
+        float, below(0, 1), ("α: targets are (1 - α) one-hot + α / C; measurements use them, too")
+    ] = 0.0
+    mixup: Annotated[float, single(at_least(0)), "β: pairs of examples are mixed by Beta(β, β); 0 turns it off"] = 0.0
     augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
-    average_from: Annotated[int, at_least(0), "epoch from which iterates are averaged and measured so; 0: never"] = 0
-    precision: Annotated[str, one_of(PRECISIONS), "of products in training; default is the backend's"] = "default"
+    average_from: Annotated[
+        int, at_least(0), ("epoch from which iterates are averaged; measurements use the average; 0: never")
+    ] = 0
+    precision: Annotated[str, one_of(PRECISIONS), ("precision of products in training; default: the backend's")] = (
+        "default"
+    )
     init_from: Annotated[
         str,
         anything,
@@ -65,13 +75,13 @@ class TrainConfig:
 class StopConfig:
     """When a run ends before its last step."""
 
-    train_accuracy: Annotated[float, between(0, 1), "end once this share of the training split is right; 0: never"] = (
-        0.0
-    )
-    train_loss: Annotated[float, at_least(0), "end once the mean of the last stop.window losses is below; 0: never"] = (
-        0.0
-    )
-    window: Annotated[int, at_least(1), "how many losses stop.train_loss is a mean over"] = 10
+    train_accuracy: Annotated[
+        float, between(0, 1), ("training ends once this share of the training split is right; 0: never")
+    ] = 0.0
+    train_loss: Annotated[
+        float, at_least(0), ("training ends once the mean of the last stop.window losses is below this; 0: never")
+    ] = 0.0
+    window: Annotated[int, at_least(1), "number of losses in the mean of stop.train_loss"] = 10
     eval_every: Annotated[int, at_least(1), "steps between two evaluations of the whole training split"] = 100
     match_steps_of: Annotated[
         str,
@@ -85,7 +95,7 @@ class StopConfig:
 class TrainingConfig:
     """All that a training run depends on besides its data."""
 
-    seed: Annotated[int, whole(0, 2**32 - 1), "of the initial weights and of the order of examples"] = 0
+    seed: Annotated[int, whole(0, 2**32 - 1), "seed of the initial weights and of the order of examples"] = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -94,7 +104,7 @@ class TrainingConfig:
     devices: Annotated[
         int,
         at_least(0),
-        "devices that a batch is spread over; 0: all accelerators, or one CPU, and all of several processes",
+        "number of devices that a batch is spread over; 0: all accelerators, or one CPU, and all of several processes",
     ] = 0
     fsdp: Annotated[
         bool,

@@ -130,7 +130,7 @@ Mask = Callable[[Any], Any] | None
 
 _FirstDecay = Annotated[float, below(0, 1), "decay of the first moment"]
 _SecondDecay = Annotated[float, below(0, 1), "decay of the second moment"]
-_Epsilon = Annotated[float, positive, "added to the root of the second moment"]
+_Epsilon = Annotated[float, positive, "number added to the root of the second moment"]
 
 
 def kernels(params: Any) -> Any:
@@ -202,7 +202,7 @@ def linear_decay(
     average_from: int,
     *,
     final_ratio: Annotated[float, between(0, 1), "last rate as a share of the first"] = 0.01,
-    over: Annotated[int, at_least(0), "T, the epochs that it is laid out over; 0 is those of the run"] = 0,
+    over: Annotated[int, at_least(0), "T, the epochs of the schedule; 0: those of the run"] = 0,
 ) -> Schedule:
     """*Flatness is a False Friend*, eq. 12: 1 until T/2, linear from there to `final_ratio` at 0.9 T, then that.
 
@@ -215,7 +215,7 @@ def iterate_averaging(
     num_epochs: int,
     average_from: int,
     *,
-    final_ratio: Annotated[float, between(0, 1), "rate while iterates are averaged as a share of the first"] = 0.5,
+    final_ratio: Annotated[float, between(0, 1), "rate while iterates are averaged, as a share of the first"] = 0.5,
 ) -> Schedule:
     """*Flatness is a False Friend*, eq. 13: as `linear_decay` with T_avg, the start of averaging, for T; then constant.
 
@@ -234,7 +234,7 @@ def step_decay(
     average_from: int,
     *,
     after: Annotated[tuple[int, ...], _increasing, "epochs after which the rate is multiplied"] = (50, 80),
-    factor: Annotated[float, positive, "what it is multiplied by"] = 0.1,
+    factor: Annotated[float, positive, "factor of the rate after each of them"] = 0.1,
 ) -> Schedule:
     """*On progressive sharpening*, §6.3: divided by ten after epochs 50 and 80 of 90."""
 

@@ -59,8 +59,8 @@ def asking(needs=None):
 @pytest.mark.parametrize(
     ("needs", "seeds", "says"),
     [
-        (None, 3, "1 of 4 finished runs at chance left out"),
-        ("fitted", 2, "2 of 4 finished runs that did not fit the training data left out"),
+        (None, 3, "1 of 4 finished runs at chance are left out"),
+        ("fitted", 2, "2 of 4 finished runs that did not fit the training data are left out"),
         ("finished", 4, None),
     ],
 )
@@ -74,12 +74,12 @@ def test_a_claim_rests_on_what_it_needs_and_says_what_is_left_out(runs, needs, s
 
 def test_where_no_run_learnt_nothing_is_decided(runs):
     (record,) = judge(StoredExperiment(asking(), "small", [runs[3]]))
-    assert (record["verdict"], record["explanation"]) == ("undecided", "1 of 1 finished runs at chance left out")
+    assert (record["verdict"], record["explanation"]) == ("undecided", "1 of 1 finished runs at chance are left out")
 
 
 def test_a_table_says_what_it_leaves_out(runs):
     (table,) = make_section(StoredExperiment(asking(), "small", runs)).tables
-    assert table.caption == "4. 1 of 4 finished runs at chance left out."
+    assert table.caption == "4. 1 of 4 finished runs at chance are left out."
 
 
 @pytest.mark.slow

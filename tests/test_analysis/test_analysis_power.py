@@ -306,7 +306,7 @@ def test_a_reason_names_holms_correction_and_planned_seeds():
     chance = against(estimate([0.9, 1.0, 0.8]), 0.0, "larger", LN_FACTOR, "log")
     said = judged(chance, "undecided", "holds", planned=10, family=20, p_holm=0.07)
     assert said.startswith(
-        "alone it holds, but with 20 claims decided together p is 0.07; if the effect is × 2, the 10 planned seeds"
+        "by itself it holds, but with 20 claims decided together p is 0.07; if the effect is × 2, the 10 planned seeds"
     )
     assert judged(Chance(1.0, 1.0), "undecided", seeds=1) == "one seed has no spread"
 

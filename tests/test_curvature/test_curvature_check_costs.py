@@ -206,7 +206,7 @@ def test_rounding_is_not_taken_for_a_fault_of_the_functions():
     """Products of a saturated network are off in float32, and right in float64."""
     op = cv.hessian(loss, *saturated(12.0))
     with pytest.raises(
-        InputError, match=r"float32 must be accurate, but by rounding .* in float64 they agree"
+        InputError, match=r"float32 must be accurate, but differ by rounding, .* and agree in float64"
     ) as caught:
         cv.check(op, KEY)
     assert "\n" not in str(caught.value)

@@ -161,7 +161,7 @@ def test_equinox_layers_are_known_and_others_asked_for():
         squares = [np.sum(np.square(of(tree), dtype=np.float64), axis=axis) for tree in (drawn, both)]
         assert_allclose(squares[0], squares[1], rtol=1e-5)
     for params in (Own(jnp.ones((3, 2))), {"fc.weight": jnp.ones((3, 2))}, {"fc": {"weight": jnp.ones((3, 2))}}):
-        with pytest.raises(InputError, match=r"which axis of params .* leads to outputs is not known"):
+        with pytest.raises(InputError, match=r"the output axis of params .* is not known"):
             cv.random_direction(KEY, params)
         cv.random_direction(KEY, params, output_axis=0)
         cv.random_direction(KEY, params, "layer")

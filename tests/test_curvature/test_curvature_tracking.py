@@ -296,7 +296,7 @@ def test_what_is_not_finite_is_nan_once():
     ("options", "message"),
     [
         ({"quantities": "sharpnes"}, "unknown quantity 'sharpnes'"),
-        ({"quantities": ()}, "quantities must name one at least"),
+        ({"quantities": ()}, "quantities must name at least one"),
         ({"quantities": "preconditioned_lambda_max"}, "belong together"),
         ({"examples": 30}, "must be a multiple of 4, 5, 6, 7 or 8"),
         ({"examples": 64}, "fewer than the 64"),

@@ -227,7 +227,7 @@ def test_a_sweep_on_a_slurm_of_one_node(tmp_path):
 
         refused = hessflat(environment, f"--root={root}", "--launch=slurm", "--slurm.nonsense=1")
         assert refused.returncode == 2
-        assert re.fullmatch(r"error: SLURM takes no runs: .*option '--nonsense=1'.*\n", refused.stderr)
+        assert re.fullmatch(r"error: SLURM refused the runs: .*option '--nonsense=1'.*\n", refused.stderr)
         assert not list(root.glob("*/*"))
         submitted = hessflat(environment, f"--root={root}", "--launch=slurm", "--slurm.partition=main")
         assert submitted.returncode == 0, submitted.stderr

@@ -43,7 +43,7 @@ def test_networks_that_miss_the_points_are_left_out_with_their_trial(tmp_path):
     assert len(m_coordinate.fitted(runs)[low]) == 9
     claim = m_coordinate.EXPERIMENT.claims[0].decide(runs)
     assert claim.seeds == 9
-    assert "1 of 10 trials left out" in claim.explanation
+    assert "1 of 10 trials are left out" in claim.explanation
     runs = [run for seed in range(2) for run in fits(tmp_path / "none", seed, unfit=tuple(m_coordinate.PAPER))]
     assert verdicts(m_coordinate, runs)["relu-smoother-is-flatter"] == "undecided"
 

@@ -179,7 +179,7 @@ def test_the_page_looks_again_by_itself(served, root):
         (["--from=docs/results"], "archives hold finished runs alone"),
         (["--root=nowhere"], "no folder nowhere"),
         (["--port=http"], "--port must be a number, 0 for any that is free, got 'http'"),
-        (["--port=70000"], "port 70000 of 127.0.0.1 cannot be had"),
+        (["--port=70000"], "cannot use port 70000 of 127.0.0.1"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, arguments, message):

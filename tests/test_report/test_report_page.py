@@ -96,8 +96,8 @@ def test_the_answer_follows_from_the_correlations(pooled, follow, said):
     assert f"{pooled[0]:+.2f} [{pooled[1]:+.2f}, {pooled[2]:+.2f}]" in sentences[0]
     assert sentences[1] == (
         "Sharpness goes against the gap as L2 (-0.50 [-0.70, -0.20]) varies and with the gap as batch (+0.60 [+0.20, "
-        f"+0.80]) varies; of the 2 measures that all these runs have, {follow} follow the gap, most max ‖∂f/∂x‖₂, "
-        "+0.40 [+0.20, +0.50]."
+        f"+0.80]) varies. Of the 2 measures that all these runs have, {follow} follow the gap; max ‖∂f/∂x‖₂ follows it "
+        "most, +0.40 [+0.20, +0.50]."
     )
     assert sentences[2] == "Of 3 claims of the papers and our own: 2 hold, 1 fails."
 

@@ -39,7 +39,7 @@ _SMALL_IN_FLOAT64 = 1e-6
 _ROUNDING_FACTOR = 1e3
 
 _ROUNDING = (
-    "products in {} must be accurate, but by rounding {} (relative) apart, and in float64 they agree, as with a "
+    "products in {} must be accurate, but differ by rounding, {} (relative), and agree in float64, as with a "
     "saturated network or terms that cancel; measure op.astype(numpy.float64) within jax.enable_x64(True)"
 )
 
@@ -122,7 +122,7 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     num_products = 3
     notes: dict[str, None] = {} if derivatives else {"derivatives were not compared with differences": None}
     if not op.in_memory:
-        notes["of a stream, the first batch was differentiated and taken apart"] = None
+        notes["only the first batch of the stream was differentiated and taken apart"] = None
     some = dataclasses.replace(op, terms=tuple(map(_in_memory, op.terms)))
     terms: list[tuple[int, Term]] = []
     for number, term in enumerate(some.terms):
@@ -277,8 +277,8 @@ def _weights(
     if not error <= tolerance:
         if _draws_random_numbers(term):
             fault = (
-                f"the {function} draws random numbers, as dropout does, and other ones for every batch: it is no mean "
-                "over examples; take it without, or draw for each example from a key of its own"
+                f"the {function} draws random numbers, as dropout does, which differ by batch: it is no mean over "
+                "examples; take it without them, or draw for each example from a key of its own"
             )
         elif error <= _ROUNDING_FACTOR * asymmetry and _is_rounding(op, lambda wide: error_of(wide, wide(v))):
             fault = _ROUNDING.format(op.dtype, f"those over two draws of the data are {error:.1e}")

@@ -177,10 +177,10 @@ def target(topology: str) -> Target:
         reason = in_one_line(error)
         if "lockfile" in reason:
             raise InputError(
-                "another process compiles for TPUs, and one at a time can; wait for it, or, if there is none, remove "
-                "/tmp/libtpu_lockfile"
+                "another process compiles for TPUs, and only one can at a time; wait for it, or, if there is none, "
+                "remove /tmp/libtpu_lockfile"
             ) from error
         raise InputError(f"no topology {topology!r}: {reason}; take another size") from error
     if len(devices) != number:
-        raise InputError(f"topology {topology!r} has {len(devices)} devices to JAX, not {number}; take another size")
+        raise InputError(f"JAX sees {len(devices)} devices in topology {topology!r}, not {number}; take another size")
     return Target(topology, chip, tuple(devices))

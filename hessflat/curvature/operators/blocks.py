@@ -97,7 +97,7 @@ def blocks(
     stacks = _stacks(leaves, stacked)
     if isinstance(by, Mapping):
         if not by:
-            raise InputError(f"by must name a block at least; the paths of params are {', '.join(leaves)}")
+            raise InputError(f"by must name at least one block; the paths of params are {', '.join(leaves)}")
         return {name: restrict(op, names, stacked) for name, names in by.items()}
     name_of = by if callable(by) else _naming(leaves, by)
     groups: dict[str, set[Unit]] = {}

@@ -88,7 +88,7 @@ def _factors(op: Operator, preconditioner: Any) -> Any:
     if not numerics.any_traced(given):
         least = dict(zip(_paths(given), np.asarray(_least(jax.tree.leaves(given)), np.float64), strict=True))
         if lost := [path for path, value in least.items() if not value > 0]:
-            raise InputError(f"P{lost[0]} must be above 0, got {least[lost[0]]:g}; its square root is divided by")
+            raise InputError(f"P{lost[0]} must be above 0, got {least[lost[0]]:g}; products divide by its square root")
     return jax.tree.map(_placed, _inverse_roots(given), op.params)
 
 

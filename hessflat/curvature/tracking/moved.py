@@ -125,7 +125,7 @@ def _at(term: Term, params: Any) -> Term:
         if fixed is None:
             return None
         if new is None:
-            raise InputError("params must be all parameters, those that are held fixed too, got None for some of them")
+            raise InputError("params must be all parameters, also those that are held fixed, got None for some of them")
         return Sliced(new, fixed.numbers) if isinstance(fixed, Sliced) else new
 
     rest = jax.tree.map(other, term.rest, params, is_leaf=is_absent)

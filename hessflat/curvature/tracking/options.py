@@ -71,7 +71,7 @@ def checked(
     if "critical_sharpness" in names:
         require_loss(op)
     if not names:
-        raise InputError(f"quantities must name one at least, of {', '.join(QUANTITIES)}")
+        raise InputError(f"quantities must name at least one of {', '.join(QUANTITIES)}")
     if ("preconditioned_lambda_max" in names) != (preconditioner is not None):
         raise InputError(
             "preconditioned_lambda_max and preconditioner belong together: give both, as "

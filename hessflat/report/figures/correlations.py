@@ -33,7 +33,8 @@ def correlation_grid(grid: Grid) -> Drawing:
     headings, names = [_counted(grid, group) for group in groups], [axis_name(measure) for measure in measures]
     correlation(taus, names, headings, axis, "Kendall τ with the generalisation gap", found, known)
     caption = (
-        f"{grid.caption} Red: the larger the measure, the larger the gap; blue: the other way round. Grey: no interval."
+        f"{grid.caption} Red: the larger the measure, the larger the gap. Blue: the larger the measure, the smaller "
+        "the gap. Grey: no interval."
     )
     return Drawing(grid.name, caption, figure, data)
 

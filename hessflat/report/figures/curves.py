@@ -97,7 +97,7 @@ def degeneracy_over_training(
     letter(axes)
     values = ", ".join(number(bound) for bound in bounds if bound > 0)
     rule = "Dashed: lower bound 1 − rank/P"
-    limit = f"{rule} = {values}. " if values else "The bound 1 − rank/P is not above 0 here and says nothing. "
+    limit = f"{rule} = {values}. " if values else "The bound 1 − rank/P is not above 0 here, so it says nothing. "
     caption = (
         f"Mass of the spectrum at zero during training for each {setting_name(by)}: the weight of the Ritz values "
         f"nearest zero (two of the Hessian's, one of the Gauss-Newton matrix's). {limit}"

@@ -59,9 +59,9 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
                 bar.set_label("Kendall τ with the gap", labelpad=-4)
                 bar.outline.set_visible(False)  # type: ignore[operator]
             caption += (
-                "; Kendall τ of each measure with the generalisation gap, by what is varied and pooled. Red: the "
-                "larger the measure, the larger the gap; blue: the other way round. A dot: the 95 % interval leaves "
-                "out 0"
+                "; Kendall τ of each measure with the generalisation gap, for each setting that is varied and for all "
+                "together. Red: the larger the measure, the larger the gap. Blue: the larger the measure, the smaller "
+                "the gap. A dot marks a 95 % interval that excludes 0"
             )
     return Drawing("overview" if is_wide else "overview-narrow", f"{caption}.", figure, data)
 

@@ -103,7 +103,7 @@ def spectra_by(
             ],
             [
                 "Ritz value and its weight (one probe)",
-                "all eigenvalues, exact: histogram",
+                "exact eigenvalues: histogram",
                 "each exact eigenvalue",
             ],
         )
@@ -114,13 +114,13 @@ def spectra_by(
         f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
         f"{', '.join(map(str, seeds)) or '–'}. "
         + (
-            "Behind: every eigenvalue, exact, as a histogram (fraction of all) and as ticks along the upper edge. "
+            "Behind: the exact eigenvalues, as a histogram (fraction of all) and as ticks along the upper edge. "
             if any_exact
             else ""
         )
         + (f"Weights below {number(floor)} are drawn there. " if clipped else "")
         + ("" if one_axis else "Each panel has a horizontal axis of its own. ")
-        + f"In the titles: λ_max({symbol}) ± its residual bound. "
+        + f"Titles: λ_max({symbol}) ± its residual bound. "
         + context(runs)
     )
     return Drawing(f"spectra-{operator}", caption, figure, data)
