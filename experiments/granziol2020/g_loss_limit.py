@@ -146,7 +146,7 @@ EXPERIMENT = Experiment(
             id="exponentially",
             paper="G",
             where="§3.1, app. A",
-            statement="as weights grow, loss, λ_max, trace and Frobenius norm fall exponentially",
+            statement="as weights grow and the loss falls, λ_max, trace and Frobenius norm fall exponentially",
             paper_value="an argument without numbers",
             decide=exponentially,
         ),

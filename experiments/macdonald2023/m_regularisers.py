@@ -33,7 +33,7 @@ REGULARISERS = {
     "optim.sam_radius": ("sam", "SAM's ρ"),
 }
 RATE = "optim.lr"
-SAM_ALONE = "only in SAM is sharpness regularised"
+SAM_ALONE = "sharpness is regularised in SAM only"
 # By less a regulariser is not said to lower sharpness.
 KEPT = 1.25
 CORRELATED = "much better correlated with the gap than the Hessian's norm (figures without numbers)"

@@ -145,7 +145,7 @@ EXPERIMENT = Experiment(
             paper="M",
             where="§5, fig. 1, figs 6-11",
             statement="the smoother the labels, the less sharpness grows",
-            paper_value="so in all six figures",
+            paper_value="in all six figures",
             decide=lambda runs: in_each_group(
                 kinds_and_rates(runs), lambda group: less_growth(group, SHARPNESS, "λ_max(H)"), NETWORK_AND_RATE
             ),
@@ -155,7 +155,7 @@ EXPERIMENT = Experiment(
             paper="M",
             where="§5, fig. 1, figs 6-11",
             statement="the smoother the labels, the less the softmaxed input-output Jacobian grows",
-            paper_value="so in all six figures",
+            paper_value="in all six figures",
             decide=lambda runs: in_each_group(
                 kinds_and_rates(runs), lambda group: less_growth(group, JACOBIAN, "max ‖∂σ(f)/∂x‖"), NETWORK_AND_RATE
             ),

@@ -1,6 +1,7 @@
 """Measure a run's checkpoints again with other settings, without training: `python -m hessflat measure --run=…`.
 
-With `--checkpoints=FOLDER --loss=module:function --data=module:object` it is a folder of checkpoints of any model.
+With `--checkpoints=FOLDER --loss=module:function --data=module:object` it measures a folder of checkpoints of any
+model.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Redraw every figure, table and verdict from what is stored: `python -m hessflat report --root=runs --out=report`.
 
 `--from=FOLDER` takes the runs from the archives in a folder, as `archive` writes them. `--serve` draws nothing: until
-Ctrl-C it shows the runs that are under way, on a page of this machine that looks again every few seconds.
+Ctrl-C it shows the runs that are under way, on a page of this machine that is updated every few seconds.
 """
 
 import contextlib

@@ -52,8 +52,8 @@ def line(record: Line, ax: Axes | None = None, values: str | int | None = None, 
 def plane(record: Plane, ax: Axes | None = None, values: str | int | None = None, label: str = "loss") -> Axes:
     """Values on a plane as filled contours with a scale of colours; a cross is the origin.
 
-    Levels are even in log where values span more than a decade. Both axes have the scale of lengths in parameter space
-    where that leaves a picture of it, and the label says how long a unit of each is.
+    Levels are even in log where values span more than a decade. Both axes have one scale of lengths in parameter space,
+    unless the picture would be too narrow, and the label says how long a unit of each is.
 
     Args:
         record: a `Plane`.

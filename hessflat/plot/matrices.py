@@ -31,7 +31,7 @@ def correlation(
         columns: c names; by default those of the rows.
         ax: the axes to draw into; None makes a figure.
         label: of the scale of colours.
-        found: [r, c] booleans: those whose interval leaves out 0, which are bold with a star.
+        found: [r, c] booleans: those whose interval excludes 0, which are bold with a star.
         known: [r, c] booleans: those that have an interval; the others are grey.
 
     Raises:

@@ -129,7 +129,7 @@ def eigenpairs(
         which: "largest", "smallest" (most negative), "magnitude" (largest |λ|) or "both" ends.
         rtol: a pair has converged when its residual is at most `rtol` |value|.
         max_steps: the maximum number of products, an even number; None takes 200 for one pair and 500 for several.
-            Whether they are enough is asked after every two, or four with at most 10,000 parameters. A pair that has
+            Convergence is tested after every two, or four with at most 10,000 parameters. A pair that has
             not converged by then is returned with its residual, and `status` says so.
         start: warm start: a tree like params, flat [P], or `EigenPairs.vectors` of a related operator. Half of the
             first vector stays random, so that an eigenvalue that has become extremal is found.

@@ -107,7 +107,7 @@ def solve(
         damping: δ, in the units of the eigenvalues.
         method: "cg" or "minres".
         rtol: the residual, relative to ‖b‖, at which steps end.
-        max_steps: how many there are at most.
+        max_steps: the maximum number of steps.
         preconditioner: of `nystrom(op, ...)`, which takes the large eigenvalues out.
         loop: "scan", "python" or None to choose.
 

@@ -33,7 +33,7 @@ def block_diagonal_error(
     stacked: Names = (),
     num_probes: int = 10,
 ) -> Estimate:
-    """‖A − D‖_F / ‖A‖_F, with D the diagonal blocks of A: 0 where blocks do not interact, near 1 where D is nothing.
+    """‖A − D‖_F / ‖A‖_F, with D the diagonal blocks of A: 0 where blocks do not interact, near 1 where D is negligible.
 
     For random signs z, ‖(A − D) z‖² and ‖A z‖² have the two squared norms as their means; the error of the root of
     their ratio is by the delta method. Each probe takes a product with A and one with each block.

@@ -38,7 +38,7 @@ def tracker(
     trace_probes: int = 2,
     trace_memory: float = 0.8,
 ) -> Tracker:
-    """Measure `op` along a training, at every so many steps, in one program a measurement that waits for nothing.
+    """Measure `op` during training, every so many steps, by one compiled program for each measurement.
 
     `init(params, key)` gives a state, and `update(state, params, step, opt_state=None, model_state=None, data=None,
     updates=None, learning_rate=1.0)` the next one and a dictionary of scalars. With a Python number as `step` the
@@ -60,11 +60,11 @@ def tracker(
     - `critical_sharpness` with `critical_sharpness_lower` and `_upper`: as `cv.critical_sharpness` has it, over all
       examples, the search begun where the last one ended; 4 to 6 forward passes.
 
-    With `examples=n` each measurement takes n of the N examples, a window of a random order that moves on. It says what
-    that costs. `lambda_max_standard_error` is the error of the sampling. `lambda_max_bias` is about how much too large
-    the value is because its vector fits these examples best. Both are to second order in the error of the matrix, the
-    bias with the other eigenvalues taken to be near 0. They take one product. Each probe of a trace takes other
-    examples, and its standard error has their part in it.
+    With `examples=n` each measurement takes n of the N examples, a window of a random order that moves on. Two numbers
+    say what that costs. `lambda_max_standard_error` is the error of the sampling. `lambda_max_bias` is about how much
+    too large the value is because its vector fits these examples best. Both are to second order in the error of the
+    matrix, the bias with the other eigenvalues taken to be near 0. They take one product. Each probe of a trace takes
+    other examples, and its standard error has their part in it.
 
     Args:
         op: an operator over data in memory: a Hessian, a Gauss-Newton matrix or others, sums, blocks, with weights.
