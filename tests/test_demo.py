@@ -38,7 +38,7 @@ def test_sentences_follow_from_the_verdicts():
 
 def test_what_was_not_compared_has_no_size():
     clean = [judged(0.1, "holds"), judged(0.1, "holds") | {"accuracy": {"verdict": "not run", "effect": None}}]
-    assert "and an unknown amount (perceptron). With a fifth" in demo.sentences(clean, clean)[0]
+    assert "and an unknown amount (perceptron) with clean labels" in demo.sentences(clean, clean)[0]
 
 
 @pytest.mark.long

@@ -112,9 +112,11 @@ def record(verdict, claim="sharper", scale="small"):
 def test_other_verdicts_than_the_published_ones_are_listed():
     published = [record("holds"), record("fails", "gap"), record("undecided", scale="paper")]
     told = reproduce.beside([record("undecided"), record("fails", "gap"), record("holds", "new")], published)
-    assert told.startswith("1 of 2 verdicts are those of docs/results/report. 1 claims have none there. Processors")
+    assert told.startswith(
+        "1 of 2 verdicts agree with those of docs/results/report. 1 claims have no verdict there. Processors"
+    )
     assert told.splitlines()[-1].split() == ["g_mlp", "sharper", "holds", "undecided"]
-    assert reproduce.beside(published, published) == "3 of 3 verdicts are those of docs/results/report."
+    assert reproduce.beside(published, published) == "3 of 3 verdicts agree with those of docs/results/report."
 
 
 def test_published_verdicts_are_of_experiments_and_claims_that_there_are():

@@ -60,8 +60,8 @@ def sentences(clean: Sequence[Mapping[str, Record]], noisy: Sequence[Mapping[str
     better, sharper, in_units, steeper = "accuracy", "sharper-and-better", "adaptive-lambda-max", "jacobian-norm"
     return [
         (
-            f"With clean labels, weight decay changes the test accuracy by {each(clean, better)}. With a fifth of the "
-            f"labels drawn anew, it changes it by {each(noisy, better)}."
+            f"Weight decay changes the test accuracy by {each(clean, better)} with clean labels, and by "
+            f"{each(noisy, better)} with a fifth of the labels drawn anew."
         ),
         (
             "Is the solution that generalises better the sharper one, as G says? With noisy labels, "

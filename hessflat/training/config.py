@@ -53,7 +53,7 @@ class TrainConfig:
     ] = 0
     loss: Annotated[str, one_of(LOSSES), "loss of an example; " + losses_by_targets()] = "cross_entropy"
     label_smoothing: Annotated[
-        float, below(0, 1), ("α: targets are (1 - α) one-hot + α / C; measurements use them, too")
+        float, below(0, 1), ("α: targets are (1 - α) one-hot + α / C, in the measured curvature too")
     ] = 0.0
     mixup: Annotated[float, single(at_least(0)), "β: pairs of examples are mixed by Beta(β, β); 0 turns it off"] = 0.0
     augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
