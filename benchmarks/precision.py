@@ -244,10 +244,10 @@ bfloat16 for `highest`. These are the speeds of products alone, of large matrice
 
 ## What it does to the numbers: measured, with emulated rounding
 
-These numbers are from a CPU. The inputs of every product and convolution are rounded by hand, to the nearest, and sums
-are in float32. Beside them is the same probe with the same number of steps in float64. Rounding in a real tensor core
-may cut off instead, and adds in another order. `highest` is what a CPU and a GPU compute; six passes of bfloat16 come
-close. JAX {jax}.
+These numbers are from a CPU. The inputs of every product and convolution are rounded by hand, to the nearest, and
+sums are in float32. Errors are against the same probe with the same number of steps in float64. A real tensor core
+may cut off instead of rounding, and adds in another order. `highest` is what a CPU and a GPU compute; six passes of
+bfloat16 come close. JAX {jax}.
 
 {worst}
 

@@ -231,14 +231,14 @@ def test_the_counts_of_verdicts_are_those_of_the_stored_report():
     tested = sum(record["p_holm"] is not None for record in records)
     text = " ".join((ROOT / "docs" / "verdicts.md").read_text().split())
     for said in (
-        f"Of {len(records)} claims {verdicts['holds']} hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
+        f"{verdicts['holds']} of {len(records)} claims hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
         f"undecided, {verdicts['cannot decide']} cannot be decided, {verdicts['not applicable']} are not applicable "
-        f"and {verdicts['not run']} not run.",
+        f"and {verdicts['not run']} are not run.",
         f"At most {0.05 * len(experiments):.2g} of {len(experiments)} experiments are expected to have any false "
         f"decision; with each claim by itself {alone} would be decided, and {0.05 * tested:.2g} false decisions "
         "would be expected.",
         ("all" * (pilots == judged) or f"{pilots} of {judged}") + " stored verdicts are pilots",
-        f"Of {sum(sizes.values()) - sizes['']} effects {sizes['agrees']} agree, {sizes['differs']} differ and "
+        f"{sizes['agrees']} of {sum(sizes.values()) - sizes['']} effects agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",
     ):
         assert said in text, said

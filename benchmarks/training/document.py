@@ -47,7 +47,7 @@ has all options. On a GPU `ARGS=--gpu` adds precisions and a vectorised sweep, a
 - The share of the input pipeline is the time that a step with augmentation and mixup takes longer than one without.
 - Going on from a checkpoint means opening, reading and checking the whole state of a run, momentum included, and
   putting it on the device. A run that was killed waits for the first time in a process, and for compilation.
-- TFLOP/s count the operations of a gradient as XLA does before its own rewriting. Beside them stands what a product of
+- TFLOP/s count the operations of a gradient as XLA does before its own rewriting. The table also has what a product of
   large matrices reaches in that precision.
 """
 

@@ -66,7 +66,7 @@ def answer(records: Sequence[Record], grid: Grid | None) -> list[str]:
     pooled = grid.columns.get("pooled") if grid else None
     if grid and pooled and (sharpness := pooled[SHARPNESS]):
         sentences = [_whether(sharpness), _depends(grid, pooled)]
-    return [*sentences, f"Of {len(records)} claims of the papers and our own: {tally(records)}."]
+    return [*sentences, f"The {len(records)} claims of the papers and our own: {tally(records)}."]
 
 
 def _whether(sharpness: Correlation) -> str:
@@ -82,15 +82,15 @@ def _whether(sharpness: Correlation) -> str:
 
 
 def _depends(grid: Grid, pooled: dict[str, Correlation | None]) -> str:
-    """Under which regularisers sharpness goes with or against the gap, and which measure follows it most."""
+    """Under which regularisers sharpness follows or opposes the gap, and which measure follows it most."""
     by_regulariser = {name: column[SHARPNESS] for name, column in grid.columns.items() if name != "pooled"}
     found = {name: cell for name, cell in by_regulariser.items() if cell and cell.is_found}
     parts = [
-        f"{direction} the gap as {_listed(own)} varies"
-        for direction, sign in (("against", -1), ("with", 1))
+        f"{verb} the gap as {_listed(own)} varies"
+        for verb, sign in (("opposes", -1), ("follows", 1))
         if (own := [f"{name} ({_numbers(cell)})" for name, cell in found.items() if cell.tau * sign > 0])
     ]
-    first = f"Sharpness goes {' and '.join(parts)}" if parts else "No regulariser alone decides it"
+    first = f"Sharpness {' and '.join(parts)}" if parts else "No regulariser alone decides it"
     most = _num_runs(grid)
     complete = {name: cell for name, cell in pooled.items() if cell and cell.runs == most}
     follow = [name for name, cell in complete.items() if cell.is_found and cell.tau > 0]
@@ -98,7 +98,7 @@ def _depends(grid: Grid, pooled: dict[str, Correlation | None]) -> str:
         return f"{first}. None of the {len(complete)} measures that all these runs have follows the gap."
     best = max(follow, key=lambda name: complete[name].tau)
     return (
-        f"{first}. Of the {len(complete)} measures that all these runs have, {len(follow)} follow the gap; "
+        f"{first}. {len(follow)} of the {len(complete)} measures that all these runs have follow the gap; "
         f"{metric_name(best)} follows it most, {_numbers(complete[best])}."
     )
 

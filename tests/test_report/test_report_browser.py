@@ -129,7 +129,7 @@ def test_the_first_screen_has_question_answer_and_picture(shown, width, height):
     said = [one.inner_text() for one in page.locator(".answer").all()]
     assert 1 <= len(said) <= 3
     assert "over 15 runs that fit their training data" in said[0]
-    assert said[-1].startswith("Of 8 claims of the papers and our own: ")
+    assert said[-1].startswith("The 8 claims of the papers and our own: ")
     for place in ("h1", ".answer >> nth=-1"):
         box = page.locator(place).bounding_box()
         assert box["y"] + box["height"] < height

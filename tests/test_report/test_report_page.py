@@ -95,12 +95,12 @@ def test_the_answer_follows_from_the_correlations(pooled, follow, said):
     assert sentences[0].startswith(said)
     assert f"{pooled[0]:+.2f} [{pooled[1]:+.2f}, {pooled[2]:+.2f}]" in sentences[0]
     assert sentences[1] == (
-        "Sharpness goes against the gap as L2 (-0.50 [-0.70, -0.20]) varies and with the gap as batch (+0.60 [+0.20, "
-        f"+0.80]) varies. Of the 2 measures that all these runs have, {follow} follow the gap; max ‖∂f/∂x‖₂ follows it "
+        "Sharpness opposes the gap as L2 (-0.50 [-0.70, -0.20]) varies and follows the gap as batch (+0.60 [+0.20, "
+        f"+0.80]) varies. {follow} of the 2 measures that all these runs have follow the gap; max ‖∂f/∂x‖₂ follows it "
         "most, +0.40 [+0.20, +0.50]."
     )
-    assert sentences[2] == "Of 3 claims of the papers and our own: 2 hold, 1 fails."
+    assert sentences[2] == "The 3 claims of the papers and our own: 2 hold, 1 fails."
 
 
 def test_without_correlations_the_answer_counts_the_claims():
-    assert answer(CLAIMS, None) == ["Of 3 claims of the papers and our own: 2 hold, 1 fails."]
+    assert answer(CLAIMS, None) == ["The 3 claims of the papers and our own: 2 hold, 1 fails."]
