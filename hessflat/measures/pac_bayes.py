@@ -49,7 +49,7 @@ def pac_bayes(
     """
     if noise_rise_of == "error" and not are_classes(state.splits["train"]["labels"]):
         raise SettingError(
-            "config.measure.noise_rise_of must be 'loss' for real targets, of which no answer is right, got 'error'"
+            "config.measure.noise_rise_of must be 'loss' for real targets, which have no right answer, got 'error'"
         )
     functions = state.functions()
     function = functions.loss if noise_rise_of == "loss" else _error(functions)

@@ -125,7 +125,7 @@ def test_what_does_not_go_together_is_one_line():
     params, data = problem(dtype=np.float32)
     with pytest.raises(InputError, match=r"one array \[5, ..., d\] and readout\(params\) one \[V, d\], got shapes .*7"):
         cv.softmax_gauss_newton(hidden, lambda params: params["embedding"].T, params, data)
-    with pytest.raises(InputError, match=r"weights of shape \(5, 2\) must be those of the labels"):
+    with pytest.raises(InputError, match=r"weights must match the labels, of shape .*, got shape \(5, 2\)"):
         cv.softmax_gauss_newton(hidden, readout, params, cv.Batches(data, weights=data["mask"][:, :2]))
     with pytest.raises(InputError, match="statistics"):
         cv.softmax_gauss_newton(hidden, readout, params, cv.Batches(data, statistics_batch=1))

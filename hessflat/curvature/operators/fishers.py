@@ -187,8 +187,8 @@ def _per(what: str, shape: tuple[int, ...], arrays: Any, per: Per | None) -> Per
     if len(weights) > 1:
         if weights != shape[: len(weights)] or per == "example":
             raise InputError(
-                f"weights of shape {weights} are for single tokens, of which {what} has {shape}; they must agree, and "
-                "per be 'token'"
+                f"weights of shape {weights} are for single tokens, but {what} has {shape}; they must agree, and per "
+                "must be 'token'"
             )
         return "token"
     if per is None and any(n > 1 for n in shape[1:]):

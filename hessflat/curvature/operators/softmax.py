@@ -104,9 +104,7 @@ def _require_shapes(outputs: Any, like: Any) -> None:
     if isinstance(like.arrays, Weighted):
         weights = like.arrays.weights.shape
         if weights != states[:-1][: len(weights)]:
-            raise InputError(
-                f"weights of shape {weights} must be those of the labels, of which there are {states[:-1]}"
-            )
+            raise InputError(f"weights must match the labels, of shape {states[:-1]}, got shape {weights}")
 
 
 @dataclasses.dataclass(frozen=True)
