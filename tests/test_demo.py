@@ -65,4 +65,4 @@ def test_the_pages_say_what_the_stored_runs_say():
         "holds"
     }
     decided = sum(record["verdict"] in ("holds", "fails") for own in noisy for record in own.values())
-    assert f"Of the {sum(map(len, noisy))} claims {decided} are decided with them" in findings
+    assert f"{decided} of the {sum(map(len, noisy))} claims are decided with noisy labels" in findings

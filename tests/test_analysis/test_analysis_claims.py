@@ -150,7 +150,7 @@ def stored_answers(runs, right, labels=lambda run: 7):
     [
         ("alike", lambda run: 7, "undecided", "which of 101 examples each seed gets right"),
         ("apart", lambda run: 7, "holds", "which of 101 examples each seed gets right"),
-        ("alike", lambda run: run.seed, "undecided", "every seed has 101 examples of its own"),
+        ("alike", lambda run: run.seed, "undecided", "101 examples that each seed has of its own"),
     ],
 )
 def test_what_seeds_share_of_their_examples_counts(make, disagree, labels, verdict, says):
