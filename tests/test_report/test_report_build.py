@@ -96,7 +96,9 @@ def test_claims_are_data(stored, tmp_path):
     }
     assert "'nowhere' was not measured" in records[2]["explanation"]
     assert [record["size"] for record in records] == ["agrees", "", "", "", "", ""]
-    assert records[0]["size_compared"].startswith("× 1.67 here, × 1.29 in the paper: 1.29 of it, 95 % interval [")
+    assert records[0]["size_compared"].startswith(
+        "× 1.67 here, × 1.29 in the paper: 1.29 of the paper's, 95 % interval ["
+    )
     assert "Effects whose size a paper gives: 1 agree." in (tmp_path / "report" / "report.md").read_text()
     assert records[3]["explanation"] == ABSENCE
     assert len(records[0]["runs"]) == 13
