@@ -107,7 +107,7 @@ class Experiment(NamedTuple):
     Each module under `experiments/` defines one as `EXPERIMENT`. `regularisers` are the settings that its runs vary as
     regularisers; the report correlates each measure with the generalisation gap over these runs. Figures and tables
     show the runs that `needs` says. `tuned` says what was chosen after results had been seen.
-    With `all_digits`, claims are on rounding itself or turn on digits past the sixth, so that archives round nothing.
+    With `all_digits`, claims are on rounding itself or turn on more digits than archives keep; theirs round nothing.
     """
 
     id: str

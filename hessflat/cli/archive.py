@@ -1,7 +1,7 @@
 """Pack finished runs for keeping: `python -m hessflat archive --root=runs --out=results`.
 
-Numbers are rounded to six digits, except for experiments that need all digits. `--unpack=FOLDER` writes the runs of
-all archives in a folder below `--root`. None of these runs may be there yet.
+Metrics are rounded to six digits and arrays to four, except for experiments that need all digits. `--unpack=FOLDER`
+writes the runs of all archives in a folder below `--root`. None of these runs may be there yet.
 """
 
 from collections.abc import Sequence

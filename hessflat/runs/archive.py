@@ -2,9 +2,9 @@
 
 An archive holds what a report reads: settings, manifest, metrics and arrays of each run, as in its folder. It holds no
 checkpoints. Unless all digits are asked for, numbers of metrics have six significant digits, and floating-point arrays
-are float32 with 21 bits, which are as many digits; what is below 1.2e-38 in them is 0. Any program that reads tar opens
-an archive. Its checksum is SHA-256 of all of it, so that manifests have the digests of single files only when they are
-unpacked. Equal runs give equal bytes.
+are float32 with 14 bits, which are four digits; what is below 1.2e-38 in them is 0. Whole numbers keep all digits. Any
+program that reads tar opens an archive. Its checksum is SHA-256 of all of it, so that manifests have the digests of
+single files only when they are unpacked. Equal runs give equal bytes.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ ENDING = ".tar.xz"
 ARRAYS = ".npz"
 # Where the runs and the report were on the machine that made a run is nobody else's command.
 _PLACES = re.compile(r" --(?:root|out|workers)=\S+")
-_DIGITS = 6
+_DIGITS = 6  # of metrics
+_LAST_BITS = 10  # of float32, which are 0 in arrays
 # How LZMA predicts a byte: in arrays by its place among the four of a number, in text by the byte before.
 _OF_ARRAYS = {"lc": 0, "lp": 2, "pb": 2}
 _OF_TEXT = {"lc": 4, "lp": 0, "pb": 0}
@@ -40,7 +41,7 @@ def pack(folders: Sequence[Path], path: Path, all_digits: bool = False) -> None:
     Args:
         folders: of the runs.
         path: of the archive.
-        all_digits: whether files are kept as they are, for claims that turn on digits past the sixth.
+        all_digits: whether files are kept as they are, for claims that turn on more digits.
 
     Raises:
         DamagedError: a file of a run is not as the run left it.
@@ -76,7 +77,7 @@ def _members(folder: Path, all_digits: bool) -> list[tuple[str, bytes]]:
         raise InputError(f"{folder} is not finished but {manifest.get('status')}; run the command that made it again")
     manifest["command"] = _PLACES.sub("", str(manifest.get("command", "")))
     name = "/".join(folder.parts[-2:])
-    read = Path.read_bytes if all_digits else _six_digits
+    read = Path.read_bytes if all_digits else _fewer_digits
     own = [(f"{name}/{file}", read(folder / file)) for file in sorted(manifest.pop("digests"))]
     return [(f"{name}/manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()), *own]
 
@@ -87,7 +88,7 @@ def _kind(member: tuple[str, bytes]) -> tuple[bool, str, str]:
     return not name.endswith(ARRAYS), file if "/" not in file else file.partition("-")[2], name
 
 
-def _six_digits(path: Path) -> bytes:
+def _fewer_digits(path: Path) -> bytes:
     """What an archive holds of a file whose numbers are rounded."""
     if path.name in GROWING:
         lines = path.read_text().splitlines()
@@ -107,17 +108,20 @@ def _rounded(value: Any) -> Any:
 
 
 def narrowed(array: np.ndarray) -> np.ndarray:
-    """A float64 or float32 array as float32 whose last three bits are 0, of the same shape; any other as it is.
+    """A float64 or float32 array as float32 whose last ten bits are 0, of the same shape; any other as it is.
 
-    It is rounded to the nearest, by at most 6e-7 of each number; below 1.2e-38 it becomes 0. An array that has a number
-    beyond the range of float32 stays as it is.
+    It is rounded to the nearest, by at most 6.2e-5 of each number; below 1.2e-38 it becomes 0. An array of whole
+    numbers keeps all of their digits. An array that has a number beyond the range of float32 stays as it is.
     """
     if array.dtype not in (np.float64, np.float32):
         return array
     with np.errstate(over="ignore"):
         single = np.asarray(array, np.float32)
+    if (array == np.round(array)).all():
+        return single if np.array_equal(single, array) else array
     single = np.where(np.abs(single) < np.finfo(np.float32).tiny, np.float32(0), single)
-    kept = np.asarray((single.view(np.uint32) + np.uint32(4)) & ~np.uint32(7)).view(np.float32)
+    half, last = np.uint32(1 << (_LAST_BITS - 1)), np.uint32((1 << _LAST_BITS) - 1)
+    kept = np.asarray((single.view(np.uint32) + half) & ~last).view(np.float32)
     return kept if np.array_equal(np.isfinite(kept), np.isfinite(array)) else array
 
 

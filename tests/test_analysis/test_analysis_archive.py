@@ -47,7 +47,7 @@ def test_a_run_is_read_from_an_archive_as_from_its_folder(folders, tmp_path):
                     assert arrays.files == stored.files
                     for name, array in arrays.items():
                         assert stored[name].dtype != np.float64
-                        np.testing.assert_allclose(stored[name], array, rtol=6e-7)
+                        np.testing.assert_allclose(stored[name], array, rtol=6.2e-5)
             assert not (after.folder / "checkpoints").exists()
     assert not root.exists()
 
@@ -79,20 +79,22 @@ def test_what_was_packed_and_unpacked_is_packed_to_the_same_bytes(folders, tmp_p
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
-def test_arrays_keep_six_digits(kind):
+def test_arrays_keep_four_digits(kind):
     rng = np.random.default_rng(0)
     array = (rng.standard_normal((30, 7)) * 10.0 ** rng.integers(-30, 30, (30, 7))).astype(kind)
     kept = narrowed(array)
     assert kept.dtype == np.float32
-    assert not np.any(kept.view(np.uint32) % 8)
-    assert np.max(np.abs(kept.astype(float) / array - 1)) < 6e-7
-    exact = np.array([0, -1, 0.5, 2.0**20 + 1, np.inf, -np.inf, np.nan], kind)
+    assert not np.any(kept.view(np.uint32) % 1024)
+    assert np.max(np.abs(kept.astype(float) / array - 1)) < 6.2e-5
+    exact = np.array([0, -1, 0.5, 2.0**13 + 1, np.inf, -np.inf, np.nan], kind)
     np.testing.assert_array_equal(narrowed(exact), exact)
+    whole = np.array([3, 2.0**20 + 1], kind)
+    np.testing.assert_array_equal(narrowed(whole), whole)
     assert narrowed(np.array(1e-39, kind)) == 0
     assert narrowed(np.array(2.5, kind)).shape == ()
 
 
-def test_arrays_that_six_digits_of_float32_do_not_hold_stay():
+def test_arrays_that_four_digits_of_float32_do_not_hold_stay():
     for array in (np.array([1e39, 1.0]), np.arange(3), np.array(["float32"]), np.array([1.1], np.float16)):
         assert narrowed(array) is array
 
