@@ -112,6 +112,7 @@ EXPERIMENT = Experiment(
     paper="hessflat",
     question="Do conclusions from Lanczos quadrature depend on its number of steps?",
     config="h_lanczos_steps",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(

@@ -106,6 +106,7 @@ EXPERIMENT = Experiment(
     paper="M",
     question="In what sense do Jacobians with batch norm in train mode and in eval mode agree for large samples?",
     config="m_bn_modes",
+    all_digits=True,
     draw=draw,
     tabulate=tabulate,
     claims=(
