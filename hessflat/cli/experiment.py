@@ -175,10 +175,12 @@ def report_all(root: Path, out: Path) -> list[Section]:
     if not entries:
         raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
     cache, sources = app.cache_folder(), tuple(app.home() / name for name in ("experiments", "configs"))
-    make = partial(kept.section, folder=cache and cache / "drawn", sources=sources)
+    drawn = cache and cache / "drawn"
+    make = partial(kept.section, folder=drawn, sources=sources)
+    opens = partial(kept.opening, folder=drawn, sources=sources)
     with progress.reporting(len(entries)) as reporter:
         others = runs_of_none(entries, root)
-        return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make, others)
+        return build_report(entries, out, lambda slug: reporter.advance(1.0, f"drawn: {slug}"), make, others, opens)
 
 
 def runs_of_none(entries: Sequence[StoredExperiment], root: Path) -> list[str]:

@@ -272,6 +272,8 @@ def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
             raise InputError(_group(name, config))
         if not equals:
             raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
+    if not arguments:
+        return config.copy_and_resolve_references().lock()
     values = flags.FlagValues()
     program = ["hessflat", *arguments]
     # One typed flag for each setting, so that absl parses the values and refuses those of another type.

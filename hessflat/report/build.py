@@ -11,7 +11,7 @@ from rich.text import Text
 from hessflat.analysis.experiment import StoredExperiment
 from hessflat.report.claims import Record, claims_as_json
 from hessflat.report.markdown import markdown
-from hessflat.report.opening import make_opening
+from hessflat.report.opening import Opening, make_opening
 from hessflat.report.page import page
 from hessflat.report.sections import (
     RenderedFigure,
@@ -45,12 +45,14 @@ def build_report(
     on_drawn: Callable[[str], None] = lambda slug: None,
     make: Callable[[StoredExperiment], Section] = make_section,
     others: Sequence[str] = (),
+    opens: Callable[[Sequence[Section]], Opening] = make_opening,
 ) -> list[Section]:
     """Write `out/{claims.json, power.csv, index.html, report.md, figures/}` and return the sections.
 
     Equal runs give equal bytes. Each file is replaced atomically, the page last, so that the page never refers to
     figures that do not exist yet. `on_drawn` is called with the slug of each experiment after its section is drawn;
-    `make` decides and draws one. `others` are stored runs that are in none of `stored`, which the report names.
+    `make` decides and draws one, `opens` what the report begins with. `others` are stored runs that are in none of
+    `stored`, which the report names.
 
     Raises:
         InputError: an experiment is listed twice at one scale, or `out` cannot be written.
@@ -66,7 +68,7 @@ def build_report(
     for one in stored:
         sections.append(make(one))
         on_drawn(one.slug)
-    opening = make_opening([section for section in sections if not section.stored.variant])
+    opening = opens([section for section in sections if not section.stored.variant])
     records = [record for section in sections for record in section.records]
     for place in (out, out / "figures"):
         sweep(place)

@@ -8,6 +8,7 @@ single files only when they are unpacked. Equal runs give equal bytes.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import lzma
@@ -22,7 +23,7 @@ import numpy as np
 
 from hessflat.runs.run_folder import FINISHED, GROWING, read_config, read_manifest, read_whole, with_digest
 from hessflat.utils.errors import DamagedError, InputError
-from hessflat.utils.files import array_bytes, file_digest, full_disk_named, read_object, write_atomically
+from hessflat.utils.files import array_bytes, full_disk_named, read_object, write_atomically
 
 ENDING = ".tar.xz"
 ARRAYS = ".npz"
@@ -134,23 +135,35 @@ def unpack(path: Path, root: Path) -> list[Path]:
     """
     try:
         with lzma.open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            files: dict[Path, list[str]] = {}
-            for name in sorted(tar.getnames()):
-                experiment, run, own = name.split("/", 2)
-                files.setdefault(root / experiment / run, []).append(own)
-            if there := [folder for folder in files if folder.exists()]:
-                raise InputError(f"{there[0]} is there already; nothing was unpacked: choose another folder")
-            tar.extractall(root, filter="data")
+            runs = _contents(tar)
     except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
         raise DamagedError(f"{path} is damaged ({error}); take it from the repository again") from error
-    for folder in files:
+    if there := [root / name for name in runs if (root / name).exists()]:
+        raise InputError(f"{there[0]} is there already; nothing was unpacked: choose another folder")
+    for name, files in runs.items():
+        folder = root / name
+        for own, content in files.items():
+            (folder / own).parent.mkdir(parents=True, exist_ok=True)
+            (folder / own).write_bytes(content)
         manifest = read_object(folder / "manifest.json")
         if manifest is None:
             raise DamagedError(f"{path} is damaged ({folder.name} has no manifest); take it from the repository again")
         manifest.pop("digest", None)
-        digests = {name: file_digest(folder / name) for name in files[folder] if name != "manifest.json"}
+        digests = {own: hashlib.sha256(held).hexdigest() for own, held in files.items() if own != "manifest.json"}
         (folder / "manifest.json").write_text(with_digest(manifest | {"digests": digests}))
-    return list(files)
+    return [root / name for name in runs]
+
+
+def _contents(tar: tarfile.TarFile) -> dict[str, dict[str, bytes]]:
+    """What each file holds, by the name of its run, `<experiment>/<run>`, and its own."""
+    runs: dict[str, dict[str, bytes]] = {}
+    for member in sorted(tar, key=lambda member: member.name):
+        content = tar.extractfile(tarfile.data_filter(member, "."))
+        parts = member.name.split("/", 2)
+        if content is None or len(parts) < 3:
+            raise tarfile.ReadError(f"{member.name} is no file of a run")
+        runs.setdefault("/".join(parts[:2]), {})[parts[2]] = content.read()
+    return runs
 
 
 def archives_in(folder: Path) -> list[Path]:

@@ -222,6 +222,18 @@ def test_a_section_is_kept_until_runs_or_code_are_others(stored, tmp_path):
     assert drawn == [13, 12, 13, 13, 1, 1]
 
 
+def test_the_opening_is_kept_as_it_was_drawn(stored, tmp_path):
+    sections, source = [make_section(one) for one in stored], tmp_path / "experiments"
+    source.mkdir()
+    first, again = (kept.opening(sections, tmp_path / "kept", (source,)) for _ in range(2))
+    assert again == first == kept.opening(sections, None, (source,))
+    assert first.picture is not None
+    path = tmp_path / "kept" / "opening.json"
+    path.write_text(path.read_text().replace(json.dumps(first.answer[0])[1:-1], "as it is kept"))
+    assert kept.opening(sections, tmp_path / "kept", (source,)).answer[0] == "as it is kept"
+    assert kept.opening(sections[:-1], tmp_path / "kept", (source,)).answer[0] != "as it is kept"
+
+
 def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
     runs, out = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)], tmp_path / "report"
     records = recorded([StoredExperiment(TOY, "smoke", runs, 2)], out)
