@@ -6,7 +6,7 @@ import pytest
 from fabricated_runs import write_run, write_sweep
 from test_report_build import TOY
 
-from hessflat.analysis.experiment import StoredExperiment
+from hessflat.analysis.experiment import StoredExperiment, Table
 from hessflat.analysis.results import load_run
 from hessflat.report.build import build_report
 
@@ -16,13 +16,17 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found; Debian's is the package chromium"),
 ]
-GRID = TOY._replace(id="grid", paper="M", regularisers=("optim.l2",), claims=TOY.claims[:2])
+# As wide as any table is.
+WIDE = Table("wide", tuple(f"experiment_{i}" for i in range(14)), (("-0.123* [-0.45, +0.67]",) * 14,) * 3)
+GRID = TOY._replace(
+    id="grid", paper="M", regularisers=("optim.l2",), claims=TOY.claims[:2], tabulate=lambda runs: [WIDE]
+)
 
 # What of an element that is shown lies beyond the window, but for what is hidden from all but screen readers.
 BEYOND = """() => [...document.querySelectorAll("body *")]
   .filter((node) => node.checkVisibility() && !node.closest(".skip, dialog"))
-  .filter((node) => node.getBoundingClientRect().right > innerWidth + 0.5 || node.scrollWidth > node.clientWidth + 1
-    && getComputedStyle(node).overflowX !== "visible")
+  .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5
+    || node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).overflowX !== "visible")
   .map((node) => node.outerHTML.slice(0, 120))"""
 # By the definitions of WCAG 2.2: relative luminance, and text that counts as large.
 FAINT = """() => {
@@ -74,7 +78,10 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Scrollbars take room from the page.
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], ignore_default_args=["--hide-scrollbars"]
+        )
         yield started
         started.close()
 
@@ -115,7 +122,10 @@ def test_nothing_is_cut_off_and_all_text_has_contrast(shown, width, scheme):
     page.wait_for_function("[...document.images].every((image) => image.complete && image.src)")
     assert page.evaluate("[...document.querySelectorAll('figure img')].every((image) => image.naturalWidth > 100)")
     open_everything(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    whole, beside_scrollbar = (
+        page.evaluate(f"document.documentElement.{name}") for name in ("scrollWidth", "clientWidth")
+    )
+    assert whole <= beside_scrollbar <= width
     assert page.evaluate(BEYOND) == []
     seen, found = page.evaluate(FAINT)
     assert seen > 200
