@@ -41,7 +41,7 @@ def test_a_disk_that_is_full_inside_a_checkpoint_is_one_line_and_the_same_comman
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", save)
         with pytest.raises(
-            InputError, match=r"cannot write checkpoint .*/10: No space left on device; see to"
+            InputError, match=r"cannot write checkpoint .*/10: No space left on device; mend that"
         ) as error:
             runs.run_all([runs.tiny(*OPTIONS)], tmp_path)
     assert "\n" not in str(error.value)

@@ -197,7 +197,7 @@ def test_faults_that_were_found_are_refused_in_one_line():
         ("takes a finite number", lambda: op + float("nan")),
         ("names must be a pattern", lambda: cv.restrict(op, b"w")),
         ("names must choose a leaf", lambda: cv.restrict(op, [])),
-        ("by must name a block", lambda: cv.blocks(op, {})),
+        ("by must name at least one block", lambda: cv.blocks(op, {})),
         ("before its linearisation is made", lambda: cv.eigvalsh(cv.linearize(quadratic(w, data)), float64=True)),
         ("at least one number", lambda: cv.random_direction(key, np.zeros((0, 3), np.float32))),
         ("must return a number", lambda: cv.along(lambda w, batch: {}, w, w, [0.0], data)),

@@ -69,7 +69,7 @@ def test_overlaps_and_shares_are_those_of_turned_eigenspaces():
     loose = cv.eigenpairs(diagonal(values), KEY, 3, rtol=0.3)
     exact = cv.subspace_share(vector, loose, 2)
     assert abs(exact.value - 5 / 15) <= exact.error + 1e-6
-    with pytest.raises(InputError, match="2 dimensions take 3 pairs at least"):
+    with pytest.raises(InputError, match="2 dimensions take at least 3 pairs"):
         cv.subspace_share(vector, first._replace(values=first.values[:2]), 2)
     with pytest.raises(InputError, match="which='largest'"):
         cv.subspace_share(vector, first._replace(values=first.values[::-1]), 2)
