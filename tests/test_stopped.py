@@ -1,7 +1,6 @@
 """Signals that ask to stop; runs that nothing runs any more; what killed or refused commands leave behind."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -61,9 +60,7 @@ def started(command, root, *arguments):
 
 
 def said_at_the_end(process):
-    """The lines that the command prints, but for those that a slow one says of its progress every ten seconds."""
-    lines = process.communicate(timeout=120)[1].splitlines()
-    return [line for line in lines if not re.match(r" *\d+%  ", line)]
+    return runs.lines_but_progress(process.communicate(timeout=120)[1])
 
 
 def wait_for_lines(root, process, number):

@@ -95,11 +95,11 @@ def seconds():
 @pytest.mark.long
 @pytest.mark.exact
 @pytest.mark.parametrize("name", ["check", "plan", "random_direction"])
-def test_a_first_call_compiles_at_most_twice_what_a_product_does(seconds, name):
+def test_a_first_call_compiles_at_most_three_times_what_a_product_does(seconds, name):
     assert 200_000 < seconds["parameters"] < 300_000
     compiling = {name: first - again for name, (first, again) in list(seconds.items())[1:]}
     print(f"{name}: {compiling[name] / compiling['product']:.2f} times the compilation of a product")
-    assert compiling[name] <= 2 * compiling["product"]
+    assert compiling[name] <= 3 * compiling["product"]
 
 
 KEY = jax.random.key(0)

@@ -65,7 +65,7 @@ def ended(started, status=0, seconds=600):
     try:
         for process in started:
             _, errors = process.communicate(timeout=deadline - time.monotonic())
-            said.append([line for line in errors.splitlines() if not re.match(r" *\d+%  |\[Gloo\]", line)])
+            said.append([line for line in runs.lines_but_progress(errors) if not line.startswith("[Gloo]")])
     finally:
         for process in started:
             process.kill()
