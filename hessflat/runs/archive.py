@@ -158,8 +158,8 @@ def _contents(tar: tarfile.TarFile) -> dict[str, dict[str, bytes]]:
     """What each file holds, by the name of its run, `<experiment>/<run>`, and its own."""
     runs: dict[str, dict[str, bytes]] = {}
     for member in tar:  # in the order in which it was written: to go back is to decompress all anew
-        content = tar.extractfile(tarfile.data_filter(member, "."))
-        parts = member.name.split("/", 2)
+        safe = tarfile.data_filter(member, ".")  # no name that leads out of a folder
+        content, parts = tar.extractfile(safe), safe.name.split("/", 2)
         if content is None or len(parts) < 3:
             raise tarfile.ReadError(f"{member.name} is no file of a run")
         runs.setdefault("/".join(parts[:2]), {})[parts[2]] = content.read()

@@ -1,5 +1,7 @@
 """Finished runs packed into archives and read again."""
 
+import contextlib
+import io
 import lzma
 import tarfile
 from decimal import Context
@@ -107,6 +109,20 @@ def test_an_archive_cut_off_between_arrays_and_text_is_damaged(folders, tmp_path
     path.write_bytes(content[:second])
     with pytest.raises(DamagedError, match="has no manifest"):
         unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["/e/run/manifest.json", "e/../../run/manifest.json"])
+def test_no_name_in_an_archive_leads_out_of_the_folder(name, tmp_path):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        entry = tarfile.TarInfo(name if name.startswith("e") else str(tmp_path) + name)
+        entry.size = 2
+        tar.addfile(entry, io.BytesIO(b"{}"))
+    path = tmp_path / "toy-smoke.tar.xz"
+    path.write_bytes(lzma.compress(whole.getvalue()))
+    with contextlib.suppress(DamagedError):
+        unpack(path, tmp_path / "out")
+    assert {one for one in tmp_path.rglob("*") if not one.is_relative_to(tmp_path / "out")} == {path}
 
 
 def test_what_cannot_be_packed_or_read_is_one_line(folders, tmp_path):
