@@ -273,7 +273,7 @@ def changed(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if not equals:
             raise InputError(f"{argument} has no value; write --config.{name}=VALUE")
     if not arguments:
-        return config.copy_and_resolve_references().lock()
+        return override(config, {})
     values = flags.FlagValues()
     program = ["hessflat", *arguments]
     # One typed flag for each setting, so that absl parses the values and refuses those of another type.

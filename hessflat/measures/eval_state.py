@@ -24,7 +24,7 @@ Splits = Mapping[str, Mapping[str, jax.Array]]
 FlatnessExamples = Annotated[
     int,
     at_least(0),
-    ("first measured examples that m_sharpness, geodesic_sharpness, pac_bayes and pair_slopes use; 0: all"),
+    "first measured examples that m_sharpness, geodesic_sharpness, pac_bayes and pair_slopes use; 0: all",
 ]
 
 
@@ -132,7 +132,7 @@ class Protocol:
     precision: Annotated[
         str,
         one_of(PRECISIONS),
-        ("precision of products of float32 matrices in measurements; on a CPU all are the highest"),
+        "precision of products of float32 matrices in measurements; on a CPU all are the highest",
     ] = "highest"
     rtol: Annotated[float, positive, "relative accuracy of λ_max by itself"] = 1e-3
     seed: Annotated[int, whole(0, 2**32 - 1), "seed of the probes"] = 0

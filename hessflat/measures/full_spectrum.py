@@ -14,7 +14,7 @@ def full_spectrum(
     exact_operators: Annotated[
         tuple[str, ...],
         each(one_of(OPERATORS)),
-        ("matrices of which every eigenvalue is computed; residual is R = H - G"),
+        "matrices of which every eigenvalue is computed; residual is R = H - G",
     ] = ("hessian",),
     exact_float64: Annotated[bool, anything, "whether products of measure.full_spectrum are taken in float64"] = False,
 ) -> Measurement:

@@ -19,7 +19,7 @@ def sampling_error(
     *,
     sampling_folds: Annotated[int, whole(2, 1_000), "folds of the measured examples in measure.sampling_error"] = 4,
     sampling_steps: Annotated[
-        int, whole(1, 10_000), ("largest number of products in each search of measure.sampling_error")
+        int, whole(1, 10_000), "largest number of products in each search of measure.sampling_error"
     ] = 100,
 ) -> Measurement:
     """λ_max of the first `measure.examples` training examples, and by how much that of all may differ.

@@ -18,7 +18,7 @@ def stability_edge(
     edge_batches: Annotated[
         int,
         at_least(2),
-        ("mini-batches for the batch sharpness of measure.stability_edge, unless a step takes all examples"),
+        "mini-batches for the batch sharpness of measure.stability_edge, unless a step takes all examples",
     ] = 64,
 ) -> Measurement:
     """`edge.lambda_max` is λ_max(P^-1/2 H P^-1/2), `edge.threshold` the edge of `curvature.edges`, `edge.ratio` both.

@@ -170,14 +170,14 @@ def transformer(
     heads: Annotated[int, at_least(1), "heads of attention; they divide the width"] = 4,
     mlp_ratio: Annotated[int, at_least(1), "hidden units of an MLP over the width"] = 4,
     norm: Annotated[
-        str, one_of(NORMS), ("normalisation; rms: by the root of the mean square; layer: by mean and variance")
+        str, one_of(NORMS), "normalisation; rms: by the root of the mean square; layer: by mean and variance"
     ] = "rms",
     positions: Annotated[str, one_of(POSITIONS), "how positions of tokens are encoded"] = "rotary",
     max_length: Annotated[int, at_least(1), "largest number of tokens for learnt positions"] = 256,
     embedding_std: Annotated[float, positive, "standard deviation of the initial embeddings"] = 0.02,
     dropout: Annotated[float, below(0, 1), "share of activations left out in training"] = 0.0,
     remat: Annotated[
-        bool, anything, ("whether backward passes recompute the activations of a block, to save memory")
+        bool, anything, "whether backward passes recompute the activations of a block, to save memory"
     ] = False,
 ) -> nn.Module:
     """A language model with tied embeddings over `vocabulary` tokens."""

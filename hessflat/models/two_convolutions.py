@@ -47,7 +47,7 @@ def two_convolutions(
     kernel: Annotated[int, at_least(1), "pixels on a side of a kernel"] = 5,
     hidden: Annotated[int, at_least(1), "width of the hidden dense layer"] = 50,
     padding: Annotated[
-        str, one_of(("valid", "same")), ("padding; valid: none; same: convolutions keep the size")
+        str, one_of(("valid", "same")), "padding; valid: none; same: convolutions keep the size"
     ] = "valid",
     init: ConvInit = "uniform",
 ) -> nn.Module:

@@ -39,7 +39,7 @@ MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_setti
 class CheckpointConfig:
     """What is kept of a run besides its measurements."""
 
-    keep: Annotated[str, one_of(("measured", "end")), ("states whose checkpoints are kept, for `make measure`")] = (
+    keep: Annotated[str, one_of(("measured", "end")), "states whose checkpoints are kept, for `make measure`"] = (
         "measured"
     )
     minutes: Annotated[float, positive, "minutes between checkpoints to resume from"] = 5.0

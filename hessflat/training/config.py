@@ -45,22 +45,22 @@ class TrainConfig:
 
     epochs: Annotated[int, at_least(1), "passes over the training split"] = 50
     steps: Annotated[int, at_least(0), "optimiser steps in place of train.epochs; 0: all steps of train.epochs"] = 0
-    batch_size: Annotated[
-        int, at_least(0), ("examples in a step; the last batch of an epoch may be smaller; 0: all")
-    ] = 128
+    batch_size: Annotated[int, at_least(0), "examples in a step; the last batch of an epoch may be smaller; 0: all"] = (
+        128
+    )
     ghost_batch_size: Annotated[
-        int, at_least(0), ("examples in a forward pass; the step averages their gradients; 0: all")
+        int, at_least(0), "examples in a forward pass; the step averages their gradients; 0: all"
     ] = 0
     loss: Annotated[str, one_of(LOSSES), "loss of an example; " + losses_by_targets()] = "cross_entropy"
     label_smoothing: Annotated[
-        float, below(0, 1), ("α: targets are (1 - α) one-hot + α / C, in the measured curvature too")
+        float, below(0, 1), "α: targets are (1 - α) one-hot + α / C, in the measured curvature too"
     ] = 0.0
     mixup: Annotated[float, single(at_least(0)), "β: pairs of examples are mixed by Beta(β, β); 0 turns it off"] = 0.0
     augment: Annotated[float, between(0, 1), "probability that an image is shifted by up to 4 pixels and flipped"] = 0.0
     average_from: Annotated[
-        int, at_least(0), ("epoch from which iterates are averaged; measurements use the average; 0: never")
+        int, at_least(0), "epoch from which iterates are averaged; measurements use the average; 0: never"
     ] = 0
-    precision: Annotated[str, one_of(PRECISIONS), ("precision of products in training; default: the backend's")] = (
+    precision: Annotated[str, one_of(PRECISIONS), "precision of products in training; default: the backend's"] = (
         "default"
     )
     init_from: Annotated[
@@ -76,10 +76,10 @@ class StopConfig:
     """When a run ends before its last step."""
 
     train_accuracy: Annotated[
-        float, between(0, 1), ("training ends once this share of the training split is right; 0: never")
+        float, between(0, 1), "training ends once this share of the training split is right; 0: never"
     ] = 0.0
     train_loss: Annotated[
-        float, at_least(0), ("training ends once the mean of the last stop.window losses is below this; 0: never")
+        float, at_least(0), "training ends once the mean of the last stop.window losses is below this; 0: never"
     ] = 0.0
     window: Annotated[int, at_least(1), "number of losses in the mean of stop.train_loss"] = 10
     eval_every: Annotated[int, at_least(1), "steps between two evaluations of the whole training split"] = 100

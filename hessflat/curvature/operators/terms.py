@@ -274,27 +274,26 @@ def shares(batches: Batches, apart: bool) -> list[tuple[float, Batches]]:
     devices, number = batches.devices, batches.num_examples
     assert devices is not None
     place = NamedSharding(devices.mesh, PartitionSpec(devices.axes))
-    whole = batches.arrays if isinstance(batches.arrays, Weighted) else None
-    weights: Any = np.ones(number, np.float32) if whole is None else whole.weights
     main = number - number % devices.pieces
-    parts = []
+    weights: Any = batches.arrays.weights if isinstance(batches.arrays, Weighted) else np.ones(number, np.float32)
+    if apart:
+        rest = hardware.placed(_one_each(batches, weights, np.arange(main, main + devices.pieces)), place)
+    else:
+        rest = jax.tree.map(lambda x: x[main:], batches.arrays)
+    parts: list[tuple[float, Any]] = [(float(weights[main:].sum()), rest)]
     if main:
         first = jax.tree.map(lambda x: x[:main], batches.arrays)
-        parts.append((float(weights[:main].sum()), hardware.placed(first, place)))
-    if not apart:
-        parts.append((float(weights[main:].sum()), jax.tree.map(lambda x: x[main:], batches.arrays)))
-    else:
-        # The last example again and again, without weight, where the rest has ended.
-        rows = np.minimum(np.arange(main, main + devices.pieces), number - 1)
-        counted = (
-            (np.arange(main, main + devices.pieces) < number).astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
-        )
-        last = jax.tree.map(lambda x: x[rows], batches.unweighted)
-        rest = hardware.placed(Weighted(last, weights[rows] * counted), place)
-        parts.append((float(rest.weights.sum()), rest))
+        parts.insert(0, (float(weights[:main].sum()), hardware.placed(first, place)))
     parts = [(w, normalised(part) if isinstance(part, Weighted) else part) for w, part in parts if w > 0]
     total = sum(w for w, _ in parts)
     return [(w / total, dataclasses.replace(batches, arrays=part)) for w, part in parts]
+
+
+def _one_each(batches: Batches, weights: Any, rows: np.ndarray) -> Weighted:
+    """The examples `rows`; where there are no more, the last one again, without weight."""
+    counted = (rows < batches.num_examples).astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))
+    rows = np.minimum(rows, batches.num_examples - 1)
+    return Weighted(jax.tree.map(lambda x: x[rows], batches.unweighted), weights[rows] * counted)
 
 
 def _common_devices(arrays: Any) -> Devices | None:
