@@ -50,7 +50,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(if $(filter-out $(PLATFORM)
 	  { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) came; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	@echo "installing for $(PLATFORM) into $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(if $(filter-out $(PLATFORM),$(INSTALLED)),--clear) $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	@# Python compiles the few modules that are used, at their first import, in less time than pip takes for all.
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  -e '.[dev$(addprefix $(comma),$(filter-out cpu,$(PLATFORM)))]' || \
 	  { echo "error: pip could not install what hessflat needs, as it says above; without a network, set PIP_INDEX_URL to a mirror, then run make setup again" >&2; exit 1; }
 	@echo $(PLATFORM) > $@

@@ -52,6 +52,15 @@ def scales_of(experiment: Experiment) -> tuple[str, ...]:
     return app.scales_of(app.load_module(app.split_target(experiment.config)[0]))
 
 
+def has_runs(experiment: Experiment, scale: str, root: Path) -> bool:
+    """Whether the folder of the experiment's runs has one of a scale, be it of the runs that are planned or of others.
+
+    It takes less than to list the runs that are planned.
+    """
+    folder = root / app.from_command_line(f"{experiment.config}:{scale}").experiment
+    return any(folder.glob(f"{scale}-*"))
+
+
 def make_jobs(
     experiment: Experiment, scale: str, root: Path, settings: Sequence[str] = (), seeds: str = ""
 ) -> list[jobs.Job]:
@@ -161,14 +170,11 @@ def report_all(root: Path, out: Path) -> list[Section]:
 
     What was drawn of the same runs by the same code before is not drawn again.
     """
-    # What a scale would take is long to list where nothing of it is there.
-    scales = [scale for scale in SCALES if any(root.glob(f"*/{scale}-*"))]
-    known = [load(name) for name in names()]
     entries = [
         collect(one, scale, root, variant)
-        for one in known
-        for scale in scales
-        if scale in scales_of(one)
+        for one in map(load, names())
+        for scale in SCALES
+        if scale in scales_of(one) and has_runs(one, scale, root)
         for variant in ("", *stored_variants(one, scale, root))
     ]
     entries = [entry for entry in entries if entry.runs or entry.damaged]
