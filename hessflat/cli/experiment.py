@@ -53,12 +53,10 @@ def scales_of(experiment: Experiment) -> tuple[str, ...]:
 
 
 def has_runs(experiment: Experiment, scale: str, root: Path) -> bool:
-    """Whether the folder of the experiment's runs has one of a scale, be it of the runs that are planned or of others.
-
-    It takes less than to list the runs that are planned.
-    """
-    folder = root / app.from_command_line(f"{experiment.config}:{scale}").experiment
-    return any(folder.glob(f"{scale}-*"))
+    """Whether there is anything for `collect` at a scale; that is quicker to tell than which runs are planned."""
+    runs = root / app.from_command_line(f"{experiment.config}:{scale}").experiment
+    variants = root / experiment.id / VARIANTS
+    return any(path for folder in (runs, variants) for path in folder.glob(f"{scale}-*"))
 
 
 def make_jobs(
