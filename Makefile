@@ -160,7 +160,7 @@ chaos: setup ## runs are damaged, stopped and killed, and compared with undistur
 fuzz: setup ## 2,000 random library calls, compared with float64, and 4,500 random settings, in half an hour [ARGS="--seed=1 --only=trace,plans:7"]
 	@$(PY) -m benchmarks.fuzz $(ARGS)
 
-bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]'), then docs/benchmarks.md [ARGS="--only=W1,W5"], or beside a commit with COMPARE=HEAD~1
+bench: setup ## hessflat beside every peer that is installed (pip install -e '.[bench]') in 15 minutes, then docs/benchmarks.md [ARGS=--long for W3 and W4], or beside a commit with COMPARE=HEAD~1
 	@$(if $(COMPARE),$(PY) -m benchmarks.compare --commit="$$COMPARE" $(ARGS),$(PY) -m benchmarks.run $(ARGS) && $(PY) -m benchmarks.document)
 
 bench-gpu: setup ## the same on a GPU in one call of at most ten minutes, with what only an accelerator can say

@@ -37,16 +37,17 @@ def parse(
     default: Sequence[str],
     on_device: Sequence[str],
     others: Mapping[str, str],
+    budget: str = "1e9",
 ) -> Options[Workload]:
     """Of `chosen(names)` workloads, all of which `known` names; by default those of `default`, or of `on_device`.
 
-    `others` are further arguments with their defaults.
+    `others` are further arguments with their defaults. `budget` are the seconds that all default workloads may take.
     """
     on_gpu = "--gpu" in argv
     defaults = {
         "only": ",".join(on_device if on_gpu else default),
         "repeats": "3" if on_gpu else "5",
-        "budget": "500" if on_gpu else "1e9",
+        "budget": "500" if on_gpu else budget,
         "scale": "full",
         "out": "",
         **others,
@@ -103,9 +104,15 @@ def destination(options: Options, found: dict[str, Any], folder: Path) -> Path |
 
 
 def store(found: dict[str, Any], path: Path, options: Options, judge: Judge) -> None:
-    """Write results, beside the other workloads of a file that was asked for."""
-    if options.out and path.exists():
-        found = results.join(json.loads(path.read_text()), found)
+    """Write results beside the other workloads of the file; it begins anew where these are of other versions.
+
+    Raises:
+        InputError: they are, and the file was asked for.
+    """
+    if path.exists():
+        before = json.loads(path.read_text())
+        if options.out or not results.differing(before, found):
+            found = results.join(before, found)
     path.parent.mkdir(parents=True, exist_ok=True)
     results.write(path, found | {"goals": judge(found)})
 

@@ -20,14 +20,14 @@ This page compares hessflat with its peers: the same networks, weights and data,
 
 ```bash
 pip install -e '.[bench]'
-python -m benchmarks.run
-python -m benchmarks.document
+make bench                # a quarter of an hour
+make bench ARGS=--long    # convolutional networks
 ```
 
 The run leaves out peers that are not installed. hessflat and what is written by hand in JAX need nothing but hessflat.
-`--only=W1,W2` chooses workloads, `--peers=` contenders, `--repeats=` how often, and `--scale=smoke` a size that takes a
-minute. `--help` is the docstring of `benchmarks/run.py`. On a machine with a GPU `python -m benchmarks.run --gpu` adds
-what only an accelerator can say, and ends within ten minutes.
+`--only=W1,W2` chooses workloads, `--peers=` contenders, `--repeats=` how often, and `--scale=smoke` a size that takes
+some minutes. `python -m benchmarks.run --help` tells all arguments. On a machine with a GPU `make bench-gpu` adds what
+only an accelerator can say, and ends within ten minutes.
 
 ## How it measures
 

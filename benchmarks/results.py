@@ -34,19 +34,23 @@ def join(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: another machine, scale, or version of a package.
     """
-    versions = stored["versions"] | new["versions"]
-    pairs = [("scale", stored["scale"], new["scale"]), ("machine", stored["machine"], new["machine"])]
-    pairs += [(f"version of {name}", number, versions[name]) for name, number in stored["versions"].items()]
-    for what, before, now in pairs:
-        if before != now:
-            raise InputError(f"results to be joined are of another {what}: {before} and {now}; give another --out")
+    if difference := differing(stored, new):
+        raise InputError(f"results to be joined are of another {difference}; give another --out")
     measured = {row["workload"] for row in new["rows"]}
     return new | {
         "rows": [row for row in stored["rows"] if row["workload"] not in measured] + new["rows"],
-        "versions": dict(sorted(versions.items())),
+        "versions": dict(sorted((stored["versions"] | new["versions"]).items())),
         "skipped": [name for name in stored["skipped"] if name not in measured],
         "seconds": stored["seconds"] + new["seconds"],
     }
+
+
+def differing(stored: dict[str, Any], new: dict[str, Any]) -> str:
+    """What keeps two results from one page: the first of scale, machine and versions that differs; "" if none does."""
+    versions = stored["versions"] | new["versions"]
+    pairs = [("scale", stored["scale"], new["scale"]), ("machine", stored["machine"], new["machine"])]
+    pairs += [(f"version of {name}", number, versions[name]) for name, number in stored["versions"].items()]
+    return next((f"{what}: {before} and {now}" for what, before, now in pairs if before != now), "")
 
 
 def read_all(folder: Path = RESULTS) -> list[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Measure hessflat and every peer that is installed, in turn, in one run.
 
     python -m benchmarks.run [--only=W1,W2] [--peers=curvlinops,matfree] [--repeats=5] [--scale=full|smoke]
-                             [--first=1] [--limit=900] [--budget=SECONDS] [--out=FILE] [--gpu]
+                             [--first=1] [--limit=900] [--budget=SECONDS] [--out=FILE] [--long] [--gpu]
 
 --only: beginnings of workloads' ids (W6 is W6a and W6b; products; basis; device). --peers: by default all.
 --repeats: at most, slow workloads take fewer. --first: how many first calls, each in a new process. --limit: seconds
-that one call may take. --budget: seconds after which nothing is begun; a minute later what still runs is stopped.
---out: where results go, beside the other workloads that the file already holds of the same machine and versions. A
-whole run goes to benchmarks/results/ by itself. While it runs, results are in a file ending in .part.
+that one call may take. --budget: seconds after which nothing is begun; a minute later what still runs is stopped. It is
+840 where all is measured that a quarter of an hour has room for. --long: what it has not, the convolutional networks.
+--out: where results go, beside the other workloads that the file already holds of the same machine and versions. A run
+of all workloads, long or not, goes to benchmarks/results/ by itself. While it runs, results are in a file ending in
+.part.
 --gpu: with what only an accelerator can say, three repeats, and ten minutes at most.
 """
 
@@ -28,10 +30,11 @@ from benchmarks.process import ROOT, ContenderError, Process, environment
 from benchmarks.progress import Progress
 from benchmarks.results import RESULTS, write
 from benchmarks.tables import said_of_choice
-from benchmarks.workloads import DEFAULT, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, timetable_steps
+from benchmarks.workloads import DEFAULT, LONG, ON_DEVICE, WORKLOADS, Workload, chosen, problem_of, timetable_steps
 from hessflat.utils.errors import require_known
 
 _COMPARED = ("lanczos", "exact", "largest", "blocks")
+_QUARTER_HOUR = 840  # seconds; a minute later what still runs is stopped
 _SEARCHED = ("lanczos", "largest", "blocks")
 # What PyTorch's large arrays on a CPU may be taken from: pages that are mapped anew each time, or kept.
 _ALLOCATORS = {"": {}, "memory kept": {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0"}}
@@ -58,7 +61,17 @@ def main(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str]) -> Options:
     others = {"peers": "all", "first": "1", "limit": "240" if "--gpu" in argv else "900"}
-    common = command.parse(argv, chosen, WORKLOADS, default=DEFAULT, on_device=ON_DEVICE, others=others)
+    is_long = "--long" in argv
+    is_short = not is_long and not any(argument.startswith("--only") for argument in argv)
+    common = command.parse(
+        [argument for argument in argv if argument != "--long"],
+        chosen,
+        WORKLOADS,
+        default=LONG if is_long else DEFAULT,
+        on_device=ON_DEVICE,
+        others=others,
+        budget=str(_QUARTER_HOUR) if is_short else "1e9",
+    )
     given = common.others
     # A peer's name may hold a comma and a space.
     peers = None if given["peers"] == "all" else re.split(r",(?! )", given["peers"])
@@ -119,12 +132,12 @@ def measure(
     for number in range(options.firsts):
         with _processes(workload, rows, options, folder) as processes:
             for name, process in processes.items():
-                with _failure_noted(rows[name]):
+                with _failure_noted(rows[name], progress):
                     about = process.loaded(progress.patience(options.limit))
                     versions |= about.pop("versions")
                     rows[name] |= about
             for name, process in _running(processes, rows):
-                with _failure_noted(rows[name]):
+                with _failure_noted(rows[name], progress):
                     reply = process.ask("first", progress.patience(options.limit))
                     rows[name]["first"].append(reply.pop("seconds"))
                     rows[name] |= {key: reply[key] for key in ("values", "num_products", "peak_bytes", "memory_of")}
@@ -179,7 +192,7 @@ def _compare(
     progress: Progress,
 ) -> None:
     for name, process in _running(processes, rows):
-        with _failure_noted(rows[name]):
+        with _failure_noted(rows[name], progress):
             rows[name]["check"] = process.ask("check", progress.patience(options.limit))
     compared = [row for row in rows.values() if row["status"] == "ok"]
     for name, problem in disagreements(compared, workload.values_tolerance).items():
@@ -202,7 +215,7 @@ def _repeat(
         for name, process in turn[shift:] + turn[:shift]:
             if repeat and time.monotonic() > deadline:
                 return
-            with _failure_noted(rows[name]):
+            with _failure_noted(rows[name], progress):
                 reply = process.ask("run", progress.patience(options.limit))
                 rows[name]["seconds"].append(reply["seconds"])
                 rows[name]["gradient"].append(reply["gradient"])
@@ -257,11 +270,12 @@ def _processes(
 
 
 @contextlib.contextmanager
-def _failure_noted(row: dict[str, Any]) -> Iterator[None]:
+def _failure_noted(row: dict[str, Any], progress: Progress) -> Iterator[None]:
     try:
         yield
     except ContenderError as failure:
         row |= {"status": "failed", "message": str(failure)}
+        progress.say(f"{row['workload']} {row['contender']}: failed, {failure}")
 
 
 def _running(processes: dict[str, Process], rows: dict[str, dict[str, Any]]) -> list[tuple[str, Process]]:
