@@ -1,14 +1,15 @@
 """The benchmark at its smallest scale: what it writes, what it judges, and the page made of it."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 
-from benchmarks import agreement, document, goals, large, layouts, results, run, tables
+from benchmarks import agreement, command, document, goals, large, layouts, results, run, tables
 from benchmarks.contenders import ENTRIES, OURS
 from benchmarks.problems import FULL, SMOKE
-from benchmarks.workloads import WORKLOADS, chosen
+from benchmarks.workloads import ON_DEVICE, WORKLOADS, chosen
 from hessflat.utils import compat
 from hessflat.utils.errors import InputError
 
@@ -110,6 +111,30 @@ def test_workloads_are_chosen_by_how_they_begin():
 def test_wrong_arguments_are_refused_in_one_line(argument):
     with pytest.raises(InputError):
         run.parse([argument])
+
+
+def test_all_workloads_are_measured_by_one_of_two_runs():
+    short, long, one = (run.parse(arguments).common for arguments in ([], ["--long"], ["--only=W3"]))
+    assert {workload.id for workload in [*short.workloads, *long.workloads]} | set(ON_DEVICE) == set(WORKLOADS)
+    assert not {workload.id for workload in short.workloads} & {workload.id for workload in long.workloads}
+    assert (short.budget + 60, long.budget, one.budget) == (900, 1e9, 1e9)
+    assert (short.is_whole, long.is_whole, one.is_whole) == (True, True, False)
+
+
+@pytest.mark.parametrize("out", [False, True], ids=["a whole run", "a file that was asked for"])
+def test_results_of_other_versions_are_replaced_by_a_whole_run_alone(tmp_path, out):
+    def found(workload, version):
+        return nothing | {"rows": [{"workload": workload}], "versions": {"jax": version}}
+
+    path = tmp_path / "machine.json"
+    options = run.parse([f"--out={path}"] if out else []).common
+    nothing = {"scale": "full", "machine": {}, "skipped": [], "seconds": 1.0}
+    for workload in ("W1", "W3"):
+        command.store(found(workload, "0.1"), path, options, lambda results: [])
+    assert [row["workload"] for row in json.loads(path.read_text())["rows"]] == ["W1", "W3"]
+    with pytest.raises(InputError, match=r"another version of jax") if out else contextlib.nullcontext():
+        command.store(found("W2", "0.2"), path, options, lambda results: [])
+    assert [row["workload"] for row in json.loads(path.read_text())["rows"]] == (["W1", "W3"] if out else ["W2"])
 
 
 def test_blocks_are_judged_beside_the_whole_matrix():
