@@ -6,7 +6,7 @@
 --only: beginnings of workloads' ids (W6 is W6a and W6b; products; basis; device). --peers: by default all.
 --repeats: at most, slow workloads take fewer. --first: how many first calls, each in a new process. --limit: seconds
 that one call may take. --budget: seconds after which nothing is begun; a minute later what still runs is stopped. It is
-840 where all is measured that a quarter of an hour has room for. --long: what it has not, the convolutional networks.
+840 where all is measured that a quarter of an hour has room for. --long: what it has not, above all convolutions.
 --out: where results go, beside the other workloads that the file already holds of the same machine and versions. A run
 of all workloads, long or not, goes to benchmarks/results/ by itself. While it runs, results are in a file ending in
 .part.
@@ -96,7 +96,7 @@ def run(options: Options) -> dict[str, Any]:
             if time.monotonic() > progress.deadline:
                 found["skipped"].append(workload.id)
                 continue
-            rows, versions = measure(workload, options, Path(folder), progress)
+            rows, versions = measure(workload, found["rows"], options, Path(folder), progress)
             found["rows"] += rows
             found["versions"] |= versions
             _finish(found, common, began)
@@ -121,14 +121,21 @@ def _partial(path: Path) -> Path:
 
 
 def measure(
-    workload: Workload, options: Options, folder: Path, progress: Progress
+    workload: Workload,
+    earlier: Sequence[Mapping[str, Any]],
+    options: Options,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """One workload: first calls, agreement, then repeats in which every contender is run once in turn."""
+    """One workload: first calls, agreement, then repeats in which every contender is run once in turn.
+
+    `earlier` are the rows of the workloads before it.
+    """
     rows = {entry.name: _new_row(workload, entry, options.common.scale) for entry in _taking_part(workload, options)}
     versions: dict[str, str] = {}
     progress.begin(workload)
     if workload.task in _SEARCHED:
-        _search(workload, rows, options, folder, progress)
+        _search(workload, rows, earlier, options, folder, progress)
     for number in range(options.firsts):
         with _processes(workload, rows, options, folder) as processes:
             for name, process in processes.items():
@@ -156,31 +163,60 @@ def measure(
 
 
 def _search(
-    workload: Workload, rows: dict[str, dict[str, Any]], options: Options, folder: Path, progress: Progress
+    workload: Workload,
+    rows: dict[str, dict[str, Any]],
+    earlier: Sequence[Mapping[str, Any]],
+    options: Options,
+    folder: Path,
+    progress: Progress,
 ) -> None:
-    """Choose the batch of a product, and what memory is taken from, as is fastest for each contender by itself."""
-    for name, row in rows.items():
-        allocators = _ALLOCATORS if row["framework"] == "PyTorch" and sys.platform == "linux" else {"": {}}
-        tried: dict[tuple[str, int], float] = {}
-        for allocator, settings in allocators.items() if row["status"] == "ok" else ():
-            process = _process(name, workload, options, folder, 0, settings)
+    """Choose the batch of a product, and what memory is taken from, as is fastest for each contender by itself.
+
+    What was chosen `earlier` for products with the same matrix stands.
+    """
+    same = {w.id for w in WORKLOADS.values() if (w.problem, w.matrix) == (workload.problem, workload.matrix)}
+    known = {row["contender"]: row for row in earlier if row["workload"] in same and row["searched"]}
+    for name in rows.keys() & known.keys():
+        rows[name] |= {key: known[name][key] for key in ("allocator", "batch", "searched")}
+    processes = {
+        (name, allocator): _process(name, workload, options, folder, 0, allocator)
+        for name, row in rows.items()
+        if row["status"] == "ok" and name not in known
+        for allocator in _ALLOCATORS
+        if not allocator or (row["framework"] == "PyTorch" and sys.platform == "linux")
+    }
+    tried: dict[str, dict[tuple[str, int], float]] = {name: {} for name, _ in processes}
+    try:
+        # All have loaded before the first of them is timed.
+        ready = [key for key, process in processes.items() if _loads(process, progress.patience(options.limit))]
+        for name, allocator in ready:
             with contextlib.suppress(ContenderError):  # which it may be with some sizes; all examples are then tried
-                process.loaded(progress.patience(options.limit))
-                found = process.ask("search", progress.patience(options.limit))["seconds"]
-                tried |= {(allocator, int(size)): seconds for size, seconds in found.items()}
+                found = processes[name, allocator].ask("search", progress.patience(options.limit))["seconds"]
+                tried[name] |= {(allocator, int(size)): seconds for size, seconds in found.items()}
+    finally:
+        for process in processes.values():
             process.stop()
-        if tried:
-            row["allocator"], row["batch"] = min(tried, key=lambda choice: tried[choice])
+    for name, choices in tried.items():
+        if choices:
+            row = rows[name]
+            row["allocator"], row["batch"] = min(choices, key=lambda choice: choices[choice])
             row["searched"] = {
-                f"{size}{f', {words}' if words else ''}": seconds for (words, size), seconds in tried.items()
+                f"{size}{f', {words}' if words else ''}": seconds for (words, size), seconds in choices.items()
             }
             progress.say(f"{workload.id} {name}: {said_of_choice(row)}")
 
 
-def _process(
-    name: str, workload: Workload, options: Options, folder: Path, batch: int, settings: Mapping[str, str]
-) -> Process:
-    file, log = folder / f"{workload.problem}.npz", folder / f"{name}.log"
+def _loads(process: Process, patience: float) -> bool:
+    try:
+        process.loaded(patience)
+    except ContenderError:
+        return False
+    return True
+
+
+def _process(name: str, workload: Workload, options: Options, folder: Path, batch: int, allocator: str) -> Process:
+    file, log = folder / f"{workload.problem}.npz", folder / f"{name} {allocator}.log"
+    settings = _ALLOCATORS[allocator]
     return Process(name, workload.id, options.common.scale, file, log, arguments=[str(batch)], settings=settings)
 
 
@@ -258,7 +294,7 @@ def _processes(
     workload: Workload, rows: dict[str, dict[str, Any]], options: Options, folder: Path
 ) -> Iterator[dict[str, Process]]:
     processes = {
-        name: _process(name, workload, options, folder, row["batch"], _ALLOCATORS[row["allocator"]])
+        name: _process(name, workload, options, folder, row["batch"], row["allocator"])
         for name, row in rows.items()
         if row["status"] == "ok"
     }

@@ -157,6 +157,41 @@ def test_what_runs_is_chosen_where_the_program_is_lowered(problem):
     assert set(forms["rewritten", "cpu"]) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"} != set(forms["plain", "cpu"])
 
 
+# Rows, widths of x and y, and whether the two change places.
+@pytest.mark.parametrize(("rows", "widths", "swapped"), [((80,), (3, 8), False), ((5, 16), (9, 2), True)])
+def test_products_over_examples_transpose_the_narrower_matrix(rows, widths, swapped):
+    x, y = (images(*rows, width, seed=width) for width in widths)
+    axes = tuple(range(len(rows)))
+
+    def product(x, y):
+        precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)
+        return jax.lax.dot_general(x, y, ((axes, axes), ((), ())), precision=precision)
+
+    fast = convolution.canonical(product)
+    flat = [np.asarray(matrix, np.float64).reshape(-1, matrix.shape[-1]) for matrix in (x, y)]
+    assert_allclose(jax.jit(fast)(x, y), flat[0].T @ flat[1], rtol=1e-5, atol=1e-5)
+    vectors = jnp.stack([y, 2 * y, 0 * y])
+    assert_allclose(jax.vmap(fast, (None, 0))(x, vectors)[1], 2 * flat[0].T @ flat[1], rtol=1e-5, atol=1e-5)
+    (dot,) = (e for e in jax.make_jaxpr(fast)(x, y).jaxpr.eqns if e.primitive.name == "dot_general")
+    assert dot.outvars[0].aval.shape == tuple(sorted(widths))
+    assert [one == jax.lax.Precision.HIGHEST for one in dot.params["precision"]] == [not swapped, swapped]
+    # Nothing merges the transposition back, and accelerators have no barrier.
+    compiled = jax.jit(fast).lower(x, y).compile().as_text()
+    assert re.findall(r"f32\[(\d+,\d+)\]\{[\d,]*\} dot\(", compiled) == ["{},{}".format(*sorted(widths))]
+    barriers = [
+        jax.jit(fast).trace(x, y).lower(lowering_platforms=(platform,)).as_text().count("optimization_barrier")
+        for platform in ("cpu", "cuda")
+    ]
+    assert barriers == [1, 0]
+
+
+@pytest.mark.parametrize(("rows", "widths"), [(80, (5, 8)), (8, (3, 8))], ids=["of like widths", "of few rows"])
+def test_other_products_stay_as_they_are(rows, widths):
+    product = lambda x, y: x.T @ y  # noqa: E731
+    arrays = [images(rows, width) for width in widths]
+    assert str(jax.make_jaxpr(convolution.canonical(product))(*arrays)) == str(jax.make_jaxpr(product)(*arrays))
+
+
 def test_the_platform_is_that_of_the_arrays(monkeypatch):
     """Where arrays lie on a CPU it does not matter that new ones would be made on a GPU."""
     convolve = lambda x: jax.lax.conv_general_dilated(x, x, (1,), "SAME")  # noqa: E731

@@ -22,7 +22,7 @@ from hessflat.utils import compat
 _OF_ALL = {"add", "sub", "add_any", "concatenate"}
 _OF_FIRST = {
     *("neg", "transpose", "reshape", "broadcast_in_dim", "reduce_sum", "convert_element_type", "squeeze", "copy"),
-    *("expand_dims", "slice", "dynamic_slice", "gather", "rev", "cumsum", "reduce_precision", "div"),
+    *("expand_dims", "slice", "dynamic_slice", "gather", "rev", "cumsum", "reduce_precision", "div", "apart"),
 }
 _OF_ANY = {"mul", "dot_general"}
 
