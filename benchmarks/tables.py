@@ -98,16 +98,20 @@ def said_of_choice(row: dict[str, Any]) -> str:
 
 
 def products(results: dict[str, Any]) -> Table:
-    table = [["", "gradient", "Hessian product", "in gradients", "Gauss-Newton product", "in gradients"]]
+    """Products in gradients, and the operations that XLA counts in a second over those of a product of matrices."""
+    names = {"hessian": "Hessian product", "gauss_newton": "Gauss-Newton product"}
+    table = [
+        ["", "gradient", *(head for name in names.values() for head in (name, "in gradients", "of the matmul rate"))]
+    ]
     for workload in [w for w in WORKLOADS.values() if w.task == "products" and rows_of(results, w.id)]:
-        gradient, hessian, gauss_newton = (
-            part(results, workload.id, name) for name in ("gradient", "hessian", "gauss_newton")
-        )
-        if math.isnan(gradient):
+        value = {name: part(results, workload.id, name) for name in _parts(results, workload.id)}
+        if not value:
             continue
-        ratios = [_number(hessian / gradient), _number(gauss_newton / gradient)]
-        times = [f"{_number(1e3 * seconds)} ms" for seconds in (gradient, hessian, gauss_newton)]
-        table.append([workload.title.partition(", ")[2], times[0], times[1], ratios[0], times[2], ratios[1]])
+        cells = [f"{_number(1e3 * value['gradient'])} ms"]
+        for name in names:
+            share = value[f"{name}_operations"] / value[name] / value["matmul"]
+            cells += [f"{_number(1e3 * value[name])} ms", _number(value[name] / value["gradient"]), f"{share:.0%}"]
+        table.append([workload.title.partition(", ")[2], *cells])
     return table
 
 

@@ -116,6 +116,7 @@ _ALL = [
         steps=50,
     ),
     Workload("products1", "Products over gradients, the network of W1", "dense", "products", cost=0.3),
+    Workload("products9", "Products over gradients, the network of W9", "deep", "products", cost=0.2),
     Workload("products3", "Products over gradients, the network of W3", "conv", "products", cost=0.2),
     Workload("products4", "Products over gradients, the network of W4", "residual", "products", most_repeats=5, cost=1),
     Workload(

@@ -13,8 +13,7 @@ import hessflat.curvature as cv
 from benchmarks.contenders import Result
 from benchmarks.own import placement
 from benchmarks.own.basis import bytes_moved, diagonal, seconds_beyond_recurrence
-from benchmarks.own.products import Products
-from benchmarks.timing import seconds_per_call
+from benchmarks.own.products import Products, operations_of, warm_seconds
 from hessflat.utils import compat
 
 # As `measure.precision` has them; on a GPU the first two are the same.
@@ -51,44 +50,31 @@ class Device(Products):
         try:
             self.params, self.batch = placement.spread(self.params, False), placement.spread(self.batch, True)
             op, vector = cv.linearize(self.operator("hessian")), placement.spread(self.vector, False)
-            seconds = _warm_seconds(lambda: op(vector))
+            seconds = warm_seconds(lambda: op(vector))
         finally:
             self.params, self.batch = whole
         return {"sharded": seconds, "sharded_devices": float(count)}
-
-    @property
-    def is_small(self) -> bool:
-        return self.problem.size < 10_000
-
-    def matmul_rate(self) -> float:
-        """Operations per second of one large product of matrices."""
-        size = 64 if self.is_small else 8192
-        if jax.default_backend() == "cpu":
-            size = min(size, 1024)
-        a = jnp.ones((size, size))
-        times = jax.jit(jnp.matmul)
-        return 2.0 * size**3 / _warm_seconds(lambda: times(a, a))
 
     def copy_rate(self) -> float:
         """Bytes per second, read and written ones both counted, of x + 1."""
         x = jnp.ones(10_000 if self.is_small else 2**28)
         add = jax.jit(lambda x: x + 1)
-        return 8.0 * x.size / _warm_seconds(lambda: add(x))
+        return 8.0 * x.size / warm_seconds(lambda: add(x))
 
     def costs(self) -> dict[str, float]:
         """Seconds and operations of the gradient and the products, and of several products together."""
         arguments = (self.params, self.batch, self.statistics)
         parts = {
-            "gradient": _warm_seconds(lambda: self._gradient(*arguments)),
-            "gradient_operations": _operations(self._gradient, *arguments),
+            "gradient": warm_seconds(lambda: self._gradient(*arguments)),
+            "gradient_operations": operations_of(self._gradient, *arguments),
         }
         for matrix, op in self.kept.items():
-            parts[matrix] = _warm_seconds(partial(self.multiply, op))
-            parts[f"{matrix}_operations"] = _operations(jax.jit(lambda op, v: op(v)), op, self.vector)
+            parts[matrix] = warm_seconds(partial(self.multiply, op))
+            parts[f"{matrix}_operations"] = self.operations(op)
         op = self.kept["hessian"]
         vectors = jax.tree.map(lambda v: jnp.stack([v] * _PROBES), self.vector)
         together = jax.jit(jax.vmap(lambda op, v: op(v), in_axes=(None, 0)))
-        parts["hessian_together"] = _warm_seconds(lambda: together(op, vectors)) / _PROBES
+        parts["hessian_together"] = warm_seconds(lambda: together(op, vectors)) / _PROBES
         return parts
 
     def basis(self) -> dict[str, float]:
@@ -102,7 +88,7 @@ class Device(Products):
         """λ_max and the mass at zero with each precision, with its seconds; and in float64."""
         parts = {}
         for name in PRECISIONS:
-            parts[f"seconds_{name}"] = _with_precision(name, lambda: _warm_seconds(self.spectrum))
+            parts[f"seconds_{name}"] = _with_precision(name, lambda: warm_seconds(self.spectrum))
             parts |= _summary(_with_precision(name, self.spectrum), name)
         return parts | _summary(self.exact_spectrum(), "float64")
 
@@ -118,18 +104,6 @@ class Device(Products):
 def _summary(spectrum: cv.Spectrum, name: str) -> dict[str, float]:
     mass = spectrum.zero_mass("hessian").weight.value
     return {f"largest_{name}": spectrum.largest.value, f"zero_mass_{name}": mass}
-
-
-def _warm_seconds(call: Callable[[], Any]) -> float:
-    wait = lambda: jax.block_until_ready(call())  # noqa: E731
-    wait()
-    return seconds_per_call(wait, at_least=0.2)
-
-
-def _operations(function: Any, *arguments: Any) -> float:
-    """Floating-point operations as XLA counts them, before its own rewriting; nan where it does not say."""
-    analysis = function.lower(*arguments).cost_analysis() or {}
-    return float(analysis.get("flops", np.nan))
 
 
 def _with_precision(name: str, call: Callable[[], Any]) -> Any:

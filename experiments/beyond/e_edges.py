@@ -101,7 +101,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
                         append_row(data, method, rate, metric, float(step), len(own), *map(float, cells))
             axis.axhline(1, color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=0.5)
             axis.set(ylim=(0, 1.6), xlabel="step", title=method)
-            axis.legend(loc="lower right")
+            axis.legend(loc="best")
         for axis in axes[len(shown) :]:
             axis.set_visible(False)
         for axis in axes[::3]:
