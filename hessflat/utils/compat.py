@@ -96,19 +96,11 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
         default: the same for other platforms, with a result of the same shape and type.
     """
 
-    def mapped(
-        function: Callable[..., Any], mapped_axes: tuple[Any, ...], params: Mapping[str, Any]
-    ) -> Callable[..., Any]:
-        function = functools.partial(function, **params)
+    def apply(chosen: Callable[..., Any], *args: Any, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
+        chosen = functools.partial(chosen, **params)
         for axes in mapped_axes:
-            function = jax.vmap(function, in_axes=axes)
-        return function
-
-    def lowering(function: Callable[..., Any]) -> Any:
-        def run(*args: Any, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
-            return mapped(function, mapped_axes, params)(*args)
-
-        return mlir.lower_fun(run, multiple_results=False)
+            chosen = jax.vmap(chosen, in_axes=axes)
+        return chosen(*args)
 
     @functools.cache
     def make_primitive() -> Any:
@@ -116,9 +108,9 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
 
         primitive = core.Primitive(name)
 
-        def abstract(*args: Any, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
+        def abstract(*args: Any, **params: Any) -> Any:
             shapes = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args]
-            result = jax.eval_shape(mapped(default, mapped_axes, params), *shapes)
+            result = jax.eval_shape(functools.partial(apply, default, **params), *shapes)
             return args[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
 
         def batch(args: Sequence[Any], dims: Sequence[Any], *, mapped_axes: tuple[Any, ...], **params: Any) -> Any:
@@ -127,8 +119,9 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
         primitive.def_abstract_eval(abstract)
         primitive.def_impl(lambda *args, **params: _compiled(primitive, tuple(params.items()), *args))
         batching.primitive_batchers[primitive] = batch
-        mlir.register_lowering(primitive, lowering(cpu), platform="cpu")
-        mlir.register_lowering(primitive, lowering(default))
+        for chosen, platform in ((cpu, "cpu"), (default, None)):
+            lowering = mlir.lower_fun(functools.partial(apply, chosen), multiple_results=False)
+            mlir.register_lowering(primitive, lowering, platform=platform)
         return primitive
 
     def function(*args: Any, **params: Any) -> Any:

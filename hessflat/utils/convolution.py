@@ -38,6 +38,8 @@ _FEW_ROWS = 64
 # Bytes of patches made at a time: what the caches hold, with the rest of the operands.
 _PATCH_BYTES = 1 << 20
 
+_REWRITTEN = {"conv_general_dilated", "dot_general"}
+
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -152,7 +154,7 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list
             outputs = [_convolution(*inputs, **params)]
         elif name == "dot_general" and _is_over_rows(*inputs, **params):
             outputs = [_over_rows(*inputs, **params)]
-        elif any(inner.primitive.name in ("conv_general_dilated", "dot_general") for inner in equations_of([equation])):
+        elif any(inner.primitive.name in _REWRITTEN for inner in equations_of([equation]) if inner is not equation):
             outputs = compat.bind(equation, inputs, {key: _rewritten_inside(value) for key, value in params.items()})
         else:
             outputs = compat.bind(equation, inputs)
