@@ -185,11 +185,12 @@ def _over_rows(
             precision=swapped,
             preferred_element_type=preferred_element_type,
         ).T
-    return _apart(
+    product: Array = _apart(
         jax.lax.dot_general(
             lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
         )
     )
+    return product
 
 
 # Without a barrier XLA merges a transposition of the result into the product, which is the other product again.
