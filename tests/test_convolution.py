@@ -185,6 +185,16 @@ def test_products_over_examples_transpose_the_narrower_matrix(rows, widths, swap
     assert barriers == [1, 0]
 
 
+def test_products_over_examples_may_be_differentiated_and_mapped():
+    x, y, direction = images(80, 3), images(80, 8, seed=1), images(3, 8, seed=2)
+    fast = convolution.canonical(lambda x, y: x.T @ y)
+    along = lambda y: jnp.vdot(fast(x, y), direction)  # noqa: E731
+    assert_allclose(jax.jit(jax.grad(along))(y), x @ direction, rtol=1e-5, atol=1e-6)
+    assert_allclose(jax.vmap(jax.grad(along))(jnp.stack([y, 3 * y]))[1], x @ direction, rtol=1e-5, atol=1e-6)
+    assert_allclose(jax.jacfwd(along)(y), x @ direction, rtol=1e-5, atol=1e-6)
+    assert_allclose(jax.vmap(fast, (1, None), 1)(jnp.stack([x, 2 * x], 1), y)[:, 1], 2 * x.T @ y, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("rows", "widths"), [(80, (5, 8)), (8, (3, 8))], ids=["of like widths", "of few rows"])
 def test_other_products_stay_as_they_are(rows, widths):
     product = lambda x, y: x.T @ y  # noqa: E731

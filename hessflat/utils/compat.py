@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 # Beginnings of the paths of files that are installed.
 _INSTALLED = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -128,6 +128,29 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
         return make_primitive().bind(*args, mapped_axes=(), **params)
 
     return function
+
+
+def apart(x: jax.Array) -> jax.Array:
+    """`x`, which XLA's CPU compiler merges with nothing that follows; for other compilers it is nothing.
+
+    It may be differentiated and mapped, which JAX's own barrier may be in some releases alone.
+    """
+    result: jax.Array = _apart().bind(x)
+    return result
+
+
+@functools.cache
+def _apart() -> Any:
+    from jax.extend import core
+
+    primitive = core.Primitive("apart")
+    primitive.def_impl(lambda x: x)
+    primitive.def_abstract_eval(lambda x: x)
+    ad.deflinear2(primitive, lambda cotangent, _: [cotangent])
+    batching.defvectorized(primitive)
+    for function, platform in ((jax.lax.optimization_barrier, "cpu"), (lambda x: x, None)):
+        mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False), platform=platform)
+    return primitive
 
 
 def lobpcg(product: Callable[[jax.Array], jax.Array], start: jax.Array, steps: int, tol: float) -> Any:

@@ -185,16 +185,11 @@ def _over_rows(
             precision=swapped,
             preferred_element_type=preferred_element_type,
         ).T
-    product: Array = _apart(
-        jax.lax.dot_general(
-            lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
-        )
+    product = jax.lax.dot_general(
+        lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
     )
-    return product
-
-
-# Without a barrier XLA merges a transposition of the result into the product, which is the other product again.
-_apart = compat.by_platform("apart", cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    # XLA would merge a transposition of the result into the product, which is the other product again.
+    return compat.apart(product)
 
 
 def _rewritten_inside(value: Any) -> Any:

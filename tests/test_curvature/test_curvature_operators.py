@@ -260,3 +260,30 @@ def test_algebra_that_makes_no_operator_is_one_line(make, message):
     with pytest.raises(InputError, match=message) as caught:
         make(operator_of(symmetric([3, 1, -1])))
     assert "\n" not in str(caught.value)
+
+
+def test_products_may_be_differentiated():
+    """∂/∂v vᵀHv = 2 H v, and ∂/∂w vᵀH(w)v is that of a product by hand, for layers of unlike widths."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    w = {"a": jax.random.normal(keys[0], (9, 4)), "b": jax.random.normal(keys[1], (4, 2))}
+    data = {"x": jax.random.normal(keys[2], (70, 9)), "y": jnp.ones((70, 2))}
+    v = jax.tree.map(lambda p: jax.random.normal(keys[3], p.shape), w)
+
+    def loss(w, batch):
+        return jnp.mean((jnp.tanh(batch["x"] @ w["a"]) @ w["b"] - batch["y"]) ** 2)
+
+    def along(product, v):
+        return sum(map(jnp.vdot, jax.tree.leaves(v), jax.tree.leaves(product(v))))
+
+    def by_hand(w):
+        return lambda v: jax.jvp(jax.grad(lambda w: loss(w, data)), (w,), (v,))[1]
+
+    def close(found, expected):
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+    op = cv.hessian(loss, w, data)
+    for own in (op, cv.linearize(op)):
+        close(jax.grad(lambda v: along(own, v))(v), jax.tree.map(lambda x: 2 * x, by_hand(w)(v)))  # noqa: B023
+    through = jax.grad(lambda w: along(cv.hessian(loss, w, data), v))(w)
+    close(through, jax.grad(lambda w: along(by_hand(w), v))(w))
