@@ -130,17 +130,12 @@ def by_platform(name: str, cpu: Callable[..., Any], default: Callable[..., Any])
     return function
 
 
-def apart(x: jax.Array) -> jax.Array:
-    """`x`, which XLA's CPU compiler merges with nothing that follows; for other compilers it is nothing.
+@functools.cache
+def apart() -> Any:
+    """The primitive of x that XLA's CPU compiler merges with nothing that follows; for other compilers it is nothing.
 
     It may be differentiated and mapped, which JAX's own barrier may be in some releases alone.
     """
-    result: jax.Array = _apart().bind(x)
-    return result
-
-
-@functools.cache
-def _apart() -> Any:
     from jax.extend import core
 
     primitive = core.Primitive("apart")

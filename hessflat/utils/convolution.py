@@ -152,8 +152,8 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list
             outputs = _evaluate(params[CALLS[name]].jaxpr, params[CALLS[name]].consts, inputs)
         elif name == "conv_general_dilated" and _is_ungrouped(params):
             outputs = [_convolution(*inputs, **params)]
-        elif name == "dot_general" and _is_over_rows(*inputs, **params):
-            outputs = [_over_rows(*inputs, **params)]
+        elif name == "dot_general":
+            outputs = _product(equation, *inputs)
         elif any(inner.primitive.name in _REWRITTEN for inner in equations_of([equation]) if inner is not equation):
             outputs = compat.bind(equation, inputs, {key: _rewritten_inside(value) for key, value in params.items()})
         else:
@@ -162,34 +162,24 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], args: Sequence[Any]) -> list
     return values_of(jaxpr.outvars, values)
 
 
-def _is_over_rows(lhs: Array, rhs: Array, *, dimension_numbers: Any, out_sharding: Any = None, **_: Any) -> bool:
-    """Whether a product is lhsᵀ rhs of matrices whose columns are the last axes, one of them much wider."""
-    *rows, columns = lhs.shape or (0,)
-    over_rows = tuple(range(len(rows)))
-    if out_sharding is not None or not rows or dimension_numbers != ((over_rows, over_rows), ((), ())):
-        return False
-    narrow, wide = sorted((columns, rhs.shape[-1]))
-    return rhs.ndim == lhs.ndim and wide >= 2 * narrow and math.prod(rows) >= _FEW_ROWS
-
-
-def _over_rows(
-    lhs: Array, rhs: Array, *, dimension_numbers: Any, precision: Any, preferred_element_type: Any, **_: Any
-) -> Array:
-    """lhsᵀ rhs, or (rhsᵀ lhs)ᵀ where the first is the wider one."""
-    if lhs.shape[-1] > rhs.shape[-1]:
-        swapped = precision[::-1] if isinstance(precision, tuple) else precision
-        return _over_rows(
-            rhs,
-            lhs,
-            dimension_numbers=dimension_numbers,
-            precision=swapped,
-            preferred_element_type=preferred_element_type,
-        ).T
-    product = jax.lax.dot_general(
-        lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
+def _product(equation: Any, lhs: Array, rhs: Array) -> list[Any]:
+    """The outputs of a product; of lhsᵀ rhs over rows, one of them much wider, the narrower one is transposed."""
+    params, rows = equation.params, lhs.shape[:-1]
+    axes = tuple(range(len(rows)))
+    is_over_rows = (
+        lhs.ndim == rhs.ndim > 1
+        and params["dimension_numbers"] == ((axes, axes), ((), ()))
+        and params.get("out_sharding") is None
+        and math.prod(rows) >= _FEW_ROWS
     )
     # XLA would merge a transposition of the result into the product, which is the other product again.
-    return compat.apart(product)
+    if is_over_rows and 2 * lhs.shape[-1] <= rhs.shape[-1]:
+        return [compat.apart().bind(one) for one in compat.bind(equation, [lhs, rhs])]
+    if is_over_rows and 2 * rhs.shape[-1] <= lhs.shape[-1]:
+        precision = params["precision"]
+        swapped = {"precision": precision[::-1] if isinstance(precision, tuple) else precision}
+        return [compat.apart().bind(one).T for one in compat.bind(equation, [rhs, lhs], params | swapped)]
+    return compat.bind(equation, [lhs, rhs])
 
 
 def _rewritten_inside(value: Any) -> Any:
@@ -289,8 +279,9 @@ def _by_patches(
 
     def product(examples: Array, cotangents: Array) -> Array:
         rows, columns = patches(examples), cotangents.reshape(-1, kernel.shape[-1])
-        numbers = (((0,), (0,)), ((), ()))
-        return _over_rows(rows, columns, dimension_numbers=numbers, precision=precision, preferred_element_type=dtype)
+        return jax.lax.dot_general(
+            rows, columns, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=dtype
+        )
 
     if together == count:
         total = product(examples, cotangents)
