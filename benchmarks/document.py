@@ -44,6 +44,9 @@ only an accelerator can say, and ends within ten minutes.
 - *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework and
   process. In JAX on a CPU that gradient is XLA's, while hessflat first rewrites its products of convolutions. Ratios of
   hessflat below one say that XLA's gradient is slow.
+- Goals on seconds say what the ratio to the best peer is the product of: how many products were taken, how many
+  gradients each took, and how long a gradient takes in each framework. λ_max takes hessflat more products than its
+  residual needs: they look for a larger eigenvalue that was missed.
 - Memory is the peak of the process after its first call, or, on an accelerator, that of the device.
 - Everything is in float32, with TF32 off and one probe.
 
