@@ -63,7 +63,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d+\.?\d*(?:e[-+]?\d+)?(?![\w.]*\w)")
 # Files that commands write, not files of the repository.
 WRITTEN = (
     *("runs/", "report/", "spectra/", "measurements/", "checkpoints/", "damaged/", "tensorboard/", "wandb/"),
-    *("~", "$", "/"),
+    # Only while a sweep of stored runs is not finished.
+    *("docs/results/unfinished/", "~", "$", "/"),
 )
 # What stands for a name in the recipes.
 PLACEHOLDER = "NAME"
