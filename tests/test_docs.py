@@ -7,6 +7,7 @@ import ast
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -200,6 +201,47 @@ def test_the_correlations_of_a_page_are_those_of_the_stored_report(page):
     assert len(shown) >= 7
     report = (ROOT / "docs" / "results" / "report" / "report.md").read_text()
     assert [cell for cell in shown if f"| {cell}" not in report] == []
+
+
+def test_the_numbers_of_findings_are_those_of_the_stored_report():
+    stored = ROOT / "docs" / "results" / "report"
+    claims = {
+        (record["experiment"], record["scale"], record["claim"]): f"{record['value']}; {record['spread']}"
+        for record in read_claims(stored / "claims.json")
+    }
+    tables = [line.split(" | ") for line in (stored / "report.md").read_text().splitlines() if line.startswith("| ")]
+
+    def numbers(experiment, scale, claim, pattern):
+        return re.search(pattern, claims[experiment, scale, claim]).groups()
+
+    def column(head, name):
+        start = next(i for i, row in enumerate(tables) if head in row)
+        rows = itertools.takewhile(lambda row: len(row) == len(tables[start]), tables[start + 2 :])
+        return [float(row[tables[start].index(name)]) for row in rows]
+
+    by_scale = r"ReLU: ([\d.]+) → ([\d.]+) → ([\d.]+) at input scale"
+    grown, _, less = numbers("m_input_scale", "paper", "smaller-inputs-steeper", by_scale)
+    halved, as_is, larger = numbers("m_input_scale", "paper", "larger-inputs-sharper", by_scale)
+    (ratio,) = numbers("m_weight_decay", "medium", "sharper-and-better", r"\(ratio ([\d.]+)\)")
+    every, few, every_interval, few_interval = numbers(
+        "h_measurement", "small", "statistics-batch", r"over without: ([\d.]+) .*?, ([\d.]+) .*(\[.*?\]), (\[.*?\]), \["
+    )
+    informative, over_seen = (column("eq. 10 over seen", name) for name in ("from N", "eq. 10 over seen"))
+    text = " ".join((ROOT / "docs" / "findings.md").read_text().split())
+    for said in (
+        f"multiplies the Jacobian norm by {grown} with inputs halved, and by {less} with inputs times 1.5.",
+        f"{halved} with inputs halved, {as_is} with inputs as they are, and {larger} with inputs times 1.5.",
+        f"multiplies λ_max of a narrow ResNet by {ratio}.",
+        f"L2 makes λ_max {every} {every_interval} times as large when 512 examples share",
+        f"whether L2 raises λ_max, {few} {few_interval}",
+        f"only from {min(informative):,.0f} to {max(informative):,.0f} examples on",
+        f"{min(over_seen):,.0f} to {max(over_seen):,.0f} times the deviations",
+    ):
+        assert said in text, said
+    header = next(row for row in tables if "ratio, here" in row)
+    rows = [row for row in tables if len(row) == len(header) and row[1] == "relu"]
+    matched = sum("*" not in row[header.index("ratio, here")] for row in rows)
+    assert f"in {matched} of the {len(rows)} rows with ReLU" in text
 
 
 def test_every_picture_that_is_kept_is_on_a_page():
