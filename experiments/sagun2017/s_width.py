@@ -122,7 +122,7 @@ def right_edge(runs: Sequence[Run]) -> Evidence:
         return evidence
     rest = unchanged_with_width(spectrum_ends.mean_outlier, 1.25, "", others)
     return evidence._replace(
-        explanation=f"{evidence.explanation}; without the narrowest network:{rest.value}; for comparison,{loss.value}"
+        explanation=f"{evidence.explanation}; without the narrowest network:{rest.value}; for comparison, {loss.value}"
     )
 
 

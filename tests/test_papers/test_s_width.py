@@ -1,6 +1,7 @@
 """What the experiments on both ends of a spectrum decide by, on numbers that are made up."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -29,7 +30,11 @@ def run_of(tmp_path, width, seed, scale=1.0, exact=None):
 
 def test_widths_are_compared_by_seed_and_outliers_counted(tmp_path):
     runs = [run_of(tmp_path, width, seed, 1.0003 ** (seed * width)) for width in (10, 30, 70) for seed in range(3)]
-    assert s_width.right_edge(runs).verdict == "holds"
+    edge = s_width.right_edge(runs)
+    assert edge.verdict == "holds"
+    assert re.search(
+        r"narrowest network: [\d.]+ → [\d.]+ .*; for comparison, training loss [\d.]+ → ", edge.explanation
+    )
     by_elbow, by_ratio = (claim.decide(runs) for claim in spectrum_ends.as_many(s_width.WIDTH, "", ""))
     assert by_elbow.verdict == by_ratio.verdict == "holds"
     what = "number of eigenvalues above the largest ratio of neighbours"
