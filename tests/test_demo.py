@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from hessflat.cli import demo
+from hessflat.cli.app import HelpAsked
 from hessflat.report.claims import read_claims
+from hessflat.utils.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +41,17 @@ def test_sentences_follow_from_the_verdicts():
 def test_what_was_not_compared_has_no_size():
     clean = [judged(0.1, "holds"), judged(0.1, "holds") | {"accuracy": {"verdict": "not run", "effect": None}}]
     assert "and an unknown amount (perceptron) with clean labels" in demo.sentences(clean, clean)[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "why"), [("--exp=g_mlp", "Unknown command line flag 'exp'"), ("g_mlp", "arguments are written --name")]
+)
+def test_the_demo_takes_no_experiments(argument, why):
+    with pytest.raises(HelpAsked) as asked:
+        demo.main(["--help"])
+    assert "exp" not in asked.value.defaults
+    with pytest.raises(InputError, match=why):
+        demo.main([argument])
 
 
 @pytest.mark.long

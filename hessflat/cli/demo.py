@@ -11,7 +11,6 @@ from hessflat.report import figures
 from hessflat.report.build import print_summary, write_figure
 from hessflat.report.claims import Record
 from hessflat.report.sections import Section, rendered
-from hessflat.utils.errors import InputError
 
 MODELS = ("softmax regression", "perceptron")
 # The experiments of `MODELS` in each regime.
@@ -30,10 +29,8 @@ PANELS = (
 def main(argv: Sequence[str]) -> None:
     """Run what is not finished of both regimes, redraw the report, print every verdict, then what they say."""
     names = [name for pair in REGIMES.values() for name in pair]
-    own, settings, experiments = experiment.parse([f"--exp={' '.join(names)}", *argv], {"exp": None})
-    if [one.id for one in experiments] != names:
-        raise InputError("the demo has experiments of its own; give --exp to make experiment")
-    sections, damage = experiment.run(experiments, own, settings)
+    own, settings, _ = experiment.parse(argv, {})
+    sections, damage = experiment.run([experiment.load(name) for name in names], own, settings)
     shown = {section.stored.experiment.id: section for section in sections}
     print_summary([shown[name] for name in names])
     told = {regime: [judged(shown[name]) for name in pair] for regime, pair in REGIMES.items()}

@@ -205,13 +205,13 @@ class Arguments(NamedTuple):
 
 
 def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
-    """What the command line says; of a command without `--seeds`, experiments have no variants."""
+    """What the command line says; a command without `--exp` names none, and without `--seeds` has no variants."""
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto", "anew": "0"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
     if "seeds" not in own and (variant := variant_of(settings, "")):
         raise InputError(f"experiments have their own settings here; give {variant} to `make experiment` instead")
     require("scale", own["scale"], one_of(SCALES))
-    named = [load(name) for name in dict.fromkeys(own["exp"].replace(",", " ").split())]
+    named = [load(name) for name in dict.fromkeys(own.get("exp", "").replace(",", " ").split())]
     return Arguments(own, settings, named)
 
 
