@@ -188,6 +188,8 @@ def test_a_folder_of_another_format_is_refused_in_one_line(finished, tmp_path):
             ) as error:
                 read(tmp_path / "other")
             assert "\n" not in str(error.value)
+            assert str(error.value).count(str(tmp_path)) == 1
+            assert "to mend it" not in str(error.value)
 
 
 @pytest.mark.slow

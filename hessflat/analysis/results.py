@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from hessflat.runs.run_folder import is_live, mending, read_lines, read_whole
-from hessflat.utils.errors import DamagedError, InputError, nearest
+from hessflat.utils.errors import DamagedError, FormatError, InputError, nearest
 
 Key = TypeVar("Key", bound=Hashable)
 LEARNT = 0.9  # of the loss of the best constant outputs
@@ -193,6 +193,7 @@ def load_run(folder: Path) -> Run:
 
     Raises:
         InputError: a file is missing or is not as the run left it; the line names it and the command that mends it.
+            A run of another format has no such command.
     """
     folder = Path(folder)
     try:
@@ -207,7 +208,7 @@ def load_run(folder: Path) -> Run:
             not metrics or metrics[-1]["step"] != manifest.get("steps", metrics[-1]["step"])
         ):
             raise InputError("metrics.jsonl does not end with the last step of manifest.json")
-    except DamagedError:
+    except (DamagedError, FormatError):
         raise
     except (InputError, OSError) as error:
         raise InputError(

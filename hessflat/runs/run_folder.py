@@ -31,7 +31,7 @@ from typing import Any
 
 import filelock
 
-from hessflat.utils.errors import DamagedError, InputError, InUseError
+from hessflat.utils.errors import DamagedError, FormatError, InputError, InUseError
 from hessflat.utils.files import (
     file_digest,
     full_disk_named,
@@ -64,11 +64,11 @@ def require_format(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a run folder that another version of the format wrote.
 
     Raises:
-        InputError: the manifest says another version, or none.
+        FormatError: the manifest says another version, or none.
     """
     version = manifest.get("format")
     if version != FORMAT:
-        raise InputError(
+        raise FormatError(
             f"{folder} is a run folder of format {version}, this code reads format {FORMAT}; move the folder away and "
             "train it again, or use the hessflat that wrote it"
         )

@@ -17,6 +17,10 @@ class DamagedError(InputError):
     """What is stored is not as it was written."""
 
 
+class FormatError(InputError):
+    """What is stored is of another version than this code reads: nothing here mends it."""
+
+
 class InUseError(InputError):
     """Another process holds what is asked for."""
 
