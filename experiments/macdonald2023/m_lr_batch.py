@@ -74,7 +74,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
 def on_reached(decide: Callable[[Sequence[Run]], Evidence], runs: Sequence[Run]) -> Evidence:
     """The rule `decide` on the runs that reached the target loss, with the number of other runs."""
     evidence = decide(reached(runs))
-    addition = f"; {missed(runs)}" if missed(runs) else ""
+    addition = f"; {missed(runs).removesuffix('.')}" if missed(runs) else ""
     return evidence._replace(
         explanation=evidence.explanation + addition, rule=f"{evidence.rule}; of runs that reached the loss to stop at"
     )
