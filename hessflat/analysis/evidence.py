@@ -131,6 +131,11 @@ def no_evidence(runs: Sequence[Run], why: str, rule: str) -> Evidence:
     return Evidence("", "", 0, "undecided" if tried else "not run", why + left_out(runs), rule=rule)
 
 
+def none_finished(runs: Sequence[Run], rule: str) -> Evidence:
+    """Evidence without a number where no run has finished, or none is of the kind that a claim is on."""
+    return no_evidence(runs, "no run has finished" if runs else "no run is of the kind that the claim is on", rule)
+
+
 def not_applicable(rule: str, why: str, seeds: int, value: str = "") -> Evidence:
     """Evidence of runs to which a claim does not apply: they could not tell for or against it."""
     return Evidence(value, "", seeds, "not applicable", why, rule=rule)

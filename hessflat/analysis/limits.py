@@ -21,7 +21,7 @@ from hessflat.analysis.evidence import (
     exact_text,
     exp_or_inf,
     interval_text,
-    no_evidence,
+    none_finished,
     not_applicable,
     of_test,
     side_of,
@@ -94,7 +94,7 @@ def against_limit(
     rule = f"{what.rstrip(',')}, the {word} of a seed's runs, {side_of(expect)} {number(limit)} by {BY_T}{clipped}"
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     values = np.array([of_seed(own) for own in _by_seed(done, statistic, what)])
     logs = scale == "log"
     mean = estimate(np.log(np.maximum(values, limit / 100)) if logs else values)
@@ -143,7 +143,7 @@ def lies_within(
     )
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     by_seed = _by_seed(done, statistic, what)
     smallest, largest = (estimate([float(end(values)) for values in by_seed]) for end in (np.min, np.max))
     least = (high - low) / 4
@@ -165,7 +165,7 @@ def on_one_side(runs: Sequence[Run], statistic: Statistic, what: str, expect: Ex
     rule = f"{what}, mean over a seed's runs, {side_of(expect)} 0 by an exact test that turns signs of seeds"
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     values = [float(np.mean(own)) for own in _by_seed(done, statistic, what)]
     test = sign_flip_test(values)
     return decided(
@@ -190,7 +190,7 @@ def in_every_run(runs: Sequence[Run], statistic: Statistic, limit: float, what: 
     )
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     by_seed = _by_seed(done, statistic, what)
     values = [value for own in by_seed for value in own]
     worst = estimate([max(own) for own in by_seed])
@@ -233,7 +233,7 @@ def reaches_bound(
     )
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     worst: list[tuple[float, float, float]] = []
     largest_bound = -math.inf
     for own in by_setting(done, "seed").values():
@@ -270,7 +270,7 @@ def agrees(runs: Sequence[Run], metric: str, other: str, within: float = 0.05) -
     rule = f"{what}, geometric mean over a seed's runs, within {100 * within:g} % of 1 by {BY_T}"
     done = finished(runs)
     if not done:
-        return no_evidence(runs, "no run has finished", rule)
+        return none_finished(runs, rule)
     per_seed = []
     for own in by_setting(done, "seed").values():
         pairs = [(finite_final(run, metric), finite_final(run, other)) for run in own]

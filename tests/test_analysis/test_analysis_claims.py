@@ -133,6 +133,7 @@ def test_a_setting_without_runs_is_not_run(make):
     for evidence in (compare(runs, "m", high=5e-4), compare(runs, "m"), increases(runs, "m"), compare([], "m")):
         assert (evidence.verdict, evidence.seeds) == ("not run", 0)
     assert reaches_bound([], "m", "b").verdict == agrees([], "m", "b").verdict == "not run"
+    assert agrees([], "m", "b").explanation == "no run is of the kind that the claim is on"
 
 
 def stored_answers(runs, right, labels=lambda run: 7):
