@@ -134,7 +134,7 @@ def _verdict_table(title: str, records: Sequence[Record]) -> Table:
             Text(verdict, style=_COLOURS[verdict]),
             Text(record["claim"]),
             Text(record["paper_value"]),
-            Text(record["value"] or "–"),
+            Text(record["value"] or record["reason"] or "–"),
             Text(str(record["seeds"])),
         )
     return table

@@ -282,3 +282,10 @@ def test_the_summary_lines_up_when_piped(stored):
     assert ABSENCE in lines  # whole, so that it can be copied
     assert "6 claims: 1 holds, 1 fails, 1 undecided, 3 not run" in lines
     assert "\x1b" not in out.getvalue()
+
+
+def test_the_summary_says_why_a_claim_has_no_number(tmp_path):
+    at_chance = [load_run(write_run(tmp_path, l2, 0, best_guess_loss=1e-9)) for l2 in (0.0, 5e-4)]
+    out = io.StringIO()
+    print_summary([make_section(StoredExperiment(TOY, "smoke", at_chance))], file=out)
+    assert "2 of 2 finished" in out.getvalue()  # the column is narrow
