@@ -56,6 +56,14 @@ def test_init_copies_what_commands_then_take(elsewhere, capsys):
         init.main([])
 
 
+def test_init_copies_from_the_clone_where_the_package_is_in_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init.main([])
+    for name in init.FOLDERS:
+        own, copied = ({path.relative_to(root) for path in (root / name).rglob("*.py")} for root in (ROOT, tmp_path))
+        assert copied == own
+
+
 def test_where_there_is_no_project_the_line_says_how_to_make_one(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "hessflat", "experiment", "g_mlp"],

@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
     own, settings = app.parse_flags(argv, {"out": "."})
     if settings:
         raise InputError(f"init takes no settings, got {settings[0]}")
-    out, home = Path(own["out"]), app.home()
+    out, home = Path(own["out"]), source()
     for name in FOLDERS:
         if (out / name).exists():
             raise InputError(f"{out / name} is there already; give another folder as --out=FOLDER")
@@ -25,3 +25,9 @@ def main(argv: Sequence[str]) -> None:
         shutil.copytree(home / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
         print(f"{out / name}: {len(list((out / name).rglob('*.py')))} files")
     print("change them, then: hessflat experiment --exp=g_mlp --scale=smoke")
+
+
+def source() -> Path:
+    """The folder that is copied from: that of commands, or else the clone that this package is in."""
+    home, clone = app.home(), Path(app.__file__).parents[2]
+    return home if (home / FOLDERS[0]).is_dir() else clone
