@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import pytest
 import yaml
 from original_files import known, mnist_files, write
@@ -171,6 +172,27 @@ def test_the_walk_through_gives_verdicts(walk_through, capsys):
     metrics = [run_folder.read_lines(folder / "metrics.jsonl")[-1] for folder in folders]
     assert len(metrics) == 4
     assert all(math.isfinite(line["hessian.lambda_max"]) for line in metrics)
+
+
+@pytest.mark.long
+@pytest.mark.exact
+def test_the_walk_through_gives_the_table_and_the_verdicts_of_the_page(walk_through):
+    experiment.main(["--exp=blobs", "--scale=small"])
+
+    def means(page):
+        rows = re.findall(r"^\| (?:0|1e-3|0\.01) \|.* ± .*$", page.read_text(), re.MULTILINE)
+        return [list(map(float, re.findall(r"([\d.]+) ±", row))) for row in rows]
+
+    stated, found = means(ROOT / "docs" / "adding.md"), means(walk_through / "report" / "report.md")
+    assert [len(row) for row in stated] == [6, 6, 6]
+    # Rounding differs by processor, and training amplifies it.
+    assert np.array(found) == pytest.approx(np.array(stated), rel=0.02)
+    judged = read_claims(walk_through / "report" / "claims.json")
+    assert {record["claim"]: record["verdict"] for record in judged} == {
+        "gap": "holds",
+        "flatter": "undecided",
+        "lanczos-is-exact": "holds",
+    }
 
 
 @pytest.mark.long
