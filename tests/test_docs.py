@@ -369,6 +369,7 @@ def test_the_first_page_is_short_and_its_table_counts_the_stored_verdicts():
     text = (ROOT / "README.md").read_text()
     assert len(text.encode()) <= 8_000
     records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
+    assert ("gives a *pilot*" in text) == any(record["pilot"] for record in records)
     for initial in "gsm":
         own = [record for record in records if record["experiment"].startswith(initial)]
         counts = Counter((record["scale"], record["verdict"]) for record in own)
