@@ -60,6 +60,23 @@ def test_random_diagonals_are_within_their_standard_errors(problem):
     assert found.num_products == 13
 
 
+def test_of_few_parameters_xdiag_takes_the_exact_diagonal_where_signs_are_dependent():
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)), jnp.float32)
+    matrix = matrix + matrix.T
+    op = cv.from_matvec(lambda v, m: m @ v, jnp.zeros(5), matrix)
+    products = []
+    for seed in (0, 54, 61, 77):
+        found = cv.diagonal(op, jax.random.key(seed), 4, "xdiag")
+        products.append(found.num_products)
+        if not flat(found.standard_errors).any():
+            assert_allclose(flat(found.values), np.diagonal(matrix), atol=1e-5)
+    assert products == [4, 5, 5, 5]
+    few = cv.from_matvec(lambda v, m: m @ v, jnp.zeros(2), matrix[:2, :2])
+    found = cv.diagonal(few + 1.0, jax.random.key(0), 4, "xdiag")
+    assert_allclose(flat(found.values), np.diagonal(matrix)[:2] + 1, atol=1e-5)
+    assert found.num_products == 2
+
+
 @pytest.mark.slow
 def test_solutions_are_those_of_the_dense_system(problem):
     H, G = problem

@@ -24,6 +24,8 @@ from hessflat.utils.errors import InputError
 
 DiagonalMethod = Literal["exact", "hutchinson", "xdiag"]
 _METHODS = ("exact", "hutchinson", "xdiag")
+# So many random signs, and more, are as good as never linearly dependent.
+_MANY = 100
 
 
 @record(
@@ -55,7 +57,8 @@ def diagonal(
       an entry is that of the rest of its row, Σ_j≠i A_ij² / n.
     - "xdiag" (Epperly, Tropp & Webber 2024): the diagonal of a random low-rank approximation, and the mean of what is
       left, with every vector used twice; unbiased. Far better where the spectrum decays, exact for ranks below n / 2;
-      it stores 3 n vectors.
+      it stores 3 n vectors. Where P is at most n, or so small that random signs are linearly dependent, it takes the P
+      products of the exact diagonal.
 
     It looks at values, and so is called outside `jax.jit`.
 
@@ -89,6 +92,8 @@ def diagonal(
     shift, op = op.shift, dataclasses.replace(op, shift=0.0)
     loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)
     with numerics.matmul_precision():
+        if method == "xdiag" and (op.size <= num_products or _are_dependent(layout, key, num_products // 2)):
+            return _by_columns(op + shift, began)
         if method == "hutchinson":
             mean, variance = _hutchinson(op, layout, key, num_products, loop)
         else:
@@ -100,13 +105,19 @@ def diagonal(
 
 
 def _exact(op: Operator, began: float) -> Diagonal:
-    found, rows = _from_rows(op), 0
-    if found is not None:
-        total, rows = found
-    else:
-        require_dense(op)
-        total, rows = np.diagonal(np.asarray(op.to_dense(), np.float64)), op.size
-        require_finite(total)
+    found = _from_rows(op)
+    return _by_columns(op, began) if found is None else _whole(op, *found, began)
+
+
+def _by_columns(op: Operator, began: float) -> Diagonal:
+    """The diagonal from P products."""
+    require_dense(op)
+    total = np.diagonal(np.asarray(op.to_dense(), np.float64))
+    require_finite(total)
+    return _whole(op, total, op.size, began)
+
+
+def _whole(op: Operator, total: np.ndarray, rows: int, began: float) -> Diagonal:
     layout = layout_of(op)
     values = vectors.to_tree(layout, host.from_flat(layout, np.asarray(total, layout.dtype)))
     return Diagonal(values, jax.tree.map(jnp.zeros_like, values), *cost_since(began, rows, op))
@@ -125,6 +136,17 @@ def _from_rows(op: Operator) -> tuple[np.ndarray, int] | None:
             return None
         total, rows = total + float(coefficient) * own, rows + outputs
     return total, rows
+
+
+def _are_dependent(layout: Layout, key: Array, count: int) -> bool:
+    """Whether the probes are linearly dependent, so that the rank of what A makes of them says nothing of A."""
+    if layout.size >= _MANY:
+        return False
+    probes = [probe_vector(layout, key, number, "rademacher") for number in range(count)]
+    rows = jax.tree.map(lambda *x: jnp.stack(x), *probes)
+    products = np.array([vectors.dots(layout, rows, probe) for probe in probes], np.float64)
+    # Signs over √P: times P, their products are whole numbers.
+    return bool(np.linalg.matrix_rank(np.rint(layout.size * products)) < count)
 
 
 def _hutchinson(op: Operator, layout: Layout, key: Array, count: int, loop: Loop) -> tuple[Vector, Vector]:
