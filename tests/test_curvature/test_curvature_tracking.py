@@ -292,6 +292,17 @@ def test_what_is_not_finite_is_nan_once():
     assert float(found["lambda_max"]) == pytest.approx(dense(params)[-1], rel=2e-3)
 
 
+def test_a_residual_covers_rounding_relative_to_eigenvalues_of_any_sign():
+    turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    matrix = jnp.asarray(turned @ np.diag([-1e5, -2.0, 0.1]) @ turned.T, jnp.float32)
+    op = cv.from_matvec(lambda v, m: m @ v, jnp.zeros(3), matrix)
+    tracker = cv.tracker(op, every=1, k=3, rtol=0)
+    _, metrics = tracker.update(tracker.init(jnp.zeros(3), KEY), jnp.zeros(3), 0)
+    right = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1]
+    for name, value in zip(("lambda_max", "lambda_2", "lambda_3"), right, strict=True):
+        assert abs(float(metrics[name]) - value) <= 2 * float(metrics[f"{name}_residual"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

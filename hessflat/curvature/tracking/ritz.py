@@ -81,8 +81,9 @@ def largest(
         return state, _pairs(state)
 
     state, (values, coefficients, residuals) = jax.lax.while_loop(goes_on, step, (state, _pairs(state)))
-    residuals = jnp.maximum(residuals, epsilon * jnp.abs(values[0]))
     exists = jnp.arange(num_steps) < state.num_valid
+    # The rounding of products is relative to the largest eigenvalue in magnitude, which may be a negative one.
+    residuals = jnp.maximum(residuals, epsilon * jnp.where(exists, jnp.abs(values), 0).max())
     is_finite = jnp.isfinite(state.alphas).all() & jnp.isfinite(state.betas).all()
     chosen = jnp.where(exists[:, None], coefficients.T, 0)[: num_kept(settings) - 1]
     rows = combine_on_devices(layout, state.blocks, chosen)
