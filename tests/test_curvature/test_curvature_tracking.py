@@ -282,14 +282,31 @@ def test_parameters_and_examples_on_a_mesh():
     assert np.isfinite(float(part["trace"]))
 
 
-def test_what_is_not_finite_is_nan_once():
+@pytest.mark.parametrize("first", [False, True])
+def test_what_is_not_finite_is_nan_once(first):
     params = start()
-    tracker = cv.tracker(cv.hessian(loss, params, DATA), every=1)
-    state, _ = tracker.update(tracker.init(params, KEY), params, 0)
+    tracker = cv.tracker(cv.hessian(loss, params, DATA), 1, ("lambda_max", "trace"), trace_probes=40)
+    state = tracker.init(params, KEY)
+    if not first:
+        state, _ = tracker.update(state, params, 0)
     state, lost = tracker.update(state, jax.tree.map(lambda x: x * jnp.nan, params), 1)
     assert np.isnan(lost["lambda_max"])
-    _, found = tracker.update(state, params, 2)
+    assert np.isnan(lost["trace"])
+    state, found = tracker.update(state, params, 2)
     assert float(found["lambda_max"]) == pytest.approx(dense(params)[-1], rel=2e-3)
+    assert abs(float(found["trace"]) - dense(params).sum()) < 4 * float(found["trace_standard_error"])
+    assert float(tracker.update(state, params, 3)[1]["trace_standard_error"]) < float(found["trace_standard_error"])
+
+
+def test_a_state_may_be_donated_from_the_first_step_on():
+    params = start()
+    tracker = cv.tracker(cv.hessian(loss, params, DATA), 1, ("lambda_max", "trace", "critical_sharpness"))
+    updates = jax.tree.map(lambda g: -0.1 * g, jax.grad(loss)(params, DATA))
+    step = jax.jit(lambda s, p, i: tracker.update(s, p, i, data=DATA, updates=updates), donate_argnums=0)
+    state = tracker.init(params, KEY)
+    for number in range(2):
+        state, metrics = step(state, params, jnp.asarray(number))
+    assert np.isfinite(float(metrics["trace"]))
 
 
 def test_a_residual_covers_rounding_relative_to_eigenvalues_of_any_sign():

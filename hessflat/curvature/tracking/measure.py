@@ -77,9 +77,10 @@ def _measured(
         kept[name], products = found.kept, products + count
     trace, before = state.trace, state.before
     if trace is not None:
+        begins = _is_first(trace, number)
         trace = _trace(op, options, state, jax.random.fold_in(key, 1))
         metrics |= {"trace": trace.value, "trace_standard_error": jnp.sqrt(trace.variance)}
-        before, products = place(op), products + options.num_probes * jnp.where(number == 0, 1, 2)
+        before, products = place(op), products + options.num_probes * jnp.where(begins, 1, 2)
     multiple = state.multiple
     if multiple is not None:
         critical, multiple = _critical(op, training, multiple)
@@ -141,9 +142,13 @@ def _trace(op: Operator, options: Options, state: TrackerState, key: Array) -> T
             part = moved.over_examples(op, _window(options, state.order, place))
         return part, _back_at(part, state.before)
 
-    return drift.following(
-        operators, options.layout, state.trace, state.num_measured == 0, key, options.num_probes, options.memory
-    )
+    is_first = _is_first(state.trace, state.num_measured)
+    return drift.following(operators, options.layout, state.trace, is_first, key, options.num_probes, options.memory)
+
+
+def _is_first(last: Trace, num_measured: Array) -> Array:
+    """Whether an estimate begins anew: there is none, or the last one is lost."""
+    return (num_measured == 0) | ~jnp.isfinite(last.value + last.variance)
 
 
 def _window(options: Options, order: Array | None, number: Array) -> Array:

@@ -121,9 +121,9 @@ def _init(options: Options, arrays: list[Array], params: Any, key: Array) -> Tra
         order = jax.random.permutation(shuffled, options.total // options.pieces)
     trace, before = None, None
     if "trace" in options.quantities:
-        zero = jnp.zeros((), options.layout.dtype)
-        # Copies: those of the training may be donated to its next step.
-        trace, before = Trace(zero, zero), jax.tree.map(jnp.copy, place(op))
+        # Arrays of its own, each once: those of the training, and those of the state, may be donated to the next step.
+        trace = Trace(jnp.zeros((), options.layout.dtype), jnp.zeros((), options.layout.dtype))
+        before = jax.tree.map(jnp.copy, place(op))
     kept = {name: vectors.zeros(options.layout, rows) for name in names}
     multiple = jnp.ones(()) if "critical_sharpness" in options.quantities else None
     return TrackerState(own, jnp.zeros((), jnp.int32), kept, order, trace, before, multiple)
