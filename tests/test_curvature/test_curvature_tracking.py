@@ -341,6 +341,46 @@ def test_options_are_refused_in_one_line(options, message):
         cv.tracker(cv.hessian(loss, start(), DATA), **options)
 
 
+def test_a_state_of_another_tracker_is_refused():
+    op, params = cv.hessian(loss, start(), DATA), start()
+    trackers = [
+        cv.tracker(op, **own) for own in ({}, {"k": 2}, {"quantities": ("lambda_max", "trace")}, {"examples": 32})
+    ]
+    states = [tracker.update(tracker.init(params, KEY), params, 0)[0] for tracker in trackers]
+    for i, tracker in enumerate(trackers):
+        for j, state in enumerate([*states, None, tuple(states[i])]):
+            if i == j:
+                tracker.update(state, params, 20)
+                continue
+            with pytest.raises(
+                InputError, match="state must be what init or update of a tracker with the same options"
+            ):
+                tracker.update(state, params, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model_state": {"mean": jnp.ones(2)}}, "no function of the operator takes a state"),
+        ({"params": jax.tree.map(lambda x: x.astype(jnp.bfloat16), start())}, "of the operator's type, float32"),
+        ({"updates": start()["in"]}, "updates must have the structure of params"),
+        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"learning_rate": lambda step: 0.1}, "learning_rate must be above 0"),
+        ({"learning_rate": jnp.ones(2)}, r"learning_rate must be one number, got shape \(2,\)"),
+    ],
+)
+def test_what_an_update_cannot_use_is_refused_in_one_line(given, message):
+    tracker = cv.tracker(cv.hessian(loss, start(), DATA), 1, "critical_sharpness")
+    with pytest.raises(InputError, match=message):
+        tracker.update(tracker.init(start(), KEY), **({"params": start(), "step": 0, "updates": start()} | given))
+
+
+def test_examples_for_a_known_map_are_refused():
+    tracker = cv.tracker(cv.from_matvec(lambda v: 2 * v, jnp.zeros(3)))
+    with pytest.raises(InputError, match="takes no examples; leave data out"):
+        tracker.update(tracker.init(jnp.zeros(3), KEY), jnp.zeros(3), 0, data=DATA)
+
+
 def test_operators_that_cannot_follow_are_refused():
     op = cv.hessian(loss, start(), DATA)
     covariance = cv.gradient_covariance(lambda w, b: (predict(w, b) ** 2).sum(axis=1), start(), DATA)

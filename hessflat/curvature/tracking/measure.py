@@ -15,6 +15,7 @@ from hessflat.curvature.operators.preconditioning import preconditioned
 from hessflat.curvature.tracking import drift, moved, ritz, subset
 from hessflat.curvature.tracking.drift import Trace
 from hessflat.curvature.tracking.options import Options
+from hessflat.utils.errors import InputError
 
 
 class TrackerState(NamedTuple):
@@ -120,7 +121,10 @@ def _largest(op: Operator, options: Options, state: TrackerState, name: str, key
 
 def _critical(op: Operator, training: Training, start: Array) -> tuple[dict[str, Array], Array]:
     """The critical sharpness, and the multiple of the update that the next search begins with."""
-    updates = trees.select(training.updates, op.params)
+    try:
+        updates = trees.select(training.updates, op.params)
+    except (ValueError, TypeError, KeyError):
+        raise InputError("updates must have the structure of params") from None
     numerics.require_like("updates", updates, op.params)
     wide = jax.tree.map(numerics.widened, updates)
     found = critical_multiple(op, wide, start)

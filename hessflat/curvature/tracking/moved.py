@@ -52,9 +52,13 @@ def moved(op: Operator, params: Any = None, state: Any = None, examples: Any = N
         examples: arrays as `Batches` holds them, of the shapes of the operator's own; how they are batched stays.
 
     Raises:
-        InputError: trees of other structures or shapes than the operator has.
+        InputError: trees of other structures or shapes than the operator has, or what no function of it takes.
     """
     terms = op.terms
+    if jax.tree.leaves(state) and all(term.state is None for term in terms):
+        raise InputError("no function of the operator takes a state as its third argument; leave model_state out")
+    if examples is not None and not any(map(has_examples, terms)):
+        raise InputError("the operator is a known map and takes no examples; leave data out")
     if params is not None:
         terms = tuple(_at(term, params) for term in terms)
     if state is not None:
@@ -112,7 +116,7 @@ def shares_of_groups(op: Operator, groups: int) -> Array:
 def _at(term: Term, params: Any) -> Term:
     """A term at other parameters, of which it takes its own and holds the others fixed."""
     if term.rest is None:
-        numerics.require_like("params", params, term.params)
+        _require_alike(params, term.params)
         return dataclasses.replace(term, params=params)
     is_absent = lambda x: x is None or isinstance(x, Sliced)  # noqa: E731
 
@@ -130,8 +134,15 @@ def _at(term: Term, params: Any) -> Term:
 
     rest = jax.tree.map(other, term.rest, params, is_leaf=is_absent)
     inside = jax.tree.map(own, term.params, term.rest, params, is_leaf=is_absent)
-    numerics.require_like("params", inside, term.params)
+    _require_alike(inside, term.params)
     return dataclasses.replace(term, params=inside, rest=rest)
+
+
+def _require_alike(params: Any, like: Any) -> None:
+    numerics.require_like("params", params, like)
+    for leaf, own in zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True):
+        if jnp.result_type(leaf) != own.dtype:
+            raise InputError(f"params must be of the operator's type, {own.dtype}, got {jnp.result_type(leaf)}")
 
 
 def _with_state(term: Term, state: Any) -> Term:

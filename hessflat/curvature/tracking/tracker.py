@@ -83,7 +83,8 @@ def tracker(
 
     Raises:
         InputError: a stream, a linearised operator, counts out of range, an unknown quantity, a quantity without what
-            it needs, parameters of another structure.
+            it needs, parameters of another structure or type, a state of another tracker, data or a state that the
+            operator's functions do not take.
 
     >>> import jax, jax.numpy as jnp
     >>> import hessflat.curvature as cv
@@ -148,6 +149,12 @@ def _update(
         return state, {}
     if ("critical_sharpness" in options.quantities) != (updates is not None):
         raise InputError("critical_sharpness and updates belong together: give update(..., updates=u) what is added")
+    _require_own(options, state)
+    if isinstance(learning_rate, jax.Array):  # its value is not waited for
+        if learning_rate.shape:
+            raise InputError(f"learning_rate must be one number, got shape {learning_rate.shape}")
+    else:
+        numerics.require_number("learning_rate", learning_rate, above=0)
     examples = None if data is None else as_batches(data).arrays
     training = Training(params, model_state, examples, opt_state, updates, learning_rate)
     if is_number:
@@ -158,6 +165,29 @@ def _update(
         raise InputError(f"step must be one whole number, got shape {step.shape} of type {step.dtype}")
     result = _measure_when_due(options, arrays, state, training, step)
     return result
+
+
+def _require_own(options: Options, state: TrackerState) -> None:
+    """Refuse a state of another tracker, or one that lost its structure on its way through a checkpoint."""
+    own = (state.kept, state.order, state.trace, state.multiple) if isinstance(state, TrackerState) else None
+    if (jax.tree.structure(own), [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]) != _shapes_of_state(options):
+        raise InputError(
+            "state must be what init or update of a tracker with the same options gave; a checkpoint is restored into "
+            "the structure of init(params, key)"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes_of_state(options: Options) -> tuple[Any, list[tuple[int, ...]]]:
+    """The structure and the shapes of what a state holds for each quantity."""
+    rows = ritz.num_kept(options.ritz)
+    like = (
+        {name: vectors.zeros(options.layout, rows) for name in options.quantities if name.endswith("lambda_max")},
+        None if options.count is None else jnp.zeros(options.total // options.pieces, int),
+        Trace(jnp.zeros(()), jnp.zeros(())) if "trace" in options.quantities else None,
+        jnp.ones(()) if "critical_sharpness" in options.quantities else None,
+    )
+    return jax.tree.structure(like), [leaf.shape for leaf in jax.tree.leaves(like)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
