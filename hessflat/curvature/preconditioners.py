@@ -3,6 +3,7 @@
 States are known by their names and fields, so that Optax need not be there.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hessflat.curvature import numerics
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, shown
 
 # What holds another state, and the field that it is in.
 _WRAPPERS = {
@@ -61,7 +62,8 @@ def preconditioner(
     update.
 
     A state does not show clipping, signs and trust ratios (LAMB), nor the rates of the groups of `partition`, which
-    must be the same.
+    must be the same. Nor does it show what has Adam's state without being Adam: of NAdam this is P for a large t, with
+    another edge; AdaMax, RAdam and ADOPT have another P.
 
     It may be called inside `jax.jit`.
 
@@ -76,7 +78,7 @@ def preconditioner(
 
     Raises:
         InputError: a state whose P is not known, as of Lion or Muon; one before its first update; settings that are
-            needed; parameters of another structure.
+            needed or out of range; parameters of another structure.
 
     >>> import jax.numpy as jnp, optax
     >>> import hessflat.curvature as cv
@@ -87,7 +89,9 @@ def preconditioner(
     [0.4, 0.1]
     """
     params = numerics.as_arrays("params", params, shapes=True)
-    given = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "eps_in_sqrt": eps_in_sqrt}
+    given = {name: _in_range(name, value, 1.0) for name, value in (("b1", b1), ("b2", b2))}
+    given |= {name: _in_range(name, value) for name, value in (("eps", eps), ("eps_root", eps_root))}
+    given["eps_in_sqrt"] = numerics.require_flag("eps_in_sqrt", eps_in_sqrt)
     leaves, structure = jax.tree.flatten(params)
     found: list[Any] = [None] * len(leaves)
     for moment in _second_moments(opt_state, {}):
@@ -101,6 +105,17 @@ def preconditioner(
     result = jax.tree.unflatten(structure, each)
     numerics.require_like("the second moment of the state", result, params)
     return result
+
+
+def _in_range(name: str, value: Any, below: float = math.inf) -> Any:
+    """A setting from 0 to below a number; of one that is None or traced nothing is known."""
+    if value is None or numerics.any_traced(value):
+        return value
+    number = numerics.number_of(value)
+    if not 0 <= number < below:
+        says = "finite and at least 0" if below == math.inf else f"at least 0 and below {below:g}"
+        raise InputError(f"{name} must be one number, {says}, got {shown(value)}")
+    return number
 
 
 def _second_moments(state: Any, settings: Mapping[str, Any]) -> Iterator[_SecondMoment]:
@@ -154,11 +169,21 @@ def _adam(state: Any, settings: Mapping[str, Any], nu: Array, _: Any) -> Array:
 
 
 def _rms(state: Any, settings: Mapping[str, Any], nu: Array, mu: Any) -> Array:
-    eps, share = _setting(settings, "eps"), 1.0
+    eps = _setting(settings, "eps")
     if "count" in state._fields:  # `count` is a method of every tuple
         share = 1 - (settings["decay"] if "decay" in settings else _setting(settings, "b2")) ** _count(state)
+    else:
+        share = jnp.where(_has_gradient(state), 1.0, jnp.nan)
     variance = nu / share - (0.0 if mu is None else jnp.square(numerics.widened(mu) / share))
-    return jnp.where(settings["eps_in_sqrt"], jnp.sqrt(variance + eps), jnp.sqrt(variance) + eps)
+    return jnp.sqrt(variance + eps) if settings["eps_in_sqrt"] else jnp.sqrt(variance) + eps
+
+
+def _has_gradient(state: Any) -> Array:
+    """Whether a state without a count has seen a gradient: its second moment begins at zero by default."""
+    found = jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(state.nu)]).any()
+    if not numerics.any_traced(found) and not found:
+        raise InputError("the state has seen no gradient yet, or zeros alone, and so has no P; take it after an update")
+    return found
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> Any:
@@ -169,8 +194,8 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 
 
 def _count(state: Any) -> Array:
-    """Updates so far."""
+    """Updates so far; a whole number, so that a power has the precision of its base."""
     (count,) = jax.tree.leaves(state.count)
     if not numerics.any_traced(count) and int(count) == 0:
         raise InputError("the state has seen no gradient yet, and so has no P; take it after the first update")
-    return jnp.asarray(count, jnp.float32)
+    return jnp.asarray(count)

@@ -154,6 +154,59 @@ def test_rmsprop_moves_by_its_gradient_over_its_preconditioner(centred, settings
         np.testing.assert_allclose(u, -RATE * g / p, rtol=1e-5)
 
 
+# What has Adam's state, with what it gives its learning rate and settings; the page names those with another P.
+SHARED = {"adam", "adamw", "nadam", "nadamw", "adamax", "adamaxw", "radam", "yogi", "lamb", "adopt", "adopt_adamw"}
+
+
+def test_what_has_the_state_of_adam_has_its_preconditioner_or_is_named():
+    other = set()
+    for module in (optax, optax.contrib):
+        for name in SHARED & set(dir(module)):
+            updates, state = after(getattr(module, name)(RATE, **{**ADAM, "b2": 0.9}), GRADIENTS[:2])
+            preconditioner = cv.preconditioner(state, W, **{**ADAM, "b2": 0.9})
+            pairs = zip(*map(jax.tree.leaves, (updates, moments(state), preconditioner)), strict=True)
+            if not all(np.allclose(u, -RATE * m / p, rtol=1e-2) for u, m, p in pairs):
+                other.add(name.removesuffix("_adamw").removesuffix("w").lower())
+    assert other == {"nadam", "adamax", "radam", "adopt", "lamb"}
+    told = cv.preconditioner.__doc__.lower()
+    assert all(name in told for name in other)
+
+
+def test_the_correction_of_the_bias_has_the_precision_of_the_parameters():
+    with jax.enable_x64(True):
+        w, g = jnp.array([0.3, -2.0]), jnp.array([3.0, -0.1])
+        adam = optax.adam(RATE, b1=0.9, b2=0.9999, eps=1e-8)
+        updates, state = adam.update(g, adam.init(w))
+        preconditioner = cv.preconditioner(state, w, b1=0.9, b2=0.9999, eps=1e-8)
+        np.testing.assert_allclose(updates, -RATE * state[0].mu / preconditioner, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"b1": 1.0}, "b1 must be one number, at least 0 and below 1, got 1.0"),
+        ({"b1": "0.9"}, "b1 must be one number, at least 0 and below 1, got '0.9'"),
+        ({"b1": jnp.array([0.9, 0.8])}, "b1 must be one number"),
+        ({"b2": 1.5}, "b2 must be one number, at least 0 and below 1, got 1.5"),
+        ({"eps": -1e-8}, "eps must be one number, finite and at least 0"),
+        ({"eps_root": np.nan}, "eps_root must be one number"),
+        ({"eps_in_sqrt": "False"}, "eps_in_sqrt must be True or False"),
+    ],
+)
+def test_settings_that_no_optimiser_has_are_refused(settings, message):
+    _, state = after(ADAPTIVE["adam"])
+    with pytest.raises(InputError, match=message):
+        cv.preconditioner(state, W, **{**ADAM, **settings})
+
+
+def test_rmsprop_has_no_preconditioner_before_its_first_update():
+    state = optax.rmsprop(RATE).init(W)
+    with pytest.raises(InputError, match="seen no gradient yet"):
+        cv.preconditioner(state, W, eps=1e-8)
+    within = jax.jit(lambda s: cv.preconditioner(s, W, eps=1e-8))(state)
+    assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(within))
+
+
 def test_what_is_not_adaptive_has_ones():
     for optimiser in (optax.sgd(RATE), optax.sgd(lambda step: RATE, 0.9, nesterov=True)):
         _, state = after(optimiser)
