@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from hessflat.cli import checkpoints, measure
+from hessflat.report import checkpoints as report
 from hessflat.runs import foreign
 from hessflat.utils.errors import InputError
 from hessflat.utils.files import read_lines
@@ -96,6 +97,19 @@ def test_a_folder_is_measured_once_and_continued(place, monkeypatch, capsys):
         measure.main(["--checkpoints=saved", *LITTLE])
     with pytest.raises(InputError, match="holds results with --top='3', but '4' is asked for"):
         measure.main(["--checkpoints=saved", *LITTLE[:3], "--top=4", "--out=out"])
+
+
+def test_a_page_has_checkpoints_without_a_positive_eigenvalue(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.plot, "as_svg", lambda figure: figure)
+    (tmp_path / "spectra").mkdir()
+    found = {1: [3.0, 2.0], 2: [0.0, 0.0], 3: [-1.0, -2.0], 4: [5.0, -1.0]}
+    for step, values in found.items():
+        np.savez(tmp_path / "spectra" / f"{step}.npz", eigenvalues=values, residuals_of_eigenvalues=[1e-6, 1e-6])
+    drawn, _ = report._spectra(tmp_path, [{"step": step, "arrays": "digest"} for step in found])
+    (axes,) = drawn.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["step 1", "step 4"]
+    assert [container[0].get_ydata().tolist() for container in axes.containers] == [[3.0, 2.0], [5.0]]
+    assert report._spectra(tmp_path, [{"step": step, "arrays": "digest"} for step in (2, 3)]) is None
 
 
 @pytest.mark.slow

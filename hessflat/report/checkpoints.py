@@ -110,7 +110,8 @@ def _spectra(out: Path, lines: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]
     chosen = [there[index] for index in sorted({round(i) for i in np.linspace(0, len(there) - 1, _SPECTRA)})]
     stored = [(line, read_arrays(out, line)) for line in chosen]
     densities = [(line, arrays) for line, arrays in stored if "nodes" in arrays]
-    ranks = [(line, arrays) for line, arrays in stored if "eigenvalues" in arrays]
+    # On a logarithmic axis there are positive ones alone.
+    ranks = [(line, arrays) for line, arrays in stored if (arrays.get("eigenvalues", np.zeros(0)) > 0).any()]
     panels = [group for group in (densities, ranks) if group]
     if not panels:
         return None
@@ -118,12 +119,11 @@ def _spectra(out: Path, lines: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]
         drawn = Figure(figsize=(TEXT_WIDTH * len(panels) / 2, 2.4), layout="constrained")
         for place, group in enumerate(panels):
             axes = drawn.add_subplot(1, len(panels), place + 1)
-            for (line, arrays), colour in zip(group, ordered_colours(len(group)), strict=True):
+            for (_, arrays), colour in zip(group, ordered_colours(len(group)), strict=True):
                 if group is densities:
                     plot.density(spectrum_from_arrays(_of_spectrum(arrays)), axes, colour=colour)
                 else:
                     plot.ranks(_pairs(arrays), axes, negative=False, colour=colour)
-                axes.lines[-1].set_label(f"step {line['step']}")
             if group is densities:
                 low, high = zip(*(_range(arrays) for _, arrays in group), strict=True)
                 axes.set_xlim(min(low), max(high))
