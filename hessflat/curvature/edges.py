@@ -97,8 +97,10 @@ def sam(learning_rate: Any, radius: Any, gradient_norm: Any) -> Any:
     _require_rate(learning_rate)
     for name, value in (("radius", radius), ("gradient_norm", gradient_norm)):
         _require(name, value, "at least 0", lambda x: x >= 0)
-    ratio = 8 * radius / (learning_rate * gradient_norm)
-    return 4 / learning_rate / (jnp.sqrt(1 + ratio) + 1)
+    # Roots of ‖g‖ and of ‖g‖ + 8ρ / η, so that there is a number where ‖g‖ is 0.
+    small, large = jnp.sqrt(gradient_norm), jnp.sqrt(gradient_norm + 8 * radius / learning_rate)
+    both = jnp.where(large > 0, small + large, 1.0)
+    return 4 / learning_rate * jnp.where(large > 0, small / both, 0.5)
 
 
 def _require_rate(value: Any) -> None:
@@ -112,6 +114,6 @@ def _require_factor(name: str, value: Any) -> None:
 def _require(name: str, value: Any, says: str, holds: Callable[[np.ndarray], Any]) -> None:
     if numerics.any_traced(value):
         return
-    numbers = np.asarray(value)
+    numbers = np.asarray(None if isinstance(value, list | tuple) else value)  # no arithmetic is done with those
     if numbers.dtype.kind not in "fiu" or not np.all(np.isfinite(numbers) & holds(numbers)):
         raise InputError(f"{name} must be finite and {says}, got {shown(value)}")

@@ -70,6 +70,13 @@ def test_sam_oscillates_at_its_edge(curvature, radius, w):
     assert cv.edges.sam(0.1, 0.0, 1.0) == pytest.approx(20)
 
 
+def test_the_edge_of_sam_is_a_number_where_the_gradient_is_zero():
+    for zero in (0, 0.0, np.float32(0), jnp.zeros(())):
+        assert cv.edges.sam(0.1, 0.05, zero) == 0
+        assert cv.edges.sam(0.1, 0.0, zero) == pytest.approx(20)
+    np.testing.assert_allclose(cv.edges.sam(0.1, 0.05, np.array([0.0, 1e-12])), [0, 2e-5], rtol=1e-4)
+
+
 def test_gradients_are_those_of_the_whole_loss(op):
     np.testing.assert_allclose(cv.gradient(op), GRADIENT, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cv.gradient(2 * op + 0.5), 2 * GRADIENT + W / 2, rtol=1e-5, atol=1e-6)
@@ -152,6 +159,7 @@ def test_mini_batches_agree_with_all_that_there_are(op):
     [
         (lambda: cv.edges.gradient_descent(-0.1), "learning_rate must be finite and above 0, got -0.1"),
         (lambda: cv.edges.gradient_descent(jnp.array([0.1, 0.0])), "learning_rate must be finite and above 0"),
+        (lambda: cv.edges.gradient_descent([0.1, 0.2]), "learning_rate must be finite and above 0, got [0.1, 0.2]"),
         (lambda: cv.edges.gradient_descent("0.1"), "learning_rate must be finite and above 0, got '0.1'"),
         (lambda: cv.edges.heavy_ball(0.1, 1.0), "momentum must be finite and at least 0 and below 1, got 1.0"),
         (lambda: cv.edges.nesterov(0.1, -0.5), "momentum must be finite"),
