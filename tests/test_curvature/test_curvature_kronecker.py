@@ -103,6 +103,8 @@ def test_the_eigenvalues_of_ekfac_are_the_nearest_ones():
         ("tied", "is in 2 layers"),
         ("loop", "goes into scan"),
         ("position", "goes into add"),
+        ("exponential", "goes into exp"),
+        ("penalty", "goes into reduce_sum"),
     ],
 )
 def test_what_is_no_kernel_of_one_layer_is_refused_by_name(what, message):
@@ -114,6 +116,10 @@ def test_what_is_no_kernel_of_one_layer_is_refused_by_name(what, message):
             return w["w"][batch["y"]]
         if what == "tied":
             return x @ w["w"] @ w["w"]
+        if what == "exponential":
+            return x @ jnp.exp(w["w"])
+        if what == "penalty":
+            return x @ w["w"] + jnp.sum(w["w"])
         if what == "position":
             return (x[:, None, :] @ jnp.eye(4) + w["w"][None]).sum(axis=1)
         return jax.lax.scan(lambda x, w: (x @ w, None), x, w["w"][None])[0]

@@ -167,9 +167,11 @@ def _ends_with(dimensions: Sequence[int], shape: Sequence[int], rank: int) -> bo
 
 def _layer(equation: Any, position: int, views: dict[Any, Any]) -> Layer | None:
     operands = equation.invars
-    sides = [s for s in (0, 1) if not isinstance(operands[s], compat.Literal) and operands[s] in views]
     name, params = equation.primitive.name, equation.params
-    if len(sides) != 1 or name not in ("dot_general", "conv_general_dilated"):
+    if name not in ("dot_general", "conv_general_dilated"):
+        return None
+    sides = [s for s in (0, 1) if not isinstance(operands[s], compat.Literal) and operands[s] in views]
+    if len(sides) != 1:
         return None
     (side,) = sides
     leaf, axes = views[operands[side]]
