@@ -129,3 +129,14 @@ def test_what_does_not_go_together_is_one_line():
         cv.softmax_gauss_newton(hidden, readout, params, cv.Batches(data, weights=data["mask"][:, :2]))
     with pytest.raises(InputError, match="statistics"):
         cv.softmax_gauss_newton(hidden, readout, params, cv.Batches(data, statistics_batch=1))
+
+
+def test_hidden_states_and_a_matrix_of_two_types_have_the_type_of_their_product():
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    params = {"w": jnp.eye(3), "E": jax.random.normal(jax.random.key(1), (7, 3))}
+    readouts = (lambda p: p["E"].astype(jnp.bfloat16), lambda p: p["E"].astype(jnp.bfloat16).astype(jnp.float32))
+    narrow, same = (
+        cv.softmax_gauss_newton(lambda p, b: b @ p["w"], readout, params, x, chunk_size=4).to_dense()
+        for readout in readouts
+    )
+    np.testing.assert_allclose(narrow, same, rtol=1e-5, atol=1e-6)

@@ -115,7 +115,12 @@ class Head:
     readout: Callable[..., Any]
 
     def __call__(self, params: Any, batch: Any, *state: Any) -> tuple[Any, Any]:
-        return self.hidden(params, batch, *state), self.readout(params)
+        states, matrix = self.hidden(params, batch, *state), self.readout(params)
+        types: Any = [getattr(output, "dtype", None) for output in (states, matrix)]
+        if types[0] == types[1] or not all(t is not None and jnp.issubdtype(t, jnp.floating) for t in types):
+            return states, matrix
+        wide = jnp.promote_types(*types)  # that of their product
+        return states.astype(wide), matrix.astype(wide)
 
 
 @dataclasses.dataclass(frozen=True)
