@@ -119,6 +119,9 @@ def test_what_cannot_be_solved_is_refused(problem):
         cv.solve(H - 1.0, b)
     with pytest.raises(InputError, match="preconditioner must be"):
         cv.solve(G, b, preconditioner=lambda v: v)
+    other = cv.nystrom(cv.from_matvec(lambda v: v, jnp.zeros(3)), jax.random.key(0), 2)
+    with pytest.raises(InputError, match=f"an operator with the same {H.size} parameters"):
+        cv.solve(G, b, preconditioner=other)
     with pytest.raises(InputError, match="needs a key"):
         cv.diagonal(G)
     assert not cv.solve(H, b, method="minres", max_steps=2).converged
@@ -135,11 +138,15 @@ def test_the_tangent_kernel_is_the_product_of_jacobians(problem):
     assert_allclose(kernel.values[-39:], np.linalg.eigvalsh(J.T @ J), atol=1e-4)
     mean = sum(J[c::3] @ J[c::3].T for c in range(3)) / 3
     assert_allclose(kernel.over_examples, mean, atol=1e-4)
-    y = np.asarray(data["y"])
+    x, y = np.asarray(data["x"], np.float64), np.asarray(data["y"])
     same = np.equal.outer(y, y) * 1.0
     centre = np.eye(23) - 1 / 23
     k, t = centre @ mean @ centre, centre @ same @ centre
     assert kernel.alignment(y) == pytest.approx(np.sum(k * t) / np.linalg.norm(k) / np.linalg.norm(t), rel=1e-5)
     assert kernel.alignment(same @ np.ones(23), centred=False) <= 1
+    for size in (1e-200, 1e200):
+        assert kernel.alignment(size * x) == pytest.approx(kernel.alignment(x), rel=1e-6)
+    with pytest.raises(InputError, match="targets must be finite"):
+        kernel.alignment(np.where(np.arange(23) == 3, np.nan, 1.0))
     with pytest.raises(InputError, match="targets must be"):
         kernel.alignment(y[:5])

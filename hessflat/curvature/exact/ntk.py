@@ -64,7 +64,7 @@ class TangentKernel(NamedTuple):
                 keeps a kernel of equal numbers from being aligned with anything; else as Cristianini et al. (2001).
 
         Raises:
-            InputError: another number of targets, or targets that are all alike.
+            InputError: another number of targets, targets that are not finite, or that are all alike.
         """
         numerics.require_values(targets)
         y = np.asarray(targets)
@@ -75,6 +75,9 @@ class TangentKernel(NamedTuple):
         if y.ndim == 1 and y.dtype.kind in "iub":
             y = y[:, None] == np.unique(y)
         y = np.asarray(y, np.float64).reshape(len(y), -1)
+        if not np.isfinite(y).all():
+            raise InputError("targets must be finite; leave out the examples that have none")
+        y = y / (np.abs(y).max(initial=0) or 1)  # of any size, squares of theirs are numbers
         kernel = self.over_examples
         if numerics.require_flag("centred", centred):
             y = y - y.mean(axis=0)

@@ -128,6 +128,8 @@ def solve(
         raise InputError(f"preconditioner must be cv.nystrom(op, ...), got {type(preconditioner).__name__}")
     op = op.as_it_is_now() + damping
     flat, layout = op._is_flat(b), layout_of(op)
+    if preconditioner is not None and not _suits(preconditioner, layout):
+        raise InputError(f"preconditioner must be cv.nystrom of an operator with the same {layout.size:,} parameters")
     tree = numerics.unravel(op.vector_like, numerics.on_device(b)) if flat else op._as_vector(b)
     loop, op = loop_for(op, loop), linearize(op)
     with numerics.matmul_precision():
@@ -189,6 +191,12 @@ def nystrom(op: Operator, key: Array, rank: int = 20, loop: Loop | None = None) 
         left, singular, _ = np.linalg.svd(roots, full_matrices=False)
         basis = _rotated(numerics.on_device(left.T, layout.dtype), drawn.basis)
     return Nystrom(singular**2, basis, *cost_since(began, rank, op))
+
+
+def _suits(preconditioner: Nystrom, layout: Layout) -> bool:
+    """Whether vectors of a preconditioner lie as those of the operator do."""
+    own = [rows.shape[1] for rows in jax.tree.leaves(preconditioner.vectors)]
+    return own == [layout.num_devices * length for length in layout.lengths]
 
 
 class _Inverse(NamedTuple):
