@@ -38,6 +38,10 @@ def pairs(values):
     return cv.EigenPairs(values, None, 0.01 * np.abs(values), values > 0, *COST, ("converged",) * len(values))
 
 
+def lost_values():
+    return EXACT._replace(values=np.array([1.0, np.nan]))
+
+
 @pytest.fixture(autouse=True)
 def close():
     yield
@@ -77,6 +81,8 @@ def test_stems_lines_and_planes_are_what_was_measured():
     assert ax.figure.axes[1].get_ylabel() == "loss"
     assert ax.get_aspect() == 1.0
     assert plot.surface(PLANE).get_zlabel() == "loss"
+    for alike in (1e20, 1.0, 0.0):
+        plot.plane(PLANE._replace(values=np.full((5, 6), alike))).figure.canvas.draw()
     lost = PLANE.values.copy()
     lost[0, 0] = np.nan
     plot.plane(PLANE._replace(values=lost)).figure.canvas.draw()
@@ -157,6 +163,14 @@ def test_colours_differ_for_every_kind_of_sight():
         (lambda: plot.tracked([]), "history must be a list of mappings"),
         (lambda: plot.tracked([{"step": 0, "loss": 1.0}], "los"), "did you mean 'loss'"),
         (lambda: plot.tracked([{"step": 0, "loss": "low"}]), "'loss' must be a number at every step"),
+        (lambda: plot.tracked({"step": [0, 1], "loss": [1.0]}), "must hold one number for each step"),
+        (lambda: plot.tracked({"step": 0, "loss": 1.0}), "must hold one number for each step"),
+        (lambda: plot.tracked([{"step": 0, "loss": 1.0}], 3), "no step has 3"),
+        (lambda: plot.tracked([{"step": 0, "loss": 1.0}], "loss", [1.0]), "thresholds must be a mapping"),
+        (lambda: plot.tracked([{"step": 0, "loss": 1.0}], "loss", {"a": None}), "the threshold 'a' must be a number"),
+        (lambda: plot.jacobian_norms(NORMS._replace(values=np.array([1.0, np.nan, 2.0]))), "norms must be finite"),
+        (lambda: plot.density(lost_values()), "eigenvalues must be finite to be drawn, got 1 of 2"),
+        (lambda: plot.ranks(pairs([3.0, np.nan])), "eigenvalues must be finite to be drawn, got 1 of 2"),
         (lambda: plot.jacobian_norms(LINE), "Jacobian norms are drawn of"),
         (lambda: plot.correlation(np.ones((2, 3)), ["a", "b"]), "need a matrix of that shape"),
         (lambda: plot.correlation([[2.0]], ["a"]), "between -1 and 1"),

@@ -1,6 +1,6 @@
 """Quantities over training with their thresholds, and the distribution of Jacobian norms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -43,12 +43,18 @@ def tracked(
         InputError: nothing to draw, a name that no step has, or numbers that are none.
     """
     if isinstance(history, Mapping):
+        shapes = {name: np.shape(values) for name, values in history.items()}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+            raise InputError(
+                f"a history of arrays must hold one number for each step at every name, got {shown(shapes)}"
+            )
         history = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
     if not isinstance(history, Sequence) or not history or not all(isinstance(line, Mapping) for line in history):
         raise InputError(f"history must be a list of mappings, one for each measured step, got {shown(history)}")
     known = list(dict.fromkeys(name for line in history for name in line))
-    chosen = [names] if isinstance(names, str) else list(names or _quantities(known, x))
-    lines = {name: value for name, value in (thresholds or {}).items()}
+    one = isinstance(names, str) or not isinstance(names, Iterable | None)
+    chosen: list[Any] = [names] if one else list(names or _quantities(known, x))
+    lines = _thresholds(thresholds or {})
     needed = [x, *chosen, *(value for value in lines.values() if isinstance(value, str))]
     for name in needed:
         if name not in known:
@@ -74,6 +80,19 @@ def tracked(
     return ax
 
 
+def _thresholds(given: Any) -> dict[str, float | str]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"thresholds must be a mapping from names to numbers or to quantities, got {shown(given)}")
+    for name, value in given.items():
+        try:
+            float(0 if isinstance(value, str) else value)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the threshold {name!r} must be a number or the name of a quantity, got {shown(value)}"
+            ) from error
+    return dict(given)
+
+
 def jacobian_norms(record: JacobianNorms, ax: Axes | None = None, colour: str = PALETTE[0]) -> Axes:
     """The distribution of the spectral norms over examples, with their mean and their maximum.
 
@@ -86,7 +105,7 @@ def jacobian_norms(record: JacobianNorms, ax: Axes | None = None, colour: str = 
         colour: of the bars.
 
     Raises:
-        InputError: another record.
+        InputError: another record, or norms that are not finite.
     """
     if not isinstance(record, JacobianNorms):
         raise InputError(f"Jacobian norms are drawn of what cv.jacobian_norms returns, got {shown(record)}")
@@ -94,6 +113,8 @@ def jacobian_norms(record: JacobianNorms, ax: Axes | None = None, colour: str = 
     if record.frobenius is not None and not np.allclose(record.frobenius, record.values):
         norms["$\\|J\\|_F$"] = record.frobenius
     everything = np.concatenate(list(norms.values()))
+    if lost := int(np.sum(~np.isfinite(everything))):
+        raise InputError(f"norms must be finite to be drawn, got {lost} of {everything.size} that are not")
     low, high = float(everything.min()), float(everything.max())
     is_log = low > 0 and high > 10 * low
     count = min(max(int(2 * len(record.values) ** (1 / 3)), 8), 60)

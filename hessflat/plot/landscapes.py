@@ -166,8 +166,10 @@ def _on_plane(record: Plane, values: str | int | None) -> tuple[np.ma.MaskedArra
 
 def _levels(grid: np.ma.MaskedArray, is_log: bool) -> tuple[np.ndarray, Any]:
     low, high = float(grid.min()), float(grid.max())
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
+    # Levels between values that are alike to rounding would not rise.
+    if high - low <= 100 * np.finfo(float).eps * max(abs(low), abs(high)):
+        margin = max(0.5, 1e-3 * abs(low))
+        low, high, is_log = low - margin, high + margin, False
     space = np.geomspace if is_log else np.linspace
     norm = (matplotlib.colors.LogNorm if is_log else matplotlib.colors.Normalize)(low, high)
     return space(low, high, 19), norm

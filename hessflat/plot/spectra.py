@@ -66,7 +66,7 @@ def density(
         label: of the curve in a legend.
 
     Raises:
-        InputError: a record without a density.
+        InputError: a record without a density, or with eigenvalues that are not finite.
     """
     curve = smoothed(record, width)
     with matplotlib.rc_context(STYLE):
@@ -140,9 +140,10 @@ def ranks(
         colour: of the positive ones.
 
     Raises:
-        InputError: a record without eigenvalues.
+        InputError: a record without eigenvalues, or with some that are not finite.
     """
     found = _ranked(record)
+    _require_finite(found.values)
     with matplotlib.rc_context(STYLE):
         ax = axes(ax)
         for sign, name, shade in ((1, "positive", colour), (-1, "negative, $|\\lambda|$", PALETTE[1])):
@@ -207,6 +208,7 @@ def smoothed(record: Any, width: float | None = None, grid: np.ndarray | None = 
         low, high = float(record.values[0]), float(record.values[-1])
     else:
         raise InputError(f"a density is drawn of a Spectrum or an ExactSpectrum, got {shown(record)}")
+    _require_finite(record.nodes[record.weights > 0] if isinstance(record, Spectrum) else record.values)
     width = width or 0.01 * (high - low) or 1.0
     if grid is None:
         count = min(max(int(_PLACES * (high - low) / width), 200) + 1, 20_001)
@@ -254,6 +256,11 @@ def plain_ticks(axis: Any, powers: bool = False) -> None:
     axis.set_minor_locator(NullLocator())
     if is_short or not powers:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _require_finite(values: np.ndarray) -> None:
+    if lost := int(np.sum(~np.isfinite(values))):
+        raise InputError(f"eigenvalues must be finite to be drawn, got {lost} of {values.size} that are not")
 
 
 class _Ranked(NamedTuple):
