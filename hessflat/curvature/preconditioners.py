@@ -149,15 +149,28 @@ def _of_leaves(state: Any, settings: Mapping[str, Any], structure: Any) -> list[
     moments = [getattr(state, name, None) for name in ("nu", "mu")]
     if type(state).__name__ not in ("ScaleByRStdDevState", "ScaleByRStdDevWithCountState"):
         moments[1] = None
-    try:
-        split = [[None] * structure.num_leaves if tree is None else structure.flatten_up_to(tree) for tree in moments]
-    except (ValueError, TypeError, KeyError):
-        raise InputError(
-            "the state belongs to other parameters: its second moment does not have the structure of params"
-        ) from None
+    split = [[None] * structure.num_leaves if tree is None else _nodes(tree, structure) for tree in moments]
     # A leaf outside a mask is a node without leaves, and one of NNX a variable around an array.
     second, first = ([next(iter(jax.tree.leaves(node)), None) for node in nodes] for nodes in split)
     return [None if nu is None else of_leaf(numerics.widened(nu), mu) for nu, mu in zip(second, first, strict=True)]
+
+
+def _nodes(tree: Any, structure: Any) -> list[Any]:
+    """What a tree of the state has at each leaf of the parameters."""
+    try:
+        nodes: list[Any] = structure.flatten_up_to(tree)
+        return nodes
+    except (ValueError, TypeError, KeyError):
+        # `nnx.Optimizer` has variables of its own kind at the paths of the parameters.
+        paths = [
+            path for path, _ in jax.tree.leaves_with_path(jax.tree.unflatten(structure, range(structure.num_leaves)))
+        ]
+        own = dict(jax.tree.leaves_with_path(tree))
+        if own.keys() != set(paths):
+            raise InputError(
+                "the state belongs to other parameters: its second moment does not have the structure of params"
+            ) from None
+        return [own[path] for path in paths]
 
 
 def _adam(state: Any, settings: Mapping[str, Any], nu: Array, _: Any) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.sparse.linalg import lobpcg
 
@@ -218,6 +219,18 @@ def test_what_is_not_adaptive_has_ones():
         preconditioner = cv.preconditioner(after(optimiser)[1], W, **ADAM)
         np.testing.assert_array_equal(preconditioner["a"], whole["a"])
         assert preconditioner["b"] == 1
+
+
+def test_the_state_of_an_nnx_optimizer_is_read():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimiser = nnx.Optimizer(model, optax.adam(RATE, **ADAM), wrt=nnx.Param)
+    gradient = nnx.grad(lambda model: jnp.mean((model(jnp.ones((4, 3))) - 1) ** 2))(model)
+    optimiser.update(model, gradient)
+    params = nnx.state(model, nnx.Param)
+    preconditioner = cv.preconditioner(optimiser.opt_state, params, **ADAM)
+    for g, p in zip(*map(jax.tree.leaves, (gradient, preconditioner)), strict=True):
+        np.testing.assert_allclose(p, (1 - ADAM["b1"]) * (np.abs(g) + ADAM["eps"]), rtol=1e-5)
+    assert jax.tree.structure(preconditioner) == jax.tree.structure(params)
 
 
 def test_states_that_say_too_little_are_refused():
