@@ -195,6 +195,29 @@ def test_a_part_of_the_examples_tells_its_error(weighted):
     assert 0 < biases.mean() < 3 * off.std()
 
 
+def test_a_part_with_little_weight_tells_that_it_knows_no_error():
+    keys = jax.random.split(jax.random.key(3), 2)
+    x = jax.random.normal(keys[0], (64, 3))
+    weights = jnp.zeros(64).at[jnp.arange(0, 64, 6)].set(1.0)
+
+    def weighted(w, batch):
+        return jnp.sum(batch["m"] * (batch["x"] @ w) ** 2) / jnp.sum(batch["m"])
+
+    op = cv.hessian(weighted, jnp.zeros(3), cv.Batches({"x": x, "m": weights}, weights="m"))
+    right = float(cv.eigvalsh(op)[-1])
+    tracker = cv.tracker(op, every=1, examples=8)
+    state, scores, unknown = tracker.init(jnp.zeros(3), KEY), [], 0
+    for step in range(40):
+        state, metrics = tracker.update(state, jnp.zeros(3), step)
+        off, error, bias = (float(metrics[f"lambda_max{end}"]) for end in ("", "_standard_error", "_bias"))
+        if np.isfinite(error):
+            scores.append((off - bias - right) / error)
+        elif np.isfinite(off):
+            unknown += 1
+    assert unknown > 2
+    assert np.median(np.abs(scores)) < 3
+
+
 @pytest.mark.slow
 def test_the_preconditioned_matrix_is_that_of_the_optimiser():
     adam = optax.adam(1e-2)

@@ -67,8 +67,10 @@ def subset_error(op: Operator, layout: Layout, count: int, total: int, groups: i
     mean = jax.tree.map(lambda rows: jnp.mean(rows, axis=0), products)
     # Of a mean by weights, the groups differ by what is left when each has its share of them.
     errors = jax.tree.map(lambda rows, x: rows - shares[:, None] * x[None], products, mean)
-    # The variance of the mean, with what drawing without replacement takes from it.
-    factor = (1 - count / total) / (groups * (groups - 1))
+    # The variance of the mean, with what drawing without replacement takes from it; g − 1 where the weights of groups
+    # are equal. A single group with weight tells nothing of the others.
+    freedom = jnp.where(jnp.sum(shares > 0) > 1, groups - jnp.sum(shares**2) / groups, jnp.nan)
+    factor = (1 - count / total) / (groups * freedom)
     along = vectors.dots(layout, errors, vector)
     squares = sum(jnp.sum(jnp.square(part), axis=1) for part in jax.tree.leaves(errors))
     outside = jnp.maximum(jnp.sum(squares - along**2), 0)

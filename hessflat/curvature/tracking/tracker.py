@@ -63,8 +63,9 @@ def tracker(
     With `examples=n` each measurement takes n of the N examples, a window of a random order that moves on. Two numbers
     say what that costs. `lambda_max_standard_error` is the error of the sampling. `lambda_max_bias` is about how much
     too large the value is because its vector fits these examples best. Both are to second order in the error of the
-    matrix, the bias with the other eigenvalues taken to be near 0. They take one product. Each probe of a trace takes
-    other examples, and its standard error has their part in it.
+    matrix, the bias with the other eigenvalues taken to be near 0. They take one product. They come from groups of the
+    n examples, and are nan where one group alone has weight. Each probe of a trace takes other examples, and its
+    standard error has their part in it.
 
     Args:
         op: an operator over data in memory: a Hessian, a Gauss-Newton matrix or others, sums, blocks, with weights.
