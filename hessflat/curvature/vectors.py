@@ -284,12 +284,13 @@ def dots(layout: Layout, rows: Vector, vector: Vector) -> Array:
 def norm(x: Vector, axes: tuple[str, ...] | None = None) -> Array:
     """The Euclidean norm without underflow: the curvature of a saturated network can be 1e-30."""
     largest = size_of_largest(x, axes)
-    scale = jnp.where(largest > 0, largest, 1)
+    # The inverse of a larger scale would be flushed to zero.
+    scale = jnp.where(largest > 0, jnp.minimum(largest, 1 / jnp.finfo(largest.dtype).tiny / 4), 1)
     parts = jax.tree.leaves(x)
     if len(parts) == 1 and axes is None:
-        result: Array = largest * jnp.linalg.norm(parts[0] / scale)
+        result: Array = scale * jnp.linalg.norm(parts[0] / scale)
         return result
-    return largest * jnp.sqrt(_summed([jnp.sum(jnp.square(part / scale)) for part in parts], axes))
+    return scale * jnp.sqrt(_summed([jnp.sum(jnp.square(part / scale)) for part in parts], axes))
 
 
 def plain_norm(x: Vector, axes: tuple[str, ...] | None = None) -> Array:

@@ -117,6 +117,10 @@ def test_what_cannot_be_solved_is_refused(problem):
     b = jnp.ones(H.size)
     with pytest.raises(InputError, match="not positive definite"):
         cv.solve(H - 1.0, b)
+    with pytest.raises(InputError, match="scale b down"):
+        cv.solve(G, np.full(H.size, 2e37, np.float32))
+    with pytest.raises(InputError, match="not finite"):
+        cv.solve(G, np.full(H.size, 1e38, np.float32))
     with pytest.raises(InputError, match="preconditioner must be"):
         cv.solve(G, b, preconditioner=lambda v: v)
     other = cv.nystrom(cv.from_matvec(lambda v: v, jnp.zeros(3)), jax.random.key(0), 2)

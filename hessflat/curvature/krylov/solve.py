@@ -136,6 +136,8 @@ def solve(
         right = vectors.from_tree(layout, tree)
         length = float(_norm(right))
         require_finite(length)
+        if length * float(jnp.finfo(layout.dtype).tiny) >= 1:  # whose inverse is flushed to zero
+            raise InputError(f"b must have a norm that can be divided by, got {length:.3g}; scale b down, and x up")
         # Of length 1: squares of small numbers underflow.
         right = jax.tree.map(lambda v: v / (length or 1), right)
         inverse = _Inverse(None, None) if preconditioner is None else _inverse(preconditioner, damping, layout.dtype)
