@@ -92,7 +92,7 @@ def plus_minus(value: float, error: float | None = None) -> str:
         return f"{value:.6g}"
     if not math.isfinite(error):
         return f"{value:.4g} ± unknown"
-    if not error > 0:
+    if not (error > 0 and math.isfinite(value)):
         return f"{value:.6g} ± {error:g}"
     decimals = 1 - math.floor(math.log10(error))
     size = abs(value) or error

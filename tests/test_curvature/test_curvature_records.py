@@ -36,6 +36,8 @@ def test_every_class_of_records_has_a_text_and_a_table():
         (30.6312, float("nan"), "30.63 ± unknown"),
         (1 / 3, None, "0.333333"),
         (2.0, 30.0, "2 ± 30"),
+        (float("nan"), 0.1, "nan ± 0.1"),
+        (float("-inf"), 0.1, "-inf ± 0.1"),
     ],
 )
 def test_a_value_is_written_as_far_as_its_error_tells(value, error, text):
