@@ -5,6 +5,7 @@ An eigenspace is known within an angle, ‖R‖ / gap, with R the residuals of i
 """
 
 import dataclasses
+import math
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -144,11 +145,13 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
     vector = numerics.as_arrays("vector", vector)
     numerics.require_like("vector", vector, one)
     numerics.require_values(vector)
-    square = float(_dot(vector, vector))
-    if not square > 0:
+    largest = max(float(jnp.abs(leaf).max(initial=0)) for leaf in jax.tree.leaves(vector))
+    if not largest > 0:
         raise InputError("vector must not be zero: it has no direction")
+    # Squares of large or small numbers overflow or underflow; a power of two rounds nothing.
+    vector = jax.tree.map(lambda x: x * 2.0 ** -math.frexp(largest)[1], vector)
     inside = float(_squared_inner(pairs.vectors, jax.tree.map(lambda x: x[None], vector), k, 1))
-    return Share(inside / square, min(1.0, angle))
+    return Share(inside / float(_dot(vector, vector)), min(1.0, angle))
 
 
 def _angle(pairs: EigenPairs, k: int) -> float:

@@ -66,6 +66,8 @@ def test_overlaps_and_shares_are_those_of_turned_eigenspaces():
     vector = np.array([1.0, 2.0, 3.0, 0.0, 0.0, 1.0], np.float32)
     share = cv.subspace_share(vector, first, 2)
     assert share.value == pytest.approx(5 / 15, abs=max(share.error, 1e-6))
+    for size in (1e-25, 1e25):
+        assert cv.subspace_share(size * vector, first, 2).value == pytest.approx(share.value, rel=1e-5)
     loose = cv.eigenpairs(diagonal(values), KEY, 3, rtol=0.3)
     exact = cv.subspace_share(vector, loose, 2)
     assert abs(exact.value - 5 / 15) <= exact.error + 1e-6
