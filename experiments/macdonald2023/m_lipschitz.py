@@ -45,7 +45,7 @@ def as_fast_as_promised(runs: Sequence[Run]) -> Evidence:
     groups = {f"n = {latent}": own for latent, own in by_setting(finished(runs), LATENT).items()}
 
     def rule(group: Sequence[Run]) -> Evidence:
-        least = FIFTH / group[0].setting(LATENT) if group else None
+        least = FIFTH / group[0].setting(LATENT) if group else FIFTH
         return limits.falls_below(
             group, lambda run: gap_exponent(run) + 1 / run.setting(LATENT), 0.0, what, least=least
         )

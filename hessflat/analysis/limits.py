@@ -85,8 +85,10 @@ def against_limit(
     else a fifth of the limit. Where that is 0, it must be given. `origin` says whether the paper states it.
 
     Raises:
-        InputError: a statistic that is not finite.
+        InputError: a statistic that is not finite; no `least` where the limit is 0.
     """
+    if scale == "plain" and least is None and not limit:
+        raise InputError(f"{what.rstrip(',')}: with a limit of 0 give the effect that it should find, as least=0.5")
     word = "mean" if of == "mean" else "smallest" if expect == "larger" else "largest"
     ends: dict[str, Callable[[Sequence[float]], float]] = {"mean": np.mean, "smallest": min, "largest": max}
     of_seed = ends[word]

@@ -136,6 +136,14 @@ def test_a_setting_without_runs_is_not_run(make):
     assert agrees([], "m", "b").explanation == "no run is of the kind that the claim is on"
 
 
+def test_a_limit_of_0_needs_the_effect_to_find(make):
+    runs = make({0.0: [1.0, 1.1, 1.2]})
+    for own in ([], runs):
+        with pytest.raises(InputError, match=r"m: with a limit of 0 give the effect .*, as least=0\.5"):
+            exceeds(own, lambda run: run.final("m"), 0.0, "m,")
+        assert exceeds(own, lambda run: run.final("m"), 0.0, "m", least=0.5).verdict == ("holds" if own else "not run")
+
+
 def stored_answers(runs, right, labels=lambda run: 7):
     """The runs with the bits of the examples of `right(run)`, whose share is their test accuracy."""
     for run in runs:

@@ -50,7 +50,7 @@ def test_the_best_constant_outputs_are_frequencies_and_means():
 
 def asking(needs=None):
     def decide(runs):
-        return exceeds(runs, lambda run: run.final("train_accuracy"), 0.0, "accuracy")
+        return exceeds(runs, lambda run: run.final("train_accuracy"), 0.0, "accuracy", least=0.5)
 
     claim = Claim(id="a", paper="G", where="", statement="s", paper_value="", decide=decide, needs=needs)
     return Experiment("toy", "G", "?", "c", lambda runs: [], lambda runs: [Table(f"{len(runs)}.", (), ())], (claim,))
