@@ -38,7 +38,7 @@ only an accelerator can say, and ends within ten minutes.
   compared. † marks a contender that is off, or that did less work; it is not ranked.
 - Each contender chooses its batch before that, by a few products of each size from all examples down to a sixteenth of
   them; in PyTorch also whether memory is mapped anew for large arrays (glibc's default) or kept. The choice stands
-  beside its name. hessflat chooses by itself.
+  beside its name. hessflat is called as it is by default, with all examples at once.
 - A run goes from arrays on the device to numbers on the host. What a library computes once and keeps is inside it. The
   first call, compilation included, is that of a new process without a compile cache. Imports are not counted.
 - *Gradients per product* is the time of a run over products and over one full-data gradient, in the same framework and

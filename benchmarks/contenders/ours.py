@@ -16,7 +16,7 @@ from benchmarks.workloads import RTOL, Workload
 class Ours(JaxSetting):
     """Operators are made anew in every run; what a run keeps for itself is within its time.
 
-    The library chooses batches by itself, so that `batch` is all examples.
+    As by default, all examples are one batch, whatever `batch` says.
     """
 
     def __init__(self, problem: Problem, arrays: Arrays, workload: Workload, steps: int, batch: int) -> None:
