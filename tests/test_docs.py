@@ -266,6 +266,23 @@ def test_the_numbers_of_findings_are_those_of_the_stored_report():
     assert f"in {matched} of the {len(rows)} rows with ReLU" in text
 
 
+def test_the_verdicts_on_language_models_are_those_of_the_stored_report():
+    records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
+    blocks = {record["claim"]: record for record in records if record["experiment"] == "h_blocks"}
+    of = {claim: record["verdict"] for claim, record in blocks.items()}
+    layers, kinds = map(float, re.findall(r"[\d.]+", blocks["heterogeneous"]["value"])[:2])
+    less = 100 * (1 - blocks["adam"]["effect"]["estimate"])
+    text = " ".join((ROOT / "docs" / "language_models.md").read_text().split())
+    for said in (
+        f"FFN < VO *{of['ffn-vo']}*, Emb ≪ QK *{of['emb-qk']}*, and QK < FFN and VO ≪ Norm are *{of['qk-ffn']}*",
+        f"Here that is *{of['heterogeneous']}*: the mean Jensen-Shannon distance is {kinds:.3f} between kinds of",
+        f"and {layers:.3f} between the layers",
+        f"lower than SGD's is *{of['adam']}*: it is {less:.1f} % lower",
+    ):
+        assert said in text, said
+    assert of["vo-norm"] == of["qk-ffn"]
+
+
 def test_every_picture_that_is_kept_is_on_a_page():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     shown = {
