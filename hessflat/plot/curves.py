@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hessflat.curvature import JacobianNorms
-from hessflat.plot.spectra import plain_ticks
+from hessflat.plot.spectra import plain_ticks, require_finite
 from hessflat.plot.style import PALETTE, STYLE, axes
 from hessflat.utils.errors import InputError, nearest, shown
 
@@ -113,8 +113,7 @@ def jacobian_norms(record: JacobianNorms, ax: Axes | None = None, colour: str = 
     if record.frobenius is not None and not np.allclose(record.frobenius, record.values):
         norms["$\\|J\\|_F$"] = record.frobenius
     everything = np.concatenate(list(norms.values()))
-    if lost := int(np.sum(~np.isfinite(everything))):
-        raise InputError(f"norms must be finite to be drawn, got {lost} of {everything.size} that are not")
+    require_finite("norms", everything)
     low, high = float(everything.min()), float(everything.max())
     is_log = low > 0 and high > 10 * low
     count = min(max(int(2 * len(record.values) ** (1 / 3)), 8), 60)

@@ -143,7 +143,7 @@ def ranks(
         InputError: a record without eigenvalues, or with some that are not finite.
     """
     found = _ranked(record)
-    _require_finite(found.values)
+    require_finite("eigenvalues", found.values)
     with matplotlib.rc_context(STYLE):
         ax = axes(ax)
         for sign, name, shade in ((1, "positive", colour), (-1, "negative, $|\\lambda|$", PALETTE[1])):
@@ -208,7 +208,8 @@ def smoothed(record: Any, width: float | None = None, grid: np.ndarray | None = 
         low, high = float(record.values[0]), float(record.values[-1])
     else:
         raise InputError(f"a density is drawn of a Spectrum or an ExactSpectrum, got {shown(record)}")
-    _require_finite(record.nodes[record.weights > 0] if isinstance(record, Spectrum) else record.values)
+    found = record.nodes[record.weights > 0] if isinstance(record, Spectrum) else record.values
+    require_finite("eigenvalues", found)
     width = width or 0.01 * (high - low) or 1.0
     if grid is None:
         count = min(max(int(_PLACES * (high - low) / width), 200) + 1, 20_001)
@@ -258,9 +259,14 @@ def plain_ticks(axis: Any, powers: bool = False) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _require_finite(values: np.ndarray) -> None:
+def require_finite(what: str, values: np.ndarray) -> None:
+    """Refuse numbers that cannot be drawn.
+
+    Raises:
+        InputError: some are not finite; the line says how many.
+    """
     if lost := int(np.sum(~np.isfinite(values))):
-        raise InputError(f"eigenvalues must be finite to be drawn, got {lost} of {values.size} that are not")
+        raise InputError(f"{what} must be finite to be drawn, got {lost} of {values.size} that are not")
 
 
 class _Ranked(NamedTuple):
