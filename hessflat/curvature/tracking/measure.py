@@ -78,8 +78,9 @@ def _measured(
         kept[name], products = found.kept, products + count
     trace, before = state.trace, state.before
     if trace is not None:
-        begins = _is_first(trace, number)
-        trace = _trace(op, options, state, jax.random.fold_in(key, 1))
+        # There is no estimate yet, or the last one is lost.
+        begins = (number == 0) | ~jnp.isfinite(trace.value + trace.variance)
+        trace = _trace(op, options, state, begins, jax.random.fold_in(key, 1))
         metrics |= {"trace": trace.value, "trace_standard_error": jnp.sqrt(trace.variance)}
         before, products = place(op), products + options.num_probes * jnp.where(begins, 1, 2)
     multiple = state.multiple
@@ -135,7 +136,7 @@ def _critical(op: Operator, training: Training, start: Array) -> tuple[dict[str,
     return metrics, jnp.where(goes_on, found.value, 1.0).astype(start.dtype)
 
 
-def _trace(op: Operator, options: Options, state: TrackerState, key: Array) -> Trace:
+def _trace(op: Operator, options: Options, state: TrackerState, begins: Array, key: Array) -> Trace:
     """The next estimate; probes over parts of the examples take different ones."""
     assert state.trace is not None
 
@@ -146,13 +147,7 @@ def _trace(op: Operator, options: Options, state: TrackerState, key: Array) -> T
             part = moved.over_examples(op, _window(options, state.order, place))
         return part, _back_at(part, state.before)
 
-    is_first = _is_first(state.trace, state.num_measured)
-    return drift.following(operators, options.layout, state.trace, is_first, key, options.num_probes, options.memory)
-
-
-def _is_first(last: Trace, num_measured: Array) -> Array:
-    """Whether an estimate begins anew: there is none, or the last one is lost."""
-    return (num_measured == 0) | ~jnp.isfinite(last.value + last.variance)
+    return drift.following(operators, options.layout, state.trace, begins, key, options.num_probes, options.memory)
 
 
 def _window(options: Options, order: Array | None, number: Array) -> Array:

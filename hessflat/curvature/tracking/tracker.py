@@ -115,20 +115,26 @@ def _init(options: Options, arrays: list[Array], params: Any, key: Array) -> Tra
     if not numerics.any_traced(key):
         numerics.require_key(key)
     op = moved.moved(options.outline.around(arrays), params)
-    rows = ritz.num_kept(options.ritz)
-    names = [name for name in options.quantities if name.endswith("lambda_max")]
+    state = _empty(options, key)
+    # Copies: those of the training may be donated to its next step.
+    return state if state.trace is None else state._replace(before=jax.tree.map(jnp.copy, place(op)))
+
+
+def _empty(options: Options, key: Array) -> TrackerState:
+    """What depends on no parameters; every array is there once, so that the state may be donated."""
     own, shuffled = jax.random.split(key)
-    order = None
+    kept = {
+        name: vectors.zeros(options.layout, ritz.num_kept(options.ritz))
+        for name in options.quantities
+        if name.endswith("lambda_max")
+    }
+    order, trace = None, None
     if options.count is not None:
         order = jax.random.permutation(shuffled, options.total // options.pieces)
-    trace, before = None, None
     if "trace" in options.quantities:
-        # Arrays of its own, each once: those of the training, and those of the state, may be donated to the next step.
         trace = Trace(jnp.zeros((), options.layout.dtype), jnp.zeros((), options.layout.dtype))
-        before = jax.tree.map(jnp.copy, place(op))
-    kept = {name: vectors.zeros(options.layout, rows) for name in names}
     multiple = jnp.ones(()) if "critical_sharpness" in options.quantities else None
-    return TrackerState(own, jnp.zeros((), jnp.int32), kept, order, trace, before, multiple)
+    return TrackerState(own, jnp.zeros((), jnp.int32), kept, order, trace, None, multiple)
 
 
 def _update(
@@ -170,8 +176,7 @@ def _update(
 
 def _require_own(options: Options, state: TrackerState) -> None:
     """Refuse a state of another tracker, or one that lost its structure on its way through a checkpoint."""
-    own = (state.kept, state.order, state.trace, state.multiple) if isinstance(state, TrackerState) else None
-    if (jax.tree.structure(own), [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]) != _shapes_of_state(options):
+    if not isinstance(state, TrackerState) or _form(state) != _own_form(options):
         raise InputError(
             "state must be what init or update of a tracker with the same options gave; a checkpoint is restored into "
             "the structure of init(params, key)"
@@ -179,16 +184,14 @@ def _require_own(options: Options, state: TrackerState) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _shapes_of_state(options: Options) -> tuple[Any, list[tuple[int, ...]]]:
+def _own_form(options: Options) -> Any:
+    return _form(jax.eval_shape(functools.partial(_empty, options), jax.random.key(0)))
+
+
+def _form(state: TrackerState) -> Any:
     """The structure and the shapes of what a state holds for each quantity."""
-    rows = ritz.num_kept(options.ritz)
-    like = (
-        {name: vectors.zeros(options.layout, rows) for name in options.quantities if name.endswith("lambda_max")},
-        None if options.count is None else jnp.zeros(options.total // options.pieces, int),
-        Trace(jnp.zeros(()), jnp.zeros(())) if "trace" in options.quantities else None,
-        jnp.ones(()) if "critical_sharpness" in options.quantities else None,
-    )
-    return jax.tree.structure(like), [leaf.shape for leaf in jax.tree.leaves(like)]
+    leaves, structure = jax.tree.flatten((state.kept, state.order, state.trace, state.multiple))
+    return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
 @functools.partial(jax.jit, static_argnums=0)
