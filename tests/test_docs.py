@@ -225,6 +225,11 @@ def test_the_correlations_of_a_page_are_those_of_the_stored_report(page):
     assert [cell for cell in shown if f"| {cell}" not in report] == []
 
 
+def assert_says(page, *sentences):
+    text = " ".join((ROOT / "docs" / page).read_text().split())
+    assert [sentence for sentence in sentences if sentence not in text] == []
+
+
 def test_the_numbers_of_findings_are_those_of_the_stored_report():
     stored = ROOT / "docs" / "results" / "report"
     claims = {
@@ -249,8 +254,11 @@ def test_the_numbers_of_findings_are_those_of_the_stored_report():
         "h_measurement", "small", "statistics-batch", r"over without: ([\d.]+) .*?, ([\d.]+) .*(\[.*?\]), (\[.*?\]), \["
     )
     informative, over_seen = (column("eq. 10 over seen", name) for name in ("from N", "eq. 10 over seen"))
-    text = " ".join((ROOT / "docs" / "findings.md").read_text().split())
-    for said in (
+    header = next(row for row in tables if "ratio, here" in row)
+    rows = [row for row in tables if len(row) == len(header) and row[1] == "relu"]
+    matched = sum("*" not in row[header.index("ratio, here")] for row in rows)
+    assert_says(
+        "findings.md",
         f"multiplies the Jacobian norm by {grown} with inputs halved, and by {less} with inputs times 1.5.",
         f"{halved} with inputs halved, {as_is} with inputs as they are, and {larger} with inputs times 1.5.",
         f"multiplies λ_max of a narrow ResNet by {ratio}.",
@@ -258,12 +266,8 @@ def test_the_numbers_of_findings_are_those_of_the_stored_report():
         f"whether L2 raises λ_max, {few} {few_interval}",
         f"only from {min(informative):,.0f} to {max(informative):,.0f} examples on",
         f"{min(over_seen):,.0f} to {max(over_seen):,.0f} times the deviations",
-    ):
-        assert said in text, said
-    header = next(row for row in tables if "ratio, here" in row)
-    rows = [row for row in tables if len(row) == len(header) and row[1] == "relu"]
-    matched = sum("*" not in row[header.index("ratio, here")] for row in rows)
-    assert f"in {matched} of the {len(rows)} rows with ReLU" in text
+        f"in {matched} of the {len(rows)} rows with ReLU",
+    )
 
 
 def test_the_verdicts_on_language_models_are_those_of_the_stored_report():
@@ -272,14 +276,13 @@ def test_the_verdicts_on_language_models_are_those_of_the_stored_report():
     of = {claim: record["verdict"] for claim, record in blocks.items()}
     layers, kinds = map(float, re.findall(r"[\d.]+", blocks["heterogeneous"]["value"])[:2])
     less = 100 * (1 - blocks["adam"]["effect"]["estimate"])
-    text = " ".join((ROOT / "docs" / "language_models.md").read_text().split())
-    for said in (
+    assert_says(
+        "language_models.md",
         f"FFN < VO *{of['ffn-vo']}*, Emb ≪ QK *{of['emb-qk']}*, and QK < FFN and VO ≪ Norm are *{of['qk-ffn']}*",
         f"Here that is *{of['heterogeneous']}*: the mean Jensen-Shannon distance is {kinds:.3f} between kinds of",
         f"and {layers:.3f} between the layers",
         f"lower than SGD's is *{of['adam']}*: it is {less:.1f} % lower",
-    ):
-        assert said in text, said
+    )
     assert of["vo-norm"] == of["qk-ffn"]
 
 
