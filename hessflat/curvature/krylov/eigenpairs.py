@@ -178,7 +178,7 @@ def _search(
     warm_start = None if start is None else _sum_of(op, layout, start)
     op = linearize(op)
     num_products, projected, look = 0, np.zeros((num_vectors, num_vectors)), copies.FIRST
-    kept, runs = np.zeros(0), list[tuple[np.ndarray, copies.Pairs]]()  # of the first recurrence, between its restarts
+    runs = list[tuple[np.ndarray, copies.Pairs]]()  # of the first recurrence, between its restarts
     leak = 0.0  # of the products along vectors that were left where a Krylov space was exhausted
     size, precision = op.size, numerics.precision_name(op)
     epsilon, negligible = numerics.epsilon(layout.dtype, precision), breakdown_tolerance(layout.dtype)
@@ -208,7 +208,7 @@ def _search(
             found = _judge(pairs, look, wanted, negligible * scale, exhausted, size)
             if not (wanted.looks or exhausted or trusted) and wanted.number < size and found.settled:
                 share = 1.0 if start is None else 0.5
-                sure = _nothing_missed_at_first(found.limits, [*runs, (kept, pairs)], wanted.number, size, share)
+                sure = _nothing_missed_at_first(found.limits, [*runs, (look.kept, pairs)], wanted.number, size, share)
                 found = found._replace(certain=sure)
             settled, new = found.settled, found.chosen[found.is_new]
             over = num_products + settled * len(new) + _STEPS > max_steps
@@ -237,21 +237,10 @@ def _search(
                 look, rows = copies.begin(look.limits, pairs, pairs.locked[: wanted.number], scale, 0.0, look.rows)
                 projected[:], exhausted = 0, True
             elif valid == num_vectors:
-                number = _num_restarted(0 if look.rows else wanted.number, num_vectors - look.rows)
-                best = _by_preference(pairs.ritz, which, wanted.counts)[:number]
-                rows = np.zeros((look.rows + number, valid))
-                rows[: look.rows, : look.rows], rows[look.rows :, look.rows :] = (
-                    np.eye(look.rows),
-                    pairs.within[:, best].T,
-                )
-                runs, kept = ([] if look.rows else [*runs, (kept, pairs)]), pairs.ritz[best]
-                if look.rows:
-                    before = log_missed(look.limits, pairs.ritz, pairs.betas, look.kept, look.log_missed)
-                    look = look._replace(log_missed=before, kept=kept)
-                projected[:] = 0
-                projected[np.arange(look.rows, len(rows)), np.arange(look.rows, len(rows))] = pairs.ritz[best]
-                border = 0.0 if exhausted else betas[-1] * pairs.within[-1, best]
-                projected[look.rows : len(rows), len(rows)] = projected[len(rows), look.rows : len(rows)] = border
+                before = log_missed(look.limits, pairs.ritz, betas, look.kept, look.log_missed)
+                runs = runs if look.rows else [*runs, (look.kept, pairs)]
+                rows, projected, kept = _thick_restart(pairs, look.rows, wanted, num_vectors, exhausted)
+                look = look._replace(kept=kept, log_missed=before)
             if rows is not None:
                 rows = np.pad(rows, ((0, 0), (0, num_vectors - valid)))
                 state = restart_from(layout, state, numerics.on_device(rows, layout.dtype))
@@ -521,6 +510,26 @@ def _num_restarted(num_pairs: int, num_vectors: int) -> int:
     """The number of Ritz vectors that a restart keeps: the requested ones and half of the others."""
     number = num_pairs + (num_vectors - num_pairs) // 2
     return number - number % 2
+
+
+def _thick_restart(
+    pairs: copies.Pairs, locked: int, wanted: _Wanted, num_vectors: int, exhausted: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a full basis, whose first `locked` rows stay, is replaced by: its best Ritz vectors (Wu and Simon 2000).
+
+    Returns:
+        the coefficients of the new rows in the old ones [r, num_vectors], Qᵀ A Q of the new rows and of the vector that
+        follows them [num_vectors, num_vectors], and the Ritz values that are kept [r - locked].
+    """
+    number = _num_restarted(0 if locked else wanted.number, num_vectors - locked)
+    best = _by_preference(pairs.ritz, wanted.which, wanted.counts)[:number]
+    following, new = locked + number, np.arange(locked, locked + number)
+    rows, projected = np.zeros((following, num_vectors)), np.zeros((num_vectors, num_vectors))
+    rows[:locked, :locked], rows[locked:, locked:] = np.eye(locked), pairs.within[:, best].T
+    projected[new, new] = pairs.ritz[best]
+    if not exhausted:
+        projected[new, following] = projected[following, new] = pairs.betas[-1] * pairs.within[-1, best]
+    return rows, projected, pairs.ritz[best]
 
 
 def _options(
