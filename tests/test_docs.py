@@ -13,6 +13,7 @@ import math
 import re
 import shutil
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -270,6 +271,107 @@ def test_the_numbers_of_findings_are_those_of_the_stored_report():
     )
 
 
+def test_the_verdicts_of_findings_are_those_of_the_stored_report():
+    stored = ROOT / "docs" / "results" / "report"
+    records = {(r["experiment"], r["scale"], r["claim"]): r for r in read_claims(stored / "claims.json")}
+
+    def effect(experiment, scale, claim, form="{:.2f}"):
+        record = records[experiment, scale, claim]
+        ends = [record["effect"][end] for end in ("estimate", "low", "high")]
+        factor = 100 if record["effect"]["scale"] == "difference" else 1
+        return "{} [{}, {}]".format(*(form.format(factor * end) for end in ends))
+
+    def change(experiment, scale, claim):
+        record = records[experiment, scale, claim]
+        (here,) = re.findall(r"\(× ([\d.]+)\)", record["value"])
+        return f"× {here} [{', '.join(re.findall(r'× ([0-9.]+)', record['spread']))}]"
+
+    counts = {
+        claim: re.match(r"(\d+) of (\d+) (?:as in the paper, every seed in (\d+) of (\d+) rows)?", record["value"])
+        for (experiment, _, claim), record in records.items()
+        if experiment == "s_outliers"
+    }
+    gap, elbow, mean = (
+        counts[name] for name in ("as-many-as-blobs-by-gap", "as-many-as-blobs-by-elbow", "mean-eigenvalue")
+    )
+    said = {
+        f"from 10 to 70 hidden units it changes by {change('s_width', 'paper', 'right-edge-stays')}.": (
+            "s_width/paper/right-edge-stays fails"
+        ),
+        f"Over the training loss it stays, {change('s_width', 'paper', 'right-edge-at-equal-loss')}.": (
+            "s_width/paper/right-edge-at-equal-loss holds"
+        ),
+        f"There {gap[1]} of {gap[2]} networks agree with it, and all five seeds do in {gap[3]} of the {gap[4]} rows, "
+        "so this stays open.": "s_outliers/paper/as-many-as-blobs-by-gap undecided",
+        f"{elbow[1]} of {elbow[2]} networks agree with the {elbow[4]} rows": (
+            "s_outliers/paper/as-many-as-blobs-by-elbow fails"
+        ),
+        f"in {mean[1]} of {mean[2]} networks. Both claims fail.": "s_outliers/paper/mean-eigenvalue fails",
+        f"The test loss rises too, × {effect('g_wrn', 'small', 'test-loss')}": "g_wrn/small/test-loss fails",
+        f"λ_max of Gadam's solution is {effect('g_gadam', 'small', 'spectral-norm', '{:.3g}')} times": (
+            "g_gadam/small/spectral-norm holds"
+        ),
+        f"Its test accuracy is {effect('g_gadam', 'small', 'accuracy')} points higher, which stays undecided": (
+            "g_gadam/small/accuracy undecided"
+        ),
+        f"whether Gadam's solution is the sharper one, × {effect('g_tuning', 'small', 'tuned-gadam-sharper')}.": (
+            "g_tuning/small/tuned-gadam-sharper undecided"
+        ),
+        f"improves the test accuracy by {effect('g_tuning', 'small', 'sgd-better')} points": (
+            "g_tuning/small/sgd-better holds"
+        ),
+        f"lowers λ_max, × {effect('g_tuning', 'small', 'sgd-sharper-and-better', '{:.3f}')}. So": (
+            "g_tuning/small/sgd-sharper-and-better fails"
+        ),
+        "The orders of both over five values of L2 hold": "m_weight_decay/medium/sharpness holds",
+        "over five values of L2 hold, with three seeds": "m_weight_decay/medium/gap holds",
+        "the better solution is the sharper one is undecided": "m_weight_decay/medium/sharper-and-better undecided",
+        "holds at the end and fails at the start": "s_spectrum/paper/bulk-at-zero-at-start fails",
+        "claim that it is orders of magnitude smaller fails": "s_spectrum/paper/negatives-are-small fails",
+    }
+    assert_says("findings.md", *said)
+    told = {f"{'/'.join(key)} {record['verdict']}" for key, record in records.items()}
+    assert set(said.values()) - told == set()
+
+
+def test_the_jacobian_norm_of_the_runs_without_batch_norm_is_that_of_their_archive():
+    """Kendall's τ over pairs of runs of one network and of two settings, by counting."""
+    runs = {}
+    with tarfile.open(ROOT / "docs" / "results" / "m_regularisers-small.tar.xz") as archive:
+        for member in archive:
+            folder, _, name = member.name.rpartition("/")
+            if name in ("config.json", "metrics.jsonl"):
+                runs.setdefault(folder, {})[name] = archive.extractfile(member).read().decode().splitlines()
+    rows = []
+    for files in runs.values():
+        last, settings = json.loads(files["metrics.jsonl"][-1]), json.loads("".join(files["config.json"]))
+        if "norms.path" in last and last["train_accuracy"] >= 0.99:
+            del settings["seed"], settings["data"]["split_seed"]
+            rows.append((settings["model"]["name"], json.dumps(settings), last["jacobian.max"], last["gap_loss"]))
+    signs = [
+        (np.sign(a[2] - b[2]), np.sign(a[3] - b[3]))
+        for a, b in itertools.combinations(rows, 2)
+        if a[0] == b[0] and a[1] != b[1]
+    ]
+    jacobian, gap = np.array(signs).T
+    tau = jacobian @ gap / np.sqrt((jacobian @ jacobian) * (gap @ gap))
+    assert_says("findings.md", f"in {len(rows)} runs.", f"the Jacobian norm has a τ of {tau:.2f}.")
+
+
+def test_the_mass_at_zero_by_the_number_of_steps_is_that_of_the_stored_report():
+    text = (ROOT / "docs" / "results" / "report" / "report.md").read_text()
+    start = text.index("| steps | nearest Ritz value | two nearest |")
+    rows = {
+        row[0]: row for row in (line.strip("| ").split(" | ") for line in text[start:].split("\n\n")[0].splitlines())
+    }
+    few, many = ([f"{float(cell):.3f}" for cell in rows[steps][2:5]] for steps in ("10", "100"))
+    assert_says(
+        "numerics.md",
+        f"have a mass of {few[0]} after 10 steps and of {many[0]} after 100.",
+        f"have {few[1]} and {many[1]}, and the exact share is {few[2]}",
+    )
+
+
 def test_the_verdicts_on_language_models_are_those_of_the_stored_report():
     records = read_claims(ROOT / "docs" / "results" / "report" / "claims.json")
     blocks = {record["claim"]: record for record in records if record["experiment"] == "h_blocks"}
@@ -314,6 +416,8 @@ def test_the_counts_of_verdicts_are_those_of_the_stored_report():
     experiments = {(record["experiment"], record["scale"]) for record in records if record["p_holm"] is not None}
     pilots, judged = (sum(map(bool, (record[key] for record in records))) for key in ("pilot", "seeds"))
     tested = sum(record["p_holm"] is not None for record in records)
+    powers = [record["power"] for record in records if record["power"]]
+    powerful = {key: sum(power[key] >= 0.8 for power in powers) for key in ("together", "alone")}
     text = " ".join((ROOT / "docs" / "verdicts.md").read_text().split())
     for said in (
         f"{verdicts['holds']} of {len(records)} claims hold, {verdicts['fails']} fail, {verdicts['undecided']} are "
@@ -325,6 +429,7 @@ def test_the_counts_of_verdicts_are_those_of_the_stored_report():
         ("all" * (pilots == judged) or f"{pilots} of {judged}") + " stored verdicts are pilots",
         f"{sizes['agrees']} of {sum(sizes.values()) - sizes['']} effects agree, {sizes['differs']} differ and "
         f"{sizes['open']} are open.",
+        f"It is 0.8 or more for {powerful['together']} of the {len(records)} claims, and for {powerful['alone']} when",
     ):
         assert said in text, said
 
