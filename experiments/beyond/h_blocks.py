@@ -96,7 +96,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
         ticks = [f"{names.get(model, model)},\n{optimiser}" for model, optimiser in sorted(by_kind)]
         axes[1].set_xticks(range(len(ticks)), ticks)
         axes[1].set_xlim(-0.5, len(ticks) - 0.5)
-        axes[1].set_ylim(0, 1)
+        axes[1].set_ylim(0, None)
         axes[1].set_ylabel("mean Jensen-Shannon distance")
     letter(axes)
     caption = (

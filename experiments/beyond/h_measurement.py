@@ -18,7 +18,7 @@ from hessflat.analysis.results import Run, by_setting, finished, pairs_by_seed
 from hessflat.analysis.statistics import Estimate, estimate, in_same_order
 from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import append_row, new_columns, new_figure
+from hessflat.report.figures.style import append_row, log_ticks, new_columns, new_figure
 
 L2 = "optim.l2"
 QUANTITY_NAMES = {"lambda_max": "λ_max(H)", "trace": "Tr H", "second_moment": "‖H‖_F²/P"}
@@ -99,6 +99,7 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
                 )
             axis.axvline(1.0, color="black", linewidth=0.7, linestyle="--")
             axis.set_xscale("log")
+            log_ticks(axis.xaxis, *axis.get_xlim())
             axis.set_ylim(max(len(changes), 1) - 0.5, -0.5)
             axis.set_yticks(
                 range(len(changes)), [short_name(protocol) for protocol in changes] if quantity == "lambda_max" else []

@@ -101,7 +101,8 @@ def draw_tracks(name: str, runs: Sequence[Run]) -> Drawing:
         f"{name}: mass of the spectrum at zero (above) and size of the Ritz value taken for zero (below) during "
         "training, for the Hessian H and the Gauss-Newton matrix G. H's peak at zero splits in two, so its two "
         f"nearest Ritz values are combined, at their weighted mean. Each of {len(runs)} seeds has a line. "
-        f"{listed or 'The bound 1 − rank/P is not above 0 here, so it says nothing'}. {figures.context(runs)}"
+        f"{listed.capitalize() or 'The bound 1 − rank/P is not above 0 here, so it says nothing'}. "
+        f"{figures.context(runs)}"
     )
     return Drawing(f"degeneracy-{name.replace(' ', '-')}", caption, figure, data)
 

@@ -54,7 +54,8 @@ def draw(runs: Sequence[Run]) -> list[Drawing]:
             name = f"{words.lower()}-against-{'rate' if x == RATE else 'batch'}"
             if compared := reached(group):
                 drawing = figures.panels_against(compared, x, PANELS, name, lines)
-                drawings.append(drawing._replace(caption=f"{words}. {drawing.caption} {missed(group)}"))
+                caption = " ".join(filter(None, [f"{words}.", drawing.caption, missed(group)]))
+                drawings.append(drawing._replace(caption=caption))
     return drawings
 
 
@@ -66,7 +67,7 @@ def tabulate(runs: Sequence[Run]) -> list[Table]:
         for run in reached(group):
             cells.setdefault((run.setting(RATE), run.setting(BATCH)), []).append(run)
         columns = (*COLUMNS, ("steps", "step", ".0f"))
-        caption = f"{words}, trained to one loss. {missed(group)} {MEASURED}"
+        caption = " ".join(filter(None, [f"{words}, trained to one loss.", missed(group), MEASURED]))
         tables.append(table_by_group(dict(sorted(cells.items())), (RATE, BATCH), columns, caption))
     return tables
 

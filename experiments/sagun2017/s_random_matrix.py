@@ -14,7 +14,7 @@ from hessflat.analysis.spectra import exact_eigenvalues
 from hessflat.data.sources import blob_centres
 from hessflat.plot.style import PALETTE, STYLE, letter
 from hessflat.report import figures
-from hessflat.report.figures.style import append_row, new_columns, new_figure
+from hessflat.report.figures.style import append_row, log_ticks, new_columns, new_figure
 
 
 def aspect_ratio(run: Run) -> float:
@@ -127,6 +127,8 @@ def _transition(runs: Sequence[Run]) -> Drawing:
         )
         axis.set_xscale("log")
         axis.set_yscale("log")
+        for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+            log_ticks(side, *ends)
         axis.set_xlabel("eigenvalue of $E\\,xx^T$")
         axis.set_ylabel("eigenvalue of $2H$")
         axis.legend()

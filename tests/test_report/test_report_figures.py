@@ -1,12 +1,15 @@
+import io
 import math
 
 import numpy as np
 import pytest
 from fabricated_runs import EPOCHS, sealed, write_run, write_sweep
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from PIL import Image
 
 from hessflat.analysis.results import load_run
-from hessflat.plot.style import as_png, as_svg
+from hessflat.plot.style import PALETTE, as_png, as_svg
 from hessflat.report.figures import (
     CurvePanel,
     Panel,
@@ -219,6 +222,27 @@ def test_files_of_a_figure_are_the_same_each_time(runs):
     assert as_svg(first) == as_svg(second)
     assert as_png(first) == as_png(second) == as_png(first)
     assert b"<dc:date>" not in as_svg(first)
+
+
+def test_paper_grid_and_bands_of_a_png_have_their_own_colours():
+    figure = Figure()
+    axis = figure.subplots()
+    axis.grid(color="#E4E4E4")
+    for index in range(40):  # more blends than the palette has places
+        axis.fill_between([0, 1], index, index + 20, color=PALETTE[index % 7], alpha=0.18)
+    full, few = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
+        for png in (as_png(figure, 100, 256), as_png(figure, 100, 48))
+    )
+    values, counts = np.unique(full, axis=0, return_counts=True)
+    for colour in values[np.argsort(-counts)[:12]]:
+        place = np.all(full == colour, axis=1)
+        assert np.all(few[place] == colour)
+    assert len(np.unique(few, axis=0)) <= 48
+
+
+def test_a_caption_says_over_how_many_seeds(runs):
+    assert spectra_by(runs).caption.endswith(f"; {len({run.seed for run in runs})} seeds)")
 
 
 def test_csv_keeps_every_digit_and_refuses_ragged_columns():

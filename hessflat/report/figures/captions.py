@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hessflat.analysis.evidence import seed_count
 from hessflat.analysis.names import metric_name, plain
 from hessflat.analysis.results import Run, finished
 from hessflat.report.figures.style import Panel
 
 
 def context(runs: Sequence[Run]) -> str:
-    """The model, data, precision and batch-norm mode, without which a curvature number cannot be interpreted."""
+    """The model, data, precision, batch-norm mode and number of seeds, without which a number cannot be interpreted."""
     normed = [run for run in runs if measured_with_batch_norm(run)]
     facts = [
         ("model", [run.config.get("model", {}).get("name") for run in runs]),
@@ -25,6 +26,8 @@ def context(runs: Sequence[Run]) -> str:
         values = sorted({plain(value) for value in of_runs} - {""})
         if values:
             parts.append(f"{what} {' or '.join(values)}")
+    if seeds := len({run.seed for run in finished(runs)}):
+        parts.append(seed_count(seeds))
     return f"({'; '.join(parts)})" if parts else ""
 
 

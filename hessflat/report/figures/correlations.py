@@ -16,7 +16,7 @@ _INCHES_A_ROW = 0.2
 def correlation_grid(grid: Grid) -> Drawing:
     """Measures in rows and groups of runs in columns, coloured by tau: red follows the gap, blue runs against it.
 
-    Bold, with a star: the 95 % interval leaves out 0. Grey: no interval.
+    Bold, with a star: the 95 % interval leaves out 0. Pale: it does not. Grey number: no interval.
     """
     measures, groups = grid.measures, list(grid.columns)
     data = new_columns("group", "measure", "tau", "low", "high", "runs", "settings")
@@ -34,7 +34,7 @@ def correlation_grid(grid: Grid) -> Drawing:
     correlation(taus, names, headings, axis, "Kendall τ with the generalisation gap", found, known)
     caption = (
         f"{grid.caption} Red: the larger the measure, the larger the gap. Blue: the larger the measure, the smaller "
-        "the gap. Grey: no interval."
+        "the gap. Pale: no star. Grey number: no interval."
     )
     return Drawing(grid.name, caption, figure, data)
 

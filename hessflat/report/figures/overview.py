@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from hessflat.analysis.correlation import Grid
 from hessflat.analysis.experiment import Drawing
 from hessflat.analysis.names import axis_name
+from hessflat.plot.matrices import paleness
 from hessflat.plot.style import STYLE
 from hessflat.report.figures.style import LOST, append_row, new_columns
 
@@ -25,6 +26,7 @@ _OTHERS = "#5C656E"
 _FEWEST_SHOWN = 0.045  # of the longest bar: a number has no room in less
 _WIDE, _NARROW = 11.0, 3.5  # inches
 _INCHES_A_ROW = 0.19
+_PAD = 0.1
 
 
 def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
@@ -42,7 +44,9 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
     data = new_columns("part", "group", "scale", "name", "value", "low", "high")
     with matplotlib.rc_context(STYLE):
         size = (_WIDE, max(bars, lines)) if is_wide else (_NARROW, bars + lines)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
+        # Letters of PNGs are wider than those of the SVG, for which the layout is computed.
+        figure.set_layout_engine("constrained", w_pad=_PAD)
         if is_wide:
             first, *maps = figure.subplots(1, 1 + len(parts), squeeze=False, width_ratios=(2.2, *[1] * len(parts))).flat
         else:  # apart, so that the bars have the width that the names of measures take
@@ -61,7 +65,7 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
             caption += (
                 "; Kendall τ of each measure with the generalisation gap, for each setting that is varied and for all "
                 "together. Red: the larger the measure, the larger the gap. Blue: the larger the measure, the smaller "
-                "the gap. A dot marks a 95 % interval that excludes 0"
+                "the gap. A dot marks a 95 % interval that excludes 0; cells without one are pale"
             )
     return Drawing("overview" if is_wide else "overview-narrow", f"{caption}.", figure, data)
 
@@ -94,15 +98,15 @@ def _draw_verdicts(axis: Axes, counts: Counts, data: dict[str, list[Any]]) -> No
 def _draw_correlations(axis: Axes, grid: Grid, measures: Sequence[str], data: dict[str, list[Any]]) -> AxesImage:
     """Measures in rows, groups of runs in columns."""
     groups = list(grid.columns)
-    taus = np.full((len(measures), len(groups)), math.nan)
+    taus, found = np.full((len(measures), len(groups)), math.nan), np.zeros((len(measures), len(groups)), bool)
     for (row, measure), (column, group) in itertools.product(enumerate(measures), enumerate(groups)):
         cell = grid.columns[group][measure]
         if cell is not None:
-            taus[row, column] = cell.tau
+            taus[row, column], found[row, column] = cell.tau, cell.is_found
             append_row(data, "correlations", group, "", measure, cell.tau, cell.low, cell.high)
             if cell.is_found:
                 axis.plot(column, row, marker="o", markersize=2, color="white" if abs(cell.tau) > 0.65 else "black")
-    image = axis.imshow(taus, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    image = axis.imshow(taus, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=paleness(found))
     axis.set_xticks(range(len(groups)), groups, rotation=90, fontsize=6.5)
     axis.set_yticks(range(len(measures)), [axis_name(measure) for measure in measures], fontsize=6.5)
     axis.xaxis.tick_top()

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
@@ -76,13 +77,19 @@ def metric_axis(axis: Axes, metrics: Sequence[str], label: str, scale: str) -> N
         low, high = axis.get_ylim()
         if high < 1.001 * low:  # one number: limits that rounding alone tells apart draw nothing
             low, high = axis.set_ylim(low / 2, high * 2)
-        # Within two decades powers of ten alone leave too few ticks to read a value by.
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 3)))
-        axis.yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axis.yaxis, low, high)
     if fraction:
         # The numbers stay fractions, as in the CSV; only the tick labels are per cent.
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+
+
+def log_ticks(side: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis from `low` to `high`: within two decades powers of ten alone are too few to read a
+    value by.
+    """
+    side.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: number(value, 3)))
+    side.set_minor_formatter(NullFormatter())
 
 
 def epoch_axis(axis: Axes, runs: Sequence[Run]) -> None:
