@@ -7,7 +7,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -147,13 +147,9 @@ def lanczos(
         rows = options.num_steps * (num_probes if together or return_basis else 1)
         basis.require_memory(layout, rows, storage, hardware.platform(op))
     if folder is not None:
-        if not isinstance(folder, str | Path) or "\0" in str(folder):
-            raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
         if checkpoint is not None:
             raise InputError("a recurrence is stored in one place: give folder or checkpoint, not both")
-        settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
-        own = measurement_id(op, *settings), fixed_product(op, layout), layout, processes.spans(op)
-        checkpoint = in_folder(Path(folder), *own)
+        checkpoint = _checkpoint_in(folder, op, key, probe, options)
     if together is None:
         together = checkpoint is None and _fits_together(op, num_probes, options)
     together = together and num_probes > 1 and options.loop == "scan" and storage != "host" and layout.mesh is None
@@ -166,14 +162,7 @@ def lanczos(
             starts = jax.tree.map(lambda *x: jnp.stack(x), *drawn)
             result = _side_by_side(op, starts, num_probes, options, on_steps)
         else:
-            # Of all probes alike, so that one compiled block of steps serves them.
-            most = _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS
-            length = block_length(options.num_steps, most)
-            each: list[tuple[Any, ...]] = []
-            for k, vector in enumerate(drawn):
-                ends = until if k == 0 else _after(len(each[0][0]))
-                each.append(_one_probe(op, k, vector, options, length, on_steps, checkpoint, ends))
-            result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
+            result = _in_turn(op, drawn, options, on_steps, checkpoint, until)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
     seconds = time.perf_counter() - began
@@ -192,6 +181,36 @@ class _Options(NamedTuple):
     loop: Loop
     layout: Layout
     return_basis: bool
+
+
+def _checkpoint_in(folder: str | Path, op: Operator, key: Array, probe: Probe, options: _Options) -> Checkpoint:
+    """What stores a recurrence in `folder`, and restores it where the same call was interrupted."""
+    if not isinstance(folder, str | Path) or "\0" in str(folder):
+        raise InputError(f"folder must be the path of a folder, got {shown(folder)}")
+    settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
+    layout, spans = options.layout, processes.spans(op)
+    return in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op, layout), layout, spans)
+
+
+def _in_turn(
+    op: Operator,
+    starts: Iterable[Vector],
+    options: _Options,
+    on_steps: Callable[[int], None],
+    checkpoint: Checkpoint | None,
+    until: Until | None,
+) -> tuple[Any, ...]:
+    """The results of `_one_probe` with a leading axis, for probes that run one after the other."""
+    # Of all probes alike, so that one compiled block of steps serves them.
+    length = block_length(options.num_steps, _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS)
+    each: list[tuple[Any, ...]] = []
+    for k, vector in enumerate(starts):
+        ends = until if k == 0 else _after(len(each[0][0]))
+        each.append(_one_probe(op, k, vector, options, length, on_steps, checkpoint, ends))
+    result: tuple[Any, ...] = jax.tree.map(
+        lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each
+    )
+    return result
 
 
 def _one_probe(
