@@ -3,6 +3,7 @@
 Mini-batches are drawn without replacement, uniformly, and independently of one another.
 """
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.records import record
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
+
+# How many times its rounding a gradient must be.
+_OVER_ROUNDING = 4
 
 
 @record(
@@ -44,7 +48,7 @@ class GradientNoiseScale(NamedTuple):
     """The noise of the gradient of one example relative to the gradient."""
 
     value: float  # tr Σ / ‖g‖², in examples
-    standard_error: float  # over mini-batches; nan for a single one
+    standard_error: float  # over mini-batches, with the rounding of ‖g‖²; nan for a single one
     trace: float  # tr Σ, of the covariance of the gradients of single examples
     trace_standard_error: float  # over mini-batches
     squared_norm: float  # ‖g‖², of all examples
@@ -106,7 +110,8 @@ def gradient_noise_scale(op: Operator, key: Array, batch_size: int, num_batches:
         num_batches: the number of mini-batches; two at least give an error.
 
     Raises:
-        InputError: as `batch_sharpness`; mini-batches of all examples.
+        InputError: as `batch_sharpness`; mini-batches of all examples; a gradient that is zero to rounding, at most
+            four times ε (tr Σ)^½.
     """
     began = time.perf_counter()
     require_loss(op)
@@ -122,10 +127,16 @@ def gradient_noise_scale(op: Operator, key: Array, batch_size: int, num_batches:
     factor = batch_size * (number - 1) / (number - batch_size)
     traces = factor * np.asarray(jax.device_get(squares), np.float64)
     require_finite(traces, norm)
-    if not norm > 0:
-        raise InputError("the gradient of all data is zero, and noise relative to it is not a number")
     trace = estimates.mean(traces, estimates.cost_since(began, 1 + num_batches, op))
-    value, error = trace.value / norm, trace.standard_error / norm
+    # Gradients of examples, of the size (tr Σ)^½, cancel in ‖g‖, which keeps the rounding of theirs.
+    rounding = numerics.epsilon(op.dtype, trace.precision) * math.sqrt(trace.value)
+    if not math.sqrt(norm) > _OVER_ROUNDING * rounding:
+        raise InputError(
+            f"the gradient of all data is zero to rounding, {math.sqrt(norm):.1e} with an error of {rounding:.1e}, so "
+            "that noise relative to it is not a number; measure earlier in training, or in 64-bit mode"
+        )
+    value = trace.value / norm
+    error = math.hypot(trace.standard_error / norm, 2 * value * rounding / math.sqrt(norm))
     return GradientNoiseScale(value, error, trace.value, trace.standard_error, norm, *trace[2:])
 
 

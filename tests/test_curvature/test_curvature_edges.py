@@ -154,6 +154,24 @@ def test_mini_batches_agree_with_all_that_there_are(op):
         cv.gradient_noise_scale(op, KEY, NUMBER, 2)
 
 
+@pytest.mark.parametrize("step", [0.0, 1e-5, 1e-4])
+def test_the_noise_scale_near_a_minimum_has_the_rounding_of_the_gradient_in_its_error(step):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(512, 20)).astype(np.float32), rng.normal(size=512).astype(np.float32)
+    at_minimum = np.linalg.lstsq(x.astype(np.float64), y.astype(np.float64))[0]
+    params = (at_minimum + step * rng.normal(size=20)).astype(np.float32)
+    op = cv.hessian(lambda w, batch: jnp.mean((batch[0] @ w - batch[1]) ** 2), jnp.asarray(params), (x, y))
+    rows = 2 * (x @ params.astype(np.float64) - y)[:, None] * x
+    mean = rows.mean(axis=0)
+    expected = ((rows - mean) ** 2).sum() / (len(rows) - 1) / (mean @ mean)
+    if step == 0:
+        with pytest.raises(InputError, match="the gradient of all data is zero to rounding"):
+            cv.gradient_noise_scale(op, KEY, 64, 20)
+    else:
+        noise = cv.gradient_noise_scale(op, KEY, 64, 20)
+        assert abs(noise.value - expected) < 4 * noise.standard_error < expected
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
