@@ -218,7 +218,7 @@ def _moments(G: Operator, R: Operator, key: Array, num_probes: int) -> tuple[Mom
         drawn = (vectors.draw(layout, key, "rademacher", k) for k in range(num_probes))
         samples = np.array([samples_of(G, R, layout, vector) for vector in drawn], np.float64)
     cost = estimates.cost_since(began, num_probes, G)
-    return tuple(moments_from_samples(samples[:, k], G.size, cost) for k in range(3))  # type: ignore[return-value]
+    return tuple(moments_from_samples(samples[:, k], G.size, G.dtype, cost) for k in range(3))  # type: ignore[return-value]
 
 
 def _samples(G: Operator, R: Operator, layout: Layout, vector: Vector, loop: Loop = "scan") -> Array:

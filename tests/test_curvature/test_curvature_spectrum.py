@@ -161,6 +161,38 @@ def test_standard_errors_cover_the_truth(matrix):
         assert 190 - 4 * np.sqrt(200 * 0.95 * 0.05) <= count <= 200, (name, count)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(60, 3.3),
+        np.logspace(-10, 1, 90),
+        np.linspace(0, 3, 40),
+        np.random.default_rng(0).exponential(1, 80) ** 4,
+    ],
+    ids=["equal", "over eleven decades", "even", "heavy tail"],
+)
+def test_errors_are_no_smaller_than_the_rounding_where_probes_agree(values):
+    diagonal = values.astype(np.float32)
+    op = cv.from_matvec(lambda v: jnp.asarray(diagonal) * v, jnp.zeros(len(diagonal)))
+    exact = diagonal.astype(np.float64)
+    key = jax.random.key(1)
+    measured = cv.spectrum(op, key, num_steps=len(diagonal), num_probes=5, show_progress=False)
+    moments = cv.moments(op, key, 5)
+    pairs = [
+        (measured.trace, exact.sum()),
+        (measured.mean_eigenvalue, exact.mean()),
+        (measured.second_moment, np.mean(exact**2)),
+        (measured.frobenius, np.linalg.norm(exact)),
+        (measured.log_determinant(0.1), np.log(exact + 0.1).sum()),
+        (measured.effective_dimension(0.1), (exact / (exact + 0.1)).sum()),
+        (moments.trace, exact.sum()),
+        (moments.frobenius, np.linalg.norm(exact)),
+        (cv.relative_distance(op, op, key, 5), 0.0),
+    ]
+    for estimate, expected in pairs:
+        assert abs(estimate.value - expected) < 4 * estimate.standard_error < 1e-2 * max(abs(expected), 1e-4)
+
+
 def test_arrays_and_back(measured, tmp_path):
     np.savez(tmp_path / "spectrum.npz", **cv.spectrum_to_arrays(measured))
     with np.load(tmp_path / "spectrum.npz") as stored:

@@ -59,6 +59,8 @@ class Spectrum:
 
     For each probe v the quadrature is exact for vᵀ p(A) v, where p is a polynomial of degree at most 2m − 1. From
     `num_valid` on, where the Krylov space was exhausted, nodes, weights and residuals are zero.
+
+    Standard errors are over probes, and at least the rounding of the products.
     """
 
     nodes: np.ndarray  # [k, m] Ritz values, ascending
@@ -75,22 +77,22 @@ class Spectrum:
     @property
     def trace(self) -> Estimate:
         """Tr A."""
-        return self._mean(self.size * self._integral(self.nodes))
+        return self._sum(self.nodes, np.ones_like(self.nodes))
 
     @property
     def mean_eigenvalue(self) -> Estimate:
         """Tr A / P."""
-        return self._mean(self._integral(self.nodes))
+        return estimates.scaled(self.trace, 1 / self.size)
 
     @property
     def second_moment(self) -> Estimate:
         """Σ λ² / P, the quantity that Granziol (2020) reports as a Frobenius norm."""
-        return self._mean(self._integral(self.nodes**2))
+        return estimates.scaled(self._sum(self.nodes**2, 2 * self.nodes), 1 / self.size)
 
     @property
     def frobenius(self) -> Estimate:
         """‖A‖_F = (Σ λ²)^½."""
-        return estimates.square_root(self._mean(self.size * self._integral(self.nodes**2)))
+        return estimates.square_root(self._sum(self.nodes**2, 2 * self.nodes))
 
     @property
     def participation_ratio(self) -> Estimate:
@@ -126,7 +128,8 @@ class Spectrum:
             InputError: a Ritz value plus damping that is not above the noise floor.
         """
         self._require_positive("log_determinant", damping)
-        return self._mean(self.size * self._integral(np.log(self._valid_nodes + damping)))
+        damped = self._valid_nodes + damping
+        return self._sum(np.log(damped), 1 / damped)
 
     def effective_dimension(self, damping: float) -> Estimate:
         """Σ λ / (λ + damping): the number of directions determined by the data (MacKay 1992; Maddox et al. 2020).
@@ -137,7 +140,8 @@ class Spectrum:
             InputError: a Ritz value plus damping that is not above the noise floor.
         """
         self._require_positive("effective_dimension", damping)
-        return self._mean(self.size * self._integral(self._valid_nodes / (self._valid_nodes + damping)))
+        damped = self._valid_nodes + damping
+        return self._sum(self._valid_nodes / damped, damping / damped**2)
 
     def effective_rank(self, kind: Literal["hessian", "gauss_newton"]) -> Estimate:
         """P (1 − mass at zero), with the mass of `zero_mass`."""
@@ -197,6 +201,15 @@ class Spectrum:
         """[k] The quadrature of each probe for a function with `values` [k, m] at the nodes."""
         result: np.ndarray = (self.weights * values).sum(axis=1)
         return result
+
+    def _sum(self, values: np.ndarray, slopes: np.ndarray) -> Estimate:
+        """Tr f(A) from the `values` [k, m] of f at the nodes; its error is at least the rounding by the `slopes` of f.
+
+        Each node is rounded by ε of itself, and the matrix by ε |λ|_max, which moves the sum by ‖f'(A)‖_F times that.
+        """
+        own = numerics.epsilon(self.dtype, self.precision) * self.size * self._integral(np.abs(slopes * self.nodes))
+        rounding = own.mean() + self.noise_floor * np.sqrt(self.size * self._integral(slopes**2).mean())
+        return estimates.mean(self.size * self._integral(values), self._cost, float(rounding))
 
     def _mean(self, samples: np.ndarray) -> Estimate:
         return estimates.mean(samples, self._cost)

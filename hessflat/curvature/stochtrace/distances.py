@@ -69,7 +69,7 @@ def block_diagonal_error(
             pairs = zip(products, inside, strict=True)
             outside += [float(_square_of_difference(part_of(block, a), b, scale)) for a, b in pairs]
     require_finite(whole, outside)
-    return _root_of_ratio(outside, whole, cost_since(began, num_probes * (1 + len(parts)), op))
+    return _root_of_ratio(outside, whole, op.dtype, cost_since(began, num_probes * (1 + len(parts)), op))
 
 
 def relative_distance(a: Operator, b: Operator, key: Array, num_probes: int = 10) -> Estimate:
@@ -105,7 +105,7 @@ def relative_distance(a: Operator, b: Operator, key: Array, num_probes: int = 10
         pairs = zip(products, others, strict=True)
         apart = np.array([_square_of_difference(x, y, scale) for x, y in pairs], np.float64)
     require_finite(whole, apart)
-    return _root_of_ratio(apart, whole, cost_since(began, 2 * num_probes, a))
+    return _root_of_ratio(apart, whole, a.dtype, cost_since(began, 2 * num_probes, a))
 
 
 def _products(op: Operator, probes: list[Any]) -> list[Any]:
@@ -132,15 +132,17 @@ def _require_partition(op: Operator, parts: Mapping[str, Operator]) -> None:
         )
 
 
-def _root_of_ratio(a: np.ndarray, b: np.ndarray, cost: estimates.ProductCost) -> Estimate:
-    """√(mean a / mean b) of paired samples [k], its error by the delta method; 0 where every a is 0."""
+def _root_of_ratio(a: np.ndarray, b: np.ndarray, dtype: Any, cost: estimates.ProductCost) -> Estimate:
+    """√(mean a / mean b) of paired samples [k], its error by the delta method, at least ε; 0 where every a is 0."""
+    rounding = numerics.epsilon(dtype, cost.precision)
     if not a.any():
-        return Estimate(0.0, 0.0, *cost)
+        return Estimate(0.0, rounding if b.any() else 0.0, *cost)
     if not b.any():
         raise InputError("a matrix of zeros has no relative distance to another")
     ratio = a.mean() / b.mean()
     error = estimates.standard_error(a - ratio * b) / b.mean()
-    return estimates.square_root(Estimate(float(ratio), float(error), *cost))
+    root = estimates.square_root(Estimate(float(ratio), float(error), *cost))
+    return root._replace(standard_error=float(np.maximum(root.standard_error, rounding)))  # nan stays
 
 
 @jax.jit

@@ -64,10 +64,11 @@ def cost_since(began: float, num_products: int, arrays: Any) -> ProductCost:
     return ProductCost(num_products, time.perf_counter() - began, numerics.precision_name(arrays))
 
 
-def mean(samples: np.ndarray, cost: ProductCost) -> Estimate:
-    """The mean of independent samples [k] and its standard error s / √k."""
+def mean(samples: np.ndarray, cost: ProductCost, rounding: float = 0.0) -> Estimate:
+    """The mean of independent samples [k] and its standard error s / √k, which is at least their `rounding`."""
     samples = np.asarray(samples, np.float64)
-    return Estimate(float(samples.mean()), float(standard_error(samples)), *cost)
+    error = np.maximum(standard_error(samples), rounding)  # nan stays
+    return Estimate(float(samples.mean()), float(error), *cost)
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
@@ -105,7 +106,10 @@ def square_over(numerators: np.ndarray, denominators: np.ndarray, cost: ProductC
     {"trace": "trace", "mean eigenvalue": "mean_eigenvalue", "‖A‖_F": "frobenius", "Σλ²/P": "second_moment"},
 )
 class Moments(NamedTuple):
-    """The first two moments of the spectrum of an operator of size P, each with its standard error over probes."""
+    """The first two moments of the spectrum of an operator of size P, each with its standard error over probes.
+
+    No error is below the rounding of the products: ε (P)^½ ‖A‖_F of the trace, and ε ‖A‖_F.
+    """
 
     trace: Estimate  # Tr A
     mean_eigenvalue: Estimate  # Tr A / P
@@ -136,7 +140,7 @@ def moments(
     """
     began = time.perf_counter()
     samples = quadratic_samples(op, key, num_probes, probe, loop)
-    return moments_from_samples(samples, op.size, cost_since(began, num_probes, op))
+    return moments_from_samples(samples, op.size, op.dtype, cost_since(began, num_probes, op))
 
 
 def frobenius(
@@ -157,10 +161,13 @@ def frobenius(
     return moments(op, key, num_probes, probe, loop).frobenius
 
 
-def moments_from_samples(samples: np.ndarray, size: int, cost: ProductCost) -> Moments:
-    """The moments of an operator of that size from the values of `quadratic` for each of k probes, [k, 3]."""
+def moments_from_samples(samples: np.ndarray, size: int, dtype: Any, cost: ProductCost) -> Moments:
+    """The moments of an operator of that size and type from the values of `quadratic` for each of k probes, [k, 3]."""
     first, second, scale = np.asarray(samples, np.float64).T
-    mean_eigenvalue, second_moment = mean(scale * first, cost), mean(scale**2 * second, cost)
+    epsilon, squares = numerics.epsilon(dtype, cost.precision), scale**2 * second
+    second_moment = mean(squares, cost, 2 * epsilon * float(squares.mean()))
+    # A product of length ‖A v‖ is rounded by ε of that, and v has the length 1.
+    mean_eigenvalue = mean(scale * first, cost, epsilon * float(np.sqrt(squares.mean())))
     return Moments(
         scaled(mean_eigenvalue, size),
         mean_eigenvalue,
