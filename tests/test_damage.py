@@ -120,7 +120,7 @@ def test_what_was_edited_is_named_and_the_same_command_mends_it(whole, copy, dam
         load_run(copy)
     assert "\n" not in str(error.value)
     by_run = "config.json is" not in str(error.value)
-    assert ("to mend it: make train RUN=" + str(copy) in str(error.value)) == by_run
+    assert ("to mend it: python -m hessflat train --run=" + str(copy) in str(error.value)) == by_run
     notes, lost = run_again(copy)
     assert lost == []
     assert len(notes) == 1
@@ -192,7 +192,7 @@ def test_with_no_checkpoint_left_it_is_trained_anew_only_when_told(whole, copy):
     _, (line,) = run_again(copy)
     assert line == (
         f"{copy}: spectra/10-hessian.npz is gone, and no checkpoint that could mend it is intact, so that its training "
-        f"is lost; to train it anew: make train RUN={copy} ARGS=--anew=1"
+        f"is lost; to train it anew: python -m hessflat train --run={copy} --anew=1"
     )
     assert (copy / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     with pytest.raises(DamagedError, match="its training is lost"):
@@ -217,7 +217,7 @@ def test_nothing_is_printed_of_the_other_leaves_of_a_damaged_checkpoint(copy, mo
 def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):
     for path in runs.leaf_files(copy / "checkpoints" / "10"):
         path.write_bytes(bytes(len(path.read_bytes())))
-    with pytest.raises(InputError, match=rf"10 is damaged .*make train RUN={copy}") as error:
+    with pytest.raises(InputError, match=rf"10 is damaged .*python -m hessflat train --run={copy}") as error:
         measure.main([f"--run={copy}", "--steps=10"])
     assert "\n" not in str(error.value)
     train.main([f"--run={copy}"])
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_named_and_made_again(whole, copy, capsys):
 
 def test_a_checkpoint_that_keeps_others_from_being_opened_is_named_and_made_again(whole, copy):
     edit("checkpoints/10/_CHECKPOINT_METADATA", lambda text: text.replace("commit_time", "commIt_time"))(copy)
-    with pytest.raises(DamagedError, match=rf"checkpoints/10 is damaged .*to mend it: make train RUN={copy}"):
+    with pytest.raises(DamagedError, match=rf"checkpoints/10 is damaged .*to mend it: .*hessflat train --run={copy}"):
         runs.final_state(copy)
     train.main([f"--run={copy}"])
     assert_same(copy, whole)
@@ -250,7 +250,8 @@ def test_one_damaged_run_is_missing_from_a_report_that_has_the_others(tmp_path):
     assert [run.folder for run in stored.runs] == [jobs[1].folder]
     assert stored.missing == len(jobs) - 1
     (line,) = stored.damaged
-    assert line.startswith(f"{jobs[0].folder} is damaged: metrics.jsonl is altered; to mend it: make train RUN=")
+    words = f"{jobs[0].folder} is damaged: metrics.jsonl is altered; to mend it: python -m hessflat train --run="
+    assert line.startswith(words)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "spectra", "checkpoints", "."])

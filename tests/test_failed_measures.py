@@ -96,7 +96,8 @@ def test_the_report_counts_and_names_what_failed(tmp_path, capsys):
     experiment = Experiment("toy", "G", "?", "toy", lambda runs: [], lambda runs: [], ())
     stored = [StoredExperiment(experiment, "smoke", [run])]
     sections = build_report(stored, tmp_path / "report")
-    line = f"jacobian failed 2 times (overflow): {run.path} at step 10, {run.path} at step 20; make measure RUN=…"
+    where = f"{run.path} at step 10, {run.path} at step 20"
+    line = f"jacobian failed 2 times (overflow): {where}; python -m hessflat measure --run=RUN"
     for name in ("index.html", "report.md"):
         assert line in (tmp_path / "report" / name).read_text()
     print_summary(sections)

@@ -54,7 +54,7 @@ def test_dry_lists_every_run_and_makes_none(tmp_path, capsys, monkeypatch):
     wanted = [job for name in TWO.split() for job in experiment.make_jobs(experiment.load(name), "smoke", tmp_path)]
     assert [row["run"] for row in rows] == [job.folder.name for job in wanted]
     assert all(float(row["device_hours"]) > 0 and row["run"] in printed for row in rows)
-    assert "make experiment EXP=s_random_matrix SCALE=smoke" in printed
+    assert "python -m hessflat experiment s_random_matrix --scale=smoke" in printed
 
 
 @pytest.mark.long
@@ -127,7 +127,7 @@ def test_published_verdicts_are_of_experiments_and_claims_that_there_are():
 
 
 def test_settings_and_unknown_names_are_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"give --config\.seed=1 to `make experiment` instead"):
+    with pytest.raises(InputError, match=r"give --config\.seed=1 to python -m hessflat experiment"):
         reproduce.main(["--config.seed=1"])
     with pytest.raises(InputError, match="unknown experiment 'g_mpl'"):
         reproduce.main(["--exp=g_mpl"])

@@ -1,6 +1,5 @@
 """The records of an experiment: its question, runs, figures, tables and claims."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from hessflat.analysis.decisions import Chance, Verdict
 from hessflat.analysis.results import Needs, Run
 from hessflat.analysis.statistics import Interval
 from hessflat.config import fingerprint
+from hessflat.utils.errors import InputError, command, shown
 
 Magnitude = Literal["agrees", "differs", "open"]
 Scale = Literal["smoke", "small", "medium", "paper"]
@@ -65,7 +65,18 @@ class Claim:
     @property
     def rule(self) -> str:
         """The sentence of the rule, which needs no runs."""
-        return self.decide(()).rule
+        return self.evidence(()).rule
+
+    def evidence(self, runs: Sequence[Run]) -> Evidence:
+        """What the rule says of runs.
+
+        Raises:
+            InputError: no evidence, or what the rule itself refuses.
+        """
+        evidence = self.decide(runs)
+        if not isinstance(evidence, Evidence):
+            raise InputError(f"decide of the claim {self.id!r} must return Evidence, got {shown(evidence)}")
+        return evidence
 
 
 class Table(NamedTuple):
@@ -158,5 +169,5 @@ class StoredExperiment(NamedTuple):
         if not self.missing:
             return ""
         counted = "1 planned run is" if self.missing == 1 else f"{self.missing} planned runs are"
-        arguments = f" ARGS={shlex.quote(self.variant)}" if self.variant else ""
-        return f"{counted} missing: make experiment EXP={self.experiment.id} SCALE={self.scale}{arguments}"
+        again = command("experiment", self.experiment.id, f"--scale={self.scale}")
+        return f"{counted} missing: {again} {self.variant}".rstrip()

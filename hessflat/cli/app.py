@@ -13,7 +13,7 @@ from asyncio.log import logger as asyncio_log
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jaxlib
 from absl import flags, logging
@@ -21,7 +21,17 @@ from ml_collections import ConfigDict
 
 from hessflat.config import SCALES, changed, get, one_of, require
 from hessflat.utils import compiled, processes, progress
-from hessflat.utils.errors import InputError, Lost, Stopped, nearest, show_traceback
+from hessflat.utils.errors import (
+    InputError,
+    Lost,
+    Stopped,
+    command,
+    in_one_line,
+    nearest,
+    place_of,
+    show_traceback,
+    shown,
+)
 
 # Those that save what they have when a signal asks them to stop.
 STOPPABLE = ("train", "sweep", "measure", "experiment", "reproduce", "demo")
@@ -46,7 +56,7 @@ COMMANDS = (
 
 
 HELP = ("-h", "--help")
-GO_HOME = "run from the project's folder, or make one: hessflat init"
+GO_HOME = f"run from the project's folder, or make one: {command('init')}"
 
 
 class HelpAsked(Exception):  # noqa: N818, for it is no error
@@ -114,8 +124,9 @@ def help_of(command: str, module: ModuleType, defaults: Mapping[str, str | None]
 def guarded(stoppable: bool) -> Iterator[None]:
     """A context for all that a process does: after one line, it ends with 2 for an `InputError`.
 
-    With `$HESSFLAT_DEBUG` at 1 the traceback is shown as well. A signal that asks work that is `stoppable` to stop ends
-    with status 75, and so does the end of another process that does the same work.
+    It ends with 1 for what a file of the user's raised, after a line that names the place, and for a fault of this
+    package, after the traceback. With `$HESSFLAT_DEBUG` at 1 every traceback is shown. A signal that asks work that is
+    `stoppable` to stop ends with status 75, and so does the end of another process that does the same work.
     """
     if os.environ.get("HESSFLAT_DEBUG") != "1":
         # What threads and tasks of orbax that had no part in an error say of it afterwards.
@@ -130,10 +141,8 @@ def guarded(stoppable: bool) -> Iterator[None]:
         with processes.loss_named():
             yield
     except InputError as error:
-        _end(error, f"error: {' '.join(str(error).split())}", 2)
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        _end(error, f"error: {name}{error.strerror or error}; mend that, then run the same command again", 2)
+        place = place_of(error)
+        _end(error, f"error: {error}" + (f" ({place})" if place else ""), 2)
     except Stopped:
         if processes.is_writer():
             print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)
@@ -146,8 +155,13 @@ def guarded(stoppable: bool) -> Iterator[None]:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         # Nothing is waited for: worker processes end with this one, and their folders stay whole.
         os._exit(130)
-    except Exception:
-        if processes.are_several():
+    except (Exception, SystemExit) as error:
+        if place_of(error):
+            _end(error, f"error: {in_one_line(error)}; HESSFLAT_DEBUG=1 shows how it came to that", 1)
+        if isinstance(error, OSError):
+            name = f"{error.filename}: " if error.filename else ""
+            _end(error, f"error: {name}{error.strerror or error}; mend that, then run the same command again", 2)
+        if processes.are_several() and not isinstance(error, SystemExit):
             traceback.print_exc()
             processes.leave(1)
         raise
@@ -241,7 +255,10 @@ def from_command_line(target: str, arguments: Sequence[str] = ()) -> ConfigDict:
     path, scale = split_target(target)
     module = load_module(path, "get_config")
     require(f"scale of {path.stem}", scale, one_of(scales_of(module)))
-    return with_arguments(module.get_config(scale), arguments)
+    made = made_by(module, "get_config", scale)
+    if not isinstance(made, ConfigDict):
+        raise InputError(f"get_config of {path} must return a ConfigDict, as base_config does, got {shown(made)}")
+    return with_arguments(made, arguments)
 
 
 def scales_of(module: ModuleType) -> tuple[str, ...]:
@@ -250,6 +267,21 @@ def scales_of(module: ModuleType) -> tuple[str, ...]:
     Medium is for what takes an accelerator at the paper's scale.
     """
     return getattr(module, "SCALES", tuple(scale for scale in SCALES if scale != "medium"))
+
+
+def made_by(module: ModuleType, name: str, scale: str) -> Any:
+    """What the function `name` of a configuration file makes of a scale.
+
+    Raises:
+        InputError: no function that takes a scale.
+    """
+    function = getattr(module, name)
+    try:
+        inspect.signature(function).bind(scale)
+    except TypeError as error:
+        where = f"{name} of {module.__file__}"
+        raise InputError(f"{where} must be a function of one argument, the scale, got {shown(function)}") from error
+    return function(scale)
 
 
 def home() -> Path:

@@ -13,7 +13,7 @@ from hessflat.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
-    """One archive for each experiment and scale; `make report FROM=results` draws from them."""
+    """One archive for each experiment and scale; `report --from=results` draws from them."""
     own, settings = app.parse_flags(argv, {"root": "runs", "out": "results", "exp": "", "unpack": ""})
     if settings:
         raise InputError(f"an archive takes no settings, got {settings[0]}; it holds what is stored")

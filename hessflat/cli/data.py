@@ -3,7 +3,7 @@
     python -m hessflat data prepare mnist cifar10 [--from FOLDER] [--cache DIR]
     python -m hessflat data list
 
-`make data DATASETS="mnist cifar10" FROM=folder` calls the first; the second shows what is there.
+The second shows what is there.
 """
 
 import argparse
@@ -38,7 +38,6 @@ def main(argv: Sequence[str]) -> int:
     if options.command == "list":
         print("\n".join(prepared_names(folder)) or f"no data set is prepared in {folder}")
         return 0
-    # An empty --from is what `make data` passes when FROM is not set.
     files = Path(options.files).expanduser() if options.files else None
     status = 0
     for name in options.names:

@@ -12,7 +12,7 @@ import hessflat.curvature as cv
 from hessflat import data
 from hessflat.cli import app
 from hessflat.utils import compat, hardware
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
         "device": here["device"],
         "code": here["git_commit"],
         "built-in data": ", ".join(data.SOURCES),
-        "prepared data": ", ".join(data.prepared_names()) or 'none; run: make data DATASETS="mnist"',
+        "prepared data": ", ".join(data.prepared_names()) or f"none; run: {command('data', 'prepare', 'mnist')}",
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
         "compiled code": compat.setting("jax_compilation_cache_dir") or "not kept",
     }

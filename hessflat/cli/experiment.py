@@ -21,7 +21,7 @@ from hessflat.report.sections import Section
 from hessflat.runs import checkpoints, jobs, run_folder, schema
 from hessflat.runs.schema import UNNAMED
 from hessflat.utils import progress
-from hessflat.utils.errors import DamagedError, InputError, in_one_line, require_known
+from hessflat.utils.errors import DamagedError, InputError, command, in_one_line, require_known, shown
 from hessflat.utils.files import write_atomically
 
 VARIANTS = "variants"  # the folder, beside an experiment's runs, with a note for each variant
@@ -42,6 +42,8 @@ def load(name: str) -> Experiment:
     require_known("experiment", [name], names())
     path = app.find_module("experiments", name)
     experiment = app.load_module(path, "EXPERIMENT").EXPERIMENT
+    if not isinstance(experiment, Experiment):
+        raise InputError(f"EXPERIMENT of {path} must be an Experiment, got {shown(experiment)}")
     if experiment.id != name:
         raise InputError(f"{path} has id {experiment.id!r}; an experiment is called like its file")
     return experiment
@@ -177,7 +179,7 @@ def report_all(root: Path, out: Path) -> list[Section]:
     ]
     entries = [entry for entry in entries if entry.runs or entry.damaged]
     if not entries:
-        raise InputError(f"no runs of any experiment in {root}; run: make experiment EXP={names()[0]}")
+        raise InputError(f"no runs of any experiment in {root}; run: {command('experiment', names()[0])}")
     cache, sources = app.cache_folder(), tuple(app.home() / name for name in ("experiments", "configs"))
     drawn = cache and cache / "drawn"
     make = partial(kept.section, folder=drawn, sources=sources)
@@ -209,7 +211,7 @@ def parse(argv: Sequence[str], defaults: Mapping[str, str | None]) -> Arguments:
     common = {"scale": "small", "root": "runs", "out": "report", "workers": "auto", "anew": "0"}
     own, settings = app.parse_flags(argv, {**common, **defaults})
     if "seeds" not in own and (variant := variant_of(settings, "")):
-        raise InputError(f"experiments have their own settings here; give {variant} to `make experiment` instead")
+        raise InputError(f"experiments have their own settings here; give {variant} to {command('experiment')}")
     require("scale", own["scale"], one_of(SCALES))
     named = [load(name) for name in dict.fromkeys(own.get("exp", "").replace(",", " ").split())]
     return Arguments(own, settings, named)

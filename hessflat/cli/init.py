@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hessflat.cli import app
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command
 
 FOLDERS = ("configs", "experiments")
 
@@ -24,7 +24,8 @@ def main(argv: Sequence[str]) -> None:
     for name in FOLDERS:
         shutil.copytree(home / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
         print(f"{out / name}: {len(list((out / name).rglob('*.py')))} files")
-    print("change them, then: hessflat experiment --exp=g_mlp --scale=smoke")
+    print(f"change them, then: {command('experiment', 'g_mlp', '--scale=smoke')}")
+    print(f"what they write as make sweep CONFIG=g_mlp:small is here: {command('sweep', 'g_mlp:small')}")
 
 
 def source() -> Path:

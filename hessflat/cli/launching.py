@@ -71,7 +71,7 @@ def submit(jobs: Sequence[Job], root: Path, name: str, own: Mapping[str, str], s
     for number, array in enumerate(submitted, 1):
         then = f", after array {submitted[number - 2].id}" if number > 1 else ""
         print(f"array {array.id}: {_counted(array.tasks, 'task')} of at most {array.limit}{then}")
-    print(f"{_counted(len(left), 'run')} submitted, {len(jobs) - len(left)} finished or under way; see STATUS=1")
+    print(f"{_counted(len(left), 'run')} submitted, {len(jobs) - len(left)} finished or under way; see --status")
     if submitted:
         print(f"logs: {root / 'slurm'}; the same command again submits what is left")
 

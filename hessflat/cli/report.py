@@ -13,7 +13,7 @@ from hessflat.cli.experiment import report_all
 from hessflat.report import live
 from hessflat.report.build import print_summary
 from hessflat.runs.archive import unpacked
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ def serve(own: Mapping[str, str]) -> None:
     if own["from"]:
         raise InputError("archives hold finished runs alone; --serve is for those of --root, so leave --from out")
     if not Path(own["root"]).is_dir():
-        raise InputError(f"no folder {own['root']}; name one that holds runs, or run: make experiment EXP=g_mlp")
+        raise InputError(f"no folder {own['root']}; name one that holds runs, or run: {command('experiment', 'g_mlp')}")
     if not own["port"].isdecimal():
         raise InputError(f"--port must be a number, 0 for any that is free, got {own['port']!r}")
     with live.serve(Path(own["root"]), Path(own["out"]), int(own["port"])) as server:

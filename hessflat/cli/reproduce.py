@@ -17,7 +17,7 @@ from hessflat.report.sections import tally
 from hessflat.runs import cost_model, run_folder
 from hessflat.runs.jobs import Job
 from hessflat.utils import progress
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command
 from hessflat.utils.files import write_atomically
 
 Planned = list[tuple[Experiment, list[Job]]]
@@ -165,7 +165,7 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
     rows, total = [], 0.0
     for one, jobs in planned:
         hours, left = 0.0, 0
-        command = f"make experiment EXP={one.id} SCALE={scale}"
+        again = command("experiment", one.id, f"--scale={scale}")
         params: set[int] = set()
         for job in jobs:
             finished = run_folder.is_finished(job.folder)
@@ -173,14 +173,14 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
             own = cost.total_seconds() / 3600
             params.add(cost.num_params)
             listed.writerow(
-                (one.id, job.folder.name, int(finished), cost.num_params, cost.num_steps, f"{own:.4g}", command)
+                (one.id, job.folder.name, int(finished), cost.num_params, cost.num_steps, f"{own:.4g}", again)
             )
             print(f"{'finished' if finished else f'{own:8.3f} h'}  {one.id}  {job.folder.name}", flush=True)
             left += not finished
             hours += 0.0 if finished else own
         total += hours
         size = "–" if not params else f"{min(params):,}" if len(params) == 1 else f"{min(params):,} to {max(params):,}"
-        rows.append((one.id, str(len(jobs)), str(left), size, f"{hours:.2f}", command))
+        rows.append((one.id, str(len(jobs)), str(left), size, f"{hours:.2f}", again))
     rows.append(
         (
             "all",
@@ -188,7 +188,7 @@ def dry(planned: Planned, scale: str, out: Path) -> None:
             str(sum(int(row[2]) for row in rows)),
             "",
             f"{total:.1f}",
-            f"make reproduce SCALE={scale}",
+            command("reproduce", f"--scale={scale}"),
         )
     )
     caption = (

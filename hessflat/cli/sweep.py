@@ -1,7 +1,7 @@
 """Run every entry of a configuration's `get_sweep`: `python -m hessflat sweep --config=g_mlp:small`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hessflat.launch import queue
 from hessflat.runs import schema
 from hessflat.runs.jobs import make_jobs
 from hessflat.runs.schema import RunConfig
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, shown
 
 
 def sweep_configs(target: str, settings: Sequence[str] = (), seeds: str = "") -> list[RunConfig]:
@@ -30,7 +30,9 @@ def sweep_configs(target: str, settings: Sequence[str] = (), seeds: str = "") ->
     """
     path, scale = app.split_target(target)
     base = app.from_command_line(target)
-    entries = app.load_module(path, "get_config", "get_sweep").get_sweep(scale)
+    entries = app.made_by(app.load_module(path, "get_config", "get_sweep"), "get_sweep", scale)
+    if not isinstance(entries, Sequence) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"get_sweep of {path} must list the settings of one run or more, got {shown(entries)}")
     changes = dict(values_of(base, setting) for setting in settings)
     if "seed" in changes:
         raise InputError("every sweep varies config.seed; give --seeds, how many or which: 10 or 20,21,22")

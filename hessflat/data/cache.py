@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from hessflat.utils import processes
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command
 from hessflat.utils.files import checksum
 
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -55,7 +55,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         intact, name = False, _name(path)
     if not intact:
         raise InputError(
-            f'cached data set {name!r} at {path.with_suffix(".npz")} is damaged; run again: make data DATASETS="{name}"'
+            f"cached data set {name!r} at {path.with_suffix('.npz')} is damaged; "
+            f"run again: {command('data', 'prepare', name)}"
         )
     return arrays, facts
 

@@ -246,7 +246,7 @@ def _run(builder: Any, name: str, folder: Path, downloads: Path, files: Path | N
     except Exception as error:
         if _disk_is_full(error):
             raise cache.unwritable(OSError(errno.ENOSPC, ""), folder) from error
-        remedy = f"check the files in {files}" if files else "give the original files with FROM=folder"
+        remedy = f"check the files in {files}" if files else "give the original files with --from=FOLDER"
         raise InputError(f"TFDS could not prepare {name!r}: {_first_line(error)}; {remedy}") from error
 
 
@@ -367,7 +367,7 @@ def _require_reachable(url: str, name: str) -> None:
         return  # it answered
     except (OSError, ValueError):
         raise InputError(
-            f"cannot reach {url} to prepare {name!r}; download it elsewhere and give it with FROM=folder"
+            f"cannot reach {url} to prepare {name!r}; download it elsewhere and give it with --from=FOLDER"
         ) from None
 
 

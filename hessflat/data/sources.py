@@ -1,7 +1,7 @@
 """Where raw arrays come from: data that needs no network, and the registry that names it.
 
 A source is a function whose keyword-only arguments are its settings and whose result is a `Source`. Adding
-one costs the function and a line in `SOURCES`; other names are looked up in the cache that `make data` fills.
+one costs the function and a line in `SOURCES`; other names are looked up in the cache that `data prepare` fills.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from hessflat.data import cache
 from hessflat.data import generator as generators
 from hessflat.data import grammar as grammars
 from hessflat.utils import hardware
-from hessflat.utils.errors import InputError, nearest
+from hessflat.utils.errors import InputError, command, nearest
 from hessflat.utils.files import checksum
 
 Split = dict[str, np.ndarray]
@@ -203,7 +203,7 @@ def find_source(name: str, settings: Mapping[str, Any]) -> tuple[Source, str]:
         names = [*SOURCES, *cache.prepared_names()]
         hint = nearest(name, names)
         known_name = f"{hint.split('? ')[0]}? if not, " if hint.startswith("did you mean") else ""
-        raise InputError(f'data set {name!r} is not prepared; {known_name}run: make data DATASETS="{name}"')
+        raise InputError(f"data set {name!r} is not prepared; {known_name}run: {command('data', 'prepare', name)}")
     _require_none(name, settings, {})
     arrays, facts = cache.read(path)
     train, test = (

@@ -170,7 +170,7 @@ def _run_in_processes(chunks: Sequence[Chunk], reporter: Reporter, shares: Seque
         if isinstance(error, BrokenProcessPool):
             raise InputError(
                 f"one of {len(shares)} processes was killed, perhaps for memory; the same command continues, "
-                "with ARGS=--workers=1 one run at a time"
+                "with --workers=1 one run at a time"
             ) from error
         raise
     for pool in pools:

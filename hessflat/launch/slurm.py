@@ -92,7 +92,7 @@ def submit(
     try:
         import submitit
     except ImportError as error:
-        raise InputError("LAUNCH=slurm needs submitit; run: .venv/bin/python -m pip install -e '.[slurm]'") from error
+        raise InputError("--launch=slurm needs submitit; run: pip install 'hessflat[slurm]'") from error
     submitted: list[Submitted] = []
     for tasks in waves:
         dependency = {"dependency": f"afterany:{submitted[-1].id}"} if submitted else {}

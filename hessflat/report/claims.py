@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hessflat.utils.errors import InputError, in_one_line
+from hessflat.utils.errors import InputError, command, in_one_line
 
 Record = dict[str, Any]
 
@@ -32,4 +32,4 @@ def read_claims(path: Path) -> list[Record]:
         stored = json.loads(path.read_text())
         return [claim | {"runs": list(stored["runs"][claim["runs"]])} for claim in stored["claims"]]
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{path} cannot be read ({in_one_line(error)}); redraw it: make report") from error
+        raise InputError(f"{path} cannot be read ({in_one_line(error)}); redraw it: {command('report')}") from error

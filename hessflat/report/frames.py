@@ -41,7 +41,7 @@ def load(folder: str | Path, report: str | Path = "report") -> Frames:
     """The runs below a folder as data frames; needs pandas.
 
     Args:
-        folder: of one run, of an experiment's runs, of all runs, or of archives, as `make archive` writes them; or one
+        folder: of one run, of an experiment's runs, of all runs, or of archives, as `archive` writes them; or one
             archive.
         report: the folder of a report; one that is not there has no claims.
 

@@ -1,4 +1,4 @@
-"""A page of the runs that are under way, served on this machine alone; what it shows, `STATUS=1` says too.
+"""A page of the runs that are under way, served on this machine alone; what it shows, `--status` says too.
 
 Looking writes nothing. The page asks for itself again every few seconds.
 """
@@ -73,7 +73,7 @@ def serve(root: Path, out: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((ADDRESS, port), handler)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"cannot use port {port} of {ADDRESS} ({error}); give another, or ARGS=--port=0 for any free one"
+            f"cannot use port {port} of {ADDRESS} ({error}); give another, or --port=0 for any free one"
         ) from error
 
 

@@ -20,7 +20,7 @@ from hessflat.analysis.reasons import reason_of
 from hessflat.analysis.results import Needs, Run, meeting, one_line
 from hessflat.plot.style import as_png, as_svg
 from hessflat.report.claims import Record
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import InputError, command, shown
 
 VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "not run")
 CORRELATIONS = "Which measures follow the generalisation gap?"
@@ -71,8 +71,8 @@ def make_section(stored: StoredExperiment) -> Section:
     An error of a figure or table becomes one line of `problems` and does not stop the report.
     """
     problems: list[str] = []
-    drawings = _attempt(stored, stored.experiment.draw, problems)
-    tables = _attempt(stored, stored.experiment.tabulate, problems)
+    drawings = _attempt(stored, stored.experiment.draw, Drawing, problems)
+    tables = _attempt(stored, stored.experiment.tabulate, Table, problems)
     return Section(
         stored,
         judge(stored),
@@ -95,7 +95,9 @@ def left_out(folders: Sequence[str]) -> list[str]:
     return [f"{len(folders)} stored runs belong to no experiment or variant that is shown: {first}"]
 
 
-def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], problems: list[str]) -> list[Made]:
+def _attempt(
+    stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made]], kind: type[Made], problems: list[str]
+) -> list[Made]:
     """What `make` makes of the runs that the experiment needs, with a word in each caption on those left out."""
     needs = stored.experiment.needs
     runs, others = meeting(stored.runs, needs), not_needed(stored.runs, needs)
@@ -103,6 +105,8 @@ def _attempt(stored: StoredExperiment, make: Callable[[Sequence[Run]], list[Made
         return []
     try:
         made = make(runs)
+        if not isinstance(made, Sequence) or not all(isinstance(one, kind) for one in made):
+            raise InputError(f"{stored.experiment.id} must return a list, each a {kind.__name__}, got {shown(made)}")
     except InputError as error:
         problems.append(one_line(error))
         return []
@@ -281,7 +285,7 @@ def _evidence(stored: StoredExperiment, claim: Claim, needs: Needs) -> Evidence:
     evidence = Evidence("", "", 0, "undecided", rule=claim.rule)
     if runs := meeting(stored.runs, needs):
         try:
-            evidence = claim.decide(runs)
+            evidence = claim.evidence(runs)
         except InputError as error:
             # A measurement that is missing must not keep the other claims from being reported.
             return evidence._replace(explanation=one_line(error))
@@ -406,8 +410,7 @@ def notices(stored: StoredExperiment) -> list[str]:
     for (measure, reason), where in failed.items():
         lines.append(
             f"{measure} failed {len(where)} {'time' if len(where) == 1 else 'times'} ({reason}): "
-            f"{', '.join(_first(where, 'times'))}; "
-            "make measure RUN=… measures again"
+            f"{', '.join(_first(where, 'times'))}; {command('measure', '--run=RUN')} measures again"
         )
     return lines
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hessflat.runs.run_folder import FINISHED, GROWING, read_config, read_manifest, read_whole, with_digest
-from hessflat.utils.errors import DamagedError, InputError
+from hessflat.utils.errors import DamagedError, InputError, command
 from hessflat.utils.files import array_bytes, full_disk_named, read_object, write_atomically
 
 ENDING = ".tar.xz"
@@ -174,7 +174,7 @@ def archives_in(folder: Path) -> list[Path]:
     """
     paths = sorted(folder.glob(f"*{ENDING}"))
     if not paths:
-        raise InputError(f"no archive *{ENDING} in {folder}; make archive ARGS=--out={folder} writes them")
+        raise InputError(f"no archive *{ENDING} in {folder}; {command('archive', f'--out={folder}')} writes them")
     return paths
 
 

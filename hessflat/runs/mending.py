@@ -52,7 +52,7 @@ def prepare(job: Job, found: Mapping[str, str], anew: bool, note: Callable[[str]
         if not anew:
             raise DamagedError(
                 f"{words}, and no checkpoint that could mend it is intact, so that its training is lost; to train it "
-                f"anew: {run_folder.mending(folder)} ARGS=--anew=1"
+                f"anew: {run_folder.mending(folder)} --anew=1"
             )
         move_aside(folder)
         run_folder.write_config(folder, plain(job.config))

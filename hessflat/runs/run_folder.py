@@ -6,7 +6,7 @@
     eval.jsonl       one line for each look at the whole training split, where a rule of `stop` needs it
     spectra/         arrays of a measured step, `<step>-<name>.npz`
     checkpoints/     states of training, by step
-    measurements/    what `make measure` added, a folder for each choice of settings
+    measurements/    what `measure` added, a folder for each choice of settings
 
 `metrics.jsonl` is written after the arrays of its step, so that a line's arrays are always there, the manifest after
 the line, and a checkpoint after the manifest: what a checkpoint stands on is known to it. The manifest has SHA-256 of
@@ -23,7 +23,6 @@ import json
 import math
 import os
 import re
-import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from typing import Any
 
 import filelock
 
-from hessflat.utils.errors import DamagedError, FormatError, InputError, InUseError
+from hessflat.utils.errors import DamagedError, FormatError, InputError, InUseError, command
 from hessflat.utils.files import (
     file_digest,
     full_disk_named,
@@ -253,7 +252,7 @@ def mending(folder: Path, found: Collection[str] = ()) -> str:
         with contextlib.suppress(DamagedError):
             return str(read_manifest(folder).get("command", "the command that made it"))
         return "the command that made it"
-    return f"make train RUN={shlex.quote(str(folder))}"
+    return command("train", f"--run={folder}")
 
 
 def seal(folder: Path, **changes: Any) -> None:

@@ -25,7 +25,7 @@ _folder_name = Rule(
 class DataConfig(DataOptions):
     """The data set, and how its examples become inputs and splits."""
 
-    name: Annotated[str, builders(SOURCES, anything), "a built-in source, or a data set prepared by `make data`"] = (
+    name: Annotated[str, builders(SOURCES, anything), "a built-in source, or a data set prepared by `data prepare`"] = (
         "digits"
     )
     settings: Settings = ()
@@ -39,9 +39,7 @@ MeasureConfig = configuration.make_block("MeasureConfig", measures.measure_setti
 class CheckpointConfig:
     """What is kept of a run besides its measurements."""
 
-    keep: Annotated[str, one_of(("measured", "end")), "states whose checkpoints are kept, for `make measure`"] = (
-        "measured"
-    )
+    keep: Annotated[str, one_of(("measured", "end")), "states whose checkpoints are kept, for `measure`"] = "measured"
     minutes: Annotated[float, positive, "minutes between checkpoints to resume from"] = 5.0
     last: Annotated[int, at_least(1), "number of checkpoints to resume from that are kept at a time"] = 2
 

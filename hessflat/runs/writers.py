@@ -78,7 +78,7 @@ def require_installed(names: str) -> None:
         except ImportError as error:
             raise InputError(
                 f"config.writers: {name!r} needs {module}, which cannot be imported ({error}); "
-                f"run: pip install -e '.[{name}]', or leave it out"
+                f"run: pip install 'hessflat[{name}]', or leave it out"
             ) from error
 
 

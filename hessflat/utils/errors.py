@@ -2,8 +2,14 @@
 
 import difflib
 import os
+import shlex
+import sysconfig
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 class InputError(ValueError):
@@ -38,9 +44,46 @@ class Lost(BaseException):
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, without its line breaks; before the words of a foreign one stands its type."""
-    words = " ".join(str(error).split())[:300]
-    return words if isinstance(error, InputError) else f"{type(error).__name__}: {words}"
+    """What an error says, without its line breaks.
+
+    Before the words of a foreign one stands its type, and behind them, where a file of the user's raised it, its place.
+    """
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # whose text ends in a place of its own
+    words = " ".join(said.split())[:300]
+    if isinstance(error, InputError):
+        return words
+    place = place_of(error)
+    return f"{type(error).__name__}: {words}" + (f" ({place})" if place else "")
+
+
+def place_of(error: BaseException) -> str:
+    """`my_model.py, line 12`: the line of the user's that raised an error; empty where none did.
+
+    The user's files are those that belong neither to this package nor to a library. A library's error is that of the
+    line that called it, this package's own is not, and an `InputError` is that of the line that asked for what cannot
+    be.
+    """
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno or 0))
+    own = [(Path(name), line) for name, line in places if not _is_of_library(Path(name))]
+    users = [(path, line) for path, line in own if not path.is_relative_to(_PACKAGE)]
+    if not users or not (isinstance(error, InputError) or users[-1] == own[-1]):
+        return ""
+    path, line = users[-1]
+    return f"{path}, line {line}"
+
+
+def _is_of_library(path: Path) -> bool:
+    """Of a package, of the interpreter, or no file at all, as `<frozen importlib>`."""
+    if path.is_relative_to(_PACKAGE):
+        return False
+    return not path.is_file() or any(path.is_relative_to(folder) for folder in _LIBRARIES)
+
+
+def command(*words: str) -> str:
+    """A command of this package as messages name it: one line that runs in a clone and where only a wheel is."""
+    return shlex.join(["python", "-m", "hessflat", *words])
 
 
 def show_traceback() -> None:

@@ -86,7 +86,9 @@ def change_checksum(path):
 def test_damage_is_one_line_that_says_what_to_do(folder, damage):
     _, path = store()
     damage(path.with_suffix(".npz"))
-    with pytest.raises(InputError, match=r"data set 'tiny' at .* is damaged; run again: make data") as refusal:
+    with pytest.raises(
+        InputError, match=r"data set 'tiny' at .* is damaged; run again: .*hessflat data prepare tiny"
+    ) as refusal:
         load("tiny")
     assert "\n" not in str(refusal.value)
 

@@ -182,8 +182,12 @@ def test_standardised_is_per_channel():
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        (("digit",), {}, r"'digit' is not prepared; did you mean 'digits'\? if not, run: make data DATASETS=\"digit\""),
-        (("mnist",), {}, r"^data set 'mnist' is not prepared; run: make data DATASETS=\"mnist\"$"),
+        (
+            ("digit",),
+            {},
+            r"'digit' is not prepared; did you mean 'digits'\? if not, run: .*hessflat data prepare digit",
+        ),
+        (("mnist",), {}, r"^data set 'mnist' is not prepared; run: python -m hessflat data prepare mnist$"),
         (("digits",), {"scaling": "standardized"}, "data.scaling must be one of raw, unit, .*got 'standardized'"),
         (("digits",), {"order": "random"}, "data.order must be one of stratified, stored"),
         (("digits",), {"train_size": 10.5}, "data.train_size must be a whole number of examples, 0 or more, got 10.5"),

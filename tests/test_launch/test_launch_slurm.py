@@ -89,7 +89,7 @@ def test_what_cannot_be_submitted_is_one_line(tmp_path, arguments, message):
 
 def test_submitit_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(InputError, match=r"LAUNCH=slurm needs submitit; run: .*pip install -e '\.\[slurm\]'"):
+    with pytest.raises(InputError, match=r"--launch=slurm needs submitit; run: pip install 'hessflat\[slurm\]'"):
         sweep.main(["--config=g_mlp:smoke", f"--root={tmp_path / 'runs'}", "--launch=slurm"])
     assert not list(tmp_path.glob("runs/*"))
 
@@ -119,7 +119,7 @@ def test_an_array_for_each_wave_of_what_is_left(tmp_path, monkeypatch, capsys):
     assert folders[0] | folders[1] == {job.folder for job in jobs}
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "array 8: 2 tasks of at most half an hour, after array 7"
-    assert said[2] == "5 runs submitted, 1 finished or under way; see STATUS=1"
+    assert said[2] == "5 runs submitted, 1 finished or under way; see --status"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ KEYS = (
     "experiment claim paper where statement paper_value value spread seeds rule verdict verdict_alone reason fixed_at "
     "pilot p p_holm effect size size_compared power scale variant needs runs explanation"
 )
-ABSENCE = "15 planned runs are missing: make experiment EXP=toy SCALE=paper"
+ABSENCE = "15 planned runs are missing: python -m hessflat experiment toy --scale=paper"
 
 TOY = Experiment(
     id="toy",
@@ -238,9 +238,10 @@ def test_one_seed_is_undecided_and_missing_runs_are_said(tmp_path):
     runs, out = [load_run(write_run(tmp_path, l2, 0)) for l2 in (0.0, 5e-4)], tmp_path / "report"
     records = recorded([StoredExperiment(TOY, "smoke", runs, 2)], out)
     assert records[0]["verdict"] == records[1]["verdict"] == "undecided"
-    assert "one seed cannot decide; 2 planned runs are missing: make experiment" in records[0]["explanation"]
+    missing = "2 planned runs are missing: python -m hessflat experiment toy --scale=smoke"
+    assert f"one seed cannot decide; {missing}" in records[0]["explanation"]
     for name in ("index.html", "report.md"):
-        assert "2 planned runs are missing: make experiment EXP=toy SCALE=smoke" in (out / name).read_text()
+        assert missing in (out / name).read_text()
 
 
 def test_what_cannot_be_drawn_does_not_stop_the_report(tmp_path):
