@@ -11,7 +11,7 @@ import pytest
 from hessflat.cli import checkpoints, measure
 from hessflat.report import checkpoints as report
 from hessflat.runs import foreign
-from hessflat.utils.errors import InputError
+from hessflat.utils.errors import DamagedError, InputError
 from hessflat.utils.files import read_lines
 
 X = np.random.default_rng(0).normal(size=(30, 12)).astype(np.float32)
@@ -28,6 +28,18 @@ def shifted(params, batch):
     return jnp.mean(batch["x"] ** 2 @ params["w"] ** 4)
 def broken():
     raise RuntimeError("no data today")
+def misspelt(params, batch):
+    return jnp.mean(batch["x"] @ params["v"])
+def vector(params, batch):
+    return batch["x"] @ params["w"]
+def none(params, batch):
+    pass
+def true(params, batch):
+    return True
+def whole(params, batch):
+    return jnp.int32(1)
+def constant(params, batch):
+    return 1.0
 tree = {"a": {"w": np.zeros(12)}}
 number = 3
 """
@@ -185,8 +197,32 @@ def test_without_safetensors_there_is_one_line(tmp_path, monkeypatch):
         ({"loss": "no_such_module:loss"}, "--loss=no_such_module:loss: no module named no_such_module"),
         ({"loss": "others_model"}, "--loss must be module:name"),
         ({"loss": "others_model:los"}, "others_model has no los; did you mean 'loss'"),
+        (
+            {"loss": "imports_more:loss"},
+            "importing imports_more failed: ModuleNotFoundError: No module named 'no_such'",
+        ),
+        ({"loss": "others_model:misspelt"}, "KeyError: 'v' (PLACE/others_model.py, line 14); the checkpoint holds w"),
+        (
+            {"loss": "others_model:vector"},
+            "must be a scalar, the mean over the batch, got shape (30,); the checkpoint holds w",
+        ),
+        (
+            {"loss": "others_model:none"},
+            "must be a scalar, the mean over the batch, got a tree; the checkpoint holds w",
+        ),
+        (
+            {"loss": "others_model:true"},
+            "must be real floating point, got bool; give floating point numbers; the checkpoint holds w",
+        ),
+        (
+            {"loss": "others_model:whole"},
+            "must be real floating point, got int32; give floating point numbers; the checkpoint holds w",
+        ),
         ({"loss": "others_model:number"}, "must be a function of (params, batch), got int"),
-        ({"data": "others_model:broken"}, "--data=others_model:broken failed: RuntimeError: no data today"),
+        (
+            {"data": "others_model:broken"},
+            "--data=others_model:broken failed: RuntimeError: no data today (PLACE/others_model.py, line 12)",
+        ),
         ({"quantities": "loss,trice"}, "did you mean 'trace'"),
         ({"top": "many"}, "--top must be a whole number of at least 1, got 'many'"),
         ({"rtol": "2"}, "--rtol must be a number between 0 and 1"),
@@ -199,10 +235,11 @@ def test_without_safetensors_there_is_one_line(tmp_path, monkeypatch):
 )
 def test_bad_input_is_one_line(place, changed, message):
     (place / "empty").mkdir()
+    (place / "imports_more.py").write_text("import no_such")
     asked = {"checkpoints": "saved", "loss": "others_model:loss", "data": "others_model:data", "out": "out"} | changed
     with pytest.raises(InputError) as caught:
         measure.main([f"--{name}={value}" for name, value in asked.items()])
-    assert message in str(caught.value)
+    assert message.replace("PLACE", str(place)) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -213,5 +250,97 @@ def test_a_loss_that_does_not_suit_the_tree_says_what_is_there(place):
     with pytest.raises(InputError) as caught:
         measure.main(["--checkpoints=saved", *LITTLE])
     assert "none of 1 checkpoints could be measured" in str(caught.value)
-    assert "KeyError: 'w'; the checkpoint holds kernel float32[2, 2]" in str(caught.value)
+    place_of_it = f"({place / 'others_model.py'}, line 8)"
+    assert f"KeyError: 'w' {place_of_it}; the checkpoint holds kernel float32[2, 2]" in str(caught.value)
     assert json.loads((place / "out" / "settings.json").read_text())["top"] == "3"
+
+
+def saved(folder, *names):
+    """NumPy checkpoints of the same tree, each at its path in the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / name, w=np.ones(12, np.float32))
+
+
+def told(folder, item=""):
+    """Names and steps of what is found, and what is no checkpoint with the reason."""
+    found, problems = foreign.find(folder, item)
+    return [(one.name, one.step) for one in found], dict(problems)
+
+
+def test_steps_are_whole_numbers_in_the_names_of_checkpoints(tmp_path):
+    saved(tmp_path / "run2", "step-9.npz", "step-10.npz", "epoch11_acc0.93.npz", "lr1e-4.npz", "again/step-9.npz")
+    found, problems = told(tmp_path / "run2")
+    assert found == [("step-9.npz", 9), ("step-10.npz", 10)]
+    assert problems == {
+        "epoch11_acc0.93.npz": "has 0.93 last in its name, which is no step; rename it",
+        "lr1e-4.npz": "has 1e-4 last in its name, which is no step; rename it",
+    }
+    # One file is a checkpoint of its folder, whatever number the folder has.
+    saved(tmp_path / "run3", "step-5.npz")
+    assert told(tmp_path / "run3") == ([("step-5.npz", 5)], {})
+    saved(tmp_path / "step-7", "model.npz")
+    assert told(tmp_path / "step-7") == ([("step-7", 7)], {})
+    saved(tmp_path / "run4", "scaler.npz", "step-1/model.npz")
+    assert told(tmp_path / "run4") == (
+        [("step-1", 1)],
+        {"scaler.npz": "has no step in its name, such as step-100; rename it"},
+    )
+    saved(tmp_path / "named", "best.npz")
+    with pytest.raises(
+        InputError, match=r"no checkpoint with its step in the name; best\.npz: has no step in its name"
+    ):
+        foreign.find(tmp_path / "named")
+
+
+def test_nothing_that_looks_like_a_checkpoint_is_skipped_without_a_word(tmp_path):
+    saved(tmp_path, "step-1/params.npz", "step-1/opt.npz", "step-2/params.npz", "with space 3.npz")
+    (tmp_path / "step-4.npz").symlink_to(tmp_path / "gone.npz")
+    found, problems = told(tmp_path)
+    assert found == [("step-2", 2), ("with space 3.npz", 3), ("step-4.npz", 4)]
+    assert problems == {
+        "step-1": f"{tmp_path}/step-1 holds opt.npz, params.npz; say --item=... which is to be measured"
+    }
+    assert told(tmp_path, "params")[0][:2] == [("step-1", 1), ("step-2", 2)]
+    # It was there when the folder was looked through.
+    gone = foreign.find(tmp_path)[0][-1]
+    for work in (foreign.digest, foreign.read):
+        with pytest.raises(DamagedError, match=r"step-4\.npz cannot be read \(FileNotFoundError"):
+            work(gone)
+
+
+def test_shards_that_are_missing_are_counted(tmp_path):
+    saved(tmp_path, "step-1/model-00001-of-00002.npz")
+    ((found,), problems) = foreign.find(tmp_path)
+    assert not problems
+    with pytest.raises(DamagedError, match="step-1 has 1 of 2 shards"):
+        foreign.read(found)
+
+
+def test_arrays_beside_the_parameters_are_told_and_left_out_when_asked(place, capsys):
+    for step in (3, 20, 100):
+        (place / "saved" / f"model-{step}.npz").unlink()
+    content = {"model.w": np.ones(12, np.float32), "optimizer.mu.w": np.ones(12, np.float32), "step": np.int64(7)}
+    np.savez(place / "saved" / "model-1.npz", **content)
+    asked = ["--checkpoints=saved", *LOSS, "--quantities=gradient", "--separator=."]
+    assert measure.main([*asked, "--params=model", "--out=alone"]) == 0
+    (place / "two.py").write_text(MODEL.replace('params["w"]', 'params["model"]["w"]'))
+    with pytest.raises(InputError, match="step"):
+        measure.main(["--checkpoints=saved", "--loss=two:loss", "--data=two:data", "--separator=.", "--out=all"])
+    del content["step"]
+    np.savez(place / "saved" / "model-1.npz", **content)
+    capsys.readouterr()
+    asked = ["--checkpoints=saved", "--loss=two:loss", "--data=two:data", "--quantities=gradient", "--separator=."]
+    assert measure.main([*asked, "--out=both"]) == 0
+    assert "model-1.npz: the gradient of optimizer/mu/w is exactly 0" in capsys.readouterr().err
+    (alone,), (both,) = (read_lines(place / out / "metrics.jsonl") for out in ("alone", "both"))
+    assert both["gradient_norm"] == pytest.approx(alone["gradient_norm"], rel=1e-6)
+    assert both["arrays_without_gradient"] == 1
+    assert "arrays_without_gradient" not in alone
+    assert "arrays without gradient" in (place / "both" / "index.html").read_text()
+
+
+def test_narrow_types_that_numpy_files_lose_are_refused_with_the_way_out(place):
+    np.savez(place / "saved" / "model-3.npz", w=np.ones(12, jnp.bfloat16))
+    with pytest.raises(InputError, match=r"must hold numbers, got bytes of type \|V2; NumPy's files lose .*bfloat16"):
+        measure.main(["--checkpoints=saved", *LITTLE, "--steps=3"])

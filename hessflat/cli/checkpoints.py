@@ -112,10 +112,10 @@ def _measure_all(
     confirmed = not done
     for checkpoint in chosen:
         progress.stop_if_asked()
-        digest = foreign.digest(checkpoint)
-        line = done.get(checkpoint.step)
-        is_done = line is not None and line["digest"] == digest and line["name"] == checkpoint.name
         try:
+            digest = foreign.digest(checkpoint)
+            line = done.get(checkpoint.step)
+            is_done = line is not None and line["digest"] == digest and line["name"] == checkpoint.name
             if not is_done or not confirmed:
                 params, extra = _arguments(checkpoint, model)
                 like = _same_tree(params, like)
@@ -123,7 +123,9 @@ def _measure_all(
                     _require_same_loss(checkpoint, model, params, extra, line)
                     confirmed = True
             if not is_done:
-                lines[checkpoint.step] = _measure(checkpoint, digest, model, params, extra, settings, out)
+                lines[checkpoint.step] = _measure(
+                    checkpoint, digest, model, params, extra, settings, out, reporter.note
+                )
         except ChangedError:
             raise
         except InputError as error:
@@ -141,19 +143,37 @@ class ChangedError(InputError):
 
 
 def _measure(
-    checkpoint: Checkpoint, digest: str, model: Model, params: Any, extra: Any, settings: Settings, out: Path
+    checkpoint: Checkpoint,
+    digest: str,
+    model: Model,
+    params: Any,
+    extra: Any,
+    settings: Settings,
+    out: Path,
+    note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure one checkpoint; its arrays are written before its line."""
-    # The first evaluation tells whether the functions suit the tree.
+    """Measure one checkpoint; its arrays are written before its line.
+
+    Arrays that the loss does not seem to use, as an optimiser's, are told to `note` and counted.
+    """
+    # The operator tells whether the functions suit the tree.
+    op = _in_words(params, lambda: cv.hessian(model.loss, params, model.data, extra))
     numbers: dict[str, Any] = {"loss": _in_words(params, lambda: _loss(model, params, extra))}
     if not np.isfinite(numbers["loss"]):
         raise InputError(f"the loss is {numbers['loss']}")
-    op = _in_words(params, lambda: cv.hessian(model.loss, params, model.data, extra))
     keys = jax.random.split(jax.random.key(settings.seed), 3)
     arrays: dict[str, np.ndarray] = {}
     everything = cv.exact_spectrum(op) if op.size <= settings.exact else None
     if "gradient" in settings.quantities:
-        numbers["gradient_norm"] = float(optax.tree.norm(cv.gradient(op)))
+        gradient = cv.gradient(op)
+        numbers["gradient_norm"] = float(optax.tree.norm(gradient))
+        unused = [name for name, leaf in foreign.named(gradient).items() if not np.any(leaf)]
+        if unused and numbers["gradient_norm"] > 0:
+            numbers["arrays_without_gradient"] = len(unused)
+            note(
+                f"{checkpoint.name}: the gradient of {foreign.in_short(unused)} is exactly 0; where the loss does not "
+                "use them, they add eigenvalues of 0, and --params=… takes the parameters alone"
+            )
     if "eigenvalues" in settings.quantities:
         arrays |= _eigenvalues(op, keys[0], everything, settings)
         numbers |= _of_eigenvalues(arrays["eigenvalues"], arrays["residuals_of_eigenvalues"])
@@ -218,6 +238,8 @@ def _in_words(params: Any, work: Callable[[], Any]) -> Any:
 def _arguments(checkpoint: Checkpoint, model: Model) -> tuple[Any, Any]:
     """The parameters and the state of a checkpoint, as the loss takes them."""
     tree = foreign.read(checkpoint)
+    if model.separator:
+        tree = foreign.nested(tree, model.separator)
     if not model.params and isinstance(tree, Mapping) and "params" in tree and len(tree) > 1:
         raise InputError(
             f"it holds {foreign.in_short(sorted(map(str, tree)))}; say --params=params, or where parameters are"
@@ -327,10 +349,12 @@ def _named(flag: str, target: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{flag}={target}: no module named {error.name}; run from the folder that holds it") from error
     except Exception as error:
-        raise InputError(f"{flag}={target}: importing {module} failed: {in_one_line(error)}") from error
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            line = f"{flag}={target}: no module named {error.name}; run from the folder that holds it"
+        else:
+            line = f"{flag}={target}: importing {module} failed: {in_one_line(error)}"
+        raise InputError(line) from error
     try:
         return functools.reduce(getattr, name.split("."), loaded)
     except AttributeError as error:

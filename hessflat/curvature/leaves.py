@@ -46,6 +46,8 @@ def converted(name: str, leaf: Any) -> np.ndarray:
     # Narrow types of JAX, such as bfloat16, are "V" to NumPy.
     if kind not in "fiubc" and not jnp.issubdtype(array.dtype, np.number):
         what, advice = _NO_NUMBERS.get(kind, ("something else", "give an array of numbers"))
+        if kind == "V" and array.dtype.names is None:  # what NumPy's files make of bfloat16
+            what, advice = "bytes", "NumPy's files lose narrow types such as bfloat16: save them as .astype(np.float32)"
         raise InputError(f"{name} must hold numbers, got {what} of type {array.dtype}; {advice}")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))

@@ -21,7 +21,7 @@ from jax import Array
 from hessflat.curvature import leaves as given
 from hessflat.utils import compat, hardware
 from hessflat.utils.convolution import narrow_types
-from hessflat.utils.errors import InputError, nearest, shown
+from hessflat.utils.errors import InputError, in_one_line, nearest, shown
 
 Tree = Any
 Probe = Literal["rademacher", "gaussian"]
@@ -266,8 +266,7 @@ def output_shapes(what: str, function: Callable[..., Any], *args: Tree) -> Tree:
     except InputError:
         raise
     except Exception as error:  # any error of the user's function; the message names the function
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{what} cannot be evaluated: {type(error).__name__}: {reason}") from error
+        raise InputError(f"{what} cannot be evaluated: {in_one_line(error)}") from error
 
 
 def is_narrow_program(function: Callable[..., Any], *args: Tree) -> bool:

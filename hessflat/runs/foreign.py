@@ -20,7 +20,9 @@ FILES = (".safetensors", ".npz", ".npy")
 # What Orbax writes into the folder of a tree.
 _ORBAX = ("_METADATA", "manifest.ocdbt", "_sharding")
 _UNFINISHED = "orbax-checkpoint-tmp"
-_SHARD = re.compile(r"-\d+-of-\d+$")
+_SHARD = re.compile(r"-\d+-of-(\d+)$")
+# A number in a name with what belongs to it: 0.93 and 1e-4 are no steps.
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class Checkpoint(NamedTuple):
@@ -41,28 +43,36 @@ class Problem(NamedTuple):
 def find(folder: Path, item: str = "") -> tuple[list[Checkpoint], list[Problem]]:
     """The checkpoints of a folder in the order of their steps, and what looks like one and cannot be told.
 
-    The step is the last number of a name. `item` names one of several trees that a checkpoint of Orbax holds.
+    The step is the last number of a name. `item` names one of several trees or files that a checkpoint holds.
 
     Raises:
         InputError: no folder, or none with a checkpoint.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; CHECKPOINTS names one that holds checkpoints")
-    itself = _paths(folder, item)
-    entries = [folder] if itself else sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        raise InputError(f"{folder} is no folder; --checkpoints names one that holds checkpoints")
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    # Where something in it has a number, that is a step of this folder.
+    itself = _paths(folder, item, _is_numbered(folder) and not any(map(_is_numbered, inside)))
+    entries = [folder] if itself else inside
     found: dict[int, Checkpoint] = {}
     problems = []
     for entry in entries:
         if _UNFINISHED in entry.name:
             problems.append(Problem(entry.name, "was not written to its end"))
             continue
-        paths = _paths(entry, item)
+        try:
+            paths = _paths(entry, item, _is_numbered(entry))
+        except InputError as error:
+            problems.append(Problem(entry.name, str(error)))
+            continue
         if not paths:
             continue
-        numbers = re.findall(r"\d+", _SHARD.sub("", entry.stem if entry.is_file() else entry.name))
-        step = int(numbers[-1]) if numbers else 0
+        numbers = _NUMBER.findall(_SHARD.sub("", entry.stem if entry.is_file() else entry.name))
+        step = int(numbers[-1]) if numbers and numbers[-1].isdecimal() else 0
         if not numbers and entry is not folder:
             problems.append(Problem(entry.name, "has no step in its name, such as step-100; rename it"))
+        elif numbers and not numbers[-1].isdecimal():
+            problems.append(Problem(entry.name, f"has {numbers[-1]} last in its name, which is no step; rename it"))
         elif step in found:
             problems.append(Problem(entry.name, f"has the step {step} of {found[step].name}; rename one"))
         else:
@@ -72,6 +82,9 @@ def find(folder: Path, item: str = "") -> tuple[list[Checkpoint], list[Problem]]
             f"{folder} holds no checkpoint: Orbax folders, or files that end in {', '.join(FILES)}, with their step in "
             "the name"
         )
+    if not found:
+        name, reason = problems[0]
+        raise InputError(f"{folder} holds no checkpoint with its step in the name; {name}: {reason}")
     return [found[step] for step in sorted(found)], problems
 
 
@@ -80,9 +93,11 @@ def read(checkpoint: Checkpoint) -> Any:
 
     Raises:
         InputError: the package that reads its format is missing.
-        DamagedError: it cannot be read.
+        DamagedError: it cannot be read, or some of its shards are missing.
     """
-    first = checkpoint.paths[0]
+    first, count = checkpoint.paths[0], len(checkpoint.paths)
+    if (shard := _SHARD.search(first.stem)) and count != int(shard[1]):
+        raise DamagedError(f"{checkpoint.name} has {count} of {int(shard[1])} shards")
     reader = _orbax if first.is_dir() else _READERS[first.suffix]
     try:
         parts = [reader(path) for path in checkpoint.paths]
@@ -101,12 +116,19 @@ def read(checkpoint: Checkpoint) -> Any:
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """A digest of all bytes of a checkpoint."""
-    files = [file for path in checkpoint.paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    """A digest of all bytes of a checkpoint.
+
+    Raises:
+        DamagedError: a file cannot be read, as one that was removed since it was found.
+    """
+    files = [file for path in checkpoint.paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     whole = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            whole.update(f"{file.name} {file_digest(file)}\n".encode())
+    try:
+        for file in files:
+            if not file.is_dir():
+                whole.update(f"{file.name} {file_digest(file)}\n".encode())
+    except OSError as error:
+        raise DamagedError(f"{checkpoint.name} cannot be read ({in_one_line(error)})") from error
     return whole.hexdigest()
 
 
@@ -183,28 +205,46 @@ def in_short(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _paths(entry: Path, item: str) -> tuple[Path, ...]:
-    """The paths that hold the checkpoint at an entry of a folder; none where it is no checkpoint."""
-    if entry.is_file():
+def _paths(entry: Path, item: str, is_step: bool) -> tuple[Path, ...]:
+    """The paths that hold the checkpoint at an entry of a folder; none where it is no checkpoint.
+
+    With `is_step`, a file of any name in it is the checkpoint.
+
+    Raises:
+        InputError: there are several, of which `item` does not name one.
+    """
+    if not entry.is_dir():
         return (entry,) if entry.suffix in FILES else ()
     if _is_orbax(entry):
         return (entry,)
     children = sorted(path for path in entry.iterdir() if not path.name.startswith("."))
     # A tree among others in a checkpoint is named by a word, a step by a number.
     items = [path for path in children if _is_orbax(path)]
-    if items and not any(re.search(r"\d", path.name) for path in items):
-        chosen = [path for path in items if not item or path.name == item]
-        if len(chosen) != 1:
-            names = ", ".join(path.name for path in items)
-            raise InputError(f"{entry} holds {names}; say --item=... which is to be measured")
-        return (chosen[0],)
+    if items and not any(map(_is_numbered, items)):
+        return _chosen(entry, items, item)
     # Files of a step lie in a folder of their own, or as shards in this one.
-    is_step = bool(re.search(r"\d", entry.name))
-    for suffix in FILES:
-        files = [path for path in children if path.suffix == suffix and path.is_file()]
-        if files and (all(_SHARD.search(path.stem) for path in files) or (is_step and len(files) == 1)):
-            return tuple(files)
-    return ()
+    files = _files(entry)
+    shards = [path for path in files if _SHARD.search(path.stem)]
+    if shards and len({(_SHARD.sub("", path.stem), path.suffix) for path in shards}) == 1 and shards == files:
+        return tuple(shards)
+    return _chosen(entry, files, item) if is_step and files else ()
+
+
+def _is_numbered(path: Path) -> bool:
+    return re.search(r"\d", path.name) is not None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that may hold arrays, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix in FILES and path.name[0] != "." and path.is_file())
+
+
+def _chosen(entry: Path, several: Sequence[Path], item: str) -> tuple[Path, ...]:
+    chosen = [path for path in several if not item or path.stem == item or path.name == item]
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in several)
+        raise InputError(f"{entry} holds {names}; say --item=... which is to be measured")
+    return (chosen[0],)
 
 
 def _is_orbax(path: Path) -> bool:

@@ -192,6 +192,13 @@ def test_a_second_checkpoint_does_not_compile_again():
         (lambda p, b: cv.hessian(predict, p, b), r"must be a scalar, the mean over the batch, got shape \(11, 3\)"),
         (lambda p, b: cv.hessian(lambda p, b: (loss(p, b), 0), p, b), "must be a scalar, .* got a tree"),
         (lambda p, b: cv.hessian(loss, p[1:], b), "cannot be evaluated: TypeError"),
+        (
+            lambda p, b: cv.hessian(lambda p, b: True, p, b),
+            r"loss\(params, batch\) must be real floating point, got bool",
+        ),
+        (lambda p, b: cv.hessian(lambda p, b: b["y"].sum(), p, b), "must be real floating point, got int32"),
+        (lambda p, b: cv.hessian(lambda p, b: loss(p, b) + 0j, p, b), "must be real floating point, got complex64"),
+        (lambda p, b: cv.gauss_newton(predict, lambda f, b: 1, p, b), r"criterion\(outputs, batch\) must be real floa"),
         (lambda p, b: cv.fisher(loss, p, b), r"must have shape \(11,\) or more axes, got shape \(\)"),
         (lambda p, b: cv.gauss_newton(predict, predict, p, b), "cannot be evaluated"),
         (lambda p, b: cv.hessian(loss, p, b)(jnp.ones(3)), r"flat vector must have shape \(39,\), got \(3,\)"),

@@ -251,6 +251,7 @@ def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None
     if shape != ():
         came = "a tree" if shape is None else f"shape {shape}"
         raise InputError(f"{what} must be a scalar, the mean over the batch, got {came}")
+    numerics.require_floating(what, result)
     _warn_of_columns(what, function, args)
 
 
