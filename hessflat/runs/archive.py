@@ -133,11 +133,7 @@ def unpack(path: Path, root: Path) -> list[Path]:
         DamagedError: it is no archive, or not as it was written.
         InputError: one of its runs is there already.
     """
-    try:
-        with lzma.open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            runs = _contents(tar)
-    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
-        raise DamagedError(f"{path} is damaged ({error}); take it from the repository again") from error
+    runs = contents(path)
     if there := [root / name for name in runs if (root / name).exists()]:
         raise InputError(f"{there[0]} is there already; nothing was unpacked: choose another folder")
     for name, files in runs.items():
@@ -154,8 +150,20 @@ def unpack(path: Path, root: Path) -> list[Path]:
     return [root / name for name in runs]
 
 
+def contents(path: Path) -> dict[str, dict[str, bytes]]:
+    """What each file of an archive holds, by the name of its run, `<experiment>/<run>`, and its own.
+
+    Raises:
+        DamagedError: it is no archive, or not as it was written.
+    """
+    try:
+        with lzma.open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            return _contents(tar)
+    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
+        raise DamagedError(f"{path} is damaged ({error}); take it from the repository again") from error
+
+
 def _contents(tar: tarfile.TarFile) -> dict[str, dict[str, bytes]]:
-    """What each file holds, by the name of its run, `<experiment>/<run>`, and its own."""
     runs: dict[str, dict[str, bytes]] = {}
     for member in tar:  # in the order in which it was written: to go back is to decompress all anew
         safe = tarfile.data_filter(member, ".")  # no name that leads out of a folder

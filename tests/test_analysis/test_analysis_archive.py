@@ -158,5 +158,10 @@ def test_the_command_packs_each_experiment_and_scale(folders, tmp_path, capsys):
         load_run(found.parent).path.replace("again", "runs", 1)
         for found in (tmp_path / "again").glob("*/*/manifest.json")
     }
+    write_manifest(folders[1], status="running")
+    with pytest.raises(InputError, match="holds 1 runs that are not among the finished ones"):
+        command.main([f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"])
+    command.main([f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'fewer'}"])
+    assert "left out: 1 runs that are not finished" in capsys.readouterr().out
     with pytest.raises(InputError, match="no finished run of s_width"):
         command.main([f"--root={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}", "--exp=s_width"])
