@@ -15,11 +15,12 @@ Record = dict[str, Any]
 
 
 def claims_as_json(records: Sequence[Record]) -> str:
-    """The text of the file. Equal records give equal text."""
+    """The text of the file, a line for each list and each record. Equal records give equal text."""
     lists = list(dict.fromkeys(tuple(record["runs"]) for record in records))
     places = {runs: place for place, runs in enumerate(lists)}
     claims = [record | {"runs": places[tuple(record["runs"])]} for record in records]
-    return json.dumps({"runs": lists, "claims": claims}, indent=1, ensure_ascii=False) + "\n"
+    runs, rest = (",\n".join(json.dumps(one, ensure_ascii=False) for one in many) for many in (lists, claims))
+    return f'{{"runs": [\n{runs}\n],\n"claims": [\n{rest}\n]}}\n'
 
 
 def read_claims(path: Path) -> list[Record]:

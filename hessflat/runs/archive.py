@@ -32,8 +32,10 @@ _PLACES = re.compile(r" --(?:root|out|workers)=\S+")
 _DIGITS = 6  # of metrics
 _LAST_BITS = 10  # of float32, which are 0 in arrays
 # How LZMA predicts a byte: in arrays by its place among the four of a number, in text by the byte before.
-_OF_ARRAYS = {"lc": 0, "lp": 2, "pb": 2}
-_OF_TEXT = {"lc": 4, "lp": 0, "pb": 0}
+_LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}
+_OF_ARRAYS = [_LZMA | {"lc": 0, "lp": 2, "pb": 2}]
+_OF_TEXT = [_LZMA | {"lc": 4, "lp": 0, "pb": 0}]
+_DIFFERENCES = [{"id": lzma.FILTER_DELTA, "dist": 4}]
 
 
 def pack(folders: Sequence[Path], path: Path, all_digits: bool = False) -> None:
@@ -64,11 +66,12 @@ def pack(folders: Sequence[Path], path: Path, all_digits: bool = False) -> None:
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     whole = buffer.getvalue()
-    write_atomically(path, _compressed(whole[:text], _OF_ARRAYS) + _compressed(whole[text:], _OF_TEXT))
+    # Sorted numbers, such as eigenvalues, take fewer bytes as differences, and others more.
+    arrays = min((_compressed(whole[:text], before + _OF_ARRAYS) for before in ([], _DIFFERENCES)), key=len)
+    write_atomically(path, arrays + _compressed(whole[text:], _OF_TEXT))
 
 
-def _compressed(content: bytes, predicted: dict[str, int]) -> bytes:
-    chain = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, **predicted}]
+def _compressed(content: bytes, chain: list[dict[str, int]]) -> bytes:
     return lzma.compress(content, check=lzma.CHECK_SHA256, filters=chain) if content else b""
 
 
