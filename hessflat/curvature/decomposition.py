@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.exact.dense import ExactSpectrum, require_dense, solve_dense
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.lanczos import Tridiagonals, block_length, step_callback
@@ -113,12 +113,11 @@ def decompose(
     began = time.perf_counter()
     G = gauss_newton(predict, criterion, params, data, state)
     operator.require_operator(G)
-    validation.require_key(key)
-    exact = validation.require_flag("exact", exact)
-    show_progress = validation.require_flag("show_progress", show_progress)
-    num_steps = validation.require_count("num_steps", num_steps, least=0)
-    num_probes = validation.require_draws("num_probes", num_probes)
-    trace_probes = validation.require_draws("trace_probes", trace_probes, least=0)
+    numerics.require_key(key)
+    exact, show_progress = numerics.require_flag("exact", exact), numerics.require_flag("show_progress", show_progress)
+    num_steps = numerics.require_count("num_steps", num_steps, least=0)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    trace_probes = numerics.require_draws("trace_probes", trace_probes, least=0)
     R = dataclasses.replace(G, terms=tuple(dataclasses.replace(term, product=residual_product) for term in G.terms))
     quadrature_key, moments_key = jax.random.split(key)
     spectra: tuple[Any, ...] = (None, None, None)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.gradients import gradient, loss_at, require_loss
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.curvature.records import record
@@ -87,7 +87,7 @@ def directional_sharpness(op: Operator, updates: Any, learning_rate: float = 1.0
     began = time.perf_counter()
     require_operator(op)
     updates = _checked(op, updates)
-    rate = validation.require_number("learning_rate", learning_rate, above=0)
+    rate = numerics.require_number("learning_rate", learning_rate, above=0)
     product = op(updates)
     uu, uhu = (float(_dot(updates, x)) for x in (updates, product))
     require_finite(uu, uhu)
@@ -142,10 +142,10 @@ def critical_sharpness(
     require_loss(op)
     updates = _checked(op, updates)
     rate, start, rtol = (
-        validation.require_number(name, value, above=0)
+        numerics.require_number(name, value, above=0)
         for name, value in (("learning_rate", learning_rate), ("start", start), ("rtol", rtol))
     )
-    passes = validation.require_count("passes", passes, least=3)
+    passes = numerics.require_count("passes", passes, least=3)
     with numerics.matmul_precision():
         found = _critical_multiple(op.as_it_is_now(), updates, start, rtol, passes)
     value, lower, upper = (float(x) * rate for x in found[:3])
@@ -254,8 +254,8 @@ def _next(state: _Search, rtol: Any) -> Array:
 
 
 def _checked(op: Operator, updates: Any) -> Any:
-    updates = validation.as_arrays("updates", updates)
-    validation.require_like("updates", updates, op.params)
+    updates = numerics.as_arrays("updates", updates)
+    numerics.require_like("updates", updates, op.params)
     return jax.tree.map(lambda u, like: u.astype(like.dtype), updates, op.vector_like)
 
 

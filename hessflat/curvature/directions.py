@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
-from hessflat.curvature import validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.blocks import Names, leaf_name, stack_lengths, stacks_by_shape
 from hessflat.curvature.records import record
 from hessflat.utils import hardware
@@ -60,11 +60,11 @@ def random_direction(
         InputError: an unknown normalisation, an axis that an array does not have, or one that has to be said; a
             direction that would be zero: all parameters have at most one axis, or are zero.
     """
-    validation.require_key(key)
-    validation.require_option("normalisation", normalise, ("filter", "layer", "unit"))
-    params = validation.as_arrays("params", params)
-    validation.require_floating("params", params, "give those leaves alone that are to move")
-    validation.require_values(params, jnp.zeros(()))
+    numerics.require_key(key)
+    numerics.require_option("normalisation", normalise, ("filter", "layer", "unit"))
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params, "give those leaves alone that are to move")
+    numerics.require_values(params, jnp.zeros(()))
     stacks = stacks_by_shape(params) if stacked is None else stack_lengths(params, stacked)
     if stacked is None and stacks and normalise != "unit":
         names, lengths = ", ".join(map(repr, stacks)), " and ".join(map(str, sorted(set(stacks.values()))))

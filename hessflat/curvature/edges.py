@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.curvature import tracing
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError, shown
 
 
@@ -112,7 +112,7 @@ def _require_factor(name: str, value: Any) -> None:
 
 
 def _require(name: str, value: Any, says: str, holds: Callable[[np.ndarray], Any]) -> None:
-    if tracing.any_traced(value):
+    if numerics.any_traced(value):
         return
     numbers = np.asarray(None if isinstance(value, list | tuple) else value)  # no arithmetic is done with those
     if numbers.dtype.kind not in "fiu" or not np.all(np.isfinite(numbers) & holds(numbers)):

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import linearised
 from hessflat.curvature.operators.streams import Stream
 from hessflat.curvature.operators.terms import user_function
@@ -112,18 +112,18 @@ def jacobian_norms(
             derivatives are not finite, or unknown options.
     """
     began = time.perf_counter()
-    softmax, (size, rtol) = validation.require_flag("softmax", softmax), _options(batch_size, method, rtol)
+    softmax, (size, rtol) = numerics.require_flag("softmax", softmax), _options(batch_size, method, rtol)
     if isinstance(inputs, Stream):
         own = partial(jacobian_norms, softmax=softmax, batch_size=batch_size, method=method, rtol=rtol, state=state)
         return _over_stream(lambda x: own(predict, params, x), inputs, began)
     if getattr(inputs, "shape", ())[:1] == (0,):
         raise InputError("inputs must hold at least one example, got 0")
-    params, x = validation.as_arrays("params", params), validation.as_arrays("inputs", inputs)
-    validation.require_values(params, x, jnp.zeros(()))
-    extra = validation.as_state(state, predict)
+    params, x = numerics.as_arrays("params", params), numerics.as_arrays("inputs", inputs)
+    numerics.require_values(params, x, jnp.zeros(()))
+    extra = numerics.as_state(state, predict)
     predict = user_function(predict)
     outputs = _num_outputs(predict, params, x, extra)
-    if tracing.is_narrow_program(predict, params, x, *extra):
+    if numerics.is_narrow_program(predict, params, x, *extra):
         predict = WideFunction(predict)
         params, x, extra = to_float32((params, x, extra))
     size = size or len(x)
@@ -255,7 +255,7 @@ def _exact_norms(
     def scaled(x: Array) -> tuple[Array, Array, Array, Array]:
         outputs, pull = jax.vjp(lambda x: predict(params, x[None], *extra)[0], x)
         unit = jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
-        (rows,) = tracing.mapped(pull)(unit)
+        (rows,) = numerics.mapped(pull)(unit)
         columns = rows.reshape(outputs.size, -1).T
         if softmax:
             columns = _softmax_product(outputs[None], columns.reshape(-1, *outputs.shape)).reshape(columns.shape)
@@ -266,7 +266,7 @@ def _exact_norms(
         eigenvalue = _largest_eigenvalue(gram) if place is None else jnp.zeros((), gram.dtype)
         return largest, eigenvalue, gram, _range(softmax, outputs)
 
-    result: tuple[Array, Array, Array, Array] = tracing.mapped(scaled)(inputs)
+    result: tuple[Array, Array, Array, Array] = numerics.mapped(scaled)(inputs)
     return result
 
 
@@ -376,7 +376,7 @@ def _advance(
 ) -> _Bidiagonal:
     if place is not None:
         inputs = jax.lax.with_sharding_constraint(inputs, place)
-    outputs, push, pull = linearised(tracing.mapped(lambda x: predict(params, x[None], *extra)[0]), inputs)
+    outputs, push, pull = linearised(numerics.mapped(lambda x: predict(params, x[None], *extra)[0]), inputs)
 
     def soften(vectors: Array) -> Array:
         return _softmax_product(outputs, vectors) if softmax else vectors
@@ -446,8 +446,8 @@ def _largest(alphas: np.ndarray, betas: np.ndarray, steps: int) -> tuple[np.ndar
 
 def _num_outputs(predict: Callable[..., Any], params: Any, inputs: Array, extra: tuple[Any, ...]) -> int:
     """C."""
-    validation.require_floating("inputs", inputs, "give what an embedding makes of tokens, and the network above it")
-    outputs = tracing.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
+    numerics.require_floating("inputs", inputs, "give what an embedding makes of tokens, and the network above it")
+    outputs = numerics.output_shapes("predict(params, inputs)", predict, params, inputs, *extra)
     shape: Any = getattr(outputs, "shape", ())
     if len(shape) < 2 or shape[0] != len(inputs):
         raise InputError(f"predict(params, inputs) must have shape ({len(inputs)}, C), got {shape}")
@@ -458,6 +458,6 @@ def _options(batch_size: int | None, method: str, rtol: float) -> tuple[int | No
     """The batch size and the tolerance, once all options are known to be right."""
     known = ("auto", "exact", "iterative")
     if batch_size is not None:
-        batch_size = validation.require_count("batch_size", batch_size)
-    validation.require_option("method", method, known)
-    return batch_size, validation.require_number("rtol", rtol, above=0)
+        batch_size = numerics.require_count("batch_size", batch_size)
+    numerics.require_option("method", method, known)
+    return batch_size, numerics.require_number("rtol", rtol, above=0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
@@ -83,7 +83,7 @@ def line(function: Callable[..., Any], a: Any, b: Any, alphas: Any, data: Any, s
     """
     began = time.perf_counter()
     a, b = _points(("a", "b"), (a, b))
-    alphas = validation.require_positions("alphas", alphas)
+    alphas = numerics.require_positions("alphas", alphas)
     values = _evaluate(function, (a, b), np.stack([1 - alphas, alphas], axis=1), data, state)
     distance = _norm(jax.tree.map(lambda x, y: np.asarray(y, np.float64) - np.asarray(x, np.float64), a, b))
     return Line(alphas, values, distance, len(alphas), time.perf_counter() - began, numerics.precision_name(a))
@@ -110,7 +110,7 @@ def along(
     """
     began = time.perf_counter()
     points = _points(("origin", "direction"), (origin, direction))
-    distances = validation.require_positions("distances", distances)
+    distances = numerics.require_positions("distances", distances)
     values = _evaluate(function, points, np.stack([np.ones_like(distances), distances], axis=1), data, state)
     norm = _norm(points[1])
     return Line(distances, values, norm, len(distances), time.perf_counter() - began, numerics.precision_name(origin))
@@ -137,7 +137,7 @@ def plane(
     """
     began = time.perf_counter()
     points = _points(("origin", "u", "v"), (origin, u, v))
-    alphas, betas = validation.require_positions("alphas", alphas), validation.require_positions("betas", betas)
+    alphas, betas = numerics.require_positions("alphas", alphas), numerics.require_positions("betas", betas)
     grid = np.stack([x.ravel() for x in np.meshgrid(alphas, betas, indexing="ij")], axis=1)
     values = _evaluate(function, points, np.insert(grid, 0, 1, axis=1), data, state)
     values = jax.tree.map(lambda x: x.reshape(len(alphas), len(betas)), values)
@@ -152,9 +152,9 @@ def plane(
 def _evaluate(function: Callable[..., Any], points: tuple[Any, ...], weights: np.ndarray, data: Any, state: Any) -> Any:
     """`function` at Σ_j weights[k, j] points[j], each a mean over the data: a tree of float64 [k]."""
     batches = as_batches(data)
-    extra = validation.as_state(state, function)
+    extra = numerics.as_state(state, function)
     function = user_function(function)
-    outputs = tracing.output_shapes("function(params, batch)", function, points[0], batches.like.unweighted, *extra)
+    outputs = numerics.output_shapes("function(params, batch)", function, points[0], batches.like.unweighted, *extra)
     if not jax.tree.leaves(outputs):
         raise InputError("function(params, batch) must return a number, or a tree of numbers, got one without any")
     for leaf in jax.tree.leaves(outputs):
@@ -207,11 +207,11 @@ def _pieces(batches: Batches) -> list[tuple[int, int]]:
 
 
 def _points(names: Sequence[str], points: Sequence[Any]) -> tuple[Any, ...]:
-    arrays = tuple(validation.as_arrays(name, point) for name, point in zip(names, points, strict=True))
-    validation.require_values(arrays, jnp.zeros(()))
-    validation.require_floating(names[0], arrays[0])
+    arrays = tuple(numerics.as_arrays(name, point) for name, point in zip(names, points, strict=True))
+    numerics.require_values(arrays, jnp.zeros(()))
+    numerics.require_floating(names[0], arrays[0])
     for name, point in zip(names[1:], arrays[1:], strict=True):
-        validation.require_like(name, point, arrays[0])
+        numerics.require_like(name, point, arrays[0])
     return arrays
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import host, numerics, validation, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov.eigenpairs import eigenpairs
 from hessflat.curvature.operators.fishers import Per, fisher, half_mean_square
 from hessflat.curvature.operators.matrices import matvec_product
@@ -252,9 +252,9 @@ def require_draws_of(op: Operator, key: Array, batch_size: int, num_batches: int
         InputError: counts out of range, an operator without examples, over several data sets or over a stream.
     """
     require_operator(op)
-    validation.require_key(key)
-    num_batches = validation.require_draws("num_batches", num_batches)
-    batch_size = validation.require_count("batch_size", batch_size)
+    numerics.require_key(key)
+    num_batches = numerics.require_draws("num_batches", num_batches)
+    batch_size = numerics.require_count("batch_size", batch_size)
     sizes = {term.batches.num_examples for term in op.terms if _has_examples(term)}
     if not sizes:
         raise InputError("mini-batches need the curvature of a mean over examples, got a known map")
@@ -323,8 +323,8 @@ def _gathered(mesh: Mesh, chosen: np.ndarray, array: Array) -> Array:
 def _as_tree(op: Operator, vector: Any) -> Any:
     """A vector as a tree, from one or from a flat array."""
     if isinstance(vector, (jax.Array, np.ndarray)) and np.shape(vector) == (op.size,):
-        validation.require_floating("vector", vector)
+        numerics.require_floating("vector", vector)
         vector = numerics.unravel(op.vector_like, numerics.on_device(vector, op.dtype))
-    validation.require_like("vector", vector, op.params)
+    numerics.require_like("vector", vector, op.params)
     wide = jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), vector, op.vector_like)
     return vectors.placed(layout_of(op), wide)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
 from hessflat.curvature.operators.weights import Weighted, evaluate, example_with_weight
 from hessflat.curvature.stochtrace import estimates
@@ -82,8 +82,8 @@ def worst_case(
         InputError: a radius or a number of steps below its least, scales of another structure, data that come as a
             stream, or a loss that is not finite.
     """
-    began, num_steps = time.perf_counter(), validation.require_count("num_steps", num_steps)
-    validation.require_option("ball", ball, ("l2", "linf"))
+    began, num_steps = time.perf_counter(), numerics.require_count("num_steps", num_steps)
+    numerics.require_option("ball", ball, ("l2", "linf"))
     problem = make_problem(loss, params, data, radius, key, scales, state, move)
     fallback = problem.normal(0)
     rises, bases = [], []
@@ -130,7 +130,7 @@ def average_case(
     Raises:
         InputError: as `worst_case`.
     """
-    began, num_draws = time.perf_counter(), validation.require_draws("num_draws", num_draws)
+    began, num_draws = time.perf_counter(), numerics.require_draws("num_draws", num_draws)
     problem = make_problem(loss, params, data, radius, key, scales, state, straight)
     still = jax.tree.map(jnp.zeros_like, problem.params)
     rises, bases = [], []
@@ -182,19 +182,19 @@ class Problem(NamedTuple):
 def make_problem(
     loss: Callable[..., Any], params: Any, data: Any, radius: float, key: Array, scales: Any, state: Any, move: Move
 ) -> Problem:
-    validation.require_key(key)
-    radius = validation.require_number("radius", radius, above=0)
-    params = validation.as_arrays("params", params)
-    validation.require_floating("params", params, "give those leaves alone that are to move")
+    numerics.require_key(key)
+    radius = numerics.require_number("radius", radius, above=0)
+    params = numerics.as_arrays("params", params)
+    numerics.require_floating("params", params, "give those leaves alone that are to move")
     if scales is None:
         scales = jax.tree.map(jnp.ones_like, params)
-    scales = validation.as_arrays("scales", scales)
-    validation.require_like("scales", scales, params)
+    scales = numerics.as_arrays("scales", scales)
+    numerics.require_like("scales", scales, params)
     batches = as_batches(data)
     if not batches.in_memory:
         raise InputError("perturbations need examples in memory, got a stream; give cv.Batches of its examples")
     spare = example_with_weight(batches.arrays) if isinstance(batches.arrays, Weighted) else None
-    extra = validation.as_state(state, loss)
+    extra = numerics.as_state(state, loss)
     return Problem(user_function(loss), move, params, scales, jnp.asarray(radius), batches, spare, extra, key)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError, shown
 
 # What holds another state, and the field that it is in.
@@ -88,10 +88,10 @@ def preconditioner(
     >>> [round(float(p), 4) for p in P]  # (1 − 0.9) |g|
     [0.4, 0.1]
     """
-    params = validation.as_arrays("params", params, shapes=True)
+    params = numerics.as_arrays("params", params, shapes=True)
     given = {name: _in_range(name, value, 1.0) for name, value in (("b1", b1), ("b2", b2))}
     given |= {name: _in_range(name, value) for name, value in (("eps", eps), ("eps_root", eps_root))}
-    given["eps_in_sqrt"] = validation.require_flag("eps_in_sqrt", eps_in_sqrt)
+    given["eps_in_sqrt"] = numerics.require_flag("eps_in_sqrt", eps_in_sqrt)
     leaves, structure = jax.tree.flatten(params)
     found: list[Any] = [None] * len(leaves)
     for moment in _second_moments(opt_state, {}):
@@ -103,15 +103,15 @@ def preconditioner(
     wide = [jnp.promote_types(p.dtype, jnp.float32) for p in leaves]
     each = [jnp.ones(p.shape, t) if own is None else own for own, p, t in zip(found, leaves, wide, strict=True)]
     result = jax.tree.unflatten(structure, each)
-    validation.require_like("the second moment of the state", result, params)
+    numerics.require_like("the second moment of the state", result, params)
     return result
 
 
 def _in_range(name: str, value: Any, below: float = math.inf) -> Any:
     """A setting from 0 to below a number; of one that is None or traced nothing is known."""
-    if value is None or tracing.any_traced(value):
+    if value is None or numerics.any_traced(value):
         return value
-    number = validation.number_of(value)
+    number = numerics.number_of(value)
     if not 0 <= number < below:
         says = "finite and at least 0" if below == math.inf else f"at least 0 and below {below:g}"
         raise InputError(f"{name} must be one number, {says}, got {shown(value)}")
@@ -194,7 +194,7 @@ def _rms(state: Any, settings: Mapping[str, Any], nu: Array, mu: Any) -> Array:
 def _has_gradient(state: Any) -> Array:
     """Whether a state without a count has seen a gradient: its second moment begins at zero by default."""
     found = jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(state.nu)]).any()
-    if not tracing.any_traced(found) and not found:
+    if not numerics.any_traced(found) and not found:
         raise InputError("the state has seen no gradient yet, or zeros alone, and so has no P; take it after an update")
     return found
 
@@ -209,6 +209,6 @@ def _setting(settings: Mapping[str, Any], name: str) -> Any:
 def _count(state: Any) -> Array:
     """Updates so far; a whole number, so that a power has the precision of its base."""
     (count,) = jax.tree.leaves(state.count)
-    if not tracing.any_traced(count) and int(count) == 0:
+    if not numerics.any_traced(count) and int(count) == 0:
         raise InputError("the state has seen no gradient yet, and so has no P; take it after the first update")
     return jnp.asarray(count)

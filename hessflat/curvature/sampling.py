@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov.eigenpairs import EigenPairs, eigenpairs
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, as_batches, user_function
@@ -69,11 +69,11 @@ def quadratic_forms(
         InputError: a vector of another structure, data that come as a stream or with weights, forms that are not
             finite.
     """
-    params = validation.as_arrays("params", params)
-    vector = validation.as_arrays("vector", vector)
-    validation.require_floating("params", params)
-    validation.require_like("vector", vector, params)
-    batches, extra = as_batches(data), validation.as_state(state, predict)
+    params = numerics.as_arrays("params", params)
+    vector = numerics.as_arrays("vector", vector)
+    numerics.require_floating("params", params)
+    numerics.require_like("vector", vector, params)
+    batches, extra = as_batches(data), numerics.as_state(state, predict)
     if not batches.in_memory or isinstance(batches.arrays, Weighted):
         raise InputError("forms of examples need arrays in memory, all of one weight; give cv.Batches(arrays)")
     functions = user_function(predict), user_function(losses)
@@ -159,7 +159,7 @@ def subset_sharpness(
         InputError: counts out of range, data that come as a stream, forms that are not those of the operator, or a
             search that takes more products.
     """
-    began, num_folds = time.perf_counter(), validation.require_count("num_folds", num_folds, 2)
+    began, num_folds = time.perf_counter(), numerics.require_count("num_folds", num_folds, 2)
 
     def search(part: Batches, rtol: float, start: Any = None) -> EigenPairs:
         found = eigenpairs(build(part), key, rtol=rtol, start=start, max_steps=max_steps, show_progress=False)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov.eigenpairs import EigenPairs
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.curvature.operators.terms import Term, over, term_product
@@ -118,7 +118,7 @@ def subspace_overlap(first: EigenPairs, second: EigenPairs, k: int) -> Share:
         InputError: too few pairs, or of another end, or of other parameters.
     """
     angles = [_angle(pairs, k) for pairs in (first, second)]
-    if not validation.same_structure(first.vectors, second.vectors):
+    if not numerics.same_structure(first.vectors, second.vectors):
         raise InputError("both eigenspaces must be of the same parameters")
     squares = float(_squared_inner(first.vectors, second.vectors, k))
     # Of two projections of rank k, one of which turns by an angle: ‖P − P'‖_F is at most √2 times its sines.
@@ -142,9 +142,9 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
     """
     angle = _angle(pairs, k)
     one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), pairs.vectors)
-    vector = validation.as_arrays("vector", vector)
-    validation.require_like("vector", vector, one)
-    validation.require_values(vector)
+    vector = numerics.as_arrays("vector", vector)
+    numerics.require_like("vector", vector, one)
+    numerics.require_values(vector)
     largest = max(float(jnp.abs(leaf).max(initial=0)) for leaf in jax.tree.leaves(vector))
     if not largest > 0:
         raise InputError("vector must not be zero: it has no direction")
@@ -156,8 +156,8 @@ def subspace_share(vector: Any, pairs: EigenPairs, k: int) -> Share:
 
 def _angle(pairs: EigenPairs, k: int) -> float:
     """A bound of the sine of the angle, in the Frobenius norm, between the first k vectors and the eigenspace."""
-    k = validation.require_count("k", k)
-    validation.require_values(pairs)
+    k = numerics.require_count("k", k)
+    numerics.require_values(pairs)
     values = np.asarray(pairs.values)
     if len(values) <= k:
         raise InputError(f"{k} dimensions take at least {k + 1} pairs, for the gap after them, got {len(values)}")
@@ -192,12 +192,12 @@ def _add_gradient(total: Any, weight: Any, term: Term, u: Any, start: Array, siz
 
 def _first_of(what: str, op: Operator, tree: Any) -> Any:
     """`tree`, or the first of several along a leading axis, in the types of vectors."""
-    tree = validation.as_arrays(what, tree)
-    if validation.same_structure(tree, op.params):
+    tree = numerics.as_arrays(what, tree)
+    if numerics.same_structure(tree, op.params):
         shapes = [leaf.shape for leaf in jax.tree.leaves(op.vector_like)]
         if [leaf.shape[1:] for leaf in jax.tree.leaves(tree)] == shapes:
             tree = jax.tree.map(lambda leaf: leaf[0], tree)
-    validation.require_like(what, tree, op.params)
+    numerics.require_like(what, tree, op.params)
     return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, op.vector_like)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.perturbations import Problem, make_problem, straight, times, value_at
 from hessflat.curvature.stochtrace import estimates
 from hessflat.utils.errors import InputError
@@ -65,8 +65,8 @@ def noise_tolerance(
     Raises:
         InputError: an amount that no σ between 2⁻²⁰ and 2²⁰ times `start` reaches, or as `worst_case`.
     """
-    began, num_draws = time.perf_counter(), validation.require_draws("num_draws", num_draws)
-    allowed = validation.require_number("allowed", allowed, above=0)
+    began, num_draws = time.perf_counter(), numerics.require_draws("num_draws", num_draws)
+    allowed = numerics.require_number("allowed", allowed, above=0)
     problem = make_problem(function, params, data, start, key, scales, state, straight)
     tried: dict[float, np.ndarray] = {}
     with numerics.matmul_precision():

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import hessflat.curvature as cv
-from hessflat.curvature import tracing
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_mapped_is_vmap():
         return {"a": c * x, "b": x.sum()}
 
     x, c = np.arange(6.0, dtype=np.float32).reshape(3, 2), np.float32(2)
-    result = tracing.mapped(scaled, in_axes=(0, None))(x, c)
+    result = numerics.mapped(scaled, in_axes=(0, None))(x, c)
     assert_allclose(result["a"], 2 * x)
     assert_allclose(result["b"], x.sum(axis=1))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import host, numerics, validation, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.diagnostics import finite_differences
 from hessflat.curvature.operators.matrices import loss_over, matvec_product
 from hessflat.curvature.operators.operator import Operator, layout_of, require_finite, require_operator
@@ -110,10 +110,10 @@ def check(op: Operator, key: Array, tolerance: float | None = None, derivatives:
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_key(key)
+    numerics.require_key(key)
     op = op.as_it_is_now()
-    derivatives = validation.require_flag("derivatives", derivatives)
-    if tolerance is not None and not 0 < validation.number_of(tolerance) < 1:
+    derivatives = numerics.require_flag("derivatives", derivatives)
+    if tolerance is not None and not 0 < numerics.number_of(tolerance) < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, or None, got {shown(tolerance)}")
     tolerance = _default_tolerance(op) if tolerance is None else float(tolerance)
     layout = layout_of(op)

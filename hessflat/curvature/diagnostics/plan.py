@@ -11,17 +11,17 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.diagnostics.topology_plan import TopologyPlan, plan_for_topology
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.recurrence import Reorthogonalise
+from hessflat.curvature.numerics import require_count
 from hessflat.curvature.operators import operator
 from hessflat.curvature.operators.linearize import linearized_shapes
 from hessflat.curvature.operators.operator import Operator, tree_matvec, tree_matvec_compiled
 from hessflat.curvature.operators.terms import Batches, Term, loop_for
 from hessflat.curvature.records import record
-from hessflat.curvature.validation import require_count
 from hessflat.utils import hardware
 
 # The share of free memory that a plan may use.
@@ -103,8 +103,8 @@ def plan(
     """
     operator.require_operator(op, shapes=True)
     op = op.as_it_is_now()
-    validation.require_option("storage", storage, get_args(Storage))
-    validation.require_option("reorthogonalise", reorthogonalise, get_args(Reorthogonalise))
+    numerics.require_option("storage", storage, get_args(Storage))
+    numerics.require_option("reorthogonalise", reorthogonalise, get_args(Reorthogonalise))
     num_steps = min(require_count("num_steps", num_steps), op.size)
     num_probes = require_count("num_probes", num_probes)
     if topology is not None:

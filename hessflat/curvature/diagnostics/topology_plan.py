@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics, tracing, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.diagnostics import programs, time_model
 from hessflat.curvature.diagnostics.programs import Collective
 from hessflat.curvature.diagnostics.targets import Chip, Target, target
@@ -278,7 +278,7 @@ def _on_one_mesh(op: Operator, like: Operator) -> Operator:
     """The operator with every shape that has no place, replicated, on the mesh of the others."""
     mesh = next(leaf.sharding.mesh for leaf in jax.tree.leaves(like) if _is_spread(leaf))
     whole = NamedSharding(mesh, PartitionSpec())
-    put = lambda leaf: leaf.update(sharding=whole) if tracing.any_shapes(leaf) and not _is_spread(leaf) else leaf  # noqa: E731
+    put = lambda leaf: leaf.update(sharding=whole) if numerics.any_shapes(leaf) and not _is_spread(leaf) else leaf  # noqa: E731
     result: Operator = jax.tree.map(put, op)
     return result
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import scipy.linalg
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram
 from hessflat.curvature.operators.operator import Operator, require_finite, require_operator
 from hessflat.curvature.records import plus_minus, record
@@ -92,7 +92,7 @@ def exact_spectrum(op: Operator, float64: bool = False) -> ExactSpectrum:
             into memory, or products that are not finite.
     """
     require_operator(op)
-    if validation.require_flag("float64", float64):
+    if numerics.require_flag("float64", float64):
         with jax.enable_x64(True):
             return exact_spectrum(op.astype(np.float64))
     began = time.perf_counter()

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hessflat.curvature.numerics import noise_floor
-from hessflat.curvature.validation import require_values
+from hessflat.curvature.numerics import noise_floor, require_values
 from hessflat.utils.errors import InputError
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import gauss_newton_product
 from hessflat.curvature.operators.operator import Operator, require_finite
 from hessflat.curvature.operators.terms import Term, bound_functions, scaled_back
@@ -53,7 +53,7 @@ def num_outputs(op: Operator) -> int | None:
     if term.narrow or not term.batches.in_memory:
         return None
     whole = dataclasses.replace(term, batches=dataclasses.replace(term.batches, statistics_batch=None))
-    return count_of(tracing.output_shapes("predict(params, batch)", outputs_of, whole))
+    return count_of(numerics.output_shapes("predict(params, batch)", outputs_of, whole))
 
 
 def matrix(term: Term) -> tuple[np.ndarray, np.ndarray] | None:
@@ -266,7 +266,7 @@ def _each_row(function: Callable[..., Any], outputs: Any) -> Array:
     unit = jnp.eye(count_of(outputs), dtype=numerics.common_dtype(outputs))
     few = len(unit) <= _ROWS
     try:
-        result: Array = tracing.mapped(function)(unit) if few else jax.lax.map(function, unit, batch_size=_ROWS)
+        result: Array = numerics.mapped(function)(unit) if few else jax.lax.map(function, unit, batch_size=_ROWS)
     except NotImplementedError:  # a primitive without a rule for batches
         result = jax.lax.map(function, unit)
     return result
@@ -278,7 +278,7 @@ def _over_pieces(function: Callable[..., Any], term: Term, start: Any, size: int
     if jax.tree.leaves(pieces)[0].shape[0] == 1:
         single: Array = canonical(function, term.engine)(arrays)[None]
         return single
-    result: Array = canonical(tracing.mapped(function), term.engine)(pieces)
+    result: Array = canonical(numerics.mapped(function), term.engine)(pieces)
     return result
 
 
@@ -303,7 +303,7 @@ def _parts(term: Term) -> list[_Part]:
         if begin == end:
             continue
         piece = with_arrays(term, shapes(batches.arrays, length))
-        rows = count_of(tracing.output_shapes("predict(params, batch)", outputs_of, piece))
+        rows = count_of(numerics.output_shapes("predict(params, batch)", outputs_of, piece))
         step = length * max(1, _BLOCK_BYTES // (rows * width))
         starts = range(begin, end, step)
         parts += [_Part(start, length, (min(start + step, end) - start) // length, rows) for start in starts]

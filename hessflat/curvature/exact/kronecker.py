@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram, layers
 from hessflat.curvature.exact.layers import Layer
 from hessflat.curvature.operators.blocks import leaf_name
@@ -76,7 +76,7 @@ class KroneckerFactors:
         Raises:
             InputError: a matrix that is not positive definite.
         """
-        damping = validation.require_number("damping", damping)
+        damping = numerics.require_number("damping", damping)
         scales = self._scales(damping)
         least = min(float(scale.min()) for scale in scales)
         if not least > 0:
@@ -127,8 +127,8 @@ def kfac(op: Operator, kind: Kind = "kfac", sharing: Sharing = "expand") -> Kron
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_option("kind", kind, ("kfac", "ekfac"))
-    validation.require_option("sharing", sharing, ("expand", "reduce"))
+    numerics.require_option("kind", kind, ("kfac", "ekfac"))
+    numerics.require_option("sharing", sharing, ("expand", "reduce"))
     op = op.as_it_is_now()
     outputs = gram.num_outputs(op)
     if outputs is None or op.terms[0].is_partitioned or op.terms[0].scalings:
@@ -174,7 +174,7 @@ def _moments(term: Term, bases: Any, start: Any, size: int, names: tuple[str, ..
     """For each layer Σ m a aᵀ / R and Σ g gᵀ over some examples; with `bases`, Σ (U_aᵀ (Σ_R a gᵀ) U_b)²."""
     arrays = term.batches.take(start, size)
     pieces = jax.tree.map(lambda x: x[:, None], arrays)
-    rows = canonical(tracing.mapped(lambda one: _rows(names, gram.with_arrays(term, one))[1]), term.engine)(pieces)
+    rows = canonical(numerics.mapped(lambda one: _rows(names, gram.with_arrays(term, one))[1]), term.engine)(pieces)
     if bases is not None:
         return [_squares(a @ own, g @ other) for (a, g), (own, other) in zip(rows, bases, strict=True)]
     sums = []

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import gram
 from hessflat.curvature.operators.matrices import gauss_newton
 from hessflat.curvature.operators.operator import require_finite
@@ -66,7 +66,7 @@ class TangentKernel(NamedTuple):
         Raises:
             InputError: another number of targets, targets that are not finite, or that are all alike.
         """
-        validation.require_values(targets)
+        numerics.require_values(targets)
         y = np.asarray(targets)
         if y.ndim not in (1, 2) or len(y) != self.num_examples or y.dtype.kind not in "iufb":
             raise InputError(
@@ -79,7 +79,7 @@ class TangentKernel(NamedTuple):
             raise InputError("targets must be finite; leave out the examples that have none")
         y = y / (np.abs(y).max(initial=0) or 1)  # of any size, squares of theirs are numbers
         kernel = self.over_examples
-        if validation.require_flag("centred", centred):
+        if numerics.require_flag("centred", centred):
             y = y - y.mean(axis=0)
             kernel = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
         sizes = np.linalg.norm(kernel) * np.linalg.norm(y.T @ y)
@@ -116,8 +116,8 @@ def ntk(predict: Callable[..., Any], params: Any, data: Any, state: Any = None) 
     if not batches.in_memory or isinstance(batches.arrays, Weighted):
         raise InputError("a kernel is between examples in memory: give arrays or cv.Batches without weights")
     op = gauss_newton(predict, _half_squares, params, batches, state).as_it_is_now()
-    validation.require_values(op, jax.device_put(np.zeros(())))
-    if tracing.any_shapes(op) or len(op.terms) != 1 or op.terms[0].is_partitioned or op.terms[0].narrow:
+    numerics.require_values(op, jax.device_put(np.zeros(())))
+    if numerics.any_shapes(op) or len(op.terms) != 1 or op.terms[0].is_partitioned or op.terms[0].narrow:
         raise InputError(
             "a kernel takes arrays of 32 bits at least, parameters that are whole on every device, and a number of "
             "examples that the devices divide"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hessflat.curvature import validation
+from hessflat.curvature import numerics
 from hessflat.curvature.records import plus_minus, record
 from hessflat.utils.errors import InputError, shown
 
@@ -78,14 +78,14 @@ def power_law(values: Any, minimum: float | None = None, num_samples: int = 100,
     """
     positive = _positive(values)
     if minimum is not None:
-        minimum = validation.require_number("minimum", minimum, above=0)
-    samples = validation.require_count("num_samples", num_samples, least=0)
+        minimum = numerics.require_number("minimum", minimum, above=0)
+    samples = numerics.require_count("num_samples", num_samples, least=0)
     exponent, start, distance = _fit(positive, minimum)
     tail = positive[start:]
     error = math.nan if minimum is None else (exponent - 1) / math.sqrt(tail.size)  # their eq. 3.2
     share = math.nan
     if samples:
-        generator = np.random.default_rng(validation.require_count("seed", seed, least=0))
+        generator = np.random.default_rng(numerics.require_count("seed", seed, least=0))
         if minimum is None:
             again = [_fit(np.sort(generator.choice(positive, positive.size)), None)[0] for _ in range(samples)]
             error = float(np.std(again, ddof=1))
@@ -115,7 +115,7 @@ def outliers(values: Any) -> Outliers:
 
 def _positive(values: Any, least: int = _LEAST) -> np.ndarray:
     values = getattr(values, "values", values)
-    validation.require_values(values)
+    numerics.require_values(values)
     try:
         found = np.sort(np.asarray(values, np.float64).ravel())
     except (TypeError, ValueError) as error:

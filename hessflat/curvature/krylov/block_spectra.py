@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import validation
+from hessflat.curvature import numerics
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos, step_callback
 from hessflat.curvature.krylov.quadrature import Spectrum, gauss_rule, quadrature
 from hessflat.curvature.operators.blocks import Names, blocks
@@ -125,12 +125,12 @@ def block_spectra(
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_key(key)
+    numerics.require_key(key)
     num_steps, num_probes = (
-        validation.require_count("num_steps", num_steps),
-        validation.require_draws("num_probes", num_probes),
+        numerics.require_count("num_steps", num_steps),
+        numerics.require_draws("num_probes", num_probes),
     )
-    tolerance = validation.require_number("tolerance", tolerance)
+    tolerance = numerics.require_number("tolerance", tolerance)
     if refused := sorted({"folder", "checkpoint", "until"} & set(options)):
         raise InputError(f"block_spectra takes no {refused[0]}; measure one of cv.blocks(op, by) with cv.spectrum")
     op = op.as_it_is_now()
@@ -175,12 +175,12 @@ def heterogeneity(
     counts = {len(spectrum.nodes) for spectrum in spectra.values()}
     if len(counts) > 1:
         raise InputError(f"all spectra must have the same number of probes, got {sorted(counts)}")
-    num_points = validation.require_count("num_points", num_points, 2)
+    num_points = numerics.require_count("num_points", num_points, 2)
     ends = [(s.smallest.value, s.largest.value) for s in spectra.values()]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if width is None:
         width = 0.01 * (high - low) or 1.0
-    width = validation.require_number("width", width, above=0)
+    width = numerics.require_number("width", width, above=0)
     grid = np.linspace(low - _TAIL * width, high + _TAIL * width, num_points)
     each = np.stack([spectrum.densities_by_probe(grid, width) for spectrum in spectra.values()])  # [n, k, g]
     shares = each / each.sum(axis=-1, keepdims=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.krylov import basis, copies
 from hessflat.curvature.krylov.lanczos import step_callback
 from hessflat.curvature.krylov.recurrence import (
@@ -172,7 +172,7 @@ def _search(
     counts, max_steps, rtol = _options(op, key, k, which, rtol, max_steps)
     wanted = _wanted(counts, which, rtol, op.size)
     num_vectors = _num_vectors(op, wanted, min(max_steps, _PRODUCTS) if is_default else max_steps, num_vectors)
-    layout, trusted = operator.layout_of(op), validation.require_flag("trust_start", trust_start) and start is not None
+    layout, trusted = operator.layout_of(op), numerics.require_flag("trust_start", trust_start) and start is not None
     basis.require_memory(layout, num_vectors + wanted.number, "device", hardware.platform(op))
     loop = loop_for(op, loop)
     warm_start = None if start is None else _sum_of(op, layout, start)
@@ -310,14 +310,14 @@ def _mixed(random: Vector, start: Vector) -> Vector:
 
 def _sum_of(op: Operator, layout: Layout, start: Any) -> Vector:
     """The sum of the vectors of `start`: a tree, a flat vector, or several of either along a leading axis."""
-    start = validation.as_arrays("start", start)
+    start = numerics.as_arrays("start", start)
     like = op.vector_like
     if isinstance(start, jax.Array) and start.shape[-1:] == (op.size,) and start.ndim <= 2:
         start = numerics.unravel(like, jnp.atleast_2d(numerics.on_device(start, op.dtype)))
     shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
     leaves = jax.tree.leaves(start)
     single = [jnp.shape(leaf) for leaf in leaves] == shapes
-    alike = validation.same_structure(start, op.params)
+    alike = numerics.same_structure(start, op.params)
     if not alike or (not single and [jnp.shape(leaf)[1:] for leaf in leaves] != shapes):
         raise InputError("start must be a tree like params, with or without a leading axis, or flat of shape (P,)")
     return _sum_compiled(layout, start, single)
@@ -486,7 +486,7 @@ def _num_vectors(op: Operator, wanted: _Wanted, max_steps: int, num_vectors: int
     if num_vectors is None:
         num_vectors = wanted.number + 20
     else:
-        num_vectors = validation.require_count("num_vectors", num_vectors)
+        num_vectors = numerics.require_count("num_vectors", num_vectors)
         if num_vectors < min(wanted.number + 4, op.size):
             raise InputError(
                 f"num_vectors must be at least 4 more than the {wanted.number} eigenpairs, got {num_vectors}"
@@ -537,16 +537,16 @@ def _options(
 ) -> tuple[tuple[int, int], int, float]:
     """The numbers of pairs at each end, and of products at most, and the tolerance."""
     operator.require_operator(op)
-    validation.require_key(key)
-    validation.require_option("end", which, get_args(Which))
+    numerics.require_key(key)
+    numerics.require_option("end", which, get_args(Which))
     if isinstance(k, tuple) and which != "both":
         raise InputError(f"k must be one whole number for the end {which!r}, got {k}; ask for 'both'")
     if isinstance(k, tuple) and len(k) != 2:
         raise InputError(f"k must be one whole number, or (largest, smallest), got {shown(k)}")
-    largest, smallest = (validation.require_count("k", count) for count in (k if isinstance(k, tuple) else (k, k)))
+    largest, smallest = (numerics.require_count("k", count) for count in (k if isinstance(k, tuple) else (k, k)))
     counts = (largest, smallest)
     if max(counts) > op.size:
         raise InputError(f"k must be at most the size of the operator, {op.size}, got {k}")
     if max_steps is None:
         max_steps = _PRODUCTS_FOR_SEVERAL if which == "both" or largest > 1 else _PRODUCTS
-    return counts, validation.require_count("max_steps", max_steps), validation.require_number("rtol", rtol, above=0)
+    return counts, numerics.require_count("max_steps", max_steps), numerics.require_number("rtol", rtol, above=0)

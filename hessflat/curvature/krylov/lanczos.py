@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import host, numerics, validation, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Storage
 from hessflat.curvature.krylov.checkpoint import Checkpoint, fixed_product, in_folder, measurement_id
@@ -126,7 +126,7 @@ def lanczos(
     began = time.perf_counter()
     require_operator(op)
     num_steps, num_probes = _counts(key, num_steps, num_probes, reorthogonalise, probe, storage)
-    return_basis = validation.require_flag("return_basis", return_basis)
+    return_basis = numerics.require_flag("return_basis", return_basis)
     op = op.as_it_is_now()
     options = _Options(
         num_steps=min(num_steps, op.size),
@@ -138,9 +138,9 @@ def lanczos(
         return_basis=return_basis,
     )
     if together is not None:
-        together = validation.require_flag("together", together)
+        together = numerics.require_flag("together", together)
     if until is not None:
-        validation.require_function("until", until)
+        numerics.require_function("until", until)
         together = False
     layout = options.layout
     if options.stores_basis:
@@ -309,9 +309,9 @@ def step_callback(
     Raises:
         InputError: `show_progress` that is not True or False, `on_steps` that is no function.
     """
-    show_progress = validation.require_flag("show_progress", show_progress)
+    show_progress = numerics.require_flag("show_progress", show_progress)
     if on_steps is not None:
-        validation.require_function("on_steps", on_steps)
+        numerics.require_function("on_steps", on_steps)
     if on_steps is None and show_progress and sys.stderr.isatty():
         from hessflat.utils import progress  # imported only where a bar is shown
 
@@ -338,15 +338,15 @@ def _counts(
     key: Array, num_steps: int, num_probes: int, reorthogonalise: str, probe: str, storage: str
 ) -> tuple[int, int]:
     """`num_steps` and `num_probes`, once all options are known to be right."""
-    validation.require_key(key)
-    num_steps = validation.require_count("num_steps", num_steps)
-    num_probes = validation.require_draws("num_probes", num_probes)
-    validation.require_probe(probe)
+    numerics.require_key(key)
+    num_steps = numerics.require_count("num_steps", num_steps)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    numerics.require_probe(probe)
     for name, value, known in (
         ("reorthogonalise", reorthogonalise, get_args(Reorthogonalise)),
         ("storage", storage, get_args(Storage)),
     ):
-        validation.require_option(name, value, known)
+        numerics.require_option(name, value, known)
     if storage == "host" and reorthogonalise == "selective":
         raise InputError('storage="host" takes reorthogonalise="full"; selective is for a basis on the device')
     return num_steps, num_probes

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.exact import functionals
 from hessflat.curvature.krylov.lanczos import Tridiagonals, lanczos
 from hessflat.curvature.operators.operator import Operator
@@ -157,7 +157,7 @@ class Spectrum:
         Raises:
             InputError: an unknown kind.
         """
-        validation.require_option("kind", kind, ("hessian", "gauss_newton"))
+        numerics.require_option("kind", kind, ("hessian", "gauss_newton"))
         count = 2 if kind == "hessian" else 1
         pairs = np.array([self._near_zero(probe, count) for probe in range(len(self.nodes))])
         weights, values = pairs.T
@@ -173,7 +173,7 @@ class Spectrum:
         """
         if width is None:
             width = 0.01 * (self.largest.value - self.smallest.value) or 1.0
-        width, grid = validation.require_number("width", width, above=0), validation.require_positions("grid", grid)
+        width, grid = numerics.require_number("width", width, above=0), numerics.require_positions("grid", grid)
         each = self.densities_by_probe(grid, width)
         return Density(grid, each.mean(axis=0), estimates.standard_error(each.T), float(width), *self._cost)
 

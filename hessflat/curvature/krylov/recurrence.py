@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import host, numerics, tracing, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.krylov import basis
 from hessflat.curvature.krylov.basis import Blocks, Storage
 from hessflat.curvature.operators.operator import Operator, matvec, require_finite
@@ -147,7 +147,7 @@ def scan_steps(
     product: Any = partial(matvec, op, layout)
     step = partial(lanczos_step, layout, reorthogonalise=reorthogonalise)
     if together:
-        product, step = tracing.mapped(product), jax.vmap(step, in_axes=(0, None, 0))
+        product, step = numerics.mapped(product), jax.vmap(step, in_axes=(0, None, 0))
     numbers = first + jnp.arange(num_steps)
     return jax.lax.scan(lambda state, number: (step(state, number, product(state.vector)), None), state, numbers)[0]
 

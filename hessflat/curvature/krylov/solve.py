@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
 from hessflat.curvature.operators.terms import loop_for
@@ -125,9 +125,9 @@ def solve(
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_option("method", method, ("cg", "minres"))
-    damping = validation.require_number("damping", damping)
-    rtol, max_steps = validation.require_number("rtol", rtol, above=0), validation.require_count("max_steps", max_steps)
+    numerics.require_option("method", method, ("cg", "minres"))
+    damping = numerics.require_number("damping", damping)
+    rtol, max_steps = numerics.require_number("rtol", rtol, above=0), numerics.require_count("max_steps", max_steps)
     if preconditioner is not None and not isinstance(preconditioner, Nystrom):
         raise InputError(f"preconditioner must be cv.nystrom(op, ...), got {type(preconditioner).__name__}")
     op = op.as_it_is_now() + damping
@@ -181,8 +181,8 @@ def nystrom(op: Operator, key: Array, rank: int = 20, loop: Loop | None = None) 
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_key(key)
-    rank = validation.require_count("rank", rank)
+    numerics.require_key(key)
+    rank = numerics.require_count("rank", rank)
     if rank > op.size:
         raise InputError(f"rank must be at most {op.size:,}, the number of parameters, got {rank:,}")
     op = op.as_it_is_now()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hessflat.curvature import trees, validation
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Scaling, Term, multiplied
@@ -234,7 +234,7 @@ def _naming(leaves: Mapping[str, Any], by: int | str | Sequence[str] | None) -> 
             if all(_beginning(keys, pattern) is None for keys in paths.values()):
                 raise InputError(f"no leaf of params is below {pattern!r}; {nearest(pattern, leaves)}")
         return lambda name: next(filter(None, (_beginning(paths[name], pattern) for pattern in patterns)), None)
-    depth = validation.require_count("the number of keys", by) + _shared(list(paths.values()))
+    depth = numerics.require_count("the number of keys", by) + _shared(list(paths.values()))
     return lambda name: "/".join(paths[name][:depth])
 
 
@@ -279,7 +279,7 @@ def _restricted(term: Term, layers: Mapping[str, tuple[int, ...] | None]) -> Ter
     if not isinstance(term, Term):
         raise InputError("restrict the operator before its linearisation is made, not after")
     inside, outside = trees.split(term.params, lambda path: leaf_name(path) in layers)
-    validation.require_floating("params", inside, "choose leaves of floating point numbers alone")
+    numerics.require_floating("params", inside, "choose leaves of floating point numbers alone")
     if term.product is matvec_product:
         if any(layers.values()):
             raise InputError("a known map cannot be restricted to some layers of a stack; restrict its leaves whole")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import checked, gauss_newton_product, operator_on_outputs, single_term
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, user_function
@@ -46,12 +46,12 @@ def fisher(losses: Callable[..., Any], params: Any, data: Any, state: Any = None
     params, batches, extra = checked(params, data, state, losses)
     losses = user_function(losses)
     like = batches.like
-    result = tracing.output_shapes("losses(params, batch)", losses, params, like.unweighted, *extra)
+    result = numerics.output_shapes("losses(params, batch)", losses, params, like.unweighted, *extra)
     shape = getattr(result, "shape", ())
     if shape[:1] != (like.num_examples,):
         came = f"shape {shape}" if hasattr(result, "shape") else "a tree"
         raise InputError(f"losses(params, batch) must have shape ({like.num_examples},) or more axes, got {came}")
-    narrow = tracing.is_narrow_program(losses, params, like.unweighted, *extra)
+    narrow = numerics.is_narrow_program(losses, params, like.unweighted, *extra)
     if _per("losses(params, batch)", shape, like.arrays, per) == "example" and len(shape) > 1:
         losses = SummedLosses(losses)
     return single_term(
@@ -98,23 +98,23 @@ def model_fisher(
             needed; statistics over batches with drawn labels.
     """
     if isinstance(likelihood, str):
-        validation.require_option("likelihood", likelihood, _NEGATIVE_LOG_LIKELIHOODS)
+        numerics.require_option("likelihood", likelihood, _NEGATIVE_LOG_LIKELIHOODS)
         checked_params, batches, extra = checked(params, data, state, predict)
         predict, like = user_function(predict), batches.like
-        outputs = tracing.output_shapes("predict(params, batch)", predict, checked_params, like.unweighted, *extra)
+        outputs = numerics.output_shapes("predict(params, batch)", predict, checked_params, like.unweighted, *extra)
         shape = _shape_of_labels(likelihood, outputs, like.num_examples)
         criterion = LabelFreeCriterion(likelihood, _per("predict(params, batch)", shape, like.arrays, per))
         return operator_on_outputs(gauss_newton_product, predict, criterion, params, data, state, "weighted mean")
     if not isinstance(likelihood, tuple) or len(likelihood) != 2:
         known = "'softmax', 'bernoulli', 'gaussian' or (sample, log_likelihood)"
         raise InputError(f"likelihood must be {known}, got {shown(likelihood)}")
-    num_samples = validation.require_draws("num_samples", num_samples)
+    num_samples = numerics.require_draws("num_samples", num_samples)
     if key is None:
         raise InputError("a likelihood given by (sample, log_likelihood) needs a key to draw labels from")
-    validation.require_key(key)
+    numerics.require_key(key)
     sample, log_likelihood = likelihood
     params, batches, extra = checked(params, data, state, predict)
-    if tracing.any_shapes((params, batches, extra)):
+    if numerics.any_shapes((params, batches, extra)):
         raise InputError("labels are drawn from arrays: give arrays, or a likelihood by its name, where shapes will do")
     if not batches.in_memory:
         raise InputError("labels are drawn for examples in memory: give cv.Batches, or a likelihood by its name")
@@ -129,7 +129,7 @@ def model_fisher(
         if batches.arrays.weights.ndim > 1:
             raise InputError("labels are drawn for whole examples: give weights [N], one for each of them")
         pairs = batches.arrays._replace(arrays=pairs)
-    narrow = tracing.is_narrow_program(user_function(predict), params, batches.unweighted, *extra)
+    narrow = numerics.is_narrow_program(user_function(predict), params, batches.unweighted, *extra)
     drawn = dataclasses.replace(batches, arrays=pairs)
     return single_term(
         gauss_newton_product, (losses, half_mean_square), ("each", "weighted mean"), params, drawn, extra, narrow
@@ -182,7 +182,7 @@ def _per(what: str, shape: tuple[int, ...], arrays: Any, per: Per | None) -> Per
         InputError: more than one label for each example and nothing that says what is meant; weights of another shape.
     """
     if per is not None:
-        validation.require_option("value of per", per, ("example", "token"))
+        numerics.require_option("value of per", per, ("example", "token"))
     weights = arrays.weights.shape if isinstance(arrays, Weighted) else shape[:1]
     if len(weights) > 1:
         if weights != shape[: len(weights)] or per == "example":
@@ -225,8 +225,8 @@ class SampledLosses:
     def __call__(self, params: Any, batch: Any, *state: Any) -> Array:
         data, labels = batch
         outputs = self.predict(params, data, *state)
-        one = tracing.mapped(self.log_likelihood, in_axes=(None, 0))
-        result: Array = -tracing.mapped(one)(outputs, labels)
+        one = numerics.mapped(self.log_likelihood, in_axes=(None, 0))
+        result: Array = -numerics.mapped(one)(outputs, labels)
         return result
 
 
@@ -241,13 +241,13 @@ def _require_sampled(
     num_samples: int,
 ) -> None:
     """Refuse functions that do not go together, and labels that do not fit into memory."""
-    outputs = tracing.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
-    validation.require_floating("predict(params, batch)", outputs)
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, batches.unweighted, *extra)
+    numerics.require_floating("predict(params, batch)", outputs)
     if any(leaf.shape[:1] != (batches.num_examples,) for leaf in jax.tree.leaves(outputs)):
         raise InputError(f"predict(params, batch) must have a leading axis of the {batches.num_examples} examples")
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), outputs)
-    label = tracing.output_shapes("sample(key, outputs)", sample, key, one)
-    value = tracing.output_shapes("log_likelihood(outputs, label)", log_likelihood, one, label)
+    label = numerics.output_shapes("sample(key, outputs)", sample, key, one)
+    value = numerics.output_shapes("log_likelihood(outputs, label)", log_likelihood, one, label)
     if getattr(value, "shape", None) != ():
         raise InputError("log_likelihood(outputs, label) must be a scalar for each example")
     with processes.failing_together(processes.spans(batches)):
@@ -270,13 +270,13 @@ def _draw_labels(
     """[N, num_samples, ...], from a key for each example: the cut of the data does not matter."""
 
     def for_one(key: Array, outputs: Any) -> Any:
-        return tracing.mapped(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
+        return numerics.mapped(sample, in_axes=(0, None))(jax.random.split(key, num_samples), outputs)
 
     @jax.jit
     def for_batch(params: Any, batch: Any, extra: Any, start: Array) -> Any:
         outputs = predict(params, batch, *extra)
         numbers = start + jnp.arange(jax.tree.leaves(outputs)[0].shape[0])
-        return tracing.mapped(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
+        return numerics.mapped(for_one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), outputs)
 
     batches = dataclasses.replace(batches, arrays=batches.unweighted)
     parts = [for_batch(params, batches.take(start, size), extra, np.int32(start)) for start, size in batches.cuts]

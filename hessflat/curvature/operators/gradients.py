@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.matrices import hessian_product
 from hessflat.curvature.operators.operator import Operator, value_over
 from hessflat.curvature.operators.terms import Term, over
@@ -44,7 +44,7 @@ def gradient(op: Operator) -> Any:
                     for start, size in part.cuts:
                         weight = coefficient * size / term.batches.num_examples
                         total = _add_gradient(total, weight, piece, np.int32(start), size)
-                    if not tracing.any_traced(total):
+                    if not numerics.any_traced(total):
                         jax.block_until_ready(total)
     return total
 

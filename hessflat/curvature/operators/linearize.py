@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics, tracing
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.terms import (
     Batches,
     Term,
@@ -142,7 +142,7 @@ def linearize(op: Operator, limit: int | None = None, engine: Engine | None = No
     op = op.as_it_is_now()
     if engine is not None:
         op = dataclasses.replace(op, terms=tuple(_with_engine(term, engine_in_use(engine)) for term in op.terms))
-    if tracing.any_traced(op) or tracing.any_shapes(op) or loop_for(op) == "python":
+    if numerics.any_traced(op) or numerics.any_shapes(op) or loop_for(op) == "python":
         return op
     if limit is None:
         limit = processes.agreed(_default_limit(op), processes.spans(op))
@@ -243,13 +243,13 @@ def _linearize_term(term: Term | LinearizedTerm, limit: int, shapes_only: bool =
     if any(compat.is_traced(value) for s in (stages, *remainders) for value in s.captured.values()):
         return term
     leaves, structure = jax.tree.flatten(term)
-    shapes = _shapes_of_known(structure, tracing.shapes_and_types(leaves), stages, remainders)
+    shapes = _shapes_of_known(structure, numerics.shapes_and_types(leaves), stages, remainders)
     if _bytes_on_a_device(term.batches, shapes) > limit:
         return term
-    if tracing.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
+    if numerics.any_shapes(term) or (shapes_only and not any(map(_depends_on_numbers, (stages, *remainders)))):
         constants, (_, residuals, per_batch, of_rest) = _constants(term), shapes
     else:
-        run = _known if tracing.any_traced(term) else _known_compiled(term)
+        run = _known if numerics.any_traced(term) else _known_compiled(term)
         constants, residuals, per_batch, of_rest = run(term, stages, remainders)
     return LinearizedTerm(term.params, constants, term.batches, residuals, per_batch, of_rest, stages, remainders)
 

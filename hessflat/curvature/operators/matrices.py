@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, trees, validation
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.operator import Operator, value_over
 from hessflat.curvature.operators.streams import why_not_finite
 from hessflat.curvature.operators.terms import (
@@ -64,7 +64,7 @@ def hessian(loss: Callable[..., Any], params: Any, data: Any, state: Any = None)
     loss = user_function(loss)
     batch = batches.like.unweighted
     _require_scalar("loss(params, batch)", loss, params, batch, *extra)
-    narrow = tracing.is_narrow_program(loss, params, batch, *extra)
+    narrow = numerics.is_narrow_program(loss, params, batch, *extra)
     return single_term(hessian_product, (loss,), ("mean",), params, batches, extra, narrow)
 
 
@@ -120,16 +120,16 @@ def from_matvec(matvec: Callable[..., Any], params: Any, *arrays: Any) -> Operat
     Raises:
         InputError: a product that is not a tree like `params`, or not real floating point.
     """
-    params = validation.as_arrays("params", params, shapes=True)
-    validation.require_floating("params", params)
-    arrays = jax.tree.map(lambda x: x if tracing.any_shapes(x) else numerics.on_device(x), arrays)
+    params = numerics.as_arrays("params", params, shapes=True)
+    numerics.require_floating("params", params)
+    arrays = jax.tree.map(lambda x: x if numerics.any_shapes(x) else numerics.on_device(x), arrays)
     matvec = user_function(matvec)
-    result = tracing.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
+    result = numerics.output_shapes("matvec(vector, *arrays)", matvec, params, *arrays)
     if jax.tree.map(jnp.shape, result) != jax.tree.map(jnp.shape, params):
         raise InputError("matvec(vector, *arrays) must have the structure and shapes of params")
-    validation.require_floating("matvec(vector, *arrays)", result, "multiply in floating point")
+    numerics.require_floating("matvec(vector, *arrays)", result, "multiply in floating point")
     # There are no examples: a single one represents the map, whose arrays are constants.
-    narrow = tracing.is_narrow_program(matvec, params, *arrays)
+    narrow = numerics.is_narrow_program(matvec, params, *arrays)
     return single_term(matvec_product, (KnownMap(matvec),), ("each",), params, Batches(jnp.zeros(1)), (arrays,), narrow)
 
 
@@ -220,12 +220,12 @@ def operator_on_outputs(
     params, batches, extra = checked(params, data, state, predict)
     predict, criterion = user_function(predict), user_function(criterion)
     like = batches.like
-    outputs = tracing.output_shapes("predict(params, batch)", predict, params, like.unweighted, *extra)
-    validation.require_floating("predict(params, batch)", outputs)
+    outputs = numerics.output_shapes("predict(params, batch)", predict, params, like.unweighted, *extra)
+    numerics.require_floating("predict(params, batch)", outputs)
     batch = like.unweighted if returns == "mean" else like.arrays
     _require_scalar("criterion(outputs, batch)", criterion, outputs, batch, *extra)
-    narrow = tracing.is_narrow_program(predict, params, like.unweighted, *extra)
-    narrow |= tracing.is_narrow_program(criterion, outputs, batch, *extra)
+    narrow = numerics.is_narrow_program(predict, params, like.unweighted, *extra)
+    narrow |= numerics.is_narrow_program(criterion, outputs, batch, *extra)
     return single_term(product, (predict, criterion), ("each", returns), params, batches, extra, narrow)
 
 
@@ -234,24 +234,24 @@ def checked(params: Any, data: Any, state: Any, function: Callable[..., Any]) ->
 
     Leaves that cannot be differentiated are refused with the first product: `restrict` may leave them out before.
     """
-    params = validation.as_arrays("params", params, shapes=True)
+    params = numerics.as_arrays("params", params, shapes=True)
     is_statistic = lambda x: type(x).__name__ == "BatchStat"  # noqa: E731
     if (isinstance(params, Mapping) and "batch_stats" in params) or any(
         map(is_statistic, jax.tree.leaves(params, is_leaf=is_statistic))
     ):
         raise InputError(_STATISTICS)
     if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
-        validation.require_floating("params", params, "integers are no parameters: put them into state")
-    return params, as_batches(data), () if state is None else validation.as_state(state, function)
+        numerics.require_floating("params", params, "integers are no parameters: put them into state")
+    return params, as_batches(data), () if state is None else numerics.as_state(state, function)
 
 
 def _require_scalar(what: str, function: Callable[..., Any], *args: Any) -> None:
-    result = tracing.output_shapes(what, function, *args)
+    result = numerics.output_shapes(what, function, *args)
     shape = getattr(result, "shape", None)
     if shape != ():
         came = "a tree" if shape is None else f"shape {shape}"
         raise InputError(f"{what} must be a scalar, the mean over the batch, got {came}")
-    validation.require_floating(what, result)
+    numerics.require_floating(what, result)
     _warn_of_columns(what, function, args)
 
 
@@ -285,7 +285,7 @@ def _spread_column(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple
     columns = {i: leaf.shape[0] for i, (_, leaf) in enumerate(named) if leaf.shape[1:] == (1,) and leaf.shape[0] > 1}
     if not columns:
         return None
-    jaxpr = tracing.jaxpr_of(function, *args)
+    jaxpr = numerics.jaxpr_of(function, *args)
     for i, number in columns.items():
         for equation in jaxpr.eqns:
             spread = any(variable.aval.shape == (number, number) for variable in equation.outvars)
@@ -325,14 +325,14 @@ def single_term(
 
 def _can_be_shared(term: Term) -> bool:
     """Whether the examples can be parted into those that divide over the devices and the rest."""
-    known = not tracing.any_traced(term) and not tracing.any_shapes(term)
+    known = not numerics.any_traced(term) and not numerics.any_shapes(term)
     return known and term.batches.statistics_batch is None
 
 
 def _on_one_mesh(params: Any, batches: Batches, extra: tuple[Any, ...]) -> tuple[Any, Batches, tuple[Any, ...]]:
     """What lies on a single device is put on every device of the mesh on which parameters or data lie."""
     arrays = batches.arrays if batches.in_memory else ()
-    if tracing.any_traced((params, arrays, extra)):
+    if numerics.any_traced((params, arrays, extra)):
         return params, batches, extra
     mesh = hardware.mesh_of("params and data", (params, arrays, extra))
     if mesh is None:
@@ -351,7 +351,7 @@ def _require_mean(term: Term) -> None:
             its halves.
     """
     batches = term.batches
-    if tracing.any_traced(term) or tracing.any_shapes(term):
+    if numerics.any_traced(term) or numerics.any_shapes(term):
         return
     unit = batches.statistics_batch or 1
     taken_apart = len(batches.cuts) > 1 or batches.devices is not None
@@ -363,7 +363,7 @@ def _require_mean(term: Term) -> None:
                 half = (size // unit // 2) * unit if taken_apart else 0
                 values.append(_loss_and_that_of_halves(piece, np.int32(start), size, half))
             jax.block_until_ready(values[-1])
-    if tracing.any_traced(values):
+    if numerics.any_traced(values):
         return
     wholes, means, sums = np.asarray(jax.device_get(values), np.float64).T
     lost = len(wholes) - np.count_nonzero(np.isfinite(wholes))

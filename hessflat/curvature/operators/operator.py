@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from hessflat.curvature import numerics, tracing, trees, validation, vectors
+from hessflat.curvature import numerics, trees, vectors
 from hessflat.curvature.operators.linearize import (
     LinearizedTerm,
     add_linearized,
@@ -97,15 +97,15 @@ class Operator:
         Raises:
             InputError: a vector of another structure, shape or type.
         """
-        validation.require_floating("params", self.params, _NO_PARAMETER)
-        if tracing.any_shapes(self):
-            raise InputError(validation.SHAPES)
+        numerics.require_floating("params", self.params, _NO_PARAMETER)
+        if numerics.any_shapes(self):
+            raise InputError(numerics.SHAPES)
         flat, op = self._is_flat(vector), self.as_it_is_now()
-        loop = "scan" if tracing.any_traced((op, vector)) else loop_for(op)
+        loop = "scan" if numerics.any_traced((op, vector)) else loop_for(op)
         with numerics.matmul_precision():
             tree = numerics.unravel(op.vector_like, numerics.on_device(vector)) if flat else self._as_vector(vector)
             # A tree comes back as it lies: XLA would leave its leaves wherever they are.
-            layout = None if flat or tracing.any_traced((op, vector)) else layout_of(op)
+            layout = None if flat or numerics.any_traced((op, vector)) else layout_of(op)
             product = tree_matvec_compiled if loop == "scan" else tree_matvec
             result = product(op, tree, loop, layout)
             return numerics.ravel(result) if flat else result
@@ -129,8 +129,8 @@ class Operator:
         """
         if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
             raise InputError(f"astype({jnp.dtype(dtype)}) needs 64-bit mode; call it within `jax.enable_x64(True)`")
-        if tracing.any_shapes(self):
-            raise InputError(validation.SHAPES)
+        if numerics.any_shapes(self):
+            raise InputError(numerics.SHAPES)
         if dtype != self.dtype and any(isinstance(term, LinearizedTerm) for term in self.terms):
             raise InputError("take another precision of the operator before its linearisation is made, not after")
         terms = tuple(_cast(term, dtype) for term in self.terms)
@@ -148,7 +148,7 @@ class Operator:
 
     def __add__(self, other: Any) -> "Operator":
         if isinstance(other, Operator):
-            validation.require_like("the params of the second operator", other.params, self.params)
+            numerics.require_like("the params of the second operator", other.params, self.params)
             return Operator(self.terms + other.terms, self.coefficients + other.coefficients, self.shift + other.shift)
         return dataclasses.replace(self, shift=self.shift + _number("+", other))
 
@@ -158,7 +158,7 @@ class Operator:
 
     def __truediv__(self, number: Any) -> "Operator":
         number = _number("/", number)
-        if not tracing.any_traced(number) and number == 0:
+        if not numerics.any_traced(number) and number == 0:
             raise InputError("an operator / takes a number that is not 0, got 0")
         result: Operator = self * (1 / number)
         return result
@@ -189,15 +189,15 @@ class Operator:
         # Parameters that are one array [P] are a flat vector too, and then both are the same.
         if not isinstance(vector, jax.Array | np.ndarray):
             return False
-        if validation.same_structure(vector, self.params) and jnp.shape(vector) != (self.size,):
+        if numerics.same_structure(vector, self.params) and jnp.shape(vector) != (self.size,):
             return False
         if jnp.shape(vector) != (self.size,):
             raise InputError(f"a flat vector must have shape ({self.size},), got {jnp.shape(vector)}")
-        validation.require_floating("vector", vector)
+        numerics.require_floating("vector", vector)
         return True
 
     def _as_vector(self, tree: Any) -> Any:
-        validation.require_like("vector", tree, self.params)
+        numerics.require_like("vector", tree, self.params)
         return jax.tree.map(lambda v, p: numerics.on_device(v, p.dtype), tree, self.vector_like)
 
 
@@ -218,7 +218,7 @@ def _in_single_precision(term: Term) -> Term:
     The matrix is that of the same functions at the same numbers, without the rounding of narrow types, whose noise is
     far above the errors that measurements state.
     """
-    if tracing.any_traced(term):
+    if numerics.any_traced(term):
         return dataclasses.replace(term, narrow=any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(term.params)))
     with numerics.matmul_precision():
         closed, *_ = traced_product(*shapes_of_product(term))
@@ -317,10 +317,10 @@ def require_operator(op: Any, shapes: bool = False) -> None:
     if not isinstance(op, Operator):
         raise InputError(f"this takes an operator, such as cv.hessian(...), got {type(op).__name__}")
     # A new array is traced inside a transformation; putting one on a device compiles nothing outside.
-    validation.require_values(op, jax.device_put(np.zeros(())))
-    validation.require_floating("params", op.params, _NO_PARAMETER)
-    if tracing.any_shapes(op) and not shapes:
-        raise InputError(validation.SHAPES)
+    numerics.require_values(op, jax.device_put(np.zeros(())))
+    numerics.require_floating("params", op.params, _NO_PARAMETER)
+    if numerics.any_shapes(op) and not shapes:
+        raise InputError(numerics.SHAPES)
 
 
 def _apply_spread(devices: Devices, terms: tuple[tuple[Any, Any], ...], vector: Any) -> Any:
@@ -365,7 +365,7 @@ def _add_stream(total: Any, terms: list[tuple[Any, Term]], vector: Any) -> Any:
 
     Every batch is awaited before the next is asked for: batches that wait for the device would fill its memory.
     """
-    if tracing.any_traced((total, terms, vector)):
+    if numerics.any_traced((total, terms, vector)):
         raise InputError("a stream is read from Python: take products outside jit, vmap and grad, or give cv.Batches")
     if not any(bool(leaf.any()) for leaf in jax.tree.leaves(vector)):  # as in a recurrence that has ended
         return total
@@ -406,13 +406,13 @@ def _columns_compiled(op: Operator) -> Array:
 
     # Whole groups only: what is beyond the last column is zero, and cheaper than compiling a remainder.
     count = -(-op.size // _COLUMNS)
-    groups = jax.lax.map(tracing.mapped(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
+    groups = jax.lax.map(numerics.mapped(column), jnp.arange(count * _COLUMNS).reshape(count, _COLUMNS))
     result: Array = groups.reshape(-1, op.size)[: op.size].T
     return result
 
 
 def _finite(sign: str, value: Any) -> float:
-    number = validation.number_of(value)
+    number = numerics.number_of(value)
     if not np.isfinite(number):
         raise InputError(f"an operator {sign} takes a finite number, got {number}")
     return number
@@ -424,7 +424,7 @@ def _number(sign: str, value: Any) -> Any:
         dtype = jnp.result_type(value)
         if jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating):
             # Unsigned integers have no negative.
-            return jnp.asarray(value, float) if tracing.any_traced(value) else _finite(sign, value)
+            return jnp.asarray(value, float) if numerics.any_traced(value) else _finite(sign, value)
         raise InputError(f"an operator {sign} takes a real number, got one of type {dtype}")
     what = f"an array of shape {np.shape(value)}" if hasattr(value, "shape") else type(value).__name__
     raise InputError(f"an operator {sign} takes another operator or a number, got {what}")

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import from_matvec
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Scaling, Term, multiplied, user_function
@@ -57,7 +57,7 @@ def preconditioned(op: Operator, preconditioner: Any, *arrays: Any) -> Operator:
         scaling = Scaling(multiplied, (_factors(op, preconditioner),))
     terms = tuple(dataclasses.replace(term, scalings=(scaling, *term.scalings)) for term in op.terms)
     coefficients = op.coefficients
-    if tracing.any_traced(op.shift) or op.shift != 0:
+    if numerics.any_traced(op.shift) or op.shift != 0:
         (shifted,) = from_matvec(_itself, op.params).terms
         terms = (*terms, dataclasses.replace(shifted, scalings=(scaling,)))
         coefficients = (*coefficients, op.shift)
@@ -69,23 +69,23 @@ def _itself(vector: Any) -> Any:
 
 
 def _of_function(op: Operator, root: Callable[..., Any], arrays: tuple[Any, ...]) -> Scaling:
-    arrays = jax.tree.map(lambda x: x if tracing.any_shapes(x) else numerics.on_device(x), arrays)
+    arrays = jax.tree.map(lambda x: x if numerics.any_shapes(x) else numerics.on_device(x), arrays)
     if narrow := [x.dtype.name for x in jax.tree.leaves(op.params) if jnp.finfo(x.dtype).bits < 32]:
         # Its own casts to the type of the parameters would round to it.
         raise InputError(f"P^-1/2 as a function takes parameters of 32 bits or more, got {narrow[0]}; give P as a tree")
     root, like, what = user_function(root), op.vector_like, "the product of P^-1/2"
-    result = tracing.output_shapes(what, root, like, *arrays)
-    validation.require_like(what, result, like)
+    result = numerics.output_shapes(what, root, like, *arrays)
+    numerics.require_like(what, result, like)
     return Scaling(root, arrays)
 
 
 def _factors(op: Operator, preconditioner: Any) -> Any:
     """P^-1/2 as a tree of numbers, each leaf where that of the parameters lies."""
-    given = validation.as_arrays("P", preconditioner, shapes=True)
-    validation.require_like("P", given, op.params)
-    if tracing.any_shapes((op.params, given)):
+    given = numerics.as_arrays("P", preconditioner, shapes=True)
+    numerics.require_like("P", given, op.params)
+    if numerics.any_shapes((op.params, given)):
         return jax.tree.map(lambda p: p.update(dtype=jnp.promote_types(p.dtype, jnp.float32)), op.params)
-    if not tracing.any_traced(given):
+    if not numerics.any_traced(given):
         least = dict(zip(_paths(given), np.asarray(_least(jax.tree.leaves(given)), np.float64), strict=True))
         if lost := [path for path, value in least.items() if not value > 0]:
             raise InputError(f"P{lost[0]} must be above 0, got {least[lost[0]]:g}; products divide by its square root")
@@ -107,7 +107,7 @@ def _inverse_roots(tree: Any) -> Any:
 
 
 def _placed(factor: Array, like: Any) -> Array:
-    if tracing.any_traced((factor, like)) or not isinstance(like.sharding, NamedSharding):
+    if numerics.any_traced((factor, like)) or not isinstance(like.sharding, NamedSharding):
         return factor
     result: Array = hardware.placed(factor, like.sharding)
     return result

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import tracing, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import checked, linearised, single_term
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import user_function
@@ -73,14 +73,14 @@ def softmax_gauss_newton(
     True
     """
     params, batches, extra = checked(params, data, state, hidden)
-    chunk_size = validation.require_count("chunk_size", chunk_size)
+    chunk_size = numerics.require_count("chunk_size", chunk_size)
     if batches.in_memory and batches.statistics_batch is not None:
         raise InputError("a softmax in chunks is for examples that share no statistics: leave statistics_batch out")
     head, like = Head(user_function(hidden), user_function(readout)), batches.like
-    outputs = tracing.output_shapes("hidden(params, batch), readout(params)", head, params, like.unweighted, *extra)
+    outputs = numerics.output_shapes("hidden(params, batch), readout(params)", head, params, like.unweighted, *extra)
     _require_shapes(outputs, like)
     criterion = ChunkedCriterion(chunk_size)
-    narrow = tracing.is_narrow_program(head, params, like.unweighted, *extra)
+    narrow = numerics.is_narrow_program(head, params, like.unweighted, *extra)
     product = SoftmaxProduct(chunk_size)
     return single_term(product, (head, criterion), ("each", "weighted mean"), params, batches, extra, narrow)
 
@@ -100,7 +100,7 @@ def _require_shapes(outputs: Any, like: Any) -> None:
             f"hidden(params, batch) must be one array [{like.num_examples}, ..., d] and readout(params) one [V, d], "
             f"got shapes {states} and {rows}"
         )
-    validation.require_floating("hidden(params, batch), readout(params)", outputs)
+    numerics.require_floating("hidden(params, batch), readout(params)", outputs)
     if isinstance(like.arrays, Weighted):
         weights = like.arrays.weights.shape
         if weights != states[:-1][: len(weights)]:

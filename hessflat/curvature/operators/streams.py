@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hessflat.curvature import leaves as given
-from hessflat.curvature import numerics, trees, validation
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.terms import Batches
 from hessflat.curvature.operators.weights import Weighted
 from hessflat.utils import compat
@@ -77,7 +77,7 @@ class Stream:
             return
         if self.statistics_batch is not None:
             object.__setattr__(
-                self, "statistics_batch", validation.require_count("statistics_batch", self.statistics_batch)
+                self, "statistics_batch", numerics.require_count("statistics_batch", self.statistics_batch)
             )
         object.__setattr__(self, "x64", bool(compat.setting("jax_enable_x64")))
         object.__setattr__(self, "first", _survey(self))
@@ -152,8 +152,8 @@ class Stream:
 def why_not_finite(batches: Batches, state: Any) -> str | None:
     """One line that names an array of the data or the state that is not finite; None where there is none."""
     with batches.parts() as parts:
-        words = next(filter(None, (validation.not_finite("data", part.unweighted) for part in parts)), None)
-    return words or validation.not_finite("state", state)
+        words = next(filter(None, (numerics.not_finite("data", part.unweighted) for part in parts)), None)
+    return words or numerics.not_finite("state", state)
 
 
 class _Loaded(NamedTuple):
@@ -220,7 +220,7 @@ def _survey(stream: Stream) -> FirstPass:
         if structure is None:
             structure = jax.tree.structure(host)
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), host)
-        elif not validation.same_structure(host, shapes):
+        elif not numerics.same_structure(host, shapes):
             came = str(jax.tree.structure(host)).removeprefix("PyTreeDef(")[:-1]
             raise InputError(f"every batch of a stream must have the structure of the first, got {came} in {number}")
         sizes.append(len(jax.tree.leaves(host)[0]))

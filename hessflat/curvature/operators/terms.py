@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hessflat.curvature import numerics, tracing, trees, validation
+from hessflat.curvature import numerics, trees
 from hessflat.curvature.operators.weights import (
     Returns,
     Weighted,
@@ -208,7 +208,7 @@ def as_batches(data: Any) -> Batches:
         kind = type(data).__name__
         raise InputError(f"data must be arrays, got {kind}; batches that come in turn are cv.Stream(batches)")
     batches = data if isinstance(data, Batches) else Batches(data)
-    arrays = validation.as_arrays("data", batches.arrays, finite=False, shapes=True)
+    arrays = numerics.as_arrays("data", batches.arrays, finite=False, shapes=True)
     sizes = {x.shape[0] if x.ndim else None for x in jax.tree.leaves(arrays)}
     if None in sizes or len(sizes) > 1:
         shapes = [x.shape for x in jax.tree.leaves(arrays)]
@@ -220,7 +220,7 @@ def as_batches(data: Any) -> Batches:
     if sizes == {0}:
         raise InputError("data must hold at least one example, got 0")
     size, statistics = (
-        None if value is None else validation.require_count(name, value)
+        None if value is None else numerics.require_count(name, value)
         for name, value in (("batch_size", batches.batch_size), ("statistics_batch", batches.statistics_batch))
     )
     if size is not None and statistics is not None and size % statistics:
@@ -305,7 +305,7 @@ def _common_devices(arrays: Any) -> Devices | None:
 
 
 def _sharded_axes(x: Array) -> Devices | None:
-    sharding = None if tracing.any_traced(x) else x.sharding
+    sharding = None if numerics.any_traced(x) else x.sharding
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return None
     if not len(sharding.spec) or sharding.spec[0] is None:
@@ -458,7 +458,7 @@ def _bound(term: Term, position: int, function: Callable[..., Any], returns: Ret
     def over_batches(x: Any, batch: Any) -> Any:
         # The vmap is differentiated, not the derivative mapped, so that kernels have one gradient for all batches.
         batches = jax.tree.map(lambda leaf: leaf.reshape(-1, statistics, *leaf.shape[1:]), batch)
-        results = tracing.mapped(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
+        results = numerics.mapped(call, in_axes=(None if position == 0 else 0, 0))(x, batches)
         return results if returns == "each" else jax.tree.map(lambda r: jnp.mean(r, axis=0), results)
 
     return over_batches
@@ -492,7 +492,7 @@ def shapes_of_product(term: Term, size: int | None = None) -> tuple[Any, ...]:
     engine = engine_in_use(term.engine)
     leaves, structure = jax.tree.flatten(dataclasses.replace(term, batches=batch, engine=engine))
     settings = [compat.setting(name) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
-    return structure, tracing.shapes_and_types(leaves), str(settings)
+    return structure, numerics.shapes_and_types(leaves), str(settings)
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import numerics, tracing, validation
+from hessflat.curvature import numerics
 from hessflat.utils.errors import InputError, nearest
 
 # What a function gives for a batch: something for each example, its mean over them, or a mean that it takes itself of a
@@ -43,14 +43,14 @@ def weighted(arrays: Any, weights: Any, sharding: Any = None) -> Weighted:
         if weights not in named:
             raise InputError(f"no array of data is named {weights!r}; {nearest(weights, named)}")
         weights = named[weights]
-    array, *others = jax.tree.leaves(validation.as_arrays("weights", weights, shapes=True))
+    array, *others = jax.tree.leaves(numerics.as_arrays("weights", weights, shapes=True))
     if others or jnp.issubdtype(array.dtype, jnp.complexfloating):
         came = f"{1 + len(others)} arrays" if others else f"numbers of type {array.dtype}"
         raise InputError(f"weights must be one array of real numbers, got {came}")
     number = jax.tree.leaves(arrays)[0].shape[:1]
     if array.shape[:1] != number:
         raise InputError(f"weights must have the leading axis of data, {number}, got shape {array.shape}")
-    if tracing.any_shapes(array):
+    if numerics.any_shapes(array):
         return Weighted(arrays, array.update(dtype=jnp.promote_types(array.dtype, jnp.float32)))
     if sharding is not None:
         array = jax.device_put(array, sharding)
@@ -60,7 +60,7 @@ def weighted(arrays: Any, weights: Any, sharding: Any = None) -> Weighted:
 def normalised(batch: Weighted) -> Weighted:
     """The batch with weights, in single precision at least, whose sum is its number of examples."""
     weights, least, most = _normalised(batch.weights)
-    if not tracing.any_traced(weights):
+    if not numerics.any_traced(weights):
         if float(least) < 0:
             raise InputError(f"weights must be at least 0, got {float(least):g}")
         if not float(most) > 0:
@@ -89,10 +89,10 @@ def example_with_weight(batch: Weighted, always: bool = False) -> Any:
     It replaces the examples of a batch without any weight, whose own loss would be 0 / 0. Of weights that are known by
     their shape alone none is taken to be 0.
     """
-    if tracing.any_shapes(batch.weights):
+    if numerics.any_shapes(batch.weights):
         return None
     least, largest = _totals(batch.weights)
-    if not always and not tracing.any_traced(least) and float(least) > 0:
+    if not always and not numerics.any_traced(least) and float(least) > 0:
         return None
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, largest, 1), batch.arrays)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import host, numerics, validation, vectors
+from hessflat.curvature import host, numerics, vectors
 from hessflat.curvature.exact import gram
 from hessflat.curvature.exact.dense import require_dense
 from hessflat.curvature.operators.linearize import linearize
@@ -80,14 +80,14 @@ def diagonal(
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_option("method", method, _METHODS)
+    numerics.require_option("method", method, _METHODS)
     op = op.as_it_is_now()
     if method == "exact":
         return _exact(op, began)
     if key is None:
         raise InputError(f"method {method!r} needs a key to draw probes from; method='exact' takes none")
-    validation.require_key(key)
-    num_products = validation.require_draws("num_products", num_products, 2 if method == "hutchinson" else 4)
+    numerics.require_key(key)
+    num_products = numerics.require_draws("num_products", num_products, 2 if method == "hutchinson" else 4)
     # A multiple of the identity is known, and no part of what decays.
     shift, op = op.shift, dataclasses.replace(op, shift=0.0)
     loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.blocks import Names, blocks, part_of
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import (
@@ -52,8 +52,8 @@ def block_diagonal_error(
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_key(key)
-    num_probes = validation.require_draws("num_probes", num_probes)
+    numerics.require_key(key)
+    num_probes = numerics.require_draws("num_probes", num_probes)
     op = op.as_it_is_now()
     parts = blocks(op, by, stacked)
     _require_partition(op, parts)
@@ -92,9 +92,9 @@ def relative_distance(a: Operator, b: Operator, key: Array, num_probes: int = 10
     began = time.perf_counter()
     require_operator(a)
     require_operator(b)
-    validation.require_key(key)
-    validation.require_like("the params of the second operator", b.params, a.params)
-    num_probes = validation.require_draws("num_probes", num_probes)
+    numerics.require_key(key)
+    numerics.require_like("the params of the second operator", b.params, a.params)
+    num_probes = numerics.require_draws("num_probes", num_probes)
     a, b = a.as_it_is_now(), b.as_it_is_now()
     layout = layout_of(a)
     probes = [vectors.to_tree(layout, vectors.draw(layout, key, "rademacher", k)) for k in range(num_probes)]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import Operator, layout_of, matvec, require_finite, require_operator
@@ -184,9 +184,9 @@ def quadratic_samples(op: Operator, key: Array, num_probes: int, probe: Probe, l
         InputError: a count below 1, an unknown probe, or products that are not finite.
     """
     require_operator(op)
-    validation.require_key(key)
-    num_probes = validation.require_draws("num_probes", num_probes)
-    validation.require_probe(probe)
+    numerics.require_key(key)
+    num_probes = numerics.require_draws("num_probes", num_probes)
+    numerics.require_probe(probe)
     loop, layout, op = loop_for(op, loop), layout_of(op), linearize(op)
     count = _together(num_probes, layout) if loop == "scan" else 1
     samples = np.zeros((num_probes, 3))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from hessflat.curvature import numerics, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.numerics import Probe
 from hessflat.curvature.operators.linearize import linearize
 from hessflat.curvature.operators.operator import (
@@ -71,7 +71,7 @@ def trace(
     """
     began = time.perf_counter()
     require_operator(op)
-    validation.require_key(key)
+    numerics.require_key(key)
     num_products = _budget(num_products, method)
     _require_probe(method, probe)
     loop, op = loop_for(op, loop), linearize(op)
@@ -107,8 +107,8 @@ def _diagonal(op: Operator) -> TraceParts:
 
 
 def _budget(num_products: int, method: str) -> int:
-    validation.require_option("method", method, _LEAST)
-    num_products = validation.require_count("num_products", num_products)
+    numerics.require_option("method", method, _LEAST)
+    num_products = numerics.require_count("num_products", num_products)
     if num_products < _LEAST[method]:
         raise InputError(f"{method} needs num_products of at least {_LEAST[method]}, got {num_products}")
     return num_products
@@ -116,7 +116,7 @@ def _budget(num_products: int, method: str) -> int:
 
 def _require_probe(method: str, probe: str | None) -> None:
     if probe is not None:
-        validation.require_probe(probe)
+        numerics.require_probe(probe)
     if method != "hutchinson" and probe == "rademacher":
         raise InputError(f"{method} takes probe='gaussian' alone, got 'rademacher'; leave probe out")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import numerics, trees, validation, vectors
+from hessflat.curvature import numerics, trees, vectors
 from hessflat.curvature.directional import critical_multiple
 from hessflat.curvature.operators.linearize import linearize_within
 from hessflat.curvature.operators.operator import Operator
@@ -126,7 +126,7 @@ def _critical(op: Operator, training: Training, start: Array) -> tuple[dict[str,
         updates = trees.select(training.updates, op.params)
     except (ValueError, TypeError, KeyError):
         raise InputError("updates must have the structure of params") from None
-    validation.require_like("updates", updates, op.params)
+    numerics.require_like("updates", updates, op.params)
     wide = jax.tree.map(numerics.widened, updates)
     found = critical_multiple(op, wide, start)
     value, lower, upper = (2 / (training.learning_rate * x) for x in (found.value, found.upper, found.lower))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import validation
+from hessflat.curvature import numerics
 from hessflat.curvature.operators.matrices import matvec_product
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import Batches, Term
@@ -139,7 +139,7 @@ def _at(term: Term, params: Any) -> Term:
 
 
 def _require_alike(params: Any, like: Any) -> None:
-    validation.require_like("params", params, like)
+    numerics.require_like("params", params, like)
     for leaf, own in zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True):
         if jnp.result_type(leaf) != own.dtype:
             raise InputError(f"params must be of the operator's type, {own.dtype}, got {jnp.result_type(leaf)}")

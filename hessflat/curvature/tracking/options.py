@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from hessflat.curvature import numerics, validation
+from hessflat.curvature import numerics
 from hessflat.curvature.minibatch import CentredLosses
 from hessflat.curvature.operators.gradients import require_loss
 from hessflat.curvature.operators.operator import Operator, layout_of, require_operator
@@ -78,15 +78,15 @@ def checked(
             "preconditioner=functools.partial(cv.preconditioner, b1=0.9, b2=0.999, eps=1e-8), or neither"
         )
     if preconditioner is not None:
-        validation.require_function("preconditioner", preconditioner)
-    k = validation.require_count("k", k)
-    steps = k + _STEPS - 1 if num_steps is None else validation.require_count("num_steps", num_steps)
+        numerics.require_function("preconditioner", preconditioner)
+    k = numerics.require_count("k", k)
+    steps = k + _STEPS - 1 if num_steps is None else numerics.require_count("num_steps", num_steps)
     if k > op.size or (steps <= k < op.size):
         raise InputError(f"k must be below num_steps, and at most the size of the operator, {op.size}; got {k}")
     count, total, pieces, groups = None, 0, 1, 1
     if examples is not None:
         total, unit = moved.num_examples(op), subset.unit_of(op)
-        count = validation.require_count("examples", examples, _LEAST_EXAMPLES)
+        count = numerics.require_count("examples", examples, _LEAST_EXAMPLES)
         if count >= total:
             raise InputError(f"examples must be fewer than the {total} of the data, got {count}; leave it out for all")
         groups = subset.num_groups(count, unit)
@@ -95,16 +95,16 @@ def checked(
         raise InputError("a trace needs terms with the same parameters, and the same state; track each by itself")
     if rtol is None:
         rtol = _RTOL if examples is None else _RTOL_OF_A_PART
-    settings = ritz.Settings(k, min(steps, op.size), validation.require_number("rtol", rtol, above=-1e-300))
+    settings = ritz.Settings(k, min(steps, op.size), numerics.require_number("rtol", rtol, above=-1e-300))
     epsilon = numerics.epsilon(op.dtype, numerics.precision_name(op))
-    every = validation.require_count("every", every)
+    every = numerics.require_count("every", every)
     outline, arrays = moved.outline(op)
     own = layout_of(op), every, names, settings, epsilon, count, total, pieces, groups, preconditioner
     return arrays, Options(outline, *own)
 
 
 def share(what: str, value: float) -> float:
-    number = validation.require_number(what, value, above=-1e-300)
+    number = numerics.require_number(what, value, above=-1e-300)
     if number >= 1:
         raise InputError(f"{what} must be from 0 to below 1, got {shown(value)}")
     return number

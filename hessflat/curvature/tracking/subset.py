@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import tracing, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.operator import Operator, matvec
 from hessflat.curvature.tracking import moved
 from hessflat.curvature.vectors import Layout, Vector
@@ -61,7 +61,7 @@ def subset_error(op: Operator, layout: Layout, count: int, total: int, groups: i
     product: Any = lambda start: matvec(moved.over_group(op, start, size), layout, vector)  # noqa: E731
     # Side by side, groups hold the activations of all of their examples.
     together = layout.mesh is None and all(t.batches.size >= count for t in op.terms if moved.has_examples(t))
-    each = tracing.mapped(product) if together else functools.partial(jax.lax.map, product)
+    each = numerics.mapped(product) if together else functools.partial(jax.lax.map, product)
     products = each(size * jnp.arange(groups))
     shares = moved.shares_of_groups(op, groups).astype(layout.dtype)
     mean = jax.tree.map(lambda rows: jnp.mean(rows, axis=0), products)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hessflat.curvature import tracing, validation, vectors
+from hessflat.curvature import numerics, vectors
 from hessflat.curvature.operators.operator import Operator
 from hessflat.curvature.operators.terms import as_batches
 from hessflat.curvature.tracking import moved, ritz
@@ -103,7 +103,7 @@ def tracker(
     arrays, options = checked(op, every, quantities, k, num_steps, rtol, examples, preconditioner)
     options = dataclasses.replace(
         options,
-        num_probes=validation.require_draws("trace_probes", trace_probes, 2),
+        num_probes=numerics.require_draws("trace_probes", trace_probes, 2),
         memory=share("trace_memory", trace_memory),
     )
     options = interned(*(getattr(options, field.name) for field in dataclasses.fields(options)))
@@ -112,8 +112,8 @@ def tracker(
 
 def _init(options: Options, arrays: list[Array], params: Any, key: Array) -> TrackerState:
     """The state before the first measurement."""
-    if not tracing.any_traced(key):
-        validation.require_key(key)
+    if not numerics.any_traced(key):
+        numerics.require_key(key)
     op = moved.moved(options.outline.around(arrays), params)
     state = _empty(options, key)
     # Copies: those of the training may be donated to its next step.
@@ -152,7 +152,7 @@ def _update(
     """The next state and what was measured; see `tracker`."""
     result: tuple[TrackerState, dict[str, Array]]
     is_number = not isinstance(step, jax.Array)
-    if is_number and validation.require_count("step", step, 0) % options.every:
+    if is_number and numerics.require_count("step", step, 0) % options.every:
         return state, {}
     if ("critical_sharpness" in options.quantities) != (updates is not None):
         raise InputError("critical_sharpness and updates belong together: give update(..., updates=u) what is added")
@@ -161,7 +161,7 @@ def _update(
         if learning_rate.shape:
             raise InputError(f"learning_rate must be one number, got shape {learning_rate.shape}")
     else:
-        validation.require_number("learning_rate", learning_rate, above=0)
+        numerics.require_number("learning_rate", learning_rate, above=0)
     examples = None if data is None else as_batches(data).arrays
     training = Training(params, model_state, examples, opt_state, updates, learning_rate)
     if is_number:
