@@ -1,5 +1,6 @@
 """A measure that fails is recorded as missing, with its reason; training, the other measures and the report go on."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -58,7 +59,9 @@ def test_an_error_of_a_program_is_recorded_by_its_type_and_an_interrupt_never(mo
     with monkeypatch.context() as patch:
         failing(patch, "jacobian", KeyError("no such name"))
         found = measures.measure(STATE, ["jacobian"], settings)
-        assert found == measures.Measurement({}, {}, failed={"jacobian": "KeyError: 'no such name'"})
+        reason = found.failed["jacobian"]
+        assert re.fullmatch(rf"KeyError: 'no such name' \({re.escape(__file__)}, line \d+\)", reason)
+        assert found == measures.Measurement({}, {}, failed={"jacobian": reason})
     for error in (KeyboardInterrupt(), SettingError("config.measure.x must be 1, got 2")):
         with monkeypatch.context() as patch:
             failing(patch, "jacobian", error)

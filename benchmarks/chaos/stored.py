@@ -7,6 +7,7 @@ from benchmarks.chaos.damage import EDITS, another_digit, flipped, line_or
 from benchmarks.chaos.tiny import differences, restored, run_all, same_leaves, spectra, tiny
 from benchmarks.chaos.workshop import NAMED, SAME, Case
 from hessflat.analysis.results import Run, load_run
+from hessflat.utils.errors import command
 
 MENDED_EVERY = 25  # of flipped bits, one in so many is mended as well
 FILES = ("config.json", "manifest.json", "metrics.jsonl", "eval.jsonl", "spectra/20-hessian.npz")
@@ -67,7 +68,8 @@ def _judged(found: object, folder: Path, same: bool) -> Outcome:
     if not isinstance(found, str):
         return Outcome(SAME if same else WRONG, "" if same else "another value was read")
     # Where the settings themselves are damaged, it is the command that made the run.
-    right = f"to mend it: make train RUN={folder}" in found or ("config.json is" in found and "to mend it:" in found)
+    mends = f"to mend it: {command('train', f'--run={folder}')}"
+    right = mends in found or ("config.json is" in found and "to mend it:" in found)
     return Outcome(NAMED if right and str(folder) in found else WRONG, found)
 
 

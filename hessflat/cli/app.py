@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> None:
         except HelpAsked as asked:
             status = 0
             print(help_of(f"hessflat {name}", module, asked.defaults))
-        sys.exit(status)
+    sys.exit(status)
 
 
 def _commands() -> str:
@@ -142,7 +142,7 @@ def guarded(stoppable: bool) -> Iterator[None]:
             yield
     except InputError as error:
         place = place_of(error)
-        _end(error, f"error: {error}" + (f" ({place})" if place else ""), 2)
+        _end(error, f"error: {' '.join(str(error).split())}" + (f" ({place})" if place else ""), 2)
     except Stopped:
         if processes.is_writer():
             print("stopped by a signal, saved; the same command continues", file=sys.stderr, flush=True)

@@ -197,7 +197,8 @@ def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_go_on(tmp_path
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_of_one_process_ends_all_with_its_line(tmp_path, failing):
     said = ended(train(2, tmp_path, *SHORT, FAIL=str(failing)), 2)
-    assert said[failing] == [f"error: no data in process {failing}; bring them"]
+    (line,) = said[failing]
+    assert re.fullmatch(rf"error: no data in process {failing}; bring them \(\S+child\.py, line \d+\)", line)
     assert said[1 - failing] == []
     assert not list(tmp_path.glob("g_mlp/*/metrics.jsonl"))
 

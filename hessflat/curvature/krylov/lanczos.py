@@ -7,7 +7,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -162,7 +162,14 @@ def lanczos(
             starts = jax.tree.map(lambda *x: jnp.stack(x), *drawn)
             result = _side_by_side(op, starts, num_probes, options, on_steps)
         else:
-            result = _in_turn(op, drawn, options, on_steps, checkpoint, until)
+            # Of all probes alike, so that one compiled block of steps serves them.
+            most = _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS
+            length = block_length(options.num_steps, most)
+            each: list[tuple[Any, ...]] = []
+            for k, vector in enumerate(drawn):
+                ends = until if k == 0 else _after(len(each[0][0]))
+                each.append(_one_probe(op, k, vector, options, length, on_steps, checkpoint, ends))
+            result = jax.tree.map(lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each)
     alphas, betas, num_valid, loss = (np.asarray(x) for x in result[:4])
     require_finite(alphas, betas)
     seconds = time.perf_counter() - began
@@ -190,27 +197,6 @@ def _checkpoint_in(folder: str | Path, op: Operator, key: Array, probe: Probe, o
     settings = (*options[:4], probe, str(op.dtype), jax.random.key_data(key).tolist())
     layout, spans = options.layout, processes.spans(op)
     return in_folder(Path(folder), measurement_id(op, *settings), fixed_product(op, layout), layout, spans)
-
-
-def _in_turn(
-    op: Operator,
-    starts: Iterable[Vector],
-    options: _Options,
-    on_steps: Callable[[int], None],
-    checkpoint: Checkpoint | None,
-    until: Until | None,
-) -> tuple[Any, ...]:
-    """The results of `_one_probe` with a leading axis, for probes that run one after the other."""
-    # Of all probes alike, so that one compiled block of steps serves them.
-    length = block_length(options.num_steps, _STEPS_BETWEEN_CHECKS if until is None else _STEPS_BETWEEN_QUESTIONS)
-    each: list[tuple[Any, ...]] = []
-    for k, vector in enumerate(starts):
-        ends = until if k == 0 else _after(len(each[0][0]))
-        each.append(_one_probe(op, k, vector, options, length, on_steps, checkpoint, ends))
-    result: tuple[Any, ...] = jax.tree.map(
-        lambda *x: np.stack(x) if isinstance(x[0], np.ndarray) else jnp.stack(x), *each
-    )
-    return result
 
 
 def _one_probe(
