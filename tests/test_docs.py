@@ -294,6 +294,12 @@ def test_the_verdicts_of_findings_are_those_of_the_stored_report():
     gap, elbow, mean = (
         counts[name] for name in ("as-many-as-blobs-by-gap", "as-many-as-blobs-by-elbow", "mean-eigenvalue")
     )
+    without, _, strongest = re.findall(
+        r"× ([\d.]+)", records["m_smoothing_90", "medium", "first-epoch-sharpness"]["value"]
+    )
+    softmax = records["m_smoothing_90", "medium", "jacobian-collapses"]
+    (ends,) = re.findall(r"^without smoothing: .*? ([\d.]+);", softmax["value"])
+    low, high = map(float, re.findall(r"\[([\d.]+), ([\d.]+)\]", softmax["spread"])[0])
     said = {
         f"from 10 to 70 hidden units it changes by {change('s_width', 'paper', 'right-edge-stays')}.": (
             "s_width/paper/right-edge-stays fails"
@@ -323,6 +329,16 @@ def test_the_verdicts_of_findings_are_those_of_the_stored_report():
         f"lowers λ_max, × {effect('g_tuning', 'small', 'sgd-sharper-and-better', '{:.3f}')}. So": (
             "g_tuning/small/sgd-sharper-and-better fails"
         ),
+        f"Without it λ_max grows × {without}, and × {strongest} at the strongest.": (
+            "m_smoothing_90/medium/first-epoch-sharpness holds"
+        ),
+        f"It ends at {float(ends):.3f} [{low:.3f}, {high:.3f}] of its largest value, where on digits it falls": (
+            "m_smoothing_90/medium/jacobian-collapses fails"
+        ),
+        "the Jacobian norm of the softmax does not collapse within 90 epochs": (
+            "m_smoothing_90/medium/jacobian-collapses fails"
+        ),
+        "it falls to 0.018 [0.014, 0.023] (`m_smoothing_90`)": "m_smoothing_90/small/jacobian-collapses holds",
         "The orders of both over five values of L2 hold": "m_weight_decay/medium/sharpness holds",
         "over five values of L2 hold, with three seeds": "m_weight_decay/medium/gap holds",
         "the better solution is the sharper one is undecided": "m_weight_decay/medium/sharper-and-better undecided",
