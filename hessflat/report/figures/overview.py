@@ -46,7 +46,7 @@ def overview(counts: Counts, grid: Grid | None, is_wide: bool) -> Drawing:
         size = (_WIDE, max(bars, lines)) if is_wide else (_NARROW, bars + lines)
         figure = Figure(figsize=size)
         # Letters of PNGs are wider than those of the SVG, for which the layout is computed.
-        figure.set_layout_engine("constrained", w_pad=_PAD)
+        figure.set_layout_engine("constrained", w_pad=_PAD, h_pad=_PAD)
         if is_wide:
             first, *maps = figure.subplots(1, 1 + len(parts), squeeze=False, width_ratios=(2.2, *[1] * len(parts))).flat
         else:  # apart, so that the bars have the width that the names of measures take
