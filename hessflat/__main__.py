@@ -2,7 +2,15 @@
 
 import sys
 
-from hessflat.cli import app
+try:
+    from hessflat.cli import app
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("hessflat"):
+        raise
+    sys.exit(
+        f"error: {sys.executable} has no {error.name}, which hessflat needs; take the Python that it is installed for, "
+        "such as .venv/bin/python, or pip install it"
+    )
 
 if __name__ == "__main__":
     app.run(sys.argv[1:])

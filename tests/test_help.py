@@ -1,6 +1,9 @@
 """Every command says what it does, and names of settings are found by their meaning."""
 
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +82,11 @@ def test_a_setting_is_found_by_what_others_call_it():
         get(config, "weight_decay")
     with pytest.raises(InputError, match=r"did you mean 'optim\.lr'\?"):
         get(config, "optim.lrr")
+
+
+def test_a_python_without_the_libraries_is_told_in_one_line():
+    command = [sys.executable, "-S", "-m", "hessflat", "train"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {sys.executable} has no ")
+    assert result.stderr.count("\n") == 1
