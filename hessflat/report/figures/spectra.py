@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -49,66 +50,38 @@ def spectra_by(
     groups = grouped_runs(runs, by)
     rows, columns = grid_shape(len(groups))
     figure, panels = new_figure(rows, columns, 2.2, sharey=True)
+    spectra = [_spectrum_of(group, operator, exact) for group in groups.values()]
+    drawn = [one for one in spectra if one is not None]
+    smallest = min((one.smallest for one in drawn), default=1.0)
+    floor = 10.0 ** math.floor(math.log10(max(smallest, WEIGHT_FLOOR)) - 0.3)
+    sizes = [max(-low, high) for low, high in (one.ends for one in drawn)] or [0.0]
+    one_axis = max(sizes) <= MOST_ON_ONE_AXIS * min(sizes)
+    everywhere = (min((one.ends[0] for one in drawn), default=0.0), max((one.ends[1] for one in drawn), default=0.0))
     data = new_columns(by, "seed", "step", "kind", "value", "weight")
-    drawn, ends, clipped, any_exact = [], [], False, False
-    floor = 1.0
-    for panel, (value, group) in zip(panels, groups.items(), strict=False):
-        shown = next((run for run in finished(group) if run.has_spectrum(operator)), None)
-        if shown is None:
+    for panel, (value, group), one in zip(panels, groups.items(), spectra, strict=False):
+        if one is None:
             _say(panel, _fates(group) or "no spectrum measured")
             panel.set_title(f"{setting_name(by)} = {number(value)}", fontsize=STYLE["axes.titlesize"])
             continue
-        spectrum = shown.spectrum(operator)
-        count = int(spectrum["num_valid"][0]) if "num_valid" in spectrum else spectrum["nodes"].shape[1]
-        nodes, weights = (spectrum[name][0][:count].astype(float) for name in ("nodes", "weights"))
-        known = np.array([])
-        if exact and shown.has_spectrum(f"{operator}-exact"):
-            known = shown.spectrum(f"{operator}-exact")["eigenvalues"].astype(float)
-            any_exact = True
-        drawn.append((panel, shown, nodes, weights, known))
-        reach = np.concatenate([nodes, known, [0.0]])
-        ends.append((float(reach.min()), float(reach.max())))
-        floor = min(floor, weights.min(), *([1 / known.size] if known.size else []))
-        step = shown.metrics[-1]["step"]
-        each = np.full(known.size, 1 / max(known.size, 1))
-        for kind, values, masses in (("ritz", nodes, weights), ("exact", known, each)):
-            _extend(data, by, value, shown.seed, step, kind, values, masses)
-    clipped = floor < WEIGHT_FLOOR
-    floor = 10.0 ** math.floor(math.log10(max(floor, WEIGHT_FLOOR)) - 0.3)
-    sizes = [max(-low, high) for low, high in ends] or [0.0]
-    one_axis = max(sizes) <= MOST_ON_ONE_AXIS * min(sizes)
-    if one_axis:
-        ends = [(min(low for low, _ in ends), max(high for _, high in ends)) for _ in ends]
+        with matplotlib.rc_context(STYLE):
+            _draw_spectrum(panel, one, everywhere if one_axis else one.ends, floor)
+            panel.set_title(_spectrum_title(one.run, by, operator, accuracy))
+        step = one.run.metrics[-1]["step"]
+        each = np.full(one.known.size, 1 / max(one.known.size, 1))
+        for kind, values, masses in (("ritz", one.nodes, one.weights), ("exact", one.known, each)):
+            _extend(data, by, value, one.run.seed, step, kind, values, masses)
     with matplotlib.rc_context(STYLE):
-        for (panel, shown, nodes, weights, known), (low, high) in zip(drawn, ends, strict=True):
-            margin = 0.04 * (high - low or 1.0)
-            panel.set_xlim(low - margin, high + margin)
-            if known.size:
-                _exact_spectrum(panel, known, np.linspace(low, high, 121), floor)
-            draw_stems(panel, nodes, weights, floor)
-            panel.set_title(_spectrum_title(shown, by, operator, accuracy))
         panels[0].set_yscale("log")
         panels[0].set_ylim(floor, 3.0)
     symbol, mode = operator_symbol(operator.removesuffix("_eval")), mode_words(runs, operator)
     _label_edges(panels, len(groups), columns, rf"eigenvalue of ${symbol}$", "weight", one_axis)
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
+    any_exact = any(one.known.size for one in drawn)
     if any_exact:
-        legend_below(
-            figure,
-            [
-                Line2D([], [], color=PALETTE[0], marker="o", markersize=3, linewidth=0.7),
-                Patch(color="#D9D9D9"),
-                Line2D([], [], color=PALETTE[1], marker="|", markersize=6, linestyle="none"),
-            ],
-            [
-                "Ritz value and its weight (one probe)",
-                "exact eigenvalues: histogram",
-                "each exact eigenvalue",
-            ],
-        )
+        _legend_of_exact(figure)
     letter(panels[: len(groups)])
-    seeds = sorted({shown.seed for _, shown, *_ in drawn})
+    seeds = sorted({one.run.seed for one in drawn})
     caption = (
         f"Spectrum of the {operator_title(operator.removesuffix('_eval'))}{mode} at the end of training for each "
         f"{setting_name(by)}: Lanczos Ritz values against their quadrature weights, one probe, seed "
@@ -118,12 +91,67 @@ def spectra_by(
             if any_exact
             else ""
         )
-        + (f"Weights below {number(floor)} are drawn there. " if clipped else "")
+        + (f"Weights below {number(floor)} are drawn there. " if smallest < WEIGHT_FLOOR else "")
         + ("" if one_axis else "Each panel has a horizontal axis of its own. ")
         + f"Titles: λ_max({symbol}) ± its residual bound. "
         + context(runs)
     )
     return Drawing(f"spectra-{operator}", caption, figure, data)
+
+
+class _Spectrum(NamedTuple):
+    """The spectrum of one run as a panel shows it."""
+
+    run: Run
+    nodes: np.ndarray  # [m] Ritz values of the first probe
+    weights: np.ndarray  # [m]
+    known: np.ndarray  # every exact eigenvalue, where they were computed
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest of the values, and of 0."""
+        reach = np.concatenate([self.nodes, self.known, [0.0]])
+        return float(reach.min()), float(reach.max())
+
+    @property
+    def smallest(self) -> float:
+        """The smallest share of the spectrum that is drawn."""
+        return min(float(self.weights.min()), *([1 / self.known.size] if self.known.size else []), 1.0)
+
+
+def _spectrum_of(group: Sequence[Run], operator: str, exact: bool) -> _Spectrum | None:
+    """The spectrum of the first finished run of a group that has one."""
+    run = next((run for run in finished(group) if run.has_spectrum(operator)), None)
+    if run is None:
+        return None
+    spectrum = run.spectrum(operator)
+    count = int(spectrum["num_valid"][0]) if "num_valid" in spectrum else spectrum["nodes"].shape[1]
+    nodes, weights = (spectrum[name][0][:count].astype(float) for name in ("nodes", "weights"))
+    known = np.array([])
+    if exact and run.has_spectrum(f"{operator}-exact"):
+        known = run.spectrum(f"{operator}-exact")["eigenvalues"].astype(float)
+    return _Spectrum(run, nodes, weights, known)
+
+
+def _draw_spectrum(panel: Axes, one: _Spectrum, ends: tuple[float, float], floor: float) -> None:
+    low, high = ends
+    margin = 0.04 * (high - low or 1.0)
+    panel.set_xlim(low - margin, high + margin)
+    if one.known.size:
+        _exact_spectrum(panel, one.known, np.linspace(low, high, 121), floor)
+    draw_stems(panel, one.nodes, one.weights, floor)
+
+
+def _legend_of_exact(figure: Figure) -> None:
+    legend_below(
+        figure,
+        [
+            Line2D([], [], color=PALETTE[0], marker="o", markersize=3, linewidth=0.7),
+            Patch(color="#D9D9D9"),
+            Line2D([], [], color=PALETTE[1], marker="|", markersize=6, linestyle="none"),
+        ],
+        ["Ritz value and its weight (one probe)", "exact eigenvalues: histogram", "each exact eigenvalue"],
+    )
 
 
 def spectra_over_training(run: Run, name: str, subject: str, operator: str = "hessian", most: int = 6) -> Drawing:
