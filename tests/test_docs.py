@@ -339,6 +339,15 @@ def test_the_verdicts_of_findings_are_those_of_the_stored_report():
             "m_smoothing_90/medium/jacobian-collapses fails"
         ),
         "it falls to 0.018 [0.014, 0.023] (`m_smoothing_90`)": "m_smoothing_90/small/jacobian-collapses holds",
+        f"Gadam's solution is {effect('g_gadam', 'medium', 'accuracy')} points above that of SGD's": (
+            "g_gadam/medium/accuracy holds"
+        ),
+        f"Its λ_max is {effect('g_gadam', 'medium', 'spectral-norm', '{:.3g}')} times as large, so the better": (
+            "g_gadam/medium/sharper-and-better holds"
+        ),
+        f"Its Jacobian norm is smaller, × {effect('g_gadam', 'medium', 'jacobian-norm', '{:.3f}')} (`g_gadam`": (
+            "g_gadam/medium/jacobian-norm holds"
+        ),
         "The orders of both over five values of L2 hold": "m_weight_decay/medium/sharpness holds",
         "over five values of L2 hold, with three seeds": "m_weight_decay/medium/gap holds",
         "the better solution is the sharper one is undecided": "m_weight_decay/medium/sharper-and-better undecided",

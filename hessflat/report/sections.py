@@ -26,7 +26,7 @@ VERDICTS = ("holds", "fails", "undecided", "cannot decide", "not applicable", "n
 CORRELATIONS = "Which measures follow the generalisation gap?"
 POWER = "How likely is each claim to be decided?"
 # Of a PNG, which stands in for the SVG where pages hold no SVG: dots an inch, colours.
-_PIXELS = (100, 96)
+_PIXELS = (100, 80)
 _NAMED = 10  # of runs that are missing for one reason
 
 # Keys of manifests that a reader needs, and what they are called.
