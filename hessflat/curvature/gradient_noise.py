@@ -129,14 +129,14 @@ def gradient_noise_scale(op: Operator, key: Array, batch_size: int, num_batches:
     require_finite(traces, norm)
     trace = estimates.mean(traces, estimates.cost_since(began, 1 + num_batches, op))
     # Gradients of examples, of the size (tr Σ)^½, cancel in ‖g‖, which keeps the rounding of theirs.
-    rounding = numerics.epsilon(op.dtype, trace.precision) * math.sqrt(trace.value)
-    if not math.sqrt(norm) > _OVER_ROUNDING * rounding:
+    length, rounding = math.sqrt(norm), numerics.epsilon(op.dtype, trace.precision) * math.sqrt(trace.value)
+    if not length > _OVER_ROUNDING * rounding:
         raise InputError(
-            f"the gradient of all data is zero to rounding, {math.sqrt(norm):.1e} with an error of {rounding:.1e}, so "
+            f"the gradient of all data is zero to rounding, {length:.1e} with an error of {rounding:.1e}, so "
             "that noise relative to it is not a number; measure earlier in training, or in 64-bit mode"
         )
     value = trace.value / norm
-    error = math.hypot(trace.standard_error / norm, 2 * value * rounding / math.sqrt(norm))
+    error = math.hypot(trace.standard_error / norm, 2 * value * rounding / length)
     return GradientNoiseScale(value, error, trace.value, trace.standard_error, norm, *trace[2:])
 
 

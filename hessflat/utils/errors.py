@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 class InputError(ValueError):
@@ -66,7 +65,8 @@ def place_of(error: BaseException) -> str:
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno or 0))
-    own = [(Path(name), line) for name, line in places if not _is_of_library(Path(name))]
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = [(Path(name), line) for name, line in places if not _is_of_library(Path(name), libraries)]
     users = [(path, line) for path, line in own if not path.is_relative_to(_PACKAGE)]
     if not users or not (isinstance(error, InputError) or users[-1] == own[-1]):
         return ""
@@ -74,11 +74,11 @@ def place_of(error: BaseException) -> str:
     return f"{path}, line {line}"
 
 
-def _is_of_library(path: Path) -> bool:
-    """Of a package, of the interpreter, or no file at all, as `<frozen importlib>`."""
+def _is_of_library(path: Path, folders: Iterable[str]) -> bool:
+    """Of a package or the interpreter, in one of these folders, or no file at all, as `<frozen importlib>`."""
     if path.is_relative_to(_PACKAGE):
         return False
-    return not path.is_file() or any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    return not path.is_file() or any(path.is_relative_to(folder) for folder in folders)
 
 
 def command(*words: str) -> str:

@@ -46,10 +46,7 @@ class Solution(NamedTuple):
     precision: str
 
 
-@record(
-    lambda self: f"a Nyström approximation of rank {len(self.values)}",
-    {"eigenvalues": "values"},
-)
+@record(lambda self: f"a Nyström approximation of rank {len(self.values)}", {"eigenvalues": "values"})
 class Nystrom(NamedTuple):
     """The approximation U diag(values) Uᵀ of a positive semi-definite matrix, of rank r."""
 
